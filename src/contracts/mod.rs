@@ -1,0 +1,33 @@
+//! What every layer may import: the traits between the runtime and the connectors, and the plain
+//! values that cross them.
+//!
+//! Nothing here does I/O, reads a clock or knows DataFusion's planner. A connector sees a
+//! [`TableSpec`] and answers with a [`Source`] or a [`Sink`]; the runtime sees only those traits.
+//!
+//! ```text
+//!  Source ── splits() ──► SplitReader ── next() ──► RawChunk ──► Decoder ──► Decoded (Arrow)
+//!                                                                               │ epoch
+//!  Sink ◄── write(epoch, Changes) ◄── operators ◄── stage plans ◄───────────────┘
+//! ```
+//!
+//! Architecture invariant: this module imports no other module of the crate.
+
+mod clock;
+mod decode;
+mod error;
+mod record;
+mod reject;
+mod sink;
+mod source;
+mod table;
+mod time;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use decode::{Decoded, Decoder, SkippedTime};
+pub use error::{Error, ErrorKind, Location, Result};
+pub use record::{Arrivals, Position, RECORD_PADDING, RawChunk, RecordRange, RowChunk, SequenceNumbers};
+pub use reject::{ErrorOutput, Reject, RejectReason, RejectedRecord};
+pub use sink::{ChangeKind, Changes, Committable, RefusedRow, Sink, WriteOutcome};
+pub use source::{Boundedness, Fetch, Source, Split, SplitId, SplitReader, StartPosition};
+pub use table::{MetadataColumn, TableSpec};
+pub use time::{EpochNumber, Watermark};

@@ -1,0 +1,82 @@
+//! Sinks: where results go.
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+
+use super::error::Result;
+use super::time::EpochNumber;
+
+/// What a row does to the sink's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// Insert the row, or replace the row of the same primary key.
+    Upsert,
+    /// Remove the row of this primary key; other columns carry no meaning.
+    Delete,
+}
+
+/// Rows for a sink, in the column order of the INSERT (see [`TableSpec`](super::TableSpec)).
+#[derive(Debug, Clone)]
+pub struct Changes {
+    /// The rows. Column names are those of the sink's columns that the INSERT writes.
+    pub batch: RecordBatch,
+    /// What each row does; `None` means that all rows are upserts (or plain appends). A primary key
+    /// occurs at most once in the changes of one query and epoch.
+    pub kinds: Option<Vec<ChangeKind>>,
+}
+
+/// A row that the sink cannot store. The rest of the batch has been taken.
+#[derive(Debug, Clone)]
+pub struct RefusedRow {
+    /// Row in the batch.
+    pub row: usize,
+    /// Short reason for counting, e.g. `key_too_long`.
+    pub reason: String,
+    /// Column to blame.
+    pub column: Option<String>,
+    /// What was found.
+    pub detail: String,
+}
+
+/// What became of a written batch.
+#[derive(Debug, Default)]
+pub struct WriteOutcome {
+    /// Rows taken.
+    pub written: u64,
+    /// Rows refused; the runtime sends them to the error output.
+    pub refused: Vec<RefusedRow>,
+}
+
+/// An effect that is staged and waits for the checkpoint that names it (e.g. a finished file).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committable {
+    /// Opaque to everything but the sink; UTF-8 text so that manifests stay readable.
+    pub payload: String,
+}
+
+/// A writable table.
+///
+/// # Contract
+/// - `write` may buffer. When `flush(epoch)` returns, keyed results of that epoch are visible;
+///   files may stay open over many epochs.
+/// - `prepare` stages what is to become visible with a checkpoint; `commit` makes it so and is
+///   idempotent: committing twice, also in another process, changes nothing.
+/// - `finish` ends the input: open files are closed and staged, as `prepare`.
+/// - Writing the same epoch again leaves the same table (replay).
+#[async_trait]
+pub trait Sink: Send {
+    /// Takes rows of an epoch.
+    async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome>;
+
+    /// Ends an epoch. `now_ms` is the epoch's time, for rolling by age.
+    async fn flush(&mut self, epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome>;
+
+    /// Stages effects for a checkpoint.
+    async fn prepare(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>>;
+
+    /// Makes staged effects visible.
+    async fn commit(&mut self, committables: Vec<Committable>) -> Result<()>;
+
+    /// Closes everything that is open and stages it; called once, after the last flush.
+    async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>>;
+}

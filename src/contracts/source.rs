@@ -1,0 +1,100 @@
+//! Sources: where records come from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::error::Result;
+use super::record::{Position, RawChunk, RowChunk};
+
+/// Name of a split, unique and stable within its source (a shard id, a file's path).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SplitId(pub Arc<str>);
+
+impl fmt::Display for SplitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A part of a source that is read in order by one reader at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Its name.
+    pub id: SplitId,
+    /// Bytes still to read where that is known, for progress only.
+    pub bytes: Option<u64>,
+    /// Splits that must have been read to their end before this one starts (parent shards).
+    pub parents: Vec<SplitId>,
+}
+
+/// Where to start in a split that has no saved position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartPosition {
+    /// The oldest record that is kept.
+    TrimHorizon,
+    /// Only records that arrive after the reader was opened.
+    Latest,
+    /// The first record that arrived at or after this time (milliseconds since 1970).
+    AtTimestamp(i64),
+}
+
+/// Whether a source can end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boundedness {
+    /// Every split ends, and no new one appears (files without `source.monitor-interval`).
+    Bounded,
+    /// Reading can go on for ever.
+    Unbounded,
+}
+
+/// What a reader has.
+#[derive(Debug)]
+pub enum Fetch {
+    /// Raw records for a decoder, at least one.
+    Records(RawChunk),
+    /// Typed rows, at least one.
+    Rows(RowChunk),
+    /// Everything that was there when asked has been read; more may come. The reader has waited up
+    /// to its own polling pause before it said so.
+    CaughtUp,
+    /// The split has ended; the reader is not asked again.
+    Finished,
+}
+
+/// A readable table.
+///
+/// # Contract
+/// - Splits are stable: the same name means the same records in the same order, also after a restart.
+/// - `open` with a position resumes *after* it; no record is read twice or skipped.
+/// - New splits may appear between two calls of `splits`; one that was there does not disappear
+///   while unread records are in it.
+#[async_trait]
+pub trait Source: Send + Sync + fmt::Debug {
+    /// All splits at this time, in the order in which they should be started.
+    async fn splits(&self) -> Result<Vec<Split>>;
+
+    /// Opens a split after `resume`, or at `start` when there is no position yet.
+    async fn open(
+        &self,
+        split: &Split,
+        resume: Option<&Position>,
+        start: StartPosition,
+    ) -> Result<Box<dyn SplitReader>>;
+
+    /// Whether the source can end.
+    fn boundedness(&self) -> Boundedness;
+}
+
+/// Reads one split in order.
+///
+/// # Contract
+/// `next` is cancel-safe: dropping its future loses no record. A chunk's buffer should hold at least
+/// [`RECORD_PADDING`](super::RECORD_PADDING) bytes after its last record, and about 1 MiB of records
+/// when as much is available.
+#[async_trait]
+pub trait SplitReader: Send {
+    /// The next records, or why there are none.
+    async fn next(&mut self) -> Result<Fetch>;
+}

@@ -1,0 +1,44 @@
+//! A table as its DDL declares it, seen by connectors and formats.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::SchemaRef;
+
+use super::error::{Error, Result};
+
+/// A `METADATA` column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetadataColumn {
+    /// Name of the column.
+    pub name: String,
+    /// Key of the connector's metadata, e.g. `sequence-number`.
+    pub key: String,
+}
+
+/// What a connector needs to know of a table.
+#[derive(Debug, Clone)]
+pub struct TableSpec {
+    /// Name in SQL.
+    pub name: String,
+    /// Options of WITH and of hints, after parameters; without `connector`.
+    pub options: BTreeMap<String, String>,
+    /// For a source: the physical columns that queries use, structs pruned to the fields in use.
+    /// For a sink: the columns that the INSERT writes, in its order.
+    pub schema: SchemaRef,
+    /// Primary key columns, in DDL order.
+    pub primary_key: Vec<String>,
+    /// PARTITIONED BY columns, in DDL order.
+    pub partitioned_by: Vec<String>,
+}
+
+impl TableSpec {
+    /// Value of an option.
+    pub fn option(&self, key: &str) -> Option<&str> {
+        self.options.get(key).map(String::as_str)
+    }
+
+    /// Value of an option that must be there.
+    pub fn require(&self, key: &str) -> Result<&str> {
+        self.option(key).ok_or_else(|| Error::config(format!("table '{}' lacks the option '{key}'", self.name)))
+    }
+}
