@@ -6,3 +6,5 @@
 //! `ARCHITECTURE.md` for the layers, which import downwards only.
 
 pub mod contracts;
+pub mod operators;
+pub mod sql;
