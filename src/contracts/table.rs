@@ -25,6 +25,8 @@ pub struct TableSpec {
     /// For a source: the physical columns that queries use, structs pruned to the fields in use.
     /// For a sink: the columns that the INSERT writes, in its order.
     pub schema: SchemaRef,
+    /// Every physical column of the DDL in its order, unpruned: CSV is read by place, not by name.
+    pub physical: SchemaRef,
     /// Primary key columns, in DDL order.
     pub primary_key: Vec<String>,
     /// PARTITIONED BY columns, in DDL order.

@@ -102,8 +102,6 @@ pub struct EpochInputs {
 pub struct QueryOutput {
     /// Rows for the sink.
     pub rows: Vec<RecordBatch>,
-    /// Rows of source tables that reached an operator or the sink.
-    pub used: u64,
 }
 
 /// See the module's description.
@@ -117,6 +115,10 @@ pub struct QueryGraph {
     pub mode: ChangeMode,
     /// What the gates refused.
     pub gates: Arc<GateReport>,
+    /// The query reads no stream (VALUES): it runs once.
+    pub still: bool,
+    /// Whether an epoch has run through.
+    pub started: bool,
 }
 
 impl QueryGraph {
@@ -144,8 +146,13 @@ impl QueryGraph {
             let rows = rows.into_iter().map(|b| relabel(b, &operator.output_schema)).collect::<Result<_>>()?;
             outputs.push((rows, watermark));
         }
-        let rows = run_stage(&mut self.root, epoch, &outputs, compute).await?;
-        Ok(QueryOutput { rows, used: 0 })
+        let first = !std::mem::replace(&mut self.started, true);
+        let rows = match (self.still, first) {
+            (true, true) => run_partitions(&self.root.plan, compute).await?,
+            (true, false) => Vec::new(),
+            (false, _) => run_stage(&mut self.root, epoch, &outputs, compute).await?,
+        };
+        Ok(QueryOutput { rows })
     }
 }
 

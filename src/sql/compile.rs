@@ -13,15 +13,16 @@
 //! the optimiser removes those that nothing reads. For the batch plan the same pass leaves aggregates
 //! where they are, so that both plans come out of the same rules.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType, Result};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{
-    Distinct, Expr, Extension, Filter, Join, LogicalPlan, Projection, SubqueryAlias, TableScan, Union,
+    Distinct, Expr, Extension, Filter, Join, LogicalPlan, Projection, SubqueryAlias, TableScan, TableScanBuilder, Union,
 };
 use datafusion::prelude::lit;
 
@@ -94,6 +95,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) references: Vec<usize>,
     /// What explanations say of each operator.
     pub(crate) notes: Vec<String>,
+    /// For a batch: what is scanned in place of the source tables.
+    pub(crate) providers: BTreeMap<usize, Arc<dyn TableProvider>>,
 }
 
 impl Compiler<'_> {
@@ -183,8 +186,13 @@ impl Compiler<'_> {
         if !as_reference {
             columns.extend(table.declared..table.schema.fields().len());
         }
+        if let Some(provider) = self.providers.get(&index).filter(|_| !as_reference) {
+            let source = provider_as_source(Arc::clone(provider));
+            let plan = TableScanBuilder::new(scan.table_name.clone(), source).with_projection(Some(columns)).build()?;
+            return Ok(Piece { plan: LogicalPlan::TableScan(plan), inputs: vec![], kind });
+        }
         let provider = provider_as_source(Arc::new(SlotTable { slot: Arc::clone(&slot) }));
-        let plan = TableScan::try_new(scan.table_name.clone(), provider, Some(columns), vec![], None)?;
+        let plan = TableScanBuilder::new(scan.table_name.clone(), provider).with_projection(Some(columns)).build()?;
         Ok(Piece { plan: LogicalPlan::TableScan(plan), inputs: vec![StageInput { slot, source }], kind })
     }
 

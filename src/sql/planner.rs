@@ -220,13 +220,8 @@ fn select(
     schema: Option<&SchemaRef>,
     used: &Option<BTreeMap<String, super::required::Paths>>,
 ) -> Query {
-    let template = Parser::parse_sql(&FlinkDialect, "SELECT x FROM x").unwrap_or_default();
-    let Some(SqlStatement::Query(mut query)) = template.into_iter().next() else {
-        unreachable!("the template is a query");
-    };
+    let (mut query, ident) = (template(base), quoted);
     let SetExpr::Select(select) = query.body.as_mut() else { unreachable!("the template is a SELECT") };
-    select.projection.clear();
-    let ident = |name: &str| sqlparser::ast::Ident::with_quote('`', name);
     for column in &table.columns {
         let exists = schema.is_some_and(|s| s.field_with_name(&column.name).is_ok());
         match &column.kind {
@@ -245,10 +240,34 @@ fn select(
     if select.projection.is_empty() {
         select.projection.push(SelectItem::Wildcard(Default::default()));
     }
+    query
+}
+
+fn quoted(name: &str) -> sqlparser::ast::Ident {
+    sqlparser::ast::Ident::with_quote('`', name)
+}
+
+/// `SELECT … FROM table` without columns yet. The parser's own tree, so that no field is forgotten.
+fn template(table: &str) -> Query {
+    let template = Parser::parse_sql(&FlinkDialect, "SELECT x FROM x").unwrap_or_default();
+    let Some(SqlStatement::Query(mut query)) = template.into_iter().next() else {
+        unreachable!("the template is a query");
+    };
+    let SetExpr::Select(select) = query.body.as_mut() else { unreachable!("the template is a SELECT") };
+    select.projection.clear();
     if let Some(from) = select.from.first_mut() {
-        from.relation = table_factor(ident(base), None);
+        from.relation = table_factor(quoted(table), None);
     }
     *query
+}
+
+/// `SELECT a, b FROM table`.
+pub(crate) fn select_two(table: &str, a: Expr, b: Expr) -> Query {
+    let mut query = template(table);
+    let SetExpr::Select(select) = query.body.as_mut() else { unreachable!("the template is a SELECT") };
+    select.projection.push(SelectItem::ExprWithAlias { expr: a, alias: quoted("time") });
+    select.projection.push(SelectItem::ExprWithAlias { expr: b, alias: quoted("watermark") });
+    query
 }
 
 /// Whether every column that the expression names is there, with all of its fields that it names.
