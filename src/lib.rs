@@ -7,4 +7,5 @@
 
 pub mod contracts;
 pub mod operators;
+pub mod runtime;
 pub mod sql;

@@ -19,23 +19,10 @@ use super::statement::{ColumnKind, parse_file};
 use super::text::{HINT_MARK, Parameters, SqlText};
 use super::types::flink_name;
 use crate::contracts::{Error, ErrorKind, MetadataColumn, Result, TableSpec};
+use crate::runtime::WatermarkRule;
 use crate::operators::{
     ChangeMode, GateKind, GateReport, ORIGIN_COLUMN, QueryGraph, Stage, TIME_COLUMN, WATERMARK_COLUMN, WEIGHT_COLUMN,
 };
-
-/// How the watermark of a table follows from its rows.
-#[derive(Debug, Clone)]
-pub enum WatermarkRule {
-    /// The time column (an index of the rows) minus a constant.
-    Delay {
-        /// Index of the time column.
-        column: usize,
-        /// Milliseconds.
-        delay_ms: i64,
-    },
-    /// A plan over the rows that gives two columns: time and watermark.
-    Computed(Stage),
-}
 
 /// A table that is read.
 #[derive(Debug, Clone)]
@@ -360,7 +347,7 @@ impl JobBuilder<'_> {
         let mut compiler = self.compiler(Mode::Stream, &tables, &[], 1);
         let piece = compiler.compile(&plan, false).await.map_err(planned)?;
         let stage = compiler.stage(&piece).await.map_err(planned)?;
-        Ok(Some(WatermarkRule::Computed(stage)))
+        Ok(Some(WatermarkRule::Computed(Arc::new(tokio::sync::Mutex::new(stage)))))
     }
 
     fn compiler<'c>(&'c self, mode: Mode, tables: &'c [TableInput], references: &[usize], partitions: usize) -> Compiler<'c> {
@@ -435,7 +422,7 @@ impl JobBuilder<'_> {
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
         Ok(QueryPlan {
             name: insert.name.clone(),
-            graph: QueryGraph { operators, root, mode, gates: report, still, started: false },
+            graph: QueryGraph { operators, root, mode, gates: report, still, started: false, pending: Vec::new() },
             sink: SinkPlan {
                 name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
                 connector: table.connector.clone(),

@@ -24,7 +24,7 @@ mod types;
 mod validate;
 mod windows;
 
-pub use job::{BatchTables, JobPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, WatermarkRule, is_users, plan_job};
+pub use job::{BatchTables, JobPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, is_users, plan_job};
 pub use settings::Settings;
 pub use dialect::FlinkDialect;
 pub use text::{Parameters, SqlText};
