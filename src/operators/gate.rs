@@ -1,0 +1,182 @@
+//! A filter that remembers what it refused: rows that came too late, and rows for which
+//! `REQUIRE(condition, 'reason')` did not hold.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use datafusion::arrow::compute::{filter_record_batch, not, prep_null_mask_filter};
+use datafusion::arrow::datatypes::{SchemaRef, UInt64Type};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, exec_err};
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PhysicalExpr, PlanProperties,
+    SendableRecordBatchStream,
+};
+use futures::StreamExt;
+
+/// What a gate checks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd)]
+pub enum GateKind {
+    /// The row's window was still open in the row's own split.
+    Late,
+    /// The condition of `REQUIRE` holds; the text is the reason.
+    Require(String),
+}
+
+/// A refused row: where it came from, or the row itself when it has no single record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectedRow {
+    /// Which gate.
+    pub gate: usize,
+    /// `chunk << 32 | record` of the epoch.
+    pub origin: Option<u64>,
+}
+
+/// What the gates of a query refused since it was last asked.
+#[derive(Debug, Default)]
+pub struct GateReport {
+    state: Mutex<GateState>,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    late: u64,
+    rejected: u64,
+    rows: Vec<RejectedRow>,
+}
+
+impl GateReport {
+    /// Takes `(late, rejected, rows)` and starts anew.
+    pub fn take(&self) -> (u64, u64, Vec<RejectedRow>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = std::mem::take(&mut *state);
+        (state.late, state.rejected, state.rows)
+    }
+}
+
+/// Lets rows pass for which the predicate is TRUE, and reports the others.
+#[derive(Debug)]
+pub struct GateExec {
+    input: Arc<dyn ExecutionPlan>,
+    predicate: Arc<dyn PhysicalExpr>,
+    kind: GateKind,
+    number: usize,
+    /// Index of the origin column; `None` when refused rows are only counted.
+    origin: Option<usize>,
+    report: Arc<GateReport>,
+    properties: Arc<PlanProperties>,
+}
+
+impl GateExec {
+    /// A gate above `input`.
+    pub fn new(
+        input: Arc<dyn ExecutionPlan>,
+        predicate: Arc<dyn PhysicalExpr>,
+        kind: GateKind,
+        number: usize,
+        origin: Option<usize>,
+        report: Arc<GateReport>,
+    ) -> Self {
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new(input.schema()),
+            input.output_partitioning().clone(),
+            input.pipeline_behavior(),
+            input.boundedness(),
+        ));
+        Self { input, predicate, kind, number, origin, report, properties }
+    }
+
+    fn check(
+        batch: &RecordBatch,
+        predicate: &Arc<dyn PhysicalExpr>,
+        kind: &GateKind,
+        number: usize,
+        origin: Option<usize>,
+        report: &GateReport,
+    ) -> Result<RecordBatch> {
+        let mask = predicate.evaluate(batch)?.into_array(batch.num_rows())?;
+        let Some(mask) = mask.as_boolean_opt() else {
+            return exec_err!("a gate's condition must be BOOLEAN, found {}", mask.data_type());
+        };
+        let mask: BooleanArray =
+            if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
+        let refused = (mask.len() - mask.true_count()) as u64;
+        if refused == 0 {
+            return Ok(batch.clone());
+        }
+        let mut state = report.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match kind {
+            GateKind::Late => state.late += refused,
+            GateKind::Require(_) => state.rejected += refused,
+        }
+        if let Some(column) = origin {
+            let outside = filter_record_batch(&batch.project(&[column])?, &not(&mask)?)?;
+            let origins = outside.column(0).as_primitive::<UInt64Type>();
+            state.rows.extend(origins.iter().map(|origin| RejectedRow { gate: number, origin }));
+        }
+        drop(state);
+        Ok(filter_record_batch(batch, &mask)?)
+    }
+}
+
+impl DisplayAs for GateExec {
+    fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gate: {:?} {}", self.kind, self.predicate)
+    }
+}
+
+impl ExecutionPlan for GateExec {
+    fn name(&self) -> &'static str {
+        "GateExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        f(&self.predicate)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let gate = Self::new(
+            children.swap_remove(0),
+            Arc::clone(&self.predicate),
+            self.kind.clone(),
+            self.number,
+            self.origin,
+            Arc::clone(&self.report),
+        );
+        Ok(Arc::new(gate))
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let input = self.input.execute(partition, context)?;
+        let (predicate, kind, number, origin) =
+            (Arc::clone(&self.predicate), self.kind.clone(), self.number, self.origin);
+        let report = Arc::clone(&self.report);
+        let schema: SchemaRef = self.schema();
+        let stream = input.map(move |batch| Self::check(&batch?, &predicate, &kind, number, origin, &report));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+    }
+}

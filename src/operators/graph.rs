@@ -1,0 +1,204 @@
+//! One query as a graph: stage plans, the operators between them, and how an epoch runs through.
+//!
+//! ```text
+//!   tables ──► stage ──► operator ──► stage ──► operator ──► root stage ──► sink
+//!              (plan)    (state)      (plan)                 (plan)
+//! ```
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+
+use super::compute::{Compute, failure, run_partitions};
+use super::gate::GateReport;
+use super::running_aggregate::RunningAggregate;
+use super::slot::Slot;
+use super::window_aggregate::WindowAggregate;
+use super::window_buffer::WindowBuffer;
+use crate::contracts::{Result, Watermark};
+
+/// Whether the rows of a query are final or replace earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeMode {
+    /// Rows are final.
+    Append,
+    /// A row replaces the earlier one of its key.
+    Upsert,
+    /// Rows carry a weight in the last column: +1 inserted, -1 withdrawn.
+    Delta,
+}
+
+/// Where a stage's slot gets its rows from.
+#[derive(Debug, Clone)]
+pub enum SlotSource {
+    /// The epoch's rows of a source table.
+    Table(usize),
+    /// The output of an operator of the same query.
+    Operator(usize),
+    /// A reference table.
+    Reference(usize),
+}
+
+/// A slot of a stage and its source.
+#[derive(Debug, Clone)]
+pub struct StageInput {
+    /// The slot.
+    pub slot: Arc<Slot>,
+    /// What fills it.
+    pub source: SlotSource,
+}
+
+/// A plan without state.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// The plan.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// Its leaves.
+    pub inputs: Vec<StageInput>,
+}
+
+/// State of one operator.
+#[derive(Debug)]
+pub enum OperatorKind {
+    /// Aggregation in windows.
+    Window(Box<WindowAggregate>),
+    /// Aggregation without a window.
+    Running(Box<RunningAggregate>),
+    /// Rows held until their window closes.
+    Buffer(Box<WindowBuffer>),
+}
+
+/// An operator and the stage below it.
+#[derive(Debug)]
+pub struct Operator {
+    /// What it is called in explanations and snapshots.
+    pub name: String,
+    /// Fingerprint of the plan below, so that saved state is not given to another query.
+    pub fingerprint: String,
+    /// Makes the rows (or partial states) that the operator takes.
+    pub input: Stage,
+    /// The state.
+    pub kind: OperatorKind,
+    /// Schema of the rows it gives.
+    pub output_schema: SchemaRef,
+}
+
+/// Rows and progress of an epoch, by source table.
+#[derive(Debug, Clone)]
+pub struct EpochInputs {
+    /// Rows of each source table.
+    pub tables: Vec<Vec<RecordBatch>>,
+    /// Watermark of each source table after the epoch.
+    pub watermarks: Vec<Watermark>,
+    /// Rows of each reference table, where it was loaded or has changed since the last epoch.
+    pub references: Vec<Option<RecordBatch>>,
+}
+
+/// What a query gives in an epoch.
+#[derive(Debug, Default)]
+pub struct QueryOutput {
+    /// Rows for the sink.
+    pub rows: Vec<RecordBatch>,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct QueryGraph {
+    /// Operators, each after those that feed it.
+    pub operators: Vec<Operator>,
+    /// What is above the last operator.
+    pub root: Stage,
+    /// How the sink must take the rows.
+    pub mode: ChangeMode,
+    /// What the gates refused.
+    pub gates: Arc<GateReport>,
+    /// The query reads no stream (VALUES): it runs once.
+    pub still: bool,
+    /// Whether an epoch has run through.
+    pub started: bool,
+}
+
+impl QueryGraph {
+    /// Runs an epoch through.
+    pub async fn process(&mut self, epoch: &EpochInputs, compute: &Compute) -> Result<QueryOutput> {
+        let mut outputs: Vec<(Vec<RecordBatch>, Watermark)> = Vec::with_capacity(self.operators.len());
+        for operator in &mut self.operators {
+            let watermark = watermark_of(&operator.input, epoch, &outputs);
+            let rows = run_stage(&mut operator.input, epoch, &outputs, compute).await?;
+            let rows = match &mut operator.kind {
+                OperatorKind::Window(window) => {
+                    window.push(rows, compute).await?;
+                    window.advance(watermark, compute).await?
+                }
+                OperatorKind::Running(running) => {
+                    let changed = running.push(rows, compute).await?;
+                    running.advance(watermark)?;
+                    changed
+                }
+                OperatorKind::Buffer(buffer) => {
+                    buffer.push(&rows)?;
+                    buffer.advance(watermark)
+                }
+            };
+            let rows = rows.into_iter().map(|b| relabel(b, &operator.output_schema)).collect::<Result<_>>()?;
+            outputs.push((rows, watermark));
+        }
+        let first = !std::mem::replace(&mut self.started, true);
+        let rows = match (self.still, first) {
+            (true, true) => run_partitions(&self.root.plan, compute).await?,
+            (true, false) => Vec::new(),
+            (false, _) => run_stage(&mut self.root, epoch, &outputs, compute).await?,
+        };
+        Ok(QueryOutput { rows })
+    }
+}
+
+fn watermark_of(stage: &Stage, epoch: &EpochInputs, outputs: &[(Vec<RecordBatch>, Watermark)]) -> Watermark {
+    let watermarks = stage.inputs.iter().filter_map(|input| match input.source {
+        SlotSource::Table(table) => Some(epoch.watermarks[table]),
+        SlotSource::Operator(operator) => Some(outputs[operator].1),
+        SlotSource::Reference(_) => None,
+    });
+    watermarks.min().unwrap_or(Watermark::MAX)
+}
+
+async fn run_stage(
+    stage: &mut Stage,
+    epoch: &EpochInputs,
+    outputs: &[(Vec<RecordBatch>, Watermark)],
+    compute: &Compute,
+) -> Result<Vec<RecordBatch>> {
+    let mut any = false;
+    for input in &stage.inputs {
+        let rows = match input.source {
+            SlotSource::Table(table) => &epoch.tables[table],
+            SlotSource::Operator(operator) => &outputs[operator].0,
+            SlotSource::Reference(table) => {
+                if let Some(rows) = &epoch.references[table] {
+                    input.slot.fill(std::slice::from_ref(rows));
+                    // The plan keeps an index of the table from run to run; a changed table needs a new one.
+                    stage.plan = reset_plan_states(Arc::clone(&stage.plan)).map_err(failure)?;
+                }
+                continue;
+            }
+        };
+        any |= rows.iter().any(|b| b.num_rows() > 0);
+        input.slot.fill(rows);
+    }
+    // Nothing in, nothing out: a stage has no state, and aggregates above it have their own.
+    if !any {
+        return Ok(Vec::new());
+    }
+    run_partitions(&stage.plan, compute).await
+}
+
+/// The rows under the names that the plan above expects.
+fn relabel(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if batch.schema_ref() == schema {
+        return Ok(batch);
+    }
+    Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?)
+}

@@ -1,0 +1,37 @@
+//! Operators: what keeps state between epochs, and the plan leaves through which epochs flow.
+//!
+//! An operator gets rows and a watermark, and answers with rows. It does no I/O and reads no clock;
+//! between two epochs it is quiescent, so its state can be saved without any barrier.
+
+mod compute;
+mod gate;
+mod graph;
+mod partials;
+mod running_aggregate;
+mod slot;
+mod window_aggregate;
+mod window_buffer;
+mod window_fn;
+mod window_spec;
+
+pub use compute::{Compute, run_partitions};
+pub use gate::{GateExec, GateKind, GateReport, RejectedRow};
+pub use graph::{
+    ChangeMode, EpochInputs, Operator, OperatorKind, QueryGraph, QueryOutput, SlotSource, Stage, StageInput,
+};
+pub use partials::AggregateParts;
+pub use running_aggregate::{Emit, RunningAggregate, TimeToLive, consolidate};
+pub use slot::{Slot, SlotExec};
+pub use window_aggregate::{WindowAggregate, WindowColumns};
+pub use window_buffer::WindowBuffer;
+pub use window_fn::{NotLate, WindowBound, WindowStarts};
+pub use window_spec::{WindowKind, WindowSpec};
+
+/// Hidden column: the split's watermark when the row came, in milliseconds (Int64).
+pub const WATERMARK_COLUMN: &str = "__tm_watermark";
+/// Hidden column: event time of the row, in milliseconds (Int64).
+pub const TIME_COLUMN: &str = "__tm_time";
+/// Hidden column: which record of the epoch the row came from (UInt64, chunk << 32 | record).
+pub const ORIGIN_COLUMN: &str = "__tm_origin";
+/// Hidden column of update streams: +1 inserted, -1 withdrawn (Int8).
+pub const WEIGHT_COLUMN: &str = "__tm_weight";

@@ -1,0 +1,347 @@
+//! `GROUP BY` without a window: an update stream whose cost is what changed, not what is stored.
+//!
+//! ```text
+//!   index: key ──► (chunk, row)          chunk 0: x(dead) b  c        one row of partial state each
+//!                                        chunk 1: x  d                chunks only grow by appending
+//! ```
+//!
+//! An epoch merges its partial states with the stored states of *the keys it touched*, appends the
+//! result as a new chunk and marks the old rows dead. Chunks are merged as in a log-structured store:
+//! when one has grown to half of its neighbour, or is mostly dead. So each row is rewritten a
+//! logarithmic number of times, and an epoch takes time in proportion to its own keys.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::{concat_batches, interleave_record_batch, take_record_batch};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::row::{OwnedRow, RowConverter, Rows, SortField};
+use hashbrown::HashTable;
+
+use super::WEIGHT_COLUMN;
+use super::compute::Compute;
+use super::partials::AggregateParts;
+use super::window_aggregate::millis;
+use crate::contracts::{Result, Watermark};
+
+/// What the operator tells downstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emit {
+    /// The new values of the keys that changed.
+    Upserts,
+    /// The old values withdrawn (weight -1) and the new ones (+1), for what filters above.
+    Deltas,
+    /// Only keys that were not there before: `SELECT DISTINCT` over an append stream.
+    NewKeys,
+}
+
+/// When a key may be forgotten.
+#[derive(Debug, Clone, Copy)]
+pub struct TimeToLive {
+    /// Event time a key outlives its last row by, in milliseconds.
+    pub ttl_ms: i64,
+    /// Column of the state rows that holds the time of the key's last row.
+    pub last_seen: usize,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    batch: RecordBatch,
+    keys: Rows,
+    dead: Vec<bool>,
+    live: usize,
+}
+
+type Place = (u32, u32);
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct RunningAggregate {
+    parts: Arc<AggregateParts>,
+    emit: Emit,
+    ttl: Option<TimeToLive>,
+    converter: RowConverter,
+    chunks: Vec<Chunk>,
+    index: HashTable<(u64, Place)>,
+    hasher: foldhash::quality::FixedState,
+    watermark: Watermark,
+    swept: Watermark,
+    output_schema: SchemaRef,
+}
+
+impl RunningAggregate {
+    /// An operator without state.
+    pub fn try_new(parts: Arc<AggregateParts>, emit: Emit, ttl: Option<TimeToLive>) -> Result<Self> {
+        let keys = parts.key_columns();
+        let fields = parts.state_schema().fields()[..keys].iter();
+        let converter = RowConverter::new(fields.map(|f| SortField::new(f.data_type().clone())).collect())?;
+        let mut fields: Vec<_> = parts.output_schema().fields().iter().cloned().collect();
+        if emit == Emit::Deltas {
+            fields.push(Arc::new(Field::new(WEIGHT_COLUMN, DataType::Int8, false)));
+        }
+        Ok(Self {
+            parts,
+            emit,
+            ttl,
+            converter,
+            chunks: Vec::new(),
+            index: HashTable::new(),
+            // A fixed seed: the order of work, and so of results, is the same in every run.
+            hasher: foldhash::quality::FixedState::with_seed(0),
+            watermark: Watermark::MIN,
+            swept: Watermark::MIN,
+            output_schema: Arc::new(Schema::new(fields)),
+        })
+    }
+
+    /// Number of keys and of stored state rows, dead ones included.
+    pub fn size(&self) -> (usize, usize) {
+        (self.index.len(), self.chunks.iter().map(|c| c.batch.num_rows()).sum())
+    }
+
+    /// Takes the partial states of an epoch and returns what changed.
+    pub async fn push(&mut self, partials: Vec<RecordBatch>, compute: &Compute) -> Result<Vec<RecordBatch>> {
+        let rows: usize = partials.iter().map(RecordBatch::num_rows).sum();
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        // Partial states of one task have each key once; those of several must be merged first.
+        let partials = if partials.len() > 1 { self.parts.reduce(&partials, compute).await? } else { partials };
+        let delta = concat_batches(self.parts.state_schema(), &partials)?;
+        let keys = self.convert(&delta)?;
+        let (mut found, mut fresh) = (Vec::new(), Vec::new());
+        for row in 0..delta.num_rows() {
+            match self.find(&keys, row) {
+                Some(place) => found.push(place),
+                None => fresh.push(row as u32),
+            }
+        }
+        if self.emit == Emit::NewKeys {
+            let fresh = take_record_batch(&delta, &UInt32Array::from(fresh))?;
+            self.append(fresh.clone()).await?;
+            return self.finished(&[fresh], None, compute).await;
+        }
+        let mut out = Vec::new();
+        let merged = if found.is_empty() {
+            delta
+        } else {
+            let stored = self.gather(&found)?;
+            if self.emit == Emit::Deltas {
+                out.extend(self.finished(std::slice::from_ref(&stored), Some(-1), compute).await?);
+            }
+            let merged = self.parts.reduce(&[stored, delta], compute).await?;
+            concat_batches(self.parts.state_schema(), &merged)?
+        };
+        for (chunk, row) in found {
+            let chunk = &mut self.chunks[chunk as usize];
+            chunk.dead[row as usize] = true;
+            chunk.live -= 1;
+        }
+        self.append(merged.clone()).await?;
+        let weight = (self.emit == Emit::Deltas).then_some(1);
+        out.extend(self.finished(&[merged], weight, compute).await?);
+        Ok(out)
+    }
+
+    /// Moves event time on and forgets keys that have not been seen for the time-to-live.
+    pub fn advance(&mut self, watermark: Watermark) -> Result<()> {
+        self.watermark = self.watermark.max(watermark);
+        let Some(ttl) = self.ttl else { return Ok(()) };
+        if self.watermark == Watermark::MAX || self.watermark == Watermark::MIN {
+            return Ok(());
+        }
+        // Sweeping costs a pass over the state, so it is done sixteen times in a time-to-live.
+        let pause = (ttl.ttl_ms / 16).max(1);
+        if self.swept != Watermark::MIN && self.watermark.0 - self.swept.0 < pause {
+            return Ok(());
+        }
+        self.swept = self.watermark;
+        let limit = self.watermark.0.saturating_sub(ttl.ttl_ms);
+        for number in 0..self.chunks.len() {
+            let seen = millis(self.chunks[number].batch.column(ttl.last_seen))?;
+            for row in 0..seen.len() {
+                if !self.chunks[number].dead[row] && seen.value(row) < limit {
+                    self.forget((number as u32, row as u32));
+                }
+            }
+        }
+        self.tidy()
+    }
+
+    fn forget(&mut self, place: Place) {
+        let keyless = self.parts.key_columns() == 0;
+        let chunk = &mut self.chunks[place.0 as usize];
+        let hash = if keyless { 0 } else { self.hasher.hash_one(chunk.keys.row(place.1 as usize).data()) };
+        chunk.dead[place.1 as usize] = true;
+        chunk.live -= 1;
+        if let Ok(entry) = self.index.find_entry(hash, |(_, at)| *at == place) {
+            entry.remove();
+        }
+    }
+
+    fn convert(&self, batch: &RecordBatch) -> Result<Rows> {
+        let keys: Vec<ArrayRef> = batch.columns()[..self.parts.key_columns()].to_vec();
+        if keys.is_empty() {
+            // A global aggregate has one key, the empty one.
+            return Ok(self.converter.empty_rows(0, 0));
+        }
+        Ok(self.converter.convert_columns(&keys)?)
+    }
+
+    fn find(&self, keys: &Rows, row: usize) -> Option<Place> {
+        if self.parts.key_columns() == 0 {
+            return self.index.iter().next().map(|(_, place)| *place);
+        }
+        let key = keys.row(row);
+        let hash = self.hasher.hash_one(key.data());
+        let same = |(h, (chunk, at)): &(u64, Place)| {
+            *h == hash && self.chunks[*chunk as usize].keys.row(*at as usize) == key
+        };
+        self.index.find(hash, same).map(|(_, place)| *place)
+    }
+
+    fn gather(&self, places: &[Place]) -> Result<RecordBatch> {
+        let batches: Vec<&RecordBatch> = self.chunks.iter().map(|c| &c.batch).collect();
+        let places: Vec<(usize, usize)> = places.iter().map(|(c, r)| (*c as usize, *r as usize)).collect();
+        Ok(interleave_record_batch(&batches, &places)?)
+    }
+
+    /// Stores rows whose keys have no live row.
+    async fn append(&mut self, batch: RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        self.add_chunk(batch)?;
+        self.tidy()
+    }
+
+    fn add_chunk(&mut self, batch: RecordBatch) -> Result<()> {
+        let keys = self.convert(&batch)?;
+        let number = self.chunks.len() as u32;
+        let rows = batch.num_rows();
+        let keyless = self.parts.key_columns() == 0;
+        self.chunks.push(Chunk { batch, keys, dead: vec![false; rows], live: rows });
+        let (chunks, hasher) = (&self.chunks, &self.hasher);
+        let hash_of = |(chunk, row): Place| {
+            if keyless { 0 } else { hasher.hash_one(chunks[chunk as usize].keys.row(row as usize).data()) }
+        };
+        for row in 0..rows {
+            let place = (number, row as u32);
+            let hash = hash_of(place);
+            let same = |(h, at): &(u64, Place)| {
+                *h == hash
+                    && (keyless
+                        || chunks[at.0 as usize].keys.row(at.1 as usize) == chunks[number as usize].keys.row(row))
+            };
+            match self.index.find_mut(hash, same) {
+                Some(entry) => entry.1 = place,
+                None => {
+                    self.index.insert_unique(hash, (hash, place), |(h, _)| *h);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the live rows of a chunk out of the index, before they move.
+    fn unindex(&mut self, number: usize) {
+        let chunk = &self.chunks[number];
+        for row in (0..chunk.dead.len()).filter(|row| !chunk.dead[*row]) {
+            let hash = if self.parts.key_columns() == 0 { 0 } else { self.hasher.hash_one(chunk.keys.row(row).data()) };
+            if let Ok(entry) = self.index.find_entry(hash, |(_, at)| *at == (number as u32, row as u32)) {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Merges chunks from the end while one is at least half as large as its neighbour or mostly dead.
+    fn tidy(&mut self) -> Result<()> {
+        while let [.., before, last] = self.chunks.as_slice() {
+            let wasteful = before.live * 2 < before.batch.num_rows();
+            if last.live * 2 < before.live && !wasteful {
+                break;
+            }
+            self.unindex(self.chunks.len() - 1);
+            self.unindex(self.chunks.len() - 2);
+            let (Some(last), Some(before)) = (self.chunks.pop(), self.chunks.pop()) else { break };
+            let live = [live_rows(&before)?, live_rows(&last)?];
+            self.add_chunk(concat_batches(self.parts.state_schema(), &live)?)?;
+        }
+        if let [only] = self.chunks.as_slice()
+            && only.live * 2 < only.batch.num_rows()
+        {
+            let live = live_rows(only)?;
+            self.unindex(0);
+            self.chunks.clear();
+            self.add_chunk(live)?;
+        }
+        Ok(())
+    }
+
+    async fn finished(
+        &self,
+        states: &[RecordBatch],
+        weight: Option<i8>,
+        compute: &Compute,
+    ) -> Result<Vec<RecordBatch>> {
+        if states.iter().all(|s| s.num_rows() == 0) {
+            return Ok(Vec::new());
+        }
+        let rows = self.parts.finish(states, compute).await?;
+        let Some(weight) = weight else { return Ok(rows) };
+        let weigh = |batch: RecordBatch| {
+            let mut columns = batch.columns().to_vec();
+            columns.push(Arc::new(Int8Array::from_value(weight, batch.num_rows())));
+            Ok(RecordBatch::try_new(Arc::clone(&self.output_schema), columns)?)
+        };
+        rows.into_iter().map(weigh).collect()
+    }
+
+    /// All live state, for a snapshot.
+    pub fn snapshot(&self) -> Result<(Watermark, Vec<RecordBatch>)> {
+        Ok((self.watermark, self.chunks.iter().map(live_rows).collect::<Result<_>>()?))
+    }
+
+    /// Takes the state of a snapshot.
+    pub fn restore(&mut self, watermark: Watermark, states: &[RecordBatch]) -> Result<()> {
+        self.watermark = watermark;
+        self.chunks.clear();
+        self.index.clear();
+        if !states.is_empty() {
+            self.add_chunk(concat_batches(self.parts.state_schema(), states)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn live_rows(chunk: &Chunk) -> Result<RecordBatch> {
+    if chunk.live == chunk.batch.num_rows() {
+        return Ok(chunk.batch.clone());
+    }
+    let live: UInt32Array = (0..chunk.dead.len() as u32).filter(|r| !chunk.dead[*r as usize]).collect();
+    Ok(take_record_batch(&chunk.batch, &live)?)
+}
+
+/// One row for each primary key out of weighted rows: the last inserted one, else a deletion.
+///
+/// Returns the rows to keep, in their order, and whether each is a deletion.
+pub fn consolidate(rows: &RecordBatch, key_columns: &[usize], weight: usize) -> Result<(UInt32Array, Vec<bool>)> {
+    let fields = key_columns.iter().map(|c| SortField::new(rows.column(*c).data_type().clone()));
+    let converter = RowConverter::new(fields.collect())?;
+    let keys: Vec<ArrayRef> = key_columns.iter().map(|c| Arc::clone(rows.column(*c))).collect();
+    let keys = converter.convert_columns(&keys)?;
+    let weights = rows.column(weight).as_primitive::<datafusion::arrow::datatypes::Int8Type>();
+    let mut last: indexmap::IndexMap<OwnedRow, (u32, bool)> = indexmap::IndexMap::new();
+    for row in 0..rows.num_rows() {
+        let deletes = weights.value(row) < 0;
+        let entry = last.entry(keys.row(row).owned()).or_insert((row as u32, deletes));
+        // Within an epoch withdrawals come before insertions, but a key may be withdrawn by one row
+        // and inserted by another: an insertion always wins.
+        if !deletes || entry.1 {
+            *entry = (row as u32, deletes);
+        }
+    }
+    let (rows, deletes): (Vec<u32>, Vec<bool>) = last.into_values().unzip();
+    Ok((UInt32Array::from(rows), deletes))
+}

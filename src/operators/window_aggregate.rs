@@ -1,0 +1,274 @@
+//! Aggregation in event-time windows.
+//!
+//! ```text
+//!            epoch 1      epoch 2       epoch 3        watermark passes w1
+//!  pane A   [partials]   [partials]    [partials]  ──┐
+//!  pane B                [partials]    [partials]  ──┼─ Final ──► rows of w1
+//! ```
+//!
+//! Each epoch appends its partial states to the panes they belong to; a pane that has gathered many
+//! small batches is compacted by `PartialReduce`; a window that the watermark has passed merges its
+//! panes once with `Final`. A pane is known by two times. Without sharing they are the window's own
+//! start and end. With sharing (HOP, CUMULATE) they are the pane's start and the end of the *first
+//! window that was still open for the row*, so that a row which came late for one window still counts
+//! in the next ones, exactly.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, TimestampMillisecondArray, UInt32Array,
+};
+use datafusion::arrow::compute::{cast, take_record_batch};
+use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, TimestampMillisecondType};
+
+use super::compute::Compute;
+use super::partials::AggregateParts;
+use super::window_spec::WindowSpec;
+use crate::contracts::{Result, Watermark};
+
+/// Where a state row says which window (or pane) it belongs to: indexes of its key columns.
+#[derive(Debug, Clone)]
+pub struct WindowColumns {
+    /// `window_start`; the pane's start when panes are shared.
+    pub start: Option<usize>,
+    /// `window_end`; the first open end when panes are shared.
+    pub end: Option<usize>,
+    /// `window_time`, where the query groups by it too.
+    pub time: Option<usize>,
+    /// Length of a window, to know the end from the start when the query does not group by the end.
+    pub size_ms: Option<i64>,
+}
+
+#[derive(Debug, Default)]
+struct Pane {
+    batches: Vec<RecordBatch>,
+    rows: usize,
+    rows_after_compaction: usize,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct WindowAggregate {
+    parts: Arc<AggregateParts>,
+    columns: WindowColumns,
+    /// Set when windows share panes.
+    shared: Option<WindowSpec>,
+    /// By (end, start): the windows that close first come first. With sharing: (first open end, pane).
+    panes: BTreeMap<(i64, i64), Pane>,
+    watermark: Watermark,
+}
+
+/// A pane is compacted when it holds this many batches and has doubled since the last time.
+const COMPACT_AFTER_BATCHES: usize = 8;
+/// State rows that one run of `Final` may take; more are read out in several runs.
+const ROWS_PER_CLOSE: usize = 512 * 1024;
+
+impl WindowAggregate {
+    /// An operator without state.
+    pub fn new(parts: Arc<AggregateParts>, columns: WindowColumns, shared: Option<WindowSpec>) -> Self {
+        Self { parts, columns, shared, panes: BTreeMap::new(), watermark: Watermark::MIN }
+    }
+
+    /// Number of windows or panes, and of state rows.
+    pub fn size(&self) -> (usize, usize) {
+        (self.panes.len(), self.panes.values().map(|p| p.rows).sum())
+    }
+
+    /// Takes the partial states of an epoch.
+    pub async fn push(&mut self, partials: Vec<RecordBatch>, compute: &Compute) -> Result<()> {
+        let mut touched = Vec::new();
+        for batch in partials {
+            for (key, rows) in self.split(&batch)? {
+                let pane = self.panes.entry(key).or_default();
+                pane.rows += rows.num_rows();
+                pane.batches.push(rows);
+                touched.push(key);
+            }
+        }
+        for key in touched {
+            let Some(pane) = self.panes.get_mut(&key) else { continue };
+            if pane.batches.len() >= COMPACT_AFTER_BATCHES && pane.rows >= 2 * pane.rows_after_compaction {
+                compact(pane, &self.parts, compute).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the windows that the watermark has passed and returns their final rows.
+    pub async fn advance(&mut self, watermark: Watermark, compute: &Compute) -> Result<Vec<RecordBatch>> {
+        if watermark <= self.watermark {
+            return Ok(Vec::new());
+        }
+        let before = std::mem::replace(&mut self.watermark, watermark);
+        match self.shared {
+            None => self.close_own(watermark, compute).await,
+            Some(spec) => self.close_shared(spec, before, watermark, compute).await,
+        }
+    }
+
+    async fn close_own(&mut self, watermark: Watermark, compute: &Compute) -> Result<Vec<RecordBatch>> {
+        let mut out = Vec::new();
+        let mut lists = Lists::new(self.parts.finish_partitions());
+        while let Some(entry) = self.panes.first_entry() {
+            if !watermark.closes(entry.key().0) {
+                break;
+            }
+            let pane = entry.remove();
+            lists.add(pane.batches, pane.rows);
+            if lists.rows >= ROWS_PER_CLOSE {
+                out.extend(self.parts.finish_disjoint(lists.take(), compute).await?);
+            }
+        }
+        if lists.rows > 0 {
+            out.extend(self.parts.finish_disjoint(lists.take(), compute).await?);
+        }
+        Ok(out)
+    }
+
+    async fn close_shared(
+        &mut self,
+        spec: WindowSpec,
+        before: Watermark,
+        watermark: Watermark,
+        compute: &Compute,
+    ) -> Result<Vec<RecordBatch>> {
+        let mut windows: BTreeMap<(i64, i64), Vec<(i64, i64)>> = BTreeMap::new();
+        for &(first_end, pane_start) in self.panes.keys() {
+            for (start, end) in spec.windows_of_pane(pane_start) {
+                if end >= first_end && watermark.closes(end) && !before.closes(end) {
+                    windows.entry((end, start)).or_default().push((first_end, pane_start));
+                }
+            }
+        }
+        let mut out = Vec::new();
+        let mut lists = Lists::new(self.parts.finish_partitions());
+        for ((end, start), panes) in windows {
+            let (mut batches, mut rows) = (Vec::new(), 0);
+            for key in panes {
+                let Some(pane) = self.panes.get_mut(&key) else { continue };
+                if pane.batches.len() > 1 {
+                    compact(pane, &self.parts, compute).await?;
+                }
+                for batch in &pane.batches {
+                    rows += batch.num_rows();
+                    batches.push(with_bounds(&self.columns, batch, start, end)?);
+                }
+            }
+            lists.add(batches, rows);
+            if lists.rows >= ROWS_PER_CLOSE {
+                out.extend(self.parts.finish_disjoint(lists.take(), compute).await?);
+            }
+        }
+        if lists.rows > 0 {
+            out.extend(self.parts.finish_disjoint(lists.take(), compute).await?);
+        }
+        self.panes.retain(|(_, pane_start), _| !watermark.closes(spec.last_end(*pane_start)));
+        Ok(out)
+    }
+
+    /// State rows by the pane they belong to. Rows without a window (a NULL time) belong to none.
+    fn split(&self, batch: &RecordBatch) -> Result<Vec<((i64, i64), RecordBatch)>> {
+        let times = |column: Option<usize>| column.map(|c| millis(batch.column(c))).transpose();
+        let (starts, ends) = (times(self.columns.start)?, times(self.columns.end)?);
+        let size = self.columns.size_ms.unwrap_or(0);
+        let key = |row: usize| -> Option<(i64, i64)> {
+            let start = starts.as_ref().map(|s| s.is_valid(row).then(|| s.value(row)));
+            let end = ends.as_ref().map(|e| e.is_valid(row).then(|| e.value(row)));
+            match (start, end) {
+                (Some(start), Some(end)) => Some((end?, start?)),
+                (Some(start), None) => start.map(|s| (s + size, s)),
+                (None, Some(end)) => end.map(|e| (e, e)),
+                (None, None) => None,
+            }
+        };
+        let mut rows: BTreeMap<(i64, i64), Vec<u32>> = BTreeMap::new();
+        let mut last: Option<((i64, i64), Vec<u32>)> = None;
+        for row in 0..batch.num_rows() {
+            let Some(key) = key(row) else { continue };
+            match &mut last {
+                Some((k, list)) if *k == key => list.push(row as u32),
+                _ => {
+                    if let Some((k, list)) = last.take() {
+                        rows.insert(k, list);
+                    }
+                    let mut list = rows.remove(&key).unwrap_or_default();
+                    list.push(row as u32);
+                    last = Some((key, list));
+                }
+            }
+        }
+        rows.extend(last);
+        if rows.len() == 1 && rows.values().all(|r| r.len() == batch.num_rows()) {
+            return Ok(rows.into_keys().map(|key| (key, batch.clone())).collect());
+        }
+        let take = |(key, rows): (_, Vec<u32>)| Ok((key, take_record_batch(batch, &UInt32Array::from(rows))?));
+        rows.into_iter().map(take).collect()
+    }
+
+    /// All state, for a snapshot.
+    pub fn snapshot(&self) -> (Watermark, Vec<RecordBatch>) {
+        (self.watermark, self.panes.values().flat_map(|pane| pane.batches.iter().cloned()).collect())
+    }
+
+    /// Takes the state of a snapshot.
+    pub async fn restore(&mut self, watermark: Watermark, states: Vec<RecordBatch>, compute: &Compute) -> Result<()> {
+        self.watermark = watermark;
+        self.push(states, compute).await
+    }
+}
+
+/// State rows of a pane as those of one of its windows.
+fn with_bounds(bounds: &WindowColumns, batch: &RecordBatch, start: i64, end: i64) -> Result<RecordBatch> {
+    let mut columns = batch.columns().to_vec();
+    let rows = batch.num_rows();
+    for (column, value) in
+        [(bounds.start, start), (bounds.end, end), (bounds.time, end - 1)]
+    {
+        if let Some(column) = column {
+            let times = TimestampMillisecondArray::from_value(value, rows);
+            columns[column] = cast(&times, columns[column].data_type())?;
+        }
+    }
+    Ok(RecordBatch::try_new(batch.schema(), columns)?)
+}
+
+async fn compact(pane: &mut Pane, parts: &AggregateParts, compute: &Compute) -> Result<()> {
+    pane.batches = parts.reduce(&pane.batches, compute).await?;
+    pane.rows = pane.batches.iter().map(RecordBatch::num_rows).sum();
+    pane.rows_after_compaction = pane.rows;
+    Ok(())
+}
+
+/// Windows dealt out to tasks, the shortest list first.
+struct Lists {
+    lists: Vec<(usize, Vec<RecordBatch>)>,
+    rows: usize,
+}
+
+impl Lists {
+    fn new(partitions: usize) -> Self {
+        Self { lists: vec![(0, Vec::new()); partitions.max(1)], rows: 0 }
+    }
+
+    fn add(&mut self, batches: Vec<RecordBatch>, rows: usize) {
+        self.rows += rows;
+        if let Some(list) = self.lists.iter_mut().min_by_key(|list| list.0) {
+            list.0 += rows;
+            list.1.extend(batches);
+        }
+    }
+
+    fn take(&mut self) -> Vec<Vec<RecordBatch>> {
+        self.rows = 0;
+        let empty = vec![(0, Vec::new()); self.lists.len()];
+        std::mem::replace(&mut self.lists, empty).into_iter().map(|list| list.1).collect()
+    }
+}
+
+/// A time column as milliseconds.
+pub(crate) fn millis(column: &ArrayRef) -> Result<PrimitiveArray<TimestampMillisecondType>> {
+    let wanted = DataType::Timestamp(TimeUnit::Millisecond, None);
+    debug_assert_eq!(TimestampMillisecondType::UNIT, TimeUnit::Millisecond);
+    Ok(cast(column, &wanted)?.as_primitive::<TimestampMillisecondType>().clone())
+}

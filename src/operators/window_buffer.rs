@@ -1,0 +1,72 @@
+//! Rows held until their window closes, for what needs all rows of a window at once and is no
+//! aggregation: `ROW_NUMBER()` over a bare window table function.
+
+use std::collections::BTreeMap;
+
+use datafusion::arrow::array::{Array, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::take_record_batch;
+
+use super::window_aggregate::millis;
+use crate::contracts::{Result, Watermark};
+
+/// Rows by the end of their window.
+#[derive(Debug)]
+pub struct WindowBuffer {
+    /// Index of `window_end`.
+    end_column: usize,
+    windows: BTreeMap<i64, Vec<RecordBatch>>,
+    watermark: Watermark,
+}
+
+impl WindowBuffer {
+    /// An empty buffer over rows whose window's end is in `end_column`.
+    pub fn new(end_column: usize) -> Self {
+        Self { end_column, windows: BTreeMap::new(), watermark: Watermark::MIN }
+    }
+
+    /// Number of windows and of rows.
+    pub fn size(&self) -> (usize, usize) {
+        (self.windows.len(), self.windows.values().flatten().map(RecordBatch::num_rows).sum())
+    }
+
+    /// Takes the rows of an epoch.
+    pub fn push(&mut self, rows: &[RecordBatch]) -> Result<()> {
+        for batch in rows {
+            let ends = millis(batch.column(self.end_column))?;
+            let mut by_end: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+            for row in (0..ends.len()).filter(|row| ends.is_valid(*row)) {
+                by_end.entry(ends.value(row)).or_default().push(row as u32);
+            }
+            for (end, rows) in by_end {
+                // Taking copies, so that a window does not keep whole input buffers alive.
+                let rows = take_record_batch(batch, &UInt32Array::from(rows))?;
+                self.windows.entry(end).or_default().push(rows);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of the windows that the watermark has passed, in order of their ends.
+    pub fn advance(&mut self, watermark: Watermark) -> Vec<RecordBatch> {
+        self.watermark = self.watermark.max(watermark);
+        let mut closed = Vec::new();
+        while let Some(window) = self.windows.first_entry() {
+            if !watermark.closes(*window.key()) {
+                break;
+            }
+            closed.extend(window.remove());
+        }
+        closed
+    }
+
+    /// All rows, for a snapshot.
+    pub fn snapshot(&self) -> (Watermark, Vec<RecordBatch>) {
+        (self.watermark, self.windows.values().flatten().cloned().collect())
+    }
+
+    /// Takes the rows of a snapshot.
+    pub fn restore(&mut self, watermark: Watermark, rows: &[RecordBatch]) -> Result<()> {
+        self.watermark = watermark;
+        self.push(rows)
+    }
+}

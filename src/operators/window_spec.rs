@@ -1,0 +1,151 @@
+//! Window arithmetic: which windows a time belongs to, and the panes that windows share.
+//!
+//! ```text
+//!  HOP(slide 2, size 6)         panes of gcd(2, 6) = 2
+//!  ├──────w1──────┤             p1 ├──┤
+//!       ├──────w2──────┤        p2      ├──┤        w1 = p1 + p2 + p3
+//!            ├──────w3──────┤   p3           ├──┤   w2 = p2 + p3 + p4
+//! ```
+//!
+//! All times are milliseconds since 1970; windows are `[start, end)`; the offset shifts the grid and
+//! may be negative (Flink's rule, table documentation, "Windowing TVF").
+
+/// The three shapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd)]
+pub enum WindowKind {
+    /// Each time is in one window of `size_ms`.
+    Tumble {
+        /// Length.
+        size_ms: i64,
+    },
+    /// A window of `size_ms` begins each `slide_ms`.
+    Hop {
+        /// Distance of starts; divides the size.
+        slide_ms: i64,
+        /// Length.
+        size_ms: i64,
+    },
+    /// Windows with a common start that grow by `step_ms` up to `max_ms`.
+    Cumulate {
+        /// Growth; divides the maximum.
+        step_ms: i64,
+        /// Longest length.
+        max_ms: i64,
+    },
+}
+
+/// A shape and where its grid lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd)]
+pub struct WindowSpec {
+    /// The shape.
+    pub kind: WindowKind,
+    /// Shift of the grid.
+    pub offset_ms: i64,
+}
+
+impl WindowSpec {
+    /// Length of the pieces that windows share.
+    pub fn pane_ms(&self) -> i64 {
+        match self.kind {
+            WindowKind::Tumble { size_ms } => size_ms,
+            // Sizes are multiples of the slide (checked at planning), so the slide is the divisor.
+            WindowKind::Hop { slide_ms, .. } => slide_ms,
+            WindowKind::Cumulate { step_ms, .. } => step_ms,
+        }
+    }
+
+    /// Start of the pane that `time` is in.
+    pub fn pane_start(&self, time: i64) -> i64 {
+        floor_to(time, self.pane_ms(), self.offset_ms)
+    }
+
+    /// Whether more than one window holds a time.
+    pub fn shares_panes(&self) -> bool {
+        !matches!(self.kind, WindowKind::Tumble { .. })
+    }
+
+    /// The windows that hold the pane which starts at `pane_start`, by growing end.
+    pub fn windows_of_pane(&self, pane_start: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let (first_start, first_end, step, count, moves) = match self.kind {
+            WindowKind::Tumble { size_ms } => (pane_start, pane_start + size_ms, size_ms, 1, true),
+            WindowKind::Hop { slide_ms, size_ms } => {
+                let first = pane_start + slide_ms - size_ms;
+                (first, first + size_ms, slide_ms, size_ms / slide_ms, true)
+            }
+            WindowKind::Cumulate { step_ms, max_ms } => {
+                let start = floor_to(pane_start, max_ms, self.offset_ms);
+                let first_end = pane_start + step_ms;
+                (start, first_end, step_ms, (start + max_ms - first_end) / step_ms + 1, false)
+            }
+        };
+        (0..count).map(move |i| (if moves { first_start + i * step } else { first_start }, first_end + i * step))
+    }
+
+    /// End of the first window of `time` that a watermark has not closed; `None` when all are closed.
+    pub fn first_open_end(&self, time: i64, watermark: i64) -> Option<i64> {
+        let pane = self.pane_start(time);
+        self.windows_of_pane(pane).map(|(_, end)| end).find(|end| end - 1 > watermark)
+    }
+
+    /// End of the last window that holds the pane.
+    pub fn last_end(&self, pane_start: i64) -> i64 {
+        match self.kind {
+            WindowKind::Tumble { size_ms } => pane_start + size_ms,
+            WindowKind::Hop { size_ms, .. } => pane_start + size_ms,
+            WindowKind::Cumulate { max_ms, .. } => floor_to(pane_start, max_ms, self.offset_ms) + max_ms,
+        }
+    }
+}
+
+/// Largest grid point `offset + n * step` that is not after `time`.
+fn floor_to(time: i64, step: i64, offset: i64) -> i64 {
+    time - (time - offset).rem_euclid(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn tumble_offsets_and_times_before_1970() {
+        let spec = |offset_ms| WindowSpec { kind: WindowKind::Tumble { size_ms: 60_000 }, offset_ms };
+        assert_eq!(spec(0).pane_start(61_000), 60_000);
+        assert_eq!(spec(0).pane_start(-1), -60_000);
+        assert_eq!(spec(10_000).pane_start(5_000), -50_000);
+        assert_eq!(spec(-10_000).pane_start(55_000), 50_000);
+    }
+
+    #[test]
+    fn cumulate_grows_to_its_maximum() {
+        let spec = WindowSpec { kind: WindowKind::Cumulate { step_ms: 10, max_ms: 40 }, offset_ms: 0 };
+        let windows: Vec<_> = spec.windows_of_pane(spec.pane_start(57)).collect();
+        assert_eq!(windows, [(40, 60), (40, 70), (40, 80)]);
+        assert_eq!(spec.last_end(50), 80);
+    }
+
+    proptest! {
+        #[test]
+        fn panes_and_windows_agree(time in -1_000_000i64..1_000_000, slide in 1i64..500, times in 1i64..9, offset in -600i64..600) {
+            for kind in [
+                WindowKind::Hop { slide_ms: slide, size_ms: slide * times },
+                WindowKind::Cumulate { step_ms: slide, max_ms: slide * times },
+                WindowKind::Tumble { size_ms: slide },
+            ] {
+                let spec = WindowSpec { kind, offset_ms: offset };
+                let pane = spec.pane_start(time);
+                prop_assert!(pane <= time && time < pane + spec.pane_ms());
+                let windows: Vec<_> = spec.windows_of_pane(pane).collect();
+                prop_assert!(!windows.is_empty());
+                prop_assert!(windows.windows(2).all(|w| w[0].1 < w[1].1));
+                prop_assert!(windows.iter().all(|(s, e)| *s <= time && time < *e));
+                prop_assert_eq!(windows.last().map(|w| w.1), Some(spec.last_end(pane)));
+                if let WindowKind::Hop { .. } = kind {
+                    prop_assert_eq!(windows.len() as i64, times);
+                }
+                prop_assert_eq!(spec.first_open_end(time, i64::MIN), Some(windows[0].1));
+                prop_assert_eq!(spec.first_open_end(time, windows[windows.len() - 1].1), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! Cutting a plan at its aggregations and window functions.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DataFusionError, ExprSchema, Result};
+use datafusion::execution::context::QueryPlanner;
+use datafusion::functions_aggregate::expr_fn::max;
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection, Window};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::prelude::col;
+
+use super::compile::{Compiler, Kind, Mode, Piece, bounds_of, has_hidden, visible_columns};
+use super::distinct::two_levels;
+use super::errors::PlanError;
+use super::lower::call;
+use super::nodes::{OperatorRows, WindowTvf, window_bound};
+use crate::operators::{
+    AggregateParts, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource, Stage,
+    StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer,
+    WindowColumns, WindowKind, WindowSpec,
+};
+
+/// The window that an aggregation groups by.
+#[derive(Debug, Clone)]
+struct GroupWindow {
+    number: usize,
+    start: Option<String>,
+    end: Option<String>,
+    time: Option<String>,
+}
+
+impl Compiler<'_> {
+    pub(crate) async fn aggregate(&mut self, aggregate: &Aggregate, deltas: bool) -> Result<Piece> {
+        let window = group_window(aggregate)?;
+        // A running DISTINCT keeps DataFusion's sets: its inner level would be an update stream.
+        if (window.is_some() || self.mode == Mode::Batch)
+            && let Some(rewritten) = two_levels(aggregate)?
+        {
+            return Box::pin(self.compile(&rewritten, deltas)).await;
+        }
+        let tvf = window.as_ref().and_then(|w| find_tvf(&aggregate.input, w.number));
+        if let (Some(window), Some(tvf), Mode::Stream) = (&window, &tvf, self.mode)
+            && tvf.spec.shares_panes()
+            && window.start.is_some()
+            && window.end.is_some()
+            && bounds_only_pass(aggregate, window.number)
+        {
+            self.paned.insert(window.number);
+        }
+        let piece = Box::pin(self.compile(&aggregate.input, true)).await?;
+        let closed = match &piece.kind {
+            Kind::Update { .. } => {
+                let what = "an aggregation over an update stream is not supported yet";
+                return Err(PlanError::new(what).word("GROUP").hint("aggregate once, with all keys that you need").into());
+            }
+            Kind::Still => return self.rebuilt(aggregate, piece, Kind::Still),
+            Kind::Append { closed } => closed.clone(),
+        };
+        match window {
+            // All rows of these windows are here: an ordinary aggregation in the stage.
+            Some(w) if closed.contains(&w.number) => {
+                let kind = piece.kind.clone();
+                self.rebuilt(aggregate, piece, kind)
+            }
+            Some(window) => self.windowed(aggregate, piece, &window, tvf.as_ref().map(|t| t.spec)).await,
+            None => self.running(aggregate, piece, deltas).await,
+        }
+    }
+
+    fn rebuilt(&mut self, aggregate: &Aggregate, piece: Piece, kind: Kind) -> Result<Piece> {
+        let input = Arc::new(piece.plan);
+        let rebuilt = Aggregate::try_new(input, aggregate.group_expr.clone(), aggregate.aggr_expr.clone())?;
+        Ok(Piece { plan: LogicalPlan::Aggregate(rebuilt), inputs: piece.inputs, kind })
+    }
+
+    /// Rows whose window their own split had passed already do not count ("Decisions", 7).
+    fn late_gate(&mut self, piece: Piece, window: &GroupWindow, spec: Option<WindowSpec>) -> Piece {
+        if !has_hidden(&piece.plan, WATERMARK_COLUMN) {
+            return piece;
+        }
+        let end = match (&window.end, &window.start, spec.map(|s| s.kind)) {
+            (Some(end), _, _) if self.paned.contains(&window.number) => {
+                // The end is that of the first window still open, and NULL when there is none.
+                let predicate = named(&piece.plan, end).is_not_null();
+                return Piece { plan: self.gate(piece.plan, predicate, GateKind::Late), ..piece };
+            }
+            (Some(end), _, _) => named(&piece.plan, end),
+            (None, Some(start), Some(WindowKind::Tumble { size_ms } | WindowKind::Hop { size_ms, .. })) => {
+                let spec = WindowSpec { kind: WindowKind::Tumble { size_ms }, offset_ms: 0 };
+                call(crate::operators::WindowBound::plus(spec, size_ms), vec![named(&piece.plan, start)])
+            }
+            _ => return piece,
+        };
+        let predicate = call(NotLate::window(), vec![end, col(WATERMARK_COLUMN)]);
+        Piece { plan: self.gate(piece.plan, predicate, GateKind::Late), ..piece }
+    }
+
+    async fn windowed(
+        &mut self,
+        aggregate: &Aggregate,
+        piece: Piece,
+        window: &GroupWindow,
+        spec: Option<WindowSpec>,
+    ) -> Result<Piece> {
+        if window.end.is_none() && !matches!(spec.map(|s| s.kind), Some(WindowKind::Tumble { .. } | WindowKind::Hop { .. })) {
+            let error = PlanError::new("a window must be grouped by window_start and window_end");
+            return Err(error.word("GROUP").hint("GROUP BY window_start, window_end, …").into());
+        }
+        let piece = self.late_gate(piece, window, spec);
+        let kind = Kind::Append { closed: BTreeSet::from([window.number]) };
+        if self.mode == Mode::Batch {
+            return self.rebuilt(aggregate, piece, kind);
+        }
+        let (parts, stage) = self.take_apart(aggregate, piece).await?;
+        let index = |name: &Option<String>| match name {
+            Some(name) => parts.state_schema().index_of(name).map(Some),
+            None => Ok(None),
+        };
+        let columns = WindowColumns {
+            start: index(&window.start)?,
+            end: index(&window.end)?,
+            time: index(&window.time)?,
+            size_ms: match spec.map(|s| s.kind) {
+                Some(WindowKind::Tumble { size_ms } | WindowKind::Hop { size_ms, .. }) => Some(size_ms),
+                _ => None,
+            },
+        };
+        let shared = spec.filter(|_| self.paned.contains(&window.number));
+        let note = match spec {
+            Some(spec) => format!("window aggregate, {}", describe(&spec, shared.is_some())),
+            None => "window aggregate".to_owned(),
+        };
+        let operator = OperatorKind::Window(Box::new(WindowAggregate::new(Arc::new(parts), columns, shared)));
+        self.cut(aggregate.schema.as_ref().clone(), stage, operator, kind, note, &fingerprint(aggregate))
+    }
+
+    async fn running(&mut self, aggregate: &Aggregate, piece: Piece, deltas: bool) -> Result<Piece> {
+        let timed = has_hidden(&piece.plan, WATERMARK_COLUMN) && has_hidden(&piece.plan, TIME_COLUMN);
+        let ttl_ms = self.ttl_ms.filter(|_| timed);
+        let piece = match ttl_ms {
+            Some(ttl_ms) => {
+                let predicate = call(NotLate::time_to_live(ttl_ms), vec![col(TIME_COLUMN), col(WATERMARK_COLUMN)]);
+                Piece { plan: self.gate(piece.plan, predicate, GateKind::Late), ..piece }
+            }
+            None => piece,
+        };
+        let is_distinct = aggregate.aggr_expr.is_empty();
+        let kind = match is_distinct {
+            true => Kind::Append { closed: BTreeSet::new() },
+            false => Kind::Update { deltas },
+        };
+        if self.mode == Mode::Batch {
+            // In a batch every value is final and nothing is ever withdrawn.
+            return self.rebuilt(aggregate, piece, if is_distinct { kind } else { Kind::Update { deltas: false } });
+        }
+        let mut aggr_expr = aggregate.aggr_expr.clone();
+        if ttl_ms.is_some() {
+            aggr_expr.push(max(col(TIME_COLUMN)).alias("__tm_last_seen"));
+        }
+        let timed = Aggregate::try_new(Arc::new(piece.plan.clone()), aggregate.group_expr.clone(), aggr_expr)?;
+        let mut schema = timed.schema.as_ref().clone();
+        let (parts, stage) = self.take_apart(&timed, piece).await?;
+        let ttl = ttl_ms.map(|ttl_ms| TimeToLive { ttl_ms, last_seen: parts.state_schema().fields().len() - 1 });
+        let emit = match (is_distinct, deltas) {
+            (true, _) => Emit::NewKeys,
+            (false, true) => Emit::Deltas,
+            (false, false) => Emit::Upserts,
+        };
+        let keys = parts.key_columns();
+        let running = RunningAggregate::try_new(Arc::new(parts), emit, ttl).map_err(outward)?;
+        if emit == Emit::Deltas {
+            let weight = datafusion::arrow::datatypes::Field::new(
+                WEIGHT_COLUMN,
+                datafusion::arrow::datatypes::DataType::Int8,
+                false,
+            );
+            schema = schema.join(&DFSchema::from_unqualified_fields(vec![weight].into(), Default::default())?)?;
+        }
+        let note = match (is_distinct, ttl_ms) {
+            (true, _) => "distinct rows".to_owned(),
+            (false, Some(ttl)) => format!("running aggregate, {keys} key column(s), kept for {} after its last row", duration(ttl)),
+            (false, None) => format!("running aggregate, {keys} key column(s), kept for ever"),
+        };
+        let operator = OperatorKind::Running(Box::new(running));
+        self.cut(schema, stage, operator, kind, note, &fingerprint(aggregate))
+    }
+
+    /// `SELECT DISTINCT`: an aggregation without aggregates.
+    pub(crate) async fn distinct(&mut self, input: &Arc<LogicalPlan>, deltas: bool) -> Result<Piece> {
+        let groups = visible_columns(input);
+        let aggregate = Aggregate::try_new(Arc::clone(input), groups, vec![])?;
+        Box::pin(self.aggregate(&aggregate, deltas)).await
+    }
+
+    /// `ROW_NUMBER() OVER (PARTITION BY window_start, window_end …)` and its kin.
+    pub(crate) async fn window(&mut self, window: &Window, plan: &LogicalPlan) -> Result<Piece> {
+        let piece = Box::pin(self.compile(&window.input, true)).await?;
+        let refuse = |what: &str, hint: &str| Err(PlanError::new(what).word("OVER").hint(hint).into());
+        let closed = match &piece.kind {
+            Kind::Append { closed } => closed.clone(),
+            Kind::Still => BTreeSet::new(),
+            Kind::Update { .. } => {
+                return refuse(
+                    "a ranking of an update stream is not supported yet",
+                    "rank the rows of closed windows: PARTITION BY window_start, window_end",
+                );
+            }
+        };
+        let mut ends: Option<Vec<(usize, String)>> = None;
+        for expr in &window.window_expr {
+            let Some(partition_by) = partition_by(expr) else { return unsupported_window(plan) };
+            let schema = window.input.schema();
+            let found = partition_by.iter().filter_map(|e| match e {
+                Expr::Column(c) => schema.field_from_column(c).ok(),
+                _ => None,
+            });
+            let found: Vec<(usize, String)> = found
+                .filter_map(|f| window_bound(f).filter(|(k, _)| *k == "end").map(|(_, n)| (n, f.name().clone())))
+                .collect();
+            ends = Some(match ends {
+                None => found,
+                Some(before) => before.into_iter().filter(|b| found.contains(b)).collect(),
+            });
+        }
+        let Some((number, end)) = ends.unwrap_or_default().into_iter().next() else {
+            return refuse(
+                "an OVER that is not partitioned by a window is not supported yet",
+                "PARTITION BY window_start, window_end",
+            );
+        };
+        let rebuild = |input: LogicalPlan| -> Result<LogicalPlan> {
+            Ok(LogicalPlan::Window(Window::try_new(window.window_expr.clone(), Arc::new(input))?))
+        };
+        if closed.contains(&number) {
+            return Ok(Piece { plan: rebuild(piece.plan)?, ..piece });
+        }
+        // Rows of open windows: they are held until the window closes.
+        let group = GroupWindow { number, start: None, end: Some(end.clone()), time: None };
+        let piece = self.late_gate(piece, &group, None);
+        let kind = Kind::Append { closed: BTreeSet::from([number]) };
+        let plan = LogicalPlan::Projection(Projection::try_new(visible_columns(&piece.plan), Arc::new(piece.plan))?);
+        let piece = Piece { plan, ..piece };
+        if self.mode == Mode::Batch {
+            return Ok(Piece { plan: rebuild(piece.plan)?, inputs: piece.inputs, kind });
+        }
+        let schema = piece.plan.schema().as_ref().clone();
+        let end_column = schema.index_of_column_by_name(None, &end).unwrap_or_default();
+        let stage = self.stage(&piece).await?;
+        let print = format!("buffer {}", piece.plan.schema());
+        let operator = OperatorKind::Buffer(Box::new(WindowBuffer::new(end_column)));
+        let rows = self.cut(schema, stage, operator, kind, "rows held until their window closes".into(), &print)?;
+        Ok(Piece { plan: rebuild(rows.plan)?, ..rows })
+    }
+
+    /// Puts an operator in place and returns the leaf of the stage above it.
+    fn cut(
+        &mut self,
+        schema: DFSchema,
+        input: Stage,
+        kind: OperatorKind,
+        piece_kind: Kind,
+        note: String,
+        fingerprint: &str,
+    ) -> Result<Piece> {
+        let operator = self.operators.len();
+        let arrow = Arc::clone(schema.inner());
+        let slot = Slot::stream(Arc::clone(&arrow), 1);
+        self.operators.push(Operator {
+            name: format!("{operator}"),
+            fingerprint: fingerprint.to_owned(),
+            input,
+            kind,
+            output_schema: arrow,
+        });
+        self.notes.push(note);
+        let rows = OperatorRows { operator, schema: Arc::new(schema), slot: Arc::clone(&slot) };
+        let inputs = vec![StageInput { slot, source: SlotSource::Operator(operator) }];
+        Ok(Piece { plan: rows.into_plan(), inputs, kind: piece_kind })
+    }
+
+    /// The physical plan of a piece.
+    pub(crate) async fn stage(&self, piece: &Piece) -> Result<Stage> {
+        Ok(Stage { plan: self.state.create_physical_plan(&piece.plan).await?, inputs: piece.inputs.clone() })
+    }
+
+    /// Partial, merging and final plans of an aggregation, and the stage that makes partial states.
+    async fn take_apart(&self, aggregate: &Aggregate, piece: Piece) -> Result<(AggregateParts, Stage)> {
+        // Only the columns that the aggregation reads.
+        let mut names: Vec<Column> = Vec::new();
+        for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr) {
+            for column in expr.column_refs() {
+                if !names.contains(column) {
+                    names.push(column.clone());
+                }
+            }
+        }
+        names.sort_by_key(|c| piece.plan.schema().maybe_index_of_column(c));
+        let columns = names.into_iter().map(Expr::Column).collect();
+        let plan = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(piece.plan))?);
+        let schema = Arc::clone(plan.schema());
+        let stage = self.stage(&Piece { plan, inputs: piece.inputs, kind: Kind::Still }).await?;
+
+        let slot = Slot::stream(Arc::clone(schema.inner()), 1);
+        let leaf = OperatorRows { operator: usize::MAX, schema, slot }.into_plan();
+        let bare = Aggregate::try_new(Arc::new(leaf), aggregate.group_expr.clone(), aggregate.aggr_expr.clone())?;
+        let planner: &Arc<dyn QueryPlanner + Send + Sync> = self.bare.query_planner();
+        let planned = planner.create_physical_plan(&LogicalPlan::Aggregate(bare), self.bare).await?;
+        let Some(partial) = find_partial(&planned) else {
+            return Err(DataFusionError::Internal("an aggregation was not planned as one".into()));
+        };
+        let parts = AggregateParts::try_new(&partial, self.partitions).map_err(outward)?;
+        let plan = parts.partial(stage.plan).map_err(outward)?;
+        Ok((parts, Stage { plan, inputs: stage.inputs }))
+    }
+}
+
+/// Carries an error of ours through DataFusion's result type.
+pub(crate) fn outward(error: crate::contracts::Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+fn find_partial(plan: &Arc<dyn ExecutionPlan>) -> Option<AggregateExec> {
+    if let Some(aggregate) = plan.downcast_ref::<AggregateExec>()
+        && matches!(aggregate.mode(), AggregateMode::Partial | AggregateMode::Single | AggregateMode::SinglePartitioned)
+    {
+        return Some(aggregate.clone());
+    }
+    plan.children().into_iter().find_map(find_partial)
+}
+
+fn named(plan: &LogicalPlan, name: &str) -> Expr {
+    let found = plan.schema().iter().find(|(_, f)| f.name() == name && window_bound(f).is_some());
+    Expr::Column(Column::new(found.and_then(|(q, _)| q.cloned()), name))
+}
+
+/// Group expressions, those of grouping sets once each.
+fn flat_groups(aggregate: &Aggregate) -> Vec<&Expr> {
+    match aggregate.group_expr.as_slice() {
+        [Expr::GroupingSet(set)] => set.distinct_expr(),
+        groups => groups.iter().collect(),
+    }
+}
+
+fn group_window(aggregate: &Aggregate) -> Result<Option<GroupWindow>> {
+    let schema = aggregate.input.schema();
+    let mut window: Option<GroupWindow> = None;
+    for expr in flat_groups(aggregate) {
+        let Expr::Column(column) = expr else { continue };
+        let field = schema.field_from_column(column)?;
+        let Some((kind, number)) = window_bound(field) else { continue };
+        let found = window.get_or_insert(GroupWindow { number, start: None, end: None, time: None });
+        if found.number != number {
+            continue;
+        }
+        let name = Some(column.name.clone());
+        match kind {
+            "start" => found.start = name,
+            "end" => found.end = name,
+            _ => found.time = name,
+        }
+    }
+    // window_time alone is a key like any other.
+    Ok(window.filter(|w| w.start.is_some() || w.end.is_some()))
+}
+
+fn find_tvf(plan: &LogicalPlan, number: usize) -> Option<WindowTvf> {
+    let mut found = None;
+    let _ = plan.apply(|node| {
+        if let LogicalPlan::Extension(extension) = node
+            && let Some(tvf) = extension.node.as_any().downcast_ref::<WindowTvf>()
+            && tvf.number == number
+        {
+            found = Some(tvf.clone());
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}
+
+/// Whether the bounds of a window are nowhere used but as keys of the aggregation: only then can a row
+/// stand for all its windows at once.
+fn bounds_only_pass(aggregate: &Aggregate, number: usize) -> bool {
+    let uses = |expr: &Expr, schema: &DFSchema| {
+        let is_bound = |c: &&Column| {
+            schema.field_from_column(c).is_ok_and(|f| window_bound(f).is_some_and(|(_, n)| n == number))
+        };
+        expr.column_refs().iter().any(is_bound)
+    };
+    let schema = aggregate.input.schema();
+    let plain = |expr: &Expr| matches!(expr, Expr::Column(_));
+    let in_groups = flat_groups(aggregate).into_iter().any(|e| !plain(e) && uses(e, schema));
+    if in_groups || aggregate.aggr_expr.iter().any(|e| uses(e, schema)) {
+        return false;
+    }
+    // A set that leaves the bounds out would mix windows.
+    if aggregate.group_expr.iter().any(|e| matches!(e, Expr::GroupingSet(_))) {
+        return false;
+    }
+    let mut only = true;
+    let _ = aggregate.input.apply(|node| {
+        if let LogicalPlan::Extension(extension) = node
+            && extension.node.as_any().downcast_ref::<WindowTvf>().is_some_and(|t| t.number == number)
+        {
+            return Ok(TreeNodeRecursion::Jump);
+        }
+        if matches!(node, LogicalPlan::Union(_) | LogicalPlan::Distinct(_) | LogicalPlan::Aggregate(_)) {
+            only &= bounds_of(node).iter().all(|(_, n, _)| *n != number);
+        }
+        for input in node.inputs() {
+            for expr in node.expressions() {
+                let bare = match &expr {
+                    Expr::Alias(alias) => plain(&alias.expr),
+                    other => plain(other),
+                };
+                only &= bare && matches!(node, LogicalPlan::Projection(_)) || !uses(&expr, input.schema());
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    only
+}
+
+fn partition_by(expr: &Expr) -> Option<&Vec<Expr>> {
+    match expr {
+        Expr::Alias(alias) => partition_by(&alias.expr),
+        Expr::WindowFunction(function) => Some(&function.params.partition_by),
+        _ => None,
+    }
+}
+
+fn unsupported_window<T>(plan: &LogicalPlan) -> Result<T> {
+    Err(PlanError::new(format!("{} is not supported on a stream", plan.display())).word("OVER").into())
+}
+
+/// What a snapshot must agree with: the aggregation and the types it works on, not what is above it.
+fn fingerprint(aggregate: &Aggregate) -> String {
+    let list = |exprs: &[Expr]| exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let types = aggregate.schema.fields().iter().map(|f| f.data_type().to_string()).collect::<Vec<_>>().join(", ");
+    let below = aggregate.input.display_indent().to_string();
+    format!("group by {} aggregate {} types {types} over\n{below}", list(&aggregate.group_expr), list(&aggregate.aggr_expr))
+}
+
+fn describe(spec: &WindowSpec, shared: bool) -> String {
+    let shape = match spec.kind {
+        WindowKind::Tumble { size_ms } => format!("TUMBLE {}", duration(size_ms)),
+        WindowKind::Hop { slide_ms, size_ms } => format!("HOP {} every {}", duration(size_ms), duration(slide_ms)),
+        WindowKind::Cumulate { step_ms, max_ms } => format!("CUMULATE up to {} by {}", duration(max_ms), duration(step_ms)),
+    };
+    if shared { format!("{shape}, panes of {}", duration(spec.pane_ms())) } else { shape }
+}
+
+/// A length of time for people.
+pub(crate) fn duration(ms: i64) -> String {
+    match ms {
+        _ if ms % 86_400_000 == 0 => format!("{} d", ms / 86_400_000),
+        _ if ms % 3_600_000 == 0 => format!("{} h", ms / 3_600_000),
+        _ if ms % 60_000 == 0 => format!("{} min", ms / 60_000),
+        _ if ms % 1000 == 0 => format!("{} s", ms / 1000),
+        _ => format!("{ms} ms"),
+    }
+}

@@ -1,0 +1,716 @@
+//! A planned job: what to read, what to compute, where to write.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{Expr, LogicalPlan, Operator as BinaryOperator, Projection};
+use datafusion::prelude::lit;
+
+use super::catalog::{Catalog, InsertQuery, Table};
+use super::compile::{Compiler, Kind, Mode, Piece, TableInput, visible_columns};
+use super::planner::Planner;
+use super::prefilter::common_equality;
+use super::required::Required;
+use super::settings::{Settings, duration_ms};
+use super::statement::{ColumnKind, parse_file};
+use super::text::{HINT_MARK, Parameters, SqlText};
+use super::types::flink_name;
+use crate::contracts::{Error, ErrorKind, MetadataColumn, Result, TableSpec};
+use crate::operators::{
+    ChangeMode, GateKind, GateReport, ORIGIN_COLUMN, QueryGraph, Stage, TIME_COLUMN, WATERMARK_COLUMN, WEIGHT_COLUMN,
+};
+
+/// How the watermark of a table follows from its rows.
+#[derive(Debug, Clone)]
+pub enum WatermarkRule {
+    /// The time column (an index of the rows) minus a constant.
+    Delay {
+        /// Index of the time column.
+        column: usize,
+        /// Milliseconds.
+        delay_ms: i64,
+    },
+    /// A plan over the rows that gives two columns: time and watermark.
+    Computed(Stage),
+}
+
+/// A table that is read.
+#[derive(Debug, Clone)]
+pub struct SourcePlan {
+    /// Index in the epoch's inputs.
+    pub table: usize,
+    /// Name in SQL.
+    pub name: String,
+    /// Value of `connector`.
+    pub connector: String,
+    /// What the connector needs to know; its schema has the physical columns in use.
+    pub spec: TableSpec,
+    /// Metadata columns in use, in their order behind the physical ones.
+    pub metadata: Vec<MetadataColumn>,
+    /// Columns of the rows of an epoch: physical, metadata, hidden.
+    pub schema: SchemaRef,
+    /// How time moves, if the table has a watermark.
+    pub watermark: Option<WatermarkRule>,
+    /// Time without data after which a split no longer holds the watermark back; `None` never.
+    pub idle_timeout_ms: Option<i64>,
+    /// How far a split may run ahead of the slowest one.
+    pub max_drift_ms: Option<i64>,
+    /// Text that a record must contain to be of use to any query.
+    pub literal: Option<String>,
+}
+
+/// A reference table.
+#[derive(Debug, Clone)]
+pub struct ReferencePlan {
+    /// Name in SQL.
+    pub name: String,
+    /// Value of `connector`.
+    pub connector: String,
+    /// What the connector needs to know.
+    pub spec: TableSpec,
+}
+
+/// A table that is written.
+#[derive(Debug, Clone)]
+pub struct SinkPlan {
+    /// Name in SQL.
+    pub name: String,
+    /// Value of `connector`.
+    pub connector: String,
+    /// What the connector needs to know; its schema has the columns that the INSERT writes.
+    pub spec: TableSpec,
+    /// Indexes of the primary key in that schema.
+    pub key: Vec<usize>,
+}
+
+/// A planned INSERT.
+#[derive(Debug)]
+pub struct QueryPlan {
+    /// `file:sink`.
+    pub name: String,
+    /// Stages and operators; for a batch, the root stage alone.
+    pub graph: QueryGraph,
+    /// Where rows go.
+    pub sink: SinkPlan,
+    /// Source tables that it reads.
+    pub tables: Vec<usize>,
+    /// What its gates check, by number.
+    pub gates: Vec<GateKind>,
+    /// The plan as it was understood, for people.
+    pub logical: String,
+    /// A line for each operator.
+    pub notes: Vec<String>,
+    /// Columns read, by table.
+    pub reads: BTreeMap<String, Vec<String>>,
+}
+
+/// A planned job.
+#[derive(Debug)]
+pub struct JobPlan {
+    /// Settings of its SETs.
+    pub settings: Settings,
+    /// Tables that are read.
+    pub sources: Vec<SourcePlan>,
+    /// Tables on the still side of joins.
+    pub references: Vec<ReferencePlan>,
+    /// The INSERTs.
+    pub queries: Vec<QueryPlan>,
+    /// What is accepted and has no effect, and what is likely to surprise.
+    pub warnings: Vec<String>,
+    /// Number of tables that an epoch's inputs have.
+    pub tables: usize,
+}
+
+/// How to plan.
+#[derive(Debug, Clone)]
+pub struct PlanOptions {
+    /// Tasks of a stage.
+    pub partitions: usize,
+    /// For a batch: makes the provider of a source table, whose columns must be those of its plan.
+    pub batch: bool,
+}
+
+/// Makes the table that a batch plan scans in place of a source.
+pub type BatchTables<'a> = &'a (dyn Fn(&SourcePlan) -> Result<Arc<dyn TableProvider>> + Sync);
+
+/// Parses and plans files. All errors are given at once.
+pub async fn plan_job(
+    files: &[Arc<SqlText>],
+    parameters: &Parameters,
+    options: &PlanOptions,
+    batch_tables: Option<BatchTables<'_>>,
+) -> std::result::Result<JobPlan, Vec<Error>> {
+    let (mut errors, mut warnings, mut next_hint) = (Vec::new(), Vec::new(), 0);
+    let parsed = files.iter().map(|file| parse_file(file, parameters, &mut next_hint)).collect();
+    let catalog = Catalog::build(parsed, &mut errors);
+    if catalog.inserts.is_empty() && errors.is_empty() {
+        let mut error = Error::sql("there is no INSERT INTO, so the job would do nothing");
+        if let Some(file) = files.first() {
+            error = error.at(file.start());
+        }
+        errors.push(error.hint("add INSERT INTO a_table SELECT … FROM another_table"));
+    }
+    let settings = Settings::read(&catalog.settings, &mut warnings, &mut errors);
+    super::validate::check_tables(&catalog, &mut warnings, &mut errors);
+
+    // First pass: which columns does the job use?
+    let first = Planner::new(&catalog, &settings, None, &mut errors).await;
+    let mut required = Required::new();
+    let mut uses: Vec<LogicalPlan> = Vec::new();
+    for insert in &catalog.inserts {
+        match first.query(&insert.insert.query, &insert.statement).await {
+            Ok(plan) => {
+                if let Err(error) = first.require(&plan, &mut required) {
+                    errors.push(first.explain(&error, &insert.statement));
+                }
+                uses.extend(first.state.optimize(&plan).ok());
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    for table in first.tables.values() {
+        let used = required.get_mut(&Planner::plan_name(&table.name));
+        let Some(used) = used else { continue };
+        keep_time(table, used);
+    }
+    let literals = common_equality(&uses);
+
+    // Second pass: over tables with those columns.
+    let planner = Planner::new(&catalog, &settings, Some(&required), &mut errors).await;
+    let mut job = JobBuilder { planner: &planner, catalog: &catalog, settings: &settings, options, required: &required, literals, warnings };
+    let plan = job.build(batch_tables, &mut errors).await;
+    match (plan, errors.is_empty()) {
+        (Some(plan), true) => Ok(plan),
+        _ => Err(errors),
+    }
+}
+
+/// The watermark's columns are always read.
+fn keep_time(table: &Table, used: &mut BTreeMap<String, super::required::Paths>) {
+    let Some(watermark) = &table.watermark else { return };
+    let mut expressions = vec![watermark.expression.clone(), sqlparser::ast::Expr::Identifier(watermark.column.clone())];
+    for column in &table.columns {
+        if let (ColumnKind::Computed(expr), true) = (&column.kind, column.name == watermark.column.value) {
+            expressions.push(expr.as_ref().clone());
+        }
+    }
+    for expression in expressions {
+        let _ = sqlparser::ast::visit_expressions(&expression, |e| {
+            let name = match e {
+                sqlparser::ast::Expr::Identifier(name) => Some(&name.value),
+                sqlparser::ast::Expr::CompoundIdentifier(parts) => parts.first().map(|p| &p.value),
+                _ => None,
+            };
+            if let Some(column) = name.and_then(|n| table.columns.iter().find(|c| c.name == *n))
+                && !matches!(column.kind, ColumnKind::Computed(_))
+            {
+                used.entry(column.name.clone()).or_default().insert(Vec::new());
+            }
+            std::ops::ControlFlow::<()>::Continue(())
+        });
+    }
+}
+
+struct JobBuilder<'a> {
+    planner: &'a Planner<'a>,
+    catalog: &'a Catalog,
+    settings: &'a Settings,
+    options: &'a PlanOptions,
+    required: &'a Required,
+    literals: BTreeMap<String, String>,
+    warnings: Vec<String>,
+}
+
+impl JobBuilder<'_> {
+    async fn build(&mut self, batch_tables: Option<BatchTables<'_>>, errors: &mut Vec<Error>) -> Option<JobPlan> {
+        let mut inputs = Vec::new();
+        let mut sources = Vec::new();
+        for (index, name) in self.required.keys().enumerate() {
+            let table = self.planner.table_of(name)?;
+            match self.source(index, name, table).await {
+                Ok((input, source)) => {
+                    inputs.push(input);
+                    sources.push(source);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return None;
+        }
+        let mut providers: BTreeMap<usize, Arc<dyn TableProvider>> = BTreeMap::new();
+        let mut references = Vec::new();
+        let mut queries = Vec::new();
+        let mut used = BTreeSet::new();
+        if let Some(make) = batch_tables {
+            for source in &sources {
+                match make(source) {
+                    Ok(provider) => {
+                        providers.insert(source.table, provider);
+                    }
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        for insert in &self.catalog.inserts {
+            match self.query(insert, &inputs, &mut references, &providers).await {
+                Ok(query) => {
+                    used.extend(query.tables.iter().copied());
+                    queries.push(query);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return None;
+        }
+        let plan_reference = |index: &usize| {
+            let source = &sources[*index];
+            ReferencePlan { name: source.name.clone(), connector: source.connector.clone(), spec: source.spec.clone() }
+        };
+        let references = references.iter().map(plan_reference).collect();
+        sources.retain(|source| used.contains(&source.table));
+        Some(JobPlan {
+            settings: self.settings.clone(),
+            sources,
+            references,
+            queries,
+            warnings: std::mem::take(&mut self.warnings),
+            tables: inputs.len(),
+        })
+    }
+
+    async fn source(&self, index: usize, plan_name: &str, table: &Table) -> Result<(TableInput, SourcePlan)> {
+        let base = self.planner.schemas.get(plan_name).cloned().unwrap_or_else(|| Arc::new(Schema::empty()));
+        let mut physical: Vec<Field> = Vec::new();
+        let mut metadata = Vec::new();
+        for field in base.fields() {
+            let column = table.columns.iter().find(|c| c.name == *field.name());
+            match column.map(|c| &c.kind) {
+                Some(ColumnKind::Metadata { key, .. }) => {
+                    metadata.push(MetadataColumn { name: field.name().clone(), key: key.clone() });
+                }
+                _ => physical.push(field.as_ref().clone().with_metadata(Default::default())),
+            }
+        }
+        let watermark = self.watermark(table, &base).await?;
+        let mut fields: Vec<Arc<Field>> = base.fields().iter().cloned().collect();
+        if watermark.is_some() {
+            fields.push(Arc::new(Field::new(WATERMARK_COLUMN, DataType::Int64, false)));
+            fields.push(Arc::new(Field::new(TIME_COLUMN, DataType::Int64, false)));
+        }
+        if !self.options.batch {
+            fields.push(Arc::new(Field::new(ORIGIN_COLUMN, DataType::UInt64, false)));
+        }
+        let schema = Arc::new(Schema::new(fields));
+        let input = TableInput {
+            name: plan_name.to_owned(),
+            declared: base.fields().len(),
+            schema: Arc::clone(&schema),
+            can_be_reference: table.can_be_reference(),
+        };
+        let ms = |key: &str| table.option(key).and_then(duration_ms);
+        let idle = ms("scan.watermark.idle-timeout").unwrap_or(self.settings.idle_timeout_ms);
+        let source = SourcePlan {
+            table: index,
+            name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
+            connector: table.connector.clone(),
+            spec: spec(table, Arc::new(Schema::new(physical))),
+            metadata,
+            schema,
+            watermark,
+            idle_timeout_ms: (idle > 0).then_some(idle),
+            max_drift_ms: ms("scan.watermark.alignment.max-drift"),
+            literal: self.literals.get(plan_name).cloned(),
+        };
+        Ok((input, source))
+    }
+
+    /// `ts - INTERVAL '5' SECOND` is a constant delay; anything else is computed by a plan.
+    async fn watermark(&self, table: &Table, base: &SchemaRef) -> Result<Option<WatermarkRule>> {
+        let Some(declared) = &table.watermark else { return Ok(None) };
+        let place = || table.statement.at(declared.span);
+        let ident = sqlparser::ast::Expr::Identifier(declared.column.clone());
+        let query = super::planner::select_two(&table.name, ident, declared.expression.clone());
+        let plan = self.planner.query(&query, &table.statement).await?;
+        let planned = |error| self.planner.explain(&error, &table.statement);
+        let optimized = self.planner.state.optimize(&plan).map_err(planned)?;
+        let watermark = optimized.schema().field(1).data_type().clone();
+        if !matches!(watermark, DataType::Timestamp(..)) {
+            let error = Error::sql(format!("the watermark is {}, not a TIMESTAMP", flink_name(&watermark)));
+            return Err(error.at(place()).hint("WATERMARK FOR ts AS ts - INTERVAL '5' SECOND"));
+        }
+        if let Ok(column) = base.index_of(&declared.column.value)
+            && let Some(delay_ms) = constant_delay(&optimized, &declared.column.value)
+        {
+            return Ok(Some(WatermarkRule::Delay { column, delay_ms }));
+        }
+        let tables = [TableInput {
+            name: Planner::plan_name(&table.name),
+            declared: base.fields().len(),
+            schema: Arc::clone(base),
+            can_be_reference: false,
+        }];
+        let mut compiler = self.compiler(Mode::Stream, &tables, &[], 1);
+        let piece = compiler.compile(&plan, false).await.map_err(planned)?;
+        let stage = compiler.stage(&piece).await.map_err(planned)?;
+        Ok(Some(WatermarkRule::Computed(stage)))
+    }
+
+    fn compiler<'c>(&'c self, mode: Mode, tables: &'c [TableInput], references: &[usize], partitions: usize) -> Compiler<'c> {
+        Compiler {
+            mode,
+            tables,
+            partitions,
+            state: &self.planner.state,
+            bare: &self.planner.bare,
+            ttl_ms: self.settings.state_ttl_ms,
+            report: Arc::new(GateReport::default()),
+            gates: Vec::new(),
+            operators: Vec::new(),
+            paned: BTreeSet::new(),
+            references: references.to_vec(),
+            notes: Vec::new(),
+            providers: BTreeMap::new(),
+        }
+    }
+
+    async fn query(
+        &self,
+        insert: &InsertQuery,
+        inputs: &[TableInput],
+        references: &mut Vec<usize>,
+        providers: &BTreeMap<usize, Arc<dyn TableProvider>>,
+    ) -> Result<QueryPlan> {
+        let statement = &insert.statement;
+        let (table, columns) = self.target(insert)?;
+        let plan = self.planner.query(&insert.insert.query, statement).await?;
+        let planned = |error| self.planner.explain(&error, statement);
+        let partition = self.static_partition(insert, &table, &columns).await?;
+        let given = plan.schema().fields().len() + partition.len();
+        if given != columns.len() {
+            let error = Error::sql(format!(
+                "INSERT INTO {} takes {} column(s), but the query gives {given}",
+                table.name,
+                columns.len()
+            ));
+            let names: Vec<_> = columns.iter().map(|f| f.name().as_str()).collect();
+            return Err(error.at(statement.at(insert.insert.table.span)).hint(format!("it takes: {}", names.join(", "))));
+        }
+        let key: Vec<usize> =
+            table.primary_key.iter().filter_map(|k| columns.iter().position(|c| c.name() == k)).collect();
+        if key.len() < table.primary_key.len() {
+            let missing: Vec<_> =
+                table.primary_key.iter().filter(|k| !columns.iter().any(|c| c.name() == *k)).map(String::as_str).collect();
+            return Err(Error::sql(format!("the INSERT lacks the primary key column '{}' of '{}'", missing.join("', '"), table.name))
+                .at(statement.at(insert.insert.table.span))
+                .hint("a row without its key cannot be stored"));
+        }
+        let mode = if self.options.batch { Mode::Batch } else { Mode::Stream };
+        let mut compiler = self.compiler(mode, inputs, references, self.options.partitions);
+        compiler.providers = providers.clone();
+        let places: Vec<usize> = key.iter().filter_map(|k| value_index(&columns[*k], &columns, &partition)).collect();
+        let any = super::validate::takes_anything(&table.connector);
+        let deltas = any || !places.iter().all(|place| key_only(&plan, *place));
+        let piece = compiler.compile(&plan, deltas).await.map_err(planned)?;
+        self.check_sink(&table, &piece, insert)?;
+        let (root, schema) = self.root(&plan, piece.clone(), &columns, &partition, insert, &table)?;
+        let mode = match piece.kind {
+            Kind::Update { deltas: true } => ChangeMode::Delta,
+            Kind::Update { deltas: false } => ChangeMode::Upsert,
+            _ => ChangeMode::Append,
+        };
+        let still = piece.kind == Kind::Still;
+        let root = compiler.stage(&Piece { plan: root, ..piece }).await.map_err(planned)?;
+        let mut reads = Required::new();
+        self.planner.require(&plan, &mut reads).map_err(planned)?;
+        let tables = table_indexes(&root, &compiler);
+        *references = compiler.references;
+        let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
+        Ok(QueryPlan {
+            name: insert.name.clone(),
+            graph: QueryGraph { operators, root, mode, gates: report, still, started: false },
+            sink: SinkPlan {
+                name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
+                connector: table.connector.clone(),
+                spec: spec(&table, schema),
+                key,
+            },
+            tables,
+            gates,
+            logical: plan.display_indent().to_string(),
+            notes,
+            reads: reads_by_table(reads),
+        })
+    }
+
+    /// The sink's table and the columns that the INSERT writes.
+    fn target(&self, insert: &InsertQuery) -> Result<(Table, Vec<Field>)> {
+        let statement = &insert.statement;
+        let name = &insert.insert.table.value;
+        let place = || statement.at(insert.insert.table.span);
+        if let Some(view) = self.catalog.views.get(name) {
+            return Err(Error::sql(format!("'{name}' is a view; rows go into tables"))
+                .at(place())
+                .at(view.statement.at(view.name_span)));
+        }
+        let Some(table) = self.catalog.table(name) else {
+            let error = Error::sql(format!("table '{name}' not found")).at(place());
+            return Err(super::catalog::with_nearest(error, name, self.catalog.tables.keys().map(String::as_str)));
+        };
+        let writable = table.writable();
+        if insert.insert.columns.is_empty() {
+            return Ok((table, writable));
+        }
+        let mut columns = Vec::new();
+        for column in &insert.insert.columns {
+            let Some(field) = writable.iter().find(|f| *f.name() == column.value) else {
+                let error = Error::sql(format!("'{name}' has no column '{}' to write", column.value));
+                let error = error.at(statement.at(column.span));
+                return Err(super::catalog::with_nearest(error, &column.value, writable.iter().map(|f| f.name().as_str())));
+            };
+            columns.push(field.clone());
+        }
+        for (column, _) in &insert.insert.partition {
+            if let Some(field) = writable.iter().find(|f| *f.name() == column.value)
+                && !columns.iter().any(|c| c.name() == field.name())
+            {
+                columns.push(field.clone());
+            }
+        }
+        Ok((table, columns))
+    }
+
+    /// `PARTITION (day = '…')` as expressions by column name.
+    async fn static_partition(
+        &self,
+        insert: &InsertQuery,
+        table: &Table,
+        columns: &[Field],
+    ) -> Result<BTreeMap<String, Expr>> {
+        let mut values = BTreeMap::new();
+        for (column, value) in &insert.insert.partition {
+            let name = &column.value;
+            if !table.partitioned_by.contains(name) || !columns.iter().any(|c| c.name() == name) {
+                let error = Error::sql(format!("'{name}' is not a PARTITIONED BY column of '{}'", table.name));
+                return Err(error.at(insert.statement.at(column.span)));
+            }
+            let value = match value {
+                sqlparser::ast::Expr::Value(v) => match &v.value {
+                    sqlparser::ast::Value::SingleQuotedString(text) => lit(ScalarValue::Utf8View(Some(text.clone()))),
+                    sqlparser::ast::Value::Number(number, _) => match number.parse::<i64>() {
+                        Ok(number) => lit(number),
+                        Err(_) => return Err(partition_value(insert, column)),
+                    },
+                    _ => return Err(partition_value(insert, column)),
+                },
+                _ => return Err(partition_value(insert, column)),
+            };
+            values.insert(name.clone(), value);
+        }
+        Ok(values)
+    }
+
+    fn check_sink(&self, table: &Table, piece: &Piece, insert: &InsertQuery) -> Result<()> {
+        let is_update = matches!(piece.kind, Kind::Update { .. });
+        if is_update && table.primary_key.is_empty() && !super::validate::takes_anything(&table.connector) {
+            return Err(Error::sql(format!("an update stream cannot go into '{}', which has no PRIMARY KEY", table.name))
+                .at(insert.statement.at(insert.insert.table.span))
+                .at(table.statement.at(table.name_span))
+                .hint("a GROUP BY without a window changes its rows: declare PRIMARY KEY (…) NOT ENFORCED, or group by window_start, window_end"));
+        }
+        if is_update && super::validate::append_only(&table.connector) {
+            return Err(Error::sql(format!("an update stream cannot go into '{}': '{}' takes final rows only", table.name, table.connector))
+                .at(insert.statement.at(insert.insert.table.span))
+                .hint("group by window_start, window_end: the rows of a closed window are final"));
+        }
+        Ok(())
+    }
+
+    /// The projection to the sink's columns, in its types.
+    fn root(
+        &self,
+        plan: &LogicalPlan,
+        piece: Piece,
+        columns: &[Field],
+        partition: &BTreeMap<String, Expr>,
+        insert: &InsertQuery,
+        table: &Table,
+    ) -> Result<(LogicalPlan, SchemaRef)> {
+        let values = visible_columns(&piece.plan);
+        let mut values = values.into_iter().zip(plan.schema().fields().iter());
+        let mut exprs = Vec::new();
+        for column in columns {
+            let (value, from) = match partition.get(column.name()) {
+                Some(value) => (value.clone(), None),
+                None => match values.next() {
+                    Some((value, field)) => (value, Some(field)),
+                    None => return Err(Error::internal("fewer columns than counted")),
+                },
+            };
+            if let Some(from) = from
+                && !assignable(from.data_type(), column.data_type())
+            {
+                let error = Error::sql(format!(
+                    "column '{}' of '{}' is {}, but the query gives {} ('{}')",
+                    column.name(),
+                    table.name,
+                    flink_name(column.data_type()),
+                    flink_name(from.data_type()),
+                    from.name()
+                ));
+                return Err(error
+                    .at(super::errors::find(&insert.statement, from.name(), None))
+                    .hint(format!("CAST(… AS {})", flink_name(column.data_type()))));
+            }
+            exprs.push(datafusion::prelude::cast(value, column.data_type().clone()).alias(column.name()));
+        }
+        if piece.kind == (Kind::Update { deltas: true }) {
+            exprs.push(datafusion::prelude::col(WEIGHT_COLUMN));
+        }
+        let root = Projection::try_new(exprs, Arc::new(piece.plan))
+            .map_err(|error| self.planner.explain(&error, &insert.statement))?;
+        let fields: Vec<Field> = columns.iter().map(|c| c.clone().with_nullable(true)).collect();
+        Ok((LogicalPlan::Projection(root), Arc::new(Schema::new(fields))))
+    }
+}
+
+fn partition_value(insert: &InsertQuery, column: &sqlparser::ast::Ident) -> Error {
+    Error::sql(format!("the value of PARTITION ({} = …) must be a literal", column.value))
+        .at(insert.statement.at(column.span))
+}
+
+/// Index among the query's columns of a sink column; `None` when a PARTITION clause gives it.
+fn value_index(column: &Field, columns: &[Field], partition: &BTreeMap<String, Expr>) -> Option<usize> {
+    if partition.contains_key(column.name()) {
+        return None;
+    }
+    let before = columns.iter().take_while(|c| c.name() != column.name());
+    Some(before.filter(|c| !partition.contains_key(c.name())).count())
+}
+
+fn spec(table: &Table, schema: SchemaRef) -> TableSpec {
+    TableSpec {
+        name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
+        options: table.options.clone(),
+        schema,
+        physical: table.physical_schema(),
+        primary_key: table.primary_key.clone(),
+        partitioned_by: table.partitioned_by.clone(),
+    }
+}
+
+fn reads_by_table(reads: Required) -> BTreeMap<String, Vec<String>> {
+    let path = |column: &String, path: &Vec<String>| {
+        let mut parts = vec![column.clone()];
+        parts.extend(path.iter().cloned());
+        parts.join(".")
+    };
+    reads
+        .into_iter()
+        .map(|(table, columns)| {
+            let name: String = table.chars().take_while(|c| *c > '\u{2}').collect();
+            let columns = columns.iter().flat_map(|(c, paths)| paths.iter().map(move |p| path(c, p))).collect();
+            (name, columns)
+        })
+        .collect()
+}
+
+fn table_indexes(root: &Stage, compiler: &Compiler<'_>) -> Vec<usize> {
+    let stages = compiler.operators.iter().map(|o| &o.input).chain([root]);
+    let mut tables: Vec<usize> = stages
+        .flat_map(|s| &s.inputs)
+        .filter_map(|input| match input.source {
+            crate::operators::SlotSource::Table(table) => Some(table),
+            _ => None,
+        })
+        .collect();
+    tables.sort_unstable();
+    tables.dedup();
+    tables
+}
+
+/// `ts` or `ts - constant` in the second column of a plan over one table.
+fn constant_delay(plan: &LogicalPlan, column: &str) -> Option<i64> {
+    let LogicalPlan::Projection(projection) = plan else {
+        // `SELECT ts, ts`: one column twice may be folded away.
+        return None;
+    };
+    fn strip(expr: &Expr) -> &Expr {
+        match expr {
+            Expr::Alias(alias) => strip(&alias.expr),
+            Expr::Cast(cast) => strip(&cast.expr),
+            other => other,
+        }
+    }
+    let is_time = |expr: &Expr| matches!(strip(expr), Expr::Column(c) if c.name == column);
+    match strip(&projection.expr[1]) {
+        expr if is_time(expr) => Some(0),
+        Expr::BinaryExpr(binary) if binary.op == BinaryOperator::Minus && is_time(&binary.left) => {
+            match strip(&binary.right) {
+                Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _) if interval.months == 0 => {
+                    Some(i64::from(interval.days) * 86_400_000 + interval.nanoseconds / 1_000_000)
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Whether an output column depends on group keys alone, so that an update never moves to another key.
+fn key_only(plan: &LogicalPlan, index: usize) -> bool {
+    match plan {
+        LogicalPlan::Projection(p) => {
+            let columns = p.expr[index].column_refs();
+            columns.iter().all(|c| p.input.schema().maybe_index_of_column(c).is_some_and(|i| key_only(&p.input, i)))
+        }
+        LogicalPlan::SubqueryAlias(a) => key_only(&a.input, index),
+        LogicalPlan::Filter(f) => key_only(&f.input, index),
+        LogicalPlan::Union(u) => u.inputs.iter().all(|input| key_only(input, index)),
+        LogicalPlan::Aggregate(a) => index < a.schema.fields().len() - a.aggr_expr.len(),
+        LogicalPlan::Distinct(_) => true,
+        _ => false,
+    }
+}
+
+/// Flink's implicit casts on INSERT, by families; whatever loses digits or meaning needs a CAST.
+fn assignable(from: &DataType, to: &DataType) -> bool {
+    use DataType as T;
+    let text = |t: &T| matches!(t, T::Utf8 | T::Utf8View | T::LargeUtf8);
+    let bytes = |t: &T| matches!(t, T::Binary | T::BinaryView | T::LargeBinary);
+    let width = |t: &T| match t {
+        T::Int8 | T::UInt8 => Some(1),
+        T::Int16 | T::UInt16 => Some(2),
+        T::Int32 | T::UInt32 => Some(3),
+        T::Int64 | T::UInt64 => Some(4),
+        _ => None,
+    };
+    match (from, to) {
+        (T::Null, _) => true,
+        (a, b) if a == b || (text(a) && text(b)) || (bytes(a) && bytes(b)) => true,
+        (a, b) if width(a).is_some() && width(b).is_some() => width(a) <= width(b),
+        (a, T::Decimal128(..)) if width(a).is_some() => true,
+        (a, T::Float32 | T::Float64) if width(a).is_some() || matches!(a, T::Decimal128(..) | T::Float32) => true,
+        (T::Decimal128(..) | T::Decimal256(..), T::Decimal128(..)) => true,
+        (T::Date32, T::Timestamp(..)) | (T::Timestamp(..), T::Timestamp(..)) => true,
+        (T::Time32(_) | T::Time64(_), T::Time32(_) | T::Time64(_)) => true,
+        (T::List(a) | T::LargeList(a), T::List(b)) => assignable(a.data_type(), b.data_type()),
+        (T::Struct(a), T::Struct(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(x, y)| assignable(x.data_type(), y.data_type()))
+        }
+        (T::Map(a, _), T::Map(b, _)) => assignable(a.data_type(), b.data_type()),
+        _ => false,
+    }
+}
+
+/// Whether an error is the user's, for exit codes.
+pub fn is_users(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Sql | ErrorKind::Config)
+}

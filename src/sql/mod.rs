@@ -1,0 +1,30 @@
+//! Flink SQL: from the text of a folder of files to plans.
+
+mod aggregate;
+mod catalog;
+mod compile;
+mod ddl;
+mod dialect;
+mod job;
+mod distinct;
+mod errors;
+mod legacy;
+mod lower;
+mod nodes;
+mod planner;
+mod prefilter;
+mod require;
+mod required;
+mod session;
+mod settings;
+mod statement;
+mod tables;
+mod text;
+mod types;
+mod validate;
+mod windows;
+
+pub use job::{BatchTables, JobPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, WatermarkRule, is_users, plan_job};
+pub use settings::Settings;
+pub use dialect::FlinkDialect;
+pub use text::{Parameters, SqlText};

@@ -1,0 +1,310 @@
+//! Planning a whole job: every table, view and INSERT of its files.
+//!
+//! Queries are planned twice. The first time over all declared columns, to learn which of them (and
+//! which fields of nested ones) any query uses; the second time over tables that have only those.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::metadata::FieldMetadata;
+use datafusion::common::{Column as DfColumn, Result as DfResult};
+use datafusion::execution::FunctionRegistry;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::{Expr as LogicalExpr, LogicalPlan, Projection, ScalarUDF};
+use sqlparser::ast::{Expr, Query, SelectItem, SetExpr, Statement as SqlStatement};
+use sqlparser::parser::Parser;
+
+use super::catalog::{Catalog, Table, check_time_type};
+use super::dialect::FlinkDialect;
+use super::errors::{Known, translate};
+use super::legacy::rewrite_group_windows;
+use super::nodes::TIME_ATTRIBUTE;
+use super::required::{Required, collect, prune};
+use super::require::Require;
+use super::session::{bare_state, planning_state};
+use super::settings::Settings;
+use super::statement::{ColumnKind, Statement};
+use super::tables::{DeclaredTable, PlannedTable};
+use super::text::HINT_MARK;
+use super::windows::table_factor;
+use crate::contracts::{Error, Result};
+
+/// Ends the name of the table without its computed columns.
+const BASE_MARK: char = '\u{2}';
+
+/// Plans queries over a catalog.
+pub(crate) struct Planner<'a> {
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) state: SessionState,
+    pub(crate) bare: SessionState,
+    /// Tables that queries read, by their name in plans.
+    pub(crate) tables: BTreeMap<String, Table>,
+    /// Columns that an epoch's rows have, by the same name: physical, then metadata.
+    pub(crate) schemas: BTreeMap<String, SchemaRef>,
+}
+
+impl<'a> Planner<'a> {
+    /// Declares all tables and plans all views. With `required`, tables have only those columns.
+    pub(crate) async fn new(
+        catalog: &'a Catalog,
+        settings: &Settings,
+        required: Option<&Required>,
+        errors: &mut Vec<Error>,
+    ) -> Self {
+        let mut state = planning_state();
+        let _ = settings;
+        if let Err(error) = state.register_udf(Arc::new(ScalarUDF::new_from_impl(Require::new()))) {
+            errors.push(Error::internal("REQUIRE could not be registered").caused_by(error));
+        }
+        let bare = bare_state(&state);
+        let mut planner = Self { catalog, state, bare, tables: BTreeMap::new(), schemas: BTreeMap::new() };
+        let mut names: Vec<String> = catalog.tables.keys().cloned().collect();
+        names.extend(catalog.hinted_names());
+        for name in names {
+            let Some(table) = catalog.table(&name) else { continue };
+            if let Err(error) = planner.declare(&table, required).await {
+                errors.push(error);
+            }
+            planner.tables.insert(name, table);
+        }
+        match catalog.views_in_order() {
+            Err(error) => errors.push(error),
+            Ok(views) => {
+                for view in views {
+                    match planner.query(&view.query, &view.statement).await {
+                        Ok(plan) => match renamed(plan, &view.columns) {
+                            Ok(plan) => planner.register(&view.name, Arc::new(PlannedTable { plan })),
+                            Err(found) => errors.push(
+                                Error::sql(format!(
+                                    "view '{}' names {} columns, but its query has {found}",
+                                    view.name,
+                                    view.columns.len()
+                                ))
+                                .at(view.statement.at(view.name_span)),
+                            ),
+                        },
+                        Err(error) => errors.push(error),
+                    }
+                }
+            }
+        }
+        planner
+    }
+
+    fn register(&self, name: &str, provider: Arc<dyn datafusion::catalog::TableProvider>) {
+        let schema = self.state.catalog_list().catalog("datafusion").and_then(|c| c.schema("public"));
+        if let Some(schema) = schema {
+            // The name is new: the catalog has refused duplicates.
+            let _ = schema.register_table(name.to_owned(), provider);
+        }
+    }
+
+    async fn declare(&mut self, table: &Table, required: Option<&Required>) -> Result<()> {
+        let base_name = format!("{}{BASE_MARK}", table.name);
+        let used = required.map(|r| r.get(&base_name).cloned().unwrap_or_default());
+        let mut fields: Vec<Field> = Vec::new();
+        let time = table.watermark.as_ref().map(|w| w.column.value.as_str());
+        let mut kept = |name: &str, data_type: &DataType, nullable: bool| {
+            let is_time = time == Some(name);
+            let data_type = match &used {
+                None => data_type.clone(),
+                Some(used) => match used.get(name) {
+                    Some(paths) => prune(data_type, paths),
+                    None if is_time => data_type.clone(),
+                    None => return,
+                },
+            };
+            let field = Field::new(name, data_type, nullable && !is_time);
+            fields.push(match is_time {
+                true => field.with_metadata([(TIME_ATTRIBUTE.to_owned(), "event".to_owned())].into()),
+                false => field,
+            });
+        };
+        for column in &table.columns {
+            if let ColumnKind::Physical { data_type, nullable } = &column.kind {
+                kept(&column.name, data_type, *nullable);
+            }
+        }
+        for column in &table.columns {
+            if let ColumnKind::Metadata { data_type, nullable, .. } = &column.kind {
+                kept(&column.name, data_type, *nullable);
+            }
+        }
+        let schema = Arc::new(Schema::new(fields));
+        self.schemas.insert(base_name.clone(), Arc::clone(&schema));
+        self.register(&base_name, Arc::new(DeclaredTable { schema }));
+
+        // The table itself: its columns in DDL order, computed ones too.
+        let query = select(table, &base_name, self.schemas.get(&base_name), &used);
+        let plan = self.query(&query, &table.statement).await?;
+        let plan = self.mark_time(plan, table)?;
+        self.register(&table.name, Arc::new(PlannedTable { plan }));
+        Ok(())
+    }
+
+    /// Marks a computed time column as one.
+    fn mark_time(&self, plan: LogicalPlan, table: &Table) -> Result<LogicalPlan> {
+        let Some(watermark) = &table.watermark else { return Ok(plan) };
+        let name = &watermark.column.value;
+        let Ok(field) = plan.schema().field_with_unqualified_name(name) else { return Ok(plan) };
+        check_time_type(name, field.data_type()).map_err(|e| e.at(table.statement.at(watermark.column.span)))?;
+        if field.metadata().contains_key(TIME_ATTRIBUTE) {
+            return Ok(plan);
+        }
+        let columns = plan.schema().iter().map(|(qualifier, field)| {
+            let column = LogicalExpr::Column(DfColumn::new(qualifier.cloned(), field.name()));
+            if field.name() != name {
+                return column;
+            }
+            let metadata = BTreeMap::from([(TIME_ATTRIBUTE.to_owned(), "event".to_owned())]);
+            column.alias_with_metadata(name, Some(FieldMetadata::from(metadata)))
+        });
+        let marked = Projection::try_new(columns.collect(), Arc::new(plan));
+        Ok(LogicalPlan::Projection(marked.map_err(|e| Error::internal("time column").caused_by(e))?))
+    }
+
+    /// Plans a query and checks its types.
+    pub(crate) async fn query(&self, query: &Query, statement: &Statement) -> Result<LogicalPlan> {
+        let mut query = Box::new(query.clone());
+        rewrite_group_windows(&mut query).map_err(|e| e.locate(statement))?;
+        let planned = async {
+            let statement = SqlStatement::Query(query);
+            let statement = datafusion::sql::parser::Statement::Statement(Box::new(statement));
+            let plan = self.state.statement_to_plan(statement).await?;
+            self.state.analyzer().execute_and_check(plan, self.state.config_options(), |_, _| {})
+        };
+        planned.await.map_err(|error| self.explain(&error, statement))
+    }
+
+    /// A planning error with its place and a hint.
+    pub(crate) fn explain(&self, error: &datafusion::error::DataFusionError, statement: &Statement) -> Error {
+        let mut functions: Vec<String> = self.state.scalar_functions().keys().cloned().collect();
+        functions.extend(self.state.aggregate_functions().keys().cloned());
+        let known = Known { tables: self.catalog.names().collect(), functions };
+        translate(error, statement, &known)
+    }
+
+    /// Adds the columns that an optimised query uses.
+    pub(crate) fn require(&self, plan: &LogicalPlan, required: &mut Required) -> DfResult<()> {
+        collect(&self.state.optimize(plan)?, required)
+    }
+
+    /// The declared table of a name in plans.
+    pub(crate) fn table_of(&self, plan_name: &str) -> Option<&Table> {
+        self.tables.get(plan_name.trim_end_matches(BASE_MARK))
+    }
+
+    /// Name in plans of a declared table.
+    pub(crate) fn plan_name(table: &str) -> String {
+        format!("{table}{BASE_MARK}")
+    }
+}
+
+impl Catalog {
+    /// Names of tables that stand with a hint in some query.
+    pub(crate) fn hinted_names(&self) -> Vec<String> {
+        let queries = self.inserts.iter().map(|i| i.insert.query.as_ref());
+        let queries = queries.chain(self.views.values().map(|v| v.query.as_ref()));
+        let mut names: Vec<String> = queries.flat_map(super::catalog::relations).filter(|n| n.contains(HINT_MARK)).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// `SELECT c1, c2, expression AS c3 FROM base`.
+fn select(
+    table: &Table,
+    base: &str,
+    schema: Option<&SchemaRef>,
+    used: &Option<BTreeMap<String, super::required::Paths>>,
+) -> Query {
+    let (mut query, ident) = (template(base), quoted);
+    let SetExpr::Select(select) = query.body.as_mut() else { unreachable!("the template is a SELECT") };
+    for column in &table.columns {
+        let exists = schema.is_some_and(|s| s.field_with_name(&column.name).is_ok());
+        match &column.kind {
+            ColumnKind::Computed(expr) => {
+                // A computed column over columns that nothing uses is not needed either.
+                let needed = used.is_none() || reads_only(expr, schema);
+                if needed {
+                    let item = SelectItem::ExprWithAlias { expr: expr.as_ref().clone(), alias: ident(&column.name) };
+                    select.projection.push(item);
+                }
+            }
+            _ if exists => select.projection.push(SelectItem::UnnamedExpr(Expr::Identifier(ident(&column.name)))),
+            _ => {}
+        }
+    }
+    if select.projection.is_empty() {
+        select.projection.push(SelectItem::Wildcard(Default::default()));
+    }
+    query
+}
+
+fn quoted(name: &str) -> sqlparser::ast::Ident {
+    sqlparser::ast::Ident::with_quote('`', name)
+}
+
+/// `SELECT … FROM table` without columns yet. The parser's own tree, so that no field is forgotten.
+fn template(table: &str) -> Query {
+    let template = Parser::parse_sql(&FlinkDialect, "SELECT x FROM x").unwrap_or_default();
+    let Some(SqlStatement::Query(mut query)) = template.into_iter().next() else {
+        unreachable!("the template is a query");
+    };
+    let SetExpr::Select(select) = query.body.as_mut() else { unreachable!("the template is a SELECT") };
+    select.projection.clear();
+    if let Some(from) = select.from.first_mut() {
+        from.relation = table_factor(quoted(table), None);
+    }
+    *query
+}
+
+/// `SELECT a, b FROM table`.
+pub(crate) fn select_two(table: &str, a: Expr, b: Expr) -> Query {
+    let mut query = template(table);
+    let SetExpr::Select(select) = query.body.as_mut() else { unreachable!("the template is a SELECT") };
+    select.projection.push(SelectItem::ExprWithAlias { expr: a, alias: quoted("time") });
+    select.projection.push(SelectItem::ExprWithAlias { expr: b, alias: quoted("watermark") });
+    query
+}
+
+/// Whether every column that the expression names is there, with all of its fields that it names.
+fn reads_only(expr: &Expr, schema: Option<&SchemaRef>) -> bool {
+    let Some(schema) = schema else { return true };
+    let mut all = true;
+    let _ = sqlparser::ast::visit_expressions(expr, |e| {
+        let path: Vec<&str> = match e {
+            Expr::Identifier(name) => vec![name.value.as_str()],
+            Expr::CompoundIdentifier(parts) => parts.iter().map(|p| p.value.as_str()).collect(),
+            _ => return std::ops::ControlFlow::<()>::Continue(()),
+        };
+        let mut found = schema.field_with_name(path[0]).ok().map(Field::data_type);
+        for name in &path[1..] {
+            found = match found {
+                Some(DataType::Struct(fields)) => fields.find(name).map(|(_, f)| f.data_type()),
+                _ => None,
+            };
+        }
+        all &= found.is_some();
+        std::ops::ControlFlow::Continue(())
+    });
+    all
+}
+
+/// The plan under other column names; the number of its columns if it differs.
+fn renamed(plan: LogicalPlan, names: &[String]) -> std::result::Result<LogicalPlan, usize> {
+    if names.is_empty() {
+        return Ok(plan);
+    }
+    let found = plan.schema().fields().len();
+    if names.len() != found {
+        return Err(found);
+    }
+    let columns = plan.schema().iter().zip(names).map(|((qualifier, field), name)| {
+        LogicalExpr::Column(DfColumn::new(qualifier.cloned(), field.name())).alias(name)
+    });
+    let columns = columns.collect();
+    Projection::try_new(columns, Arc::new(plan)).map(LogicalPlan::Projection).map_err(|_| found)
+}

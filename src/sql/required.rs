@@ -1,0 +1,192 @@
+//! Which columns, and which fields of nested columns, the queries of a job use: a decoder reads only
+//! those.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Fields};
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
+
+use super::nodes::{Gate, WindowTvf};
+
+/// Paths below a column; the empty path is the whole column.
+pub(crate) type Paths = BTreeSet<Vec<String>>;
+/// Columns in use, by table.
+pub(crate) type Required = BTreeMap<String, BTreeMap<String, Paths>>;
+type Needs = BTreeMap<usize, Paths>;
+
+/// Adds what `plan` uses to `required`.
+pub(crate) fn collect(plan: &LogicalPlan, required: &mut Required) -> Result<()> {
+    let all = (0..plan.schema().fields().len()).map(|i| (i, whole())).collect();
+    visit(plan, &all, required)
+}
+
+fn whole() -> Paths {
+    Paths::from([Vec::new()])
+}
+
+fn visit(plan: &LogicalPlan, needs: &Needs, required: &mut Required) -> Result<()> {
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let table = required.entry(scan.table_name.table().to_owned()).or_default();
+            let mut needs = needs.clone();
+            for filter in &scan.filters {
+                add(filter, &scan.projected_schema, &mut needs);
+            }
+            for (index, paths) in needs {
+                let name = scan.projected_schema.field(index).name();
+                table.entry(name.clone()).or_default().extend(paths);
+            }
+        }
+        LogicalPlan::Projection(projection) => {
+            let schema = projection.input.schema();
+            let mut below = Needs::new();
+            for (index, paths) in needs {
+                match path_of(&projection.expr[*index], schema) {
+                    Some((column, path)) => below
+                        .entry(column)
+                        .or_default()
+                        .extend(paths.iter().map(|rest| [path.clone(), rest.clone()].concat())),
+                    None => add(&projection.expr[*index], schema, &mut below),
+                }
+            }
+            visit(&projection.input, &below, required)?;
+        }
+        LogicalPlan::SubqueryAlias(alias) => visit(&alias.input, needs, required)?,
+        LogicalPlan::Union(union) => {
+            for input in &union.inputs {
+                visit(input, needs, required)?;
+            }
+        }
+        LogicalPlan::Filter(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_) | LogicalPlan::Repartition(_) => {
+            let input = plan.inputs()[0];
+            let mut below = needs.clone();
+            for expr in plan.expressions() {
+                add(&expr, input.schema(), &mut below);
+            }
+            visit(input, &below, required)?;
+        }
+        LogicalPlan::Join(join) => {
+            let mut both: DFSchema = join.left.schema().as_ref().clone();
+            both = both.join(join.right.schema())?;
+            let left = join.left.schema().fields().len();
+            let mut below = needs.clone();
+            for expr in plan.expressions() {
+                add(&expr, &both, &mut below);
+            }
+            let (l, r): (Needs, Needs) = below.into_iter().partition(|(index, _)| *index < left);
+            visit(&join.left, &l, required)?;
+            let r = r.into_iter().map(|(index, paths)| (index - left, paths)).collect();
+            visit(&join.right, &r, required)?;
+        }
+        LogicalPlan::Extension(extension) => pass_through(extension.node.as_ref(), needs, required)?,
+        LogicalPlan::Window(window) => {
+            let columns = window.input.schema().fields().len();
+            let mut below: Needs = needs.iter().filter(|(i, _)| **i < columns).map(|(i, p)| (*i, p.clone())).collect();
+            for expr in &window.window_expr {
+                add(expr, window.input.schema(), &mut below);
+            }
+            visit(&window.input, &below, required)?;
+        }
+        LogicalPlan::Aggregate(aggregate) => {
+            let mut below = Needs::new();
+            for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr) {
+                add(expr, aggregate.input.schema(), &mut below);
+            }
+            visit(&aggregate.input, &below, required)?;
+        }
+        other => {
+            for input in other.inputs() {
+                collect(input, required)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pass_through(node: &dyn UserDefinedLogicalNode, needs: &Needs, required: &mut Required) -> Result<()> {
+    let is_ours = node.as_any().is::<WindowTvf>() || node.as_any().is::<Gate>();
+    for input in node.inputs() {
+        if !is_ours {
+            collect(input, required)?;
+            continue;
+        }
+        let columns = input.schema().fields().len();
+        let mut below: Needs = needs.iter().filter(|(i, _)| **i < columns).map(|(i, p)| (*i, p.clone())).collect();
+        for expr in node.expressions() {
+            add(&expr, input.schema(), &mut below);
+        }
+        visit(input, &below, required)?;
+    }
+    Ok(())
+}
+
+/// Column and path of `a`, `a.b`, `a.b.c`, also under an alias.
+pub(crate) fn path_of(expr: &Expr, schema: &DFSchema) -> Option<(usize, Vec<String>)> {
+    match expr {
+        Expr::Column(column) => Some((schema.maybe_index_of_column(column)?, Vec::new())),
+        Expr::Alias(alias) => path_of(&alias.expr, schema),
+        Expr::ScalarFunction(function) if function.func.name() == "get_field" => {
+            let (base, names) = function.args.split_first()?;
+            let (column, mut path) = path_of(base, schema)?;
+            for name in names {
+                match name {
+                    Expr::Literal(value, _) => path.push(text(value)?),
+                    _ => return None,
+                }
+            }
+            // Only fields of rows have a path; elements of arrays and maps need the whole column.
+            field_at(schema.field(column).data_type(), &path)?;
+            Some((column, path))
+        }
+        _ => None,
+    }
+}
+
+fn text(value: &ScalarValue) -> Option<String> {
+    value.try_as_str().flatten().map(str::to_owned)
+}
+
+fn field_at<'a>(data_type: &'a DataType, path: &[String]) -> Option<&'a DataType> {
+    match (path.split_first(), data_type) {
+        (None, _) => Some(data_type),
+        (Some((name, rest)), DataType::Struct(fields)) => {
+            field_at(fields.iter().find(|f| f.name() == name)?.data_type(), rest)
+        }
+        _ => None,
+    }
+}
+
+fn add(expr: &Expr, schema: &DFSchema, needs: &mut Needs) {
+    if let Some((column, path)) = path_of(expr, schema) {
+        needs.entry(column).or_default().insert(path);
+        return;
+    }
+    use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+    let _ = expr.apply_children(|child| {
+        add(child, schema, needs);
+        Ok(TreeNodeRecursion::Continue)
+    });
+}
+
+/// The type with only the fields that `paths` name.
+pub(crate) fn prune(data_type: &DataType, paths: &Paths) -> DataType {
+    let DataType::Struct(fields) = data_type else { return data_type.clone() };
+    if paths.iter().any(Vec::is_empty) {
+        return data_type.clone();
+    }
+    let kept: Fields = fields
+        .iter()
+        .filter_map(|field| {
+            let below: Paths = paths
+                .iter()
+                .filter(|path| path.first() == Some(field.name()))
+                .map(|path| path[1..].to_vec())
+                .collect();
+            let keep = || Arc::new(Field::new(field.name(), prune(field.data_type(), &below), field.is_nullable()));
+            (!below.is_empty()).then(keep)
+        })
+        .collect();
+    DataType::Struct(kept)
+}

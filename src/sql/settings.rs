@@ -1,0 +1,156 @@
+//! `SET 'key' = 'value'`: what a job honours, what it knows and ignores.
+
+use std::collections::BTreeMap;
+
+use super::catalog::nearest;
+use crate::contracts::{Error, Location, Result};
+
+/// Settings of a job, with their defaults.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of the job; the folder's name by default.
+    pub name: Option<String>,
+    /// Zone of TIMESTAMP_LTZ where text is made of it. UTC by default (Flink: the machine's).
+    pub time_zone: chrono_tz::Tz,
+    /// Time that a running aggregate keeps a key after its last row, in event time.
+    pub state_ttl_ms: Option<i64>,
+    /// Time without data after which a split no longer holds the watermark back.
+    pub idle_timeout_ms: i64,
+    /// Longest time that an epoch stays open.
+    pub epoch_interval_ms: i64,
+    /// Rows at which an epoch closes before its time.
+    pub epoch_rows: usize,
+    /// Whether late rows are written to the error output, or counted only.
+    pub late_to_errors: bool,
+    /// Where refused records go, instead of the default place.
+    pub errors_path: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: None,
+            time_zone: chrono_tz::UTC,
+            state_ttl_ms: None,
+            idle_timeout_ms: 30_000,
+            epoch_interval_ms: 1_000,
+            epoch_rows: 131_072,
+            late_to_errors: false,
+            errors_path: None,
+        }
+    }
+}
+
+/// Keys that change something here.
+const HONOURED: [&str; 14] = [
+    "pipeline.name",
+    "table.local-time-zone",
+    "table.exec.state.ttl",
+    "table.exec.source.idle-timeout",
+    "table.exec.mini-batch.enabled",
+    "table.exec.mini-batch.allow-latency",
+    "table.exec.mini-batch.size",
+    "tidemill.epoch.interval",
+    "tidemill.epoch.rows",
+    "tidemill.late-rows",
+    "tidemill.errors.path",
+    "execution.checkpointing.interval",
+    "execution.runtime-mode",
+    "table.exec.sink.not-null-enforcer",
+];
+
+/// Keys of Flink's that mean nothing here.
+const IGNORED: [&str; 14] = [
+    "parallelism.default",
+    "table.optimizer.",
+    "sql-client.",
+    "state.",
+    "restart-strategy",
+    "table.dml-sync",
+    "table.exec.sink.upsert-materialize",
+    "table.exec.sink.",
+    "pipeline.",
+    "execution.",
+    "table.exec.resource.",
+    "taskmanager.",
+    "jobmanager.",
+    "rest.",
+];
+
+impl Settings {
+    /// Reads the SETs of a job. Unknown keys are warnings, bad values are errors.
+    pub(crate) fn read(
+        given: &BTreeMap<String, (String, Location)>,
+        warnings: &mut Vec<String>,
+        errors: &mut Vec<Error>,
+    ) -> Self {
+        let mut settings = Self::default();
+        for (key, (value, place)) in given {
+            if let Err(error) = settings.set(key, value, warnings) {
+                errors.push(error.at(place.clone()));
+            }
+        }
+        settings
+    }
+
+    fn set(&mut self, key: &str, value: &str, warnings: &mut Vec<String>) -> Result<()> {
+        let wrong = |what: &str| Error::sql(format!("'{key}' = '{value}' is not {what}"));
+        let length = || duration_ms(value).ok_or_else(|| wrong("a length of time").hint("write '3 d', '10 min', '500 ms'"));
+        match key {
+            "pipeline.name" => self.name = Some(value.to_owned()),
+            "table.local-time-zone" => {
+                self.time_zone = value
+                    .parse()
+                    .map_err(|_| wrong("a time zone").hint("write a name such as 'UTC' or 'Europe/Berlin'"))?;
+            }
+            "table.exec.state.ttl" => self.state_ttl_ms = Some(length()?).filter(|ms| *ms > 0),
+            "table.exec.source.idle-timeout" => self.idle_timeout_ms = length()?,
+            "table.exec.mini-batch.allow-latency" | "tidemill.epoch.interval" => {
+                self.epoch_interval_ms = length()?.max(1);
+            }
+            "tidemill.epoch.rows" => {
+                self.epoch_rows = value.parse().ok().filter(|rows| *rows > 0).ok_or_else(|| wrong("a number of rows"))?;
+            }
+            "tidemill.late-rows" => {
+                self.late_to_errors = match value {
+                    "count" => false,
+                    "errors" => true,
+                    _ => return Err(wrong("'count' or 'errors'")),
+                }
+            }
+            "tidemill.errors.path" => self.errors_path = Some(value.to_owned()),
+            "table.exec.mini-batch.enabled" if !matches!(value, "true" | "false") => {
+                return Err(wrong("'true' or 'false'"));
+            }
+            "table.exec.mini-batch.size" if value.parse::<u64>().is_err() => return Err(wrong("a number")),
+            "execution.checkpointing.interval" => {
+                length()?;
+            }
+            _ if HONOURED.contains(&key) => {}
+            _ if IGNORED.iter().any(|known| key.starts_with(known)) => {
+                warnings.push(format!("'{key}' has no effect in Tidemill"));
+            }
+            _ => {
+                let near = nearest(key, HONOURED.into_iter()).map(|n| format!("; did you mean '{n}'?"));
+                warnings.push(format!("'{key}' is not a known setting and has no effect{}", near.unwrap_or_default()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `3 d`, `10min`, `500 ms`, `1 h`, as Flink writes lengths of time; a bare number is milliseconds.
+pub(crate) fn duration_ms(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit.trim().to_lowercase().as_str() {
+        "" | "ms" | "milli" | "millis" | "millisecond" | "milliseconds" => 1,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1_000,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60_000,
+        "h" | "hour" | "hours" => 3_600_000,
+        "d" | "day" | "days" => 86_400_000,
+        _ => return None,
+    };
+    number.parse::<i64>().ok()?.checked_mul(factor)
+}

@@ -1,0 +1,327 @@
+//! The text of a `.sql` file: places in it, parameters, hints, and the tokens that the parser sees.
+//!
+//! Positions shown to people must be those of the file as they wrote it. So `${NAME:-default}` is
+//! never pasted into the text: inside a string literal it is replaced in the token's value, elsewhere
+//! by a literal token, and in both cases the other tokens keep their places. A value can therefore
+//! never change the structure of a statement.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sqlparser::keywords::Keyword;
+use sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer, Whitespace, Word};
+
+use super::dialect::FlinkDialect;
+use crate::contracts::{Error, Location, Result};
+
+/// Stands between a table's name and the number of the hint that was written after it. Not a
+/// character that SQL text can hold in a name.
+pub(crate) const HINT_MARK: char = '\u{1}';
+
+/// Values for `${NAME}`: from `--param` first, then from the environment.
+#[derive(Debug, Clone, Default)]
+pub struct Parameters {
+    given: BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
+}
+
+impl Parameters {
+    /// Values given on the command line, before those of the environment.
+    pub fn new(given: BTreeMap<String, String>, environment: BTreeMap<String, String>) -> Self {
+        Self { given, environment }
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.given.get(name).or_else(|| self.environment.get(name)).map(String::as_str)
+    }
+}
+
+/// One file, with what is needed to point into it.
+#[derive(Debug)]
+pub struct SqlText {
+    /// Path as it is shown.
+    pub file: Arc<str>,
+    lines: Vec<Arc<str>>,
+    text: String,
+}
+
+/// Tokens of a file and the option hints that stood among them.
+pub(crate) struct Tokens {
+    pub(crate) tokens: Vec<TokenWithSpan>,
+    pub(crate) hints: BTreeMap<usize, BTreeMap<String, String>>,
+}
+
+impl SqlText {
+    /// Takes the text of a file.
+    pub fn new(file: impl Into<Arc<str>>, text: impl Into<String>) -> Self {
+        let text = text.into();
+        // Notebook exports open paragraphs with `%flink.ssql(...)`: the line is blanked, not removed,
+        // so that line numbers stay.
+        let text = text
+            .split('\n')
+            .map(|line| if line.trim_start().starts_with('%') { "" } else { line.trim_end_matches('\r') })
+            .collect::<Vec<_>>()
+            .join("\n");
+        let lines = text.split('\n').map(Arc::from).collect();
+        Self { file: file.into(), lines, text }
+    }
+
+    /// The place of a span. An empty span points at the start of the file.
+    pub fn location(&self, span: Span) -> Location {
+        let line = span.start.line.max(1);
+        let column = span.start.column.max(1);
+        let text = self.lines.get(line as usize - 1).cloned().unwrap_or_else(|| "".into());
+        let rest = (text.chars().count() as u64 + 1).saturating_sub(column).max(1);
+        let length = if span.end.line == span.start.line { span.end.column.saturating_sub(column) } else { rest };
+        Location { file: Arc::clone(&self.file), line, column, length: length.clamp(1, rest), text }
+    }
+
+    /// Text between two places, for messages and for finding words.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Splits the file into tokens, with parameters and hints taken care of.
+    pub(crate) fn tokens(&self, parameters: &Parameters, next_hint: &mut usize) -> Result<Tokens> {
+        let (text, outside) = self.lift_parameters()?;
+        let dialect = FlinkDialect;
+        let mut tokens = Tokenizer::new(&dialect, &text).tokenize_with_location().map_err(|error| {
+            let span = Span::new(error.location, error.location);
+            let hint = if error.message.contains("string literal") { "close the string with '" } else { "" };
+            let problem = Error::sql(lower_first(&error.message)).at(self.location(span));
+            if hint.is_empty() { problem } else { problem.hint(hint) }
+        })?;
+        for token in &mut tokens {
+            self.resolve(token, &outside, parameters)?;
+        }
+        let mut hints = BTreeMap::new();
+        let tokens = self.splice_hints(tokens, &mut hints, next_hint)?;
+        Ok(Tokens { tokens, hints })
+    }
+
+    /// Replaces each `${…}` outside strings and comments by a word of the same length.
+    fn lift_parameters(&self) -> Result<(String, BTreeMap<String, String>)> {
+        let mut out = String::with_capacity(self.text.len());
+        let mut found = BTreeMap::new();
+        let mut rest = self.text.as_str();
+        while let Some(c) = rest.chars().next() {
+            let taken = match c {
+                '\'' | '`' | '"' => quoted_length(rest, c),
+                '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
+                '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |i| i + 2),
+                '$' if rest.starts_with("${") => {
+                    let Some(end) = rest.find('}') else {
+                        return Err(Error::sql("'${' is not closed by '}'").at(self.location_at(out.len(), 2)));
+                    };
+                    let body = &rest[2..end];
+                    let width = rest[..=end].chars().count();
+                    // `${A}` has four characters, so a base-36 number behind two underscores fits.
+                    let number = base36(found.len());
+                    if number.len() + 2 > width {
+                        return Err(Error::sql("too many parameters in one file"));
+                    }
+                    let word = format!("__{number:_>width$}", width = width - 2);
+                    out.push_str(&word);
+                    found.insert(word, body.to_owned());
+                    rest = &rest[end + 1..];
+                    continue;
+                }
+                _ => c.len_utf8(),
+            };
+            out.push_str(&rest[..taken]);
+            rest = &rest[taken..];
+        }
+        Ok((out, found))
+    }
+
+    fn location_at(&self, byte: usize, length: u64) -> Location {
+        let before = &self.text[..byte.min(self.text.len())];
+        let line = before.matches('\n').count() as u64 + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() as u64 + 1;
+        let start = sqlparser::tokenizer::Location::new(line, column);
+        self.location(Span::new(start, sqlparser::tokenizer::Location::new(line, column + length)))
+    }
+
+    fn resolve(&self, token: &mut TokenWithSpan, outside: &BTreeMap<String, String>, p: &Parameters) -> Result<()> {
+        match &mut token.token {
+            Token::SingleQuotedString(text) if text.contains("${") => {
+                let mut out = String::new();
+                let mut rest = text.as_str();
+                while let Some(start) = rest.find("${") {
+                    let Some(length) = rest[start..].find('}') else { break };
+                    out.push_str(&rest[..start]);
+                    out.push_str(&self.parameter(&rest[start + 2..start + length], p, token.span)?);
+                    rest = &rest[start + length + 1..];
+                }
+                out.push_str(rest);
+                *text = out;
+            }
+            Token::Word(word) if word.quote_style.is_none() => {
+                if let Some(body) = outside.get(&word.value) {
+                    let value = self.parameter(body, p, token.span)?;
+                    token.token = literal(&value);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn parameter(&self, body: &str, parameters: &Parameters, span: Span) -> Result<String> {
+        let (name, default) = match body.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (body, None),
+        };
+        parameters.get(name).or(default).map(str::to_owned).ok_or_else(|| {
+            Error::sql(format!("parameter '{name}' has no value"))
+                .at(self.location(span))
+                .hint(format!("give it with --param {name}=…, in the environment, or write a default: ${{{name}:-…}}"))
+        })
+    }
+
+    /// Turns `t /*+ OPTIONS('k'='v') */` into a table of its own name with the options beside it.
+    /// Other hints are dropped; they change no result.
+    fn splice_hints(
+        &self,
+        tokens: Vec<TokenWithSpan>,
+        hints: &mut BTreeMap<usize, BTreeMap<String, String>>,
+        next_hint: &mut usize,
+    ) -> Result<Vec<TokenWithSpan>> {
+        let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+        let mut iterator = tokens.into_iter().peekable();
+        while let Some(token) = iterator.next() {
+            let Token::Whitespace(Whitespace::MultiLineComment(comment)) = &token.token else {
+                out.push(token);
+                continue;
+            };
+            let Some(body) = comment.strip_prefix('+') else { continue };
+            let Some(options) = self.options_hint(body, token.span)? else { continue };
+            let Some(at) = out.iter().rposition(|t| !matches!(t.token, Token::Whitespace(_))) else { continue };
+            let Token::Word(word) = out[at].token.clone() else {
+                return Err(Error::sql("an OPTIONS hint must stand after a table's name").at(self.location(token.span)));
+            };
+            let number = *next_hint;
+            *next_hint += 1;
+            hints.insert(number, options);
+            let marked = format!("{}{HINT_MARK}{number}", word.value);
+            out[at].token = Token::make_word(&marked, Some('`'));
+            let next = iterator.clone().find(|t| !matches!(t.token, Token::Whitespace(_)));
+            let has_alias = next.as_ref().is_some_and(|t| match &t.token {
+                Token::Word(w) => w.keyword == Keyword::AS || w.keyword == Keyword::NoKeyword,
+                _ => false,
+            });
+            let is_insert = out[..at].iter().rfind(|t| !matches!(t.token, Token::Whitespace(_))).is_some_and(
+                |t| matches!(&t.token, Token::Word(Word { keyword: Keyword::INTO | Keyword::TABLE, .. })),
+            );
+            if !has_alias && !is_insert {
+                let span = out[at].span;
+                for spliced in [Token::make_keyword("AS"), Token::make_word(&word.value, Some('`'))] {
+                    out.push(TokenWithSpan::new(Token::Whitespace(Whitespace::Space), span));
+                    out.push(TokenWithSpan::new(spliced, span));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn options_hint(&self, body: &str, span: Span) -> Result<Option<BTreeMap<String, String>>> {
+        let body = body.trim();
+        if !body.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("OPTIONS")) {
+            return Ok(None);
+        }
+        let problem = || {
+            Error::sql("an OPTIONS hint is written /*+ OPTIONS('key'='value', …) */").at(self.location(span))
+        };
+        let inside = body[7..].trim().strip_prefix('(').and_then(|b| b.strip_suffix(')')).ok_or_else(problem)?;
+        let dialect = FlinkDialect;
+        let tokens: Vec<Token> = Tokenizer::new(&dialect, inside)
+            .tokenize()
+            .map_err(|_| problem())?
+            .into_iter()
+            .filter(|t| !matches!(t, Token::Whitespace(_)))
+            .collect();
+        let mut options = BTreeMap::new();
+        for pair in tokens.split(|t| *t == Token::Comma) {
+            match pair {
+                [Token::SingleQuotedString(key), Token::Eq, Token::SingleQuotedString(value)] => {
+                    options.insert(key.clone(), value.clone());
+                }
+                _ => return Err(problem()),
+            }
+        }
+        Ok(Some(options))
+    }
+}
+
+/// Bytes of a quoted stretch at the start of `rest`, both quotes included.
+fn quoted_length(rest: &str, quote: char) -> usize {
+    rest[1..].find(quote).map_or(rest.len(), |i| i + 2)
+}
+
+fn base36(mut n: usize) -> String {
+    let mut digits = Vec::new();
+    loop {
+        digits.push(b"0123456789abcdefghijklmnopqrstuvwxyz"[n % 36]);
+        n /= 36;
+        if n == 0 {
+            break;
+        }
+    }
+    digits.iter().rev().map(|b| *b as char).collect()
+}
+
+/// The literal that a parameter's value stands for outside a string.
+fn literal(value: &str) -> Token {
+    let numeric = value.parse::<f64>().is_ok() && value.chars().all(|c| c.is_ascii_digit() || c == '.');
+    match value {
+        _ if numeric => Token::Number(value.to_owned(), false),
+        "TRUE" | "true" | "FALSE" | "false" | "NULL" | "null" => Token::make_keyword(&value.to_uppercase()),
+        _ => Token::SingleQuotedString(value.to_owned()),
+    }
+}
+
+pub(crate) fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    let second_is_lower = text.chars().nth(1).is_some_and(|c| c.is_lowercase() || c == ' ');
+    match chars.next() {
+        Some(first) if second_is_lower => first.to_lowercase().chain(chars).collect(),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str, given: &[(&str, &str)]) -> Vec<String> {
+        let given = given.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let parameters = Parameters::new(given, BTreeMap::new());
+        let tokens = SqlText::new("a.sql", text).tokens(&parameters, &mut 0).expect("tokens");
+        let shown = tokens.tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_)));
+        shown.map(|t| t.token.to_string().replace(HINT_MARK, "#")).collect()
+    }
+
+    #[test]
+    fn parameters_become_literals_and_never_structure() {
+        assert_eq!(words("x > ${N:-5}", &[]), ["x", ">", "5"]);
+        assert_eq!(words("x = ${N}", &[("N", "1 OR 1=1")]), ["x", "=", "'1 OR 1=1'"]);
+        assert_eq!(words("'a/${B:-c}/${D}'", &[("D", "e'f")]), ["'a/c/e'f'"]);
+        assert_eq!(words("-- ${NOPE}\n1", &[]), ["1"]);
+    }
+
+    #[test]
+    fn a_missing_parameter_is_pointed_at() {
+        let error = SqlText::new("a.sql", "SELECT\n  ${NOPE}").tokens(&Parameters::default(), &mut 0).err();
+        let error = error.expect("no value");
+        assert!(error.to_string().starts_with("a.sql:2:3: parameter 'NOPE' has no value"), "{error}");
+    }
+
+    #[test]
+    fn option_hints_make_a_table_of_their_own() {
+        assert_eq!(
+            words("FROM t /*+ OPTIONS('a'='b') */ WHERE", &[]),
+            ["FROM", "`t#0`", "AS", "`t`", "WHERE"]
+        );
+        assert_eq!(words("FROM t /*+ OPTIONS('a'='b') */ e", &[]), ["FROM", "`t#0`", "e"]);
+    }
+}
