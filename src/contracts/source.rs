@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use async_trait::async_trait;
 
 use super::error::Result;
@@ -82,6 +83,13 @@ pub trait Source: Send + Sync + fmt::Debug {
         resume: Option<&Position>,
         start: StartPosition,
     ) -> Result<Box<dyn SplitReader>>;
+
+    /// Columns that have one value for all raw records of a split and are not in their bytes (Hive
+    /// partitions in a file's path): name and an array of length 1. The decoder leaves them null, and
+    /// the runtime fills them in. Typed rows carry them already.
+    fn split_columns(&self, _split: &Split) -> Result<Vec<(String, ArrayRef)>> {
+        Ok(Vec::new())
+    }
 
     /// Whether the source can end.
     fn boundedness(&self) -> Boundedness;

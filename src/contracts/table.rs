@@ -1,6 +1,7 @@
 //! A table as its DDL declares it, seen by connectors and formats.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
@@ -34,6 +35,25 @@ pub struct TableSpec {
 }
 
 impl TableSpec {
+    /// A table without options, key or partitions, whose columns are all in use.
+    pub fn new(name: impl Into<String>, schema: SchemaRef) -> Self {
+        Self {
+            name: name.into(),
+            options: BTreeMap::new(),
+            physical: Arc::clone(&schema),
+            schema,
+            primary_key: Vec::new(),
+            partitioned_by: Vec::new(),
+        }
+    }
+
+    /// The same with one more option.
+    #[must_use]
+    pub fn with_option(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.options.insert(key.to_owned(), value.into());
+        self
+    }
+
     /// Value of an option.
     pub fn option(&self, key: &str) -> Option<&str> {
         self.options.get(key).map(String::as_str)

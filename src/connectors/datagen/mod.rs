@@ -1,0 +1,145 @@
+//! The connector `datagen`: made-up rows, the same for the same seed.
+//!
+//! Options are Flink's. Row `n` depends on the seed and on `n` alone, so a source that is resumed goes on
+//! exactly where it was; only times of `random` timestamps follow the clock, as in Flink.
+
+mod values;
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+
+use crate::contracts::{
+    Arrivals, Boundedness, Clock, Error, Fetch, Position, Result, RowChunk, SequenceNumbers, Source, Split,
+    SplitReader, StartPosition, TableSpec,
+};
+
+use super::line_file::split_id;
+use super::options::Options;
+use values::Generator;
+
+/// Flink's default.
+const ROWS_PER_SECOND: i64 = 10_000;
+/// Rows of a chunk when there is no hurry to be even.
+const CHUNK_ROWS: u64 = 8_192;
+/// How evenly rows come: this often, what is due.
+const STEP: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Makes rows.
+#[derive(Debug)]
+struct DatagenSource {
+    spec: TableSpec,
+    seed: u64,
+    rows_per_second: u64,
+    rows: Option<u64>,
+    clock: Arc<dyn Clock>,
+}
+
+/// A source of made-up rows.
+pub(super) fn source(spec: &TableSpec, clock: Arc<dyn Clock>) -> Result<Arc<dyn Source>> {
+    let options = Options(spec);
+    let positive = |key: &str| -> Result<Option<u64>> {
+        match options.number(key)? {
+            None => Ok(None),
+            Some(n) => u64::try_from(n).map(Some).map_err(|_| {
+                Error::config(format!("option '{key}' of table '{}' is negative", spec.name))
+            }),
+        }
+    };
+    let rows_per_second = positive("rows-per-second")?.unwrap_or(ROWS_PER_SECOND as u64);
+    if rows_per_second == 0 {
+        return Err(Error::config(format!("option 'rows-per-second' of table '{}' is 0", spec.name)));
+    }
+    let generator = Generator::try_new(spec, 0)?;
+    let rows = match (positive("number-of-rows")?, generator.sequence_rows()) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    let seed = options.number("seed")?.unwrap_or(0) as u64;
+    Ok(Arc::new(DatagenSource { spec: spec.clone(), seed, rows_per_second, rows, clock }))
+}
+
+#[async_trait]
+impl Source for DatagenSource {
+    async fn splits(&self) -> Result<Vec<Split>> {
+        Ok(vec![Split { id: split_id("datagen"), bytes: None, parents: Vec::new() }])
+    }
+
+    async fn open(
+        &self,
+        split: &Split,
+        resume: Option<&Position>,
+        _start: StartPosition,
+    ) -> Result<Box<dyn SplitReader>> {
+        let next = match resume {
+            None => 0,
+            Some(position) => position.0.parse::<u64>().map_err(|_| {
+                Error::corrupt(format!("position '{position}' is no row number of table '{}'", self.spec.name))
+            })? + 1,
+        };
+        Ok(Box::new(DatagenReader {
+            split: split.clone(),
+            generator: Generator::try_new(&self.spec, self.seed)?,
+            first: next,
+            next,
+            end: self.rows.unwrap_or(u64::MAX),
+            rows_per_second: self.rows_per_second,
+            started: self.clock.elapsed(),
+            clock: Arc::clone(&self.clock),
+        }))
+    }
+
+    fn boundedness(&self) -> Boundedness {
+        if self.rows.is_some() { Boundedness::Bounded } else { Boundedness::Unbounded }
+    }
+}
+
+struct DatagenReader {
+    split: Split,
+    generator: Generator,
+    first: u64,
+    next: u64,
+    end: u64,
+    rows_per_second: u64,
+    started: std::time::Duration,
+    clock: Arc<dyn Clock>,
+}
+
+impl DatagenReader {
+    /// Rows that should exist by now: what is due at the end of the current step, so that the first come at once.
+    fn due(&self) -> u64 {
+        let elapsed = self.clock.elapsed().saturating_sub(self.started) + STEP;
+        let due = elapsed.as_nanos() * u128::from(self.rows_per_second) / 1_000_000_000;
+        self.first.saturating_add(u64::try_from(due).unwrap_or(u64::MAX).max(1)).min(self.end)
+    }
+
+    fn rows(&mut self, count: u64) -> Result<RowChunk> {
+        let now_ms = self.clock.now_ms();
+        let batch: RecordBatch = self.generator.rows(self.next, count as usize, now_ms)?;
+        let first = self.next;
+        self.next += count;
+        Ok(RowChunk {
+            split: self.split.id.clone(),
+            batch,
+            sequence: SequenceNumbers::Dense { first },
+            arrivals: Arrivals::Same(now_ms),
+        })
+    }
+}
+
+#[async_trait]
+impl SplitReader for DatagenReader {
+    async fn next(&mut self) -> Result<Fetch> {
+        if self.next >= self.end {
+            return Ok(Fetch::Finished);
+        }
+        if self.due() <= self.next {
+            self.clock.sleep(STEP).await;
+        }
+        match (self.due() - self.next.min(self.due())).min(CHUNK_ROWS) {
+            0 => Ok(Fetch::CaughtUp),
+            count => Ok(Fetch::Rows(self.rows(count)?)),
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! DynamoDB without AWS: a SQLite file under `DIR`, one SQLite table for each table.
+//!
+//! A table has a column for each attribute, added when an INSERT first writes it. A write is DynamoDB's
+//! UpdateItem: it changes the attributes of its own INSERT and leaves those of others. All writes of a
+//! flush are one transaction, so a reader sees an epoch of a table wholly or not at all.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::row::{RowConverter, SortField};
+use async_trait::async_trait;
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::{CachedStatement, Connection};
+
+use crate::contracts::{
+    ChangeKind, Changes, Committable, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome,
+};
+
+use super::cells::{Cell, CellColumn, describe};
+
+/// DynamoDB's limits, from "Quotas" in its developer guide.
+const MAX_HASH_KEY_BYTES: usize = 2_048;
+const MAX_RANGE_KEY_BYTES: usize = 1_024;
+const MAX_ITEM_BYTES: usize = 400 * 1_024;
+
+/// How long to wait for another process that holds the file.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// The SQLite file, shared by all sinks of a job.
+#[derive(Clone)]
+pub(crate) struct LocalTables(Arc<Mutex<Connection>>);
+
+impl std::fmt::Debug for LocalTables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LocalTables")
+    }
+}
+
+impl LocalTables {
+    /// Opens `DIR/dynamodb.sqlite`, or makes it.
+    pub(crate) fn open(local: &Path) -> Result<Self> {
+        let path = local.join("dynamodb.sqlite");
+        let open = || -> rusqlite::Result<Connection> {
+            let connection = Connection::open(&path)?;
+            connection.busy_timeout(BUSY)?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
+            connection.set_prepared_statement_cache_capacity(64);
+            Ok(connection)
+        };
+        std::fs::create_dir_all(local)
+            .map_err(|e| Error::config(format!("'{}' could not be made", local.display())).caused_by(e))?;
+        let connection = open().map_err(|e| failed(&path.display().to_string(), e))?;
+        Ok(Self(Arc::new(Mutex::new(connection))))
+    }
+
+    fn with<T>(&self, table: &str, run: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let mut connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        run(&mut connection).map_err(|e| failed(table, e))
+    }
+}
+
+fn failed(table: &str, error: rusqlite::Error) -> Error {
+    let message = format!("local DynamoDB table '{table}' could not be used");
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+            Error::unavailable(message).hint("does another program hold dynamodb.sqlite open for writing?").caused_by(error)
+        }
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+            Error::corrupt(message).caused_by(error)
+        }
+        _ => Error::unavailable(message).caused_by(error),
+    }
+}
+
+/// A name in SQL quotes.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Rows that wait for their flush.
+struct Pending {
+    batch: RecordBatch,
+    kinds: Option<Vec<ChangeKind>>,
+    refused: HashSet<usize>,
+}
+
+/// Writes one INSERT's attributes into a table.
+pub(super) struct LocalTableSink {
+    tables: LocalTables,
+    writer: Arc<TableWriter>,
+    pending: Vec<Pending>,
+}
+
+/// What a flush needs to know of the table.
+struct TableWriter {
+    table: String,
+    keys: Vec<usize>,
+    names: Vec<String>,
+    /// A NULL leaves the attribute as it is, instead of removing it.
+    ignore_nulls: bool,
+    upsert: String,
+    delete: String,
+}
+
+impl LocalTableSink {
+    /// Makes the SQLite table and its columns where they are missing.
+    pub(super) fn open(tables: LocalTables, table: &str, spec: &TableSpec, ignore_nulls: bool) -> Result<Self> {
+        let writer = TableWriter::new(table, spec, ignore_nulls)?;
+        writer.prepare(&tables, spec)?;
+        Ok(Self { tables, writer: Arc::new(writer), pending: Vec::new() })
+    }
+}
+
+impl TableWriter {
+    fn new(table: &str, spec: &TableSpec, ignore_nulls: bool) -> Result<Self> {
+        if !(1..=2).contains(&spec.primary_key.len()) {
+            return Err(Error::config(format!(
+                "table '{}' has a PRIMARY KEY of {} columns; DynamoDB has a hash key and at most a range key",
+                spec.name,
+                spec.primary_key.len()
+            ))
+            .hint("PRIMARY KEY (hash_column) NOT ENFORCED, or (hash_column, range_column)"));
+        }
+        let position = |name: &String| {
+            spec.schema.index_of(name).map_err(|_| {
+                Error::config(format!("the INSERT into '{}' does not write its key column '{name}'", spec.name))
+            })
+        };
+        let keys = spec.primary_key.iter().map(position).collect::<Result<Vec<_>>>()?;
+        let names: Vec<String> = spec.schema.fields().iter().map(|f| f.name().clone()).collect();
+        let columns: Vec<String> = names.iter().map(|n| quoted(n)).collect();
+        let key_columns: Vec<&str> = keys.iter().map(|k| columns[*k].as_str()).collect();
+        let others = columns.iter().enumerate().filter(|(i, _)| !keys.contains(i));
+        let assignments: Vec<String> = others
+            .map(|(_, c)| match ignore_nulls {
+                true => format!("{c}=coalesce(excluded.{c},{c})"),
+                false => format!("{c}=excluded.{c}"),
+            })
+            .collect();
+        let action =
+            if assignments.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", assignments.join(",")) };
+        let upsert = format!(
+            "INSERT INTO {}({}) VALUES({}) ON CONFLICT({}) DO {action}",
+            quoted(table),
+            columns.join(","),
+            vec!["?"; columns.len()].join(","),
+            key_columns.join(",")
+        );
+        let condition: Vec<String> = key_columns.iter().map(|k| format!("{k}=?")).collect();
+        let delete = format!("DELETE FROM {} WHERE {}", quoted(table), condition.join(" AND "));
+        Ok(Self { table: table.to_owned(), keys, names, ignore_nulls, upsert, delete })
+    }
+
+    /// Columns have no type, so that SQLite stores what is bound as it is.
+    fn prepare(&self, tables: &LocalTables, spec: &TableSpec) -> Result<()> {
+        let keys: Vec<String> = spec.primary_key.iter().map(|k| quoted(k)).collect();
+        let keys = keys.join(",");
+        let create =
+            format!("CREATE TABLE IF NOT EXISTS {}({keys},PRIMARY KEY({keys})) WITHOUT ROWID", quoted(&self.table));
+        let found_keys = tables.with(&self.table, |connection| {
+            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            transaction.execute(&create, [])?;
+            let mut found: Vec<(String, i64)> = Vec::new();
+            {
+                let mut statement = transaction.prepare("SELECT name, pk FROM pragma_table_info(?)")?;
+                let mut rows = statement.query([&self.table])?;
+                while let Some(row) = rows.next()? {
+                    found.push((row.get(0)?, row.get(1)?));
+                }
+            }
+            for name in &self.names {
+                if !found.iter().any(|(column, _)| column.eq_ignore_ascii_case(name)) {
+                    let sql = format!("ALTER TABLE {} ADD COLUMN {}", quoted(&self.table), quoted(name));
+                    transaction.execute(&sql, [])?;
+                }
+            }
+            transaction.commit()?;
+            found.retain(|(_, pk)| *pk > 0);
+            found.sort_by_key(|(_, pk)| *pk);
+            Ok(found.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+        })?;
+        if found_keys != spec.primary_key {
+            return Err(Error::config(format!(
+                "local DynamoDB table '{}' exists with the key ({}), the SQL has ({})",
+                self.table,
+                found_keys.join(", "),
+                spec.primary_key.join(", ")
+            ))
+            .hint("a table keeps its key: use another table-name, or drop the table in dynamodb.sqlite"));
+        }
+        Ok(())
+    }
+
+    fn columns(&self, batch: &RecordBatch) -> Result<Vec<CellColumn>> {
+        let named = |(column, name): (&_, &String)| {
+            CellColumn::try_new(column).map_err(|e| e.context(format!("attribute '{name}' of '{}'", self.table)))
+        };
+        batch.columns().iter().zip(&self.names).map(named).collect()
+    }
+
+    /// Why row `row` cannot be stored, if it cannot.
+    fn check(&self, columns: &[CellColumn], row: usize, kind: ChangeKind) -> Option<RefusedRow> {
+        let refuse = |reason: &str, column: usize, detail: String| {
+            Some(RefusedRow { row, reason: reason.to_owned(), column: Some(self.names[column].clone()), detail })
+        };
+        for (place, key) in self.keys.iter().enumerate() {
+            let (part, most) = if place == 0 { ("hash", MAX_HASH_KEY_BYTES) } else { ("range", MAX_RANGE_KEY_BYTES) };
+            match columns[*key].cell(row) {
+                Err((reason, detail)) => return refuse(reason, *key, detail),
+                Ok(Cell::Missing) => return refuse("null_key", *key, format!("the {part} key is NULL")),
+                Ok(cell @ (Cell::Text(_) | Cell::Binary(_))) => match cell.size() {
+                    0 => return refuse("empty_key", *key, format!("the {part} key is empty")),
+                    size if size > most => {
+                        let detail = format!("{part} key of {size} bytes, at most {most}: {}…", describe(&cell));
+                        return refuse("key_too_long", *key, detail);
+                    }
+                    _ => {}
+                },
+                Ok(_) => {}
+            }
+        }
+        if kind == ChangeKind::Delete {
+            return None;
+        }
+        let mut size = 0;
+        for (index, column) in columns.iter().enumerate() {
+            match column.cell(row) {
+                Err((reason, detail)) => return refuse(reason, index, detail),
+                Ok(Cell::Missing) => {}
+                Ok(cell) => size += self.names[index].len() + cell.size(),
+            }
+        }
+        if size > MAX_ITEM_BYTES {
+            let detail = format!("item of {size} bytes, at most {MAX_ITEM_BYTES}");
+            return Some(RefusedRow { row, reason: "item_too_large".to_owned(), column: None, detail });
+        }
+        None
+    }
+
+    /// Rows to write, in order: of each key only the last, where a later write replaces all that an earlier one did.
+    fn last_of_each_key(&self, pending: &[Pending]) -> Result<Vec<(usize, usize)>> {
+        let rows = |p: &Pending| (0..p.batch.num_rows()).filter(|r| !p.refused.contains(r)).collect::<Vec<_>>();
+        let mut order = Vec::new();
+        if self.ignore_nulls || pending.iter().all(|p| p.batch.num_rows() <= 1) {
+            for (index, p) in pending.iter().enumerate() {
+                order.extend(rows(p).into_iter().map(|row| (index, row)));
+            }
+            return Ok(order);
+        }
+        let types = self.keys.iter().map(|k| SortField::new(pending[0].batch.column(*k).data_type().clone()));
+        let converter = RowConverter::new(types.collect())?;
+        let mut seen: HashSet<Box<[u8]>> = HashSet::new();
+        for (index, p) in pending.iter().enumerate().rev() {
+            let columns: Vec<_> = self.keys.iter().map(|k| p.batch.column(*k).clone()).collect();
+            let keys = converter.convert_columns(&columns)?;
+            for row in rows(p).into_iter().rev() {
+                if seen.insert(keys.row(row).as_ref().into()) {
+                    order.push((index, row));
+                }
+            }
+        }
+        order.reverse();
+        Ok(order)
+    }
+
+    fn flush(&self, tables: &LocalTables, pending: &[Pending]) -> Result<()> {
+        let order = self.last_of_each_key(pending)?;
+        let columns = pending.iter().map(|p| self.columns(&p.batch)).collect::<Result<Vec<_>>>()?;
+        tables.with(&self.table, |connection| {
+            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            {
+                let mut upsert = transaction.prepare_cached(&self.upsert)?;
+                let mut delete = transaction.prepare_cached(&self.delete)?;
+                for (batch, row) in order {
+                    let cells = &columns[batch];
+                    match pending[batch].kinds.as_ref().map_or(ChangeKind::Upsert, |k| k[row]) {
+                        ChangeKind::Upsert => bind_all(&mut upsert, cells.iter(), row)?,
+                        ChangeKind::Delete => bind_all(&mut delete, self.keys.iter().map(|k| &cells[*k]), row)?,
+                    }
+                }
+            }
+            transaction.commit()
+        })
+    }
+}
+
+fn bind_all<'a>(
+    statement: &mut CachedStatement<'_>,
+    cells: impl Iterator<Item = &'a CellColumn>,
+    row: usize,
+) -> rusqlite::Result<()> {
+    for (index, column) in cells.enumerate() {
+        // Values that cannot be stored were refused when they were written.
+        let cell = column.cell(row).unwrap_or(Cell::Missing);
+        let value = match &cell {
+            Cell::Missing => ToSqlOutput::Owned(Value::Null),
+            Cell::Integer(v) => ToSqlOutput::Owned(Value::Integer(*v)),
+            Cell::Number(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Cell::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Cell::Binary(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+        };
+        statement.raw_bind_parameter(index + 1, value)?;
+    }
+    statement.raw_execute().map(drop)
+}
+
+#[async_trait]
+impl Sink for LocalTableSink {
+    async fn write(&mut self, _epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+        let Changes { batch, kinds } = changes;
+        let columns = self.writer.columns(&batch)?;
+        let kind = |row: usize| kinds.as_ref().map_or(ChangeKind::Upsert, |k| k[row]);
+        let refused: Vec<RefusedRow> =
+            (0..batch.num_rows()).filter_map(|row| self.writer.check(&columns, row, kind(row))).collect();
+        let written = (batch.num_rows() - refused.len()) as u64;
+        if written > 0 {
+            let refused = refused.iter().map(|r| r.row).collect();
+            self.pending.push(Pending { batch, kinds, refused });
+        }
+        Ok(WriteOutcome { written, refused })
+    }
+
+    async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
+        if self.pending.is_empty() {
+            return Ok(WriteOutcome::default());
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let (writer, tables) = (Arc::clone(&self.writer), self.tables.clone());
+        let task = tokio::task::spawn_blocking(move || writer.flush(&tables, &pending));
+        task.await.map_err(|e| Error::internal("the task that wrote to SQLite died").caused_by(e))??;
+        Ok(WriteOutcome::default())
+    }
+
+    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
+        Ok(Vec::new())
+    }
+
+    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,161 @@
+//! A file that appears whole or not at all.
+//!
+//! ```text
+//! write   <folder>/.part-<job>-<generation>-<seq>.<ext>     hidden
+//! finish  fsync; becomes a committable {"temporary": …, "path": …}
+//! commit  rename to <folder>/part-<job>-<generation>-<seq>.<ext>, fsync the folder
+//! ```
+//!
+//! A commit that was done already is recognised by the final name; so committing twice changes nothing.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::connectors::line_file::io_error;
+use crate::contracts::{Committable, Error, Result};
+
+/// Names for the files of one run of a job. Clones share the counter, so that no two sinks of a run collide.
+#[derive(Debug, Clone)]
+pub struct PartNames {
+    job: Arc<str>,
+    generation: u64,
+    next: Arc<AtomicU64>,
+}
+
+impl PartNames {
+    /// Names for generation `generation` (each run of a job has a higher one) of `job`.
+    pub fn new(job: &str, generation: u64) -> Self {
+        let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') { c } else { '_' };
+        let job: String = job.chars().map(allowed).collect();
+        Self { job: job.into(), generation, next: Arc::new(AtomicU64::new(0)) }
+    }
+
+    /// `<job>-<generation>-<seq>`, never given twice.
+    pub(super) fn next(&self) -> String {
+        let seq = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{}-{seq}", self.job, self.generation)
+    }
+
+    /// Whether `name` is a hidden file that an earlier generation of this job left behind.
+    fn is_leftover(&self, name: &str) -> bool {
+        let generation = || {
+            let rest = name.strip_prefix(".part-")?.strip_prefix(&*self.job)?.strip_prefix('-')?;
+            let (generation, rest) = rest.split_once('-')?;
+            let (seq, _extension) = rest.split_once('.')?;
+            seq.parse::<u64>().ok()?;
+            generation.parse::<u64>().ok()
+        };
+        generation().is_some_and(|g| g < self.generation)
+    }
+
+    /// Removes what earlier generations left behind below `folder`.
+    pub(super) fn remove_leftovers(&self, folder: &Path) -> Result<()> {
+        let entries = match std::fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(io_error(folder, "listed", e)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|e| io_error(folder, "listed", e))?;
+            let kind = entry.file_type().map_err(|e| io_error(folder, "listed", e))?;
+            let path = entry.path();
+            if kind.is_dir() {
+                self.remove_leftovers(&path)?;
+            } else if self.is_leftover(&entry.file_name().to_string_lossy()) {
+                std::fs::remove_file(&path).map_err(|e| io_error(&path, "removed", e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub(super) struct PartFile {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Payload {
+    temporary: PathBuf,
+    path: PathBuf,
+}
+
+impl PartFile {
+    /// Makes a new hidden file in `folder`.
+    pub(super) fn create(folder: &Path, names: &PartNames, extension: &str) -> Result<(Self, File)> {
+        std::fs::create_dir_all(folder).map_err(|e| io_error(folder, "made", e))?;
+        loop {
+            let name = names.next();
+            let path = folder.join(format!("part-{name}.{extension}"));
+            let temporary = folder.join(format!(".part-{name}.{extension}"));
+            if path.exists() {
+                continue;
+            }
+            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+                Ok(file) => return Ok((Self { temporary, path }, file)),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(io_error(&temporary, "made", e)),
+            }
+        }
+    }
+
+    /// Where the file will appear.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the content durable and stages the rename.
+    pub(super) fn finish(self, file: &File) -> Result<Committable> {
+        file.sync_all().map_err(|e| io_error(&self.temporary, "synced", e))?;
+        let payload = serde_json::to_string(&Payload { temporary: self.temporary, path: self.path })
+            .map_err(|e| Error::config("a path is not UTF-8").caused_by(e))?;
+        Ok(Committable { payload })
+    }
+}
+
+/// Lets a finished file appear.
+pub(super) fn commit(committable: &Committable) -> Result<()> {
+    let unreadable = |e| Error::corrupt("a staged file's payload cannot be read").caused_by(e);
+    let Payload { temporary, path }: Payload = serde_json::from_str(&committable.payload).map_err(unreadable)?;
+    match std::fs::rename(&temporary, &path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.exists() => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::corrupt(format!("staged file '{}' is gone, and '{}' is not there", temporary.display(), path.display()))
+                .hint("its rows are lost from this folder: run the job again with --fresh")
+                .caused_by(e));
+        }
+        Err(e) => return Err(io_error(&path, "committed", e)),
+    }
+    if let Some(folder) = path.parent() {
+        let synced = File::open(folder).and_then(|f| f.sync_all());
+        synced.map_err(|e| io_error(folder, "synced", e))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_are_those_of_earlier_generations_of_this_job() {
+        let names = PartNames::new("my-job", 3);
+        assert!(names.next().starts_with("my_job-3-0"));
+        for (name, leftover) in [
+            (".part-my_job-2-17.parquet", true),
+            (".part-my_job-3-17.parquet", false),
+            (".part-other-1-1.parquet", false),
+            ("part-my_job-1-1.parquet", false),
+            (".part-my_job-x-1.parquet", false),
+        ] {
+            assert_eq!(names.is_leftover(name), leftover, "{name}");
+        }
+    }
+}

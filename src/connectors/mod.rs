@@ -1,0 +1,174 @@
+//! Connectors: where records come from and where results go.
+//!
+//! ```text
+//! kinesis     read, write    streams; with --local DIR the embedded one under DIR/kinesis
+//! dynamodb    write          items by key; DIR/dynamodb.sqlite
+//! sns         write          messages; DIR/sns/<topic>.jsonl
+//! filesystem  read, write    JSON lines, CSV, Parquet in folders; s3://bucket/key is DIR/s3/bucket/key
+//! s3          read, write    another name of filesystem
+//! datagen     read           made-up rows
+//! print       write          lines on the terminal
+//! blackhole   write          nothing
+//! ```
+//!
+//! [`Connectors`] makes sources and sinks from a [`TableSpec`]; [`describe`] tells the SQL layer what each of
+//! them accepts, and [`options`] has the parsers of option values.
+//!
+//! Architecture invariant: a connector imports no other connector; what they share lies in the files of
+//! this folder (`options`, `blocking`, `line_file`) and in `formats`.
+
+mod blackhole;
+mod blocking;
+mod datagen;
+pub mod describe;
+mod dynamodb;
+pub mod files;
+pub mod kinesis;
+mod line_file;
+pub mod options;
+mod print;
+mod sns;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::contracts::{Clock, Error, ErrorOutput, Result, Sink, Source, StartPosition, TableSpec};
+
+use describe::{ConnectorDescription, Role};
+use dynamodb::local::LocalTables;
+use files::PartNames;
+use files::reference::ReferenceFiles;
+use options::{OptionProblem, nearest};
+
+/// What connectors need to know of the job that uses them.
+#[derive(Debug, Clone)]
+pub struct JobContext {
+    /// Name of the job: part of file names and message ids.
+    pub job: String,
+    /// Number of this run of the job, higher than any before.
+    pub generation: u64,
+}
+
+/// Makes sources and sinks.
+#[derive(Debug)]
+pub struct Connectors {
+    local: Option<PathBuf>,
+    clock: Arc<dyn Clock>,
+    drains: bool,
+    job: JobContext,
+    names: PartNames,
+    tables: Mutex<Option<LocalTables>>,
+}
+
+impl Connectors {
+    /// Connectors of one run of a job. With `local`, AWS connectors are the embedded ones under that folder.
+    pub fn new(local: Option<PathBuf>, clock: Arc<dyn Clock>, job: JobContext) -> Self {
+        let names = PartNames::new(&job.job, job.generation);
+        Self { local, clock, drains: false, job, names, tables: Mutex::new(None) }
+    }
+
+    /// Whether the run takes what is there and ends (`--drain`, `--once`): then the last line of a growing file counts
+    /// without its line end.
+    #[must_use]
+    pub fn draining(mut self, drains: bool) -> Self {
+        self.drains = drains;
+        self
+    }
+
+    /// The table of `spec`, to read.
+    pub fn source(&self, spec: &TableSpec, connector: &str) -> Result<Arc<dyn Source>> {
+        match self.known(spec, connector)?.name {
+            "kinesis" => kinesis::local_source(spec, self.need_local(spec, "Kinesis")?, self.clock(), self.drains),
+            "filesystem" | "s3" => files::source(spec, self.local.as_deref(), self.clock()),
+            "datagen" => datagen::source(spec, self.clock()),
+            other => Err(Error::config(format!("table '{}': connector '{other}' cannot be read", spec.name))),
+        }
+    }
+
+    /// The table of `spec`, to write.
+    pub fn sink(&self, spec: &TableSpec, connector: &str) -> Result<Box<dyn Sink>> {
+        match self.known(spec, connector)?.name {
+            "kinesis" => kinesis::local_sink(spec, self.need_local(spec, "Kinesis")?, self.clock()),
+            "dynamodb" => dynamodb::local_sink(spec, self.local_tables(self.need_local(spec, "DynamoDB")?)?),
+            "sns" => sns::local_sink(spec, self.need_local(spec, "SNS")?, &self.job.job),
+            "filesystem" | "s3" => files::sink(spec, self.local.as_deref(), self.names.clone()),
+            "print" => Ok(Box::new(print::Print::try_new(spec)?)),
+            "blackhole" => Ok(Box::new(blackhole::Blackhole)),
+            other => Err(Error::config(format!("table '{}': connector '{other}' cannot be written", spec.name))),
+        }
+    }
+
+    /// A reference table: files that are kept in memory and read again when they change.
+    pub fn reference(&self, spec: &TableSpec, connector: &str) -> Result<ReferenceFiles> {
+        match self.known(spec, connector)?.name {
+            "filesystem" | "s3" => ReferenceFiles::open(spec, self.local.as_deref()),
+            other => Err(Error::config(format!("table '{}': connector '{other}' has no reference tables", spec.name))
+                .hint("a table to look rows up in is of 'filesystem'")),
+        }
+    }
+
+    /// The error output in the folder `path` (plain, `file://` or `s3://bucket/prefix`).
+    pub fn error_output(&self, path: &str) -> Result<Box<dyn ErrorOutput>> {
+        files::error_output(path, self.local.as_deref(), self.names.clone())
+    }
+
+    /// Where the table's own options say that reading starts; `None` when they do not.
+    pub fn start_position(&self, spec: &TableSpec, connector: &str) -> Result<Option<StartPosition>> {
+        if self.known(spec, connector)?.name == "kinesis" { kinesis::start_position(spec) } else { Ok(None) }
+    }
+
+    /// A text that is equal for tables which read the same records (`kinesis:analytics-events`): such tables are read once.
+    pub fn source_identity(&self, spec: &TableSpec, connector: &str) -> Result<String> {
+        match self.known(spec, connector)?.name {
+            "kinesis" => Ok(format!("kinesis:{}", kinesis::stream_name(spec)?)),
+            "filesystem" | "s3" => {
+                let pattern = spec.option("source.path.regex-pattern").unwrap_or("");
+                Ok(format!("files:{}:{pattern}", spec.require("path")?))
+            }
+            other => Ok(format!("{other}:{}", spec.name)),
+        }
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
+    fn known(&self, spec: &TableSpec, connector: &str) -> Result<&'static ConnectorDescription> {
+        describe::connector(connector).ok_or_else(|| {
+            let error = Error::config(format!("table '{}': there is no connector '{connector}'", spec.name));
+            match nearest(connector, describe::names()) {
+                Some(near) => error.hint(format!("did you mean '{near}'?")),
+                None => error.hint(format!("there are {}", describe::names().collect::<Vec<_>>().join(", "))),
+            }
+        })
+    }
+
+    fn need_local(&self, spec: &TableSpec, service: &str) -> Result<&Path> {
+        self.local.as_deref().ok_or_else(|| {
+            Error::config(format!("table '{}': this version does not reach AWS {service} yet", spec.name))
+                .hint(format!("run with --local DIR for an embedded {service}"))
+        })
+    }
+
+    /// The SQLite file, opened once for all tables.
+    fn local_tables(&self, local: &Path) -> Result<LocalTables> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &*tables {
+            return Ok(open.clone());
+        }
+        let open = LocalTables::open(local)?;
+        *tables = Some(open.clone());
+        Ok(open)
+    }
+}
+
+/// What the connector of this name says of itself.
+pub fn describe(connector: &str) -> Option<&'static ConnectorDescription> {
+    describe::connector(connector)
+}
+
+/// Checks the options of a table; an unknown connector has none to check.
+pub fn validate_options(connector: &str, options: &BTreeMap<String, String>, role: Role) -> Vec<OptionProblem> {
+    describe(connector).map(|c| options::check(c, options, role)).unwrap_or_default()
+}
