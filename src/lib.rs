@@ -1,1 +1,4 @@
-
+//! Tidemill.
+pub mod sql {
+    pub mod functions;
+}
