@@ -195,6 +195,7 @@ impl ScalarUDFImpl for Function {
             name: self.definition.name,
             args: &args.args,
             rows,
+            fields: &args.arg_fields,
             return_type: args.return_field.data_type(),
             context: &self.context,
         };
@@ -251,6 +252,7 @@ pub(crate) struct Call<'a> {
     pub args: &'a [ColumnarValue],
     /// Rows of the answer: 1 when all arguments are constant.
     pub rows: usize,
+    pub fields: &'a [FieldRef],
     pub return_type: &'a DataType,
     pub context: &'a Context,
 }
@@ -301,10 +303,6 @@ impl Column<BinaryArray> {
 impl Call<'_> {
     pub fn has(&self, i: usize) -> bool {
         i < self.args.len()
-    }
-
-    pub fn is_constant(&self, i: usize) -> bool {
-        matches!(self.args[i], ColumnarValue::Scalar(_))
     }
 
     /// The argument as one array of its own type: one row if it is constant.

@@ -66,7 +66,7 @@ impl VisitorMut for Rewriter {
 /// Functions whose result type follows the type of a literal argument.
 const TYPED: &[&str] = &[
     "abs", "sign", "greatest", "least", "coalesce", "nullif", "element", "typeof", "sum", "avg", "min", "max", "json_string", "json_object",
-    "json_array", "named_struct", "map_of", "cardinality", "make_array", "first_value", "last_value",
+    "json_array", "named_struct", "cardinality", "make_array", "first_value", "last_value",
 ];
 
 fn rewrite_one(expr: &mut Expr) {

@@ -5,7 +5,7 @@
 //! module; the name keeps the span of the word that opened the form.
 
 use sqlparser::ast::{
-    DateTimeField, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+    DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
     ObjectName, UnaryOperator, Value,
 };
 use sqlparser::parser::{Parser, ParserError};
@@ -181,7 +181,7 @@ fn is_clause(word: &str) -> bool {
     ["NULL", "ERROR", "DEFAULT", "EMPTY", "WITH", "WITHOUT"].iter().any(|clause| word.eq_ignore_ascii_case(clause))
 }
 
-/// `MAP[k, v, …]`.
+/// `MAP[k, v, …]`: the keys and the values as arrays.
 fn map(parser: &mut Parser, _: &str, span: Span) -> Parsed {
     let items = match parser.consume_token(&Token::RBracket) {
         true => vec![],
@@ -194,7 +194,11 @@ fn map(parser: &mut Parser, _: &str, span: Span) -> Parsed {
     if items.len() % 2 != 0 {
         return Err(ParserError::ParserError(format!("MAP[…] has a key without a value{}", span.start)));
     }
-    Ok(call("map_of", span, items))
+    let every_second = |first: usize| {
+        let elem = items.iter().skip(first).step_by(2).cloned().collect();
+        Expr::Array(sqlparser::ast::Array { elem, named: true })
+    };
+    Ok(call("map_from_arrays", span, vec![every_second(0), every_second(1)]))
 }
 
 /// `ROW(a, b)`, whose fields have the names `EXPR$0`, `EXPR$1`.
@@ -404,11 +408,4 @@ fn json_array(parser: &mut Parser, name: &str, span: Span) -> Parsed {
 fn at_on_null(parser: &Parser) -> bool {
     let is = |n: usize, wanted: &str| matches!(&parser.peek_nth_token_ref(n).token, Token::Word(word) if word.value.eq_ignore_ascii_case(wanted));
     (is(0, "NULL") || is(0, "ABSENT")) && is(1, "ON")
-}
-
-/// Adds DISTINCT to a call, for rewrites that move it to another function.
-pub(crate) fn with_treatment(expr: &mut Expr, treatment: Option<DuplicateTreatment>) {
-    if let Expr::Function(Function { args: FunctionArguments::List(list), .. }) = expr {
-        list.duplicate_treatment = treatment;
-    }
 }

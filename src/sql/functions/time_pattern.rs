@@ -42,19 +42,6 @@ impl Pattern {
         let stable_seconds = items.iter().map(stable_seconds).min().unwrap_or(SECONDS_PER_DAY);
         Ok(Pattern { items, stable_seconds })
     }
-
-    /// True if it prints or reads a zone.
-    pub fn has_zone(&self) -> bool {
-        has_zone(&self.items)
-    }
-}
-
-fn has_zone(items: &[Item]) -> bool {
-    items.iter().any(|item| match item {
-        Item::Field(letter, _) => "XxZzVvO".contains(*letter),
-        Item::Optional(items) => has_zone(items),
-        Item::Literal(_) => false,
-    })
 }
 
 /// Reads items up to the end, or to `]` inside brackets. `chars` is reversed.
