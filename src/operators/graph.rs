@@ -19,6 +19,7 @@ use super::slot::Slot;
 use super::window_aggregate::WindowAggregate;
 use super::window_buffer::WindowBuffer;
 use crate::contracts::{Error, Result, Watermark};
+use crate::state::OperatorState;
 
 /// Whether the rows of a query are final or replace earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,33 +160,29 @@ impl QueryGraph {
 }
 
 impl QueryGraph {
-    /// Fingerprint, watermark and state rows of each operator.
-    pub fn snapshot(&self) -> Result<Vec<(String, Watermark, Vec<RecordBatch>)>> {
+    /// State of each operator.
+    pub fn snapshot(&self) -> Result<Vec<OperatorState>> {
         let state = |operator: &Operator| {
             let (watermark, rows) = match &operator.kind {
                 OperatorKind::Window(window) => window.snapshot(),
                 OperatorKind::Running(running) => running.snapshot()?,
                 OperatorKind::Buffer(buffer) => buffer.snapshot(),
             };
-            Ok((operator.fingerprint.clone(), watermark, rows))
+            Ok(OperatorState { fingerprint: operator.fingerprint.clone(), watermark, rows })
         };
         self.operators.iter().map(state).collect()
     }
 
     /// Takes the state of a snapshot. An operator of another query than the saved one is refused.
-    pub async fn restore(
-        &mut self,
-        saved: &[(String, Watermark, Vec<RecordBatch>)],
-        compute: &Compute,
-    ) -> Result<()> {
+    pub async fn restore(&mut self, saved: &[OperatorState], compute: &Compute) -> Result<()> {
         let same = saved.len() == self.operators.len()
-            && saved.iter().zip(&self.operators).all(|((print, ..), operator)| *print == operator.fingerprint);
+            && saved.iter().zip(&self.operators).all(|(state, operator)| state.fingerprint == operator.fingerprint);
         if !same {
             return Err(Error::config("the query has changed since its state was saved")
                 .hint("run with --fresh to start anew, or give the changed query another file name"));
         }
         self.started = true;
-        for (operator, (_, watermark, rows)) in self.operators.iter_mut().zip(saved) {
+        for (operator, OperatorState { watermark, rows, .. }) in self.operators.iter_mut().zip(saved) {
             match &mut operator.kind {
                 OperatorKind::Window(window) => window.restore(*watermark, rows.clone(), compute).await?,
                 OperatorKind::Running(running) => running.restore(*watermark, rows)?,

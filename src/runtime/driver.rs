@@ -13,11 +13,11 @@ use tokio::task::JoinHandle;
 use super::accounting::TableCounts;
 use super::reader::{Brake, Event, Piece, ReaderTask};
 use super::rows::RowMaker;
-use super::saved::SavedTable;
 use super::splits::{SplitState, Status, TableSplits};
 use super::worker::{Ending, TableSpecification};
 use crate::contracts::{Clock, RawChunk, RejectedRecord, Result, Split, StartPosition, Watermark};
 use crate::operators::{Compute, WATERMARK_COLUMN};
+use crate::state::{SavedSplit, SavedTable};
 
 /// When an epoch closes.
 #[derive(Debug, Clone, Copy)]
@@ -149,7 +149,10 @@ impl Driver {
         let table = &mut self.tables[index];
         let parents = split.parents.iter().filter_map(|p| table.by_id.get(p)).map(|at| table.splits[*at].watermark);
         let inherited = parents.max().unwrap_or(i64::MIN);
-        let (position, watermark, finished) = saved.unwrap_or((None, inherited, false));
+        let (position, watermark, finished) = match &saved {
+            Some(saved) => (saved.position(), saved.watermark_ms, saved.finished),
+            None => (None, inherited, false),
+        };
         let brake = Arc::new(Brake::default());
         let number = table.splits.len();
         table.by_id.insert(split.id.clone(), number);
@@ -325,7 +328,8 @@ impl Driver {
                 // A split that ended only because the run did goes on in the next one.
                 let bounded = specification.source.boundedness() == crate::contracts::Boundedness::Bounded;
                 let finished = s.status == Status::Finished && (bounded || self.ending == Ending::Run);
-                (s.id.0.to_string(), (s.position.clone(), s.watermark, finished))
+                let after_exclusive = s.position.as_ref().map(ToString::to_string);
+                (s.id.0.to_string(), SavedSplit { after_exclusive, watermark_ms: s.watermark, finished })
             };
             let floor = table.floor.max(closed.unwrap_or(i64::MIN));
             let splits = table.splits.iter().map(split).collect();

@@ -14,12 +14,12 @@ use super::accounting::{QueryCounts, Summary};
 use super::driver::{Driver, Epoch, EpochLimits};
 use super::reader::rejected;
 use super::rows::WatermarkRule;
-use super::saved::{SavedJob, SavedQuery};
 use super::writer::{EPOCHS_WAITING, Order, Written, run_errors, run_writer};
 use crate::contracts::{
     ChangeKind, Changes, Clock, Decoder, EpochNumber, Error, ErrorOutput, MetadataColumn, Reject, RejectReason,
     RejectedRecord, Result, Sink, Source, StartPosition, Watermark,
 };
+use crate::state::{OperatorState, SavedJob};
 use crate::operators::{ChangeMode, Compute, EpochInputs, GateKind, QueryGraph, consolidate};
 
 /// How a run ends.
@@ -258,7 +258,7 @@ async fn start_query(
 ) -> Result<RunningQuery> {
     let mut graph = query.graph;
     if let Some(state) = saved.queries.get(&query.name) {
-        graph.restore(&state.operators, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;
+        graph.restore(state, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;
     }
     let (orders, receiver) = mpsc::channel(EPOCHS_WAITING);
     let writer = tokio::spawn(run_writer(query.name.clone(), query.sink, receiver, errors));
@@ -379,7 +379,7 @@ fn changes(rows: Vec<RecordBatch>, mode: ChangeMode, key: &[usize], schema: &Sch
 }
 
 /// Closes a query's sink and takes its state.
-async fn end_query(query: RunningQuery) -> Result<(QueryCounts, SavedQuery, Option<i64>)> {
+async fn end_query(query: RunningQuery) -> Result<(QueryCounts, Vec<OperatorState>, Option<i64>)> {
     drop(query.orders);
     let written = query.writer.await.map_err(|e| Error::internal("a writer's task failed").caused_by(e))??;
     let mut counts = query.counts;
@@ -388,7 +388,7 @@ async fn end_query(query: RunningQuery) -> Result<(QueryCounts, SavedQuery, Opti
     let closed = graph.reopen();
     let operators = graph.snapshot()?;
     debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");
-    Ok((counts, SavedQuery { operators }, closed))
+    Ok((counts, operators, closed))
 }
 
 async fn errors_failed(errors: JoinHandle<Result<()>>) -> Error {

@@ -8,6 +8,7 @@ mod dialect;
 mod job;
 mod distinct;
 mod errors;
+pub mod functions;
 mod legacy;
 mod lower;
 mod nodes;
