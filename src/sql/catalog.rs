@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use sqlparser::ast::{Expr, Query, visit_relations};
+use sqlparser::ast::{Query, visit_relations};
 use sqlparser::tokenizer::Span;
 
 use super::ddl::DeclaredWatermark;
@@ -310,29 +310,7 @@ pub(crate) fn relations(query: &Query) -> BTreeSet<String> {
         }
         std::ops::ControlFlow::<()>::Continue(())
     });
-    let _ = sqlparser::ast::visit_expressions(query, |expr| {
-        if let Some(ident) = table_argument_name(expr) {
-            names.insert(ident);
-        }
-        std::ops::ControlFlow::<()>::Continue(())
-    });
     names
-}
-
-/// The name in `TABLE name`, as the dialect parses it inside a function call.
-pub(crate) fn table_argument_name(expr: &Expr) -> Option<String> {
-    use sqlparser::ast::{FunctionArg, FunctionArgExpr, FunctionArguments};
-    let Expr::Function(function) = expr else { return None };
-    if function.name.to_string() != super::dialect::TABLE_ARGUMENT {
-        return None;
-    }
-    let FunctionArguments::List(list) = &function.args else { return None };
-    match list.args.first()? {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::CompoundIdentifier(parts))) => {
-            parts.last().map(|ident| ident.value.clone())
-        }
-        _ => None,
-    }
 }
 
 fn check_watermark(table: &Table) -> Result<()> {

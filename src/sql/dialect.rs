@@ -1,6 +1,6 @@
 //! The lexical and grammatical side of Flink SQL, as one sqlparser [`Dialect`].
 
-use sqlparser::ast::{Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName};
+use sqlparser::ast::{Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, SelectItem, SetExpr, TableFactor};
 use sqlparser::dialect::Dialect;
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -69,6 +69,31 @@ impl Dialect for FlinkDialect {
     }
 }
 
+/// `SELECT * FROM table`: a table as an argument stands as a query, so that the planner's search for the
+/// tables of a statement finds it.
+pub(crate) fn all_of(table: Ident) -> Query {
+    let mut query = super::planner::template(table);
+    if let SetExpr::Select(select) = query.body.as_mut() {
+        select.projection.push(SelectItem::Wildcard(Default::default()));
+    }
+    query
+}
+
+/// The table of a query that [`all_of`] made, or that says the same.
+pub(crate) fn is_all_of(query: &Query) -> Option<&TableFactor> {
+    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    let plain = query.with.is_none() && query.limit_clause.is_none() && query.order_by.is_none();
+    match (select.projection.as_slice(), select.from.as_slice(), &select.selection) {
+        ([SelectItem::Wildcard(_)], [from], None) if plain && from.joins.is_empty() && select.distinct.is_none() => {
+            match &from.relation {
+                table @ TableFactor::Table { alias: None, args: None, .. } => Some(table),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
 /// `TABLE t`, `TABLE db.t` or `TABLE (SELECT …)` where an expression is expected.
 fn table_argument(parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
     let is_table = matches!(&parser.peek_token_ref().token, Token::Word(Word { keyword: Keyword::TABLE, quote_style: None, .. }));
@@ -80,9 +105,7 @@ fn table_argument(parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
     let argument = if matches!(parser.peek_token_ref().token, Token::LParen) {
         parser.parse_expr()
     } else {
-        parser.parse_object_name(false).map(|name| {
-            Expr::CompoundIdentifier(name.0.into_iter().filter_map(|part| part.as_ident().cloned()).collect())
-        })
+        super::statement::last_part(parser).map(|name| Expr::Subquery(Box::new(all_of(name))))
     };
     Some(argument.map(|argument| {
         let name = Ident { value: TABLE_ARGUMENT.to_owned(), quote_style: None, span: table.span };

@@ -83,7 +83,7 @@ fn rewrite(select: &mut Select) -> Result<(), PlanError> {
     let (table, alias) = match &from.relation {
         TableFactor::Table { name: table, alias, .. } => {
             let ident = table.0.last().and_then(|p| p.as_ident()).cloned().unwrap_or_else(|| Ident::new("t"));
-            let parts = vec![ident.clone()];
+            let query = super::dialect::all_of(ident.clone());
             let alias = alias.clone().or_else(|| {
                 Some(sqlparser::ast::TableAlias {
                     explicit: true,
@@ -92,7 +92,7 @@ fn rewrite(select: &mut Select) -> Result<(), PlanError> {
                     at: None,
                 })
             });
-            (Expr::CompoundIdentifier(parts), alias)
+            (Expr::Subquery(Box::new(query)), alias)
         }
         TableFactor::Derived { subquery, alias, .. } => (Expr::Subquery(subquery.clone()), alias.clone()),
         _ => return Err(joined(&name, span)),

@@ -227,7 +227,7 @@ fn select(
     schema: Option<&SchemaRef>,
     used: &Option<BTreeMap<String, super::required::Paths>>,
 ) -> Query {
-    let (mut query, ident) = (template(base), quoted);
+    let (mut query, ident) = (template(quoted(base)), quoted);
     let SetExpr::Select(select) = query.body.as_mut() else { unreachable!("the template is a SELECT") };
     for column in &table.columns {
         let exists = schema.is_some_and(|s| s.field_with_name(&column.name).is_ok());
@@ -255,7 +255,7 @@ fn quoted(name: &str) -> sqlparser::ast::Ident {
 }
 
 /// `SELECT … FROM table` without columns yet. The parser's own tree, so that no field is forgotten.
-fn template(table: &str) -> Query {
+pub(crate) fn template(table: sqlparser::ast::Ident) -> Query {
     let template = Parser::parse_sql(&FlinkDialect, "SELECT x FROM x").unwrap_or_default();
     let Some(SqlStatement::Query(mut query)) = template.into_iter().next() else {
         unreachable!("the template is a query");
@@ -263,14 +263,14 @@ fn template(table: &str) -> Query {
     let SetExpr::Select(select) = query.body.as_mut() else { unreachable!("the template is a SELECT") };
     select.projection.clear();
     if let Some(from) = select.from.first_mut() {
-        from.relation = table_factor(quoted(table), None);
+        from.relation = table_factor(table, None);
     }
     *query
 }
 
 /// `SELECT a, b FROM table`.
 pub(crate) fn select_two(table: &str, a: Expr, b: Expr) -> Query {
-    let mut query = template(table);
+    let mut query = template(quoted(table));
     let SetExpr::Select(select) = query.body.as_mut() else { unreachable!("the template is a SELECT") };
     select.projection.push(SelectItem::ExprWithAlias { expr: a, alias: quoted("time") });
     select.projection.push(SelectItem::ExprWithAlias { expr: b, alias: quoted("watermark") });

@@ -14,7 +14,7 @@ use sqlparser::ast::{
     Spanned, TableAlias, TableFactor,
 };
 
-use super::dialect::TABLE_ARGUMENT;
+use super::dialect::{TABLE_ARGUMENT, is_all_of};
 use super::errors::PlanError;
 use super::nodes::{TIME_ATTRIBUTE, WindowTvf};
 use crate::operators::{WindowKind, WindowSpec};
@@ -145,10 +145,9 @@ fn relation(argument: &Expr) -> Option<TableFactor> {
     match argument {
         Expr::Function(function) if function.name.to_string() == TABLE_ARGUMENT => {
             match list(function).first()? {
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::CompoundIdentifier(parts))) => {
-                    Some(table_factor(parts.last()?.clone(), None))
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query))) => {
+                    Some(is_all_of(query).cloned().unwrap_or_else(|| derived(query)))
                 }
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query))) => Some(derived(query)),
                 FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Nested(inner))) => relation(inner),
                 _ => None,
             }
