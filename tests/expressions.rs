@@ -184,7 +184,7 @@ fn same_value(ours: &str, flinks: &str, data_type: &str) -> bool {
         && let (Ok(ours), Ok(flinks)) = (ours.parse::<f64>(), flinks.parse::<f64>())
     {
         let close = (ours - flinks).abs() <= 4.0 * f64::EPSILON * flinks.abs();
-        return close || data_type == "FLOAT" && ours as f32 == flinks as f32;
+        return close || data_type == "FLOAT" && (ours - flinks).abs() <= 2e-7 * flinks.abs();
     }
     let parsed = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
     ours == flinks || parsed(ours).is_some() && parsed(ours) == parsed(flinks)

@@ -149,10 +149,8 @@ pub(crate) fn text_to_value(array: &ArrayRef, to: &DataType, lenient: bool, zone
         DataType::Float32 => Arc::new(Float32Array::from(read!(|text| read_double(text).map(|value: f32| value)))),
         DataType::Float64 => Arc::new(Float64Array::from(read!(|text| read_double(text).map(|value: f64| value)))),
         DataType::Decimal128(p, s) => {
-            // Too many digits are NULL even for CAST, as from other decimals.
-            let values = read!(|text: &str| read_decimal(text.trim()).map(|(value, scale)| rescale(value, scale, i32::from(*s), *p)));
-            let values: Decimal128Array = values.into_iter().map(Option::flatten).collect();
-            Arc::new(values.with_precision_and_scale(*p, *s)?)
+            let values = read!(|text: &str| read_decimal(text.trim()).and_then(|(value, scale)| rescale(value, scale, i32::from(*s), *p)));
+            Arc::new(Decimal128Array::from(values).with_precision_and_scale(*p, *s)?)
         }
         DataType::Date32 => Arc::new(Date32Array::from(read!(|text| time_parse::date(text).and_then(|days| i32::try_from(days).ok())))),
         DataType::Time32(TimeUnit::Millisecond) => {

@@ -257,7 +257,7 @@ mod tests {
         }
         let mut out = String::new();
         write_float(123_456_789.125, &mut out);
-        assert_eq!(out, "1.23456792E8");
+        assert_eq!(out, "1.2345679E8"); // Java before 19 prints one digit more
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
     define("unhex", "s", Returns::Bytes, Nulls::Possible, unhex),
     define("bin", "i", Returns::Text, Nulls::Propagate, bin),
     define("to_base64", "a", Returns::Text, Nulls::Propagate, to_base64),
-    define("from_base64", "s", Returns::Text, Nulls::Possible, from_base64),
+    define("from_base64", "s", Returns::Text, Nulls::Propagate, from_base64),
     define("encode", "ss", Returns::Bytes, Nulls::Possible, encode),
     define("decode", "xs", Returns::Text, Nulls::Possible, decode),
     define("startswith", "ss", Returns::Boolean, Nulls::Propagate, |call| compare(call, |text, part| text.starts_with(part))),
@@ -84,11 +84,17 @@ fn to_base64(call: &Call) -> Result<ArrayRef> {
     call.text(|row| Some(STANDARD.encode(texts.get(row)?)))
 }
 
-/// NULL for a text that is not Base64 (an error in Flink); bytes that are not UTF-8 are replaced.
+/// Bytes that are not UTF-8 are replaced.
 fn from_base64(call: &Call) -> Result<ArrayRef> {
     let engine = GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
     let texts = call.strings(0)?;
-    call.text(|row| Some(String::from_utf8_lossy(&engine.decode(texts.get(row)?).ok()?).into_owned()))
+    call.try_text(|row| {
+        let Some(text) = texts.get(row) else { return Ok(None) };
+        match engine.decode(text) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) => exec_err!("function from_base64: '{text}' is not Base64 ({error}); test it with REGEXP first"),
+        }
+    })
 }
 
 /// The character sets of ENCODE and DECODE.

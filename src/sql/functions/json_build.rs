@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use datafusion::common::{Result, exec_err};
 
 use super::cast_text::{write_clock, write_date};
+use super::json_functions::number_text;
 use super::function::{Call, Definition, Nulls, Returns, define};
 use super::time_pattern::fraction;
 use super::times::Times;
@@ -197,7 +198,9 @@ pub(crate) fn quote(text: &str, out: &mut String) {
 /// JSON has no NaN and no infinities: they are NULL.
 fn write_number(value: f64, out: &mut String) {
     if value.is_finite() {
-        super::cast_text::write_double(value, out);
+        let mut text = String::new();
+        super::cast_text::write_double(value, &mut text);
+        out.push_str(&number_text(&text));
     } else {
         out.push_str("null");
     }

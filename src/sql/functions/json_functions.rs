@@ -106,7 +106,7 @@ fn not_json(text: &str) -> String {
 }
 
 /// A number as `BigDecimal.toString` prints it: as written, but `1e3` is `1E+3` and `1e-3` is `0.001`.
-fn number_text(text: &str) -> String {
+pub(crate) fn number_text(text: &str) -> String {
     let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else { return text.to_string() };
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));

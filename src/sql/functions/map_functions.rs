@@ -17,6 +17,7 @@ use super::types::map;
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
     define("map_from_arrays", "ll", Returns::With(map_type), Nulls::Propagate, map_from_arrays),
+    define("multiset_of", "l", Returns::With(multiset_type), Nulls::Propagate, multiset_of),
     define("map_union", "mm*", Returns::Same(0), Nulls::Propagate, map_union),
 ];
 
@@ -25,6 +26,39 @@ fn map_type(fields: &[FieldRef], _: &[Option<&ScalarValue>]) -> Result<DataType>
         (DataType::List(key), DataType::List(value)) => Ok(map(key.data_type().clone(), value.data_type().clone())),
         _ => plan_err!("a map is made of an array of keys and one of values"),
     }
+}
+
+fn multiset_type(fields: &[FieldRef], _: &[Option<&ScalarValue>]) -> Result<DataType> {
+    match fields[0].data_type() {
+        DataType::List(item) => Ok(map(item.data_type().clone(), DataType::Int32)),
+        other => plan_err!("{other} is not an array"),
+    }
+}
+
+/// The items of an array that are not NULL, with how often each occurs: behind COLLECT.
+fn multiset_of(call: &Call) -> Result<ArrayRef> {
+    let lists = lists(call, 0)?;
+    let items = lists.values();
+    let compare = make_comparator(items, items, SortOptions::default())?;
+    let (mut picked, mut counts): (Vec<u32>, Vec<i32>) = (vec![], vec![]);
+    let mut ranges = vec![];
+    for row in 0..call.rows {
+        let start = picked.len();
+        let range = lists.value_offsets()[row] as usize..lists.value_offsets()[row + 1] as usize;
+        for i in range.filter(|i| items.is_valid(*i)) {
+            match picked[start..].iter().position(|known| compare(*known as usize, i) == Ordering::Equal) {
+                Some(known) => counts[start + known] += 1,
+                None => {
+                    picked.push(i as u32);
+                    counts.push(1);
+                }
+            }
+        }
+        ranges.push(start..picked.len());
+    }
+    let keys = take(items, &UInt32Array::from(picked), None)?;
+    let counts: ArrayRef = Arc::new(arrow::array::Int32Array::from(counts));
+    build(call.return_type, call.rows, &keys, &counts, |row| lists.is_valid(row).then(|| vec![ranges[row].clone()]))
 }
 
 /// Builds maps from pairs of keys and values; `entries` gives each row's ranges of them, `None` for NULL.

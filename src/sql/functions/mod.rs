@@ -147,5 +147,6 @@ pub fn expr_planners(options: &FunctionOptions) -> Vec<Arc<dyn ExprPlanner>> {
     let context = options.context();
     let definitions: &[Definition; 5] = decimal::DEFINITIONS.first_chunk().expect("decimal has a function for each of five operations");
     let decimal = definitions.map(|definition| Arc::new(definition.udf(&context)));
-    vec![Arc::new(operators::Operators { decimal })]
+    let interval = Arc::new(operators::TIMES_INTERVAL.udf(&context));
+    vec![Arc::new(operators::Operators { decimal, interval })]
 }

@@ -65,7 +65,7 @@ impl VisitorMut for Rewriter {
 
 /// Functions whose result type follows the type of a literal argument.
 const TYPED: &[&str] = &[
-    "abs", "sign", "greatest", "least", "coalesce", "nullif", "element", "typeof", "sum", "avg", "min", "max", "json_string", "json_object",
+    "abs", "sign", "ceil", "floor", "ceiling", "greatest", "least", "coalesce", "nullif", "element", "typeof", "sum", "avg", "min", "max", "json_string", "json_object",
     "json_array", "named_struct", "cardinality", "make_array", "first_value", "last_value",
 ];
 
@@ -229,6 +229,13 @@ fn rewrite_function(function: &mut Function) -> Option<Expr> {
                 list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(text(","))));
             }
         }
+        "translate3" => rename(function, "translate"),
+        "collect" => {
+            let span = function.name.span();
+            let mut values = function.clone();
+            rename(&mut values, "array_agg");
+            return Some(call("multiset_of", span, vec![Expr::Function(values)]));
+        }
         "row" => {
             let values = arguments(function).into_iter().map(|arg| arg.clone()).collect();
             let mut row = row_of(values, span);
@@ -244,8 +251,8 @@ fn rewrite_function(function: &mut Function) -> Option<Expr> {
 fn typed(expr: &mut Expr) {
     let (digits, negative) = match &*expr {
         Expr::Value(ValueWithSpan { value: Value::Number(digits, _), .. }) => (digits, false),
-        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match &**expr {
-            Expr::Value(ValueWithSpan { value: Value::Number(digits, _), .. }) => (digits, true),
+        Expr::UnaryOp { op: op @ (UnaryOperator::Minus | UnaryOperator::Plus), expr } => match &**expr {
+            Expr::Value(ValueWithSpan { value: Value::Number(digits, _), .. }) => (digits, *op == UnaryOperator::Minus),
             _ => return,
         },
         _ => return,

@@ -318,14 +318,14 @@ fn elt(call: &Call) -> Result<ArrayRef> {
     call.text(|row| texts.get(usize::try_from(indexes.get(row)? - 1).ok()?)?.get(row))
 }
 
-/// A capital after each character that is no ASCII letter or digit, the rest in lower case.
+/// A capital after each character that is no ASCII letter or digit, the rest in lower case; ASCII only.
 fn initcap(call: &Call) -> Result<ArrayRef> {
     let texts = call.strings(0)?;
     call.text(|row| {
         let mut start = true;
         let mut out = String::new();
         for c in texts.get(row)?.chars() {
-            if start { out.extend(c.to_uppercase()) } else { out.extend(c.to_lowercase()) }
+            out.push(if start { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() });
             start = !c.is_ascii_alphanumeric();
         }
         Some(out)
