@@ -11,7 +11,8 @@ use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
 use arrow::datatypes::{DataType, Decimal128Type, FieldRef, i256};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::call::Call;
+use super::function::{Definition, Nulls, Returns, define};
 
 /// Precision and scale.
 pub(crate) type Digits = (u8, i8);
@@ -27,19 +28,33 @@ pub(crate) enum Operation {
 
 /// Called by the expression planner (`operators`), not by people.
 pub(crate) const DEFINITIONS: &[Definition] = &[
-    define("decimal_add", "nn", Returns::With(|f, _| result_field(f, Operation::Add)), Nulls::Possible, |call| compute(call, Operation::Add)),
-    define("decimal_subtract", "nn", Returns::With(|f, _| result_field(f, Operation::Subtract)), Nulls::Possible, |call| {
-        compute(call, Operation::Subtract)
+    define("decimal_add", "nn", Returns::With(|f, _| result_field(f, Operation::Add)), Nulls::Possible, |call| {
+        compute(call, Operation::Add)
     }),
-    define("decimal_multiply", "nn", Returns::With(|f, _| result_field(f, Operation::Multiply)), Nulls::Possible, |call| {
-        compute(call, Operation::Multiply)
-    }),
+    define(
+        "decimal_subtract",
+        "nn",
+        Returns::With(|f, _| result_field(f, Operation::Subtract)),
+        Nulls::Possible,
+        |call| compute(call, Operation::Subtract),
+    ),
+    define(
+        "decimal_multiply",
+        "nn",
+        Returns::With(|f, _| result_field(f, Operation::Multiply)),
+        Nulls::Possible,
+        |call| compute(call, Operation::Multiply),
+    ),
     define("decimal_divide", "nn", Returns::With(|f, _| result_field(f, Operation::Divide)), Nulls::Possible, |call| {
         compute(call, Operation::Divide)
     }),
-    define("decimal_remainder", "nn", Returns::With(|f, _| result_field(f, Operation::Remainder)), Nulls::Possible, |call| {
-        compute(call, Operation::Remainder)
-    }),
+    define(
+        "decimal_remainder",
+        "nn",
+        Returns::With(|f, _| result_field(f, Operation::Remainder)),
+        Nulls::Possible,
+        |call| compute(call, Operation::Remainder),
+    ),
 ];
 
 /// The decimal that an exact number takes part in arithmetic as.
@@ -90,7 +105,9 @@ fn result_field(fields: &[FieldRef], operation: Operation) -> Result<DataType> {
             let (precision, scale) = fit(exact_digits(operation, left, right));
             Ok(DataType::Decimal128(precision, scale))
         }
-        _ => plan_err!("decimal arithmetic wants decimals, not {} and {}", fields[0].data_type(), fields[1].data_type()),
+        _ => {
+            plan_err!("decimal arithmetic wants decimals, not {} and {}", fields[0].data_type(), fields[1].data_type())
+        }
     }
 }
 
@@ -207,7 +224,8 @@ mod tests {
 
     #[test]
     fn halves_go_away_from_zero() {
-        let half = |value: i128, divisor: i128| divide_half_up(i256::from_i128(value), i256::from_i128(divisor)).to_i128();
+        let half =
+            |value: i128, divisor: i128| divide_half_up(i256::from_i128(value), i256::from_i128(divisor)).to_i128();
         assert_eq!(half(5, 2), Some(3));
         assert_eq!(half(-5, 2), Some(-3));
         assert_eq!(half(4, 3), Some(1));

@@ -12,9 +12,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use datafusion::common::{Result, exec_err};
 
+use super::call::Call;
 use super::cast_text::{write_clock, write_date};
+use super::function::{Definition, Nulls, Returns, define};
 use super::json_functions::number_text;
-use super::function::{Call, Definition, Nulls, Returns, define};
 use super::time_pattern::fraction;
 use super::times::Times;
 
@@ -80,7 +81,9 @@ impl JsonOf {
                 Kind::Time(Times::new(&array, false, chrono_tz::Tz::UTC)?, clock)
             }
             DataType::Date32 => Kind::Time(Times::new(&array, false, chrono_tz::Tz::UTC)?, Clock::Date),
-            DataType::Time32(_) | DataType::Time64(_) => Kind::Time(Times::new(&array, false, chrono_tz::Tz::UTC)?, Clock::Time),
+            DataType::Time32(_) | DataType::Time64(_) => {
+                Kind::Time(Times::new(&array, false, chrono_tz::Tz::UTC)?, Clock::Time)
+            }
             data_type if data_type.is_binary() => {
                 array = cast(&array, &DataType::Binary)?;
                 Kind::Bytes
@@ -245,7 +248,7 @@ fn write_time(times: &Times, clock: Clock, row: usize, out: &mut String) {
 
 /// The parser's letters: whether NULLs are absent, and which values are raw.
 fn forms(call: &Call) -> Result<(bool, Vec<bool>)> {
-    match call.strings(0)?.get(0) {
+    match call.constant_text(0)? {
         Some(letters) => Ok((letters.starts_with('a'), letters.chars().skip(1).map(|letter| letter == 'r').collect())),
         None => exec_err!("function {} is written by the parser only", call.name),
     }
@@ -291,7 +294,7 @@ fn json_object(call: &Call) -> Result<ArrayRef> {
     })
 }
 
-fn cast_strings(call: &Call, i: usize) -> Result<super::function::Column<arrow::array::StringViewArray>> {
+fn cast_strings(call: &Call, i: usize) -> Result<super::call::Column<arrow::array::StringViewArray>> {
     if !call.args[i].data_type().is_string() {
         return exec_err!("JSON_OBJECT: key {} is not a string", i / 2 + 1);
     }
@@ -388,7 +391,9 @@ fn json(call: &Call) -> Result<ArrayRef> {
         None => Ok(None),
         Some(text) => match serde_json::from_str::<serde_json::Value>(text) {
             Ok(value) => Ok(Some(value.to_string())),
-            Err(error) => exec_err!("function json: '{text}' is not JSON ({error}); leave JSON(…) out to store it as a string"),
+            Err(error) => {
+                exec_err!("function json: '{text}' is not JSON ({error}); leave JSON(…) out to store it as a string")
+            }
         },
     })
 }

@@ -9,7 +9,8 @@ use datafusion::common::{Result, exec_err};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::function::{Call, Column, Definition, Nulls, Returns, define};
+use super::call::{Call, Column};
+use super::function::{Definition, Nulls, Returns, define};
 use super::json_path::{Found, Path};
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
@@ -48,7 +49,7 @@ impl Paths {
 /// A constant argument of the clauses.
 fn clause(call: &Call, i: usize, default: &str) -> Result<String> {
     match call.has(i) {
-        true => Ok(call.strings(i)?.get(0).unwrap_or(default).to_string()),
+        true => Ok(call.constant_text(i)?.unwrap_or_else(|| default.to_owned())),
         false => Ok(default.to_string()),
     }
 }
@@ -96,7 +97,9 @@ fn scalar(text: &str, path: &Path) -> Outcome<String> {
         Found::One(Value::Bool(value)) => Outcome::Value(value.to_string()),
         Found::Nothing => nothing(path),
         Found::One(_) | Found::Many(_) if path.lax => Outcome::Empty,
-        Found::One(_) | Found::Many(_) => Outcome::Error(format!("'{}' is an array or object; use JSON_QUERY", path.text())),
+        Found::One(_) | Found::Many(_) => {
+            Outcome::Error(format!("'{}' is an array or object; use JSON_QUERY", path.text()))
+        }
     }
 }
 
@@ -163,7 +166,8 @@ fn query(text: &str, path: &Path, wrapper: &str) -> Outcome<Value> {
 fn queries(call: &Call, mut take: impl FnMut(Option<Value>)) -> Result<()> {
     let texts = call.strings(0)?;
     let mut paths = Paths::new(call)?;
-    let (wrapper, on_empty, on_error) = (clause(call, 2, "without")?, clause(call, 3, "null")?, clause(call, 4, "null")?);
+    let (wrapper, on_empty, on_error) =
+        (clause(call, 2, "without")?, clause(call, 3, "null")?, clause(call, 4, "null")?);
     let fallback = |kind: &str, problem: String| match kind {
         "array" => Ok(Some(Value::Array(vec![]))),
         "object" => Ok(Some(Value::Object(serde_json::Map::new()))),
@@ -258,7 +262,14 @@ mod tests {
 
     #[test]
     fn numbers_print_as_big_decimals() {
-        for (json, text) in [("1.50", "1.50"), ("1e3", "1E+3"), ("1.5e-3", "0.0015"), ("12e1", "1.2E+2"), ("-1E-9", "-1E-9"), ("5", "5")] {
+        for (json, text) in [
+            ("1.50", "1.50"),
+            ("1e3", "1E+3"),
+            ("1.5e-3", "0.0015"),
+            ("12e1", "1.2E+2"),
+            ("-1E-9", "-1E-9"),
+            ("5", "5"),
+        ] {
             assert_eq!(number_text(json), text);
         }
     }

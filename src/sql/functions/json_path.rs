@@ -34,7 +34,7 @@ pub(crate) enum Found<'a> {
 }
 
 impl Path {
-    pub fn parse(text: &str) -> Result<Path> {
+    pub(super) fn parse(text: &str) -> Result<Path> {
         let trimmed = text.trim();
         let mode = |word: &str| {
             let (head, rest) = trimmed.split_at_checked(word.len())?;
@@ -52,7 +52,7 @@ impl Path {
     }
 
     /// Follows the path.
-    pub fn find<'a>(&self, root: &'a Value) -> Found<'a> {
+    pub(super) fn find<'a>(&self, root: &'a Value) -> Found<'a> {
         if !self.steps.iter().any(|step| matches!(step, Step::All | Step::Deep(_))) {
             let mut value = root;
             for step in &self.steps {
@@ -81,7 +81,7 @@ impl Path {
     }
 
     /// The path as an error names it.
-    pub fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         &self.text
     }
 }
@@ -189,7 +189,9 @@ mod tests {
         let value: Value = serde_json::from_str(json).expect("JSON");
         match Path::parse(path).expect("a path").find(&value) {
             Found::One(value) => value.to_string(),
-            Found::Many(values) => format!("many {}", values.iter().map(|value| value.to_string()).collect::<Vec<_>>().join(" ")),
+            Found::Many(values) => {
+                format!("many {}", values.iter().map(|value| value.to_string()).collect::<Vec<_>>().join(" "))
+            }
             Found::Nothing => "nothing".into(),
         }
     }
@@ -198,8 +200,16 @@ mod tests {
     fn paths_lead_somewhere() {
         let json = r#"{"a":{"b":[1,2,{"c":3}]},"x y":4,"c":5}"#;
         for (path, found) in [
-            ("$", json), ("$.a.b[0]", "1"), ("lax $.a.b[-1].c", "3"), ("$['x y']", "4"), ("$.[\"x y\"]", "4"), ("c", "5"),
-            ("$.a.b[9]", "nothing"), ("$.a.b.c", "nothing"), ("$.a.b[*]", "many 1 2 {\"c\":3}"), ("$..c", "many 5 3"),
+            ("$", json),
+            ("$.a.b[0]", "1"),
+            ("lax $.a.b[-1].c", "3"),
+            ("$['x y']", "4"),
+            ("$.[\"x y\"]", "4"),
+            ("c", "5"),
+            ("$.a.b[9]", "nothing"),
+            ("$.a.b.c", "nothing"),
+            ("$.a.b[*]", "many 1 2 {\"c\":3}"),
+            ("$..c", "many 5 3"),
         ] {
             assert_eq!(find(path, json), found, "{path}");
         }

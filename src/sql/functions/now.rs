@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{ArrayRef, Date32Array, Float64Array, Int32Array, StringViewArray, Time32MillisecondArray, TimestampMillisecondArray};
+use arrow::array::{
+    ArrayRef, Date32Array, Float64Array, Int32Array, StringViewArray, Time32MillisecondArray, TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{Result, exec_err};
 
 use super::calendar::{Moment, SECONDS_PER_DAY, offset_at};
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::call::Call;
+use super::function::{Definition, Nulls, Returns, define};
 use super::types::LTZ_ZONE;
 
 const LTZ: Returns = Returns::With(|_, _| Ok(DataType::Timestamp(TimeUnit::Millisecond, Some(LTZ_ZONE.into()))));
@@ -104,7 +107,9 @@ fn rand_integer(call: &Call) -> Result<ArrayRef> {
         values.push(match bounds.get(row) {
             None => None,
             Some(bound @ 1..=0x7fff_ffff) => Some((random.next() % bound as u64) as i32),
-            Some(bound) => return exec_err!("function rand_integer: the bound {bound} is not between 1 and 2147483647"),
+            Some(bound) => {
+                return exec_err!("function rand_integer: the bound {bound} is not between 1 and 2147483647");
+            }
         });
     }
     Ok(Arc::new(Int32Array::from(values)))
@@ -116,7 +121,14 @@ fn uuid(call: &Call) -> Result<ArrayRef> {
     let values = (0..call.rows).map(|_| {
         let (high, low) = (random.next(), random.next());
         let (high, low) = (high & !0xf000 | 0x4000, low & !(0b11 << 62) | 1 << 63);
-        format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, high >> 16 & 0xffff, high & 0xffff, low >> 48, low & 0xffff_ffff_ffff)
+        format!(
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            high >> 32,
+            high >> 16 & 0xffff,
+            high & 0xffff,
+            low >> 48,
+            low & 0xffff_ffff_ffff
+        )
     });
     Ok(Arc::new(StringViewArray::from_iter_values(values)))
 }

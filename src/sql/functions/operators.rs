@@ -12,8 +12,9 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, IntervalMonthDayNanoArray};
 use arrow::datatypes::{DataType, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit};
 
+use super::call::Call;
 use super::decimal::{Operation, digits_of, exact_digits};
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::function::{Definition, Nulls, Returns, define};
 
 /// Plans `+ - * / %` of exact numbers by Flink's rules.
 #[derive(Debug)]
@@ -38,11 +39,17 @@ impl ExprPlanner for Operators {
         };
         if operation == Operation::Remainder && left.is_signed_integer() && right.is_signed_integer() && left != right {
             // The remainder has the divisor's type.
-            let remainder = datafusion::logical_expr::binary_expr(expr.left, datafusion::logical_expr::Operator::Modulo, expr.right);
+            let remainder = datafusion::logical_expr::binary_expr(
+                expr.left,
+                datafusion::logical_expr::Operator::Modulo,
+                expr.right,
+            );
             return Ok(PlannerResult::Planned(cast(remainder, right)));
         }
         let interval = |data_type: &DataType| matches!(data_type, DataType::Interval(IntervalUnit::MonthDayNano));
-        if operation == Operation::Multiply && (interval(&left) && right.is_integer() || left.is_integer() && interval(&right)) {
+        if operation == Operation::Multiply
+            && (interval(&left) && right.is_integer() || left.is_integer() && interval(&right))
+        {
             let (count, length) = if interval(&left) { (expr.right, expr.left) } else { (expr.left, expr.right) };
             return Ok(PlannerResult::Planned(self.interval.call(vec![count, length])));
         }
@@ -52,11 +59,13 @@ impl ExprPlanner for Operators {
             return Ok(PlannerResult::Original(RawBinaryExpr { op: expr.op, left, right }));
         }
         let decimal = |data_type: &DataType| matches!(data_type, DataType::Decimal128(..));
-        let (Some(p1), Some(p2), true) = (digits_of(&left), digits_of(&right), decimal(&left) || decimal(&right)) else {
+        let (Some(p1), Some(p2), true) = (digits_of(&left), digits_of(&right), decimal(&left) || decimal(&right))
+        else {
             return Ok(PlannerResult::Original(expr));
         };
         let (left, right) = (as_decimal(expr.left, &left, p1), as_decimal(expr.right, &right, p2));
-        let native = !matches!(operation, Operation::Divide | Operation::Remainder) && exact_digits(operation, p1, p2).0 <= 38;
+        let native =
+            !matches!(operation, Operation::Divide | Operation::Remainder) && exact_digits(operation, p1, p2).0 <= 38;
         if native {
             return Ok(PlannerResult::Original(RawBinaryExpr { op: expr.op, left, right }));
         }
@@ -81,7 +90,11 @@ fn times_interval(call: &Call) -> Result<ArrayRef> {
         let (count, length) = (counts.get(row)?, lengths.is_valid(row).then(|| lengths.value(row))?);
         let small = i32::try_from(count).ok();
         let times = |part: i32| if part == 0 { Some(0) } else { part.checked_mul(small?) };
-        Some(IntervalMonthDayNano::new(times(length.months)?, times(length.days)?, length.nanoseconds.checked_mul(count)?))
+        Some(IntervalMonthDayNano::new(
+            times(length.months)?,
+            times(length.days)?,
+            length.nanoseconds.checked_mul(count)?,
+        ))
     };
     Ok(Arc::new((0..call.rows).map(product).collect::<IntervalMonthDayNanoArray>()))
 }

@@ -6,12 +6,13 @@
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{
-    Array, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DataType, DateTimeField, ExactNumberInfo, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem, SetExpr, Spanned,
-    Statement, TypedString, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
-};
 use sqlparser::ast::helpers::attached_token::AttachedToken;
+use sqlparser::ast::{
+    AccessExpr, Array, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DataType, DateTimeField, ExactNumberInfo,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query,
+    Select, SelectItem, SetExpr, Spanned, Statement, Subscript, TypedString, UnaryOperator, Value, ValueWithSpan,
+    VisitMut, VisitorMut,
+};
 
 use super::interval::normal_interval;
 use super::syntax::{call, row_of, text};
@@ -65,8 +66,29 @@ impl VisitorMut for Rewriter {
 
 /// Functions whose result type follows the type of a literal argument.
 const TYPED: &[&str] = &[
-    "abs", "sign", "ceil", "floor", "ceiling", "greatest", "least", "coalesce", "nullif", "element", "typeof", "sum", "avg", "min", "max", "json_string", "json_object",
-    "json_array", "named_struct", "cardinality", "make_array", "first_value", "last_value",
+    "abs",
+    "sign",
+    "ceil",
+    "floor",
+    "ceiling",
+    "greatest",
+    "least",
+    "coalesce",
+    "nullif",
+    "element",
+    "typeof",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "json_string",
+    "json_object",
+    "json_array",
+    "named_struct",
+    "cardinality",
+    "make_array",
+    "first_value",
+    "last_value",
 ];
 
 fn rewrite_one(expr: &mut Expr) {
@@ -77,7 +99,11 @@ fn rewrite_one(expr: &mut Expr) {
             }
         }
         Expr::BinaryOp { left, op, right } => match op {
-            BinaryOperator::Plus | BinaryOperator::Minus | BinaryOperator::Multiply | BinaryOperator::Divide | BinaryOperator::Modulo => {
+            BinaryOperator::Plus
+            | BinaryOperator::Minus
+            | BinaryOperator::Multiply
+            | BinaryOperator::Divide
+            | BinaryOperator::Modulo => {
                 typed(left);
                 typed(right);
             }
@@ -102,7 +128,8 @@ fn rewrite_one(expr: &mut Expr) {
             }
         }
         Expr::Cast { kind, expr: value, data_type, format: None, array: false } => {
-            let function = if matches!(kind, CastKind::TryCast | CastKind::SafeCast) { "try_cast_to" } else { "cast_to" };
+            let function =
+                if matches!(kind, CastKind::TryCast | CastKind::SafeCast) { "try_cast_to" } else { "cast_to" };
             let span = value.span();
             *expr = call(function, span, vec![(**value).clone(), text(data_type.to_string())]);
         }
@@ -119,6 +146,7 @@ fn rewrite_one(expr: &mut Expr) {
 fn rewrite_form(expr: &mut Expr) {
     let span = expr.span();
     *expr = match std::mem::replace(expr, Expr::value(Value::Null)) {
+        Expr::CompoundFieldAccess { root, access_chain } => access(*root, access_chain),
         Expr::Extract { field, expr, .. } => call("time_part", span, vec![text(field.to_string()), *expr]),
         Expr::Floor { expr, field: CeilFloorKind::DateTimeField(field) } => rounded("floor", *expr, &field, span),
         Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(field) } => rounded("ceil", *expr, &field, span),
@@ -146,6 +174,32 @@ fn rewrite_form(expr: &mut Expr) {
         }
         other => other,
     };
+}
+
+/// `a.b[i]['k'].c`: DataFusion plans no name after brackets, and finds no keys that are views.
+fn access(root: Expr, chain: Vec<AccessExpr>) -> Expr {
+    let indexed = |access: &AccessExpr| matches!(access, AccessExpr::Subscript(Subscript::Index { .. }));
+    let named = |access: &AccessExpr| matches!(access, AccessExpr::Dot(Expr::Identifier(_)));
+    if !chain.iter().any(indexed) || !chain.iter().all(|access| indexed(access) || named(access)) {
+        return Expr::CompoundFieldAccess { root: Box::new(root), access_chain: chain };
+    }
+    let mut base = root;
+    for access in chain {
+        let span = base.span();
+        base = match (access, base) {
+            (AccessExpr::Dot(Expr::Identifier(name)), Expr::Identifier(table)) => {
+                Expr::CompoundIdentifier(vec![table, name])
+            }
+            (AccessExpr::Dot(Expr::Identifier(name)), Expr::CompoundIdentifier(mut names)) => {
+                names.push(name);
+                Expr::CompoundIdentifier(names)
+            }
+            (AccessExpr::Dot(Expr::Identifier(name)), base) => call("get_field", span, vec![base, text(name.value)]),
+            (AccessExpr::Subscript(Subscript::Index { index }), base) => call("item_of", span, vec![base, index]),
+            (_, base) => base,
+        };
+    }
+    base
 }
 
 fn rounded(name: &str, expr: Expr, field: &DateTimeField, span: sqlparser::tokenizer::Span) -> Expr {
@@ -179,13 +233,19 @@ fn rewrite_function(function: &mut Function) -> Option<Expr> {
         _ => return None,
     };
     let span = function.name.span();
-    if function.over.is_none() && (TYPED.contains(&name.as_str()) || name.starts_with("array_") || name.starts_with("map_")) {
+    if function.over.is_none()
+        && (TYPED.contains(&name.as_str()) || name.starts_with("array_") || name.starts_with("map_"))
+    {
         arguments(function).into_iter().for_each(typed);
     }
     match name.as_str() {
         "current_timestamp" | "localtimestamp" | "current_date" | "current_time" | "localtime" => {
             // A precision, as in LOCALTIMESTAMP(3), changes nothing: all are of milliseconds.
-            function.args = FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args: vec![], clauses: vec![] });
+            function.args = FunctionArguments::List(FunctionArgumentList {
+                duplicate_treatment: None,
+                args: vec![],
+                clauses: vec![],
+            });
         }
         "round" | "truncate" => {
             if let Some(value) = arguments(function).into_iter().next() {
@@ -303,7 +363,10 @@ fn like_pattern(pattern: Expr, escape: Option<&ValueWithSpan>) -> Expr {
     let escape = escape.and_then(|escape| escape.value.clone().into_string());
     match pattern {
         Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(literal), span }) => {
-            let converted = super::conditional::backslash_pattern(&literal, escape.as_deref().and_then(|escape| escape.chars().next()));
+            let converted = super::conditional::backslash_pattern(
+                &literal,
+                escape.as_deref().and_then(|escape| escape.chars().next()),
+            );
             Expr::Value(Value::SingleQuotedString(converted).with_span(span))
         }
         pattern => {
@@ -321,7 +384,9 @@ fn overlaps(left: &Expr, right: &Expr) -> Option<Expr> {
         let Expr::Tuple(values) = side else { return None };
         let [start, end] = values.as_slice() else { return None };
         let end = match end {
-            Expr::Interval(_) => Expr::BinaryOp { left: Box::new(start.clone()), op: BinaryOperator::Plus, right: Box::new(end.clone()) },
+            Expr::Interval(_) => {
+                Expr::BinaryOp { left: Box::new(start.clone()), op: BinaryOperator::Plus, right: Box::new(end.clone()) }
+            }
             end => end.clone(),
         };
         Some((start.clone(), end))
@@ -331,6 +396,9 @@ fn overlaps(left: &Expr, right: &Expr) -> Option<Expr> {
     let at_most = |x: Expr, y: Expr| Expr::BinaryOp { left: Box::new(x), op: BinaryOperator::LtEq, right: Box::new(y) };
     let first = at_most(extreme("least", &a, &b), extreme("greatest", &c, &d));
     let second = at_most(extreme("least", &c, &d), extreme("greatest", &a, &b));
-    Some(Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(first), op: BinaryOperator::And, right: Box::new(second) })))
+    Some(Expr::Nested(Box::new(Expr::BinaryOp {
+        left: Box::new(first),
+        op: BinaryOperator::And,
+        right: Box::new(second),
+    })))
 }
-

@@ -8,7 +8,8 @@ use arrow::array::{ArrayRef, ListBuilder, MapBuilder, MapFieldNames, StringViewB
 use arrow::datatypes::DataType;
 use datafusion::common::{Result, exec_err};
 
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::call::Call;
+use super::function::{Definition, Nulls, Returns, define};
 use super::types::map;
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
@@ -28,11 +29,21 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
     define("overlay", "ssi[i", Returns::Text, Nulls::Propagate, overlay),
     define("split_index", "sai", Returns::Text, Nulls::Possible, split_index),
     define("split", "ss", Returns::Texts, Nulls::Propagate, split),
-    define("str_to_map", "s[ss", Returns::With(|_, _| Ok(map(DataType::Utf8View, DataType::Utf8View))), Nulls::Propagate, str_to_map),
+    define(
+        "str_to_map",
+        "s[ss",
+        Returns::With(|_, _| Ok(map(DataType::Utf8View, DataType::Utf8View))),
+        Nulls::Propagate,
+        str_to_map,
+    ),
     define("elt", "is*", Returns::Text, Nulls::Possible, elt),
     define("initcap", "s", Returns::Text, Nulls::Propagate, initcap),
-    define("is_alpha", "s", Returns::Boolean, Nulls::Never, |call| test(call, |text| text.chars().all(char::is_alphabetic))),
-    define("is_digit", "s", Returns::Boolean, Nulls::Never, |call| test(call, |text| text.chars().all(char::is_numeric))),
+    define("is_alpha", "s", Returns::Boolean, Nulls::Never, |call| {
+        test(call, |text| text.chars().all(char::is_alphabetic))
+    }),
+    define("is_digit", "s", Returns::Boolean, Nulls::Never, |call| {
+        test(call, |text| text.chars().all(char::is_numeric))
+    }),
     define("is_decimal", "s", Returns::Boolean, Nulls::Never, |call| test(call, is_decimal)),
 ];
 
@@ -285,11 +296,12 @@ fn str_to_map(call: &Call) -> Result<ArrayRef> {
     let texts = call.strings(0)?;
     let between = |i: usize, default: &str| -> Result<String> {
         match call.has(i) {
-            true => Ok(call.strings(i)?.get(0).unwrap_or(default).to_string()),
-            false => Ok(default.to_string()),
+            true => Ok(call.constant_text(i)?.unwrap_or_else(|| default.to_owned())),
+            false => Ok(default.to_owned()),
         }
     };
-    let (pairs, values) = (super::regex::split_pattern(&between(1, ",")?)?, super::regex::split_pattern(&between(2, "=")?)?);
+    let (pairs, values) =
+        (super::regex::split_pattern(&between(1, ",")?)?, super::regex::split_pattern(&between(2, "=")?)?);
     let names = MapFieldNames { entry: "entries".into(), key: "key".into(), value: "value".into() };
     let mut maps = MapBuilder::new(Some(names), StringViewBuilder::new(), StringViewBuilder::new());
     for row in 0..call.rows {

@@ -52,7 +52,8 @@ pub fn parse_infix(parser: &mut Parser, left: &Expr, precedence: u8) -> Option<P
     match [words[0].as_str(), words[1].as_str(), words[2].as_str()] {
         ["IS", "JSON", _] | ["IS", "NOT", "JSON"] => {
             skip(parser, if negated { 3 } else { 2 });
-            let kind = ["VALUE", "OBJECT", "ARRAY", "SCALAR"].into_iter().find(|kind| take(parser, kind)).unwrap_or("VALUE");
+            let kind =
+                ["VALUE", "OBJECT", "ARRAY", "SCALAR"].into_iter().find(|kind| take(parser, kind)).unwrap_or("VALUE");
             let test = call("is_json", span, vec![left.clone(), text(kind)]);
             Some(Ok(negate(test, negated)))
         }
@@ -245,7 +246,9 @@ fn behaviour(parser: &mut Parser, on_error: &str) -> Parsed<Behaviour> {
             let kind = if take(parser, "OBJECT") { "object" } else { "array" };
             take(parser, "ARRAY");
             kind.to_string()
-        } else if let Some(kind) = ["NULL", "ERROR", "TRUE", "FALSE", "UNKNOWN"].into_iter().find(|kind| take(parser, kind)) {
+        } else if let Some(kind) =
+            ["NULL", "ERROR", "TRUE", "FALSE", "UNKNOWN"].into_iter().find(|kind| take(parser, kind))
+        {
             kind.to_ascii_lowercase()
         } else {
             return Ok(found);

@@ -7,12 +7,21 @@
 use chrono_tz::Tz;
 use datafusion::common::{Result, exec_err};
 
-use super::calendar::{
-    Moment, SECONDS_PER_DAY, civil_from_days, day_of_year, iso_weekday, offset_at, us_week,
-};
+use super::calendar::{Moment, SECONDS_PER_DAY, civil_from_days, day_of_year, iso_weekday, offset_at, us_week};
 
 pub(crate) const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 pub(crate) const WEEKDAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
@@ -35,7 +44,7 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
-    pub fn parse(pattern: &str) -> Result<Pattern> {
+    pub(super) fn parse(pattern: &str) -> Result<Pattern> {
         let mut chars: Vec<char> = pattern.chars().collect();
         chars.reverse();
         let items = parse_items(&mut chars, pattern, false)?;
@@ -67,7 +76,11 @@ fn parse_items(chars: &mut Vec<char>, pattern: &str, nested: bool) -> Result<Vec
                         }
                         Some('\'') => break,
                         Some(c) => literal(&mut items, c),
-                        None => return exec_err!("date pattern '{pattern}' has a quoted text without an end; double the quote to print one"),
+                        None => {
+                            return exec_err!(
+                                "date pattern '{pattern}' has a quoted text without an end; double the quote to print one"
+                            );
+                        }
                     }
                 }
             }
@@ -88,14 +101,22 @@ fn parse_items(chars: &mut Vec<char>, pattern: &str, nested: bool) -> Result<Vec
                     'a' | 'W' | 'F' => 1,
                     'z' | 'O' => 4,
                     'V' => 2,
-                    _ => return exec_err!("date pattern '{pattern}' has the letter '{c}', which means nothing; quote text, as in 'yyyy-MM-dd''T''HH'"),
+                    _ => {
+                        return exec_err!(
+                            "date pattern '{pattern}' has the letter '{c}', which means nothing; quote text, as in 'yyyy-MM-dd''T''HH'"
+                        );
+                    }
                 };
                 if width > most {
-                    return exec_err!("date pattern '{pattern}' has {width} times the letter '{c}', at most {most} have a meaning");
+                    return exec_err!(
+                        "date pattern '{pattern}' has {width} times the letter '{c}', at most {most} have a meaning"
+                    );
                 }
                 items.push(Item::Field(c, width));
             }
-            '{' | '}' | '#' | ']' => return exec_err!("date pattern '{pattern}' has the reserved character '{c}'; quote it: ''{c}''"),
+            '{' | '}' | '#' | ']' => {
+                return exec_err!("date pattern '{pattern}' has the reserved character '{c}'; quote it: ''{c}''");
+            }
             c => literal(&mut items, c),
         }
     }
@@ -110,7 +131,9 @@ fn stable_seconds(item: &Item) -> i64 {
         Item::Literal(_) => SECONDS_PER_DAY,
         Item::Optional(items) => items.iter().map(stable_seconds).min().unwrap_or(SECONDS_PER_DAY),
         Item::Field(letter, _) => match letter {
-            'y' | 'u' | 'Y' | 'M' | 'L' | 'd' | 'D' | 'E' | 'e' | 'c' | 'G' | 'Q' | 'q' | 'w' | 'W' | 'F' => SECONDS_PER_DAY,
+            'y' | 'u' | 'Y' | 'M' | 'L' | 'd' | 'D' | 'E' | 'e' | 'c' | 'G' | 'Q' | 'q' | 'w' | 'W' | 'F' => {
+                SECONDS_PER_DAY
+            }
             'H' | 'h' | 'K' | 'k' | 'a' => 3_600,
             'm' => 60,
             's' => 1,
@@ -132,12 +155,12 @@ pub(crate) struct Printer<'a> {
 
 impl<'a> Printer<'a> {
     /// `zone` is that of instants, `None` for a TIMESTAMP without zone.
-    pub fn new(pattern: &'a Pattern, zone: Option<Tz>) -> Self {
+    pub(super) fn new(pattern: &'a Pattern, zone: Option<Tz>) -> Self {
         Printer { pattern, zone, stretch: None, text: String::new(), day: 0, date: (1970, 1, 1) }
     }
 
     /// The text of a wall-clock time.
-    pub fn print(&mut self, local: Moment) -> Result<&str> {
+    pub(super) fn print(&mut self, local: Moment) -> Result<&str> {
         if self.pattern.stable_seconds > 0 {
             let stretch = local.seconds.div_euclid(self.pattern.stable_seconds);
             if self.stretch == Some(stretch) {
@@ -215,7 +238,9 @@ impl<'a> Printer<'a> {
                 match width {
                     1 | 2 | 5 => number(quarter, width % 5, out),
                     3 => out.push_str(&format!("Q{quarter}")),
-                    _ => out.push_str(["1st quarter", "2nd quarter", "3rd quarter", "4th quarter"][quarter as usize - 1]),
+                    _ => {
+                        out.push_str(["1st quarter", "2nd quarter", "3rd quarter", "4th quarter"][quarter as usize - 1])
+                    }
                 }
             }
             'G' => out.push_str(match (width, year > 0) {
@@ -233,7 +258,9 @@ impl<'a> Printer<'a> {
 
     fn zone_field(&self, letter: char, width: usize, local: Moment, out: &mut String) -> Result<()> {
         let Some(zone) = self.zone else {
-            return exec_err!("a TIMESTAMP has no zone to print with '{letter}'; use a TIMESTAMP_LTZ, or quote the letter: ''{letter}''");
+            return exec_err!(
+                "a TIMESTAMP has no zone to print with '{letter}'; use a TIMESTAMP_LTZ, or quote the letter: ''{letter}''"
+            );
         };
         let instant = super::calendar::instant_of(local.seconds, zone);
         let offset = offset_at(instant, zone);
@@ -330,14 +357,22 @@ mod tests {
     fn a_remembered_text_is_not_used_for_another_day() {
         let pattern = Pattern::parse("yyyy-MM-dd").expect("a pattern");
         let mut printer = Printer::new(&pattern, None);
-        for (seconds, text) in [(0, "1970-01-01"), (86_399, "1970-01-01"), (86_400, "1970-01-02"), (-1, "1969-12-31"), (0, "1970-01-01")] {
+        for (seconds, text) in
+            [(0, "1970-01-01"), (86_399, "1970-01-01"), (86_400, "1970-01-02"), (-1, "1969-12-31"), (0, "1970-01-01")]
+        {
             assert_eq!(printer.print(Moment { seconds, nanos: 0 }).expect("a text"), text);
         }
     }
 
     #[test]
     fn wrong_patterns_say_what_is_wrong() {
-        for (pattern, part) in [("yyyy'T", "without an end"), ("bogus", "letter 'b'"), ("a#", "reserved"), ("[yy", "without ']'"), ("ddd", "at most 2")] {
+        for (pattern, part) in [
+            ("yyyy'T", "without an end"),
+            ("bogus", "letter 'b'"),
+            ("a#", "reserved"),
+            ("[yy", "without ']'"),
+            ("ddd", "at most 2"),
+        ] {
             let error = Pattern::parse(pattern).expect_err("an error").to_string();
             assert!(error.contains(part), "{error}");
         }

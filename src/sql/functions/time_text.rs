@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{ArrayRef, Date32Array, Int64Array, StringViewBuilder, TimestampMillisecondArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, Date32Array, Int64Array, StringViewBuilder, TimestampMicrosecondArray, TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, FieldRef, TimeUnit};
 use datafusion::common::{Result, ScalarValue, exec_err};
 
 use super::calendar::{Moment, Zone, instant_of, offset_at};
-use super::function::{Call, Column, Definition, Nulls, Returns, define};
+use super::call::{Call, Column};
+use super::function::{Definition, Nulls, Returns, define};
 use super::time_parse::{Mode, Read, date, read, timestamp};
 use super::time_pattern::{Pattern, Printer};
 use super::types::LTZ_ZONE;
@@ -27,7 +30,8 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
 ];
 
 /// UNIX_TIMESTAMP is volatile without arguments, so it stands apart.
-pub(crate) const UNIX_TIMESTAMP: Definition = define("unix_timestamp", "[ss", Returns::BigInt, Nulls::Propagate, unix_timestamp);
+pub(crate) const UNIX_TIMESTAMP: Definition =
+    define("unix_timestamp", "[ss", Returns::BigInt, Nulls::Propagate, unix_timestamp);
 
 fn timestamp_type(_: &[FieldRef], _: &[Option<&ScalarValue>]) -> Result<DataType> {
     Ok(DataType::Timestamp(TimeUnit::Millisecond, None))
@@ -79,7 +83,12 @@ impl Patterns {
 }
 
 /// Prints one row at a time where the pattern is a column, and with a memory where it is constant.
-fn print_all(call: &Call, patterns: &mut Patterns, zone: Option<chrono_tz::Tz>, local: impl Fn(usize) -> Option<Moment>) -> Result<ArrayRef> {
+fn print_all(
+    call: &Call,
+    patterns: &mut Patterns,
+    zone: Option<chrono_tz::Tz>,
+    local: impl Fn(usize) -> Option<Moment>,
+) -> Result<ArrayRef> {
     let mut builder = StringViewBuilder::with_capacity(call.rows);
     let constant = patterns.text.as_ref().is_none_or(|text| text.constant);
     if constant {
@@ -152,7 +161,8 @@ fn to_timestamp_ltz(call: &Call) -> Result<ArrayRef> {
     if call.args[0].data_type().is_string() {
         return text_to_ltz(call);
     }
-    let precision = if call.has(1) { call.integers(1)? } else { Column { array: Int64Array::from(vec![3]), constant: true } };
+    let precision =
+        if call.has(1) { call.integers(1)? } else { Column { array: Int64Array::from(vec![3]), constant: true } };
     let micros = *call.return_type == DataType::Timestamp(TimeUnit::Microsecond, Some(LTZ_ZONE.into()));
     let per_second = if micros { 1_000_000 } else { 1_000 };
     let fractional = call.args[0].data_type().is_floating(); // a DECIMAL loses its fraction, a DOUBLE does not
@@ -165,10 +175,16 @@ fn to_timestamp_ltz(call: &Call) -> Result<ArrayRef> {
         };
         let ticks = match precision {
             0..=9 => 10i64.pow(precision as u32),
-            other => return exec_err!("function to_timestamp_ltz: precision {other} is not one of 0 (seconds), 3 (milliseconds), 6, 9"),
+            other => {
+                return exec_err!(
+                    "function to_timestamp_ltz: precision {other} is not one of 0 (seconds), 3 (milliseconds), 6, 9"
+                );
+            }
         };
         values.push(match (&numbers, &doubles) {
-            (Some(numbers), _) => numbers.get(row).and_then(|value| Moment::from_units(value, ticks).to_units(per_second)),
+            (Some(numbers), _) => {
+                numbers.get(row).and_then(|value| Moment::from_units(value, ticks).to_units(per_second))
+            }
             (_, Some(doubles)) => doubles.get(row).map(|value| (value * (per_second as f64 / ticks as f64)) as i64),
             _ => None,
         });
