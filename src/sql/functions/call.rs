@@ -39,10 +39,10 @@ impl<A> Column<A> {
 macro_rules! column_get {
     ($array:ty, $value:ty) => {
         impl Column<$array> {
-            /// The value of a row, `None` for NULL.
+            /// The value of a row, `None` for NULL and past the end of an empty batch.
             pub(super) fn get(&self, row: usize) -> Option<$value> {
                 let row = self.index(row);
-                self.array.is_valid(row).then(|| self.array.value(row))
+                (row < self.array.len() && self.array.is_valid(row)).then(|| self.array.value(row))
             }
         }
     };
@@ -52,18 +52,18 @@ column_get!(Float64Array, f64);
 column_get!(BooleanArray, bool);
 
 impl Column<StringViewArray> {
-    /// The value of a row, `None` for NULL.
+    /// The value of a row, `None` for NULL and past the end of an empty batch.
     pub(super) fn get(&self, row: usize) -> Option<&str> {
         let row = self.index(row);
-        self.array.is_valid(row).then(|| self.array.value(row))
+        (row < self.array.len() && self.array.is_valid(row)).then(|| self.array.value(row))
     }
 }
 
 impl Column<BinaryArray> {
-    /// The value of a row, `None` for NULL.
+    /// The value of a row, `None` for NULL and past the end of an empty batch.
     pub(super) fn get(&self, row: usize) -> Option<&[u8]> {
         let row = self.index(row);
-        self.array.is_valid(row).then(|| self.array.value(row))
+        (row < self.array.len() && self.array.is_valid(row)).then(|| self.array.value(row))
     }
 }
 
@@ -94,7 +94,7 @@ impl Call<'_> {
         if !column.constant && self.rows > 0 {
             return exec_err!("argument {} of function {} must be a constant", i + 1, self.name);
         }
-        Ok(if column.array.is_empty() { None } else { column.get(0).map(str::to_owned) })
+        Ok(column.get(0).map(str::to_owned))
     }
 
     /// A boolean that must be constant; `None` for NULL.
@@ -103,7 +103,7 @@ impl Call<'_> {
         if !column.constant && self.rows > 0 {
             return exec_err!("argument {} of function {} must be a constant", i + 1, self.name);
         }
-        Ok(if column.array.is_empty() { None } else { column.get(0) })
+        Ok(column.get(0))
     }
 
     pub(super) fn strings(&self, i: usize) -> Result<Column<StringViewArray>> {

@@ -1,6 +1,6 @@
 //! Arrays where Flink's rules are not DataFusion's: positions are INT and 0 when absent, NULL items equal each
 //! other, REMOVE removes all. Answers are built by picking items of the argument (`take`), so they work for
-//! items of any type. ARRAY_DISTINCT, REVERSE, UNION, JOIN, MAX and so on are DataFusion's own.
+//! items of any type. ARRAY_DISTINCT, REVERSE, UNION, JOIN and so on are DataFusion's own.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use super::function::{Definition, Nulls, Returns, define};
 pub(crate) const DEFINITIONS: &[Definition] = &[
     define("cardinality", "a", Returns::Int, Nulls::Propagate, cardinality),
     define("element", "l", Returns::With(item_type), Nulls::Possible, element),
+    define("array_max", "l", Returns::With(item_type), Nulls::Possible, |call| extreme(call, Ordering::Greater)),
+    define("array_min", "l", Returns::With(item_type), Nulls::Possible, |call| extreme(call, Ordering::Less)),
     define("array_contains", "la", Returns::Boolean, Nulls::Propagate, |call| find(call, Find::Contains)),
     define("array_position", "la", Returns::Int, Nulls::Propagate, |call| find(call, Find::Position)),
     define("array_remove", "la", Returns::Same(0), Nulls::Propagate, array_remove),
@@ -119,6 +121,18 @@ fn element(call: &Call) -> Result<ArrayRef> {
         picked.push((list.is_valid(row) && range.len() == 1).then_some(range.start as u32));
     }
     Ok(take(list.values(), &UInt32Array::from(picked), None)?)
+}
+
+/// The largest or least item that is not NULL (DataFusion's fails on a batch without rows).
+fn extreme(call: &Call, wanted: Ordering) -> Result<ArrayRef> {
+    let list = lists(call, 0)?;
+    let values = list.values();
+    let compare = make_comparator(values, values, SortOptions::default())?;
+    let best = |row: usize| {
+        let items = range(&list, row).filter(|i| list.is_valid(row) && values.is_valid(*i));
+        items.reduce(|best, i| if compare(i, best) == wanted { i } else { best }).map(|i| i as u32)
+    };
+    Ok(take(values, &(0..call.rows).map(best).collect::<UInt32Array>(), None)?)
 }
 
 #[derive(Clone, Copy, PartialEq)]
