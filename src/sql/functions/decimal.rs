@@ -129,6 +129,11 @@ pub(crate) fn divide_half_up(value: i256, divisor: i256) -> i256 {
 
 /// Brings a value from one scale to another, half up; `None` if it has more digits than `precision`.
 pub(crate) fn rescale(value: i256, from: i32, to: i32, precision: u8) -> Option<i128> {
+    if let Some(small) = value.to_i128()
+        && let Some(answer) = rescale_small(small, from, to, precision)
+    {
+        return Some(answer);
+    }
     let value = if to >= from {
         value.checked_mul(power_of_ten((to - from) as u32))?
     } else if from - to > 76 {
@@ -138,6 +143,30 @@ pub(crate) fn rescale(value: i256, from: i32, to: i32, precision: u8) -> Option<
     };
     let value = value.to_i128()?;
     (value.unsigned_abs() < 10u128.pow(u32::from(precision))).then_some(value)
+}
+
+/// The same for values that 64 or 128 bits are enough for, which most are; `None` if unsure.
+fn rescale_small(value: i128, from: i32, to: i32, precision: u8) -> Option<i128> {
+    let limit = 10u128.pow(u32::from(precision));
+    let answer = if to >= from {
+        value.checked_mul(10i128.checked_pow((to - from) as u32)?)?
+    } else {
+        let drop = (from - to) as u32;
+        match (i64::try_from(value), 10i64.checked_pow(drop)) {
+            (Ok(value), Some(unit)) => {
+                let (quotient, remainder) = (value / unit, value % unit);
+                i128::from(
+                    quotient + if remainder.unsigned_abs() * 2 >= unit.unsigned_abs() { value.signum() } else { 0 },
+                )
+            }
+            _ => {
+                let unit = 10i128.checked_pow(drop)?;
+                let (quotient, remainder) = (value / unit, value % unit);
+                quotient + if remainder.unsigned_abs() * 2 >= unit.unsigned_abs() { value.signum() } else { 0 }
+            }
+        }
+    };
+    (answer.unsigned_abs() < limit).then_some(answer)
 }
 
 /// The values of a number argument as unscaled integers.
@@ -190,6 +219,15 @@ fn operate(operation: Operation, (a, s1): (i256, i8), (b, s2): (i256, i8), (prec
         Operation::Divide => {
             // a·10^-s1 / b·10^-s2 at `scale`: shift the dividend, or the divisor if that is the other way.
             let shift = scale - s1 + s2;
+            if let (Some(a), Some(b), 0..=38) = (a.to_i128(), b.to_i128(), shift)
+                && let Some(a) = a.checked_mul(10i128.pow(shift as u32))
+            {
+                let (quotient, remainder) = (a / b, (a % b).unsigned_abs());
+                let away = if (a < 0) == (b < 0) { 1 } else { -1 };
+                let half = remainder >= b.unsigned_abs() - remainder;
+                let value = if half { quotient + away } else { quotient };
+                return (value.unsigned_abs() < 10u128.pow(u32::from(precision))).then_some(value);
+            }
             let value = if shift >= 0 {
                 divide_half_up(a.checked_mul(power_of_ten(shift as u32))?, b)
             } else {

@@ -89,8 +89,23 @@ fn json_value(call: &Call) -> Result<ArrayRef> {
 }
 
 fn scalar(text: &str, path: &Path) -> Outcome<String> {
-    let Some(root) = parse(text) else { return Outcome::Error(not_json(text)) };
-    match path.find(&root) {
+    let root;
+    let found = match path.find_in(text) {
+        Some(Err(_)) => return Outcome::Error(not_json(text)),
+        Some(Ok(None)) => Found::Nothing,
+        Some(Ok(Some(value))) => {
+            root = value;
+            Found::One(&root)
+        }
+        None => match parse(text) {
+            None => return Outcome::Error(not_json(text)),
+            Some(value) => {
+                root = value;
+                path.find(&root)
+            }
+        },
+    };
+    match found {
         Found::One(Value::Null) => Outcome::Null,
         Found::One(Value::String(value)) => Outcome::Value(value.clone()),
         Found::One(Value::Number(number)) => Outcome::Value(number_text(number.as_str())),

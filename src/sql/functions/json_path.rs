@@ -5,10 +5,13 @@
 //! `[n]` (from the end if negative), `[*]`, `.*` and `..name`; filters and slices are refused with a message.
 
 use datafusion::common::{Result, exec_err};
+use serde::de::DeserializeSeed;
 use serde_json::Value;
 
+use super::json_walk::Walk;
+
 #[derive(Debug, Clone, PartialEq)]
-enum Step {
+pub(super) enum Step {
     Key(String),
     Index(i64),
     /// `[*]` or `.*`
@@ -78,6 +81,17 @@ impl Path {
             values = next;
         }
         Found::Many(values)
+    }
+
+    /// Follows a path of names and indexes in a text without building what lies beside it: the value there,
+    /// `None` if there is nothing. `Err` is a text that is not JSON; `Ok(None)` of the outer option a path
+    /// that needs the whole document.
+    pub(super) fn find_in(&self, text: &str) -> Option<std::result::Result<Option<Value>, serde_json::Error>> {
+        let simple = |step: &Step| matches!(step, Step::Key(_)) || matches!(step, Step::Index(index) if *index >= 0);
+        if !self.steps.iter().all(simple) {
+            return None;
+        }
+        Some(Walk(&self.steps).deserialize(&mut serde_json::Deserializer::from_str(text)))
     }
 
     /// The path as an error names it.
@@ -212,6 +226,10 @@ mod tests {
             ("$..c", "many 5 3"),
         ] {
             assert_eq!(find(path, json), found, "{path}");
+            if let Some(walked) = Path::parse(path).expect("a path").find_in(json) {
+                let walked = walked.expect("JSON").map_or("nothing".into(), |value| value.to_string());
+                assert_eq!(walked, found, "{path}");
+            }
         }
     }
 

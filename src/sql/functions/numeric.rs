@@ -218,6 +218,14 @@ fn round_double(value: f64, digits: i64, rounding: Rounding) -> f64 {
     if !value.is_finite() || value == 0.0 {
         return value;
     }
+    // Far from a tie there is no doubt, and a quotient of exact numbers is the nearest double.
+    if (0..=15).contains(&digits) && rounding == Rounding::HalfUp {
+        let unit = 10f64.powi(digits as i32);
+        let scaled = value * unit;
+        if scaled.abs() < 1e9 && ((scaled.fract().abs()) - 0.5).abs() > 1e-6 {
+            return scaled.round() / unit;
+        }
+    }
     round_text(&format!("{value:e}"), digits, rounding).parse().unwrap_or(value)
 }
 

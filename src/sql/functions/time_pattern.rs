@@ -1,8 +1,8 @@
 //! Java's date patterns (`java.time.format.DateTimeFormatter`, English): reading a pattern and printing by it.
 //!
-//! A pattern is compiled once per batch and literal. Printing keeps the calendar date of the last row, and
-//! for patterns of whole days or hours the whole text of the last row, since neighbouring events mostly share
-//! them: that is the hot path of `DATE_FORMAT(ts, 'yyyy-MM-dd')` as a group key.
+//! A pattern is compiled once per batch and literal. Printing keeps what neighbouring rows mostly share: the
+//! text of all items before the first that can change within a minute. For `yyyy-MM-dd`, a group key of the
+//! shipped job, that is the whole text; for a full timestamp all but seconds and their fraction.
 
 use chrono_tz::Tz;
 use datafusion::common::{Result, exec_err};
@@ -39,7 +39,9 @@ pub(crate) enum Item {
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {
     pub items: Vec<Item>,
-    /// Seconds within which the text cannot change (a day, an hour …), 0 if it shows parts of a second or a zone.
+    /// How many of the first items change at most once a minute …
+    stable_items: usize,
+    /// … and how many seconds their text holds: a minute, an hour, a day.
     stable_seconds: i64,
 }
 
@@ -48,8 +50,9 @@ impl Pattern {
         let mut chars: Vec<char> = pattern.chars().collect();
         chars.reverse();
         let items = parse_items(&mut chars, pattern, false)?;
-        let stable_seconds = items.iter().map(stable_seconds).min().unwrap_or(SECONDS_PER_DAY);
-        Ok(Pattern { items, stable_seconds })
+        let stable_items = items.iter().take_while(|item| stable_seconds(item) >= 60).count();
+        let stable_seconds = items[..stable_items].iter().map(stable_seconds).min().unwrap_or(SECONDS_PER_DAY);
+        Ok(Pattern { items, stable_items, stable_seconds })
     }
 }
 
@@ -136,7 +139,6 @@ fn stable_seconds(item: &Item) -> i64 {
             }
             'H' | 'h' | 'K' | 'k' | 'a' => 3_600,
             'm' => 60,
-            's' => 1,
             _ => 0,
         },
     }
@@ -146,8 +148,9 @@ fn stable_seconds(item: &Item) -> i64 {
 pub(crate) struct Printer<'a> {
     pattern: &'a Pattern,
     zone: Option<Tz>,
-    /// Which stretch of `stable_seconds` the text in `text` belongs to.
+    /// Which stretch of `stable_seconds` the start of `text` belongs to, and how long that start is.
     stretch: Option<i64>,
+    stable: usize,
     text: String,
     day: i64,
     date: (i64, i64, i64),
@@ -156,25 +159,29 @@ pub(crate) struct Printer<'a> {
 impl<'a> Printer<'a> {
     /// `zone` is that of instants, `None` for a TIMESTAMP without zone.
     pub(super) fn new(pattern: &'a Pattern, zone: Option<Tz>) -> Self {
-        Printer { pattern, zone, stretch: None, text: String::new(), day: 0, date: (1970, 1, 1) }
+        Printer { pattern, zone, stretch: None, stable: 0, text: String::new(), day: 0, date: (1970, 1, 1) }
     }
 
     /// The text of a wall-clock time.
     pub(super) fn print(&mut self, local: Moment) -> Result<&str> {
-        if self.pattern.stable_seconds > 0 {
-            let stretch = local.seconds.div_euclid(self.pattern.stable_seconds);
-            if self.stretch == Some(stretch) {
-                return Ok(&self.text);
-            }
-            self.stretch = Some(stretch);
+        let (stable, changing) = self.pattern.items.split_at(self.pattern.stable_items);
+        let stretch = local.seconds.div_euclid(self.pattern.stable_seconds);
+        if self.stretch == Some(stretch) && changing.is_empty() {
+            return Ok(&self.text);
         }
         let day = local.days();
         if day != self.day {
             (self.day, self.date) = (day, civil_from_days(day));
         }
         let mut text = std::mem::take(&mut self.text);
-        text.clear();
-        let printed = self.items(&self.pattern.items, local, &mut text);
+        if self.stretch != Some(stretch) {
+            text.clear();
+            self.stretch = None;
+            self.items(stable, local, &mut text)?;
+            (self.stretch, self.stable) = (Some(stretch), text.len());
+        }
+        text.truncate(self.stable);
+        let printed = self.items(changing, local, &mut text);
         self.text = text;
         printed?;
         Ok(&self.text)
@@ -312,8 +319,28 @@ fn name(name: &str, width: usize, out: &mut String) {
     });
 }
 
+/// `00` to `99`.
+const PAIRS: &str = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
+                     5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
+
+fn pair(value: usize) -> &'static str {
+    &PAIRS[value * 2..value * 2 + 2]
+}
+
 /// A number with at least `width` digits.
 pub(crate) fn number(value: i64, width: usize, out: &mut String) {
+    match (value, width) {
+        (0..100, 2) => return out.push_str(pair(value as usize)),
+        (0..1_000, 3) => {
+            out.push(char::from(b'0' + (value / 100) as u8));
+            return out.push_str(pair((value % 100) as usize));
+        }
+        (0..10_000, 4) => {
+            out.push_str(pair((value / 100) as usize));
+            return out.push_str(pair((value % 100) as usize));
+        }
+        _ => {}
+    }
     let mut digits = [b'0'; 20];
     let mut rest = value.unsigned_abs();
     let mut at = digits.len();
