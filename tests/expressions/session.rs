@@ -61,3 +61,25 @@ async fn a_plan_sees_each_epochs_time() {
     assert_eq!(seen[0], seen[2], "a replay of an epoch gives the same values");
     assert_eq!(seen[0][5..], ["true", "false"]);
 }
+
+#[tokio::test]
+async fn remembered_texts_follow_the_rows() {
+    use arrow::array::{RecordBatch, TimestampMillisecondArray};
+    let context = context(&FunctionOptions::default());
+    let rows = [Some(0), Some(86_399_999), None, Some(86_400_000), Some(-1), Some(3_599_999), Some(3_600_000), Some(0)];
+    let times = TimestampMillisecondArray::from(rows.to_vec());
+    let batch = RecordBatch::try_from_iter_with_nullable([("t", Arc::new(times) as _, true)]).expect("a batch");
+    context.register_batch("times", batch).expect("a table");
+    for pattern in ["yyyy-MM-dd", "HH", "yyyy-MM-dd HH:mm", "yyyy-MM-dd HH:mm:ss.SSS", "ss", ""] {
+        let sql = format!("SELECT DATE_FORMAT(t, '{pattern}') AS v FROM times");
+        let batch = super::support::run(&context, parse(&sql).expect("a statement")).await.expect("an answer");
+        for (row, millis) in rows.iter().enumerate() {
+            let alone = match millis {
+                Some(millis) => format!("DATE_FORMAT(TO_TIMESTAMP_LTZ({millis}, 3), '{pattern}')"),
+                None => "CAST(NULL AS STRING)".to_owned(),
+            };
+            let (_, expected) = ask(&context, &format!("SELECT {alone} AS v")).await.expect("an answer");
+            assert_eq!(json(batch.column(0), row), expected, "{pattern} of {millis:?}");
+        }
+    }
+}

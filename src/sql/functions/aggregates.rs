@@ -4,6 +4,11 @@
 //! argument's type and wraps (a deliberate difference). AVG of an integer is an integer, cut towards zero; of
 //! DECIMAL(p, s) it is DECIMAL(38, max(s, 6)), half up.
 //!
+//! | | INT, BIGINT | DECIMAL(p, s) | FLOAT | DOUBLE |
+//! |---|---|---|---|---|
+//! | SUM | BIGINT | DECIMAL(38, s) | FLOAT, summed as DOUBLE | DOUBLE |
+//! | AVG | as the argument | DECIMAL(38, max(s, 6)) | FLOAT, summed as DOUBLE | DOUBLE |
+//!
 //! No accumulator is written here: both are put together of DataFusion's SUM and COUNT, grouped, sliding and
 //! distinct ones, so their speed and their mergeable states are DataFusion's. AVG's state is (sum, count).
 

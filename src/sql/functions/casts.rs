@@ -4,6 +4,23 @@
 //! The parser makes `cast_to(x, 'TYPE')` of `CAST(x AS TYPE)`, for Arrow's types know no CHAR(n). Where
 //! Arrow's own cast does the same, planning replaces the call by it again ([`Cast::simplify`]), so that
 //! DataFusion's rules about casts (comparison with literals, pruning) still see one.
+//!
+//! | from | to | rule |
+//! |---|---|---|
+//! | integer | a smaller integer | wraps: CAST(300 AS TINYINT) is 44 |
+//! | DOUBLE | INT, BIGINT | cut towards zero, saturates; NaN is 0 |
+//! | number | DECIMAL(p, s) | half up; NULL if it needs more than p digits |
+//! | STRING | number | blanks around are dropped, '12.7' as INT is 12; else an error, NULL for TRY_CAST |
+//! | STRING | BOOLEAN | t, true, y, yes, 1 and f, false, n, no, 0 |
+//! | STRING | TIMESTAMP | `yyyy-M-d[ H:m:s[.f]]`, no `T`; 30 February is its last day |
+//! | STRING | DATE | `y[-M[-d]]`, what follows a blank is ignored; the day must exist |
+//! | TIMESTAMP(p) | STRING | a blank between date and time, the digits of the unit |
+//! | DOUBLE | STRING | as Java prints: `1.0`, `1.0E10` |
+//! | any | CHAR(n), VARCHAR(n) | cut, and padded for CHAR |
+//! | ARRAY, MAP, ROW | STRING | `[1, 2]`, `{a=1}`, `(1, a)` |
+//! | number | TIMESTAMP, DATE, and back | refused while planning, with the function to use |
+//!
+//! TIMESTAMP and TIMESTAMP_LTZ convert through the session's wall clock.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! Arrays where Flink's rules are not DataFusion's: positions are INT and 0 when absent, NULL items equal each
 //! other, REMOVE removes all. Answers are built by picking items of the argument (`take`), so they work for
-//! items of any type. ARRAY_DISTINCT, REVERSE, UNION, JOIN and so on are DataFusion's own.
+//! items of any type. Every row costs one look at its items; NULL arrays give NULL.
+//!
+//! ARRAY_DISTINCT, REVERSE, UNION, JOIN and so on are DataFusion's own.
 
 use std::cmp::Ordering;
 use std::sync::Arc;

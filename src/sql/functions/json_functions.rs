@@ -1,5 +1,14 @@
 //! Reading JSON: JSON_VALUE, JSON_QUERY, JSON_EXISTS, IS JSON. Rules: Flink's `SqlJsonUtils`; the clauses
 //! ON EMPTY and ON ERROR arrive as arguments, written by the parser (`syntax`).
+//!
+//! | | value | JSON null | nothing there, strict | nothing there, lax | array or object | not JSON |
+//! |---|---|---|---|---|---|---|
+//! | JSON_VALUE | its text | NULL | ON ERROR | ON EMPTY | ON ERROR, lax: ON EMPTY | ON ERROR |
+//! | JSON_QUERY | ON ERROR, lax: ON EMPTY | NULL | ON ERROR | ON EMPTY | its text | ON ERROR |
+//! | JSON_EXISTS | true | false | ON ERROR | false | true | ON ERROR |
+//!
+//! The defaults are NULL, and FALSE for JSON_EXISTS. Numbers are printed as Java's `BigDecimal` does, so
+//! `1.50` stays `1.50`. JSON_VALUE by names and indexes reads only what it needs (`json_walk`).
 
 use std::fmt::Write;
 use std::sync::Arc;

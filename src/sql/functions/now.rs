@@ -1,5 +1,15 @@
 //! The time now and random values. Both come from the epoch clock, never from the machine's: a replay of an
 //! epoch gives the same answers (design, decision 1). All are volatile, so planning does not fold them.
+//! DataFusion's `today` and `random`, which Flink has not, are replaced as well: they read the machine's clock
+//! and an unseeded generator.
+//!
+//! | function | type | value |
+//! |---|---|---|
+//! | NOW, CURRENT_TIMESTAMP, CURRENT_ROW_TIMESTAMP, PROCTIME | TIMESTAMP_LTZ(3) | the epoch's time |
+//! | LOCALTIMESTAMP | TIMESTAMP(3) | the same on the session's wall clock |
+//! | CURRENT_DATE, CURRENT_TIME, LOCALTIME | DATE, TIME | parts of that |
+//! | UNIX_TIMESTAMP (in `time_text`) | BIGINT | seconds since 1970 |
+//! | RAND, RAND_INTEGER, UUID | DOUBLE, INT, STRING | drawn from the epoch's time and a count of batches |
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,9 +37,11 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
     define("proctime", "", LTZ, Nulls::Never, instant),
     define("localtimestamp", "", TIMESTAMP, Nulls::Never, local),
     define("current_date", "", DATE, Nulls::Never, date),
+    define("today", "", DATE, Nulls::Never, date),
     define("current_time", "", TIME, Nulls::Never, time),
     define("localtime", "", TIME, Nulls::Never, time),
     define("rand", "[i", Returns::Double, Nulls::Never, rand),
+    define("random", "", Returns::Double, Nulls::Never, rand),
     define("rand_integer", "i[i", Returns::Int, Nulls::Propagate, rand_integer),
     define("uuid", "", Returns::Text, Nulls::Never, uuid),
 ];

@@ -3,6 +3,17 @@
 //! Flink's syntax is Java's, ours that of the `regex` crate, which runs in linear time and so has no
 //! look-around and no back-references. A constant pattern with those is an error that says so; any other
 //! pattern that cannot be read answers as Flink does (NULL, or false for REGEXP).
+//!
+//! | function | rule |
+//! |---|---|
+//! | REGEXP(s, re) | does it occur anywhere |
+//! | REGEXP_EXTRACT(s, re[, g]) | group g of the first match, 0 (all of it) by default; NULL without match or group |
+//! | REGEXP_EXTRACT_ALL(s, re[, g]) | of all matches, group 1 by default; NULL if there is no such group |
+//! | REGEXP_REPLACE(s, re, r) | all matches; r is plain text, `$1` too |
+//! | REGEXP_COUNT, REGEXP_INSTR, REGEXP_SUBSTR | number, position from 1, text of matches |
+//! | s SIMILAR TO p | the whole text; `%`, `_` and SQL's operators |
+//!
+//! A constant pattern is compiled once per batch at most: compiled ones are kept in a bounded cache.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,6 +1,24 @@
 //! Rewrites of a parsed statement, before DataFusion plans it: forms whose meaning differs become calls of
 //! our functions, and number literals get Flink's types (7 is an INT, 1e3 a DOUBLE, 0.5 a DECIMAL(2, 1)).
 //!
+//! | form | becomes |
+//! |---|---|
+//! | IF(c, a, b), IFNULL(a, b) | CASE, COALESCE |
+//! | MOD(a, b) | a % b |
+//! | EXTRACT(u FROM t), FLOOR(t TO u), CEIL(t TO u) | time_part, floor_time, ceil_time |
+//! | SUBSTRING, POSITION, OVERLAY | calls of our functions of those names (locate for POSITION) |
+//! | CAST, TRY_CAST, TIMESTAMP '…', TIME '…' | cast_to, try_cast_to with the type's name |
+//! | x LIKE p [ESCAPE c] | a pattern whose escape is the backslash, which is DataFusion's |
+//! | x SIMILAR TO p | similar_to |
+//! | (a, b) OVERLAPS (c, d) | two comparisons of their ends |
+//! | a[i], m[k], a[i].f | item_of, get_field |
+//! | LISTAGG(x), COLLECT(x) | string_agg(x, ','), multiset_of(array_agg(x)) |
+//! | (a, b) as a selected column, ROW(a, b) | named_struct with `EXPR$0`, `EXPR$1` |
+//!
+//! Integer literals become INT where their type shows: as operands of arithmetic, results of CASE, items,
+//! selected columns, VALUES and arguments of functions whose type follows them. Comparisons, LIMIT, ORDER BY
+//! and GROUP BY keep them as they are, for DataFusion's planner looks at those.
+//!
 //! Only the syntax tree is known here, no types; what depends on types is decided in `operators`. Positions
 //! stay where the tree keeps them.
 

@@ -1,5 +1,20 @@
 //! Strings where Flink's rules differ from DataFusion's or DataFusion has no such function. Positions count
 //! characters from 1 (`FLINK_SQL.md`, section 9; every rule below has its line in `tests/expressions/`).
+//!
+//! | function | what differs from DataFusion |
+//! |---|---|
+//! | CONCAT | NULL if any argument is NULL (theirs skips NULLs); strings only |
+//! | SUBSTRING | start 0 counts as 1, a negative start from the end, a negative length is NULL |
+//! | LEFT, RIGHT | a negative count gives '' (theirs cuts that many off) |
+//! | LPAD, RPAD | NULL for an empty pad or a negative length |
+//! | CHR | the code modulo 256, '' for a negative one |
+//! | ASCII | the first byte, signed |
+//! | OVERLAY | unchanged where the start lies outside of the text |
+//! | INITCAP | ASCII letters only |
+//! | SPLIT_INDEX, SPLIT, STR_TO_MAP, ELT, INSTR, LOCATE, IS_ALPHA, IS_DIGIT, IS_DECIMAL | theirs has no such function |
+//!
+//! UPPER, LOWER, CHAR_LENGTH, REVERSE, TRIM and its kin, TRANSLATE, CONCAT_WS are DataFusion's own.
+//! What a function may blow up (REPEAT, LPAD) is bounded by [`LONGEST`].
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -199,7 +214,7 @@ fn instr(call: &Call) -> Result<ArrayRef> {
         if start < 0 {
             let end = length(text) as i64 + start + 1;
             let kept = &text[..byte_at(text, usize::try_from(end).unwrap_or(0) + length(part).saturating_sub(1))];
-            let found = kept.rmatch_indices(part).nth(usize::try_from(occurrence - 1).ok()?);
+            let found = kept.rmatch_indices(part).nth(usize::try_from(occurrence - 1).unwrap_or(0));
             return Some(found.map_or(0, |(at, _)| length(&text[..at]) as i32 + 1));
         }
         let mut position = usize::try_from(start - 1).unwrap_or(0);

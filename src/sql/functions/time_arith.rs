@@ -1,6 +1,17 @@
 //! Arithmetic and parts of times: TIMESTAMPADD, TIMESTAMPDIFF, EXTRACT and its short forms, FLOOR and CEIL
 //! to a unit. Rules: Calcite's `DateTimeUtils` and `SqlFunctions`, with Flink's answers as the judge
 //! (days of a week count from Sunday = 1, weeks of FLOOR start on Sunday, weeks of EXTRACT are ISO).
+//!
+//! ```text
+//! TIMESTAMPDIFF(MONTH, 31 January, 28 February) = 1      a shorter month's last day completes the month
+//! TIMESTAMPDIFF(SECOND, 10:00:00.9, 10:00:02.1) = 1      whole units, cut towards zero
+//! FLOOR(Thursday 12 February TO WEEK)           = Sunday 8 February
+//! CEIL(12 February TO MONTH)                    = 1 March, and of 1 February itself
+//! EXTRACT(WEEK FROM 1 January 2023)             = 52     the ISO week of a Sunday in the old year
+//! ```
+//!
+//! TIMESTAMP_LTZ is taken apart on the session's wall clock; differences of fixed units are between instants.
+//! A unit is a constant, in any case, singular or plural, with or without `SQL_TSI_`.
 
 use std::sync::Arc;
 

@@ -46,6 +46,11 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
+    /// Seconds that a printed text holds for, if it shows nothing below a minute.
+    pub(super) fn stable_seconds(&self) -> Option<i64> {
+        (self.stable_items == self.items.len()).then_some(self.stable_seconds)
+    }
+
     pub(super) fn parse(pattern: &str) -> Result<Pattern> {
         let mut chars: Vec<char> = pattern.chars().collect();
         chars.reverse();

@@ -1,5 +1,19 @@
 //! Times to text and back: DATE_FORMAT, TO_TIMESTAMP, TO_TIMESTAMP_LTZ, TO_DATE, FROM_UNIXTIME,
 //! UNIX_TIMESTAMP, CONVERT_TZ. Patterns are Java's (`time_pattern`), zones the session's (`FLINK_SQL.md`, 11).
+//!
+//! | function | unreadable text | zone |
+//! |---|---|---|
+//! | DATE_FORMAT(t or text, p) | NULL | the session's for TIMESTAMP_LTZ, none for TIMESTAMP and text |
+//! | TO_TIMESTAMP(text[, p]) | NULL | none; an offset in the text is read over |
+//! | TO_TIMESTAMP_LTZ(number, 0 or 3) | | the number is an instant |
+//! | TO_TIMESTAMP_LTZ(text[, p[, zone]]) | NULL | the text's offset, else the argument, else UTC |
+//! | TO_DATE(text[, p]) | NULL | none |
+//! | FROM_UNIXTIME(seconds[, p]) | | the session's |
+//! | UNIX_TIMESTAMP(text[, p]) | -2^63 | the session's |
+//! | CONVERT_TZ(text, from, to) | NULL | the arguments; an unknown one is UTC |
+//!
+//! TO_TIMESTAMP with a pattern that does not fit tries the plain form `yyyy-MM-dd[ HH:mm:ss[.f]]` as well, as
+//! Flink does. A pattern that means nothing is an error, where Flink may answer NULL.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +29,7 @@ use super::call::{Call, Column};
 use super::function::{Definition, Nulls, Returns, define};
 use super::time_parse::{Mode, Read, date, read, timestamp};
 use super::time_pattern::{Pattern, Printer};
+use super::times::Times;
 use super::types::LTZ_ZONE;
 
 /// The pattern of FROM_UNIXTIME, UNIX_TIMESTAMP and CONVERT_TZ where none is given.
@@ -64,6 +79,10 @@ impl Patterns {
         Ok(Patterns { text, last })
     }
 
+    fn is_constant(&self) -> bool {
+        self.text.as_ref().is_none_or(|text| text.constant)
+    }
+
     fn get(&mut self, row: usize) -> Result<Option<Arc<Pattern>>> {
         let wanted = match (&self.text, &self.last) {
             (None, Some((_, pattern))) => return Ok(Some(Arc::clone(pattern))),
@@ -90,8 +109,7 @@ fn print_all(
     local: impl Fn(usize) -> Option<Moment>,
 ) -> Result<ArrayRef> {
     let mut builder = StringViewBuilder::with_capacity(call.rows);
-    let constant = patterns.text.as_ref().is_none_or(|text| text.constant);
-    if constant {
+    if patterns.is_constant() {
         let Some(pattern) = patterns.get(0)? else {
             return call.text(|_| None::<&str>);
         };
@@ -113,6 +131,35 @@ fn print_all(
     Ok(Arc::new(builder.finish()))
 }
 
+/// Prints by a pattern of days, hours or minutes: a row in the stretch of the one before costs two comparisons.
+fn print_stretches(
+    call: &Call,
+    pattern: &Pattern,
+    times: &Times,
+    ticks: &[i64],
+    per_second: i64,
+    seconds: i64,
+) -> Result<ArrayRef> {
+    let mut builder = StringViewBuilder::with_capacity(call.rows);
+    let mut printer = Printer::new(pattern, times.zone());
+    let mut text = String::new();
+    let length = per_second * seconds;
+    let (mut from, mut to_exclusive) = (0, 0);
+    for (row, tick) in ticks.iter().enumerate() {
+        if times.is_null(row) {
+            builder.append_null();
+            continue;
+        }
+        if !(from..to_exclusive).contains(tick) {
+            printer.print(Moment::from_units(*tick, per_second))?.clone_into(&mut text);
+            from = tick.div_euclid(length).saturating_mul(length);
+            to_exclusive = from.saturating_add(length);
+        }
+        builder.append_value(&text);
+    }
+    Ok(Arc::new(builder.finish()))
+}
+
 /// `DATE_FORMAT(timestamp or string, pattern)`.
 fn date_format(call: &Call) -> Result<ArrayRef> {
     let mut patterns = Patterns::new(call, 1, "")?;
@@ -122,6 +169,12 @@ fn date_format(call: &Call) -> Result<ArrayRef> {
         return print_all(call, &mut patterns, None, |row| Some(read(&source, texts.get(row)?, Mode::Lenient)?.local));
     }
     let times = call.times(0)?;
+    if let (Some((ticks, per_second)), true) = (times.ticks(), patterns.is_constant())
+        && let Some(pattern) = patterns.get(0)?
+        && let Some(seconds) = pattern.stable_seconds()
+    {
+        return print_stretches(call, &pattern, &times, ticks, per_second, seconds);
+    }
     print_all(call, &mut patterns, times.zone(), |row| times.local(row))
 }
 

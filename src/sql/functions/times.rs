@@ -84,6 +84,18 @@ impl Times {
         })
     }
 
+    /// The stored ticks and how many of them a second has, if they read the same on the wall clock.
+    pub(super) fn ticks(&self) -> Option<(&[i64], i64)> {
+        match (self.ticks, self.zone) {
+            (Ticks::PerSecond(per_second), None | Some(Tz::UTC)) if !self.constant => Some((&self.values, per_second)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_null(&self, row: usize) -> bool {
+        self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(if self.constant { 0 } else { row }))
+    }
+
     /// The zone if the values are instants.
     pub(super) fn zone(&self) -> Option<Tz> {
         self.zone

@@ -2,6 +2,18 @@
 //!
 //! Arrow has fewer types than Flink: CHAR, VARCHAR and STRING are one, and a timestamp has one of four
 //! units, so TIMESTAMP(1) is kept in milliseconds. Lengths matter to CAST only, which cuts and pads.
+//!
+//! | Flink | Arrow |
+//! |---|---|
+//! | CHAR(n), VARCHAR(n), STRING | Utf8View |
+//! | TINYINT, SMALLINT, INT, BIGINT | Int8 to Int64 |
+//! | FLOAT, DOUBLE | Float32, Float64 |
+//! | DECIMAL(p, s) | Decimal128(p, s), (10, 0) by default |
+//! | BYTES, BINARY(n), VARBINARY(n) | Binary |
+//! | DATE, TIME(p) | Date32, Time32(ms) |
+//! | TIMESTAMP(p) | Timestamp(unit of p), 6 by default |
+//! | TIMESTAMP_LTZ(p) | the same with the zone UTC |
+//! | ARRAY, MAP, ROW, MULTISET | List, Map, Struct, Map to Int32 |
 
 use std::sync::Arc;
 
