@@ -25,7 +25,7 @@ fn stays_literal(function: &str, argument: usize) -> bool {
         "cast_to" | "try_cast_to" | "floor_time" | "ceil_time" | "round" | "truncate" | "encode" | "decode"
         | "to_timestamp_ltz" => argument > 0,
         "time_part" | "timestampdiff" | "timestampadd" | "json_object" | "json_array" => argument == 0,
-        "named_struct" => argument % 2 == 0,
+        "named_struct" => argument.is_multiple_of(2),
         "json_value" | "json_query" | "json_query_array" | "json_exists" | "is_json" | "str_to_map" | "array_sort"
         | "similar_to" | "like_pattern" => argument > 0,
         "typeof" | "string_agg" => true,
