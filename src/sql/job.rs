@@ -148,12 +148,15 @@ pub async fn plan_job(
 
     // First pass: which columns does the job use?
     let first = Planner::new(&catalog, &settings, None, &options.epoch_time_ms, &mut errors).await;
-    let mut required = Required::new();
+    let (mut required, mut named) = (Required::new(), Required::new());
     let mut uses: Vec<LogicalPlan> = Vec::new();
     for insert in &catalog.inserts {
         match first.query(&insert.insert.query, &insert.statement).await {
             Ok(plan) => {
                 if let Err(error) = first.require(&plan, &mut required) {
+                    errors.push(first.explain(&error, &insert.statement));
+                }
+                if let Err(error) = super::required::collect(&plan, &mut named) {
                     errors.push(first.explain(&error, &insert.statement));
                 }
                 uses.extend(first.state.optimize(&plan).ok());
@@ -172,7 +175,7 @@ pub async fn plan_job(
     let literals = common_equality(&uses);
 
     // Second pass: over tables with those columns.
-    let planner = Planner::new(&catalog, &settings, Some(&required), &options.epoch_time_ms, &mut errors).await;
+    let planner = Planner::new(&catalog, &settings, Some((&required, &named)), &options.epoch_time_ms, &mut errors).await;
     let mut job = JobBuilder { planner: &planner, catalog: &catalog, settings: &settings, options, required: &required, literals, warnings };
     let plan = job.build(batch_tables, &mut errors).await;
     match (plan, errors.is_empty()) {

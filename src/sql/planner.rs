@@ -47,11 +47,12 @@ pub(crate) struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// Declares all tables and plans all views. With `required`, tables have only those columns.
+    /// Declares all tables and plans all views. With `required`, tables have only the columns of its first
+    /// part; those that only its second part names (in a branch that never runs) are NULL.
     pub(crate) async fn new(
         catalog: &'a Catalog,
         settings: &Settings,
-        required: Option<&Required>,
+        required: Option<(&Required, &Required)>,
         epoch_time_ms: &Arc<AtomicI64>,
         errors: &mut Vec<Error>,
     ) -> Self {
@@ -106,9 +107,17 @@ impl<'a> Planner<'a> {
         }
     }
 
-    async fn declare(&mut self, table: &Table, required: Option<&Required>) -> Result<()> {
+    async fn declare(&mut self, table: &Table, required: Option<(&Required, &Required)>) -> Result<()> {
         let base_name = format!("{}{BASE_MARK}", table.name);
-        let used = required.map(|r| r.get(&base_name).cloned().unwrap_or_default());
+        let of_table = |r: &Required| r.get(&base_name).cloned().unwrap_or_default();
+        let named = required.map(|(_, named)| of_table(named)).unwrap_or_default();
+        let used = required.map(|(used, _)| {
+            let mut used = of_table(used);
+            for (column, paths) in &mut used {
+                paths.extend(named.get(column).cloned().unwrap_or_default());
+            }
+            used
+        });
         let mut fields: Vec<Field> = Vec::new();
         let time = table.watermark.as_ref().map(|w| w.column.value.as_str());
         let mut kept = |name: &str, data_type: &DataType, nullable: bool| {
@@ -144,6 +153,7 @@ impl<'a> Planner<'a> {
         // The table itself: its columns in DDL order, computed ones too.
         let query = select(table, &base_name, self.schemas.get(&base_name), &used);
         let plan = self.query(&query, &table.statement).await?;
+        let plan = with_nulls(plan, table, &named)?;
         let plan = self.mark_time(plan, table)?;
         self.register(&table.name, Arc::new(PlannedTable { plan }));
         Ok(())
@@ -275,6 +285,28 @@ pub(crate) fn select_two(table: &str, a: Expr, b: Expr) -> Query {
     select.projection.push(SelectItem::ExprWithAlias { expr: a, alias: quoted("time") });
     select.projection.push(SelectItem::ExprWithAlias { expr: b, alias: quoted("watermark") });
     query
+}
+
+/// Adds, as NULL, columns that queries name but never use.
+fn with_nulls(plan: LogicalPlan, table: &Table, named: &BTreeMap<String, super::required::Paths>) -> Result<LogicalPlan> {
+    let mut exprs: Vec<LogicalExpr> = Vec::new();
+    for column in &table.columns {
+        let (ColumnKind::Physical { data_type, .. } | ColumnKind::Metadata { data_type, .. }) = &column.kind else {
+            continue;
+        };
+        if named.contains_key(&column.name) && !plan.schema().has_column_with_unqualified_name(&column.name) {
+            let null = datafusion::common::ScalarValue::try_from(data_type)
+                .map_err(|e| Error::internal("a NULL of a column's type").caused_by(e))?;
+            exprs.push(datafusion::prelude::lit(null).alias(&column.name));
+        }
+    }
+    if exprs.is_empty() {
+        return Ok(plan);
+    }
+    let own = plan.schema().iter().map(|(q, f)| LogicalExpr::Column(DfColumn::new(q.cloned(), f.name())));
+    let exprs = own.chain(exprs).collect();
+    let plan = Projection::try_new(exprs, Arc::new(plan)).map_err(|e| Error::internal("unused columns").caused_by(e))?;
+    Ok(LogicalPlan::Projection(plan))
 }
 
 /// Whether every column that the expression names is there, with all of its fields that it names.

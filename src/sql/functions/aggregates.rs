@@ -4,6 +4,11 @@
 //! argument's type and wraps (a deliberate difference). AVG of an integer is an integer, cut towards zero; of
 //! DECIMAL(p, s) it is DECIMAL(38, max(s, 6)), half up.
 //!
+//! | | INT, BIGINT | DECIMAL(p, s) | FLOAT | DOUBLE |
+//! |---|---|---|---|---|
+//! | SUM | BIGINT | DECIMAL(38, s) | FLOAT, summed as DOUBLE | DOUBLE |
+//! | AVG | as the argument | DECIMAL(38, max(s, 6)) | FLOAT, summed as DOUBLE | DOUBLE |
+//!
 //! No accumulator is written here: both are put together of DataFusion's SUM and COUNT, grouped, sliding and
 //! distinct ones, so their speed and their mergeable states are DataFusion's. AVG's state is (sum, count).
 
@@ -17,13 +22,19 @@ use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::functions_aggregate::sum::sum_udaf;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
-use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF, Signature, Volatility};
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF, Signature, Volatility,
+};
 
 use super::decimal::{divide_half_up, power_of_ten};
 
 /// The aggregates that replace DataFusion's.
 pub(crate) fn udafs() -> Vec<AggregateUDF> {
-    [false, true].map(|average| AggregateUDF::new_from_impl(Sum { average, signature: Signature::user_defined(Volatility::Immutable) })).into()
+    [false, true]
+        .map(|average| {
+            AggregateUDF::new_from_impl(Sum { average, signature: Signature::user_defined(Volatility::Immutable) })
+        })
+        .into()
 }
 
 /// SUM, or AVG as SUM and COUNT.
@@ -61,7 +72,12 @@ impl Sum {
     }
 
     /// The arguments of a part, with the types that it works on.
-    fn with_part<T>(&self, part: &AggregateUDF, args: &AccumulatorArgs, make: impl FnOnce(AccumulatorArgs) -> Result<T>) -> Result<T> {
+    fn with_part<T>(
+        &self,
+        part: &AggregateUDF,
+        args: &AccumulatorArgs,
+        make: impl FnOnce(AccumulatorArgs) -> Result<T>,
+    ) -> Result<T> {
         let argument = args.expr_fields[0].data_type();
         let fields = [field("value", fed_type(argument)?)];
         let result = if part.name() == "sum" { sum_type(argument)? } else { DataType::Int64 };
@@ -78,7 +94,11 @@ impl Sum {
         })
     }
 
-    fn combined<P>(&self, args: &AccumulatorArgs, make: impl Fn(&AggregateUDF, AccumulatorArgs) -> Result<P>) -> Result<Combined<P>> {
+    fn combined<P>(
+        &self,
+        args: &AccumulatorArgs,
+        make: impl Fn(&AggregateUDF, AccumulatorArgs) -> Result<P>,
+    ) -> Result<Combined<P>> {
         let parts = self.parts();
         let parts = parts.iter().map(|part| self.with_part(part, args, |args| make(part, args)));
         Ok(Combined {
@@ -193,7 +213,8 @@ impl<P> Combined<P> {
                 let factor = power_of_ten((s - from).unsigned_abs().into());
                 let divided = rows.map(|row| {
                     let count = pair(row)?;
-                    divide_half_up(i256::from_i128(sums.value(row)).wrapping_mul(factor), i256::from_i128(count.into())).to_i128()
+                    divide_half_up(i256::from_i128(sums.value(row)).wrapping_mul(factor), i256::from_i128(count.into()))
+                        .to_i128()
                 });
                 Arc::new(divided.collect::<Decimal128Array>().with_precision_and_scale(*p, *s)?)
             }
@@ -245,7 +266,13 @@ impl Accumulator for Combined<Box<dyn Accumulator>> {
 }
 
 impl GroupsAccumulator for Combined<Box<dyn GroupsAccumulator>> {
-    fn update_batch(&mut self, values: &[ArrayRef], groups: &[usize], filter: Option<&BooleanArray>, total: usize) -> Result<()> {
+    fn update_batch(
+        &mut self,
+        values: &[ArrayRef],
+        groups: &[usize],
+        filter: Option<&BooleanArray>,
+        total: usize,
+    ) -> Result<()> {
         let values = self.feed(values)?;
         self.parts.iter_mut().try_for_each(|part| part.update_batch(&values, groups, filter, total))
     }
@@ -266,7 +293,8 @@ impl GroupsAccumulator for Combined<Box<dyn GroupsAccumulator>> {
 
     fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
         let values = self.feed(values)?;
-        let states = self.parts.iter().map(|part| part.convert_to_state(&values, filter)).collect::<Result<Vec<_>>>()?;
+        let states =
+            self.parts.iter().map(|part| part.convert_to_state(&values, filter)).collect::<Result<Vec<_>>>()?;
         Ok(states.into_iter().flatten().collect())
     }
 

@@ -21,22 +21,22 @@ pub(crate) struct Moment {
 
 impl Moment {
     /// From a count of `per_second`-ths of a second.
-    pub fn from_units(value: i64, per_second: i64) -> Self {
+    pub(super) fn from_units(value: i64, per_second: i64) -> Self {
         let nanos = value.rem_euclid(per_second) * (NANOS_PER_SECOND / per_second);
         Moment { seconds: value.div_euclid(per_second), nanos: nanos as u32 }
     }
 
     /// As a count of `per_second`-ths, cut towards the past; `None` where it does not fit.
-    pub fn to_units(self, per_second: i64) -> Option<i64> {
+    pub(super) fn to_units(self, per_second: i64) -> Option<i64> {
         let part = i64::from(self.nanos) / (NANOS_PER_SECOND / per_second);
         self.seconds.checked_mul(per_second)?.checked_add(part)
     }
 
-    pub fn days(self) -> i64 {
+    pub(super) fn days(self) -> i64 {
         self.seconds.div_euclid(SECONDS_PER_DAY)
     }
 
-    pub fn second_of_day(self) -> i64 {
+    pub(super) fn second_of_day(self) -> i64 {
         self.seconds.rem_euclid(SECONDS_PER_DAY)
     }
 }
@@ -162,7 +162,7 @@ pub(crate) enum Zone {
 }
 
 impl Zone {
-    pub fn parse(name: &str) -> Option<Zone> {
+    pub(super) fn parse(name: &str) -> Option<Zone> {
         if name == "Z" {
             return Some(Zone::Fixed(0));
         }
@@ -180,14 +180,14 @@ impl Zone {
         (hours <= 18 && minutes < 60).then_some(Zone::Fixed(sign * (hours * 3_600 + minutes * 60)))
     }
 
-    pub fn offset_at(&self, seconds: i64) -> i64 {
+    pub(super) fn offset_at(&self, seconds: i64) -> i64 {
         match self {
             Zone::Named(zone) => offset_at(seconds, *zone),
             Zone::Fixed(offset) => *offset,
         }
     }
 
-    pub fn instant_of(&self, local_seconds: i64) -> i64 {
+    pub(super) fn instant_of(&self, local_seconds: i64) -> i64 {
         match self {
             Zone::Named(zone) => instant_of(local_seconds, *zone),
             Zone::Fixed(offset) => local_seconds - offset,
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_skipped_hour_moves_on_and_a_double_one_is_the_first() {
         let berlin = Tz::Europe__Berlin;
-        let local = |h, m| days_from_civil(2026, 3, 29) * SECONDS_PER_DAY + h * 3_600 + m * 60;
+        let local = |h: i64, m: i64| days_from_civil(2026, 3, 29) * SECONDS_PER_DAY + h * 3_600 + m * 60;
         assert_eq!(instant_of(local(2, 30), berlin), local(1, 30)); // 02:30 does not exist: 03:30+02:00
         assert_eq!(instant_of(local(4, 0), berlin), local(2, 0));
         let autumn = days_from_civil(2026, 10, 25) * SECONDS_PER_DAY + 2 * 3_600 + 1_800;

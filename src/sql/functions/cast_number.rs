@@ -5,10 +5,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, PrimitiveArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array,
+    PrimitiveArray,
+};
 use arrow::compute::cast;
 use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, i256,
+    ArrowPrimitiveType, DataType, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    TimeUnit, i256,
 };
 use chrono_tz::Tz;
 use datafusion::common::{Result, exec_err};
@@ -28,8 +32,14 @@ pub(crate) fn number_to_number(array: &ArrayRef, to: &DataType) -> Result<ArrayR
     match to {
         DataType::Boolean => {
             let flags: BooleanArray = match from {
-                DataType::Decimal128(..) => array.as_primitive::<Decimal128Type>().iter().map(|value| value.map(|value| value != 0)).collect(),
-                _ => cast(array, &DataType::Float64)?.as_primitive::<Float64Type>().iter().map(|value| value.map(|value| value != 0.0)).collect(),
+                DataType::Decimal128(..) => {
+                    array.as_primitive::<Decimal128Type>().iter().map(|value| value.map(|value| value != 0)).collect()
+                }
+                _ => cast(array, &DataType::Float64)?
+                    .as_primitive::<Float64Type>()
+                    .iter()
+                    .map(|value| value.map(|value| value != 0.0))
+                    .collect(),
             };
             Ok(Arc::new(flags))
         }
@@ -39,12 +49,20 @@ pub(crate) fn number_to_number(array: &ArrayRef, to: &DataType) -> Result<ArrayR
             // By its text, which is the nearest double; scaling by a power of ten may be off by one place.
             let DataType::Decimal128(_, scale) = *from else { return Ok(cast(array, to)?) };
             let values = array.as_primitive::<Decimal128Type>().iter();
-            Ok(Arc::new(values.map(|value| value.and_then(|value| format!("{value}e{}", -i32::from(scale)).parse().ok())).collect::<Float64Array>()))
+            Ok(Arc::new(
+                values
+                    .map(|value| value.and_then(|value| format!("{value}e{}", -i32::from(scale)).parse().ok()))
+                    .collect::<Float64Array>(),
+            ))
         }
         DataType::Float32 if matches!(from, DataType::Decimal128(..)) => {
             let DataType::Decimal128(_, scale) = *from else { return Ok(cast(array, to)?) };
             let values = array.as_primitive::<Decimal128Type>().iter();
-            Ok(Arc::new(values.map(|value| value.and_then(|value| format!("{value}e{}", -i32::from(scale)).parse().ok())).collect::<Float32Array>()))
+            Ok(Arc::new(
+                values
+                    .map(|value| value.and_then(|value| format!("{value}e{}", -i32::from(scale)).parse().ok()))
+                    .collect::<Float32Array>(),
+            ))
         }
         _ => Ok(cast(array, to)?),
     }
@@ -57,7 +75,9 @@ fn to_whole(array: &ArrayRef, to: &DataType) -> Result<Int64Array> {
     let from_double = |value: f64| if long { value as i64 } else { i64::from(value as i32) };
     Ok(match array.data_type() {
         DataType::Float64 => array.as_primitive::<Float64Type>().unary::<_, Int64Type>(from_double),
-        DataType::Float32 => array.as_primitive::<Float32Type>().unary::<_, Int64Type>(|value| from_double(f64::from(value))),
+        DataType::Float32 => {
+            array.as_primitive::<Float32Type>().unary::<_, Int64Type>(|value| from_double(f64::from(value)))
+        }
         DataType::Decimal128(_, scale) => {
             let unit = power_of_ten(scale.unsigned_abs().into()).as_i128();
             array.as_primitive::<Decimal128Type>().unary::<_, Int64Type>(|value| (value / unit) as i64)
@@ -77,17 +97,29 @@ fn narrow(values: &Int64Array, to: &DataType) -> Result<ArrayRef> {
 
 fn to_decimal(array: &ArrayRef, precision: u8, scale: i8) -> Result<ArrayRef> {
     let wanted = i32::from(scale);
-    let from_text = |text: String| read_decimal(&text).and_then(|(value, scale)| rescale(value, scale, wanted, precision));
+    let from_text =
+        |text: String| read_decimal(&text).and_then(|(value, scale)| rescale(value, scale, wanted, precision));
     let values: Decimal128Array = match array.data_type() {
         DataType::Decimal128(_, from) => {
             let from = i32::from(*from);
-            array.as_primitive::<Decimal128Type>().iter().map(|value| rescale(i256::from_i128(value?), from, wanted, precision)).collect()
+            array
+                .as_primitive::<Decimal128Type>()
+                .iter()
+                .map(|value| rescale(i256::from_i128(value?), from, wanted, precision))
+                .collect()
         }
-        DataType::Float64 => array.as_primitive::<Float64Type>().iter().map(|value| from_text(format!("{:e}", value?))).collect(),
-        DataType::Float32 => array.as_primitive::<Float32Type>().iter().map(|value| from_text(format!("{:e}", value?))).collect(),
+        DataType::Float64 => {
+            array.as_primitive::<Float64Type>().iter().map(|value| from_text(format!("{:e}", value?))).collect()
+        }
+        DataType::Float32 => {
+            array.as_primitive::<Float32Type>().iter().map(|value| from_text(format!("{:e}", value?))).collect()
+        }
         _ => {
             let wide = cast(array, &DataType::Int64)?;
-            wide.as_primitive::<Int64Type>().iter().map(|value| rescale(i256::from_i128(value?.into()), 0, wanted, precision)).collect()
+            wide.as_primitive::<Int64Type>()
+                .iter()
+                .map(|value| rescale(i256::from_i128(value?.into()), 0, wanted, precision))
+                .collect()
         }
     };
     Ok(Arc::new(values.with_precision_and_scale(precision, scale)?))
@@ -133,7 +165,10 @@ pub(crate) fn text_to_value(array: &ArrayRef, to: &DataType, lenient: bool, zone
             for text in texts.iter() {
                 let value = text.map(|text| ($read)(text));
                 if let (Some(None), Some(text), false) = (&value, text, lenient) {
-                    return exec_err!("the text '{text}' cannot be cast to {}; TRY_CAST gives NULL instead", type_text(to));
+                    return exec_err!(
+                        "the text '{text}' cannot be cast to {}; TRY_CAST gives NULL instead",
+                        type_text(to)
+                    );
                 }
                 values.push(value.flatten());
             }
@@ -142,19 +177,32 @@ pub(crate) fn text_to_value(array: &ArrayRef, to: &DataType, lenient: bool, zone
     }
     Ok(match to {
         DataType::Boolean => Arc::new(BooleanArray::from(read!(read_boolean))),
-        DataType::Int8 => integers::<Int8Type>(read!(|text| read_integer(text).and_then(|value| i8::try_from(value).ok()))),
-        DataType::Int16 => integers::<Int16Type>(read!(|text| read_integer(text).and_then(|value| i16::try_from(value).ok()))),
-        DataType::Int32 => integers::<Int32Type>(read!(|text| read_integer(text).and_then(|value| i32::try_from(value).ok()))),
-        DataType::Int64 => integers::<Int64Type>(read!(|text| read_integer(text).and_then(|value| i64::try_from(value).ok()))),
+        DataType::Int8 => {
+            integers::<Int8Type>(read!(|text| read_integer(text).and_then(|value| i8::try_from(value).ok())))
+        }
+        DataType::Int16 => {
+            integers::<Int16Type>(read!(|text| read_integer(text).and_then(|value| i16::try_from(value).ok())))
+        }
+        DataType::Int32 => {
+            integers::<Int32Type>(read!(|text| read_integer(text).and_then(|value| i32::try_from(value).ok())))
+        }
+        DataType::Int64 => {
+            integers::<Int64Type>(read!(|text| read_integer(text).and_then(|value| i64::try_from(value).ok())))
+        }
         DataType::Float32 => Arc::new(Float32Array::from(read!(|text| read_double(text).map(|value: f32| value)))),
         DataType::Float64 => Arc::new(Float64Array::from(read!(|text| read_double(text).map(|value: f64| value)))),
         DataType::Decimal128(p, s) => {
-            // Too many digits are NULL even for CAST, as from other decimals.
-            let values = read!(|text: &str| read_decimal(text.trim()).map(|(value, scale)| rescale(value, scale, i32::from(*s), *p)));
-            let values: Decimal128Array = values.into_iter().map(Option::flatten).collect();
-            Arc::new(values.with_precision_and_scale(*p, *s)?)
+            let values = read!(|text: &str| read_decimal(text.trim()).and_then(|(value, scale)| rescale(
+                value,
+                scale,
+                i32::from(*s),
+                *p
+            )));
+            Arc::new(Decimal128Array::from(values).with_precision_and_scale(*p, *s)?)
         }
-        DataType::Date32 => Arc::new(Date32Array::from(read!(|text| time_parse::date(text).and_then(|days| i32::try_from(days).ok())))),
+        DataType::Date32 => {
+            Arc::new(Date32Array::from(read!(|text| time_parse::date(text).and_then(|days| i32::try_from(days).ok()))))
+        }
         DataType::Time32(TimeUnit::Millisecond) => {
             let values: Vec<Option<i64>> = read!(time_parse::time);
             moments_of(to, values.len(), |row| values[row].map(|millis| Moment::from_units(millis, 1_000)))?
@@ -163,7 +211,11 @@ pub(crate) fn text_to_value(array: &ArrayRef, to: &DataType, lenient: bool, zone
             let values: Vec<Option<Moment>> = read!(time_parse::timestamp);
             moments_of(to, values.len(), |row| {
                 let moment = values[row]?;
-                Some(if with_zone.is_some() { Moment { seconds: instant_of(moment.seconds, zone), ..moment } } else { moment })
+                Some(if with_zone.is_some() {
+                    Moment { seconds: instant_of(moment.seconds, zone), ..moment }
+                } else {
+                    moment
+                })
             })?
         }
         other => return exec_err!("text cannot be cast to {}", type_text(other)),
@@ -195,7 +247,10 @@ fn read_integer(text: &str) -> Option<i128> {
 /// As `Double.parseDouble`: `NaN` and `Infinity` in exactly this spelling.
 fn read_double<F: std::str::FromStr>(text: &str) -> Option<F> {
     let text = text.trim();
-    let text = text.strip_suffix(['d', 'D', 'f', 'F']).filter(|rest| rest.ends_with(|c: char| c.is_ascii_digit() || c == '.')).unwrap_or(text);
+    let text = text
+        .strip_suffix(['d', 'D', 'f', 'F'])
+        .filter(|rest| rest.ends_with(|c: char| c.is_ascii_digit() || c == '.'))
+        .unwrap_or(text);
     let named = matches!(text.trim_start_matches(['+', '-']), "NaN" | "Infinity");
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
     if named || plain { text.parse().ok() } else { None }
@@ -207,7 +262,9 @@ mod tests {
 
     #[test]
     fn decimals_are_read_exactly() {
-        let read = |text: &str, scale, precision| read_decimal(text).and_then(|(value, from)| rescale(value, from, scale, precision));
+        let read = |text: &str, scale, precision| {
+            read_decimal(text).and_then(|(value, from)| rescale(value, from, scale, precision))
+        };
         assert_eq!(read("1.005", 2, 10), Some(101));
         assert_eq!(read("1e2", 2, 10), Some(10_000));
         assert_eq!(read("-0.1", 18, 38), Some(-100_000_000_000_000_000));

@@ -4,6 +4,23 @@
 //! The parser makes `cast_to(x, 'TYPE')` of `CAST(x AS TYPE)`, for Arrow's types know no CHAR(n). Where
 //! Arrow's own cast does the same, planning replaces the call by it again ([`Cast::simplify`]), so that
 //! DataFusion's rules about casts (comparison with literals, pruning) still see one.
+//!
+//! | from | to | rule |
+//! |---|---|---|
+//! | integer | a smaller integer | wraps: CAST(300 AS TINYINT) is 44 |
+//! | DOUBLE | INT, BIGINT | cut towards zero, saturates; NaN is 0 |
+//! | number | DECIMAL(p, s) | half up; NULL if it needs more than p digits |
+//! | STRING | number | blanks around are dropped, '12.7' as INT is 12; else an error, NULL for TRY_CAST |
+//! | STRING | BOOLEAN | t, true, y, yes, 1 and f, false, n, no, 0 |
+//! | STRING | TIMESTAMP | `yyyy-M-d[ H:m:s[.f]]`, no `T`; 30 February is its last day |
+//! | STRING | DATE | `y[-M[-d]]`, what follows a blank is ignored; the day must exist |
+//! | TIMESTAMP(p) | STRING | a blank between date and time, the digits of the unit |
+//! | DOUBLE | STRING | as Java prints: `1.0`, `1.0E10` |
+//! | any | CHAR(n), VARCHAR(n) | cut, and padded for CHAR |
+//! | ARRAY, MAP, ROW | STRING | `[1, 2]`, `{a=1}`, `(1, a)` |
+//! | number | TIMESTAMP, DATE, and back | refused while planning, with the function to use |
+//!
+//! TIMESTAMP and TIMESTAMP_LTZ convert through the session's wall clock.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -14,11 +31,13 @@ use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::expr::{Cast as ExprCast, TryCast};
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
-use datafusion::logical_expr::{ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 
+use super::calendar::{Moment, instant_of};
 use super::cast_number::{number_to_number, text_to_value};
 use super::cast_text::{TextOf, fit};
-use super::calendar::{Moment, instant_of};
 use super::function::Context;
 use super::time_arith::moments_of;
 use super::times::Times;
@@ -36,7 +55,11 @@ pub(crate) fn udfs(context: &Arc<Context>) -> Vec<ScalarUDF> {
     [false, true]
         .into_iter()
         .map(|lenient| {
-            ScalarUDF::new_from_impl(Cast { lenient, signature: Signature::user_defined(Volatility::Immutable), context: Arc::clone(context) })
+            ScalarUDF::new_from_impl(Cast {
+                lenient,
+                signature: Signature::user_defined(Volatility::Immutable),
+                context: Arc::clone(context),
+            })
         })
         .collect()
 }
@@ -63,7 +86,9 @@ impl Hash for Cast {
 
 fn target(value: Option<&ScalarValue>) -> Result<TypeSpec> {
     match value {
-        Some(ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)) | ScalarValue::LargeUtf8(Some(text))) => parse_type(text),
+        Some(
+            ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)) | ScalarValue::LargeUtf8(Some(text)),
+        ) => parse_type(text),
         _ => plan_err!("a cast needs a type's name"),
     }
 }
@@ -101,7 +126,8 @@ impl ScalarUDFImpl for Cast {
         let spec = target(args.scalar_arguments[1])?;
         let from = args.arg_fields[0].data_type();
         castable(from, &spec.data_type)?;
-        let makes_nulls = self.lenient || matches!(spec.data_type, DataType::Decimal128(..)) && !native(from, &spec.data_type);
+        let makes_nulls =
+            self.lenient || matches!(spec.data_type, DataType::Decimal128(..)) && !native(from, &spec.data_type);
         let nullable = makes_nulls || args.arg_fields[0].is_nullable();
         Ok(Arc::new(Field::new(self.name(), spec.data_type, nullable)))
     }
@@ -147,15 +173,18 @@ fn native(from: &DataType, to: &DataType) -> bool {
         return true;
     }
     match (from, to) {
-        (from, to) if from.is_signed_integer() && to.is_signed_integer() => to.primitive_width() > from.primitive_width(),
+        (from, to) if from.is_signed_integer() && to.is_signed_integer() => {
+            to.primitive_width() > from.primitive_width()
+        }
         (from, Float32 | Float64) => from.is_signed_integer() || from.is_floating(),
         (Boolean, to) => to.is_signed_integer(),
         (from, Boolean) => from.is_signed_integer(),
         (from, to) if from.is_string() => to.is_string(),
-        (Decimal128(p1, s1), Decimal128(p2, s2)) => s2 >= s1 && i16::from(*p2) - i16::from(*s2) >= i16::from(*p1) - i16::from(*s1),
-        (from, Decimal128(p, s)) if from.is_signed_integer() => {
-            super::decimal::digits_of(from).is_some_and(|(digits, _)| i16::from(*p) - i16::from(*s) >= i16::from(digits))
+        (Decimal128(p1, s1), Decimal128(p2, s2)) => {
+            s2 >= s1 && i16::from(*p2) - i16::from(*s2) >= i16::from(*p1) - i16::from(*s1)
         }
+        (from, Decimal128(p, s)) if from.is_signed_integer() => super::decimal::digits_of(from)
+            .is_some_and(|(digits, _)| i16::from(*p) - i16::from(*s) >= i16::from(digits)),
         (from, to) if to.is_string() => from.is_integer() || matches!(from, Decimal128(..)),
         (Date32, Timestamp(_, None)) => true,
         (Timestamp(a, za), Timestamp(b, zb)) => za == zb && unit_digits(*a) <= unit_digits(*b),
@@ -175,9 +204,13 @@ fn castable(from: &DataType, to: &DataType) -> Result<()> {
         (from, to) if from.is_string() => to.is_numeric() || *to == Boolean || time(to),
         (from, to) if from.is_numeric() => to.is_numeric() || *to == Boolean,
         (Boolean, to) => to.is_numeric(),
-        (Date32, Timestamp(..)) | (Timestamp(..), Date32 | Time32(_) | Timestamp(..)) | (Time32(_) | DataType::Time64(_), Time32(_) | Timestamp(..)) => true,
+        (Date32, Timestamp(..))
+        | (Timestamp(..), Date32 | Time32(_) | Timestamp(..))
+        | (Time32(_) | DataType::Time64(_), Time32(_) | Timestamp(..)) => true,
         (List(a), List(b)) => castable(a.data_type(), b.data_type()).is_ok(),
-        (Struct(a), Struct(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| castable(a.data_type(), b.data_type()).is_ok()),
+        (Struct(a), Struct(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| castable(a.data_type(), b.data_type()).is_ok())
+        }
         (Map(a, _), Map(b, _)) => castable(a.data_type(), b.data_type()).is_ok(),
         _ => false,
     };
@@ -242,24 +275,43 @@ impl Converter {
             (from, DataType::Binary) if from.is_binary() => Ok(cast(array, to)?),
             (from, DataType::Binary) if from.is_string() => Ok(cast(&cast(array, &DataType::Utf8)?, to)?),
             (from, to) if from.is_string() => text_to_value(array, to, self.lenient, self.zone),
-            (from, to) if (from.is_numeric() || *from == DataType::Boolean) && (to.is_numeric() || *to == DataType::Boolean) => {
+            (from, to)
+                if (from.is_numeric() || *from == DataType::Boolean)
+                    && (to.is_numeric() || *to == DataType::Boolean) =>
+            {
                 number_to_number(array, to)
             }
             (DataType::List(_), DataType::List(item)) => {
                 let list = array.as_list::<i32>();
                 let values = self.convert(list.values(), item.data_type())?;
-                Ok(Arc::new(ListArray::try_new(Arc::clone(item), list.offsets().clone(), values, list.nulls().cloned())?))
+                Ok(Arc::new(ListArray::try_new(
+                    Arc::clone(item),
+                    list.offsets().clone(),
+                    values,
+                    list.nulls().cloned(),
+                )?))
             }
             (DataType::Struct(_), DataType::Struct(fields)) => {
                 let row = array.as_struct();
-                let columns = row.columns().iter().zip(fields).map(|(column, field)| self.convert(column, field.data_type()));
-                Ok(Arc::new(StructArray::try_new(fields.clone(), columns.collect::<Result<_>>()?, row.nulls().cloned())?))
+                let columns =
+                    row.columns().iter().zip(fields).map(|(column, field)| self.convert(column, field.data_type()));
+                Ok(Arc::new(StructArray::try_new(
+                    fields.clone(),
+                    columns.collect::<Result<_>>()?,
+                    row.nulls().cloned(),
+                )?))
             }
             (DataType::Map(..), DataType::Map(entries, ordered)) => {
                 let map = array.as_map();
                 let converted = self.convert(&(Arc::new(map.entries().clone()) as ArrayRef), entries.data_type())?;
                 let converted = converted.as_struct().clone();
-                Ok(Arc::new(MapArray::try_new(Arc::clone(entries), map.offsets().clone(), converted, map.nulls().cloned(), *ordered)?))
+                Ok(Arc::new(MapArray::try_new(
+                    Arc::clone(entries),
+                    map.offsets().clone(),
+                    converted,
+                    map.nulls().cloned(),
+                    *ordered,
+                )?))
             }
             _ => self.time(array, to),
         }

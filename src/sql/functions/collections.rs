@@ -1,6 +1,8 @@
 //! Arrays where Flink's rules are not DataFusion's: positions are INT and 0 when absent, NULL items equal each
 //! other, REMOVE removes all. Answers are built by picking items of the argument (`take`), so they work for
-//! items of any type. ARRAY_DISTINCT, REVERSE, UNION, JOIN, MAX and so on are DataFusion's own.
+//! items of any type. Every row costs one look at its items; NULL arrays give NULL.
+//!
+//! ARRAY_DISTINCT, REVERSE, UNION, JOIN and so on are DataFusion's own.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -11,11 +13,14 @@ use arrow::compute::{SortOptions, cast, concat, take};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err, exec_err};
 
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::call::Call;
+use super::function::{Definition, Nulls, Returns, define};
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
     define("cardinality", "a", Returns::Int, Nulls::Propagate, cardinality),
     define("element", "l", Returns::With(item_type), Nulls::Possible, element),
+    define("array_max", "l", Returns::With(item_type), Nulls::Possible, |call| extreme(call, Ordering::Greater)),
+    define("array_min", "l", Returns::With(item_type), Nulls::Possible, |call| extreme(call, Ordering::Less)),
     define("array_contains", "la", Returns::Boolean, Nulls::Propagate, |call| find(call, Find::Contains)),
     define("array_position", "la", Returns::Int, Nulls::Propagate, |call| find(call, Find::Position)),
     define("array_remove", "la", Returns::Same(0), Nulls::Propagate, array_remove),
@@ -35,7 +40,9 @@ fn item_type(fields: &[FieldRef], _: &[Option<&ScalarValue>]) -> Result<DataType
 /// The array's type, with items that may be NULL if the new one may be.
 fn extended_type(fields: &[FieldRef], _: &[Option<&ScalarValue>]) -> Result<DataType> {
     match fields[0].data_type() {
-        DataType::List(item) if item.data_type().is_null() => Ok(DataType::new_list(fields[1].data_type().clone(), true)),
+        DataType::List(item) if item.data_type().is_null() => {
+            Ok(DataType::new_list(fields[1].data_type().clone(), true))
+        }
         DataType::List(item) => {
             let nullable = item.is_nullable() || fields[1].is_nullable();
             Ok(DataType::List(Arc::new(Field::new(item.name(), item.data_type().clone(), nullable))))
@@ -47,7 +54,10 @@ fn extended_type(fields: &[FieldRef], _: &[Option<&ScalarValue>]) -> Result<Data
 /// An array argument with `rows` rows.
 pub(crate) fn lists(call: &Call, i: usize) -> Result<ListArray> {
     let array = call.array(i)?;
-    array.as_list_opt::<i32>().cloned().ok_or_else(|| exec_datafusion_err!("argument {} of function {} is no array", i + 1, call.name))
+    array
+        .as_list_opt::<i32>()
+        .cloned()
+        .ok_or_else(|| exec_datafusion_err!("argument {} of function {} is no array", i + 1, call.name))
 }
 
 fn range(list: &ListArray, row: usize) -> std::ops::Range<usize> {
@@ -61,7 +71,9 @@ pub(crate) fn pick(
     values: &ArrayRef,
     mut choose: impl FnMut(usize, &mut Vec<u32>) -> Result<Option<()>>,
 ) -> Result<ArrayRef> {
-    let (DataType::List(item), mut picked) = (data_type, vec![]) else { return exec_err!("{data_type} is not an array") };
+    let (DataType::List(item), mut picked) = (data_type, vec![]) else {
+        return exec_err!("{data_type} is not an array");
+    };
     let mut lengths = Vec::with_capacity(rows);
     let mut valid = Vec::with_capacity(rows);
     for row in 0..rows {
@@ -69,9 +81,18 @@ pub(crate) fn pick(
         valid.push(choose(row, &mut picked)?.is_some());
         lengths.push(picked.len() - before);
     }
-    let items = if picked.is_empty() { new_empty_array(values.data_type()) } else { take(values, &UInt32Array::from(picked), None)? };
+    let items = if picked.is_empty() {
+        new_empty_array(values.data_type())
+    } else {
+        take(values, &UInt32Array::from(picked), None)?
+    };
     let items = if items.data_type() == item.data_type() { items } else { cast(&items, item.data_type())? };
-    Ok(Arc::new(ListArray::try_new(Arc::clone(item), OffsetBuffer::from_lengths(lengths), items, Some(NullBuffer::from(valid)))?))
+    Ok(Arc::new(ListArray::try_new(
+        Arc::clone(item),
+        OffsetBuffer::from_lengths(lengths),
+        items,
+        Some(NullBuffer::from(valid)),
+    )?))
 }
 
 fn cardinality(call: &Call) -> Result<ArrayRef> {
@@ -104,6 +125,18 @@ fn element(call: &Call) -> Result<ArrayRef> {
     Ok(take(list.values(), &UInt32Array::from(picked), None)?)
 }
 
+/// The largest or least item that is not NULL (DataFusion's fails on a batch without rows).
+fn extreme(call: &Call, wanted: Ordering) -> Result<ArrayRef> {
+    let list = lists(call, 0)?;
+    let values = list.values();
+    let compare = make_comparator(values, values, SortOptions::default())?;
+    let best = |row: usize| {
+        let items = range(&list, row).filter(|i| list.is_valid(row) && values.is_valid(*i));
+        items.reduce(|best, i| if compare(i, best) == wanted { i } else { best }).map(|i| i as u32)
+    };
+    Ok(take(values, &(0..call.rows).map(best).collect::<UInt32Array>(), None)?)
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Find {
     Contains,
@@ -115,8 +148,11 @@ fn wanted(call: &Call) -> Result<(ListArray, ArrayRef, DynComparator)> {
     let list = lists(call, 0)?;
     let items = call.array(1)?;
     // The wider of the two types, lest 1.5 be looked for as 1.
-    let common = datafusion::logical_expr::type_coercion::binary::comparison_coercion(list.values().data_type(), items.data_type())
-        .unwrap_or_else(|| list.values().data_type().clone());
+    let common = datafusion::logical_expr::type_coercion::binary::comparison_coercion(
+        list.values().data_type(),
+        items.data_type(),
+    )
+    .unwrap_or_else(|| list.values().data_type().clone());
     let (values, wanted) = (cast(list.values(), &common)?, cast(&items, &common)?);
     let comparator = make_comparator(&values, &wanted, SortOptions::default())?;
     Ok((list, items, comparator))
@@ -166,7 +202,7 @@ fn array_sort(call: &Call) -> Result<ArrayRef> {
     let list = lists(call, 0)?;
     let flag = |i: usize, default: bool| -> Result<bool> {
         match call.has(i) {
-            true => Ok(call.booleans(i)?.get(0).unwrap_or(default)),
+            true => Ok(call.constant_flag(i)?.unwrap_or(default)),
             false => Ok(default),
         }
     };

@@ -10,7 +10,9 @@ use arrow::buffer::NullBuffer;
 use arrow::compute::nullif;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue};
-use datafusion::logical_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 
 use super::function::{Definition, Nulls, Returns, define};
 
@@ -25,7 +27,9 @@ struct Extreme {
 pub(crate) fn udfs() -> Vec<ScalarUDF> {
     [datafusion::functions::core::greatest(), datafusion::functions::core::least()]
         .into_iter()
-        .map(|inner| ScalarUDF::new_from_impl(Extreme { inner, signature: Signature::user_defined(Volatility::Immutable) }))
+        .map(|inner| {
+            ScalarUDF::new_from_impl(Extreme { inner, signature: Signature::user_defined(Volatility::Immutable) })
+        })
         .collect()
 }
 
@@ -98,6 +102,6 @@ pub(crate) fn backslash_pattern(pattern: &str, escape: Option<char>) -> String {
 /// `like_pattern(pattern[, escape])`, which a LIKE with a pattern from a column is rewritten to.
 pub(crate) const LIKE_PATTERN: Definition = define("like_pattern", "s[s", Returns::Text, Nulls::Propagate, |call| {
     let patterns = call.strings(0)?;
-    let escape = if call.has(1) { call.strings(1)?.get(0).and_then(|text| text.chars().next()) } else { None };
+    let escape = if call.has(1) { call.constant_text(1)?.and_then(|text| text.chars().next()) } else { None };
     call.text(|row| Some(backslash_pattern(patterns.get(row)?, escape)))
 });

@@ -11,7 +11,8 @@ use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
 use arrow::datatypes::{DataType, Decimal128Type, FieldRef, i256};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::call::Call;
+use super::function::{Definition, Nulls, Returns, define};
 
 /// Precision and scale.
 pub(crate) type Digits = (u8, i8);
@@ -27,19 +28,33 @@ pub(crate) enum Operation {
 
 /// Called by the expression planner (`operators`), not by people.
 pub(crate) const DEFINITIONS: &[Definition] = &[
-    define("decimal_add", "nn", Returns::With(|f, _| result_field(f, Operation::Add)), Nulls::Possible, |call| compute(call, Operation::Add)),
-    define("decimal_subtract", "nn", Returns::With(|f, _| result_field(f, Operation::Subtract)), Nulls::Possible, |call| {
-        compute(call, Operation::Subtract)
+    define("decimal_add", "nn", Returns::With(|f, _| result_field(f, Operation::Add)), Nulls::Possible, |call| {
+        compute(call, Operation::Add)
     }),
-    define("decimal_multiply", "nn", Returns::With(|f, _| result_field(f, Operation::Multiply)), Nulls::Possible, |call| {
-        compute(call, Operation::Multiply)
-    }),
+    define(
+        "decimal_subtract",
+        "nn",
+        Returns::With(|f, _| result_field(f, Operation::Subtract)),
+        Nulls::Possible,
+        |call| compute(call, Operation::Subtract),
+    ),
+    define(
+        "decimal_multiply",
+        "nn",
+        Returns::With(|f, _| result_field(f, Operation::Multiply)),
+        Nulls::Possible,
+        |call| compute(call, Operation::Multiply),
+    ),
     define("decimal_divide", "nn", Returns::With(|f, _| result_field(f, Operation::Divide)), Nulls::Possible, |call| {
         compute(call, Operation::Divide)
     }),
-    define("decimal_remainder", "nn", Returns::With(|f, _| result_field(f, Operation::Remainder)), Nulls::Possible, |call| {
-        compute(call, Operation::Remainder)
-    }),
+    define(
+        "decimal_remainder",
+        "nn",
+        Returns::With(|f, _| result_field(f, Operation::Remainder)),
+        Nulls::Possible,
+        |call| compute(call, Operation::Remainder),
+    ),
 ];
 
 /// The decimal that an exact number takes part in arithmetic as.
@@ -90,7 +105,9 @@ fn result_field(fields: &[FieldRef], operation: Operation) -> Result<DataType> {
             let (precision, scale) = fit(exact_digits(operation, left, right));
             Ok(DataType::Decimal128(precision, scale))
         }
-        _ => plan_err!("decimal arithmetic wants decimals, not {} and {}", fields[0].data_type(), fields[1].data_type()),
+        _ => {
+            plan_err!("decimal arithmetic wants decimals, not {} and {}", fields[0].data_type(), fields[1].data_type())
+        }
     }
 }
 
@@ -112,6 +129,11 @@ pub(crate) fn divide_half_up(value: i256, divisor: i256) -> i256 {
 
 /// Brings a value from one scale to another, half up; `None` if it has more digits than `precision`.
 pub(crate) fn rescale(value: i256, from: i32, to: i32, precision: u8) -> Option<i128> {
+    if let Some(small) = value.to_i128()
+        && let Some(answer) = rescale_small(small, from, to, precision)
+    {
+        return Some(answer);
+    }
     let value = if to >= from {
         value.checked_mul(power_of_ten((to - from) as u32))?
     } else if from - to > 76 {
@@ -121,6 +143,30 @@ pub(crate) fn rescale(value: i256, from: i32, to: i32, precision: u8) -> Option<
     };
     let value = value.to_i128()?;
     (value.unsigned_abs() < 10u128.pow(u32::from(precision))).then_some(value)
+}
+
+/// The same for values that 64 or 128 bits are enough for, which most are; `None` if unsure.
+fn rescale_small(value: i128, from: i32, to: i32, precision: u8) -> Option<i128> {
+    let limit = 10u128.pow(u32::from(precision));
+    let answer = if to >= from {
+        value.checked_mul(10i128.checked_pow((to - from) as u32)?)?
+    } else {
+        let drop = (from - to) as u32;
+        match (i64::try_from(value), 10i64.checked_pow(drop)) {
+            (Ok(value), Some(unit)) => {
+                let (quotient, remainder) = (value / unit, value % unit);
+                i128::from(
+                    quotient + if remainder.unsigned_abs() * 2 >= unit.unsigned_abs() { value.signum() } else { 0 },
+                )
+            }
+            _ => {
+                let unit = 10i128.checked_pow(drop)?;
+                let (quotient, remainder) = (value / unit, value % unit);
+                quotient + if remainder.unsigned_abs() * 2 >= unit.unsigned_abs() { value.signum() } else { 0 }
+            }
+        }
+    };
+    (answer.unsigned_abs() < limit).then_some(answer)
 }
 
 /// The values of a number argument as unscaled integers.
@@ -173,6 +219,15 @@ fn operate(operation: Operation, (a, s1): (i256, i8), (b, s2): (i256, i8), (prec
         Operation::Divide => {
             // a·10^-s1 / b·10^-s2 at `scale`: shift the dividend, or the divisor if that is the other way.
             let shift = scale - s1 + s2;
+            if let (Some(a), Some(b), 0..=38) = (a.to_i128(), b.to_i128(), shift)
+                && let Some(a) = a.checked_mul(10i128.pow(shift as u32))
+            {
+                let (quotient, remainder) = (a / b, (a % b).unsigned_abs());
+                let away = if (a < 0) == (b < 0) { 1 } else { -1 };
+                let half = remainder >= b.unsigned_abs() - remainder;
+                let value = if half { quotient + away } else { quotient };
+                return (value.unsigned_abs() < 10u128.pow(u32::from(precision))).then_some(value);
+            }
             let value = if shift >= 0 {
                 divide_half_up(a.checked_mul(power_of_ten(shift as u32))?, b)
             } else {
@@ -207,7 +262,8 @@ mod tests {
 
     #[test]
     fn halves_go_away_from_zero() {
-        let half = |value: i128, divisor: i128| divide_half_up(i256::from_i128(value), i256::from_i128(divisor)).to_i128();
+        let half =
+            |value: i128, divisor: i128| divide_half_up(i256::from_i128(value), i256::from_i128(divisor)).to_i128();
         assert_eq!(half(5, 2), Some(3));
         assert_eq!(half(-5, 2), Some(-3));
         assert_eq!(half(4, 3), Some(1));

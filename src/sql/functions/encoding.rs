@@ -9,7 +9,8 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD};
 use datafusion::common::{Result, exec_err};
 
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::call::Call;
+use super::function::{Definition, Nulls, Returns, define};
 use super::types::field_text;
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
@@ -17,18 +18,26 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
     define("unhex", "s", Returns::Bytes, Nulls::Possible, unhex),
     define("bin", "i", Returns::Text, Nulls::Propagate, bin),
     define("to_base64", "a", Returns::Text, Nulls::Propagate, to_base64),
-    define("from_base64", "s", Returns::Text, Nulls::Possible, from_base64),
+    define("from_base64", "s", Returns::Text, Nulls::Propagate, from_base64),
     define("encode", "ss", Returns::Bytes, Nulls::Possible, encode),
     define("decode", "xs", Returns::Text, Nulls::Possible, decode),
-    define("startswith", "ss", Returns::Boolean, Nulls::Propagate, |call| compare(call, |text, part| text.starts_with(part))),
-    define("endswith", "ss", Returns::Boolean, Nulls::Propagate, |call| compare(call, |text, part| text.ends_with(part))),
+    define("startswith", "ss", Returns::Boolean, Nulls::Propagate, |call| {
+        compare(call, |text, part| text.starts_with(part))
+    }),
+    define("endswith", "ss", Returns::Boolean, Nulls::Propagate, |call| {
+        compare(call, |text, part| text.ends_with(part))
+    }),
     define("typeof", "a[b", Returns::Text, Nulls::Never, type_of),
 ];
 
 /// Hexadecimal digits, two a byte.
 pub(crate) fn hex_digits(bytes: &[u8], upper: bool) -> String {
     let digits = if upper { b"0123456789ABCDEF" } else { b"0123456789abcdef" };
-    bytes.iter().flat_map(|byte| [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]).map(char::from).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]])
+        .map(char::from)
+        .collect()
 }
 
 /// `HEX(n)` of a number as 64 bits, or of a text's UTF-8.
@@ -84,11 +93,22 @@ fn to_base64(call: &Call) -> Result<ArrayRef> {
     call.text(|row| Some(STANDARD.encode(texts.get(row)?)))
 }
 
-/// NULL for a text that is not Base64 (an error in Flink); bytes that are not UTF-8 are replaced.
+/// Bytes that are not UTF-8 are replaced.
 fn from_base64(call: &Call) -> Result<ArrayRef> {
-    let engine = GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
+    let engine = GeneralPurpose::new(
+        &alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
     let texts = call.strings(0)?;
-    call.text(|row| Some(String::from_utf8_lossy(&engine.decode(texts.get(row)?).ok()?).into_owned()))
+    call.try_text(|row| {
+        let Some(text) = texts.get(row) else { return Ok(None) };
+        match engine.decode(text) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) => {
+                exec_err!("function from_base64: '{text}' is not Base64 ({error}); test it with REGEXP first")
+            }
+        }
+    })
 }
 
 /// The character sets of ENCODE and DECODE.
@@ -101,8 +121,7 @@ enum Charset {
 }
 
 fn charset(call: &Call) -> Result<Option<Charset>> {
-    let names = call.strings(1)?;
-    let Some(name) = names.get(0) else { return Ok(None) };
+    let Some(name) = call.constant_text(1)? else { return Ok(None) };
     Ok(Some(match name.to_ascii_uppercase().as_str() {
         "UTF-8" | "UTF8" => Charset::Utf8,
         "US-ASCII" | "ASCII" => Charset::Ascii,
@@ -110,7 +129,12 @@ fn charset(call: &Call) -> Result<Option<Charset>> {
         "UTF-16" => Charset::Utf16 { big: true, mark: true },
         "UTF-16BE" => Charset::Utf16 { big: true, mark: false },
         "UTF-16LE" => Charset::Utf16 { big: false, mark: false },
-        _ => return exec_err!("function {}: '{name}' is not one of US-ASCII, ISO-8859-1, UTF-8, UTF-16BE, UTF-16LE, UTF-16", call.name),
+        _ => {
+            return exec_err!(
+                "function {}: '{name}' is not one of US-ASCII, ISO-8859-1, UTF-8, UTF-16BE, UTF-16LE, UTF-16",
+                call.name
+            );
+        }
     }))
 }
 
@@ -138,7 +162,9 @@ fn decode(call: &Call) -> Result<ArrayRef> {
         let bytes = values.get(row)?;
         Some(match charset? {
             Charset::Utf8 => String::from_utf8_lossy(bytes).into_owned(),
-            Charset::Ascii => bytes.iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { '\u{fffd}' }).collect(),
+            Charset::Ascii => {
+                bytes.iter().map(|byte| if byte.is_ascii() { char::from(*byte) } else { '\u{fffd}' }).collect()
+            }
             Charset::Latin1 => bytes.iter().map(|byte| char::from(*byte)).collect(),
             Charset::Utf16 { big, mark } => {
                 let (big, bytes) = match bytes {

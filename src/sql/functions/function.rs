@@ -14,14 +14,14 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
-use arrow::array::{Array, ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, StringViewArray, StringViewBuilder};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
-use datafusion::common::{Result, ScalarValue, exec_datafusion_err, plan_err};
+use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::call::Call;
 use super::types::type_text;
 
 /// What functions take from the job: its zone, the epoch's time, and a counter for random values.
@@ -77,17 +77,23 @@ pub(crate) struct Definition {
 }
 
 /// Shorthand for tables of definitions.
-pub(crate) const fn define(name: &'static str, parameters: &'static str, returns: Returns, nulls: Nulls, body: Body) -> Definition {
+pub(crate) const fn define(
+    name: &'static str,
+    parameters: &'static str,
+    returns: Returns,
+    nulls: Nulls,
+    body: Body,
+) -> Definition {
     Definition { name, parameters, returns, nulls, body }
 }
 
 impl Definition {
-    pub fn udf(self, context: &Arc<Context>) -> ScalarUDF {
+    pub(super) fn udf(self, context: &Arc<Context>) -> ScalarUDF {
         self.with_volatility(context, Volatility::Immutable)
     }
 
     /// A function whose value changes between epochs: never folded while planning.
-    pub fn volatile(self, context: &Arc<Context>) -> ScalarUDF {
+    pub(super) fn volatile(self, context: &Arc<Context>) -> ScalarUDF {
         self.with_volatility(context, Volatility::Volatile)
     }
 
@@ -209,7 +215,10 @@ impl ScalarUDFImpl for Function {
 
 /// The type an argument is taken as, or why it cannot be.
 fn coerce(name: &str, i: usize, kind: char, argument: &DataType) -> Result<DataType> {
-    use DataType::{Binary, BinaryView, Boolean, Date32, Float64, Int32, Int64, LargeBinary, LargeUtf8, Map, Null, Timestamp, Utf8, Utf8View};
+    use DataType::{
+        Binary, BinaryView, Boolean, Date32, Float64, Int32, Int64, LargeBinary, LargeUtf8, Map, Null, Timestamp, Utf8,
+        Utf8View,
+    };
     let fitting = match (kind, argument) {
         ('a', other) => Some(other.clone()),
         ('s' | 'u', Utf8 | LargeUtf8 | Utf8View) => Some(argument.clone()),
@@ -224,7 +233,9 @@ fn coerce(name: &str, i: usize, kind: char, argument: &DataType) -> Result<DataT
         ('b', Boolean | Null) => Some(Boolean),
         ('x', Binary | LargeBinary | BinaryView | DataType::FixedSizeBinary(_) | Null) => Some(Binary),
         ('l', DataType::List(_)) => Some(argument.clone()),
-        ('l', DataType::LargeList(field) | DataType::FixedSizeList(field, _)) => Some(DataType::List(Arc::clone(field))),
+        ('l', DataType::LargeList(field) | DataType::FixedSizeList(field, _)) => {
+            Some(DataType::List(Arc::clone(field)))
+        }
         ('l', Null) => Some(DataType::new_list(Null, true)),
         ('m', Map(..)) => Some(argument.clone()),
         _ => None,
@@ -244,136 +255,4 @@ fn coerce(name: &str, i: usize, kind: char, argument: &DataType) -> Result<DataT
         _ => ("a map", ""),
     };
     plan_err!("argument {} of function {name} is {}, but {wanted} is wanted{hint}", i + 1, type_text(argument))
-}
-
-/// One evaluation of a function over a batch.
-pub(crate) struct Call<'a> {
-    pub name: &'static str,
-    pub args: &'a [ColumnarValue],
-    /// Rows of the answer: 1 when all arguments are constant.
-    pub rows: usize,
-    pub fields: &'a [FieldRef],
-    pub return_type: &'a DataType,
-    pub context: &'a Context,
-}
-
-/// An argument's values; a constant has one row, which answers for all.
-pub(crate) struct Column<A> {
-    pub array: A,
-    pub constant: bool,
-}
-
-impl<A> Column<A> {
-    pub fn index(&self, row: usize) -> usize {
-        if self.constant { 0 } else { row }
-    }
-}
-
-macro_rules! column_get {
-    ($array:ty, $value:ty) => {
-        impl Column<$array> {
-            /// The value of a row, `None` for NULL.
-            pub fn get(&self, row: usize) -> Option<$value> {
-                let row = self.index(row);
-                self.array.is_valid(row).then(|| self.array.value(row))
-            }
-        }
-    };
-}
-column_get!(Int64Array, i64);
-column_get!(Float64Array, f64);
-column_get!(BooleanArray, bool);
-
-impl Column<StringViewArray> {
-    /// The value of a row, `None` for NULL.
-    pub fn get(&self, row: usize) -> Option<&str> {
-        let row = self.index(row);
-        self.array.is_valid(row).then(|| self.array.value(row))
-    }
-}
-
-impl Column<BinaryArray> {
-    /// The value of a row, `None` for NULL.
-    pub fn get(&self, row: usize) -> Option<&[u8]> {
-        let row = self.index(row);
-        self.array.is_valid(row).then(|| self.array.value(row))
-    }
-}
-
-impl Call<'_> {
-    pub fn has(&self, i: usize) -> bool {
-        i < self.args.len()
-    }
-
-    /// The argument as one array of its own type: one row if it is constant.
-    pub fn raw(&self, i: usize) -> Result<Column<ArrayRef>> {
-        Ok(match &self.args[i] {
-            ColumnarValue::Array(array) => Column { array: Arc::clone(array), constant: false },
-            ColumnarValue::Scalar(value) => Column { array: value.to_array()?, constant: true },
-        })
-    }
-
-    /// The argument with `rows` rows, constants repeated: for kernels that want arrays of one length.
-    pub fn array(&self, i: usize) -> Result<ArrayRef> {
-        match &self.args[i] {
-            ColumnarValue::Array(array) => Ok(Arc::clone(array)),
-            ColumnarValue::Scalar(value) => value.to_array_of_size(self.rows),
-        }
-    }
-
-    pub fn strings(&self, i: usize) -> Result<Column<StringViewArray>> {
-        self.typed(i, &DataType::Utf8View)
-    }
-
-    pub fn integers(&self, i: usize) -> Result<Column<Int64Array>> {
-        self.typed(i, &DataType::Int64)
-    }
-
-    pub fn doubles(&self, i: usize) -> Result<Column<Float64Array>> {
-        self.typed(i, &DataType::Float64)
-    }
-
-    pub fn booleans(&self, i: usize) -> Result<Column<BooleanArray>> {
-        self.typed(i, &DataType::Boolean)
-    }
-
-    pub fn bytes(&self, i: usize) -> Result<Column<BinaryArray>> {
-        self.typed(i, &DataType::Binary)
-    }
-
-    fn typed<A: Array + Clone + 'static>(&self, i: usize, data_type: &DataType) -> Result<Column<A>> {
-        let Column { array, constant } = self.raw(i)?;
-        let array = if array.data_type() == data_type { array } else { cast(&array, data_type)? };
-        let typed = array.as_any().downcast_ref::<A>().ok_or_else(|| {
-            exec_datafusion_err!("argument {} of function {} has an unexpected type {}", i + 1, self.name, array.data_type())
-        })?;
-        Ok(Column { array: typed.clone(), constant })
-    }
-
-    /// A column of text, one row at a time.
-    pub fn text<T: AsRef<str>>(&self, mut value: impl FnMut(usize) -> Option<T>) -> Result<ArrayRef> {
-        self.try_text(|row| Ok(value(row)))
-    }
-
-    pub fn try_text<T: AsRef<str>>(&self, mut value: impl FnMut(usize) -> Result<Option<T>>) -> Result<ArrayRef> {
-        let mut builder = StringViewBuilder::with_capacity(self.rows);
-        for row in 0..self.rows {
-            builder.append_option(value(row)?);
-        }
-        Ok(Arc::new(builder.finish()))
-    }
-
-    pub fn flags(&self, value: impl FnMut(usize) -> Option<bool>) -> Result<ArrayRef> {
-        Ok(Arc::new((0..self.rows).map(value).collect::<BooleanArray>()))
-    }
-
-    /// A column of INT.
-    pub fn ints(&self, value: impl FnMut(usize) -> Option<i32>) -> Result<ArrayRef> {
-        Ok(Arc::new((0..self.rows).map(value).collect::<arrow::array::Int32Array>()))
-    }
-
-    /// A column of BIGINT.
-    pub fn bigints(&self, value: impl FnMut(usize) -> Option<i64>) -> Result<ArrayRef> {
-        Ok(Arc::new((0..self.rows).map(value).collect::<Int64Array>()))
-    }
 }

@@ -4,12 +4,15 @@ use arrow::array::ArrayRef;
 use datafusion::common::{Result, exec_err};
 use sha2::Digest;
 
+use super::call::Call;
 use super::encoding::hex_digits;
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::function::{Definition, Nulls, Returns, define};
 
 macro_rules! hash {
     ($name:literal, $digest:ty) => {
-        define($name, "a", Returns::Text, Nulls::Propagate, |call| hashed(call, |bytes| hex_digits(&<$digest>::digest(bytes), false)))
+        define($name, "a", Returns::Text, Nulls::Propagate, |call| {
+            hashed(call, |bytes| hex_digits(&<$digest>::digest(bytes), false))
+        })
     };
 }
 
@@ -29,7 +32,11 @@ fn hashed(call: &Call, hash: impl Fn(&[u8]) -> String) -> Result<ArrayRef> {
         return call.text(|row| values.get(row).map(&hash));
     }
     if !call.args[0].data_type().is_string() && !call.args[0].data_type().is_null() {
-        return exec_err!("function {} takes a string or bytes, not {}; write CAST(… AS STRING)", call.name, call.args[0].data_type());
+        return exec_err!(
+            "function {} takes a string or bytes, not {}; write CAST(… AS STRING)",
+            call.name,
+            call.args[0].data_type()
+        );
     }
     let texts = call.strings(0)?;
     call.text(|row| texts.get(row).map(|text| hash(text.as_bytes())))

@@ -7,7 +7,9 @@ use sqlparser::ast::{DateTimeField, Expr, Interval, Value, ValueWithSpan};
 
 /// Changes the literal in place if it needs it; what cannot be read stays, for DataFusion to refuse.
 pub(crate) fn normal_interval(interval: &mut Interval) {
-    let Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) = interval.value.as_mut() else { return };
+    let Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) = interval.value.as_mut() else {
+        return;
+    };
     let Some(field) = &interval.leading_field else { return };
     let plain = interval.last_field.is_none();
     let converted = match (field, plain) {
@@ -70,7 +72,10 @@ mod tests {
 
     #[test]
     fn forms_become_units() {
-        assert_eq!(days_to_seconds("1 02:03:04.5", &DateTimeField::Day).as_deref(), Some("1 days 02 hours 03 minutes 04.5 seconds"));
+        assert_eq!(
+            days_to_seconds("1 02:03:04.5", &DateTimeField::Day).as_deref(),
+            Some("1 days 02 hours 03 minutes 04.5 seconds")
+        );
         assert_eq!(days_to_seconds("-10:30", &DateTimeField::Minute).as_deref(), Some("-10 minutes -30 seconds"));
         assert_eq!(years_to_months("1-2").as_deref(), Some("1 years 2 months"));
     }

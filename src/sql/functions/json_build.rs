@@ -7,15 +7,12 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Decimal128Type, Float32Type, Float64Type};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use arrow::datatypes::DataType;
 use datafusion::common::{Result, exec_err};
 
-use super::cast_text::{write_clock, write_date};
-use super::function::{Call, Definition, Nulls, Returns, define};
-use super::time_pattern::fraction;
-use super::times::Times;
+use super::call::Call;
+use super::function::{Definition, Nulls, Returns, define};
+use super::json_text::{JsonOf, quote, separate};
 
 /// The first argument of json_object, json_array and json_object_of is written by the parser: `n` or `a` for
 /// NULL or ABSENT ON NULL, then a letter a value: `r` for JSON text as it is, `v` for a value to print.
@@ -30,219 +27,9 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
     define("json", "s", Returns::Text, Nulls::Propagate, json),
 ];
 
-/// Prints the values of one array as JSON.
-struct JsonOf {
-    array: ArrayRef,
-    kind: Kind,
-}
-
-enum Kind {
-    Null,
-    /// The array has been cast to Utf8View.
-    Text,
-    /// JSON text already.
-    Raw,
-    /// As arrow prints it: integers and booleans.
-    Plain,
-    Float,
-    Double,
-    Decimal(i8),
-    Time(Times, Clock),
-    Bytes,
-    List(Box<JsonOf>),
-    Map(ArrayRef, Box<JsonOf>),
-    Row(Vec<(String, JsonOf)>),
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Clock {
-    Date,
-    Time,
-    Local,
-    Instant,
-}
-
-impl JsonOf {
-    fn new(array: &ArrayRef, raw: bool) -> Result<JsonOf> {
-        let mut array = Arc::clone(array);
-        let kind = match array.data_type() {
-            DataType::Null => Kind::Null,
-            data_type if data_type.is_string() => {
-                array = cast(&array, &DataType::Utf8View)?;
-                if raw { Kind::Raw } else { Kind::Text }
-            }
-            DataType::Float32 => Kind::Float,
-            DataType::Float64 => Kind::Double,
-            DataType::Decimal128(_, scale) => Kind::Decimal(*scale),
-            DataType::Timestamp(_, zone) => {
-                let clock = if zone.is_some() { Clock::Instant } else { Clock::Local };
-                Kind::Time(Times::new(&array, false, chrono_tz::Tz::UTC)?, clock)
-            }
-            DataType::Date32 => Kind::Time(Times::new(&array, false, chrono_tz::Tz::UTC)?, Clock::Date),
-            DataType::Time32(_) | DataType::Time64(_) => Kind::Time(Times::new(&array, false, chrono_tz::Tz::UTC)?, Clock::Time),
-            data_type if data_type.is_binary() => {
-                array = cast(&array, &DataType::Binary)?;
-                Kind::Bytes
-            }
-            DataType::List(_) => Kind::List(Box::new(JsonOf::new(array.as_list::<i32>().values(), false)?)),
-            DataType::Map(..) => {
-                let map = array.as_map();
-                Kind::Map(cast(map.keys(), &DataType::Utf8View)?, Box::new(JsonOf::new(map.values(), false)?))
-            }
-            DataType::Struct(fields) => {
-                let columns = fields.iter().zip(array.as_struct().columns());
-                let columns = columns.map(|(field, column)| Ok((field.name().clone(), JsonOf::new(column, false)?)));
-                Kind::Row(columns.collect::<Result<_>>()?)
-            }
-            _ => {
-                array = cast(&array, &DataType::Utf8View)?;
-                Kind::Plain
-            }
-        };
-        Ok(JsonOf { array, kind })
-    }
-
-    fn is_null(&self, row: usize) -> bool {
-        matches!(self.kind, Kind::Null) || self.array.is_null(row)
-    }
-
-    fn write(&self, row: usize, out: &mut String) {
-        if self.is_null(row) {
-            out.push_str("null");
-            return;
-        }
-        match &self.kind {
-            Kind::Null => out.push_str("null"),
-            Kind::Text => quote(self.array.as_string_view().value(row), out),
-            Kind::Raw | Kind::Plain => out.push_str(self.array.as_string_view().value(row)),
-            Kind::Float => write_number(f64::from(self.array.as_primitive::<Float32Type>().value(row)), out),
-            Kind::Double => write_number(self.array.as_primitive::<Float64Type>().value(row), out),
-            Kind::Decimal(scale) => write_decimal(self.array.as_primitive::<Decimal128Type>().value(row), *scale, out),
-            Kind::Time(times, clock) => write_time(times, *clock, row, out),
-            Kind::Bytes => {
-                out.push('"');
-                STANDARD.encode_string(self.array.as_binary::<i32>().value(row), out);
-                out.push('"');
-            }
-            Kind::List(values) => {
-                let offsets = self.array.as_list::<i32>().value_offsets();
-                out.push('[');
-                for i in offsets[row]..offsets[row + 1] {
-                    separate(out, '[');
-                    values.write(i as usize, out);
-                }
-                out.push(']');
-            }
-            Kind::Map(keys, values) => {
-                let offsets = self.array.as_map().value_offsets();
-                out.push('{');
-                for i in offsets[row]..offsets[row + 1] {
-                    separate(out, '{');
-                    quote(keys.as_string_view().value(i as usize), out);
-                    out.push(':');
-                    values.write(i as usize, out);
-                }
-                out.push('}');
-            }
-            Kind::Row(fields) => {
-                out.push('{');
-                for (name, field) in fields {
-                    separate(out, '{');
-                    quote(name, out);
-                    out.push(':');
-                    field.write(row, out);
-                }
-                out.push('}');
-            }
-        }
-    }
-}
-
-/// A comma, unless the bracket has just been opened.
-fn separate(out: &mut String, open: char) {
-    if !out.ends_with(open) {
-        out.push(',');
-    }
-}
-
-/// A JSON string; only what must be escaped is.
-pub(crate) fn quote(text: &str, out: &mut String) {
-    out.push('"');
-    let mut plain = 0;
-    for (i, byte) in text.bytes().enumerate() {
-        let escape = match byte {
-            b'"' => "\\\"",
-            b'\\' => "\\\\",
-            b'\n' => "\\n",
-            b'\r' => "\\r",
-            b'\t' => "\\t",
-            0x08 => "\\b",
-            0x0c => "\\f",
-            0..0x20 => {
-                out.push_str(&text[plain..i]);
-                let _ = write!(out, "\\u{byte:04X}");
-                plain = i + 1;
-                continue;
-            }
-            _ => continue,
-        };
-        out.push_str(&text[plain..i]);
-        out.push_str(escape);
-        plain = i + 1;
-    }
-    out.push_str(&text[plain..]);
-    out.push('"');
-}
-
-/// JSON has no NaN and no infinities: they are NULL.
-fn write_number(value: f64, out: &mut String) {
-    if value.is_finite() {
-        super::cast_text::write_double(value, out);
-    } else {
-        out.push_str("null");
-    }
-}
-
-pub(crate) fn write_decimal(value: i128, scale: i8, out: &mut String) {
-    if value < 0 {
-        out.push('-');
-    }
-    let digits = value.unsigned_abs();
-    if scale <= 0 {
-        let _ = write!(out, "{digits}");
-        out.extend(std::iter::repeat_n('0', if digits == 0 { 0 } else { usize::from(scale.unsigned_abs()) }));
-        return;
-    }
-    let unit = 10u128.pow(u32::from(scale.unsigned_abs()));
-    let _ = write!(out, "{}.{:0width$}", digits / unit, digits % unit, width = usize::from(scale.unsigned_abs()));
-}
-
-fn write_time(times: &Times, clock: Clock, row: usize, out: &mut String) {
-    let Some(moment) = times.instant(row) else { return };
-    out.push('"');
-    if clock != Clock::Time {
-        write_date(moment.days(), out);
-    }
-    if clock != Clock::Date {
-        if clock != Clock::Time {
-            out.push('T');
-        }
-        write_clock(moment.second_of_day(), out);
-        if moment.nanos > 0 {
-            out.push('.');
-            fraction(moment.nanos, 9, out);
-            out.truncate(out.trim_end_matches('0').len());
-        }
-        if clock == Clock::Instant {
-            out.push('Z');
-        }
-    }
-    out.push('"');
-}
-
 /// The parser's letters: whether NULLs are absent, and which values are raw.
 fn forms(call: &Call) -> Result<(bool, Vec<bool>)> {
-    match call.strings(0)?.get(0) {
+    match call.constant_text(0)? {
         Some(letters) => Ok((letters.starts_with('a'), letters.chars().skip(1).map(|letter| letter == 'r').collect())),
         None => exec_err!("function {} is written by the parser only", call.name),
     }
@@ -288,7 +75,7 @@ fn json_object(call: &Call) -> Result<ArrayRef> {
     })
 }
 
-fn cast_strings(call: &Call, i: usize) -> Result<super::function::Column<arrow::array::StringViewArray>> {
+fn cast_strings(call: &Call, i: usize) -> Result<super::call::Column<arrow::array::StringViewArray>> {
     if !call.args[i].data_type().is_string() {
         return exec_err!("JSON_OBJECT: key {} is not a string", i / 2 + 1);
     }
@@ -385,7 +172,9 @@ fn json(call: &Call) -> Result<ArrayRef> {
         None => Ok(None),
         Some(text) => match serde_json::from_str::<serde_json::Value>(text) {
             Ok(value) => Ok(Some(value.to_string())),
-            Err(error) => exec_err!("function json: '{text}' is not JSON ({error}); leave JSON(…) out to store it as a string"),
+            Err(error) => {
+                exec_err!("function json: '{text}' is not JSON ({error}); leave JSON(…) out to store it as a string")
+            }
         },
     })
 }

@@ -1,5 +1,14 @@
 //! Reading JSON: JSON_VALUE, JSON_QUERY, JSON_EXISTS, IS JSON. Rules: Flink's `SqlJsonUtils`; the clauses
 //! ON EMPTY and ON ERROR arrive as arguments, written by the parser (`syntax`).
+//!
+//! | | value | JSON null | nothing there, strict | nothing there, lax | array or object | not JSON |
+//! |---|---|---|---|---|---|---|
+//! | JSON_VALUE | its text | NULL | ON ERROR | ON EMPTY | ON ERROR, lax: ON EMPTY | ON ERROR |
+//! | JSON_QUERY | ON ERROR, lax: ON EMPTY | NULL | ON ERROR | ON EMPTY | its text | ON ERROR |
+//! | JSON_EXISTS | true | false | ON ERROR | false | true | ON ERROR |
+//!
+//! The defaults are NULL, and FALSE for JSON_EXISTS. Numbers are printed as Java's `BigDecimal` does, so
+//! `1.50` stays `1.50`. JSON_VALUE by names and indexes reads only what it needs (`json_walk`).
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -9,7 +18,8 @@ use datafusion::common::{Result, exec_err};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::function::{Call, Column, Definition, Nulls, Returns, define};
+use super::call::{Call, Column};
+use super::function::{Definition, Nulls, Returns, define};
 use super::json_path::{Found, Path};
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
@@ -48,7 +58,7 @@ impl Paths {
 /// A constant argument of the clauses.
 fn clause(call: &Call, i: usize, default: &str) -> Result<String> {
     match call.has(i) {
-        true => Ok(call.strings(i)?.get(0).unwrap_or(default).to_string()),
+        true => Ok(call.constant_text(i)?.unwrap_or_else(|| default.to_owned())),
         false => Ok(default.to_string()),
     }
 }
@@ -88,15 +98,32 @@ fn json_value(call: &Call) -> Result<ArrayRef> {
 }
 
 fn scalar(text: &str, path: &Path) -> Outcome<String> {
-    let Some(root) = parse(text) else { return Outcome::Error(not_json(text)) };
-    match path.find(&root) {
+    let root;
+    let found = match path.find_in(text) {
+        Some(Err(_)) => return Outcome::Error(not_json(text)),
+        Some(Ok(None)) => Found::Nothing,
+        Some(Ok(Some(value))) => {
+            root = value;
+            Found::One(&root)
+        }
+        None => match parse(text) {
+            None => return Outcome::Error(not_json(text)),
+            Some(value) => {
+                root = value;
+                path.find(&root)
+            }
+        },
+    };
+    match found {
         Found::One(Value::Null) => Outcome::Null,
         Found::One(Value::String(value)) => Outcome::Value(value.clone()),
         Found::One(Value::Number(number)) => Outcome::Value(number_text(number.as_str())),
         Found::One(Value::Bool(value)) => Outcome::Value(value.to_string()),
         Found::Nothing => nothing(path),
         Found::One(_) | Found::Many(_) if path.lax => Outcome::Empty,
-        Found::One(_) | Found::Many(_) => Outcome::Error(format!("'{}' is an array or object; use JSON_QUERY", path.text())),
+        Found::One(_) | Found::Many(_) => {
+            Outcome::Error(format!("'{}' is an array or object; use JSON_QUERY", path.text()))
+        }
     }
 }
 
@@ -106,7 +133,7 @@ fn not_json(text: &str) -> String {
 }
 
 /// A number as `BigDecimal.toString` prints it: as written, but `1e3` is `1E+3` and `1e-3` is `0.001`.
-fn number_text(text: &str) -> String {
+pub(crate) fn number_text(text: &str) -> String {
     let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else { return text.to_string() };
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -163,7 +190,8 @@ fn query(text: &str, path: &Path, wrapper: &str) -> Outcome<Value> {
 fn queries(call: &Call, mut take: impl FnMut(Option<Value>)) -> Result<()> {
     let texts = call.strings(0)?;
     let mut paths = Paths::new(call)?;
-    let (wrapper, on_empty, on_error) = (clause(call, 2, "without")?, clause(call, 3, "null")?, clause(call, 4, "null")?);
+    let (wrapper, on_empty, on_error) =
+        (clause(call, 2, "without")?, clause(call, 3, "null")?, clause(call, 4, "null")?);
     let fallback = |kind: &str, problem: String| match kind {
         "array" => Ok(Some(Value::Array(vec![]))),
         "object" => Ok(Some(Value::Object(serde_json::Map::new()))),
@@ -258,7 +286,14 @@ mod tests {
 
     #[test]
     fn numbers_print_as_big_decimals() {
-        for (json, text) in [("1.50", "1.50"), ("1e3", "1E+3"), ("1.5e-3", "0.0015"), ("12e1", "1.2E+2"), ("-1E-9", "-1E-9"), ("5", "5")] {
+        for (json, text) in [
+            ("1.50", "1.50"),
+            ("1e3", "1E+3"),
+            ("1.5e-3", "0.0015"),
+            ("12e1", "1.2E+2"),
+            ("-1E-9", "-1E-9"),
+            ("5", "5"),
+        ] {
             assert_eq!(number_text(json), text);
         }
     }

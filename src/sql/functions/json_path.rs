@@ -5,10 +5,13 @@
 //! `[n]` (from the end if negative), `[*]`, `.*` and `..name`; filters and slices are refused with a message.
 
 use datafusion::common::{Result, exec_err};
+use serde::de::DeserializeSeed;
 use serde_json::Value;
 
+use super::json_walk::Walk;
+
 #[derive(Debug, Clone, PartialEq)]
-enum Step {
+pub(super) enum Step {
     Key(String),
     Index(i64),
     /// `[*]` or `.*`
@@ -34,7 +37,7 @@ pub(crate) enum Found<'a> {
 }
 
 impl Path {
-    pub fn parse(text: &str) -> Result<Path> {
+    pub(super) fn parse(text: &str) -> Result<Path> {
         let trimmed = text.trim();
         let mode = |word: &str| {
             let (head, rest) = trimmed.split_at_checked(word.len())?;
@@ -52,7 +55,7 @@ impl Path {
     }
 
     /// Follows the path.
-    pub fn find<'a>(&self, root: &'a Value) -> Found<'a> {
+    pub(super) fn find<'a>(&self, root: &'a Value) -> Found<'a> {
         if !self.steps.iter().any(|step| matches!(step, Step::All | Step::Deep(_))) {
             let mut value = root;
             for step in &self.steps {
@@ -80,8 +83,19 @@ impl Path {
         Found::Many(values)
     }
 
+    /// Follows a path of names and indexes in a text without building what lies beside it: the value there,
+    /// `None` if there is nothing. `Err` is a text that is not JSON; `Ok(None)` of the outer option a path
+    /// that needs the whole document.
+    pub(super) fn find_in(&self, text: &str) -> Option<std::result::Result<Option<Value>, serde_json::Error>> {
+        let simple = |step: &Step| matches!(step, Step::Key(_)) || matches!(step, Step::Index(index) if *index >= 0);
+        if !self.steps.iter().all(simple) {
+            return None;
+        }
+        Some(Walk(&self.steps).deserialize(&mut serde_json::Deserializer::from_str(text)))
+    }
+
     /// The path as an error names it.
-    pub fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         &self.text
     }
 }
@@ -189,7 +203,9 @@ mod tests {
         let value: Value = serde_json::from_str(json).expect("JSON");
         match Path::parse(path).expect("a path").find(&value) {
             Found::One(value) => value.to_string(),
-            Found::Many(values) => format!("many {}", values.iter().map(|value| value.to_string()).collect::<Vec<_>>().join(" ")),
+            Found::Many(values) => {
+                format!("many {}", values.iter().map(|value| value.to_string()).collect::<Vec<_>>().join(" "))
+            }
             Found::Nothing => "nothing".into(),
         }
     }
@@ -198,10 +214,22 @@ mod tests {
     fn paths_lead_somewhere() {
         let json = r#"{"a":{"b":[1,2,{"c":3}]},"x y":4,"c":5}"#;
         for (path, found) in [
-            ("$", json), ("$.a.b[0]", "1"), ("lax $.a.b[-1].c", "3"), ("$['x y']", "4"), ("$.[\"x y\"]", "4"), ("c", "5"),
-            ("$.a.b[9]", "nothing"), ("$.a.b.c", "nothing"), ("$.a.b[*]", "many 1 2 {\"c\":3}"), ("$..c", "many 5 3"),
+            ("$", json),
+            ("$.a.b[0]", "1"),
+            ("lax $.a.b[-1].c", "3"),
+            ("$['x y']", "4"),
+            ("$.[\"x y\"]", "4"),
+            ("c", "5"),
+            ("$.a.b[9]", "nothing"),
+            ("$.a.b.c", "nothing"),
+            ("$.a.b[*]", "many 1 2 {\"c\":3}"),
+            ("$..c", "many 5 3"),
         ] {
             assert_eq!(find(path, json), found, "{path}");
+            if let Some(walked) = Path::parse(path).expect("a path").find_in(json) {
+                let walked = walked.expect("JSON").map_or("nothing".into(), |value| value.to_string());
+                assert_eq!(walked, found, "{path}");
+            }
         }
     }
 

@@ -18,6 +18,7 @@
 
 mod aggregates;
 mod calendar;
+mod call;
 mod cast_number;
 mod cast_text;
 mod casts;
@@ -31,6 +32,10 @@ mod interval;
 mod json_build;
 mod json_functions;
 mod json_path;
+mod json_syntax;
+mod json_text;
+mod json_walk;
+mod literals;
 mod map_functions;
 mod now;
 mod numeric;
@@ -134,7 +139,8 @@ pub fn register(registry: &mut dyn FunctionRegistry, options: &FunctionOptions) 
 
 fn scalar_functions(options: &FunctionOptions) -> Vec<ScalarUDF> {
     let context = options.context();
-    let mut udfs: Vec<ScalarUDF> = IMMUTABLE.iter().copied().flatten().map(|definition| definition.udf(&context)).collect();
+    let mut udfs: Vec<ScalarUDF> =
+        IMMUTABLE.iter().copied().flatten().map(|definition| definition.udf(&context)).collect();
     udfs.extend(now::DEFINITIONS.iter().map(|definition| definition.volatile(&context)));
     udfs.push(time_text::UNIX_TIMESTAMP.volatile(&context));
     udfs.extend(casts::udfs(&context));
@@ -145,7 +151,9 @@ fn scalar_functions(options: &FunctionOptions) -> Vec<ScalarUDF> {
 /// Planners of operators; [`register`] has registered them already.
 pub fn expr_planners(options: &FunctionOptions) -> Vec<Arc<dyn ExprPlanner>> {
     let context = options.context();
-    let definitions: &[Definition; 5] = decimal::DEFINITIONS.first_chunk().expect("decimal has a function for each of five operations");
+    let definitions: &[Definition; 5] =
+        decimal::DEFINITIONS.first_chunk().expect("decimal has a function for each of five operations");
     let decimal = definitions.map(|definition| Arc::new(definition.udf(&context)));
-    vec![Arc::new(operators::Operators { decimal })]
+    let interval = Arc::new(operators::TIMES_INTERVAL.udf(&context));
+    vec![Arc::new(operators::Operators { decimal, interval })]
 }

@@ -1,15 +1,28 @@
 //! The time now and random values. Both come from the epoch clock, never from the machine's: a replay of an
 //! epoch gives the same answers (design, decision 1). All are volatile, so planning does not fold them.
+//! DataFusion's `today` and `random`, which Flink has not, are replaced as well: they read the machine's clock
+//! and an unseeded generator.
+//!
+//! | function | type | value |
+//! |---|---|---|
+//! | NOW, CURRENT_TIMESTAMP, CURRENT_ROW_TIMESTAMP, PROCTIME | TIMESTAMP_LTZ(3) | the epoch's time |
+//! | LOCALTIMESTAMP | TIMESTAMP(3) | the same on the session's wall clock |
+//! | CURRENT_DATE, CURRENT_TIME, LOCALTIME | DATE, TIME | parts of that |
+//! | UNIX_TIMESTAMP (in `time_text`) | BIGINT | seconds since 1970 |
+//! | RAND, RAND_INTEGER, UUID | DOUBLE, INT, STRING | drawn from the epoch's time and a count of batches |
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{ArrayRef, Date32Array, Float64Array, Int32Array, StringViewArray, Time32MillisecondArray, TimestampMillisecondArray};
+use arrow::array::{
+    ArrayRef, Date32Array, Float64Array, Int32Array, StringViewArray, Time32MillisecondArray, TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{Result, exec_err};
 
 use super::calendar::{Moment, SECONDS_PER_DAY, offset_at};
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::call::Call;
+use super::function::{Definition, Nulls, Returns, define};
 use super::types::LTZ_ZONE;
 
 const LTZ: Returns = Returns::With(|_, _| Ok(DataType::Timestamp(TimeUnit::Millisecond, Some(LTZ_ZONE.into()))));
@@ -24,9 +37,11 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
     define("proctime", "", LTZ, Nulls::Never, instant),
     define("localtimestamp", "", TIMESTAMP, Nulls::Never, local),
     define("current_date", "", DATE, Nulls::Never, date),
+    define("today", "", DATE, Nulls::Never, date),
     define("current_time", "", TIME, Nulls::Never, time),
     define("localtime", "", TIME, Nulls::Never, time),
     define("rand", "[i", Returns::Double, Nulls::Never, rand),
+    define("random", "", Returns::Double, Nulls::Never, rand),
     define("rand_integer", "i[i", Returns::Int, Nulls::Propagate, rand_integer),
     define("uuid", "", Returns::Text, Nulls::Never, uuid),
 ];
@@ -104,7 +119,9 @@ fn rand_integer(call: &Call) -> Result<ArrayRef> {
         values.push(match bounds.get(row) {
             None => None,
             Some(bound @ 1..=0x7fff_ffff) => Some((random.next() % bound as u64) as i32),
-            Some(bound) => return exec_err!("function rand_integer: the bound {bound} is not between 1 and 2147483647"),
+            Some(bound) => {
+                return exec_err!("function rand_integer: the bound {bound} is not between 1 and 2147483647");
+            }
         });
     }
     Ok(Arc::new(Int32Array::from(values)))
@@ -116,7 +133,14 @@ fn uuid(call: &Call) -> Result<ArrayRef> {
     let values = (0..call.rows).map(|_| {
         let (high, low) = (random.next(), random.next());
         let (high, low) = (high & !0xf000 | 0x4000, low & !(0b11 << 62) | 1 << 63);
-        format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, high >> 16 & 0xffff, high & 0xffff, low >> 48, low & 0xffff_ffff_ffff)
+        format!(
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            high >> 32,
+            high >> 16 & 0xffff,
+            high & 0xffff,
+            low >> 48,
+            low & 0xffff_ffff_ffff
+        )
     });
     Ok(Arc::new(StringViewArray::from_iter_values(values)))
 }

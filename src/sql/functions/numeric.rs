@@ -5,15 +5,18 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, Float32Array, Float64Array, PrimitiveArray};
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, Float32Array, Float64Array, PrimitiveArray,
+};
 use arrow::compute::{cast, unary};
 use arrow::datatypes::{
     DataType, Decimal128Type, FieldRef, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, i256,
 };
 use datafusion::common::{Result, ScalarValue, exec_err};
 
+use super::call::Call;
 use super::decimal::{literal_integer, power_of_ten, rescale};
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::function::{Definition, Nulls, Returns, define};
 
 macro_rules! doubles {
     ($($name:literal => $function:expr),* $(,)?) => {
@@ -119,7 +122,12 @@ fn whole(call: &Call, rounding: Rounding) -> Result<ArrayRef> {
     }
 }
 
-fn round_array(values: &ArrayRef, result: &DataType, rounding: Rounding, digits: impl Fn(usize) -> Option<i64>) -> Result<ArrayRef> {
+fn round_array(
+    values: &ArrayRef,
+    result: &DataType,
+    rounding: Rounding,
+    digits: impl Fn(usize) -> Option<i64>,
+) -> Result<ArrayRef> {
     macro_rules! integers {
         ($type:ty) => {
             round_integers::<$type>(values, digits, rounding)
@@ -186,7 +194,11 @@ fn round_unscaled(value: i128, drop: i64, rounding: Rounding) -> i128 {
     (quotient + step).saturating_mul(unit)
 }
 
-fn round_integers<T: ArrowPrimitiveType>(values: &ArrayRef, digits: impl Fn(usize) -> Option<i64>, rounding: Rounding) -> Result<ArrayRef>
+fn round_integers<T: ArrowPrimitiveType>(
+    values: &ArrayRef,
+    digits: impl Fn(usize) -> Option<i64>,
+    rounding: Rounding,
+) -> Result<ArrayRef>
 where
     T::Native: Into<i64> + TryFrom<i128>,
 {
@@ -205,6 +217,14 @@ where
 fn round_double(value: f64, digits: i64, rounding: Rounding) -> f64 {
     if !value.is_finite() || value == 0.0 {
         return value;
+    }
+    // Far from a tie there is no doubt, and a quotient of exact numbers is the nearest double.
+    if (0..=15).contains(&digits) && rounding == Rounding::HalfUp {
+        let unit = 10f64.powi(digits as i32);
+        let scaled = value * unit;
+        if scaled.abs() < 1e9 && ((scaled.fract().abs()) - 0.5).abs() > 1e-6 {
+            return scaled.round() / unit;
+        }
     }
     round_text(&format!("{value:e}"), digits, rounding).parse().unwrap_or(value)
 }
@@ -231,15 +251,16 @@ fn round_text(text: &str, digits: i64, rounding: Rounding) -> String {
 fn sign(call: &Call) -> Result<ArrayRef> {
     let values = call.array(0)?;
     match values.data_type() {
-        DataType::Float64 => {
-            Ok(Arc::new(unary::<Float64Type, _, Float64Type>(values.as_primitive(), |x| if x == 0.0 { x } else { x.signum() })))
-        }
-        DataType::Float32 => {
-            Ok(Arc::new(unary::<Float32Type, _, Float32Type>(values.as_primitive(), |x| if x == 0.0 { x } else { x.signum() })))
-        }
+        DataType::Float64 => Ok(Arc::new(unary::<Float64Type, _, Float64Type>(values.as_primitive(), |x| {
+            if x == 0.0 { x } else { x.signum() }
+        }))),
+        DataType::Float32 => Ok(Arc::new(unary::<Float32Type, _, Float32Type>(values.as_primitive(), |x| {
+            if x == 0.0 { x } else { x.signum() }
+        }))),
         DataType::Decimal128(p, s) => {
             let one = power_of_ten(s.unsigned_abs().into()).as_i128();
-            let signs: Decimal128Array = unary::<Decimal128Type, _, Decimal128Type>(values.as_primitive(), |x| x.signum() * one);
+            let signs: Decimal128Array =
+                unary::<Decimal128Type, _, Decimal128Type>(values.as_primitive(), |x| x.signum() * one);
             Ok(Arc::new(signs.with_precision_and_scale(*p, *s)?))
         }
         other => {

@@ -7,15 +7,21 @@ use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExp
 use datafusion::logical_expr::sqlparser::ast::BinaryOperator;
 use datafusion::logical_expr::{Expr, ExprSchemable, ScalarUDF};
 
-use arrow::datatypes::DataType;
+use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, AsArray, IntervalMonthDayNanoArray};
+use arrow::datatypes::{DataType, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit};
+
+use super::call::Call;
 use super::decimal::{Operation, digits_of, exact_digits};
+use super::function::{Definition, Nulls, Returns, define};
 
 /// Plans `+ - * / %` of exact numbers by Flink's rules.
 #[derive(Debug)]
 pub(crate) struct Operators {
     /// In the order of [`Operation`].
-    pub decimal: [std::sync::Arc<ScalarUDF>; 5],
+    pub decimal: [Arc<ScalarUDF>; 5],
+    pub interval: Arc<ScalarUDF>,
 }
 
 impl ExprPlanner for Operators {
@@ -33,20 +39,64 @@ impl ExprPlanner for Operators {
         };
         if operation == Operation::Remainder && left.is_signed_integer() && right.is_signed_integer() && left != right {
             // The remainder has the divisor's type.
-            let remainder = datafusion::logical_expr::binary_expr(expr.left, datafusion::logical_expr::Operator::Modulo, expr.right);
+            let remainder = datafusion::logical_expr::binary_expr(
+                expr.left,
+                datafusion::logical_expr::Operator::Modulo,
+                expr.right,
+            );
             return Ok(PlannerResult::Planned(cast(remainder, right)));
         }
+        let interval = |data_type: &DataType| matches!(data_type, DataType::Interval(IntervalUnit::MonthDayNano));
+        if operation == Operation::Multiply
+            && (interval(&left) && right.is_integer() || left.is_integer() && interval(&right))
+        {
+            let (count, length) = if interval(&left) { (expr.right, expr.left) } else { (expr.left, expr.right) };
+            return Ok(PlannerResult::Planned(self.interval.call(vec![count, length])));
+        }
+        let mixed = |a: &DataType, b: &DataType| *a == DataType::Float32 && matches!(b, DataType::Decimal128(..));
+        if mixed(&left, &right) || mixed(&right, &left) {
+            let (left, right) = (cast(expr.left, DataType::Float64), cast(expr.right, DataType::Float64));
+            return Ok(PlannerResult::Original(RawBinaryExpr { op: expr.op, left, right }));
+        }
         let decimal = |data_type: &DataType| matches!(data_type, DataType::Decimal128(..));
-        let (Some(p1), Some(p2), true) = (digits_of(&left), digits_of(&right), decimal(&left) || decimal(&right)) else {
+        let (Some(p1), Some(p2), true) = (digits_of(&left), digits_of(&right), decimal(&left) || decimal(&right))
+        else {
             return Ok(PlannerResult::Original(expr));
         };
         let (left, right) = (as_decimal(expr.left, &left, p1), as_decimal(expr.right, &right, p2));
-        let native = !matches!(operation, Operation::Divide | Operation::Remainder) && exact_digits(operation, p1, p2).0 <= 38;
+        let native =
+            !matches!(operation, Operation::Divide | Operation::Remainder) && exact_digits(operation, p1, p2).0 <= 38;
         if native {
             return Ok(PlannerResult::Original(RawBinaryExpr { op: expr.op, left, right }));
         }
         Ok(PlannerResult::Planned(self.decimal[operation as usize].call(vec![left, right])))
     }
+}
+
+/// `n * INTERVAL …`; NULL where a part does not fit.
+pub(crate) const TIMES_INTERVAL: Definition = define(
+    "times_interval",
+    "ia",
+    Returns::With(|_, _| Ok(DataType::Interval(IntervalUnit::MonthDayNano))),
+    Nulls::Possible,
+    times_interval,
+);
+
+fn times_interval(call: &Call) -> Result<ArrayRef> {
+    let counts = call.integers(0)?;
+    let lengths = call.array(1)?;
+    let lengths = lengths.as_primitive::<IntervalMonthDayNanoType>();
+    let product = |row: usize| {
+        let (count, length) = (counts.get(row)?, lengths.is_valid(row).then(|| lengths.value(row))?);
+        let small = i32::try_from(count).ok();
+        let times = |part: i32| if part == 0 { Some(0) } else { part.checked_mul(small?) };
+        Some(IntervalMonthDayNano::new(
+            times(length.months)?,
+            times(length.days)?,
+            length.nanoseconds.checked_mul(count)?,
+        ))
+    };
+    Ok(Arc::new((0..call.rows).map(product).collect::<IntervalMonthDayNanoArray>()))
 }
 
 fn cast(expr: Expr, data_type: DataType) -> Expr {

@@ -8,8 +8,9 @@ use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::DataType;
 use datafusion::common::Result;
 
+use super::call::{Call, Column};
 use super::cast_text::TextOf;
-use super::function::{Call, Column, Definition, Nulls, Returns, define};
+use super::function::{Definition, Nulls, Returns, define};
 
 pub(crate) const PRINTF: Definition = define("printf", "s[a*", Returns::Text, Nulls::Possible, printf);
 
@@ -133,7 +134,10 @@ impl Conversion {
                 let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
                 let exponent: i32 = exponent.parse().unwrap_or(0);
                 let letter = self.letter;
-                Some(self.sign(double < 0.0, format!("{mantissa}{letter}{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())))
+                Some(self.sign(
+                    double < 0.0,
+                    format!("{mantissa}{letter}{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
+                ))
             }
             ('s' | 'S' | 'b', ..) => {
                 let mut text = String::new();
@@ -170,7 +174,7 @@ impl Conversion {
         }
         let mut out = String::new();
         for (i, digit) in digits.chars().enumerate() {
-            if i > 0 && (digits.len() - i) % 3 == 0 {
+            if i > 0 && (digits.len() - i).is_multiple_of(3) {
                 out.push(',');
             }
             out.push(digit);

@@ -3,6 +3,17 @@
 //! Flink's syntax is Java's, ours that of the `regex` crate, which runs in linear time and so has no
 //! look-around and no back-references. A constant pattern with those is an error that says so; any other
 //! pattern that cannot be read answers as Flink does (NULL, or false for REGEXP).
+//!
+//! | function | rule |
+//! |---|---|
+//! | REGEXP(s, re) | does it occur anywhere |
+//! | REGEXP_EXTRACT(s, re[, g]) | group g of the first match, 0 (all of it) by default; NULL without match or group |
+//! | REGEXP_EXTRACT_ALL(s, re[, g]) | of all matches, group 1 by default; NULL if there is no such group |
+//! | REGEXP_REPLACE(s, re, r) | all matches; r is plain text, `$1` too |
+//! | REGEXP_COUNT, REGEXP_INSTR, REGEXP_SUBSTR | number, position from 1, text of matches |
+//! | s SIMILAR TO p | the whole text; `%`, `_` and SQL's operators |
+//!
+//! A constant pattern is compiled once per batch at most: compiled ones are kept in a bounded cache.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,7 +23,8 @@ use arrow::array::{ArrayRef, ListBuilder, StringViewBuilder};
 use datafusion::common::{Result, exec_datafusion_err, exec_err};
 use regex::Regex;
 
-use super::function::{Call, Column, Definition, Nulls, Returns, define};
+use super::call::{Call, Column};
+use super::function::{Definition, Nulls, Returns, define};
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
     define("regexp", "ss", Returns::Boolean, Nulls::Propagate, regexp),
@@ -43,8 +55,10 @@ fn compile(pattern: &str) -> Result<Compiled> {
         Err(error) => {
             let text = error.to_string();
             if text.contains("look-around") || text.contains("backreferences") {
-                return exec_err!("regular expression '{pattern}' uses look-around or a back-reference, which are not supported here; \
-                     write it without, for instance with a group and REGEXP_EXTRACT");
+                return exec_err!(
+                    "regular expression '{pattern}' uses look-around or a back-reference, which are not supported here; \
+                     write it without, for instance with a group and REGEXP_EXTRACT"
+                );
             }
             None
         }
@@ -98,7 +112,11 @@ fn from_java(pattern: &str) -> String {
                 class -= 1;
                 out.push(']');
             }
-            '+' if class == 0 && out.ends_with(['*', '+', '?', '}']) && !out.ends_with("\\+") && !out.ends_with("\\*") && !out.ends_with("\\?") => {}
+            '+' if class == 0
+                && out.ends_with(['*', '+', '?', '}'])
+                && !out.ends_with("\\+")
+                && !out.ends_with("\\*")
+                && !out.ends_with("\\?") => {}
             c => out.push(c),
         }
     }
@@ -109,7 +127,9 @@ fn from_java(pattern: &str) -> String {
 pub(crate) fn split_pattern(pattern: &str) -> Result<Arc<Regex>> {
     match compile(pattern)? {
         Some(regex) => Ok(regex),
-        None => compile(&regex::escape(pattern))?.ok_or_else(|| exec_datafusion_err!("'{pattern}' cannot be a separator")),
+        None => {
+            compile(&regex::escape(pattern))?.ok_or_else(|| exec_datafusion_err!("'{pattern}' cannot be a separator"))
+        }
     }
 }
 
@@ -166,7 +186,8 @@ fn regexp_extract(call: &Call) -> Result<ArrayRef> {
     let mut patterns = Patterns::new(call, 1)?;
     let groups = if call.has(2) { Some(call.integers(2)?) } else { None };
     call.try_text(|row| {
-        let group = groups.as_ref().map_or(Some(0), |groups| groups.get(row)).and_then(|group| usize::try_from(group).ok());
+        let group =
+            groups.as_ref().map_or(Some(0), |groups| groups.get(row)).and_then(|group| usize::try_from(group).ok());
         Ok(match (texts.get(row), patterns.get(row)?.flatten(), group) {
             (Some(text), Some(pattern), Some(0)) => pattern.find(text).map(|found| found.as_str()),
             (Some(text), Some(pattern), Some(group)) => {
@@ -184,7 +205,8 @@ fn regexp_extract_all(call: &Call) -> Result<ArrayRef> {
     let groups = if call.has(2) { Some(call.integers(2)?) } else { None };
     let mut lists = ListBuilder::new(StringViewBuilder::new());
     for row in 0..call.rows {
-        let group = groups.as_ref().map_or(Some(1), |groups| groups.get(row)).and_then(|group| usize::try_from(group).ok());
+        let group =
+            groups.as_ref().map_or(Some(1), |groups| groups.get(row)).and_then(|group| usize::try_from(group).ok());
         match (texts.get(row), patterns.get(row)?.flatten(), group) {
             (Some(text), Some(pattern), Some(group)) if group < pattern.captures_len() => {
                 for captures in pattern.captures_iter(text) {
@@ -204,7 +226,9 @@ fn regexp_replace(call: &Call) -> Result<ArrayRef> {
     let mut patterns = Patterns::new(call, 1)?;
     call.try_text(|row| {
         Ok(match (texts.get(row), patterns.get(row)?.flatten(), replacements.get(row)) {
-            (Some(text), Some(pattern), Some(replacement)) => Some(pattern.replace_all(text, regex::NoExpand(replacement))),
+            (Some(text), Some(pattern), Some(replacement)) => {
+                Some(pattern.replace_all(text, regex::NoExpand(replacement)))
+            }
             _ => None::<Cow<str>>,
         })
     })
@@ -245,7 +269,7 @@ fn regexp_substr(call: &Call) -> Result<ArrayRef> {
 /// `s SIMILAR TO pattern [ESCAPE c]`.
 fn similar_to(call: &Call) -> Result<ArrayRef> {
     let (texts, patterns) = (call.strings(0)?, call.strings(1)?);
-    let escape = if call.has(2) { call.strings(2)?.get(0).and_then(|text| text.chars().next()) } else { None };
+    let escape = if call.has(2) { call.constant_text(2)?.and_then(|text| text.chars().next()) } else { None };
     let mut last: Option<(String, Arc<Regex>)> = None;
     let values = (0..call.rows).map(|row| {
         let (Some(text), Some(pattern)) = (texts.get(row), patterns.get(row)) else { return Ok(None) };
@@ -296,7 +320,13 @@ mod tests {
 
     #[test]
     fn javas_forms_are_read() {
-        for (java, text, matches) in [(r"^\d++$", "12", true), (r"\Qa.b\E", "a.b", true), (r"\Qa.b\E", "axb", false), (r"^\w$", "é", false), (r"^[\d-]+$", "1-2", true)] {
+        for (java, text, matches) in [
+            (r"^\d++$", "12", true),
+            (r"\Qa.b\E", "a.b", true),
+            (r"\Qa.b\E", "axb", false),
+            (r"^\w$", "é", false),
+            (r"^[\d-]+$", "1-2", true),
+        ] {
             let regex = compile(java).expect("no error").expect("a pattern");
             assert_eq!(regex.is_match(text), matches, "{java} on {text}");
         }

@@ -1,19 +1,38 @@
 //! Rewrites of a parsed statement, before DataFusion plans it: forms whose meaning differs become calls of
 //! our functions, and number literals get Flink's types (7 is an INT, 1e3 a DOUBLE, 0.5 a DECIMAL(2, 1)).
 //!
+//! | form | becomes |
+//! |---|---|
+//! | IF(c, a, b), IFNULL(a, b) | CASE, COALESCE |
+//! | MOD(a, b) | a % b |
+//! | EXTRACT(u FROM t), FLOOR(t TO u), CEIL(t TO u) | time_part, floor_time, ceil_time |
+//! | SUBSTRING, POSITION, OVERLAY | calls of our functions of those names (locate for POSITION) |
+//! | CAST, TRY_CAST, TIMESTAMP '…', TIME '…' | cast_to, try_cast_to with the type's name |
+//! | x LIKE p [ESCAPE c] | a pattern whose escape is the backslash, which is DataFusion's |
+//! | x SIMILAR TO p | similar_to |
+//! | (a, b) OVERLAPS (c, d) | two comparisons of their ends |
+//! | a[i], m[k], a[i].f | item_of, get_field |
+//! | LISTAGG(x), COLLECT(x) | string_agg(x, ','), multiset_of(array_agg(x)) |
+//! | (a, b) as a selected column, ROW(a, b) | named_struct with `EXPR$0`, `EXPR$1` |
+//!
+//! Integer literals become INT where their type shows: as operands of arithmetic, results of CASE, items,
+//! selected columns, VALUES and arguments of functions whose type follows them. Comparisons, LIMIT, ORDER BY
+//! and GROUP BY keep them as they are, for DataFusion's planner looks at those.
+//!
 //! Only the syntax tree is known here, no types; what depends on types is decided in `operators`. Positions
 //! stay where the tree keeps them.
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{
-    Array, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DataType, DateTimeField, ExactNumberInfo, Expr, Function, FunctionArg,
-    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem, SetExpr, Spanned,
-    Statement, TypedString, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
-};
 use sqlparser::ast::helpers::attached_token::AttachedToken;
+use sqlparser::ast::{
+    AccessExpr, Array, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem, SetExpr,
+    Spanned, Statement, Subscript, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
+};
 
 use super::interval::normal_interval;
+use super::literals::{time_literal, typed, typed_fraction};
 use super::syntax::{call, row_of, text};
 
 /// Gives a statement's expressions Flink's meaning. Do this once for each statement, before planning.
@@ -65,8 +84,29 @@ impl VisitorMut for Rewriter {
 
 /// Functions whose result type follows the type of a literal argument.
 const TYPED: &[&str] = &[
-    "abs", "sign", "greatest", "least", "coalesce", "nullif", "element", "typeof", "sum", "avg", "min", "max", "json_string", "json_object",
-    "json_array", "named_struct", "cardinality", "make_array", "first_value", "last_value",
+    "abs",
+    "sign",
+    "ceil",
+    "floor",
+    "ceiling",
+    "greatest",
+    "least",
+    "coalesce",
+    "nullif",
+    "element",
+    "typeof",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "json_string",
+    "json_object",
+    "json_array",
+    "named_struct",
+    "cardinality",
+    "make_array",
+    "first_value",
+    "last_value",
 ];
 
 fn rewrite_one(expr: &mut Expr) {
@@ -77,7 +117,11 @@ fn rewrite_one(expr: &mut Expr) {
             }
         }
         Expr::BinaryOp { left, op, right } => match op {
-            BinaryOperator::Plus | BinaryOperator::Minus | BinaryOperator::Multiply | BinaryOperator::Divide | BinaryOperator::Modulo => {
+            BinaryOperator::Plus
+            | BinaryOperator::Minus
+            | BinaryOperator::Multiply
+            | BinaryOperator::Divide
+            | BinaryOperator::Modulo => {
                 typed(left);
                 typed(right);
             }
@@ -102,7 +146,8 @@ fn rewrite_one(expr: &mut Expr) {
             }
         }
         Expr::Cast { kind, expr: value, data_type, format: None, array: false } => {
-            let function = if matches!(kind, CastKind::TryCast | CastKind::SafeCast) { "try_cast_to" } else { "cast_to" };
+            let function =
+                if matches!(kind, CastKind::TryCast | CastKind::SafeCast) { "try_cast_to" } else { "cast_to" };
             let span = value.span();
             *expr = call(function, span, vec![(**value).clone(), text(data_type.to_string())]);
         }
@@ -119,6 +164,7 @@ fn rewrite_one(expr: &mut Expr) {
 fn rewrite_form(expr: &mut Expr) {
     let span = expr.span();
     *expr = match std::mem::replace(expr, Expr::value(Value::Null)) {
+        Expr::CompoundFieldAccess { root, access_chain } => access(*root, access_chain),
         Expr::Extract { field, expr, .. } => call("time_part", span, vec![text(field.to_string()), *expr]),
         Expr::Floor { expr, field: CeilFloorKind::DateTimeField(field) } => rounded("floor", *expr, &field, span),
         Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(field) } => rounded("ceil", *expr, &field, span),
@@ -146,6 +192,32 @@ fn rewrite_form(expr: &mut Expr) {
         }
         other => other,
     };
+}
+
+/// `a.b[i]['k'].c`: DataFusion plans no name after brackets, and finds no keys that are views.
+fn access(root: Expr, chain: Vec<AccessExpr>) -> Expr {
+    let indexed = |access: &AccessExpr| matches!(access, AccessExpr::Subscript(Subscript::Index { .. }));
+    let named = |access: &AccessExpr| matches!(access, AccessExpr::Dot(Expr::Identifier(_)));
+    if !chain.iter().any(indexed) || !chain.iter().all(|access| indexed(access) || named(access)) {
+        return Expr::CompoundFieldAccess { root: Box::new(root), access_chain: chain };
+    }
+    let mut base = root;
+    for access in chain {
+        let span = base.span();
+        base = match (access, base) {
+            (AccessExpr::Dot(Expr::Identifier(name)), Expr::Identifier(table)) => {
+                Expr::CompoundIdentifier(vec![table, name])
+            }
+            (AccessExpr::Dot(Expr::Identifier(name)), Expr::CompoundIdentifier(mut names)) => {
+                names.push(name);
+                Expr::CompoundIdentifier(names)
+            }
+            (AccessExpr::Dot(Expr::Identifier(name)), base) => call("get_field", span, vec![base, text(name.value)]),
+            (AccessExpr::Subscript(Subscript::Index { index }), base) => call("item_of", span, vec![base, index]),
+            (_, base) => base,
+        };
+    }
+    base
 }
 
 fn rounded(name: &str, expr: Expr, field: &DateTimeField, span: sqlparser::tokenizer::Span) -> Expr {
@@ -179,13 +251,19 @@ fn rewrite_function(function: &mut Function) -> Option<Expr> {
         _ => return None,
     };
     let span = function.name.span();
-    if function.over.is_none() && (TYPED.contains(&name.as_str()) || name.starts_with("array_") || name.starts_with("map_")) {
+    if function.over.is_none()
+        && (TYPED.contains(&name.as_str()) || name.starts_with("array_") || name.starts_with("map_"))
+    {
         arguments(function).into_iter().for_each(typed);
     }
     match name.as_str() {
         "current_timestamp" | "localtimestamp" | "current_date" | "current_time" | "localtime" => {
             // A precision, as in LOCALTIMESTAMP(3), changes nothing: all are of milliseconds.
-            function.args = FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args: vec![], clauses: vec![] });
+            function.args = FunctionArguments::List(FunctionArgumentList {
+                duplicate_treatment: None,
+                args: vec![],
+                clauses: vec![],
+            });
         }
         "round" | "truncate" => {
             if let Some(value) = arguments(function).into_iter().next() {
@@ -229,6 +307,13 @@ fn rewrite_function(function: &mut Function) -> Option<Expr> {
                 list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(text(","))));
             }
         }
+        "translate3" => rename(function, "translate"),
+        "collect" => {
+            let span = function.name.span();
+            let mut values = function.clone();
+            rename(&mut values, "array_agg");
+            return Some(call("multiset_of", span, vec![Expr::Function(values)]));
+        }
         "row" => {
             let values = arguments(function).into_iter().map(|arg| arg.clone()).collect();
             let mut row = row_of(values, span);
@@ -240,63 +325,15 @@ fn rewrite_function(function: &mut Function) -> Option<Expr> {
     None
 }
 
-/// Gives an integer literal Flink's type: INT if it fits, else BIGINT.
-fn typed(expr: &mut Expr) {
-    let (digits, negative) = match &*expr {
-        Expr::Value(ValueWithSpan { value: Value::Number(digits, _), .. }) => (digits, false),
-        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match &**expr {
-            Expr::Value(ValueWithSpan { value: Value::Number(digits, _), .. }) => (digits, true),
-            _ => return,
-        },
-        _ => return,
-    };
-    let Ok(value) = digits.parse::<i64>() else { return };
-    if i32::try_from(if negative { -value } else { value }).is_ok() {
-        let literal = std::mem::replace(expr, Expr::value(Value::Null));
-        *expr = plain_cast(literal, DataType::Int(None));
-    }
-}
-
-/// A cast that DataFusion plans itself.
-fn plain_cast(expr: Expr, data_type: DataType) -> Expr {
-    Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
-}
-
-/// `1e3` is a DOUBLE; `0.5` has two digits, though DataFusion counts one.
-fn typed_fraction(digits: &str, span: sqlparser::tokenizer::Span) -> Option<Expr> {
-    if digits.contains(['e', 'E']) {
-        let literal = Expr::Value(Value::SingleQuotedString(digits.to_string()).with_span(span));
-        return Some(plain_cast(literal, DataType::Double(ExactNumberInfo::None)));
-    }
-    let (whole, fraction) = digits.split_once('.')?;
-    let precision = (whole.len() + fraction.len()) as u64;
-    if !whole.starts_with('0') || precision > 38 {
-        return None;
-    }
-    let literal = Expr::Value(Value::Number(digits.to_string(), false).with_span(span));
-    Some(plain_cast(literal, DataType::Decimal(ExactNumberInfo::PrecisionAndScale(precision, fraction.len() as i64))))
-}
-
-/// `TIMESTAMP '…'` has the precision of its text, `TIME '…'` is one of milliseconds.
-fn time_literal(literal: &TypedString) -> Option<Expr> {
-    let value = literal.value.clone().into_string()?;
-    let type_name = match literal.data_type {
-        DataType::Timestamp(None, _) => {
-            let digits = value.split_once('.').map_or(0, |(_, fraction)| fraction.trim_end().len());
-            format!("TIMESTAMP({})", digits.min(9))
-        }
-        DataType::Time(None, _) => "TIME".to_string(),
-        _ => return None,
-    };
-    Some(call("cast_to", literal.value.span, vec![text(value), text(type_name)]))
-}
-
 /// Flink's LIKE has no escape unless ESCAPE names one; DataFusion's is always the backslash.
 fn like_pattern(pattern: Expr, escape: Option<&ValueWithSpan>) -> Expr {
     let escape = escape.and_then(|escape| escape.value.clone().into_string());
     match pattern {
         Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(literal), span }) => {
-            let converted = super::conditional::backslash_pattern(&literal, escape.as_deref().and_then(|escape| escape.chars().next()));
+            let converted = super::conditional::backslash_pattern(
+                &literal,
+                escape.as_deref().and_then(|escape| escape.chars().next()),
+            );
             Expr::Value(Value::SingleQuotedString(converted).with_span(span))
         }
         pattern => {
@@ -314,7 +351,9 @@ fn overlaps(left: &Expr, right: &Expr) -> Option<Expr> {
         let Expr::Tuple(values) = side else { return None };
         let [start, end] = values.as_slice() else { return None };
         let end = match end {
-            Expr::Interval(_) => Expr::BinaryOp { left: Box::new(start.clone()), op: BinaryOperator::Plus, right: Box::new(end.clone()) },
+            Expr::Interval(_) => {
+                Expr::BinaryOp { left: Box::new(start.clone()), op: BinaryOperator::Plus, right: Box::new(end.clone()) }
+            }
             end => end.clone(),
         };
         Some((start.clone(), end))
@@ -324,6 +363,9 @@ fn overlaps(left: &Expr, right: &Expr) -> Option<Expr> {
     let at_most = |x: Expr, y: Expr| Expr::BinaryOp { left: Box::new(x), op: BinaryOperator::LtEq, right: Box::new(y) };
     let first = at_most(extreme("least", &a, &b), extreme("greatest", &c, &d));
     let second = at_most(extreme("least", &c, &d), extreme("greatest", &a, &b));
-    Some(Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(first), op: BinaryOperator::And, right: Box::new(second) })))
+    Some(Expr::Nested(Box::new(Expr::BinaryOp {
+        left: Box::new(first),
+        op: BinaryOperator::And,
+        right: Box::new(second),
+    })))
 }
-

@@ -1,5 +1,20 @@
 //! Strings where Flink's rules differ from DataFusion's or DataFusion has no such function. Positions count
 //! characters from 1 (`FLINK_SQL.md`, section 9; every rule below has its line in `tests/expressions/`).
+//!
+//! | function | what differs from DataFusion |
+//! |---|---|
+//! | CONCAT | NULL if any argument is NULL (theirs skips NULLs); strings only |
+//! | SUBSTRING | start 0 counts as 1, a negative start from the end, a negative length is NULL |
+//! | LEFT, RIGHT | a negative count gives '' (theirs cuts that many off) |
+//! | LPAD, RPAD | NULL for an empty pad or a negative length |
+//! | CHR | the code modulo 256, '' for a negative one |
+//! | ASCII | the first byte, signed |
+//! | OVERLAY | unchanged where the start lies outside of the text |
+//! | INITCAP | ASCII letters only |
+//! | SPLIT_INDEX, SPLIT, STR_TO_MAP, ELT, INSTR, LOCATE, IS_ALPHA, IS_DIGIT, IS_DECIMAL | theirs has no such function |
+//!
+//! UPPER, LOWER, CHAR_LENGTH, REVERSE, TRIM and its kin, TRANSLATE, CONCAT_WS are DataFusion's own.
+//! What a function may blow up (REPEAT, LPAD) is bounded by [`LONGEST`].
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,7 +23,8 @@ use arrow::array::{ArrayRef, ListBuilder, MapBuilder, MapFieldNames, StringViewB
 use arrow::datatypes::DataType;
 use datafusion::common::{Result, exec_err};
 
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::call::Call;
+use super::function::{Definition, Nulls, Returns, define};
 use super::types::map;
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
@@ -28,11 +44,21 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
     define("overlay", "ssi[i", Returns::Text, Nulls::Propagate, overlay),
     define("split_index", "sai", Returns::Text, Nulls::Possible, split_index),
     define("split", "ss", Returns::Texts, Nulls::Propagate, split),
-    define("str_to_map", "s[ss", Returns::With(|_, _| Ok(map(DataType::Utf8View, DataType::Utf8View))), Nulls::Propagate, str_to_map),
+    define(
+        "str_to_map",
+        "s[ss",
+        Returns::With(|_, _| Ok(map(DataType::Utf8View, DataType::Utf8View))),
+        Nulls::Propagate,
+        str_to_map,
+    ),
     define("elt", "is*", Returns::Text, Nulls::Possible, elt),
     define("initcap", "s", Returns::Text, Nulls::Propagate, initcap),
-    define("is_alpha", "s", Returns::Boolean, Nulls::Never, |call| test(call, |text| text.chars().all(char::is_alphabetic))),
-    define("is_digit", "s", Returns::Boolean, Nulls::Never, |call| test(call, |text| text.chars().all(char::is_numeric))),
+    define("is_alpha", "s", Returns::Boolean, Nulls::Never, |call| {
+        test(call, |text| text.chars().all(char::is_alphabetic))
+    }),
+    define("is_digit", "s", Returns::Boolean, Nulls::Never, |call| {
+        test(call, |text| text.chars().all(char::is_numeric))
+    }),
     define("is_decimal", "s", Returns::Boolean, Nulls::Never, |call| test(call, is_decimal)),
 ];
 
@@ -188,7 +214,7 @@ fn instr(call: &Call) -> Result<ArrayRef> {
         if start < 0 {
             let end = length(text) as i64 + start + 1;
             let kept = &text[..byte_at(text, usize::try_from(end).unwrap_or(0) + length(part).saturating_sub(1))];
-            let found = kept.rmatch_indices(part).nth(usize::try_from(occurrence - 1).ok()?);
+            let found = kept.rmatch_indices(part).nth(usize::try_from(occurrence - 1).unwrap_or(0));
             return Some(found.map_or(0, |(at, _)| length(&text[..at]) as i32 + 1));
         }
         let mut position = usize::try_from(start - 1).unwrap_or(0);
@@ -285,11 +311,12 @@ fn str_to_map(call: &Call) -> Result<ArrayRef> {
     let texts = call.strings(0)?;
     let between = |i: usize, default: &str| -> Result<String> {
         match call.has(i) {
-            true => Ok(call.strings(i)?.get(0).unwrap_or(default).to_string()),
-            false => Ok(default.to_string()),
+            true => Ok(call.constant_text(i)?.unwrap_or_else(|| default.to_owned())),
+            false => Ok(default.to_owned()),
         }
     };
-    let (pairs, values) = (super::regex::split_pattern(&between(1, ",")?)?, super::regex::split_pattern(&between(2, "=")?)?);
+    let (pairs, values) =
+        (super::regex::split_pattern(&between(1, ",")?)?, super::regex::split_pattern(&between(2, "=")?)?);
     let names = MapFieldNames { entry: "entries".into(), key: "key".into(), value: "value".into() };
     let mut maps = MapBuilder::new(Some(names), StringViewBuilder::new(), StringViewBuilder::new());
     for row in 0..call.rows {
@@ -318,14 +345,14 @@ fn elt(call: &Call) -> Result<ArrayRef> {
     call.text(|row| texts.get(usize::try_from(indexes.get(row)? - 1).ok()?)?.get(row))
 }
 
-/// A capital after each character that is no ASCII letter or digit, the rest in lower case.
+/// A capital after each character that is no ASCII letter or digit, the rest in lower case; ASCII only.
 fn initcap(call: &Call) -> Result<ArrayRef> {
     let texts = call.strings(0)?;
     call.text(|row| {
         let mut start = true;
         let mut out = String::new();
         for c in texts.get(row)?.chars() {
-            if start { out.extend(c.to_uppercase()) } else { out.extend(c.to_lowercase()) }
+            out.push(if start { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() });
             start = !c.is_ascii_alphanumeric();
         }
         Some(out)

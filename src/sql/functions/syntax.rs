@@ -11,7 +11,7 @@ use sqlparser::ast::{
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Span, Token};
 
-type Parsed<T = Expr> = Result<T, ParserError>;
+pub(super) type Parsed<T = Expr> = Result<T, ParserError>;
 
 /// Reads CAST and TRY_CAST (to any Flink type), MAP[…], ROW(…), CEILING and FLOOR … TO, and the JSON functions.
 pub fn parse_prefix(parser: &mut Parser) -> Option<Parsed> {
@@ -22,6 +22,7 @@ pub fn parse_prefix(parser: &mut Parser) -> Option<Parsed> {
         _ => return None,
     };
     let opened = &parser.peek_nth_token_ref(1).token;
+    use super::json_syntax::{json_array, json_exists, json_object, json_query, json_value};
     type Form = fn(&mut Parser, &str, Span) -> Parsed;
     let form: Form = match (name.as_str(), opened) {
         ("cast" | "try_cast", Token::LParen) => cast,
@@ -52,7 +53,8 @@ pub fn parse_infix(parser: &mut Parser, left: &Expr, precedence: u8) -> Option<P
     match [words[0].as_str(), words[1].as_str(), words[2].as_str()] {
         ["IS", "JSON", _] | ["IS", "NOT", "JSON"] => {
             skip(parser, if negated { 3 } else { 2 });
-            let kind = ["VALUE", "OBJECT", "ARRAY", "SCALAR"].into_iter().find(|kind| take(parser, kind)).unwrap_or("VALUE");
+            let kind =
+                ["VALUE", "OBJECT", "ARRAY", "SCALAR"].into_iter().find(|kind| take(parser, kind)).unwrap_or("VALUE");
             let test = call("is_json", span, vec![left.clone(), text(kind)]);
             Some(Ok(negate(test, negated)))
         }
@@ -119,7 +121,7 @@ pub(crate) fn text(value: impl Into<String>) -> Expr {
 }
 
 /// Takes a word, in any case, if it comes next.
-fn take(parser: &mut Parser, word: &str) -> bool {
+pub(super) fn take(parser: &mut Parser, word: &str) -> bool {
     let found = matches!(&parser.peek_token_ref().token, Token::Word(next) if next.quote_style.is_none() && next.value.eq_ignore_ascii_case(word));
     if found {
         parser.next_token();
@@ -127,7 +129,7 @@ fn take(parser: &mut Parser, word: &str) -> bool {
     found
 }
 
-fn expect(parser: &mut Parser, word: &str) -> Parsed<()> {
+pub(super) fn expect(parser: &mut Parser, word: &str) -> Parsed<()> {
     if take(parser, word) {
         return Ok(());
     }
@@ -146,7 +148,7 @@ fn cast(parser: &mut Parser, name: &str, span: Span) -> Parsed {
 }
 
 /// The tokens of a type, up to a comma or bracket that is not its own.
-fn type_text(parser: &mut Parser) -> Parsed<String> {
+pub(super) fn type_text(parser: &mut Parser) -> Parsed<String> {
     let start = parser.peek_token();
     let mut depth = 0;
     let mut out = String::new();
@@ -224,188 +226,4 @@ fn round_to(parser: &mut Parser, name: &str, span: Span) -> Parsed {
     }
     parser.expect_token(&Token::RParen)?;
     Ok(call(if up { "ceil" } else { "floor" }, span, vec![value]))
-}
-
-/// What a JSON function does on an empty result or an error: `null`, `error`, `default` and so on.
-struct Behaviour {
-    on_empty: (String, Expr),
-    on_error: (String, Expr),
-}
-
-/// `{NULL | ERROR | DEFAULT x | TRUE | FALSE | UNKNOWN | EMPTY ARRAY | EMPTY OBJECT} ON {EMPTY | ERROR}`, up to two.
-fn behaviour(parser: &mut Parser, on_error: &str) -> Parsed<Behaviour> {
-    let null = || Expr::value(Value::Null);
-    let mut found = Behaviour { on_empty: ("null".into(), null()), on_error: (on_error.into(), null()) };
-    loop {
-        let mut value = null();
-        let kind = if take(parser, "DEFAULT") {
-            value = parser.parse_expr()?;
-            "default".to_string()
-        } else if take(parser, "EMPTY") {
-            let kind = if take(parser, "OBJECT") { "object" } else { "array" };
-            take(parser, "ARRAY");
-            kind.to_string()
-        } else if let Some(kind) = ["NULL", "ERROR", "TRUE", "FALSE", "UNKNOWN"].into_iter().find(|kind| take(parser, kind)) {
-            kind.to_ascii_lowercase()
-        } else {
-            return Ok(found);
-        };
-        expect(parser, "ON")?;
-        if take(parser, "EMPTY") {
-            found.on_empty = (kind, value);
-        } else {
-            expect(parser, "ERROR")?;
-            found.on_error = (kind, value);
-        }
-    }
-}
-
-/// Input and path, the first two arguments of each JSON query function.
-fn input_and_path(parser: &mut Parser) -> Parsed<Vec<Expr>> {
-    let input = parser.parse_expr()?;
-    parser.expect_token(&Token::Comma)?;
-    Ok(vec![input, parser.parse_expr()?])
-}
-
-/// `RETURNING type`; STRING is what the functions give anyway.
-fn returning(parser: &mut Parser) -> Parsed<Option<String>> {
-    if !take(parser, "RETURNING") {
-        return Ok(None);
-    }
-    let type_text = type_text(parser)?;
-    Ok(Some(type_text).filter(|name| !name.eq_ignore_ascii_case("string")))
-}
-
-fn json_value(parser: &mut Parser, name: &str, span: Span) -> Parsed {
-    let mut args = input_and_path(parser)?;
-    let returning = returning(parser)?;
-    let behaviour = behaviour(parser, "null")?;
-    parser.expect_token(&Token::RParen)?;
-    let strict = behaviour.on_error.0 == "error";
-    for (kind, value) in [behaviour.on_empty, behaviour.on_error] {
-        args.push(text(kind));
-        args.push(call("cast_to", span, vec![value, text("STRING")]));
-    }
-    let value = call(name, span, args);
-    Ok(match returning {
-        Some(returning) => call(if strict { "cast_to" } else { "try_cast_to" }, span, vec![value, text(returning)]),
-        None => value,
-    })
-}
-
-fn json_query(parser: &mut Parser, name: &str, span: Span) -> Parsed {
-    let mut args = input_and_path(parser)?;
-    let returning = returning(parser)?;
-    let wrapper = if take(parser, "WITHOUT") {
-        take(parser, "ARRAY");
-        expect(parser, "WRAPPER")?;
-        "without"
-    } else if take(parser, "WITH") {
-        let conditional = take(parser, "CONDITIONAL");
-        if !conditional {
-            take(parser, "UNCONDITIONAL");
-        }
-        take(parser, "ARRAY");
-        expect(parser, "WRAPPER")?;
-        if conditional { "conditional" } else { "unconditional" }
-    } else {
-        "without"
-    };
-    let behaviour = behaviour(parser, "null")?;
-    parser.expect_token(&Token::RParen)?;
-    args.extend([text(wrapper), text(behaviour.on_empty.0), text(behaviour.on_error.0)]);
-    Ok(call(if returning.is_some() { "json_query_array" } else { name }, span, args))
-}
-
-fn json_exists(parser: &mut Parser, name: &str, span: Span) -> Parsed {
-    let mut args = input_and_path(parser)?;
-    let behaviour = behaviour(parser, "false")?;
-    parser.expect_token(&Token::RParen)?;
-    args.push(text(behaviour.on_error.0));
-    Ok(call(name, span, args))
-}
-
-/// `NULL ON NULL` or `ABSENT ON NULL`, which the first letter stands for.
-fn on_null(parser: &mut Parser, default: char) -> Parsed<char> {
-    let found = if take(parser, "NULL") {
-        'n'
-    } else if take(parser, "ABSENT") {
-        'a'
-    } else {
-        return Ok(default);
-    };
-    expect(parser, "ON")?;
-    expect(parser, "NULL")?;
-    Ok(found)
-}
-
-/// `r` for a value that is JSON text already, `v` for others.
-fn form_of(value: &Expr) -> char {
-    let raw = ["json_object", "json_array", "json", "json_string_of", "json_object_of"];
-    match value {
-        Expr::Function(function) if raw.iter().any(|name| function.name.to_string().eq_ignore_ascii_case(name)) => 'r',
-        _ => 'v',
-    }
-}
-
-/// `JSON_OBJECT([KEY] k VALUE v, … [{NULL | ABSENT} ON NULL])`, and JSON_OBJECTAGG of one such pair.
-fn json_object(parser: &mut Parser, name: &str, span: Span) -> Parsed {
-    let mut pairs = vec![];
-    let mut forms = String::new();
-    while parser.peek_token_ref().token != Token::RParen && !at_on_null(parser) {
-        let keyed = matches!(&parser.peek_token_ref().token, Token::Word(word) if word.value.eq_ignore_ascii_case("KEY"))
-            && !matches!(&parser.peek_nth_token_ref(1).token, Token::Word(word) if word.value.eq_ignore_ascii_case("VALUE"));
-        if keyed {
-            parser.next_token();
-        }
-        pairs.push(parser.parse_expr()?);
-        expect(parser, "VALUE")?;
-        let value = parser.parse_expr()?;
-        forms.push(form_of(&value));
-        pairs.push(value);
-        if !parser.consume_token(&Token::Comma) {
-            break;
-        }
-    }
-    forms.insert(0, on_null(parser, 'n')?);
-    parser.expect_token(&Token::RParen)?;
-    if name == "json_objectagg" {
-        let collected = pairs.into_iter().map(|part| call("array_agg", span, vec![part]));
-        return Ok(call("json_object_of", span, std::iter::once(text(forms)).chain(collected).collect()));
-    }
-    pairs.insert(0, text(forms));
-    Ok(call(name, span, pairs))
-}
-
-/// `JSON_ARRAY(v, … [{NULL | ABSENT} ON NULL])`, and JSON_ARRAYAGG of one such value.
-fn json_array(parser: &mut Parser, name: &str, span: Span) -> Parsed {
-    let mut values = vec![];
-    let mut forms = String::new();
-    while parser.peek_token_ref().token != Token::RParen && !at_on_null(parser) {
-        let value = parser.parse_expr()?;
-        forms.push(form_of(&value));
-        values.push(value);
-        if !parser.consume_token(&Token::Comma) {
-            break;
-        }
-    }
-    forms.insert(0, on_null(parser, 'a')?);
-    parser.expect_token(&Token::RParen)?;
-    if name == "json_arrayagg" {
-        let [value] = values.as_slice() else {
-            return Err(ParserError::ParserError(format!("JSON_ARRAYAGG takes one value{}", span.start)));
-        };
-        let mut collected = call("array_agg", span, vec![value.clone()]);
-        if let (Expr::Function(function), true) = (&mut collected, forms.starts_with('a')) {
-            function.filter = Some(Box::new(Expr::IsNotNull(Box::new(value.clone()))));
-        }
-        return Ok(call("json_string_of", span, vec![collected]));
-    }
-    values.insert(0, text(forms));
-    Ok(call(name, span, values))
-}
-
-fn at_on_null(parser: &Parser) -> bool {
-    let is = |n: usize, wanted: &str| matches!(&parser.peek_nth_token_ref(n).token, Token::Word(word) if word.value.eq_ignore_ascii_case(wanted));
-    (is(0, "NULL") || is(0, "ABSENT")) && is(1, "ON")
 }

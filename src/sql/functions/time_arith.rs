@@ -1,6 +1,17 @@
 //! Arithmetic and parts of times: TIMESTAMPADD, TIMESTAMPDIFF, EXTRACT and its short forms, FLOOR and CEIL
 //! to a unit. Rules: Calcite's `DateTimeUtils` and `SqlFunctions`, with Flink's answers as the judge
 //! (days of a week count from Sunday = 1, weeks of FLOOR start on Sunday, weeks of EXTRACT are ISO).
+//!
+//! ```text
+//! TIMESTAMPDIFF(MONTH, 31 January, 28 February) = 1      a shorter month's last day completes the month
+//! TIMESTAMPDIFF(SECOND, 10:00:00.9, 10:00:02.1) = 1      whole units, cut towards zero
+//! FLOOR(Thursday 12 February TO WEEK)           = Sunday 8 February
+//! CEIL(12 February TO MONTH)                    = 1 March, and of 1 February itself
+//! EXTRACT(WEEK FROM 1 January 2023)             = 52     the ISO week of a Sunday in the old year
+//! ```
+//!
+//! TIMESTAMP_LTZ is taken apart on the session's wall clock; differences of fixed units are between instants.
+//! A unit is a constant, in any case, singular or plural, with or without `SQL_TSI_`.
 
 use std::sync::Arc;
 
@@ -10,10 +21,11 @@ use arrow::datatypes::{DataType, FieldRef, TimeUnit};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 
 use super::calendar::{
-    Moment, SECONDS_PER_DAY, add_months, civil_from_days, day_of_year, days_from_civil, instant_of, iso_week, iso_weekday,
-    months_between,
+    Moment, SECONDS_PER_DAY, add_months, civil_from_days, day_of_year, days_from_civil, instant_of, iso_week,
+    iso_weekday, months_between,
 };
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::call::Call;
+use super::function::{Definition, Nulls, Returns, define};
 use super::times::per_second;
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
@@ -36,8 +48,8 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
 
 /// The unit, in capitals and the singular, that the first argument names.
 fn unit_of(call: &Call) -> Result<String> {
-    match call.strings(0)?.get(0) {
-        Some(unit) => Ok(normal_unit(unit)),
+    match call.constant_text(0)? {
+        Some(unit) => Ok(normal_unit(&unit)),
         None => exec_err!("function {} needs a unit such as DAY", call.name),
     }
 }
@@ -88,7 +100,9 @@ fn timestampdiff(call: &Call) -> Result<ArrayRef> {
         });
     }
     let Some(nanos) = unit_nanos(&unit) else {
-        return exec_err!("function timestampdiff: '{unit}' is not a unit; use SECOND, MINUTE, HOUR, DAY, WEEK, MONTH, QUARTER or YEAR");
+        return exec_err!(
+            "function timestampdiff: '{unit}' is not a unit; use SECOND, MINUTE, HOUR, DAY, WEEK, MONTH, QUARTER or YEAR"
+        );
     };
     call.ints(|row| {
         let (from, to) = (from.instant(row)?, to.instant(row)?);
@@ -105,7 +119,9 @@ fn add_type(fields: &[FieldRef], constants: &[Option<&ScalarValue>]) -> Result<D
         _ => return plan_err!("function timestampadd needs a unit such as DAY as its first argument"),
     };
     Ok(match fields[2].data_type() {
-        DataType::Date32 if matches!(unit.as_str(), "SECOND" | "MINUTE" | "HOUR") => DataType::Timestamp(TimeUnit::Second, None),
+        DataType::Date32 if matches!(unit.as_str(), "SECOND" | "MINUTE" | "HOUR") => {
+            DataType::Timestamp(TimeUnit::Second, None)
+        }
         DataType::Date32 if unit.ends_with("SECOND") => DataType::Timestamp(TimeUnit::Millisecond, None),
         other => other.clone(),
     })
@@ -117,7 +133,9 @@ fn timestampadd(call: &Call) -> Result<ArrayRef> {
     let (counts, times) = (call.integers(1)?, call.times(2)?);
     let (months, nanos) = (unit_months(&unit), unit_nanos(&unit));
     if months.is_none() && nanos.is_none() {
-        return exec_err!("function timestampadd: '{unit}' is not a unit; use SECOND, MINUTE, HOUR, DAY, WEEK, MONTH, QUARTER or YEAR");
+        return exec_err!(
+            "function timestampadd: '{unit}' is not a unit; use SECOND, MINUTE, HOUR, DAY, WEEK, MONTH, QUARTER or YEAR"
+        );
     }
     moments(call, |row| {
         let (count, moment) = (counts.get(row)?, times.instant(row)?);
@@ -138,7 +156,11 @@ pub(crate) fn moments(call: &Call, value: impl Fn(usize) -> Option<Moment>) -> R
     moments_of(call.return_type, call.rows, value)
 }
 
-pub(crate) fn moments_of(data_type: &DataType, rows: usize, value: impl Fn(usize) -> Option<Moment>) -> Result<ArrayRef> {
+pub(crate) fn moments_of(
+    data_type: &DataType,
+    rows: usize,
+    value: impl Fn(usize) -> Option<Moment>,
+) -> Result<ArrayRef> {
     let rows = 0..rows;
     match data_type {
         DataType::Timestamp(unit, _) => {
@@ -185,21 +207,27 @@ fn parts(call: &Call, unit: &str, argument: usize) -> Result<ArrayRef> {
         "MILLENNIUM" => |t| (civil_from_days(t.days()).0 + 999).div_euclid(1_000),
         // Seconds since 1970 of the instant, so not of the wall clock.
         "EPOCH" => return call.bigints(|row| times.instant(row).map(|moment| moment.seconds)),
-        other => return exec_err!("'{other}' is not a part of a time; use YEAR, MONTH, DAY, HOUR, MINUTE, SECOND, DOW, DOY, WEEK, QUARTER or EPOCH"),
+        other => {
+            return exec_err!(
+                "'{other}' is not a part of a time; use YEAR, MONTH, DAY, HOUR, MINUTE, SECOND, DOW, DOY, WEEK, QUARTER or EPOCH"
+            );
+        }
     };
     call.bigints(|row| times.local(row).map(part))
 }
 
 /// `FLOOR(t TO unit)` and `CEIL(t TO unit)` on the wall clock.
 fn round_time(call: &Call, up: bool) -> Result<ArrayRef> {
-    let unit = match call.strings(1)?.get(0) {
-        Some(unit) => normal_unit(unit),
+    let unit = match call.constant_text(1)? {
+        Some(unit) => normal_unit(&unit),
         None => return exec_err!("function {} needs a unit such as DAY", call.name),
     };
     let times = call.times(0)?;
     let zone = times.zone();
     if unit_months(&unit).is_none() && unit_nanos(&unit).is_none() {
-        return exec_err!("FLOOR or CEIL TO '{unit}': use YEAR, QUARTER, MONTH, WEEK, DAY, HOUR, MINUTE, SECOND or MILLISECOND");
+        return exec_err!(
+            "FLOOR or CEIL TO '{unit}': use YEAR, QUARTER, MONTH, WEEK, DAY, HOUR, MINUTE, SECOND or MILLISECOND"
+        );
     }
     moments(call, |row| {
         let moment = times.local(row)?;

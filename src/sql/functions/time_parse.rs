@@ -89,7 +89,14 @@ fn is_number(letter: char, width: usize) -> bool {
     }
 }
 
-fn field<'a>(letter: char, width: usize, reserved: usize, text: &'a str, mode: Mode, fields: &mut Fields) -> Option<&'a str> {
+fn field<'a>(
+    letter: char,
+    width: usize,
+    reserved: usize,
+    text: &'a str,
+    mode: Mode,
+    fields: &mut Fields,
+) -> Option<&'a str> {
     if mode == Mode::Lenient && is_number(letter, width) {
         let text = text.trim_start();
         let most = if reserved > 0 { width } else { 19 };
@@ -208,7 +215,9 @@ fn set_number(letter: char, width: usize, value: i64, digits: usize, fields: &mu
         'K' => fields.hour_of_half = Some(value),
         'm' => fields.minute = Some(value),
         's' => fields.second = Some(value),
-        'S' => fields.nanos = Some(u32::try_from(value.checked_mul(10i64.pow(9u32.checked_sub(digits as u32)?))?).ok()?),
+        'S' => {
+            fields.nanos = Some(u32::try_from(value.checked_mul(10i64.pow(9u32.checked_sub(digits as u32)?))?).ok()?)
+        }
         'n' => fields.nanos = Some(u32::try_from(value).ok().filter(|nanos| *nanos < 1_000_000_000)?),
         _ => return None,
     }
@@ -335,7 +344,10 @@ mod tests {
         assert_eq!(timestamp("2026-2-3 4:5:6").map(|moment| moment.seconds), Some(day * SECONDS_PER_DAY + 14_706));
         assert_eq!(timestamp("2026-02-03T04:05:06"), None);
         assert_eq!(timestamp("2026-02-03 04:05:06.5").map(|moment| moment.nanos), Some(500_000_000));
-        assert_eq!((date("2026-2-3"), date("2026-02-30"), date("2026")), (Some(day), None, Some(days_from_civil(2026, 1, 1))));
+        assert_eq!(
+            (date("2026-2-3"), date("2026-02-30"), date("2026")),
+            (Some(day), None, Some(days_from_civil(2026, 1, 1)))
+        );
         assert_eq!((time("10:11"), time("25:00"), time("10:11:12.34")), (Some(36_660_000), None, Some(36_672_340)));
     }
 }

@@ -1,18 +1,27 @@
 //! Java's date patterns (`java.time.format.DateTimeFormatter`, English): reading a pattern and printing by it.
 //!
-//! A pattern is compiled once per batch and literal. Printing keeps the calendar date of the last row, and
-//! for patterns of whole days or hours the whole text of the last row, since neighbouring events mostly share
-//! them: that is the hot path of `DATE_FORMAT(ts, 'yyyy-MM-dd')` as a group key.
+//! A pattern is compiled once per batch and literal. Printing keeps what neighbouring rows mostly share: the
+//! text of all items before the first that can change within a minute. For `yyyy-MM-dd`, a group key of the
+//! shipped job, that is the whole text; for a full timestamp all but seconds and their fraction.
 
 use chrono_tz::Tz;
 use datafusion::common::{Result, exec_err};
 
-use super::calendar::{
-    Moment, SECONDS_PER_DAY, civil_from_days, day_of_year, iso_weekday, offset_at, us_week,
-};
+use super::calendar::{Moment, SECONDS_PER_DAY, civil_from_days, day_of_year, iso_weekday, offset_at, us_week};
 
 pub(crate) const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 pub(crate) const WEEKDAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
@@ -30,17 +39,25 @@ pub(crate) enum Item {
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {
     pub items: Vec<Item>,
-    /// Seconds within which the text cannot change (a day, an hour …), 0 if it shows parts of a second or a zone.
+    /// How many of the first items change at most once a minute …
+    stable_items: usize,
+    /// … and how many seconds their text holds: a minute, an hour, a day.
     stable_seconds: i64,
 }
 
 impl Pattern {
-    pub fn parse(pattern: &str) -> Result<Pattern> {
+    /// Seconds that a printed text holds for, if it shows nothing below a minute.
+    pub(super) fn stable_seconds(&self) -> Option<i64> {
+        (self.stable_items == self.items.len()).then_some(self.stable_seconds)
+    }
+
+    pub(super) fn parse(pattern: &str) -> Result<Pattern> {
         let mut chars: Vec<char> = pattern.chars().collect();
         chars.reverse();
         let items = parse_items(&mut chars, pattern, false)?;
-        let stable_seconds = items.iter().map(stable_seconds).min().unwrap_or(SECONDS_PER_DAY);
-        Ok(Pattern { items, stable_seconds })
+        let stable_items = items.iter().take_while(|item| stable_seconds(item) >= 60).count();
+        let stable_seconds = items[..stable_items].iter().map(stable_seconds).min().unwrap_or(SECONDS_PER_DAY);
+        Ok(Pattern { items, stable_items, stable_seconds })
     }
 }
 
@@ -67,7 +84,11 @@ fn parse_items(chars: &mut Vec<char>, pattern: &str, nested: bool) -> Result<Vec
                         }
                         Some('\'') => break,
                         Some(c) => literal(&mut items, c),
-                        None => return exec_err!("date pattern '{pattern}' has a quoted text without an end; double the quote to print one"),
+                        None => {
+                            return exec_err!(
+                                "date pattern '{pattern}' has a quoted text without an end; double the quote to print one"
+                            );
+                        }
                     }
                 }
             }
@@ -88,14 +109,22 @@ fn parse_items(chars: &mut Vec<char>, pattern: &str, nested: bool) -> Result<Vec
                     'a' | 'W' | 'F' => 1,
                     'z' | 'O' => 4,
                     'V' => 2,
-                    _ => return exec_err!("date pattern '{pattern}' has the letter '{c}', which means nothing; quote text, as in 'yyyy-MM-dd''T''HH'"),
+                    _ => {
+                        return exec_err!(
+                            "date pattern '{pattern}' has the letter '{c}', which means nothing; quote text, as in 'yyyy-MM-dd''T''HH'"
+                        );
+                    }
                 };
                 if width > most {
-                    return exec_err!("date pattern '{pattern}' has {width} times the letter '{c}', at most {most} have a meaning");
+                    return exec_err!(
+                        "date pattern '{pattern}' has {width} times the letter '{c}', at most {most} have a meaning"
+                    );
                 }
                 items.push(Item::Field(c, width));
             }
-            '{' | '}' | '#' | ']' => return exec_err!("date pattern '{pattern}' has the reserved character '{c}'; quote it: ''{c}''"),
+            '{' | '}' | '#' | ']' => {
+                return exec_err!("date pattern '{pattern}' has the reserved character '{c}'; quote it: ''{c}''");
+            }
             c => literal(&mut items, c),
         }
     }
@@ -110,10 +139,11 @@ fn stable_seconds(item: &Item) -> i64 {
         Item::Literal(_) => SECONDS_PER_DAY,
         Item::Optional(items) => items.iter().map(stable_seconds).min().unwrap_or(SECONDS_PER_DAY),
         Item::Field(letter, _) => match letter {
-            'y' | 'u' | 'Y' | 'M' | 'L' | 'd' | 'D' | 'E' | 'e' | 'c' | 'G' | 'Q' | 'q' | 'w' | 'W' | 'F' => SECONDS_PER_DAY,
+            'y' | 'u' | 'Y' | 'M' | 'L' | 'd' | 'D' | 'E' | 'e' | 'c' | 'G' | 'Q' | 'q' | 'w' | 'W' | 'F' => {
+                SECONDS_PER_DAY
+            }
             'H' | 'h' | 'K' | 'k' | 'a' => 3_600,
             'm' => 60,
-            's' => 1,
             _ => 0,
         },
     }
@@ -123,8 +153,9 @@ fn stable_seconds(item: &Item) -> i64 {
 pub(crate) struct Printer<'a> {
     pattern: &'a Pattern,
     zone: Option<Tz>,
-    /// Which stretch of `stable_seconds` the text in `text` belongs to.
+    /// Which stretch of `stable_seconds` the start of `text` belongs to, and how long that start is.
     stretch: Option<i64>,
+    stable: usize,
     text: String,
     day: i64,
     date: (i64, i64, i64),
@@ -132,26 +163,30 @@ pub(crate) struct Printer<'a> {
 
 impl<'a> Printer<'a> {
     /// `zone` is that of instants, `None` for a TIMESTAMP without zone.
-    pub fn new(pattern: &'a Pattern, zone: Option<Tz>) -> Self {
-        Printer { pattern, zone, stretch: None, text: String::new(), day: 0, date: (1970, 1, 1) }
+    pub(super) fn new(pattern: &'a Pattern, zone: Option<Tz>) -> Self {
+        Printer { pattern, zone, stretch: None, stable: 0, text: String::new(), day: 0, date: (1970, 1, 1) }
     }
 
     /// The text of a wall-clock time.
-    pub fn print(&mut self, local: Moment) -> Result<&str> {
-        if self.pattern.stable_seconds > 0 {
-            let stretch = local.seconds.div_euclid(self.pattern.stable_seconds);
-            if self.stretch == Some(stretch) {
-                return Ok(&self.text);
-            }
-            self.stretch = Some(stretch);
+    pub(super) fn print(&mut self, local: Moment) -> Result<&str> {
+        let (stable, changing) = self.pattern.items.split_at(self.pattern.stable_items);
+        let stretch = local.seconds.div_euclid(self.pattern.stable_seconds);
+        if self.stretch == Some(stretch) && changing.is_empty() {
+            return Ok(&self.text);
         }
         let day = local.days();
         if day != self.day {
             (self.day, self.date) = (day, civil_from_days(day));
         }
         let mut text = std::mem::take(&mut self.text);
-        text.clear();
-        let printed = self.items(&self.pattern.items, local, &mut text);
+        if self.stretch != Some(stretch) {
+            text.clear();
+            self.stretch = None;
+            self.items(stable, local, &mut text)?;
+            (self.stretch, self.stable) = (Some(stretch), text.len());
+        }
+        text.truncate(self.stable);
+        let printed = self.items(changing, local, &mut text);
         self.text = text;
         printed?;
         Ok(&self.text)
@@ -215,7 +250,9 @@ impl<'a> Printer<'a> {
                 match width {
                     1 | 2 | 5 => number(quarter, width % 5, out),
                     3 => out.push_str(&format!("Q{quarter}")),
-                    _ => out.push_str(["1st quarter", "2nd quarter", "3rd quarter", "4th quarter"][quarter as usize - 1]),
+                    _ => {
+                        out.push_str(["1st quarter", "2nd quarter", "3rd quarter", "4th quarter"][quarter as usize - 1])
+                    }
                 }
             }
             'G' => out.push_str(match (width, year > 0) {
@@ -233,7 +270,9 @@ impl<'a> Printer<'a> {
 
     fn zone_field(&self, letter: char, width: usize, local: Moment, out: &mut String) -> Result<()> {
         let Some(zone) = self.zone else {
-            return exec_err!("a TIMESTAMP has no zone to print with '{letter}'; use a TIMESTAMP_LTZ, or quote the letter: ''{letter}''");
+            return exec_err!(
+                "a TIMESTAMP has no zone to print with '{letter}'; use a TIMESTAMP_LTZ, or quote the letter: ''{letter}''"
+            );
         };
         let instant = super::calendar::instant_of(local.seconds, zone);
         let offset = offset_at(instant, zone);
@@ -285,8 +324,28 @@ fn name(name: &str, width: usize, out: &mut String) {
     });
 }
 
+/// `00` to `99`.
+const PAIRS: &str = "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
+                     5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
+
+fn pair(value: usize) -> &'static str {
+    &PAIRS[value * 2..value * 2 + 2]
+}
+
 /// A number with at least `width` digits.
 pub(crate) fn number(value: i64, width: usize, out: &mut String) {
+    match (value, width) {
+        (0..100, 2) => return out.push_str(pair(value as usize)),
+        (0..1_000, 3) => {
+            out.push(char::from(b'0' + (value / 100) as u8));
+            return out.push_str(pair((value % 100) as usize));
+        }
+        (0..10_000, 4) => {
+            out.push_str(pair((value / 100) as usize));
+            return out.push_str(pair((value % 100) as usize));
+        }
+        _ => {}
+    }
     let mut digits = [b'0'; 20];
     let mut rest = value.unsigned_abs();
     let mut at = digits.len();
@@ -330,14 +389,22 @@ mod tests {
     fn a_remembered_text_is_not_used_for_another_day() {
         let pattern = Pattern::parse("yyyy-MM-dd").expect("a pattern");
         let mut printer = Printer::new(&pattern, None);
-        for (seconds, text) in [(0, "1970-01-01"), (86_399, "1970-01-01"), (86_400, "1970-01-02"), (-1, "1969-12-31"), (0, "1970-01-01")] {
+        for (seconds, text) in
+            [(0, "1970-01-01"), (86_399, "1970-01-01"), (86_400, "1970-01-02"), (-1, "1969-12-31"), (0, "1970-01-01")]
+        {
             assert_eq!(printer.print(Moment { seconds, nanos: 0 }).expect("a text"), text);
         }
     }
 
     #[test]
     fn wrong_patterns_say_what_is_wrong() {
-        for (pattern, part) in [("yyyy'T", "without an end"), ("bogus", "letter 'b'"), ("a#", "reserved"), ("[yy", "without ']'"), ("ddd", "at most 2")] {
+        for (pattern, part) in [
+            ("yyyy'T", "without an end"),
+            ("bogus", "letter 'b'"),
+            ("a#", "reserved"),
+            ("[yy", "without ']'"),
+            ("ddd", "at most 2"),
+        ] {
             let error = Pattern::parse(pattern).expect_err("an error").to_string();
             assert!(error.contains(part), "{error}");
         }

@@ -1,17 +1,35 @@
 //! Times to text and back: DATE_FORMAT, TO_TIMESTAMP, TO_TIMESTAMP_LTZ, TO_DATE, FROM_UNIXTIME,
 //! UNIX_TIMESTAMP, CONVERT_TZ. Patterns are Java's (`time_pattern`), zones the session's (`FLINK_SQL.md`, 11).
+//!
+//! | function | unreadable text | zone |
+//! |---|---|---|
+//! | DATE_FORMAT(t or text, p) | NULL | the session's for TIMESTAMP_LTZ, none for TIMESTAMP and text |
+//! | TO_TIMESTAMP(text[, p]) | NULL | none; an offset in the text is read over |
+//! | TO_TIMESTAMP_LTZ(number, 0 or 3) | | the number is an instant |
+//! | TO_TIMESTAMP_LTZ(text[, p[, zone]]) | NULL | the text's offset, else the argument, else UTC |
+//! | TO_DATE(text[, p]) | NULL | none |
+//! | FROM_UNIXTIME(seconds[, p]) | | the session's |
+//! | UNIX_TIMESTAMP(text[, p]) | -2^63 | the session's |
+//! | CONVERT_TZ(text, from, to) | NULL | the arguments; an unknown one is UTC |
+//!
+//! TO_TIMESTAMP with a pattern that does not fit tries the plain form `yyyy-MM-dd[ HH:mm:ss[.f]]` as well, as
+//! Flink does. A pattern that means nothing is an error, where Flink may answer NULL.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{ArrayRef, Date32Array, Int64Array, StringViewBuilder, TimestampMillisecondArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, Date32Array, Int64Array, StringViewBuilder, TimestampMicrosecondArray, TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, FieldRef, TimeUnit};
 use datafusion::common::{Result, ScalarValue, exec_err};
 
 use super::calendar::{Moment, Zone, instant_of, offset_at};
-use super::function::{Call, Column, Definition, Nulls, Returns, define};
+use super::call::{Call, Column};
+use super::function::{Definition, Nulls, Returns, define};
 use super::time_parse::{Mode, Read, date, read, timestamp};
 use super::time_pattern::{Pattern, Printer};
+use super::times::Times;
 use super::types::LTZ_ZONE;
 
 /// The pattern of FROM_UNIXTIME, UNIX_TIMESTAMP and CONVERT_TZ where none is given.
@@ -27,7 +45,8 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
 ];
 
 /// UNIX_TIMESTAMP is volatile without arguments, so it stands apart.
-pub(crate) const UNIX_TIMESTAMP: Definition = define("unix_timestamp", "[ss", Returns::BigInt, Nulls::Propagate, unix_timestamp);
+pub(crate) const UNIX_TIMESTAMP: Definition =
+    define("unix_timestamp", "[ss", Returns::BigInt, Nulls::Propagate, unix_timestamp);
 
 fn timestamp_type(_: &[FieldRef], _: &[Option<&ScalarValue>]) -> Result<DataType> {
     Ok(DataType::Timestamp(TimeUnit::Millisecond, None))
@@ -60,6 +79,10 @@ impl Patterns {
         Ok(Patterns { text, last })
     }
 
+    fn is_constant(&self) -> bool {
+        self.text.as_ref().is_none_or(|text| text.constant)
+    }
+
     fn get(&mut self, row: usize) -> Result<Option<Arc<Pattern>>> {
         let wanted = match (&self.text, &self.last) {
             (None, Some((_, pattern))) => return Ok(Some(Arc::clone(pattern))),
@@ -79,10 +102,14 @@ impl Patterns {
 }
 
 /// Prints one row at a time where the pattern is a column, and with a memory where it is constant.
-fn print_all(call: &Call, patterns: &mut Patterns, zone: Option<chrono_tz::Tz>, local: impl Fn(usize) -> Option<Moment>) -> Result<ArrayRef> {
+fn print_all(
+    call: &Call,
+    patterns: &mut Patterns,
+    zone: Option<chrono_tz::Tz>,
+    local: impl Fn(usize) -> Option<Moment>,
+) -> Result<ArrayRef> {
     let mut builder = StringViewBuilder::with_capacity(call.rows);
-    let constant = patterns.text.as_ref().is_none_or(|text| text.constant);
-    if constant {
+    if patterns.is_constant() {
         let Some(pattern) = patterns.get(0)? else {
             return call.text(|_| None::<&str>);
         };
@@ -104,6 +131,35 @@ fn print_all(call: &Call, patterns: &mut Patterns, zone: Option<chrono_tz::Tz>, 
     Ok(Arc::new(builder.finish()))
 }
 
+/// Prints by a pattern of days, hours or minutes: a row in the stretch of the one before costs two comparisons.
+fn print_stretches(
+    call: &Call,
+    pattern: &Pattern,
+    times: &Times,
+    ticks: &[i64],
+    per_second: i64,
+    seconds: i64,
+) -> Result<ArrayRef> {
+    let mut builder = StringViewBuilder::with_capacity(call.rows);
+    let mut printer = Printer::new(pattern, times.zone());
+    let mut text = String::new();
+    let length = per_second * seconds;
+    let (mut from, mut to_exclusive) = (0, 0);
+    for (row, tick) in ticks.iter().enumerate() {
+        if times.is_null(row) {
+            builder.append_null();
+            continue;
+        }
+        if !(from..to_exclusive).contains(tick) {
+            printer.print(Moment::from_units(*tick, per_second))?.clone_into(&mut text);
+            from = tick.div_euclid(length).saturating_mul(length);
+            to_exclusive = from.saturating_add(length);
+        }
+        builder.append_value(&text);
+    }
+    Ok(Arc::new(builder.finish()))
+}
+
 /// `DATE_FORMAT(timestamp or string, pattern)`.
 fn date_format(call: &Call) -> Result<ArrayRef> {
     let mut patterns = Patterns::new(call, 1, "")?;
@@ -113,6 +169,12 @@ fn date_format(call: &Call) -> Result<ArrayRef> {
         return print_all(call, &mut patterns, None, |row| Some(read(&source, texts.get(row)?, Mode::Lenient)?.local));
     }
     let times = call.times(0)?;
+    if let (Some((ticks, per_second)), true) = (times.ticks(), patterns.is_constant())
+        && let Some(pattern) = patterns.get(0)?
+        && let Some(seconds) = pattern.stable_seconds()
+    {
+        return print_stretches(call, &pattern, &times, ticks, per_second, seconds);
+    }
     print_all(call, &mut patterns, times.zone(), |row| times.local(row))
 }
 
@@ -152,7 +214,8 @@ fn to_timestamp_ltz(call: &Call) -> Result<ArrayRef> {
     if call.args[0].data_type().is_string() {
         return text_to_ltz(call);
     }
-    let precision = if call.has(1) { call.integers(1)? } else { Column { array: Int64Array::from(vec![3]), constant: true } };
+    let precision =
+        if call.has(1) { call.integers(1)? } else { Column { array: Int64Array::from(vec![3]), constant: true } };
     let micros = *call.return_type == DataType::Timestamp(TimeUnit::Microsecond, Some(LTZ_ZONE.into()));
     let per_second = if micros { 1_000_000 } else { 1_000 };
     let fractional = call.args[0].data_type().is_floating(); // a DECIMAL loses its fraction, a DOUBLE does not
@@ -165,10 +228,16 @@ fn to_timestamp_ltz(call: &Call) -> Result<ArrayRef> {
         };
         let ticks = match precision {
             0..=9 => 10i64.pow(precision as u32),
-            other => return exec_err!("function to_timestamp_ltz: precision {other} is not one of 0 (seconds), 3 (milliseconds), 6, 9"),
+            other => {
+                return exec_err!(
+                    "function to_timestamp_ltz: precision {other} is not one of 0 (seconds), 3 (milliseconds), 6, 9"
+                );
+            }
         };
         values.push(match (&numbers, &doubles) {
-            (Some(numbers), _) => numbers.get(row).and_then(|value| Moment::from_units(value, ticks).to_units(per_second)),
+            (Some(numbers), _) => {
+                numbers.get(row).and_then(|value| Moment::from_units(value, ticks).to_units(per_second))
+            }
             (_, Some(doubles)) => doubles.get(row).map(|value| (value * (per_second as f64 / ticks as f64)) as i64),
             _ => None,
         });

@@ -1,14 +1,14 @@
 //! Dates and timestamps of any Arrow unit as one kind of value, read on the session's wall clock.
 
 use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int32Type, Int64Type, TimeUnit};
-use arrow::buffer::{NullBuffer, ScalarBuffer};
 use chrono_tz::Tz;
 use datafusion::common::{Result, exec_err};
 
 use super::calendar::{Moment, SECONDS_PER_DAY, offset_at};
-use super::function::Call;
+use super::call::Call;
 
 /// Ticks of a unit in a second.
 pub(crate) fn per_second(unit: TimeUnit) -> i64 {
@@ -37,7 +37,7 @@ enum Ticks {
 }
 
 impl Times {
-    pub fn new(array: &ArrayRef, constant: bool, zone: Tz) -> Result<Self> {
+    pub(super) fn new(array: &ArrayRef, constant: bool, zone: Tz) -> Result<Self> {
         let (values, ticks, zone) = match array.data_type() {
             DataType::Date32 => {
                 let days = cast(array, &DataType::Int32)?;
@@ -63,7 +63,7 @@ impl Times {
     }
 
     /// The wall-clock time of a row, `None` for NULL.
-    pub fn local(&self, row: usize) -> Option<Moment> {
+    pub(super) fn local(&self, row: usize) -> Option<Moment> {
         let mut moment = self.instant(row)?;
         if let Some(zone) = self.zone {
             moment.seconds += offset_at(moment.seconds, zone);
@@ -72,7 +72,7 @@ impl Times {
     }
 
     /// The value of a row as stored: an instant for TIMESTAMP_LTZ, else the wall-clock time.
-    pub fn instant(&self, row: usize) -> Option<Moment> {
+    pub(super) fn instant(&self, row: usize) -> Option<Moment> {
         let row = if self.constant { 0 } else { row };
         if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
             return None;
@@ -84,15 +84,27 @@ impl Times {
         })
     }
 
+    /// The stored ticks and how many of them a second has, if they read the same on the wall clock.
+    pub(super) fn ticks(&self) -> Option<(&[i64], i64)> {
+        match (self.ticks, self.zone) {
+            (Ticks::PerSecond(per_second), None | Some(Tz::UTC)) if !self.constant => Some((&self.values, per_second)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_null(&self, row: usize) -> bool {
+        self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(if self.constant { 0 } else { row }))
+    }
+
     /// The zone if the values are instants.
-    pub fn zone(&self) -> Option<Tz> {
+    pub(super) fn zone(&self) -> Option<Tz> {
         self.zone
     }
 }
 
 impl Call<'_> {
     /// An argument of kind `t`.
-    pub fn times(&self, i: usize) -> Result<Times> {
+    pub(super) fn times(&self, i: usize) -> Result<Times> {
         let column = self.raw(i)?;
         Times::new(&column.array, column.constant, self.context.time_zone)
     }

@@ -2,6 +2,18 @@
 //!
 //! Arrow has fewer types than Flink: CHAR, VARCHAR and STRING are one, and a timestamp has one of four
 //! units, so TIMESTAMP(1) is kept in milliseconds. Lengths matter to CAST only, which cuts and pads.
+//!
+//! | Flink | Arrow |
+//! |---|---|
+//! | CHAR(n), VARCHAR(n), STRING | Utf8View |
+//! | TINYINT, SMALLINT, INT, BIGINT | Int8 to Int64 |
+//! | FLOAT, DOUBLE | Float32, Float64 |
+//! | DECIMAL(p, s) | Decimal128(p, s), (10, 0) by default |
+//! | BYTES, BINARY(n), VARBINARY(n) | Binary |
+//! | DATE, TIME(p) | Date32, Time32(ms) |
+//! | TIMESTAMP(p) | Timestamp(unit of p), 6 by default |
+//! | TIMESTAMP_LTZ(p) | the same with the zone UTC |
+//! | ARRAY, MAP, ROW, MULTISET | List, Map, Struct, Map to Int32 |
 
 use std::sync::Arc;
 
@@ -23,6 +35,7 @@ pub enum Length {
 /// A Flink type as text names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypeSpec {
+    /// The Arrow type of its values.
     pub data_type: DataType,
     /// For CHAR(n) and VARCHAR(n), else none.
     pub length: Option<Length>,
@@ -124,7 +137,9 @@ impl Reader<'_> {
         if self.take("(") {
             loop {
                 let word = self.next()?;
-                let number = word.parse().map_err(|_| plan_datafusion_err!("type '{}' has '{word}' where a number is wanted", self.text))?;
+                let number = word
+                    .parse()
+                    .map_err(|_| plan_datafusion_err!("type '{}' has '{word}' where a number is wanted", self.text))?;
                 numbers.push(number);
                 if !self.take(",") {
                     break;
@@ -175,7 +190,9 @@ impl Reader<'_> {
                 let numbers = self.numbers()?;
                 let (p, s) = (numbers.first().copied().unwrap_or(10), numbers.get(1).copied().unwrap_or(0));
                 if !(1..=38).contains(&p) || s > p {
-                    return plan_err!("{name}({p}, {s}) is not a type: the precision is 1 to 38, the scale 0 to the precision");
+                    return plan_err!(
+                        "{name}({p}, {s}) is not a type: the precision is 1 to 38, the scale 0 to the precision"
+                    );
                 }
                 DataType::Decimal128(p as u8, s as i8)
             }
@@ -232,7 +249,10 @@ impl Reader<'_> {
     fn zone(&mut self) -> Result<bool> {
         let local = if self.take("WITH") {
             if !self.take("LOCAL") {
-                return plan_err!("type '{}': TIMESTAMP WITH TIME ZONE does not exist here; use TIMESTAMP_LTZ", self.text);
+                return plan_err!(
+                    "type '{}': TIMESTAMP WITH TIME ZONE does not exist here; use TIMESTAMP_LTZ",
+                    self.text
+                );
             }
             true
         } else if self.take("WITHOUT") {
@@ -292,24 +312,35 @@ pub fn type_text(data_type: &DataType) -> String {
         DataType::UInt64 => "DECIMAL(20, 0)".into(),
         DataType::Float32 => "FLOAT".into(),
         DataType::Float64 => "DOUBLE".into(),
-        DataType::Decimal32(p, s) | DataType::Decimal64(p, s) | DataType::Decimal128(p, s) | DataType::Decimal256(p, s) => {
+        DataType::Decimal32(p, s)
+        | DataType::Decimal64(p, s)
+        | DataType::Decimal128(p, s)
+        | DataType::Decimal256(p, s) => {
             format!("DECIMAL({p}, {s})")
         }
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => "BYTES".into(),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+            "BYTES".into()
+        }
         DataType::Date32 | DataType::Date64 => "DATE".into(),
         DataType::Time32(_) | DataType::Time64(_) => "TIME(0)".into(),
         DataType::Timestamp(unit, None) => format!("TIMESTAMP({})", unit_digits(*unit)),
         DataType::Timestamp(unit, Some(_)) => format!("TIMESTAMP_LTZ({})", unit_digits(*unit)),
         DataType::Interval(_) | DataType::Duration(_) => "INTERVAL".into(),
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) | DataType::ListView(item) => {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::ListView(item) => {
             format!("ARRAY<{}>", field_text(item))
         }
         DataType::Map(entries, _) => match entries.data_type() {
-            DataType::Struct(fields) if fields.len() == 2 => format!("MAP<{}, {}>", field_text(&fields[0]), field_text(&fields[1])),
+            DataType::Struct(fields) if fields.len() == 2 => {
+                format!("MAP<{}, {}>", field_text(&fields[0]), field_text(&fields[1]))
+            }
             other => format!("MAP<{other}>"),
         },
         DataType::Struct(fields) => {
-            let fields: Vec<_> = fields.iter().map(|field| format!("`{}` {}", field.name(), field_text(field))).collect();
+            let fields: Vec<_> =
+                fields.iter().map(|field| format!("`{}` {}", field.name(), field_text(field))).collect();
             format!("ROW<{}>", fields.join(", "))
         }
         DataType::Dictionary(_, value) => type_text(value),

@@ -3,7 +3,8 @@
 use arrow::array::ArrayRef;
 use datafusion::common::Result;
 
-use super::function::{Call, Definition, Nulls, Returns, define};
+use super::call::Call;
+use super::function::{Definition, Nulls, Returns, define};
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
     define("parse_url", "ss[s", Returns::Text, Nulls::Possible, parse_url),
@@ -50,7 +51,11 @@ impl<'a> Url<'a> {
         match name {
             "HOST" => {
                 let host = user.map_or(self.authority?, |(_, host)| host);
-                let end = if host.starts_with('[') { host.find(']').map_or(host.len(), |end| end + 1) } else { host.find(':').unwrap_or(host.len()) };
+                let end = if host.starts_with('[') {
+                    host.find(']').map_or(host.len(), |end| end + 1)
+                } else {
+                    host.find(':').unwrap_or(host.len())
+                };
                 Some(host[..end].to_string())
             }
             "PATH" => Some(self.path.to_string()),
