@@ -7,7 +7,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DataFusionError, ExprSchema, Result};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::functions_aggregate::expr_fn::max;
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection, Window};
+use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan, Projection, Window};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::prelude::col;
@@ -288,24 +288,22 @@ impl Compiler<'_> {
 
     /// Partial, merging and final plans of an aggregation, and the stage that makes partial states.
     async fn take_apart(&self, aggregate: &Aggregate, piece: Piece) -> Result<(AggregateParts, Stage)> {
-        // Only the columns that the aggregation reads.
-        let mut names: Vec<Column> = Vec::new();
-        for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr) {
-            for column in expr.column_refs() {
-                if !names.contains(column) {
-                    names.push(column.clone());
-                }
-            }
-        }
-        names.sort_by_key(|c| piece.plan.schema().maybe_index_of_column(c));
-        let columns = names.into_iter().map(Expr::Column).collect();
+        // Keys and arguments are computed in the stage, where the optimiser sees them and where only what
+        // is read is kept; the aggregation itself works on plain columns.
+        let mut stage = Arguments { columns: Vec::new(), computed: Vec::new() };
+        let group_expr = stage.lift_all(&aggregate.group_expr)?;
+        let aggr_expr = stage.lift_all(&aggregate.aggr_expr)?;
+        stage.columns.sort_by_key(|c| piece.plan.schema().maybe_index_of_column(c));
+        let columns = stage.columns.into_iter().map(Expr::Column);
+        let computed = stage.computed.into_iter().enumerate().map(|(i, e)| e.alias(format!("{COMPUTED}{i}")));
+        let columns = columns.chain(computed).collect();
         let plan = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(piece.plan))?);
         let schema = Arc::clone(plan.schema());
         let stage = self.stage(&Piece { plan, inputs: piece.inputs, kind: Kind::Still }).await?;
 
         let slot = Slot::stream(Arc::clone(schema.inner()), 1);
         let leaf = OperatorRows { operator: usize::MAX, schema, slot }.into_plan();
-        let bare = Aggregate::try_new(Arc::new(leaf), aggregate.group_expr.clone(), aggregate.aggr_expr.clone())?;
+        let bare = Aggregate::try_new(Arc::new(leaf), group_expr, aggr_expr)?;
         let planner: &Arc<dyn QueryPlanner + Send + Sync> = self.bare.query_planner();
         let planned = planner.create_physical_plan(&LogicalPlan::Aggregate(bare), self.bare).await?;
         let Some(partial) = find_partial(&planned) else {
@@ -314,6 +312,62 @@ impl Compiler<'_> {
         let parts = AggregateParts::try_new(&partial, self.partitions).map_err(outward)?;
         let plan = parts.partial(stage.plan).map_err(outward)?;
         Ok((parts, Stage { plan, inputs: stage.inputs }))
+    }
+}
+
+/// Begins the names of computed keys and arguments.
+const COMPUTED: &str = "__tm_argument_";
+
+/// What the stage below an aggregation must give.
+struct Arguments {
+    columns: Vec<Column>,
+    computed: Vec<Expr>,
+}
+
+impl Arguments {
+    fn lift_all(&mut self, exprs: &[Expr]) -> Result<Vec<Expr>> {
+        exprs.iter().map(|e| self.lift(e)).collect()
+    }
+
+    /// The expression over plain columns; what it computes is taken down into the stage.
+    fn lift(&mut self, expr: &Expr) -> Result<Expr> {
+        Ok(match expr {
+            Expr::Column(column) => {
+                if !self.columns.contains(column) {
+                    self.columns.push(column.clone());
+                }
+                expr.clone()
+            }
+            Expr::Literal(..) => expr.clone(),
+            Expr::Alias(alias) => self.lift(&alias.expr)?.alias(alias.name.clone()),
+            Expr::GroupingSet(GroupingSet::Rollup(exprs)) => {
+                Expr::GroupingSet(GroupingSet::Rollup(self.lift_all(exprs)?))
+            }
+            Expr::GroupingSet(GroupingSet::Cube(exprs)) => Expr::GroupingSet(GroupingSet::Cube(self.lift_all(exprs)?)),
+            Expr::GroupingSet(GroupingSet::GroupingSets(sets)) => {
+                let sets = sets.iter().map(|set| self.lift_all(set)).collect::<Result<_>>()?;
+                Expr::GroupingSet(GroupingSet::GroupingSets(sets))
+            }
+            Expr::AggregateFunction(function) => {
+                let mut function = function.clone();
+                let params = &mut function.params;
+                params.args = self.lift_all(&params.args)?;
+                if let Some(filter) = &params.filter {
+                    params.filter = Some(Box::new(self.lift(filter)?));
+                }
+                for sort in &mut params.order_by {
+                    sort.expr = self.lift(&sort.expr)?;
+                }
+                Expr::AggregateFunction(function)
+            }
+            other => {
+                let at = self.computed.iter().position(|e| e == other).unwrap_or_else(|| {
+                    self.computed.push(other.clone());
+                    self.computed.len() - 1
+                });
+                Expr::Column(Column::from_name(format!("{COMPUTED}{at}")))
+            }
+        })
     }
 }
 

@@ -174,7 +174,8 @@ impl Compiler<'_> {
                 self.references.push(index);
                 self.references.len() - 1
             });
-            (Slot::reference(Arc::clone(&table.schema)), SlotSource::Reference(place), Kind::Still)
+            let own: Vec<usize> = (0..table.declared).collect();
+            (Slot::reference(Arc::new(table.schema.project(&own)?)), SlotSource::Reference(place), Kind::Still)
         } else {
             let slot = Slot::stream(Arc::clone(&table.schema), self.partitions);
             (slot, SlotSource::Table(index), Kind::Append { closed: BTreeSet::new() })
