@@ -9,9 +9,7 @@ mod numbers;
 mod times;
 
 pub use numbers::{Number, POWERS_OF_TEN, decimal_limit, parse_bool, parse_f32, parse_f64};
-pub use times::{
-    TimestampFormat, TimestampParser, parse_date, parse_time_millis, parse_timestamp_parts,
-};
+pub use times::{TimestampFormat, TimestampParser, parse_date, parse_time_millis, parse_timestamp_parts};
 
 /// Why a text is not a value of the wanted type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

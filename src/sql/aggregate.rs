@@ -10,9 +10,8 @@ use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan, Projection, Window};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
-use datafusion::prelude::col;
 
-use super::compile::{Compiler, Kind, Mode, Piece, bounds_of, has_hidden, visible_columns};
+use super::compile::{Compiler, Kind, Mode, Piece, bounds_of, column, has_hidden, visible_columns};
 use super::distinct::two_levels;
 use super::errors::PlanError;
 use super::lower::call;
@@ -94,7 +93,7 @@ impl Compiler<'_> {
             }
             _ => return piece,
         };
-        let predicate = call(NotLate::window(), vec![end, col(WATERMARK_COLUMN)]);
+        let predicate = call(NotLate::window(), vec![end, column(&piece.plan, WATERMARK_COLUMN)]);
         Piece { plan: self.gate(piece.plan, predicate, GateKind::Late), ..piece }
     }
 
@@ -142,7 +141,7 @@ impl Compiler<'_> {
         let ttl_ms = self.ttl_ms.filter(|_| timed);
         let piece = match ttl_ms {
             Some(ttl_ms) => {
-                let predicate = call(NotLate::time_to_live(ttl_ms), vec![col(TIME_COLUMN), col(WATERMARK_COLUMN)]);
+                let predicate = call(NotLate::time_to_live(ttl_ms), vec![column(&piece.plan, TIME_COLUMN), column(&piece.plan, WATERMARK_COLUMN)]);
                 Piece { plan: self.gate(piece.plan, predicate, GateKind::Late), ..piece }
             }
             None => piece,
@@ -158,7 +157,7 @@ impl Compiler<'_> {
         }
         let mut aggr_expr = aggregate.aggr_expr.clone();
         if ttl_ms.is_some() {
-            aggr_expr.push(max(col(TIME_COLUMN)).alias("__tm_last_seen"));
+            aggr_expr.push(max(column(&piece.plan, TIME_COLUMN)).alias("__tm_last_seen"));
         }
         let timed = Aggregate::try_new(Arc::new(piece.plan.clone()), aggregate.group_expr.clone(), aggr_expr)?;
         let mut schema = timed.schema.as_ref().clone();

@@ -344,7 +344,8 @@ pub(crate) fn has_hidden(plan: &LogicalPlan, name: &str) -> bool {
     plan.schema().index_of_column_by_name(None, name).is_some()
 }
 
-fn column(plan: &LogicalPlan, name: &str) -> Expr {
+/// A hidden column with the qualifier that it has in the plan.
+pub(crate) fn column(plan: &LogicalPlan, name: &str) -> Expr {
     let found = plan.schema().iter().find(|(_, field)| field.name() == name);
     let qualifier = found.and_then(|(qualifier, _)| qualifier.cloned());
     Expr::Column(Column::new(qualifier, name))

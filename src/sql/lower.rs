@@ -46,7 +46,7 @@ pub(crate) fn lower(node: &WindowTvf, input: LogicalPlan, form: WindowForm) -> R
         (_, WindowForm::Panes) => {
             let start = call(WindowBound::start(spec), vec![time.clone()]);
             let watermark = match input.schema().has_column_with_unqualified_name(WATERMARK_COLUMN) {
-                true => col(WATERMARK_COLUMN),
+                true => super::compile::column(&input, WATERMARK_COLUMN),
                 false => datafusion::prelude::lit(i64::MIN),
             };
             (input, start, call(WindowBound::first_open_end(spec), vec![time, watermark]))

@@ -51,7 +51,15 @@ mod tests {
 
     #[test]
     fn rfc_4648_vectors() {
-        for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmE=", "fooba"), ("Zm9vYmFy", "foobar")] {
+        for (text, bytes) in [
+            ("", ""),
+            ("Zg==", "f"),
+            ("Zm8=", "fo"),
+            ("Zm9v", "foo"),
+            ("Zm9vYg==", "foob"),
+            ("Zm9vYmE=", "fooba"),
+            ("Zm9vYmFy", "foobar"),
+        ] {
             let mut out = Vec::new();
             assert_eq!(decode(text.as_bytes(), &mut out), Some(()), "{text}");
             assert_eq!(out, bytes.as_bytes());

@@ -7,7 +7,7 @@
 
 use super::simd::{Simd, Task};
 use super::strings;
-use super::walk::{Fault, Stop, Walker, byte, skip_space, task};
+use super::walker::{Fault, Stop, Walker, byte, skip_space, task};
 
 task!(
     /// Reads the whole record into row `row`.

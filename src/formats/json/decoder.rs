@@ -6,14 +6,14 @@ use memchr::memmem::Finder;
 
 use crate::contracts::RecordRange;
 
-use super::plan::{Machine, JsonSchemaError};
+use super::output::Output;
+use super::plan::{JsonSchemaError, Machine};
 use super::prefilter::{ByteTest, TimeReader};
 #[cfg(target_arch = "x86_64")]
 use super::simd::Avx2;
 use super::simd::{Portable, Simd, Task};
 use super::skip::MAX_DEPTH;
-use super::walk::{PADDING, Stop, Walker};
-use super::output::Output;
+use super::walker::{PADDING, Stop, Walker};
 use super::{Decoded, JsonOptions};
 
 /// Views have 31 bits for an offset; what lies behind that is copied.
@@ -42,9 +42,13 @@ impl JsonDecoder {
     /// rejects records without a value for it.
     ///
     /// # Errors
-    /// A column of a type that JSON is not read into; also the prefilter's time if it is no timestamp column.
+    /// A column of a type that JSON is not read into, or that Arrow has no arrays of; a prefilter's time that
+    /// is no timestamp column.
     pub fn try_new(schema: SchemaRef, options: JsonOptions) -> Result<Self, JsonSchemaError> {
-        let machine = Machine::new(schema.fields(), options.timestamp_format)?;
+        let mut machine = Machine::new(schema.fields(), options.timestamp_format)?;
+        // What Arrow refuses it refuses here, and not when a batch is made.
+        let empty = machine.finish(0, &Buffer::from_vec(Vec::<u8>::new()));
+        empty.map_err(|error| JsonSchemaError::Invalid { message: error.to_string() })?;
         let (mut literal, mut times) = (None, None);
         if let Some(prefilter) = &options.prefilter {
             literal = Some(Finder::new(&prefilter.literal).into_owned());

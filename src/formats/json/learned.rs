@@ -17,6 +17,8 @@ const MAX_KEYS: usize = 256;
 const MAX_NAME: usize = 256;
 /// Length of a pattern that nothing matches.
 const NEVER: u8 = STEP as u8 + 1;
+/// Texts of one length in a row that make the next of that length likely.
+const STEADY: u8 = 32;
 /// Times that the second guess must hit before it becomes the first.
 const PROMOTE_AFTER: u8 = 8;
 
@@ -49,6 +51,10 @@ pub(super) struct Key {
     /// The keys that followed it, the likelier first; 0 is none.
     next: [u32; 2],
     target: Target,
+    /// Length of the last text under this key, twice, and how many before it were as long.
+    text_length: u32,
+    same_length: u32,
+    steady: u8,
     /// Number of the object that is this key's value, if it is an unwanted one whose keys are learned; else 0.
     inside: u32,
 }
@@ -61,6 +67,9 @@ impl Key {
             second_hits: 0,
             next: [0; 2],
             target,
+            text_length: 0,
+            same_length: 0,
+            steady: 0,
             inside: 0,
         };
         // A name with one of these is written with escapes, if at all.
@@ -74,6 +83,37 @@ impl Key {
             key.length = length as u8;
         }
         key
+    }
+
+    /// `end`, the end of the text that begins at `start` under this key, by way of what is expected.
+    ///
+    /// Where the next key begins depends on where this text ends, and that comes out of a chain of some
+    /// fifteen cycles (load, compare, mask, count) which nothing can overlap. Under many keys (ids, times)
+    /// all texts are equally long: there the end is compared with the expected one, and the *expected* one
+    /// is returned. The CPU predicts the comparison and goes on; the chain ends there. The length is kept
+    /// twice since the compiler, seeing a value compared and then used, would use the other one.
+    #[inline(always)]
+    pub(super) fn expected_end(&mut self, start: usize, end: usize) -> usize {
+        if self.steady >= STEADY {
+            if end == start + self.text_length as usize {
+                return start + self.same_length as usize;
+            }
+            self.surprise();
+        } else {
+            // A text of 4 GiB is none; what is cut off here only makes a wrong guess.
+            let length = (end - start) as u32;
+            self.steady = if length == self.text_length { self.steady + 1 } else { 0 };
+            self.text_length = length;
+            self.same_length = length;
+        }
+        end
+    }
+
+    /// Another length than expected: back to learning.
+    #[cold]
+    #[inline(never)]
+    fn surprise(&mut self) {
+        self.steady = 0;
     }
 
     /// The object below this key whose keys are learned though unwanted; 0 if there is none.
@@ -123,7 +163,7 @@ pub(super) struct ObjectKeys {
     /// Number 0 stands for the beginning of the object.
     keys: Vec<Key>,
     names: Vec<Box<[u8]>>,
-    /// Open addressing from a name's hash to its number, 0 if free; twice the size of what it may hold.
+    /// Open addressing from a name's hash to its number, 0 if free; a power of two, twice what it may hold.
     buckets: Vec<u32>,
     limit: usize,
     /// Columns of the object, in the order of the schema.
@@ -167,7 +207,13 @@ impl ObjectKeys {
     pub(super) fn look_up(&mut self, name: &[u8], raw: bool, previous: usize) -> (usize, Target) {
         let number = match self.find(name) {
             Some(number) => number,
-            None if raw && self.keys.len() < self.limit && name.len() <= MAX_NAME && std::str::from_utf8(name).is_ok() => self.insert(name, Target::SKIP),
+            None if raw
+                && self.keys.len() < self.limit
+                && name.len() <= MAX_NAME
+                && std::str::from_utf8(name).is_ok() =>
+            {
+                self.insert(name, Target::SKIP)
+            }
             None => return (0, Target::SKIP),
         };
         if raw && self.keys[number].can_be_guessed() {
@@ -190,7 +236,7 @@ impl ObjectKeys {
             match self.buckets[bucket] as usize {
                 0 => return None,
                 number if *self.names[number] == *name => return Some(number),
-                _ => bucket = (bucket + 1) % self.buckets.len(),
+                _ => bucket = (bucket + 1) & (self.buckets.len() - 1),
             }
         }
     }
@@ -201,7 +247,7 @@ impl ObjectKeys {
         self.names.push(name.into());
         let mut bucket = self.bucket(name);
         while self.buckets[bucket] != 0 {
-            bucket = (bucket + 1) % self.buckets.len();
+            bucket = (bucket + 1) & (self.buckets.len() - 1);
         }
         self.buckets[bucket] = number as u32;
         number
@@ -209,11 +255,12 @@ impl ObjectKeys {
 
     /// Mixes length, first and last eight bytes: keys that agree in all of them are rare, and merely slow.
     fn bucket(&self, name: &[u8]) -> usize {
-        let word = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |word, b| word << 8 | u64::from(*b));
-        let first = word(&name[..name.len().min(8)]);
-        let last = word(&name[name.len().saturating_sub(8)..]);
+        let (first, last) = match (name.first_chunk::<8>(), name.last_chunk::<8>()) {
+            (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+            _ => (name.iter().fold(0, |word, b| word << 8 | u64::from(*b)), 0),
+        };
         let mixed = (first ^ last.rotate_left(29) ^ name.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        (mixed >> 32) as usize % self.buckets.len()
+        (mixed >> 32) as usize & (self.buckets.len() - 1)
     }
 }
 

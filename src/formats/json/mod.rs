@@ -26,13 +26,13 @@
 //!
 //! The way of a record:
 //!
-//! 1. [`prefilter`]: may it be skipped for what bytes it lacks?
-//! 2. [`walk`]: the fast way over the wanted objects, with the keys guessed by [`learned`] and what is not
-//!    wanted checked by [`skip`]; values go into [`columns`], all but the commonest pairs by [`values`], lists
-//!    and maps by [`nested`].
-//! 3. [`careful`]: a second, slower reading if the first met a repeated key or a wrong type.
+//! 1. `prefilter`: may it be skipped for what bytes it lacks?
+//! 2. `walk`: the fast way over the wanted objects, with the keys guessed by `learned` and what is not
+//!    wanted checked by `skip`; values go into `columns` (made of `storage`), all but the commonest pairs by `values`, lists
+//!    and maps by `nested`.
+//! 3. `careful`: a second, slower reading if the first met a repeated key or a wrong type.
 //! 4. UTF-8, if a byte above 0x7F was seen.
-//! 5. At the end of the call, [`plan`] makes arrays of the columns.
+//! 5. At the end of the call, `plan` makes arrays of the columns.
 //!
 //! Conversions are those of Flink's JSON format, but nothing is lost in silence: 1.5 is no INT, a number
 //! too large is refused. A value for a string column becomes its JSON text; `"12.5"` is a number to a
@@ -51,9 +51,13 @@ mod prefilter;
 mod reject;
 mod simd;
 mod skip;
+mod storage;
 mod strings;
+#[cfg(test)]
+mod tests;
 mod values;
 mod walk;
+mod walker;
 
 pub use decoder::JsonDecoder;
 pub use output::Decoded;

@@ -4,7 +4,7 @@ use super::columns::Column;
 use super::reject::RejectReason;
 use super::simd::{Simd, Task};
 use super::strings;
-use super::walk::{Stop, Walker, byte, skip_space, task};
+use super::walker::{Stop, Walker, byte, skip_space, task};
 
 task!(
     /// Reads the array behind the bracket before `at` into row `row` of list `column`; the place after it.

@@ -6,7 +6,7 @@
 
 use crate::formats::text::{Number, POWERS_OF_TEN, TextError, decimal_limit, parse_f32, parse_f64};
 
-use super::walk::byte;
+use super::walker::byte;
 
 /// As many digits as always fit 64 bits with a sign.
 const SMALL_DIGITS: usize = 18;
@@ -15,7 +15,8 @@ const EXACT_DOUBLE: u64 = 1 << 53;
 
 /// `10^i` as doubles: up to 22 they are exact.
 const EXACT_POWERS: [f64; 23] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22,
 ];
 
 /// A number as it stands in the record.
@@ -77,13 +78,7 @@ pub(super) fn scan(text: &[u8], start: usize) -> Result<(usize, JsonNumber<'_>),
         at = skip_exponent(text, at)?;
         small = false;
     }
-    let number = JsonNumber {
-        text: text.get(start..at).unwrap_or_default(),
-        digits,
-        negative,
-        decimals,
-        small,
-    };
+    let number = JsonNumber { text: text.get(start..at).unwrap_or_default(), digits, negative, decimals, small };
     Ok((at, number))
 }
 
@@ -158,7 +153,8 @@ mod tests {
 
     #[test]
     fn grammar_is_that_of_json() {
-        for text in ["0", "-0", "10", "1.5", "-1.25e10", "0e0", "1E+5", "1e-5", "0.0", "123456789012345678901234567890"] {
+        for text in ["0", "-0", "10", "1.5", "-1.25e10", "0e0", "1E+5", "1e-5", "0.0", "123456789012345678901234567890"]
+        {
             assert_eq!(skip(&padded(text), 0), Ok(text.len()), "{text}");
         }
         for text in ["", "-", "01", "-01", "00", "1.", ".5", "1.e5", "1e", "1e+", "+1", "--1", "e5"] {
@@ -169,8 +165,22 @@ mod tests {
     #[test]
     fn small_and_large_take_the_same_way() {
         for text in [
-            "0", "-0", "7", "517.23", "-0.005", "0.015", "999999999999999999", "9999999999999999999", "1e2", "12345678.901234567", "0.1", "-2.5e-3",
-            "9007199254740993", "123456789012345678", "0.30000000000000004", "1.005",
+            "0",
+            "-0",
+            "7",
+            "517.23",
+            "-0.005",
+            "0.015",
+            "999999999999999999",
+            "9999999999999999999",
+            "1e2",
+            "12345678.901234567",
+            "0.1",
+            "-2.5e-3",
+            "9007199254740993",
+            "123456789012345678",
+            "0.30000000000000004",
+            "1.005",
         ] {
             let bytes = padded(text);
             let (_, number) = scan(&bytes, 0).expect(text);
@@ -178,7 +188,11 @@ mod tests {
             assert_eq!(number.to_i64(), exact.to_i64(), "{text}");
             assert_eq!(number.to_f64().map(f64::to_bits), Ok(text.parse::<f64>().expect(text).to_bits()), "{text}");
             for (precision, scale) in [(12, 2), (38, 10), (5, 0), (38, 38), (20, 18), (4, -1)] {
-                assert_eq!(number.to_decimal(precision, scale), exact.to_decimal(precision, scale), "{text} {precision} {scale}");
+                assert_eq!(
+                    number.to_decimal(precision, scale),
+                    exact.to_decimal(precision, scale),
+                    "{text} {precision} {scale}"
+                );
             }
         }
     }

@@ -6,7 +6,7 @@ use arrow::error::ArrowError;
 
 use super::prefilter::SkippedTime;
 use super::reject::{Reject, RejectReason, excerpt};
-use super::walk::{Fault, Stop};
+use super::walker::{Fault, Stop};
 
 /// Outcome of one call: each record is a row, a reject or skipped, and is so exactly once.
 #[derive(Debug)]
@@ -76,19 +76,36 @@ impl Output {
 
     #[cold]
     pub(super) fn reject_range(&mut self, record: usize) {
-        self.reject(record, RejectReason::BadRange, None, "the record does not lie in its chunk, or is over 2 GiB".into());
+        self.reject(
+            record,
+            RejectReason::BadRange,
+            None,
+            "the record does not lie in its chunk, or is over 2 GiB".into(),
+        );
     }
 
     #[cold]
     pub(super) fn reject_utf8(&mut self, record: usize, content: &[u8]) {
         let place = std::str::from_utf8(content).err().map_or(0, |error| error.valid_up_to());
         let found = content.get(place).copied().unwrap_or(0);
-        self.reject(record, RejectReason::InvalidUtf8, None, format!("byte 0x{found:02x} at byte {place} is not UTF-8"));
+        self.reject(
+            record,
+            RejectReason::InvalidUtf8,
+            None,
+            format!("byte 0x{found:02x} at byte {place} is not UTF-8"),
+        );
     }
 
     /// `fault` is what `stop` is about, and `column` the path of its column.
     #[cold]
-    pub(super) fn reject_stop(&mut self, record: usize, content: &[u8], stop: Stop, fault: Fault, column: Option<String>) {
+    pub(super) fn reject_stop(
+        &mut self,
+        record: usize,
+        content: &[u8],
+        stop: Stop,
+        fault: Fault,
+        column: Option<String>,
+    ) {
         let at = fault.from;
         let span = content.get(fault.from..fault.to).unwrap_or_default();
         let (reason, detail) = match stop {

@@ -3,23 +3,25 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array,
-    ListArray, MapArray, PrimitiveArray, StringArray, StructArray, Time32MillisecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int8Array,
+    Int16Array, Int32Array, Int64Array, ListArray, MapArray, PrimitiveArray, StringArray, StructArray,
+    Time32MillisecondArray,
 };
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{
-    ArrowTimestampType, DataType, Field, Fields, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-    TimestampSecondType,
+    ArrowTimestampType, DataType, Field, Fields, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::error::ArrowError;
 
 use crate::formats::text::{TimestampFormat, TimestampParser};
 
 use super::columns::{
-    Column, DecimalColumn, Fixed, ListColumn, MapColumn, Offsets, SideText, StructColumn, TextColumn, TimestampColumn, VarBytes, truncate,
+    Column, DecimalColumn, ListColumn, MapColumn, StructColumn, TextColumn, TimestampColumn, truncate,
 };
 use super::learned::ObjectKeys;
 use super::simd::validated_views;
+use super::storage::{Fixed, Offsets, SideText, VarBytes};
 
 /// Unwanted objects whose keys are learned, so as to skip them faster.
 const UNWANTED_OBJECTS: usize = 32;
@@ -28,16 +30,32 @@ const UNWANTED_OBJECTS: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum JsonSchemaError {
-    /// A column of a type that JSON is not read into; `column` is a dotted path.
-    UnsupportedType { column: String, data_type: DataType },
+    /// A column of a type that JSON is not read into.
+    UnsupportedType {
+        /// Its dotted path.
+        column: String,
+        /// The type.
+        data_type: DataType,
+    },
+    /// A type that Arrow itself has no arrays of, such as a DECIMAL of 50 digits.
+    Invalid {
+        /// Arrow's words for it.
+        message: String,
+    },
     /// The prefilter's time path leads to no timestamp column of the schema.
-    NoTimestamp { column: String },
+    NoTimestamp {
+        /// The path, dotted.
+        column: String,
+    },
 }
 
 impl std::fmt::Display for JsonSchemaError {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::UnsupportedType { column, data_type } => write!(out, "column `{column}` has type {data_type}, which cannot be read from JSON"),
+            Self::UnsupportedType { column, data_type } => {
+                write!(out, "column `{column}` has type {data_type}, which cannot be read from JSON")
+            }
+            Self::Invalid { message } => write!(out, "schema cannot be held: {message}"),
             Self::NoTimestamp { column } => write!(out, "`{column}` is no timestamp column"),
         }
     }
@@ -88,7 +106,8 @@ impl Machine {
     }
 
     fn add_column(&mut self, field: &Field, path: String, format: TimestampFormat) -> Result<usize, JsonSchemaError> {
-        let unsupported = || JsonSchemaError::UnsupportedType { column: path.clone(), data_type: field.data_type().clone() };
+        let unsupported =
+            || JsonSchemaError::UnsupportedType { column: path.clone(), data_type: field.data_type().clone() };
         let items = || format!("{path}[]");
         let column = match field.data_type() {
             DataType::Utf8View => Column::Text(TextColumn { views: Fixed::default(), long: false }),
@@ -110,7 +129,12 @@ impl Machine {
                 if zone.as_deref().is_some_and(|zone| !matches!(zone, "UTC" | "+00:00")) {
                     return Err(unsupported());
                 }
-                Column::Timestamp(TimestampColumn { values: Fixed::default(), parser: TimestampParser::new(format, *unit), unit: *unit, zone: zone.clone() })
+                Column::Timestamp(TimestampColumn {
+                    values: Fixed::default(),
+                    parser: TimestampParser::new(format, *unit),
+                    unit: *unit,
+                    zone: zone.clone(),
+                })
             }
             DataType::Struct(fields) => {
                 let object = self.add_object(fields, &path, format)?;
@@ -133,7 +157,13 @@ impl Machine {
                 }
                 let keys = self.add_column(key, items(), format)?;
                 let values = self.add_column(value, items(), format)?;
-                Column::Map(MapColumn { offsets: Offsets::default(), keys, values, entries: Arc::clone(entries), ordered: *ordered })
+                Column::Map(MapColumn {
+                    offsets: Offsets::default(),
+                    keys,
+                    values,
+                    entries: Arc::clone(entries),
+                    ordered: *ordered,
+                })
             }
             _ => return Err(unsupported()),
         };
@@ -257,7 +287,8 @@ impl Machine {
             }
             Column::Map(column) => {
                 let (ends, nulls) = column.offsets.take(rows);
-                let (columns, field, ordered) = ([column.keys, column.values], Arc::clone(&column.entries), column.ordered);
+                let (columns, field, ordered) =
+                    ([column.keys, column.values], Arc::clone(&column.entries), column.ordered);
                 let arrays = self.finish_all(&columns, count(&ends), buffers)?;
                 let DataType::Struct(fields) = field.data_type() else {
                     return Err(ArrowError::SchemaError("a map's entries are a struct".into()));
@@ -273,6 +304,10 @@ fn count(ends: &[i32]) -> usize {
     ends.last().map_or(0, |end| *end as usize)
 }
 
-fn timestamps<T: ArrowTimestampType>(values: Vec<i64>, nulls: Option<NullBuffer>, zone: Option<Arc<str>>) -> Result<ArrayRef, ArrowError> {
+fn timestamps<T: ArrowTimestampType>(
+    values: Vec<i64>,
+    nulls: Option<NullBuffer>,
+    zone: Option<Arc<str>>,
+) -> Result<ArrayRef, ArrowError> {
     Ok(Arc::new(PrimitiveArray::<T>::try_new(values.into(), nulls)?.with_timezone_opt(zone)))
 }

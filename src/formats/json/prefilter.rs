@@ -18,7 +18,7 @@ use crate::formats::text::TimestampFormat;
 use super::columns::Column;
 use super::plan::Machine;
 use super::simd::Simd;
-use super::walk::{Stop, Walker};
+use super::walker::{Stop, Walker};
 
 /// Which records may be skipped unread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -31,6 +31,7 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
+    /// The name of the reason, for people and programs: it never changes.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidJson => "invalid_json",
@@ -54,6 +55,7 @@ impl RejectReason {
 pub struct Reject {
     /// Its place among the records of the call.
     pub record: u32,
+    /// What kind of fault it is.
     pub reason: RejectReason,
     /// Dotted path of the column whose value is at fault; `[]` stands for a list's or map's items.
     pub column: Option<String>,

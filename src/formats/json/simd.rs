@@ -109,7 +109,8 @@ pub(super) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::{
-        __m256i, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8, _mm256_or_si256, _mm256_set1_epi8,
+        __m256i, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8, _mm256_or_si256,
+        _mm256_set1_epi8,
     };
 
     use super::{STEP, Simd, Task};
@@ -210,11 +211,16 @@ mod tests {
         let mut texts = Vec::new();
         for sparse in [2, 8, 60, 200] {
             for _ in 0..500 {
-                texts.push((0..100).map(|_| match next() % sparse {
-                    0 => [b'"', b'\\', 0x1F, 0, 0x20, 0x80, 0xFF, b'!', b'#', b'[', b']'][usize::from(next()) % 11],
-                    1 => next(),
-                    _ => b'a' + next() % 26,
-                }).collect());
+                texts.push(
+                    (0..100)
+                        .map(|_| match next() % sparse {
+                            0 => [b'"', b'\\', 0x1F, 0, 0x20, 0x80, 0xFF, b'!', b'#', b'[', b']']
+                                [usize::from(next()) % 11],
+                            1 => next(),
+                            _ => b'a' + next() % 26,
+                        })
+                        .collect(),
+                );
             }
         }
         for value in 0..=255 {

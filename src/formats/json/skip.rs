@@ -5,7 +5,7 @@
 
 use super::numbers;
 use super::simd::{Simd, Task};
-use super::walk::{Stop, Walker, byte, skip_space, task};
+use super::walker::{Stop, Walker, byte, skip_space, task};
 
 /// Deepest nesting that the bits hold; `max_depth` is at most this.
 pub(super) const MAX_DEPTH: usize = 128;

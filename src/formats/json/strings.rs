@@ -4,8 +4,8 @@
 //! above 0x7F was seen): control characters and bad escapes are refused, lone surrogates too. So
 //! [`unescape`] works on text that was scanned and has nothing left to refuse.
 
-use super::simd::{STEP, Simd};
-use super::walk::byte;
+use super::simd::{Portable, STEP, Simd};
+use super::walker::byte;
 
 /// Longest text that a view holds in itself.
 const INLINE: usize = 12;
@@ -32,20 +32,19 @@ pub(super) fn scan<S: Simd>(simd: S, text: &[u8], start: usize, high: &mut u64) 
     scan_escaped(text, end, high)
 }
 
-/// Goes on from a backslash (or from a control character, which is refused) byte by byte.
+/// Goes on from a backslash (or from a control character, which is refused).
+///
+/// By portable code, as it is no part of the code compiled for one CPU: see [`Simd::run`].
 #[cold]
 fn scan_escaped(text: &[u8], stop: usize, high: &mut u64) -> Result<Scanned, usize> {
     let mut at = stop;
     loop {
-        match text.get(at) {
-            Some(b'"') => return Ok(Scanned { end: at, escaped: true }),
-            Some(b'\\') => at += escape_length(text, at).ok_or(at)?,
-            None | Some(..0x20) => return Err(at),
-            Some(other) => {
-                *high |= u64::from(*other >> 7);
-                at += 1;
-            }
+        match byte(text, at) {
+            b'"' => return Ok(Scanned { end: at, escaped: true }),
+            b'\\' => at += escape_length(text, at).ok_or(at)?,
+            _ => return Err(at),
         }
+        at = Portable.string_stop(text, at, high).ok_or(text.len())?;
     }
 }
 
@@ -67,9 +66,7 @@ fn escape_length(text: &[u8], at: usize) -> Option<usize> {
 }
 
 fn hex(text: &[u8], at: usize) -> Option<u32> {
-    text.get(at..at + 4)?
-        .iter()
-        .try_fold(0, |value, digit| Some(value * 16 + char::from(*digit).to_digit(16)?))
+    text.get(at..at + 4)?.iter().try_fold(0, |value, digit| Some(value * 16 + char::from(*digit).to_digit(16)?))
 }
 
 /// Appends the text of a scanned string's raw bytes to `out`.
@@ -149,7 +146,6 @@ pub(super) fn inline_view(text: &[u8], start: usize, length: usize) -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::Portable;
     use super::*;
     use arrow::array::StringViewArray;
     use arrow::array::builder::make_view;
@@ -167,8 +163,15 @@ mod tests {
     fn ends_and_escapes() {
         let long = "x".repeat(100);
         for (content, text) in [
-            (r#"" tail"#, ""), (r#"abc""#, "abc"), (r#"a\"b""#, "a\"b"), (r#"\\""#, "\\"), (r#"\/\b\f\n\r\t""#, "/\u{8}\u{c}\n\r\t"),
-            (r#"\u0041\u00e9\u20AC""#, "Aé€"), (r#"\ud83d\ude00!""#, "😀!"), ("é\u{7f}\"", "é\u{7f}"), (r#"\u0000""#, "\0"),
+            (r#"" tail"#, ""),
+            (r#"abc""#, "abc"),
+            (r#"a\"b""#, "a\"b"),
+            (r#"\\""#, "\\"),
+            (r#"\/\b\f\n\r\t""#, "/\u{8}\u{c}\n\r\t"),
+            (r#"\u0041\u00e9\u20AC""#, "Aé€"),
+            (r#"\ud83d\ude00!""#, "😀!"),
+            ("é\u{7f}\"", "é\u{7f}"),
+            (r#"\u0000""#, "\0"),
         ] {
             assert_eq!(scanned(content).expect(content).1, text);
             assert_eq!(scanned(&format!("{long}{content}")).expect(content).1, format!("{long}{text}"));
@@ -178,8 +181,19 @@ mod tests {
     #[test]
     fn faults_are_refused() {
         for content in [
-            "no end", "tab\t\"", "nul\0\"", r#"\x""#, r#"\u12""#, r#"\u12g4""#, r#"\ud800""#, r#"\udc00""#, r#"\ud800\n""#, r#"\ud800\u0041""#,
-            r#"\ud800\ud800""#, r"\", r#"\U0041""#,
+            "no end",
+            "tab\t\"",
+            "nul\0\"",
+            r#"\x""#,
+            r#"\u12""#,
+            r#"\u12g4""#,
+            r#"\ud800""#,
+            r#"\udc00""#,
+            r#"\ud800\n""#,
+            r#"\ud800\u0041""#,
+            r#"\ud800\ud800""#,
+            r"\",
+            r#"\U0041""#,
         ] {
             assert_eq!(scanned(content), None, "{content}");
         }
@@ -202,7 +216,8 @@ mod tests {
         text.extend_from_slice(&[0xFF; 64]);
         for length in 0..=20 {
             let expected = make_view(&text[..length], 3, 77);
-            let view = if is_inline(length) { inline_view(&text, 0, length) } else { long_view(&text, 0, length, 3, 77) };
+            let view =
+                if is_inline(length) { inline_view(&text, 0, length) } else { long_view(&text, 0, length, 3, 77) };
             assert_eq!(view, expected, "{length}");
         }
         let _ = StringViewArray::from(vec!["x"]);

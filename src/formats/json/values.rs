@@ -6,12 +6,13 @@
 use crate::formats::text::{Number, TextError, parse_bool, parse_date, parse_f32, parse_f64, parse_time_millis, trim};
 
 use super::base64;
-use super::columns::{Column, SideText, TextColumn};
+use super::columns::{Column, TextColumn};
 use super::numbers::{self, JsonNumber};
 use super::reject::RejectReason::{self, BadBase64, BadDate, BadTime, BadTimestamp, OutOfRange, WrongType};
 use super::simd::{Simd, Task};
+use super::storage::SideText;
 use super::strings;
-use super::walk::{Stop, Walker, byte, task};
+use super::walker::{Stop, Walker, byte, task};
 
 task!(
     /// As `value`, for every pair of column and value: reads the value at `at` into row `row` of `column`.
@@ -24,7 +25,10 @@ pub(super) enum Token<'a> {
     Boolean(bool),
     Number(JsonNumber<'a>),
     /// Between the quotes.
-    Text { raw: &'a [u8], escaped: bool },
+    Text {
+        raw: &'a [u8],
+        escaped: bool,
+    },
     Object,
     Array,
 }
@@ -129,14 +133,18 @@ impl<'a, S: Simd> Walker<'a, S> {
                 let (precision, scale) = (column.precision, column.scale);
                 let value = match token {
                     Token::Number(number) => number.to_decimal(precision, scale),
-                    Token::Text { raw, .. } => Number::parse(trim(raw)).and_then(|number| number.to_decimal(precision, scale)),
+                    Token::Text { raw, .. } => {
+                        Number::parse(trim(raw)).and_then(|number| number.to_decimal(precision, scale))
+                    }
                     _ => Err(TextError::Malformed),
                 };
                 column.values.push(row, value_of(value)?)
             }
             (Column::Date(values), Token::Text { raw, .. }) => values.push(row, time_of(parse_date(raw), BadDate)?),
             (Column::Date(_), Token::Number(_)) => Err(Stop::Value(BadDate)),
-            (Column::Time(values), Token::Text { raw, .. }) => values.push(row, time_of(parse_time_millis(raw), BadTime)?),
+            (Column::Time(values), Token::Text { raw, .. }) => {
+                values.push(row, time_of(parse_time_millis(raw), BadTime)?)
+            }
             (Column::Time(_), Token::Number(_)) => Err(Stop::Value(BadTime)),
             (Column::Timestamp(column), Token::Text { raw, .. }) => {
                 column.values.push(row, time_of(column.parser.parse(raw), BadTimestamp)?)
@@ -149,23 +157,35 @@ impl<'a, S: Simd> Walker<'a, S> {
 }
 
 /// `base`: where `text` lies in the chunk, if it does.
-pub(super) fn push_text(column: &mut TextColumn, side: &mut SideText, row: usize, text: &[u8], escaped: bool, base: Option<usize>) -> Result<(), Stop> {
-    let mut plain = Vec::new();
-    let text = if escaped {
-        strings::unescape(text, &mut plain);
-        plain.as_slice()
-    } else {
-        text
-    };
-    let view = if strings::is_inline(text.len()) {
-        let mut padded = [0; 16];
-        padded[..text.len()].copy_from_slice(text);
-        strings::inline_view(&padded, 0, text.len())
+pub(super) fn push_text(
+    column: &mut TextColumn,
+    side: &mut SideText,
+    row: usize,
+    text: &[u8],
+    escaped: bool,
+    base: Option<usize>,
+) -> Result<(), Stop> {
+    let view = if escaped {
+        // No longer without its escapes than with them.
+        let (buffer, offset) = side.reserve(text.len());
+        let start = side.open.len();
+        strings::unescape(text, &mut side.open);
+        let plain = &side.open[start..];
+        if strings::is_inline(plain.len()) {
+            let view = short_view(plain);
+            side.open.truncate(start);
+            view
+        } else {
+            column.long = true;
+            strings::long_view(plain, 0, plain.len(), buffer, offset)
+        }
+    } else if strings::is_inline(text.len()) {
+        short_view(text)
     } else {
         column.long = true;
         match base {
-            Some(base) if !escaped => strings::long_view(text, 0, text.len(), 0, base as u32),
-            _ => {
+            Some(base) => strings::long_view(text, 0, text.len(), 0, base as u32),
+            None => {
                 let (buffer, offset) = side.reserve(text.len());
                 side.open.extend_from_slice(text);
                 strings::long_view(text, 0, text.len(), buffer, offset)
@@ -173,6 +193,12 @@ pub(super) fn push_text(column: &mut TextColumn, side: &mut SideText, row: usize
         }
     };
     column.views.push(row, view)
+}
+
+fn short_view(text: &[u8]) -> u128 {
+    let mut padded = [0; 16];
+    padded[..text.len()].copy_from_slice(text);
+    strings::inline_view(&padded, 0, text.len())
 }
 
 fn integer(token: &Token<'_>) -> Result<i64, Stop> {

@@ -57,12 +57,7 @@ impl<'a> Number<'a> {
             [b'e' | b'E', rest @ ..] => parse_exponent(rest)?,
             _ => return Err(TextError::Malformed),
         };
-        Ok(Self {
-            negative,
-            whole,
-            fraction,
-            exponent,
-        })
+        Ok(Self { negative, whole, fraction, exponent })
     }
 
     /// The digit at `place`, counted from the first digit written; zero beyond the last one.
@@ -71,19 +66,13 @@ impl<'a> Number<'a> {
             return 0;
         };
         let fraction_place = place.wrapping_sub(self.whole.len());
-        self.whole
-            .get(place)
-            .or_else(|| self.fraction.get(fraction_place))
-            .map_or(0, |d| d - b'0')
+        self.whole.get(place).or_else(|| self.fraction.get(fraction_place)).map_or(0, |d| d - b'0')
     }
 
     /// Place of the first digit that is not zero; `None` for zero itself.
     fn first_significant(&self) -> Option<i64> {
         let digits = self.whole.iter().chain(self.fraction);
-        digits
-            .into_iter()
-            .position(|d| *d != b'0')
-            .map(|place| place as i64)
+        digits.into_iter().position(|d| *d != b'0').map(|place| place as i64)
     }
 
     fn written_digits(&self) -> i64 {
@@ -166,9 +155,7 @@ pub fn parse_f64(text: &[u8]) -> Result<f64, TextError> {
     if let Some(value) = special_float(text) {
         return Ok(value);
     }
-    let value: f64 = float_text(text)?
-        .parse()
-        .map_err(|_| TextError::Malformed)?;
+    let value: f64 = float_text(text)?.parse().map_err(|_| TextError::Malformed)?;
     if value.is_finite() { Ok(value) } else { Err(TextError::OutOfRange) }
 }
 
@@ -177,9 +164,7 @@ pub fn parse_f32(text: &[u8]) -> Result<f32, TextError> {
     if let Some(value) = special_float(text) {
         return Ok(value as f32);
     }
-    let value: f32 = float_text(text)?
-        .parse()
-        .map_err(|_| TextError::Malformed)?;
+    let value: f32 = float_text(text)?.parse().map_err(|_| TextError::Malformed)?;
     if value.is_finite() { Ok(value) } else { Err(TextError::OutOfRange) }
 }
 

@@ -1,0 +1,1 @@
+INSERT INTO out_rows SELECT id, page FROM evnts;

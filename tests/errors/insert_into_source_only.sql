@@ -1,0 +1,9 @@
+-- A connector that makes rows takes none.
+CREATE TABLE events (
+  id INT, page STRING, user_id STRING, amount DECIMAL(10, 2), data ROW<code STRING, n INT>, ts TIMESTAMP(3),
+  WATERMARK FOR ts AS ts - INTERVAL '5' SECOND
+) WITH ('connector' = 'kinesis', 'stream' = 'events', 'format' = 'json');
+
+CREATE TABLE made (id INT, page STRING) WITH ('connector' = 'datagen');
+
+INSERT INTO made SELECT id, page FROM events;

@@ -1,0 +1,10 @@
+-- A metadata column of a type that it cannot have.
+CREATE TABLE events (
+  id INT, page STRING, user_id STRING, amount DECIMAL(10, 2), data ROW<code STRING, n INT>, ts TIMESTAMP(3),
+  arrived ARRAY<INT> METADATA FROM 'timestamp' VIRTUAL,
+  WATERMARK FOR ts AS ts - INTERVAL '5' SECOND
+) WITH ('connector' = 'kinesis', 'stream' = 'events', 'format' = 'json');
+
+CREATE TABLE out_rows (id INT, page STRING) WITH ('connector' = 'print');
+
+INSERT INTO out_rows SELECT id, page FROM events;

@@ -1,0 +1,7 @@
+-- Materialized tables are not supported.
+CREATE TABLE events (
+  id INT, page STRING, user_id STRING, amount DECIMAL(10, 2), data ROW<code STRING, n INT>, ts TIMESTAMP(3),
+  WATERMARK FOR ts AS ts - INTERVAL '5' SECOND
+) WITH ('connector' = 'kinesis', 'stream' = 'events', 'format' = 'json');
+
+CREATE MATERIALIZED TABLE mt FRESHNESS = INTERVAL '1' MINUTE AS SELECT id, page FROM events;

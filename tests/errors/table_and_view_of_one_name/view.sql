@@ -1,0 +1,1 @@
+CREATE VIEW events AS SELECT id, page FROM out_rows;

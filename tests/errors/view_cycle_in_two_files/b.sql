@@ -1,0 +1,1 @@
+CREATE VIEW b AS SELECT id, page FROM a WHERE id > 3;

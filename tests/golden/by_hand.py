@@ -1,0 +1,95 @@
+"""The expected rows of the goldens that Flink cannot judge, each in a few lines of plain Python.
+
+A function for each file that says `-- oracle: hand`, of the same name: {sink: rows}. A row is a dict; a Decimal is written
+as an exact number, "__op" is added as +I.
+"""
+import csv
+import json
+import os
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import reduce
+from itertools import groupby
+from operator import or_
+from statistics import median
+
+INPUTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inputs")
+
+
+def rows(folder):
+    with open(os.path.join(INPUTS, folder, f"{folder}.jsonl"), encoding="utf-8") as file:
+        return [json.loads(text, parse_float=Decimal) for text in file]
+
+
+def products():
+    with open(os.path.join(INPUTS, "products", "products.csv"), encoding="utf-8") as file:
+        return {product: category for product, _, category, _ in csv.reader(file)}
+
+
+def line(row):
+    members = []
+    for name, value in {**row, "__op": "+I"}.items():
+        members.append(f"{json.dumps(name)}:{value if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False)}")
+    return "{" + ",".join(members) + "}"
+
+
+def window(text, minutes):
+    """The start of a row's tumbling window, as the JSON format writes it."""
+    time = datetime.strptime(text.replace("T", " ").rstrip("Z"), "%Y-%m-%d %H:%M:%S.%f")
+    start = time - timedelta(minutes=time.minute % minutes, seconds=time.second, microseconds=time.microsecond)
+    return start.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def grouped(items, key):
+    return [(k, list(g)) for k, g in groupby(sorted(items, key=key), key)]
+
+
+def hand_mixed_timestamps():
+    texts = ["2026-02-12 10:00:00", "2026-02-12 10:00:01", "2026-02-12 10:00:02", "2026-02-12 10:00:03", "2026-02-12 10:00:04.5",
+             "2026-02-12 10:00:05.123", "2026-02-12 10:00:06.007", "2026-02-12 10:00:07.89"]
+    return {"points": [{"id": i + 1, "ts": t + "Z"} for i, t in enumerate(texts)],
+            "readings": [{"id": i + 1, "ts": t} for i, t in enumerate(texts)]}
+
+
+def hand_require():
+    orders = rows("orders")
+    good = [o for o in orders if o["amount"] is not None]
+    return {"priced": [{"order_id": o["order_id"], "amount": o["amount"]} for o in good if o["currency"] == "EUR" and o["amount"] > 50],
+            "all_orders": [{"order_id": o["order_id"]} for o in orders],
+            "totals": [{"currency": c, "total": sum(o["amount"] for o in g), "n": len(g)} for c, g in grouped(good, lambda o: o["currency"])]}
+
+
+def hand_last_value_ordered():
+    clicks, per_country, per_minute = rows("clicks"), [], []
+    for country, group in grouped(clicks, lambda c: c["country"]):
+        by_time = sorted(group, key=lambda c: (c["ts"], c["id"]))
+        longest = max(group, key=lambda c: (c["duration"] or 0, c["id"]))
+        per_country.append({"country": country, "first_id": by_time[0]["id"], "last_id": by_time[-1]["id"], "longest": longest["id"]})
+    for (start, country), group in grouped(clicks, lambda c: (window(c["ts"], 1), c["country"])):
+        last = max(group, key=lambda c: (c["ts"], c["id"]))
+        per_minute.append({"window_start": start, "country": country, "n": len(group), "last_id": last["id"]})
+    return {"per_country": per_country, "per_minute": per_minute}
+
+
+def hand_datafusion_aggregates():
+    numbers, lists = [], []
+    for start, group in grouped(rows("clicks"), lambda c: window(c["ts"], 1)):
+        durations = [c["duration"] for c in group if c["duration"] is not None]
+        numbers.append({
+            "window_start": start, "middle": float(median(c["score"] for c in group if c["score"] is not None)),
+            "users": len({c["user_id"] for c in group if "user_id" in c}), "all_long": all(d > 10 for d in durations),
+            "any_long": any(d > 900 for d in durations), "bits": reduce(or_, durations)})
+        pages = [c["page"] for c in sorted(group, key=lambda c: c["id"]) if c["page"] is not None]
+        lists.append({"window_start": start, "pages": ",".join(pages)})
+    return {"numbers": numbers, "lists": lists}
+
+
+def hand_left_join_append():
+    category, orders, best = products(), rows("orders"), []
+    for order in orders:
+        order["category"] = category.get(order["product"], "unknown")
+    priced = [o for o in orders if o["amount"] is not None]
+    for start, group in grouped(priced, lambda o: window(o["time"], 5)):
+        totals = [(-sum(o["amount"] for o in g), name) for name, g in grouped(group, lambda o: o["category"])]
+        best += [{"window_start": start, "category": name, "total": -total} for total, name in sorted(totals)[:2]]
+    return {"enriched": [{"order_id": o["order_id"], "category": o["category"]} for o in orders], "best": best}
