@@ -48,6 +48,10 @@ pub struct SourcePlan {
     pub max_drift_ms: Option<i64>,
     /// Text that a record must contain to be of use to any query.
     pub literal: Option<String>,
+    /// Columns that some query uses.
+    pub required: Vec<String>,
+    /// Column that the DDL declares for the split's watermark, which an archive may have kept.
+    pub watermark_column: Option<String>,
 }
 
 /// A reference table.
@@ -147,7 +151,7 @@ pub async fn plan_job(
     super::validate::check_tables(&catalog, &mut warnings, &mut errors);
 
     // First pass: which columns does the job use?
-    let first = Planner::new(&catalog, &settings, None, &options.epoch_time_ms, &mut errors).await;
+    let first = Planner::new(&catalog, &settings, None, options, &mut errors).await;
     let (mut required, mut named) = (Required::new(), Required::new());
     let mut uses: Vec<LogicalPlan> = Vec::new();
     for insert in &catalog.inserts {
@@ -175,7 +179,9 @@ pub async fn plan_job(
     let literals = common_equality(&uses);
 
     // Second pass: over tables with those columns.
-    let planner = Planner::new(&catalog, &settings, Some((&required, &named)), &options.epoch_time_ms, &mut errors).await;
+    // A batch reads Parquet, which prunes by itself.
+    let pruned = (!options.batch).then_some((&required, &named));
+    let planner = Planner::new(&catalog, &settings, pruned, options, &mut errors).await;
     let mut job = JobBuilder { planner: &planner, catalog: &catalog, settings: &settings, options, required: &required, literals, warnings };
     let plan = job.build(batch_tables, &mut errors).await;
     match (plan, errors.is_empty()) {
@@ -321,6 +327,11 @@ impl JobBuilder<'_> {
             idle_timeout_ms: (idle > 0).then_some(idle),
             max_drift_ms: ms("scan.watermark.alignment.max-drift"),
             literal: self.literals.get(plan_name).cloned(),
+            required: self.required.get(plan_name).map(|used| used.keys().cloned().collect()).unwrap_or_default(),
+            watermark_column: table.columns.iter().find_map(|column| match &column.kind {
+                ColumnKind::Metadata { key, .. } if key == "watermark" => Some(column.name.clone()),
+                _ => None,
+            }),
         };
         Ok((input, source))
     }
