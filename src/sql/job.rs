@@ -11,7 +11,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Operator as BinaryOperator, Pr
 use datafusion::prelude::lit;
 
 use super::catalog::{Catalog, InsertQuery, Table};
-use super::compile::{Compiler, Kind, Mode, Piece, TableInput, visible_columns};
+use super::compile::{Compiler, Kind, Mode, Piece, Provider, TableInput, visible_columns};
 use super::planner::Planner;
 use super::prefilter::common_equality;
 use super::required::Required;
@@ -243,22 +243,16 @@ impl JobBuilder<'_> {
         if !errors.is_empty() {
             return None;
         }
-        let mut providers: BTreeMap<usize, Arc<dyn TableProvider>> = BTreeMap::new();
         let mut references = Vec::new();
         let mut queries = Vec::new();
         let mut used = BTreeSet::new();
-        if let Some(make) = batch_tables {
-            for source in &sources {
-                match make(source) {
-                    Ok(provider) => {
-                        providers.insert(source.table, provider);
-                    }
-                    Err(error) => errors.push(error),
-                }
-            }
-        }
+        let provide = |index: usize| match batch_tables {
+            Some(make) => make(&sources[index]),
+            None => Err(Error::internal("a batch without tables")),
+        };
+        let provider: Option<Provider<'_>> = if batch_tables.is_some() { Some(&provide) } else { None };
         for insert in &self.catalog.inserts {
-            match self.query(insert, &inputs, &mut references, &providers).await {
+            match self.query(insert, &inputs, &mut references, provider).await {
                 Ok(query) => {
                     used.extend(query.tables.iter().copied());
                     queries.push(query);
@@ -381,7 +375,7 @@ impl JobBuilder<'_> {
             paned: BTreeSet::new(),
             references: references.to_vec(),
             notes: Vec::new(),
-            providers: BTreeMap::new(),
+            provider: None,
         }
     }
 
@@ -390,7 +384,7 @@ impl JobBuilder<'_> {
         insert: &InsertQuery,
         inputs: &[TableInput],
         references: &mut Vec<usize>,
-        providers: &BTreeMap<usize, Arc<dyn TableProvider>>,
+        provider: Option<Provider<'_>>,
     ) -> Result<QueryPlan> {
         let statement = &insert.statement;
         let (table, columns) = self.target(insert)?;
@@ -418,7 +412,7 @@ impl JobBuilder<'_> {
         }
         let mode = if self.options.batch { Mode::Batch } else { Mode::Stream };
         let mut compiler = self.compiler(mode, inputs, references, self.options.partitions);
-        compiler.providers = providers.clone();
+        compiler.provider = provider;
         let places: Vec<usize> = key.iter().filter_map(|k| value_index(&columns[*k], &columns, &partition)).collect();
         let any = super::validate::takes_anything(&table.connector);
         let deltas = any || !places.iter().all(|place| key_only(&plan, *place));
