@@ -65,7 +65,13 @@ async fn kinesis_lines() {
 async fn files_of_lines() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("in/sub")).unwrap();
-    for (name, text) in [("b.json", "1\n22\n\n333"), ("a.json", ""), ("sub/c.json", "\u{feff}4\n5\n"), (".hidden", "6\n"), ("_SUCCESS", "")] {
+    for (name, text) in [
+        ("b.json", "1\n22\n\n333"),
+        ("a.json", ""),
+        ("sub/c.json", "\u{feff}4\n5\n"),
+        (".hidden", "6\n"),
+        ("_SUCCESS", ""),
+    ] {
         std::fs::write(dir.path().join("in").join(name), text).unwrap();
     }
     let path = dir.path().join("in").display().to_string();
@@ -94,7 +100,8 @@ async fn large_files_come_in_chunks() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.json").display().to_string();
     let mut file = std::fs::File::create(&path).unwrap();
-    let lines: Vec<String> = (0..40_000).map(|i| format!("{{\"n\":{i},\"pad\":\"{}\"}}", "x".repeat(i % 200))).collect();
+    let lines: Vec<String> =
+        (0..40_000).map(|i| format!("{{\"n\":{i},\"pad\":\"{}\"}}", "x".repeat(i % 200))).collect();
     let huge = "y".repeat(5 << 20);
     for (i, line) in lines.iter().enumerate() {
         writeln!(file, "{line}").unwrap();
@@ -122,10 +129,13 @@ async fn parquet() {
     let path = dir.path().join("out").display().to_string();
     let columns = schema(&[("id", DataType::Int64), ("text", DataType::Utf8)]);
     let spec = spec("t", columns.clone(), &[("path", &path), ("format", "parquet")]);
-    let rows = batch(&columns, vec![
-        Arc::new(Int64Array::from_iter_values(0..60)),
-        Arc::new(StringArray::from_iter_values((0..60).map(|i| format!("t{i}")))),
-    ]);
+    let rows = batch(
+        &columns,
+        vec![
+            Arc::new(Int64Array::from_iter_values(0..60)),
+            Arc::new(StringArray::from_iter_values((0..60).map(|i| format!("t{i}")))),
+        ],
+    );
     write_all(connectors(dir.path(), 1).sink(&spec, "filesystem").unwrap().as_mut(), vec![appends(rows)]).await;
     let source = connectors(dir.path(), 1).source(&spec, "filesystem").unwrap();
     conforms(source.as_ref(), 60).await;
@@ -141,8 +151,14 @@ async fn datagen() {
         ("tags", DataType::List(Arc::new(arrow::datatypes::Field::new("element", DataType::Int32, true)))),
     ]);
     let options = [
-        ("number-of-rows", "50"), ("rows-per-second", "100000"), ("fields.id.kind", "sequence"), ("fields.id.start", "5"),
-        ("fields.id.end", "1000"), ("fields.text.length", "7"), ("fields.amount.min", "1.5"), ("fields.amount.max", "2"),
+        ("number-of-rows", "50"),
+        ("rows-per-second", "100000"),
+        ("fields.id.kind", "sequence"),
+        ("fields.id.start", "5"),
+        ("fields.id.end", "1000"),
+        ("fields.text.length", "7"),
+        ("fields.amount.min", "1.5"),
+        ("fields.amount.max", "2"),
         ("fields.text.null-rate", "0.5"),
     ];
     let table = spec("t", columns, &options);

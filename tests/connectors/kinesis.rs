@@ -30,7 +30,10 @@ fn keys_go_to_the_shards_of_aws() {
         assert_eq!(u128::from(routing::shard_of(md5, 4)), md5 >> 126, "{key}");
     }
     assert_eq!(routing::shard_of(routing::hash_key("a"), 4), 0);
-    assert_eq!(routing::hash_key("user-000055") >> 126, u128::from(routing::shard_of(routing::hash_key("user-000055"), 4)));
+    assert_eq!(
+        routing::hash_key("user-000055") >> 126,
+        u128::from(routing::shard_of(routing::hash_key("user-000055"), 4))
+    );
 }
 
 #[tokio::test]
@@ -163,8 +166,12 @@ async fn start_positions() {
     let source = LocalKinesisSource::new(dir.path(), "s", Arc::new(SystemClock::new()), false);
     let split = source.splits().await.unwrap().remove(0);
     for (start, count) in [
-        (StartPosition::TrimHorizon, 5), (StartPosition::Latest, 0), (StartPosition::AtTimestamp(1_020), 3),
-        (StartPosition::AtTimestamp(1_021), 2), (StartPosition::AtTimestamp(0), 5), (StartPosition::AtTimestamp(9_999), 0),
+        (StartPosition::TrimHorizon, 5),
+        (StartPosition::Latest, 0),
+        (StartPosition::AtTimestamp(1_020), 3),
+        (StartPosition::AtTimestamp(1_021), 2),
+        (StartPosition::AtTimestamp(0), 5),
+        (StartPosition::AtTimestamp(9_999), 0),
     ] {
         assert_eq!(read_split(&source, &split, None, start).await.len(), count, "{start:?}");
     }
@@ -247,8 +254,7 @@ async fn producing_by_key_limit_and_rate() {
     let lines: String = (0..500).map(|i| format!("{{\"n\":{i},\"data\":{{\"user\":\"u{}\"}}}}\n", i % 3)).collect();
     let clock = clock();
     let mut target = local_target(dir.path(), "s", clock.clone()).unwrap();
-    let options =
-        ProduceOptions { partition_key: Some("data.user".to_owned()), rate: Some(1_000.0), limit: Some(200) };
+    let options = ProduceOptions { partition_key: Some("data.user".to_owned()), rate: Some(1_000.0), limit: Some(200) };
     let before = clock.elapsed();
     let input = BufReader::new(lines.as_bytes());
     let done = produce(input, target.as_mut(), &options, clock.as_ref(), |_| {}).await.unwrap();
@@ -274,10 +280,13 @@ async fn rows_become_records() {
     let columns = schema(&[("id", DataType::Int64), ("t", millis())]);
     let mut table = spec("t", columns.clone(), &[("stream.arn", "arn:aws:kinesis:x:1:stream/out"), ("format", "json")]);
     table.partitioned_by = vec!["id".to_owned()];
-    let rows = batch(&columns, vec![
-        Arc::new(arrow::array::Int64Array::from(vec![1, 2])),
-        Arc::new(arrow::array::TimestampMillisecondArray::from(vec![Some(0), None]).with_timezone("UTC")),
-    ]);
+    let rows = batch(
+        &columns,
+        vec![
+            Arc::new(arrow::array::Int64Array::from(vec![1, 2])),
+            Arc::new(arrow::array::TimestampMillisecondArray::from(vec![Some(0), None]).with_timezone("UTC")),
+        ],
+    );
     write_all(connectors(dir.path(), 1).sink(&table, "kinesis").unwrap().as_mut(), vec![appends(rows)]).await;
     let source = LocalKinesisSource::new(dir.path(), "out", clock(), true);
     let mut read = read_source(&source).await;

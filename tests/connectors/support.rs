@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use tidemill::connectors::{Connectors, JobContext};
-use tidemill::contracts::{Changes, EpochNumber, Fetch, Position, Sink, Source, Split, StartPosition, SystemClock, TableSpec};
+use tidemill::contracts::{
+    Changes, EpochNumber, Fetch, Position, Sink, Source, Split, StartPosition, SystemClock, TableSpec,
+};
 
 pub(crate) fn connectors(dir: &Path, generation: u64) -> Connectors {
     let job = JobContext { job: "test".to_owned(), generation };
@@ -76,7 +78,12 @@ pub(crate) fn fetched(fetch: &Fetch) -> Vec<Read> {
 }
 
 /// Everything that a split has now.
-pub(crate) async fn read_split(source: &dyn Source, split: &Split, resume: Option<&Position>, start: StartPosition) -> Vec<Read> {
+pub(crate) async fn read_split(
+    source: &dyn Source,
+    split: &Split,
+    resume: Option<&Position>,
+    start: StartPosition,
+) -> Vec<Read> {
     let mut reader = source.open(split, resume, start).await.unwrap();
     let mut all = Vec::new();
     loop {
@@ -102,7 +109,11 @@ pub(crate) fn tree(root: &Path) -> Vec<String> {
     fn walk(root: &Path, at: &Path, out: &mut Vec<String>) {
         for entry in std::fs::read_dir(at).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() { walk(root, &path, out) } else { out.push(path.strip_prefix(root).unwrap().display().to_string()) }
+            if path.is_dir() {
+                walk(root, &path, out)
+            } else {
+                out.push(path.strip_prefix(root).unwrap().display().to_string())
+            }
         }
     }
     let mut out = Vec::new();
