@@ -5,8 +5,12 @@
 //! aggregates; and the same logical plan, run over everything at once, is the batch plan. See
 //! `ARCHITECTURE.md` for the layers, which import downwards only.
 
+pub mod cli;
 pub mod connectors;
 pub mod contracts;
 pub mod formats;
+pub mod job;
 pub mod operators;
+pub mod runtime;
 pub mod sql;
+pub mod state;

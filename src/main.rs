@@ -1,1 +1,7 @@
-fn main() {}
+//! The `tidemill` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidemill::cli::main()
+}

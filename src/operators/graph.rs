@@ -18,7 +18,8 @@ use super::running_aggregate::RunningAggregate;
 use super::slot::Slot;
 use super::window_aggregate::WindowAggregate;
 use super::window_buffer::WindowBuffer;
-use crate::contracts::{Result, Watermark};
+use crate::contracts::{Error, Result, Watermark};
+use crate::state::OperatorState;
 
 /// Whether the rows of a query are final or replace earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +120,8 @@ pub struct QueryGraph {
     pub still: bool,
     /// Whether an epoch has run through.
     pub started: bool,
+    /// Rows of the epoch that have not been given to the sink yet.
+    pub pending: Vec<RecordBatch>,
 }
 
 impl QueryGraph {
@@ -153,6 +156,54 @@ impl QueryGraph {
             (false, _) => run_stage(&mut self.root, epoch, &outputs, compute).await?,
         };
         Ok(QueryOutput { rows })
+    }
+}
+
+impl QueryGraph {
+    /// State of each operator.
+    pub fn snapshot(&self) -> Result<Vec<OperatorState>> {
+        let state = |operator: &Operator| {
+            let (watermark, rows) = match &operator.kind {
+                OperatorKind::Window(window) => window.snapshot(),
+                OperatorKind::Running(running) => running.snapshot()?,
+                OperatorKind::Buffer(buffer) => buffer.snapshot(),
+            };
+            Ok(OperatorState { fingerprint: operator.fingerprint.clone(), watermark, rows })
+        };
+        self.operators.iter().map(state).collect()
+    }
+
+    /// Takes the state of a snapshot. An operator of another query than the saved one is refused.
+    pub async fn restore(&mut self, saved: &[OperatorState], compute: &Compute) -> Result<()> {
+        let same = saved.len() == self.operators.len()
+            && saved.iter().zip(&self.operators).all(|(state, operator)| state.fingerprint == operator.fingerprint);
+        if !same {
+            return Err(Error::config("the query has changed since its state was saved")
+                .hint("run with --fresh to start anew, or give the changed query another file name"));
+        }
+        self.started = true;
+        for (operator, OperatorState { watermark, rows, .. }) in self.operators.iter_mut().zip(saved) {
+            match &mut operator.kind {
+                OperatorKind::Window(window) => window.restore(*watermark, rows.clone(), compute).await?,
+                OperatorKind::Running(running) => running.restore(*watermark, rows)?,
+                OperatorKind::Buffer(buffer) => buffer.restore(*watermark, rows)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// After the end of the input: sets event time back to the last window that was really closed, so
+    /// that a later run can open new ones. Returns that time in milliseconds.
+    pub fn reopen(&mut self) -> Option<i64> {
+        let ends = self.operators.iter_mut().filter_map(|operator| match &mut operator.kind {
+            OperatorKind::Window(window) => window.reopen(),
+            OperatorKind::Running(running) => {
+                running.reopen();
+                None
+            }
+            OperatorKind::Buffer(buffer) => buffer.reopen(),
+        });
+        ends.max()
     }
 }
 

@@ -298,6 +298,13 @@ impl RunningAggregate {
         rows.into_iter().map(weigh).collect()
     }
 
+    /// See [`super::QueryGraph::reopen`].
+    pub fn reopen(&mut self) {
+        if self.watermark == Watermark::MAX {
+            self.watermark = self.swept;
+        }
+    }
+
     /// All live state, for a snapshot.
     pub fn snapshot(&self) -> Result<(Watermark, Vec<RecordBatch>)> {
         Ok((self.watermark, self.chunks.iter().map(live_rows).collect::<Result<_>>()?))

@@ -57,6 +57,10 @@ pub struct WindowAggregate {
     /// By (end, start): the windows that close first come first. With sharing: (first open end, pane).
     panes: BTreeMap<(i64, i64), Pane>,
     watermark: Watermark,
+    /// End of the last window that was closed, minus 1 ms.
+    closed: Option<i64>,
+    /// State rows that came after their window had closed: only a clock-driven watermark lets them.
+    missed: u64,
 }
 
 /// A pane is compacted when it holds this many batches and has doubled since the last time.
@@ -67,7 +71,7 @@ const ROWS_PER_CLOSE: usize = 512 * 1024;
 impl WindowAggregate {
     /// An operator without state.
     pub fn new(parts: Arc<AggregateParts>, columns: WindowColumns, shared: Option<WindowSpec>) -> Self {
-        Self { parts, columns, shared, panes: BTreeMap::new(), watermark: Watermark::MIN }
+        Self { parts, columns, shared, panes: BTreeMap::new(), watermark: Watermark::MIN, closed: None, missed: 0 }
     }
 
     /// Number of windows or panes, and of state rows.
@@ -80,6 +84,13 @@ impl WindowAggregate {
         let mut touched = Vec::new();
         for batch in partials {
             for (key, rows) in self.split(&batch)? {
+                let last_end = self.shared.map_or(key.0, |spec| spec.last_end(key.1));
+                if self.watermark.closes(last_end) {
+                    // The gate below refuses such rows one by one; this guards against giving a
+                    // window's result a second time.
+                    self.missed += rows.num_rows() as u64;
+                    continue;
+                }
                 let pane = self.panes.entry(key).or_default();
                 pane.rows += rows.num_rows();
                 pane.batches.push(rows);
@@ -114,6 +125,7 @@ impl WindowAggregate {
             if !watermark.closes(entry.key().0) {
                 break;
             }
+            self.closed = self.closed.max(Some(entry.key().0 - 1));
             let pane = entry.remove();
             lists.add(pane.batches, pane.rows);
             if lists.rows >= ROWS_PER_CLOSE {
@@ -144,6 +156,7 @@ impl WindowAggregate {
         let mut out = Vec::new();
         let mut lists = Lists::new(self.parts.finish_partitions());
         for ((end, start), panes) in windows {
+            self.closed = self.closed.max(Some(end - 1));
             let (mut batches, mut rows) = (Vec::new(), 0);
             for key in panes {
                 let Some(pane) = self.panes.get_mut(&key) else { continue };
@@ -206,6 +219,14 @@ impl WindowAggregate {
         rows.into_iter().map(take).collect()
     }
 
+    /// See [`super::QueryGraph::reopen`].
+    pub fn reopen(&mut self) -> Option<i64> {
+        if self.watermark == Watermark::MAX {
+            self.watermark = self.closed.map_or(Watermark::MIN, Watermark);
+        }
+        self.closed
+    }
+
     /// All state, for a snapshot.
     pub fn snapshot(&self) -> (Watermark, Vec<RecordBatch>) {
         (self.watermark, self.panes.values().flat_map(|pane| pane.batches.iter().cloned()).collect())
@@ -213,8 +234,9 @@ impl WindowAggregate {
 
     /// Takes the state of a snapshot.
     pub async fn restore(&mut self, watermark: Watermark, states: Vec<RecordBatch>, compute: &Compute) -> Result<()> {
+        self.push(states, compute).await?;
         self.watermark = watermark;
-        self.push(states, compute).await
+        Ok(())
     }
 }
 

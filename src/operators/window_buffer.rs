@@ -16,12 +16,13 @@ pub struct WindowBuffer {
     end_column: usize,
     windows: BTreeMap<i64, Vec<RecordBatch>>,
     watermark: Watermark,
+    closed: Option<i64>,
 }
 
 impl WindowBuffer {
     /// An empty buffer over rows whose window's end is in `end_column`.
     pub fn new(end_column: usize) -> Self {
-        Self { end_column, windows: BTreeMap::new(), watermark: Watermark::MIN }
+        Self { end_column, windows: BTreeMap::new(), watermark: Watermark::MIN, closed: None }
     }
 
     /// Number of windows and of rows.
@@ -38,6 +39,10 @@ impl WindowBuffer {
                 by_end.entry(ends.value(row)).or_default().push(row as u32);
             }
             for (end, rows) in by_end {
+                // The gate below refuses late rows; this guards against giving a window twice.
+                if self.watermark.closes(end) {
+                    continue;
+                }
                 // Taking copies, so that a window does not keep whole input buffers alive.
                 let rows = take_record_batch(batch, &UInt32Array::from(rows))?;
                 self.windows.entry(end).or_default().push(rows);
@@ -54,9 +59,18 @@ impl WindowBuffer {
             if !watermark.closes(*window.key()) {
                 break;
             }
+            self.closed = self.closed.max(Some(window.key() - 1));
             closed.extend(window.remove());
         }
         closed
+    }
+
+    /// See [`super::QueryGraph::reopen`].
+    pub fn reopen(&mut self) -> Option<i64> {
+        if self.watermark == Watermark::MAX {
+            self.watermark = self.closed.map_or(Watermark::MIN, Watermark);
+        }
+        self.closed
     }
 
     /// All rows, for a snapshot.
@@ -66,7 +80,8 @@ impl WindowBuffer {
 
     /// Takes the rows of a snapshot.
     pub fn restore(&mut self, watermark: Watermark, rows: &[RecordBatch]) -> Result<()> {
+        self.push(rows)?;
         self.watermark = watermark;
-        self.push(rows)
+        Ok(())
     }
 }

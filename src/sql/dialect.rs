@@ -6,6 +6,8 @@ use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Token, Word};
 
+use super::functions;
+
 /// Name of the function call that `TABLE t` and `TABLE (query)` become as an argument.
 pub(crate) const TABLE_ARGUMENT: &str = "__table";
 
@@ -59,7 +61,11 @@ impl Dialect for FlinkDialect {
     }
 
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
-        table_argument(parser)
+        table_argument(parser).or_else(|| functions::parse_prefix(parser))
+    }
+
+    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
+        functions::parse_infix(parser, expr, precedence)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
@@ -19,23 +20,10 @@ use super::statement::{ColumnKind, parse_file};
 use super::text::{HINT_MARK, Parameters, SqlText};
 use super::types::flink_name;
 use crate::contracts::{Error, ErrorKind, MetadataColumn, Result, TableSpec};
+use crate::runtime::WatermarkRule;
 use crate::operators::{
     ChangeMode, GateKind, GateReport, ORIGIN_COLUMN, QueryGraph, Stage, TIME_COLUMN, WATERMARK_COLUMN, WEIGHT_COLUMN,
 };
-
-/// How the watermark of a table follows from its rows.
-#[derive(Debug, Clone)]
-pub enum WatermarkRule {
-    /// The time column (an index of the rows) minus a constant.
-    Delay {
-        /// Index of the time column.
-        column: usize,
-        /// Milliseconds.
-        delay_ms: i64,
-    },
-    /// A plan over the rows that gives two columns: time and watermark.
-    Computed(Stage),
-}
 
 /// A table that is read.
 #[derive(Debug, Clone)]
@@ -129,8 +117,10 @@ pub struct JobPlan {
 pub struct PlanOptions {
     /// Tasks of a stage.
     pub partitions: usize,
-    /// For a batch: makes the provider of a source table, whose columns must be those of its plan.
+    /// Plan everything at once instead of epoch by epoch.
     pub batch: bool,
+    /// What `now()` answers; the runtime moves it.
+    pub epoch_time_ms: Arc<AtomicI64>,
 }
 
 /// Makes the table that a batch plan scans in place of a source.
@@ -157,7 +147,7 @@ pub async fn plan_job(
     super::validate::check_tables(&catalog, &mut warnings, &mut errors);
 
     // First pass: which columns does the job use?
-    let first = Planner::new(&catalog, &settings, None, &mut errors).await;
+    let first = Planner::new(&catalog, &settings, None, &options.epoch_time_ms, &mut errors).await;
     let mut required = Required::new();
     let mut uses: Vec<LogicalPlan> = Vec::new();
     for insert in &catalog.inserts {
@@ -182,7 +172,7 @@ pub async fn plan_job(
     let literals = common_equality(&uses);
 
     // Second pass: over tables with those columns.
-    let planner = Planner::new(&catalog, &settings, Some(&required), &mut errors).await;
+    let planner = Planner::new(&catalog, &settings, Some(&required), &options.epoch_time_ms, &mut errors).await;
     let mut job = JobBuilder { planner: &planner, catalog: &catalog, settings: &settings, options, required: &required, literals, warnings };
     let plan = job.build(batch_tables, &mut errors).await;
     match (plan, errors.is_empty()) {
@@ -360,7 +350,7 @@ impl JobBuilder<'_> {
         let mut compiler = self.compiler(Mode::Stream, &tables, &[], 1);
         let piece = compiler.compile(&plan, false).await.map_err(planned)?;
         let stage = compiler.stage(&piece).await.map_err(planned)?;
-        Ok(Some(WatermarkRule::Computed(stage)))
+        Ok(Some(WatermarkRule::Computed(Arc::new(tokio::sync::Mutex::new(stage)))))
     }
 
     fn compiler<'c>(&'c self, mode: Mode, tables: &'c [TableInput], references: &[usize], partitions: usize) -> Compiler<'c> {
@@ -435,7 +425,7 @@ impl JobBuilder<'_> {
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
         Ok(QueryPlan {
             name: insert.name.clone(),
-            graph: QueryGraph { operators, root, mode, gates: report, still, started: false },
+            graph: QueryGraph { operators, root, mode, gates: report, still, started: false, pending: Vec::new() },
             sink: SinkPlan {
                 name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
                 connector: table.connector.clone(),
@@ -596,13 +586,26 @@ fn value_index(column: &Field, columns: &[Field], partition: &BTreeMap<String, E
 }
 
 fn spec(table: &Table, schema: SchemaRef) -> TableSpec {
+    let mut options = table.options.clone();
+    if let Some(path) = options.get_mut("path") {
+        *path = beside(path, &table.statement.text.file);
+    }
     TableSpec {
         name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
-        options: table.options.clone(),
+        options,
         schema,
         physical: table.physical_schema(),
         primary_key: table.primary_key.clone(),
         partitioned_by: table.partitioned_by.clone(),
+    }
+}
+
+/// A relative path starts at the folder of the file that names it.
+fn beside(path: &str, sql_file: &str) -> String {
+    let folder = std::path::Path::new(sql_file).parent();
+    match folder {
+        Some(folder) if !path.contains("://") && !path.starts_with('/') => folder.join(path).to_string_lossy().into_owned(),
+        _ => path.to_owned(),
     }
 }
 

@@ -8,6 +8,7 @@ mod dialect;
 mod job;
 mod distinct;
 mod errors;
+pub mod functions;
 mod legacy;
 mod lower;
 mod nodes;
@@ -24,7 +25,7 @@ mod types;
 mod validate;
 mod windows;
 
-pub use job::{BatchTables, JobPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, WatermarkRule, is_users, plan_job};
+pub use job::{BatchTables, JobPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, is_users, plan_job};
 pub use settings::Settings;
 pub use dialect::FlinkDialect;
 pub use text::{Parameters, SqlText};

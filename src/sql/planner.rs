@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::metadata::FieldMetadata;
@@ -18,6 +19,7 @@ use sqlparser::parser::Parser;
 use super::catalog::{Catalog, Table, check_time_type};
 use super::dialect::FlinkDialect;
 use super::errors::{Known, translate};
+use super::functions::{self, FunctionOptions};
 use super::legacy::rewrite_group_windows;
 use super::nodes::TIME_ATTRIBUTE;
 use super::required::{Required, collect, prune};
@@ -50,10 +52,14 @@ impl<'a> Planner<'a> {
         catalog: &'a Catalog,
         settings: &Settings,
         required: Option<&Required>,
+        epoch_time_ms: &Arc<AtomicI64>,
         errors: &mut Vec<Error>,
     ) -> Self {
         let mut state = planning_state();
-        let _ = settings;
+        let options = FunctionOptions { time_zone: settings.time_zone, epoch_time_ms: Arc::clone(epoch_time_ms) };
+        if let Err(error) = functions::register(&mut state, &options) {
+            errors.push(Error::internal("functions could not be registered").caused_by(error));
+        }
         if let Err(error) = state.register_udf(Arc::new(ScalarUDF::new_from_impl(Require::new()))) {
             errors.push(Error::internal("REQUIRE could not be registered").caused_by(error));
         }
@@ -168,6 +174,7 @@ impl<'a> Planner<'a> {
     pub(crate) async fn query(&self, query: &Query, statement: &Statement) -> Result<LogicalPlan> {
         let mut query = Box::new(query.clone());
         rewrite_group_windows(&mut query).map_err(|e| e.locate(statement))?;
+        functions::rewrite_query(&mut query);
         let planned = async {
             let statement = SqlStatement::Query(query);
             let statement = datafusion::sql::parser::Statement::Statement(Box::new(statement));

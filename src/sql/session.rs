@@ -24,6 +24,7 @@ use crate::operators::{GateExec, ORIGIN_COLUMN, SlotExec};
 fn config() -> SessionConfig {
     let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(8192).with_information_schema(false);
     let options = config.options_mut();
+    super::functions::configure(options);
     // Names keep their case, as in Flink.
     options.sql_parser.enable_ident_normalization = false;
     options.sql_parser.collect_spans = true;

@@ -76,8 +76,8 @@ impl SqlText {
         Location { file: Arc::clone(&self.file), line, column, length: length.clamp(1, rest), text }
     }
 
-    /// Text between two places, for messages and for finding words.
-    pub(crate) fn text(&self) -> &str {
+    /// The whole text.
+    pub fn text(&self) -> &str {
         &self.text
     }
 

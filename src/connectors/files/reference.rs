@@ -83,7 +83,7 @@ impl ReferenceFiles {
                 }
                 continue;
             }
-            let mut decoder = decoder(self.spec.require("format")?, &self.spec)?;
+            let mut decoder = decoder(self.spec.require("format")?, &self.spec, None)?;
             let framing = match self.spec.option("format") {
                 Some("csv") => CsvOptions::of(&self.spec)?.framing(),
                 _ => Framing::Lines,

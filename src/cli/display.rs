@@ -1,0 +1,48 @@
+//! Progress for a person at a terminal, and plain lines for a log.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::contracts::{Clock, Watermark};
+use crate::runtime::Progress;
+
+/// Shows figures until it is aborted: twice a second on a terminal, each ten seconds in a log.
+pub(super) fn show(progress: Arc<Progress>, clock: Arc<dyn Clock>, job: &str) -> JoinHandle<()> {
+    let job = job.to_owned();
+    let terminal = std::io::stderr().is_terminal();
+    let pause = if terminal { Duration::from_millis(500) } else { Duration::from_secs(10) };
+    tokio::spawn(async move {
+        let mut before = (0, clock.elapsed());
+        loop {
+            clock.sleep(pause).await;
+            let now = clock.elapsed();
+            let records = progress.records.load(Ordering::Relaxed);
+            let seconds = now.saturating_sub(before.1).as_secs_f64().max(0.001);
+            let rate = (records - before.0) as f64 / seconds;
+            before = (records, now);
+            let watermark = progress.watermark_ms.load(Ordering::Relaxed);
+            let time = if watermark == 0 { Watermark::MIN } else { Watermark(watermark) };
+            let line = format!(
+                "{job}: {records} records ({rate:.0}/s), {} rejected, {} rows out, event time {time}",
+                progress.rejected.load(Ordering::Relaxed),
+                progress.rows_out.load(Ordering::Relaxed)
+            );
+            if terminal {
+                eprint!("\r\x1b[2K{line}");
+            } else {
+                eprintln!("{line}");
+            }
+        }
+    })
+}
+
+/// Removes the progress line.
+pub(super) fn clear() {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[2K");
+    }
+}

@@ -1,0 +1,106 @@
+//! The command line.
+
+mod check;
+mod display;
+mod produce;
+mod run;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::contracts::{Error, StartPosition};
+
+/// Runs a folder of Flink SQL files against Kinesis: one job, one program.
+#[derive(Debug, Parser)]
+#[command(name = "tidemill", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a job until it is stopped (or, with --drain or --once, until everything there has been read)
+    Run(run::RunArgs),
+    /// Parse and plan only; show every error at once
+    Check(check::CheckArgs),
+    /// Show what each query does: steps, state, columns read, sink
+    Explain(check::ExplainArgs),
+    /// Send JSON lines to a stream
+    Produce(produce::ProduceArgs),
+}
+
+/// Files and parameters of a job.
+#[derive(Debug, Clone, Args)]
+struct Source {
+    /// Folders (all .sql files in them) or .sql files; together they are one job
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Value for ${K} in the files; before the environment, may be repeated
+    #[arg(long = "param", value_name = "K=V", value_parser = key_value)]
+    parameters: Vec<(String, String)>,
+}
+
+impl Source {
+    fn parameters(&self) -> BTreeMap<String, String> {
+        self.parameters.iter().cloned().collect()
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("'{text}' is not K=V"))?;
+    if key.is_empty() {
+        return Err(format!("'{text}' has no name before '='"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `trim_horizon`, `latest` or a time.
+fn start_position(text: &str) -> Result<StartPosition, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "trim_horizon" => Ok(StartPosition::TrimHorizon),
+        "latest" => Ok(StartPosition::Latest),
+        _ => chrono::DateTime::parse_from_rfc3339(text)
+            .map(|time| StartPosition::AtTimestamp(time.timestamp_millis()))
+            .map_err(|_| format!("'{text}' is not trim_horizon, latest or a time like 2026-01-31T12:00:00Z")),
+    }
+}
+
+/// Runs the program. Exit codes: 0 done, 1 the job or its SQL is wrong, 2 the command line is wrong.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::check(args),
+        Command::Explain(args) => check::explain(args),
+        Command::Produce(args) => produce::produce(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(errors) => {
+            let count = errors.len();
+            for error in errors {
+                eprintln!("error: {error}\n");
+            }
+            if count > 1 {
+                eprintln!("{count} errors");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Outcome = Result<(), Vec<Error>>;
+
+/// A runtime with as many threads as the job has tasks.
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Vec<Error>> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(threads.max(1)).enable_all().build();
+    built.map_err(|e| vec![Error::unavailable("cannot start threads").caused_by(e)])
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+}

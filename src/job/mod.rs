@@ -1,0 +1,11 @@
+//! A job: a folder of `.sql` files, loaded, planned, connected and run.
+
+mod explain;
+mod files;
+mod portable;
+mod run;
+
+pub use explain::{explain_json, explain_text};
+pub use files::load;
+pub use portable::not_portable;
+pub use run::{JobOptions, Prepared, check, plan, prepare};

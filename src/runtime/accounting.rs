@@ -1,0 +1,84 @@
+//! Counting: every record that came in is accounted for.
+//!
+//! For each table, records = decoded + rejected + skipped; the worker asserts it at the end of a run.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::contracts::{Error, Result};
+
+/// Counts of a source table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TableCounts {
+    /// Name in SQL.
+    pub name: String,
+    /// Records read.
+    pub records: u64,
+    /// Bytes of those records.
+    pub bytes: u64,
+    /// Records that became rows.
+    pub decoded: u64,
+    /// Records that could not be decoded, by reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// Records that the raw-byte test left out.
+    pub skipped: u64,
+}
+
+/// Counts of a query.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueryCounts {
+    /// `file:sink`.
+    pub name: String,
+    /// Rows of its source tables.
+    pub rows_in: u64,
+    /// Rows that came after their window had closed (or, without a window, after the time-to-live).
+    pub late: u64,
+    /// Rows for which REQUIRE did not hold, by reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// Rows given to the sink.
+    pub rows_out: u64,
+    /// Rows that the sink refused, by reason.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// By source table.
+    pub tables: Vec<TableCounts>,
+    /// By query.
+    pub queries: Vec<QueryCounts>,
+    /// Epochs run.
+    pub epochs: u64,
+    /// Wall time.
+    pub elapsed: Duration,
+}
+
+impl Summary {
+    /// Records of all tables.
+    pub fn records(&self) -> u64 {
+        self.tables.iter().map(|t| t.records).sum()
+    }
+
+    /// Checks that every record is accounted for.
+    pub fn check(&self) -> Result<()> {
+        for table in &self.tables {
+            let rejected: u64 = table.rejected.values().sum();
+            let sum = table.decoded + rejected + table.skipped;
+            if sum != table.records {
+                return Err(Error::internal(format!(
+                    "table '{}' read {} records but accounts for {sum} ({} decoded, {rejected} rejected, {} skipped)",
+                    table.name, table.records, table.decoded, table.skipped
+                )));
+            }
+        }
+        for query in &self.queries {
+            let gone = query.late + query.rejected.values().sum::<u64>();
+            // A row may be late for several windows of an expanded HOP, so only what must hold is checked.
+            if query.rows_in == 0 && gone > 0 {
+                return Err(Error::internal(format!("query '{}' lost {gone} rows that it never read", query.name)));
+            }
+        }
+        Ok(())
+    }
+}

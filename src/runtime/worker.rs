@@ -1,0 +1,399 @@
+//! The life of a run: epochs from start to end, then flush and save.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::{concat_batches, take_record_batch};
+use datafusion::arrow::datatypes::SchemaRef;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::accounting::{QueryCounts, Summary};
+use super::driver::{Driver, Epoch, EpochLimits};
+use super::reader::rejected;
+use super::rows::WatermarkRule;
+use super::writer::{EPOCHS_WAITING, Order, Written, run_errors, run_writer};
+use crate::contracts::{
+    ChangeKind, Changes, Clock, Decoder, EpochNumber, Error, ErrorOutput, MetadataColumn, Reject, RejectReason,
+    RejectedRecord, Result, Sink, Source, StartPosition, Watermark,
+};
+use crate::state::{OperatorState, SavedJob};
+use crate::operators::{ChangeMode, Compute, EpochInputs, GateKind, QueryGraph, consolidate};
+
+/// How a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// When it is told to (or when all its sources have ended).
+    Run,
+    /// When everything that is there has been read; windows close, as at the end of the input.
+    Drain,
+    /// When everything that is there has been read; windows stay open.
+    Once,
+}
+
+/// Makes a decoder for a split.
+pub type DecoderFactory = Arc<dyn Fn() -> Result<Box<dyn Decoder>> + Send + Sync>;
+
+/// A source table as the runtime needs it.
+pub struct TableSpecification {
+    /// Index in the epoch's inputs.
+    pub table: usize,
+    /// Name in SQL.
+    pub name: String,
+    /// What people call the source: stream or path.
+    pub stream: String,
+    /// Where records come from.
+    pub source: Arc<dyn Source>,
+    /// Makes decoders; `None` when the source is typed.
+    pub decoder: Option<DecoderFactory>,
+    /// Columns of an epoch's rows.
+    pub schema: SchemaRef,
+    /// Number of physical columns, which come first.
+    pub physical: usize,
+    /// Metadata columns, which follow.
+    pub metadata: Vec<MetadataColumn>,
+    /// How event time moves.
+    pub watermark: Option<WatermarkRule>,
+    /// Time without data after which a split is idle.
+    pub idle_timeout_ms: Option<i64>,
+    /// How far a split may be ahead of the slowest.
+    pub max_drift_ms: Option<i64>,
+    /// Where to start without a saved position.
+    pub start: StartPosition,
+}
+
+/// A query and its sink.
+pub struct QuerySpec {
+    /// `file:sink`.
+    pub name: String,
+    /// The query.
+    pub graph: QueryGraph,
+    /// Source tables that it reads.
+    pub tables: Vec<usize>,
+    /// What its gates check, by number.
+    pub gates: Vec<GateKind>,
+    /// Primary key among the sink's columns.
+    pub key: Vec<usize>,
+    /// Schema of the rows for the sink.
+    pub schema: SchemaRef,
+    /// Where rows go.
+    pub sink: Box<dyn Sink>,
+}
+
+/// Loads a reference table.
+#[async_trait]
+pub trait ReferenceLoader: Send {
+    /// The rows, when they are loaded for the first time or have changed.
+    async fn poll(&mut self) -> Result<Option<RecordBatch>>;
+}
+
+/// Everything a run needs.
+pub struct Job {
+    /// Source tables.
+    pub tables: Vec<TableSpecification>,
+    /// Length of the epoch's inputs.
+    pub slots: usize,
+    /// Reference tables.
+    pub references: Vec<Box<dyn ReferenceLoader>>,
+    /// The queries.
+    pub queries: Vec<QuerySpec>,
+    /// Where refused records go.
+    pub errors: Box<dyn ErrorOutput>,
+    /// Whether late rows go there too.
+    pub late_to_errors: bool,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// What `now()` answers, in milliseconds.
+    pub epoch_time: Arc<AtomicI64>,
+    /// What runs plans.
+    pub compute: Compute,
+    /// When epochs close.
+    pub limits: EpochLimits,
+    /// How the run ends.
+    pub ending: Ending,
+    /// Where an earlier run stopped.
+    pub saved: SavedJob,
+}
+
+/// Figures that a display may read while the run goes on.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Records read.
+    pub records: AtomicU64,
+    /// Bytes read.
+    pub bytes: AtomicU64,
+    /// Records refused.
+    pub rejected: AtomicU64,
+    /// Rows given to sinks.
+    pub rows_out: AtomicU64,
+    /// Epochs run.
+    pub epochs: AtomicU64,
+    /// Least watermark of all tables, milliseconds.
+    pub watermark_ms: AtomicI64,
+}
+
+/// Runs jobs.
+#[derive(Debug)]
+pub struct Worker;
+
+struct RunningQuery {
+    name: String,
+    graph: QueryGraph,
+    tables: Vec<usize>,
+    gates: Vec<GateKind>,
+    key: Vec<usize>,
+    schema: SchemaRef,
+    orders: mpsc::Sender<Order>,
+    writer: JoinHandle<Result<Written>>,
+    counts: QueryCounts,
+}
+
+impl Worker {
+    /// Runs a job until it ends or `stop` turns true.
+    ///
+    /// # Errors
+    /// The first failure of a source, query or sink, with its name. Nothing is saved then.
+    pub async fn run(
+        mut job: Job,
+        mut stop: watch::Receiver<bool>,
+        progress: Arc<Progress>,
+    ) -> Result<(Summary, SavedJob)> {
+        let started = job.clock.elapsed();
+        let (error_sender, error_receiver) = mpsc::channel(16);
+        let errors = tokio::spawn(run_errors(job.errors, error_receiver));
+        let mut queries = Vec::new();
+        for query in job.queries {
+            queries.push(start_query(query, &job.saved, &job.compute, error_sender.clone()).await?);
+        }
+        let mut driver = Driver::new(
+            job.tables,
+            job.slots,
+            Arc::clone(&job.clock),
+            job.compute.clone(),
+            job.limits,
+            job.ending,
+            std::mem::take(&mut job.saved.tables),
+        );
+        driver.discover().await?;
+        let mut epoch_number = EpochNumber(job.saved.epoch);
+        let mut summary = Summary::default();
+        let mut told = vec![Watermark::MIN; job.slots];
+        loop {
+            let epoch = driver.next(&mut stop).await?;
+            let last = epoch.last;
+            let mut references = Vec::new();
+            for reference in &mut job.references {
+                references.push(reference.poll().await?);
+            }
+            let loaded = references.iter().any(Option::is_some);
+            let first = summary.epochs == 0;
+            if epoch.total_rows > 0 || epoch.watermarks != told || loaded || first || last {
+                told.clone_from(&epoch.watermarks);
+                epoch_number = epoch_number.next();
+                summary.epochs += 1;
+                let now_ms = job.clock.now_ms();
+                job.epoch_time.store(now_ms, Ordering::Relaxed);
+                report(&progress, &driver, &epoch);
+                let stopped = *stop.borrow();
+                let closes = last && !stopped && job.ending != Ending::Once;
+                let inputs = Arc::new(inputs(&epoch, references, closes));
+                if !epoch.rejects.is_empty() && error_sender.send(epoch.rejects.clone()).await.is_err() {
+                    return Err(errors_failed(errors).await);
+                }
+                queries = run_queries(queries, &inputs, &job.compute).await?;
+                let context = EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms };
+                for query in &mut queries {
+                    finish_query(query, &context, job.late_to_errors, &error_sender).await?;
+                }
+                progress.epochs.store(summary.epochs, Ordering::Relaxed);
+                let rows_out = queries.iter().map(|q| q.counts.rows_out).sum();
+                progress.rows_out.store(rows_out, Ordering::Relaxed);
+            }
+            if last {
+                break;
+            }
+        }
+        let drained = job.ending == Ending::Drain && !*stop.borrow();
+        let mut saved = SavedJob { epoch: epoch_number.0, ..SavedJob::default() };
+        let mut closed = None;
+        for query in queries {
+            let (counts, state, end) = end_query(query).await?;
+            closed = closed.max(end);
+            saved.queries.insert(counts.name.clone(), state);
+            summary.queries.push(counts);
+        }
+        drop(error_sender);
+        errors.await.map_err(|e| Error::internal("the error output ended early").caused_by(e))??;
+        saved.tables = driver.stop(if drained { closed } else { None });
+        summary.tables = std::mem::take(&mut driver.counts);
+        summary.elapsed = job.clock.elapsed().saturating_sub(started);
+        summary.check()?;
+        Ok((summary, saved))
+    }
+}
+
+fn report(progress: &Progress, driver: &Driver, epoch: &Epoch) {
+    let sum = |of: &dyn Fn(&super::accounting::TableCounts) -> u64| driver.counts.iter().map(of).sum::<u64>();
+    progress.records.store(sum(&|t| t.records), Ordering::Relaxed);
+    progress.bytes.store(sum(&|t| t.bytes), Ordering::Relaxed);
+    progress.rejected.store(sum(&|t| t.rejected.values().sum()), Ordering::Relaxed);
+    if let Some(least) = epoch.watermarks.iter().filter(|w| **w != Watermark::MIN).min() {
+        progress.watermark_ms.store(least.0, Ordering::Relaxed);
+    }
+}
+
+fn inputs(epoch: &Epoch, references: Vec<Option<RecordBatch>>, closes: bool) -> EpochInputs {
+    let watermarks =
+        if closes { vec![Watermark::MAX; epoch.watermarks.len()] } else { epoch.watermarks.clone() };
+    EpochInputs { tables: epoch.rows.clone(), watermarks, references }
+}
+
+async fn start_query(
+    query: QuerySpec,
+    saved: &SavedJob,
+    compute: &Compute,
+    errors: mpsc::Sender<Vec<RejectedRecord>>,
+) -> Result<RunningQuery> {
+    let mut graph = query.graph;
+    if let Some(state) = saved.queries.get(&query.name) {
+        graph.restore(state, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;
+    }
+    let (orders, receiver) = mpsc::channel(EPOCHS_WAITING);
+    let writer = tokio::spawn(run_writer(query.name.clone(), query.sink, receiver, errors));
+    let counts = QueryCounts { name: query.name.clone(), ..QueryCounts::default() };
+    Ok(RunningQuery {
+        name: query.name,
+        graph,
+        tables: query.tables,
+        gates: query.gates,
+        key: query.key,
+        schema: query.schema,
+        orders,
+        writer,
+        counts,
+    })
+}
+
+/// Runs the epoch through all queries at the same time. Rows stay in `pending` until they are sent.
+async fn run_queries(
+    queries: Vec<RunningQuery>,
+    inputs: &Arc<EpochInputs>,
+    compute: &Compute,
+) -> Result<Vec<RunningQuery>> {
+    let mut tasks = Vec::with_capacity(queries.len());
+    for mut query in queries {
+        let (inputs, compute) = (Arc::clone(inputs), compute.clone());
+        tasks.push(tokio::spawn(async move {
+            let context = |error: Error| error.context(format!("query '{}'", query.name));
+            let output = query.graph.process(&inputs, &compute).await.map_err(context)?;
+            let rows: usize = query.tables.iter().flat_map(|t| &inputs.tables[*t]).map(RecordBatch::num_rows).sum();
+            query.counts.rows_in += rows as u64;
+            query.graph.pending = output.rows;
+            Ok::<_, Error>(query)
+        }));
+    }
+    let mut done = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        done.push(task.await.map_err(|e| Error::internal("a query's task ended early").caused_by(e))??);
+    }
+    Ok(done)
+}
+
+struct EpochContext<'a> {
+    driver: &'a Driver,
+    epoch: &'a Epoch,
+    epoch_number: EpochNumber,
+    now_ms: i64,
+}
+
+/// Sends what a query gave to its writer, and what its gates refused to the error output.
+async fn finish_query(
+    query: &mut RunningQuery,
+    context: &EpochContext<'_>,
+    late_to_errors: bool,
+    errors: &mpsc::Sender<Vec<RejectedRecord>>,
+) -> Result<()> {
+    let (late, _, refused) = query.graph.gates.take();
+    query.counts.late += late;
+    let mut records = Vec::new();
+    for row in refused {
+        let reason = match &query.gates[row.gate] {
+            GateKind::Late if !late_to_errors => continue,
+            GateKind::Late => RejectReason::Late,
+            GateKind::Require(reason) => {
+                *query.counts.rejected.entry(reason.clone()).or_default() += 1;
+                RejectReason::Required(reason.clone())
+            }
+        };
+        let Some(origin) = row.origin else { continue };
+        let Some((table, chunk)) = context.epoch.raw.get(&((origin >> 32) as u32)) else { continue };
+        let reject = Reject { record: origin as u32, reason, column: None, detail: String::new() };
+        records.push(rejected(&query.name, context.driver.stream(*table), chunk, reject));
+    }
+    if !records.is_empty() && errors.send(records).await.is_err() {
+        return Err(Error::internal("the error output has gone"));
+    }
+    let rows = std::mem::take(&mut query.graph.pending);
+    let changes = changes(rows, query.graph.mode, &query.key, &query.schema)?;
+    query.counts.rows_out += changes.iter().map(|c| c.batch.num_rows() as u64).sum::<u64>();
+    let order = Order::Epoch { epoch: context.epoch_number, now_ms: context.now_ms, changes };
+    if query.orders.send(order).await.is_err() {
+        // The writer has gone: its own error says why.
+        let outcome = (&mut query.writer).await;
+        return Err(match outcome {
+            Ok(Err(error)) => error,
+            Ok(Ok(_)) => Error::internal("a writer ended early").context(format!("query '{}'", query.name)),
+            Err(error) => Error::internal("a writer's task failed").caused_by(error),
+        });
+    }
+    Ok(())
+}
+
+/// Rows of a query as changes of its sink's table.
+fn changes(rows: Vec<RecordBatch>, mode: ChangeMode, key: &[usize], schema: &SchemaRef) -> Result<Vec<Changes>> {
+    let named =
+        |batch: RecordBatch| -> Result<RecordBatch> { Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?) };
+    if mode != ChangeMode::Delta {
+        return rows.into_iter().map(|b| Ok(Changes { batch: named(b)?, kinds: None })).collect();
+    }
+    let Some(first) = rows.first() else { return Ok(Vec::new()) };
+    let all = concat_batches(&first.schema(), &rows)?;
+    let weight = all.num_columns() - 1;
+    let (rows, deletes) = if key.is_empty() {
+        let weights = all.column(weight);
+        let weights = datafusion::arrow::array::AsArray::as_primitive::<datafusion::arrow::datatypes::Int8Type>(weights);
+        (None, weights.values().iter().map(|w| *w < 0).collect())
+    } else {
+        let (rows, deletes) = consolidate(&all, key, weight)?;
+        (Some(rows), deletes)
+    };
+    let all = match rows {
+        Some(rows) => take_record_batch(&all, &rows)?,
+        None => all,
+    };
+    let batch = RecordBatch::try_new(Arc::clone(schema), all.columns()[..weight].to_vec())?;
+    let kind = |delete: &bool| if *delete { ChangeKind::Delete } else { ChangeKind::Upsert };
+    Ok(vec![Changes { batch, kinds: Some(deletes.iter().map(kind).collect()) }])
+}
+
+/// Closes a query's sink and takes its state.
+async fn end_query(query: RunningQuery) -> Result<(QueryCounts, Vec<OperatorState>, Option<i64>)> {
+    drop(query.orders);
+    let written = query.writer.await.map_err(|e| Error::internal("a writer's task failed").caused_by(e))??;
+    let mut counts = query.counts;
+    counts.refused = written.refused;
+    let mut graph = query.graph;
+    let closed = graph.reopen();
+    let operators = graph.snapshot()?;
+    debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");
+    Ok((counts, operators, closed))
+}
+
+async fn errors_failed(errors: JoinHandle<Result<()>>) -> Error {
+    match errors.await {
+        Ok(Err(error)) => error,
+        _ => Error::internal("the error output ended early"),
+    }
+}

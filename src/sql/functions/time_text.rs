@@ -1,0 +1,282 @@
+//! Times to text and back: DATE_FORMAT, TO_TIMESTAMP, TO_TIMESTAMP_LTZ, TO_DATE, FROM_UNIXTIME,
+//! UNIX_TIMESTAMP, CONVERT_TZ. Patterns are Java's (`time_pattern`), zones the session's (`FLINK_SQL.md`, 11).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{ArrayRef, Date32Array, Int64Array, StringViewBuilder, TimestampMillisecondArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, FieldRef, TimeUnit};
+use datafusion::common::{Result, ScalarValue, exec_err};
+
+use super::calendar::{Moment, Zone, instant_of, offset_at};
+use super::function::{Call, Column, Definition, Nulls, Returns, define};
+use super::time_parse::{Mode, Read, date, read, timestamp};
+use super::time_pattern::{Pattern, Printer};
+use super::types::LTZ_ZONE;
+
+/// The pattern of FROM_UNIXTIME, UNIX_TIMESTAMP and CONVERT_TZ where none is given.
+const SECONDS_PATTERN: &str = "yyyy-MM-dd HH:mm:ss";
+
+pub(crate) const DEFINITIONS: &[Definition] = &[
+    define("date_format", "us", Returns::Text, Nulls::Possible, date_format),
+    define("to_timestamp", "s[s", Returns::With(timestamp_type), Nulls::Possible, to_timestamp),
+    define("to_timestamp_ltz", "a[as", Returns::With(ltz_type), Nulls::Possible, to_timestamp_ltz),
+    define("to_date", "s[s", Returns::With(|_, _| Ok(DataType::Date32)), Nulls::Possible, to_date),
+    define("from_unixtime", "i[s", Returns::Text, Nulls::Propagate, from_unixtime),
+    define("convert_tz", "sss", Returns::Text, Nulls::Possible, convert_tz),
+];
+
+/// UNIX_TIMESTAMP is volatile without arguments, so it stands apart.
+pub(crate) const UNIX_TIMESTAMP: Definition = define("unix_timestamp", "[ss", Returns::BigInt, Nulls::Propagate, unix_timestamp);
+
+fn timestamp_type(_: &[FieldRef], _: &[Option<&ScalarValue>]) -> Result<DataType> {
+    Ok(DataType::Timestamp(TimeUnit::Millisecond, None))
+}
+
+/// TIMESTAMP_LTZ(3), or (6) where the precision asks for more than milliseconds.
+fn ltz_type(fields: &[FieldRef], constants: &[Option<&ScalarValue>]) -> Result<DataType> {
+    let text = fields[0].data_type().is_string();
+    let precision = match constants.get(1) {
+        Some(Some(value)) if !text => value.cast_to(&DataType::Int64).ok(),
+        _ => None,
+    };
+    let unit = match precision {
+        Some(ScalarValue::Int64(Some(4..))) => TimeUnit::Microsecond,
+        _ => TimeUnit::Millisecond,
+    };
+    Ok(DataType::Timestamp(unit, Some(LTZ_ZONE.into())))
+}
+
+/// The compiled pattern for each row: once for a constant, again where a column's text changes.
+struct Patterns {
+    text: Option<Column<arrow::array::StringViewArray>>,
+    last: Option<(String, Arc<Pattern>)>,
+}
+
+impl Patterns {
+    fn new(call: &Call, i: usize, default: &str) -> Result<Self> {
+        let text = if call.has(i) { Some(call.strings(i)?) } else { None };
+        let last = if text.is_none() { Some((default.to_string(), Arc::new(Pattern::parse(default)?))) } else { None };
+        Ok(Patterns { text, last })
+    }
+
+    fn get(&mut self, row: usize) -> Result<Option<Arc<Pattern>>> {
+        let wanted = match (&self.text, &self.last) {
+            (None, Some((_, pattern))) => return Ok(Some(Arc::clone(pattern))),
+            (Some(text), _) => text.get(row),
+            (None, None) => None,
+        };
+        let Some(wanted) = wanted else { return Ok(None) };
+        if let Some((text, pattern)) = &self.last
+            && text == wanted
+        {
+            return Ok(Some(Arc::clone(pattern)));
+        }
+        let pattern = Arc::new(Pattern::parse(wanted)?);
+        self.last = Some((wanted.to_string(), Arc::clone(&pattern)));
+        Ok(Some(pattern))
+    }
+}
+
+/// Prints one row at a time where the pattern is a column, and with a memory where it is constant.
+fn print_all(call: &Call, patterns: &mut Patterns, zone: Option<chrono_tz::Tz>, local: impl Fn(usize) -> Option<Moment>) -> Result<ArrayRef> {
+    let mut builder = StringViewBuilder::with_capacity(call.rows);
+    let constant = patterns.text.as_ref().is_none_or(|text| text.constant);
+    if constant {
+        let Some(pattern) = patterns.get(0)? else {
+            return call.text(|_| None::<&str>);
+        };
+        let mut printer = Printer::new(&pattern, zone);
+        for row in 0..call.rows {
+            match local(row) {
+                Some(moment) => builder.append_value(printer.print(moment)?),
+                None => builder.append_null(),
+            }
+        }
+    } else {
+        for row in 0..call.rows {
+            match (local(row), patterns.get(row)?) {
+                (Some(moment), Some(pattern)) => builder.append_value(Printer::new(&pattern, zone).print(moment)?),
+                _ => builder.append_null(),
+            }
+        }
+    }
+    Ok(Arc::new(builder.finish()))
+}
+
+/// `DATE_FORMAT(timestamp or string, pattern)`.
+fn date_format(call: &Call) -> Result<ArrayRef> {
+    let mut patterns = Patterns::new(call, 1, "")?;
+    if call.args[0].data_type().is_string() {
+        let texts = call.strings(0)?;
+        let source = Pattern::parse(SECONDS_PATTERN)?;
+        return print_all(call, &mut patterns, None, |row| Some(read(&source, texts.get(row)?, Mode::Lenient)?.local));
+    }
+    let times = call.times(0)?;
+    print_all(call, &mut patterns, times.zone(), |row| times.local(row))
+}
+
+/// Reads a text by the row's pattern, and in the plain form if that does not fit (as Flink does).
+fn read_or_plain(pattern: Option<&Pattern>, text: &str) -> Option<Read> {
+    if let Some(pattern) = pattern
+        && let Some(found) = read(pattern, text, Mode::Strict)
+    {
+        return Some(found);
+    }
+    let local = timestamp(text.trim())?;
+    Some(Read { local, offset: None })
+}
+
+/// `TO_TIMESTAMP(text[, pattern])`: the wall-clock time that the text shows; an offset in it is read over.
+fn to_timestamp(call: &Call) -> Result<ArrayRef> {
+    let texts = call.strings(0)?;
+    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN)?;
+    let plain = !call.has(1);
+    let mut values = Vec::with_capacity(call.rows);
+    for row in 0..call.rows {
+        let value = match texts.get(row) {
+            None => None,
+            Some(text) if plain => timestamp(text),
+            Some(text) => match patterns.get(row)? {
+                Some(pattern) => read_or_plain(Some(&pattern), text).map(|read| read.local),
+                None => None,
+            },
+        };
+        values.push(value.and_then(|moment| moment.to_units(1_000)));
+    }
+    Ok(Arc::new(TimestampMillisecondArray::from(values)))
+}
+
+/// `TO_TIMESTAMP_LTZ(number[, 0 | 3])` and `TO_TIMESTAMP_LTZ(text[, pattern[, zone]])`.
+fn to_timestamp_ltz(call: &Call) -> Result<ArrayRef> {
+    if call.args[0].data_type().is_string() {
+        return text_to_ltz(call);
+    }
+    let precision = if call.has(1) { call.integers(1)? } else { Column { array: Int64Array::from(vec![3]), constant: true } };
+    let micros = *call.return_type == DataType::Timestamp(TimeUnit::Microsecond, Some(LTZ_ZONE.into()));
+    let per_second = if micros { 1_000_000 } else { 1_000 };
+    let fractional = call.args[0].data_type().is_floating(); // a DECIMAL loses its fraction, a DOUBLE does not
+    let (numbers, doubles) = if fractional { (None, Some(call.doubles(0)?)) } else { (Some(call.integers(0)?), None) };
+    let mut values = Vec::with_capacity(call.rows);
+    for row in 0..call.rows {
+        let Some(precision) = precision.get(row) else {
+            values.push(None);
+            continue;
+        };
+        let ticks = match precision {
+            0..=9 => 10i64.pow(precision as u32),
+            other => return exec_err!("function to_timestamp_ltz: precision {other} is not one of 0 (seconds), 3 (milliseconds), 6, 9"),
+        };
+        values.push(match (&numbers, &doubles) {
+            (Some(numbers), _) => numbers.get(row).and_then(|value| Moment::from_units(value, ticks).to_units(per_second)),
+            (_, Some(doubles)) => doubles.get(row).map(|value| (value * (per_second as f64 / ticks as f64)) as i64),
+            _ => None,
+        });
+    }
+    Ok(ltz_array(values, micros))
+}
+
+fn ltz_array(values: Vec<Option<i64>>, micros: bool) -> ArrayRef {
+    if micros {
+        Arc::new(TimestampMicrosecondArray::from(values).with_timezone(LTZ_ZONE))
+    } else {
+        Arc::new(TimestampMillisecondArray::from(values).with_timezone(LTZ_ZONE))
+    }
+}
+
+fn text_to_ltz(call: &Call) -> Result<ArrayRef> {
+    let texts = call.strings(0)?;
+    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN)?;
+    let zones = if call.has(2) { Some(call.strings(2)?) } else { None };
+    let mut values = Vec::with_capacity(call.rows);
+    for row in 0..call.rows {
+        let found = match texts.get(row) {
+            None => None,
+            Some(text) if !call.has(1) => read_or_plain(None, text),
+            Some(text) => match patterns.get(row)? {
+                Some(pattern) => read_or_plain(Some(&pattern), text),
+                None => None,
+            },
+        };
+        let zone = match &zones {
+            None => Some(Zone::Named(chrono_tz::Tz::UTC)),
+            Some(zones) => zones.get(row).and_then(Zone::parse),
+        };
+        values.push(found.zip(zone).and_then(|(read, zone)| {
+            let seconds = match read.offset {
+                Some(offset) => read.local.seconds - offset,
+                None => zone.instant_of(read.local.seconds),
+            };
+            Moment { seconds, nanos: read.local.nanos }.to_units(1_000)
+        }));
+    }
+    Ok(ltz_array(values, false))
+}
+
+/// `TO_DATE(text[, pattern])`.
+fn to_date(call: &Call) -> Result<ArrayRef> {
+    let texts = call.strings(0)?;
+    let mut patterns = Patterns::new(call, 1, "yyyy-MM-dd")?;
+    let mut values = Vec::with_capacity(call.rows);
+    for row in 0..call.rows {
+        let days = match texts.get(row) {
+            None => None,
+            Some(text) if !call.has(1) => date(text),
+            Some(text) => match patterns.get(row)? {
+                Some(pattern) => read(&pattern, text, Mode::Lenient).map(|read| read.local.days()),
+                None => None,
+            },
+        };
+        values.push(days.and_then(|days| i32::try_from(days).ok()));
+    }
+    Ok(Arc::new(Date32Array::from(values)))
+}
+
+/// `FROM_UNIXTIME(seconds[, pattern])`: text in the session's zone.
+fn from_unixtime(call: &Call) -> Result<ArrayRef> {
+    let seconds = call.integers(0)?;
+    let zone = call.context.time_zone;
+    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN)?;
+    print_all(call, &mut patterns, Some(zone), |row| {
+        seconds.get(row).map(|seconds| Moment { seconds: seconds + offset_at(seconds, zone), nanos: 0 })
+    })
+}
+
+/// `UNIX_TIMESTAMP()`, the epoch's time, and `UNIX_TIMESTAMP(text[, pattern])`, -2^63 if unreadable.
+fn unix_timestamp(call: &Call) -> Result<ArrayRef> {
+    if call.args.is_empty() {
+        let now = call.context.epoch_time_ms.load(Ordering::Relaxed).div_euclid(1_000);
+        return Ok(Arc::new(Int64Array::from_value(now, call.rows)));
+    }
+    let texts = call.strings(0)?;
+    let zone = call.context.time_zone;
+    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN)?;
+    let mut values = Vec::with_capacity(call.rows);
+    for row in 0..call.rows {
+        values.push(match (texts.get(row), patterns.get(row)?) {
+            (Some(text), Some(pattern)) => Some(match read(&pattern, text, Mode::Lenient) {
+                Some(Read { local, offset: Some(offset) }) => local.seconds - offset,
+                Some(Read { local, offset: None }) => instant_of(local.seconds, zone),
+                None => i64::MIN,
+            }),
+            _ => None,
+        });
+    }
+    Ok(Arc::new(Int64Array::from(values)))
+}
+
+/// `CONVERT_TZ(text, from, to)`, texts as `yyyy-MM-dd HH:mm:ss`.
+fn convert_tz(call: &Call) -> Result<ArrayRef> {
+    let (texts, from, to) = (call.strings(0)?, call.strings(1)?, call.strings(2)?);
+    let pattern = Pattern::parse(SECONDS_PATTERN)?;
+    let mut printer = Printer::new(&pattern, None);
+    // Zones that do not exist read as UTC, as `java.util.TimeZone` has it.
+    let zone = |name: &str| Zone::parse(name).unwrap_or(Zone::Fixed(0));
+    call.try_text(|row| {
+        let (Some(text), Some(from), Some(to)) = (texts.get(row), from.get(row), to.get(row)) else { return Ok(None) };
+        let Some(found) = read(&pattern, text, Mode::Lenient) else { return Ok(None) };
+        let instant = zone(from).instant_of(found.local.seconds);
+        let local = Moment { seconds: instant + zone(to).offset_at(instant), nanos: 0 };
+        Ok(Some(printer.print(local)?.to_string()))
+    })
+}

@@ -1,0 +1,263 @@
+//! Every expression of `expressions/expressions.tsv` (made by a real Flink 2.3, see its first lines) and of
+//! `expressions/more.tsv` (further questions to the same Flink) gives Flink's type and value here, or stands in
+//! `expressions/differences.tsv` with the reason. A difference that is not listed fails, and so does a listed
+//! one that no longer differs. `EXPRESSIONS_UPDATE=1` rewrites the second column of the list (keeping reasons).
+//!
+//! Types are compared as far as Arrow has them: NOT NULL and the lengths of strings are left out, a TIMESTAMP
+//! has the precision of its unit. Doubles are compared as numbers, decimals digit by digit.
+
+use std::any::TypeId;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::execution::FunctionRegistry;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement as PlannedStatement;
+use sqlparser::ast::{Expr, Statement};
+use sqlparser::dialect::{Dialect, GenericDialect};
+use sqlparser::parser::{Parser, ParserError};
+use tidemill::sql::functions;
+
+/// The generic dialect with back-quotes and the hooks of `functions`.
+#[derive(Debug)]
+struct TestDialect;
+
+impl Dialect for TestDialect {
+    fn dialect(&self) -> TypeId {
+        TypeId::of::<GenericDialect>()
+    }
+
+    fn is_identifier_start(&self, c: char) -> bool {
+        GenericDialect.is_identifier_start(c)
+    }
+
+    fn is_identifier_part(&self, c: char) -> bool {
+        GenericDialect.is_identifier_part(c)
+    }
+
+    fn is_delimited_identifier_start(&self, c: char) -> bool {
+        c == '`'
+    }
+
+    fn supports_filter_during_aggregation(&self) -> bool {
+        true
+    }
+
+    fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        functions::parse_prefix(parser)
+    }
+
+    fn parse_infix(&self, parser: &mut Parser, left: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
+        functions::parse_infix(parser, left, precedence)
+    }
+}
+
+fn context() -> SessionContext {
+    let mut config = SessionConfig::new().with_target_partitions(1);
+    functions::configure(config.options_mut());
+    let mut context = SessionContext::new_with_config(config);
+    functions::register(&mut context as &mut dyn FunctionRegistry, &functions::FunctionOptions::default()).expect("functions register");
+    context
+}
+
+/// Type and JSON value, or the error.
+type Answer = Result<(String, String), String>;
+
+async fn run(context: &SessionContext, statement: Statement) -> Result<RecordBatch, String> {
+    let plan = context.state().statement_to_plan(PlannedStatement::Statement(Box::new(statement))).await;
+    let frame = context.execute_logical_plan(plan.map_err(|error| error.strip_backtrace())?).await;
+    let batches = frame.map_err(|error| error.strip_backtrace())?.collect().await.map_err(|error| error.strip_backtrace())?;
+    let schema = batches.first().map(|batch| batch.schema()).ok_or("no batch")?;
+    arrow::compute::concat_batches(&schema, &batches).map_err(|error| error.to_string())
+}
+
+fn parse(sql: &str) -> Result<Statement, String> {
+    let mut statements = Parser::parse_sql(&TestDialect, sql).map_err(|error| error.to_string())?;
+    let mut statement = statements.pop().ok_or("no statement")?;
+    functions::rewrite(&mut statement);
+    Ok(statement)
+}
+
+async fn ask(context: &SessionContext, sql: &str) -> Answer {
+    let batch = run(context, parse(sql)?).await?;
+    let column = batch.column(0);
+    Ok((functions::type_text(column.data_type()), json(column, 0)))
+}
+
+/// A value as the oracle writes it.
+fn json(array: &ArrayRef, row: usize) -> String {
+    if array.is_null(row) || *array.data_type() == DataType::Null {
+        return "null".into();
+    }
+    let quoted = |text: &str| serde_json::to_string(text).expect("a string");
+    let list = |values: &ArrayRef, from: usize, length: usize| {
+        let items: Vec<_> = (from..from + length).map(|i| json(values, i)).collect();
+        format!("[{}]", items.join(","))
+    };
+    match array.data_type() {
+        data_type if data_type.is_string() => quoted(cast(array, &DataType::Utf8).expect("text").as_string::<i32>().value(row)),
+        DataType::Boolean => array.as_boolean().value(row).to_string(),
+        DataType::Float32 | DataType::Float64 => {
+            let value = cast(&cast(array, &DataType::Utf8).expect("text"), &DataType::Utf8).expect("text");
+            let value = value.as_string::<i32>().value(row);
+            match value {
+                "NaN" => "\"NaN\"".into(),
+                "inf" => "\"Infinity\"".into(),
+                "-inf" => "\"-Infinity\"".into(),
+                value => value.to_string(),
+            }
+        }
+        DataType::Timestamp(_, zone) => {
+            let millis = cast(array, &DataType::Timestamp(TimeUnit::Millisecond, zone.clone())).expect("milliseconds");
+            let millis = cast(&millis, &DataType::Int64).expect("a number");
+            let value = millis.as_primitive::<arrow::datatypes::Int64Type>().value(row);
+            let time = chrono::DateTime::from_timestamp_millis(value).expect("a time");
+            quoted(&time.format("%Y-%m-%d %H:%M:%S%.3f").to_string())
+        }
+        DataType::Time32(_) => {
+            let text = cast(array, &DataType::Utf8).expect("text");
+            let text = text.as_string::<i32>().value(row);
+            quoted(text.strip_suffix(":00").unwrap_or(text))
+        }
+        DataType::Binary => {
+            use base64::Engine;
+            quoted(&base64::engine::general_purpose::STANDARD.encode(array.as_binary::<i32>().value(row)))
+        }
+        DataType::List(_) => {
+            let lists = array.as_list::<i32>();
+            list(lists.values(), lists.value_offsets()[row] as usize, lists.value_length(row) as usize)
+        }
+        DataType::Map(..) => {
+            let map = array.as_map();
+            let from = map.value_offsets()[row] as usize;
+            let entries: BTreeMap<_, _> = (from..from + map.value_length(row) as usize).map(|i| (json(map.keys(), i), json(map.values(), i))).collect();
+            let entries: Vec<_> = entries.iter().map(|(key, value)| format!("{key}:{value}")).collect();
+            format!("{{{}}}", entries.join(","))
+        }
+        DataType::Struct(fields) => {
+            let columns = fields.iter().zip(array.as_struct().columns());
+            let fields: Vec<_> = columns.map(|(field, column)| format!("{}:{}", quoted(field.name()), json(column, row))).collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        DataType::Date32 => quoted(cast(array, &DataType::Utf8).expect("text").as_string::<i32>().value(row)),
+        _ => cast(array, &DataType::Utf8).expect("text").as_string::<i32>().value(row).to_string(),
+    }
+}
+
+/// A type as far as Arrow can tell it.
+fn plain_type(text: &str) -> String {
+    let text = text.replace(" NOT NULL", "").replace("MULTISET", "MAP");
+    let mut out = String::new();
+    let mut rest = text.as_str();
+    while let Some(c) = rest.chars().next() {
+        let word_end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(word_end.max(c.len_utf8()));
+        let argument = after.strip_prefix('(').and_then(|after| after.split_once(')'));
+        match (word, argument) {
+            ("CHAR" | "VARCHAR" | "STRING", Some((_, after))) => {
+                out.push_str("STRING");
+                rest = after;
+            }
+            ("TIME", Some((_, after))) => {
+                out.push_str("TIME");
+                rest = after;
+            }
+            ("TIMESTAMP" | "TIMESTAMP_LTZ", Some((digits, after))) => {
+                let digits: u32 = digits.parse().unwrap_or(3);
+                let _ = write!(out, "{word}({})", digits.div_ceil(3) * 3);
+                rest = after;
+            }
+            _ => {
+                out.push_str(word);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+fn same_value(ours: &str, flinks: &str, data_type: &str) -> bool {
+    if matches!(data_type, "FLOAT" | "DOUBLE")
+        && let (Ok(ours), Ok(flinks)) = (ours.parse::<f64>(), flinks.parse::<f64>())
+    {
+        let close = (ours - flinks).abs() <= 4.0 * f64::EPSILON * flinks.abs();
+        return close || data_type == "FLOAT" && ours as f32 == flinks as f32;
+    }
+    let parsed = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+    ours == flinks || parsed(ours).is_some() && parsed(ours) == parsed(flinks)
+}
+
+/// Whether our answer is Flink's.
+fn agrees(ours: &Answer, flinks_type: &str, flinks_value: &str) -> bool {
+    let null = flinks_value.contains("however, a null value is being written");
+    match ours {
+        Err(_) => flinks_type == "ERROR" && !null,
+        Ok((_, value)) if null => value == "null",
+        Ok((data_type, value)) => {
+            plain_type(data_type) == plain_type(flinks_type) && same_value(value, flinks_value, &plain_type(flinks_type))
+        }
+    }
+}
+
+fn short(answer: &Answer) -> String {
+    match answer {
+        Ok((data_type, value)) => format!("{data_type} {value}"),
+        Err(error) => format!("ERROR {}", error.lines().next().unwrap_or("").chars().take(160).collect::<String>()),
+    }
+}
+
+#[tokio::test]
+async fn expressions_answer_as_flink_does() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/expressions");
+    let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).unwrap_or_default();
+    let listed: BTreeMap<String, (String, String)> = (read("differences.tsv").lines().filter(|line| !line.starts_with('#')))
+        .filter_map(|line| {
+            let mut parts = line.splitn(3, '\t');
+            Some((parts.next()?.to_string(), (parts.next()?.to_string(), parts.next()?.to_string())))
+        })
+        .collect();
+    let context = context();
+    let table = "CREATE TABLE t AS SELECT CAST(column1 AS INT) AS x, CAST(column2 AS DECIMAL(10, 2)) AS d, CAST(column3 AS FLOAT) AS f, \
+                 CAST(column4 AS STRING) AS s FROM (VALUES (1, 1.25, 0.1, 'a'), (2, 2.50, 0.2, CAST(NULL AS STRING)), (4, 3.00, 0.3, 'c'))";
+    run(&context, parse(table).expect("a statement")).await.ok();
+
+    let (mut agree, mut differ, mut problems, mut update) = (0, 0, vec![], String::new());
+    for file in ["expressions.tsv", "more.tsv"] {
+        let mut source = "";
+        for line in read(file).lines() {
+            if line.starts_with('#') {
+                source = if line.contains("Aggregates over") { " FROM t" } else { source };
+                continue;
+            }
+            let mut parts = line.splitn(3, '\t');
+            let (Some(expression), Some(flinks_type), Some(flinks_value)) = (parts.next(), parts.next(), parts.next()) else { continue };
+            let ours = ask(&context, &format!("SELECT {expression} AS v{source}")).await;
+            let same = agrees(&ours, flinks_type, flinks_value);
+            if same { agree += 1 } else { differ += 1 }
+            match (same, listed.get(expression)) {
+                (true, None) => {}
+                (true, Some(_)) => problems.push(format!("no longer differs, take it off the list: {expression}")),
+                (false, entry) => {
+                    let reason = entry.map_or("", |(_, reason)| reason.as_str());
+                    let _ = writeln!(update, "{expression}\t{}\t{reason}", short(&ours));
+                    match entry {
+                        None => problems.push(format!("{expression}\n    ours  {}\n    flink {flinks_type} {flinks_value}", short(&ours))),
+                        Some((known, _)) if *known != short(&ours) => {
+                            problems.push(format!("{expression}\n    ours  {}\n    list  {known}", short(&ours)));
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+    }
+    if std::env::var_os("EXPRESSIONS_UPDATE").is_some() {
+        let head: String = read("differences.tsv").lines().filter(|line| line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+        std::fs::write(format!("{folder}/differences.tsv"), head + &update).expect("the list is writable");
+    }
+    println!("{} expressions: {agree} agree with Flink, {differ} differ", agree + differ);
+    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
+}
