@@ -60,6 +60,13 @@ async fn leftovers_go_but_staged_files_can_still_be_committed() {
     second.commit(staged).await.unwrap();
     second.write(EpochNumber(2), rows()).await.unwrap();
     assert_eq!(tree(&dir.path().join("out")), [".part-test-2-0.jsonl", "part-test-1-0.jsonl"]);
+    // A run that crashed before it saved anything is followed by one of the same generation.
+    drop(second);
+    let mut again = connectors(dir.path(), 2).sink(&table, "filesystem").unwrap();
+    again.write(EpochNumber(2), rows()).await.unwrap();
+    let staged = again.finish(EpochNumber(2)).await.unwrap();
+    again.commit(staged).await.unwrap();
+    assert_eq!(tree(&dir.path().join("out")), ["part-test-1-0.jsonl", "part-test-2-0.jsonl"]);
 }
 
 #[tokio::test]
@@ -333,7 +340,7 @@ async fn csv_refuses_single_records() {
     let columns = schema(&[("id", DataType::Int32), ("text", DataType::Utf8), ("t", millis())]);
     let mut table = TableSpec::new("t", columns);
     table.schema = schema(&[("t", millis()), ("id", DataType::Int32)]);
-    let mut decoder = tidemill::formats::decoder("csv", &table).unwrap();
+    let mut decoder = tidemill::formats::decoder("csv", &table, None).unwrap();
     let records = [
         "1,a,2026-02-12T10:00:00Z",
         "2,b",

@@ -25,9 +25,26 @@ fn event(i: usize) -> String {
     )
 }
 
+/// CPU seconds of this process so far, user and system (hundredths).
+fn cpu() -> (f64, f64) {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<f64> = stat.rsplit(')').next().unwrap_or("").split(' ').map(|f| f.parse().unwrap_or(0.0)).collect();
+    (fields[12] / 100.0, fields[13] / 100.0)
+}
+
+static LAST: std::sync::Mutex<(f64, f64)> = std::sync::Mutex::new((0.0, 0.0));
+
+fn start(clock: &SystemClock) -> std::time::Duration {
+    *LAST.lock().unwrap() = cpu();
+    clock.elapsed()
+}
+
 fn report(what: &str, count: usize, clock: &SystemClock, before: std::time::Duration) {
     let seconds = (clock.elapsed() - before).as_secs_f64();
-    println!("{what}: {:.2} M/s ({seconds:.2} s)", count as f64 / seconds / 1e6);
+    let ((user, system), last) = (cpu(), *LAST.lock().unwrap());
+    let (user, system) = (user - last.0, system - last.1);
+    let per_cpu = count as f64 / (user + system).max(0.01) / 1e6;
+    println!("{what}: {per_cpu:.2} M/CPU-s ({seconds:.2} s wall, {user:.2} s user, {system:.2} s system)");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -36,7 +53,7 @@ async fn rates_of_the_stream() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(SystemClock::new());
     let events: Vec<String> = (0..EVENTS).map(event).collect();
-    let before = clock.elapsed();
+    let before = start(&clock);
     let mut stream = LocalStream::open(dir.path(), "s", None, clock.clone()).unwrap();
     for events in events.chunks(500) {
         let records: Vec<_> =
@@ -47,7 +64,7 @@ async fn rates_of_the_stream() {
     let table = spec("t", schema(&[]), &[("stream", "s")]);
     let source = connectors(dir.path(), 1).source(&table, "kinesis").unwrap();
     for _ in 0..2 {
-        let before = clock.elapsed();
+        let before = start(&clock);
         let mut count = 0;
         for split in source.splits().await.unwrap() {
             let mut reader = source.open(&split, None, StartPosition::TrimHorizon).await.unwrap();
@@ -63,7 +80,7 @@ async fn rates_of_the_stream() {
     let table = spec("t", schema(&[]), &[("path", &file.display().to_string()), ("format", "json")]);
     let source = connectors(dir.path(), 1).source(&table, "filesystem").unwrap();
     for _ in 0..2 {
-        let before = clock.elapsed();
+        let before = start(&clock);
         let split = source.splits().await.unwrap().remove(0);
         let mut reader = source.open(&split, None, StartPosition::TrimHorizon).await.unwrap();
         let mut count = 0;
@@ -73,6 +90,36 @@ async fn rates_of_the_stream() {
         assert_eq!(count, EVENTS);
         report("read of lines", EVENTS, &clock, before);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+#[ignore = "measures"]
+async fn rest_of_readers() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SystemClock::new());
+    let table = spec("t", schema(&[]), &[("stream", "s")]);
+    LocalStream::open(dir.path(), "s", None, clock.clone()).unwrap();
+    let source = connectors(dir.path(), 1).source(&table, "kinesis").unwrap();
+    let before = start(&clock);
+    let seconds = std::time::Duration::from_secs(10);
+    let mut tasks = Vec::new();
+    for split in source.splits().await.unwrap() {
+        let (source, clock) = (source.clone(), clock.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut reader = source.open(&split, None, StartPosition::TrimHorizon).await.unwrap();
+            let mut count = 0;
+            while clock.elapsed() - before < seconds {
+                assert!(matches!(reader.next().await.unwrap(), Fetch::CaughtUp));
+                count += 1;
+            }
+            count
+        }));
+    }
+    let mut count = 0;
+    for task in tasks {
+        count += task.await.unwrap();
+    }
+    report("four readers at rest for 10 s", count, &clock, before);
 }
 
 fn archive(rows: usize) -> (TableSpec, Vec<RecordBatch>, tempfile::TempDir) {
@@ -216,7 +263,7 @@ async fn rates_of_files() {
         [(1, "archive, Snappy", &table), (2, "archive, ZSTD 1", &zstd), (3, "archive as JSON", &json)]
     {
         for repeat in 0..2 {
-            let before = clock.elapsed();
+            let before = start(&clock);
             let bytes = write(table, &batches, dir.path(), generation * 10 + repeat).await;
             report(&format!("{name}, {} MB", bytes / 1_000_000), rows, &clock, before);
         }
@@ -252,7 +299,7 @@ async fn rates_of_tables() {
     );
     let mut sink = connectors(dir.path(), 1).sink(&table, "dynamodb").unwrap();
     for epoch in 0..4 {
-        let before = clock.elapsed();
+        let before = start(&clock);
         sink.write(EpochNumber(epoch), appends(rows.clone())).await.unwrap();
         sink.flush(EpochNumber(epoch), 0).await.unwrap();
         report(if epoch == 0 { "items inserted" } else { "items updated" }, 200_000, &clock, before);
