@@ -16,7 +16,7 @@ use super::window_spec::WindowSpec;
 
 /// Which bound of the window (or pane) of a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Bound {
+pub(crate) enum Bound {
     /// Start of the pane; of the window, for TUMBLE.
     Start,
     /// For a pane: the end of the first window of the row that its watermark has not closed; NULL when

@@ -16,7 +16,9 @@ pub(crate) struct Known<'a> {
 
 /// Translates an error that planning `statement` gave.
 pub(crate) fn translate(error: &DataFusionError, statement: &Statement, known: &Known<'_>) -> Error {
-    if std::env::var("TM_DEBUG").is_ok() { eprintln!("{error:#?}"); }
+    if std::env::var("TM_DEBUG").is_ok() {
+        eprintln!("{error:#?}");
+    }
     // Our own errors travel through DataFusion's planner as external ones.
     if let Some(own) = own_error(error) {
         return own.locate(statement);

@@ -66,9 +66,9 @@ impl LocalTables {
 fn failed(table: &str, error: rusqlite::Error) -> Error {
     let message = format!("local DynamoDB table '{table}' could not be used");
     match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
-            Error::unavailable(message).hint("does another program hold dynamodb.sqlite open for writing?").caused_by(error)
-        }
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => Error::unavailable(message)
+            .hint("does another program hold dynamodb.sqlite open for writing?")
+            .caused_by(error),
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
             Error::corrupt(message).caused_by(error)
         }

@@ -127,9 +127,13 @@ pub(super) fn commit(committable: &Committable) -> Result<()> {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.exists() => return Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::corrupt(format!("staged file '{}' is gone, and '{}' is not there", temporary.display(), path.display()))
-                .hint("its rows are lost from this folder: run the job again with --fresh")
-                .caused_by(e));
+            return Err(Error::corrupt(format!(
+                "staged file '{}' is gone, and '{}' is not there",
+                temporary.display(),
+                path.display()
+            ))
+            .hint("its rows are lost from this folder: run the job again with --fresh")
+            .caused_by(e));
         }
         Err(e) => return Err(io_error(&path, "committed", e)),
     }

@@ -64,8 +64,14 @@ impl PrintColumn {
             String::from_utf8_lossy(&text).trim_matches('"').to_owned()
         };
         match self {
-            Self::Text(a) | Self::Binary(a) | Self::Float32(a) | Self::Float64(a) | Self::Timestamp(a, ..)
-            | Self::List(a, _) | Self::Map(a, ..) | Self::Row(a, _)
+            Self::Text(a)
+            | Self::Binary(a)
+            | Self::Float32(a)
+            | Self::Float64(a)
+            | Self::Timestamp(a, ..)
+            | Self::List(a, _)
+            | Self::Map(a, ..)
+            | Self::Row(a, _)
                 if a.is_null(row) =>
             {
                 out.push_str("null");
@@ -86,7 +92,11 @@ impl PrintColumn {
             }
             Self::Timestamp(values, column, unit, _) => {
                 let value = values.as_primitive::<arrow::datatypes::Int64Type>().value(row);
-                out.push_str(&java_time(&json(column), value.rem_euclid(per_second(*unit) * 60) == 0, self.is_instant()));
+                out.push_str(&java_time(
+                    &json(column),
+                    value.rem_euclid(per_second(*unit) * 60) == 0,
+                    self.is_instant(),
+                ));
             }
             Self::Time(column) => {
                 let text = json(column);
@@ -190,8 +200,17 @@ mod tests {
     #[test]
     fn doubles_as_java_prints_them() {
         for (value, text) in [
-            (0.0, "0.0"), (-0.0, "-0.0"), (1.0, "1.0"), (0.1, "0.1"), (100.0, "100.0"), (1234567.0, "1234567.0"),
-            (1e7, "1.0E7"), (1.5e10, "1.5E10"), (0.001, "0.001"), (0.00015, "1.5E-4"), (-2.25, "-2.25"),
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (100.0, "100.0"),
+            (1234567.0, "1234567.0"),
+            (1e7, "1.0E7"),
+            (1.5e10, "1.5E10"),
+            (0.001, "0.001"),
+            (0.00015, "1.5E-4"),
+            (-2.25, "-2.25"),
         ] {
             assert_eq!(java_double(value, &format!("{value:e}")), text);
         }

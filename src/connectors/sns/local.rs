@@ -129,7 +129,13 @@ impl LocalTopicSink {
             write_string(&message.id, &mut out);
             out.extend_from_slice(&message.members);
             out.extend_from_slice(b",\"published_at\":\"");
-            write_timestamp(now_ms, arrow::datatypes::TimeUnit::Millisecond, true, TimestampStyle::Rfc3339Millis, &mut out);
+            write_timestamp(
+                now_ms,
+                arrow::datatypes::TimeUnit::Millisecond,
+                true,
+                TimestampStyle::Rfc3339Millis,
+                &mut out,
+            );
             out.extend_from_slice(format!("\",\"epoch\":{}}}\n", epoch.0).as_bytes());
         }
         file.write_all(&out)
@@ -148,7 +154,8 @@ fn text_at(column: Option<&ArrayRef>, row: usize) -> Option<&str> {
 /// The columns of a batch whose names are not among `without`.
 fn project_without(batch: &RecordBatch, without: &[&str]) -> Result<RecordBatch> {
     let schema = batch.schema();
-    let keep: Vec<usize> = (0..batch.num_columns()).filter(|i| !without.contains(&schema.field(*i).name().as_str())).collect();
+    let keep: Vec<usize> =
+        (0..batch.num_columns()).filter(|i| !without.contains(&schema.field(*i).name().as_str())).collect();
     Ok(batch.project(&keep)?)
 }
 
@@ -204,7 +211,11 @@ impl LocalTopicSink {
                 members.extend_from_slice(b",\"message\":");
                 write_string(body, &mut members);
                 members.extend_from_slice(b",\"attributes\":");
-                if bodies.is_some() { attributes.write(row, &mut members) } else { members.extend_from_slice(b"{}") }
+                if bodies.is_some() {
+                    attributes.write(row, &mut members)
+                } else {
+                    members.extend_from_slice(b"{}")
+                }
                 messages.push(Message { id: self.id(&identity), members });
             }
         }

@@ -112,7 +112,8 @@ impl LocalStream {
         let description = describe_or_create(local, name, shards, clock.as_ref())?;
         let folder = stream_folder(local, name);
         let shards = &description.shards;
-        let writers = shards.iter().map(|s| ShardWriter::open(&log_path(&folder, &s.shard_id))).collect::<Result<_>>()?;
+        let writers =
+            shards.iter().map(|s| ShardWriter::open(&log_path(&folder, &s.shard_id))).collect::<Result<_>>()?;
         let frames = shards.iter().map(|_| FrameBuilder::default()).collect();
         Ok(Self { description, writers, frames, clock })
     }
@@ -204,7 +205,8 @@ pub(super) fn describe_or_create(
             ending_hash_key: last.to_string(),
         }
     });
-    let made = StreamDescription { version: 1, name: name.to_owned(), created_ms: clock.now_ms(), shards: shards.collect() };
+    let made =
+        StreamDescription { version: 1, name: name.to_owned(), created_ms: clock.now_ms(), shards: shards.collect() };
     let text = serde_json::to_vec_pretty(&made).map_err(|e| Error::internal("stream.json").caused_by(e))?;
     let path = folder.join("stream.json");
     let temporary = folder.join(format!(".stream.json.{}", std::process::id()));
