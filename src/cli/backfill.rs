@@ -69,7 +69,9 @@ pub(super) fn backfill(args: BackfillArgs) -> Outcome {
         }
         for query in &done {
             match &query.outcome {
-                Ok(rows) => println!("query {}: {rows} rows out, {} late, {} rejected", query.name, query.late, query.rejected),
+                Ok(rows) => {
+                    println!("query {}: {rows} rows out, {} late, {} rejected", query.name, query.late, query.rejected)
+                }
                 Err(why) => println!("query {}: left out, {why}", query.name),
             }
         }

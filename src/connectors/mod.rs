@@ -11,7 +11,7 @@
 //! blackhole   write          nothing
 //! ```
 //!
-//! [`Connectors`] makes sources and sinks from a [`TableSpec`]; [`describe`] tells the SQL layer what each of
+//! [`Connectors`] makes sources and sinks from a [`TableSpec`]; [`describe()`] tells the SQL layer what each of
 //! them accepts, and [`options`] has the parsers of option values.
 //!
 //! Architecture invariant: a connector imports no other connector; what they share lies in the files of

@@ -116,7 +116,9 @@ fn left_out(query: &QueryPlan, options: &BackfillOptions) -> Option<String> {
             (Some(key), Some(local)) => local.join("s3").join(key),
             _ => PathBuf::from(target),
         };
-        let same = |a: &PathBuf, b: &PathBuf| a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a.starts_with(b));
+        let same = |a: &PathBuf, b: &PathBuf| {
+            a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a.starts_with(b))
+        };
         if same(&target, &options.from) || same(&options.from, &target) {
             return Some("it writes the archive that is read".to_owned());
         }
@@ -242,8 +244,11 @@ impl Archive {
             }
             None if source.required.iter().any(|used| used == name) => {
                 let names: Vec<&str> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
-                Err(Error::config(format!("the archive has no column '{name}', which queries of '{}' use", source.name))
-                    .hint(format!("it has {}", names.join(", "))))
+                Err(Error::config(format!(
+                    "the archive has no column '{name}', which queries of '{}' use",
+                    source.name
+                ))
+                .hint(format!("it has {}", names.join(", "))))
             }
             None => {
                 let null = ScalarValue::try_from(field.data_type())

@@ -62,10 +62,7 @@ pub(super) fn parameters(options: &JobOptions) -> Parameters {
 }
 
 /// Plans a job.
-pub async fn plan(
-    options: &JobOptions,
-    epoch_time_ms: &Arc<AtomicI64>,
-) -> std::result::Result<JobPlan, Vec<Error>> {
+pub async fn plan(options: &JobOptions, epoch_time_ms: &Arc<AtomicI64>) -> std::result::Result<JobPlan, Vec<Error>> {
     let files = super::load(&options.paths).map_err(|e| vec![e])?;
     let plan_options =
         PlanOptions { partitions: options.threads, batch: false, epoch_time_ms: Arc::clone(epoch_time_ms) };
@@ -94,8 +91,8 @@ async fn connect(
     let store = options.local.as_ref().map(|dir| StateStore::new(dir.join("checkpoints").join(&name)));
     let (saved, generation) = saved_state(options, store.as_ref())?;
     let context = JobContext { job: name.clone(), generation };
-    let connectors = Connectors::new(options.local.clone(), Arc::clone(&clock), context)
-        .draining(options.ending != Ending::Run);
+    let connectors =
+        Connectors::new(options.local.clone(), Arc::clone(&clock), context).draining(options.ending != Ending::Run);
     let mut tables = Vec::new();
     for source in &plan.sources {
         tables.push(table(source, &connectors, options)?);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::Int64Type;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -131,9 +131,10 @@ impl Driver {
         for _ in 0..self.waiting[index].len() {
             let Some(split) = self.waiting[index].pop_front() else { break };
             let table = &self.tables[index];
-            let ready = split.parents.iter().all(|parent| {
-                table.by_id.get(parent).is_none_or(|at| table.splits[*at].status == Status::Finished)
-            });
+            let ready = split
+                .parents
+                .iter()
+                .all(|parent| table.by_id.get(parent).is_none_or(|at| table.splits[*at].status == Status::Finished));
             if ready {
                 self.start(index, split).await?;
             } else {
@@ -190,7 +191,6 @@ impl Driver {
             pieces: Arc::clone(&self.pieces),
             max_records: self.limits.rows,
             ends_when_caught_up: self.ending != Ending::Run,
-            clock: Arc::clone(&self.clock),
         };
         self.readers.push(tokio::spawn(task.run()));
         Ok(())
@@ -252,10 +252,8 @@ impl Driver {
     /// Whether everything has been read, and nothing else can come.
     fn is_done(&self) -> bool {
         let ended = self.tables.iter().all(TableSplits::all_finished);
-        let bounded = self
-            .specifications
-            .iter()
-            .all(|s| s.source.boundedness() == crate::contracts::Boundedness::Bounded);
+        let bounded =
+            self.specifications.iter().all(|s| s.source.boundedness() == crate::contracts::Boundedness::Bounded);
         ended && self.waiting.iter().all(VecDeque::is_empty) && (bounded || self.ending != Ending::Run)
     }
 
@@ -308,12 +306,6 @@ impl Driver {
     /// Name and stream of a table, by its index among specifications.
     pub(crate) fn stream(&self, index: usize) -> &str {
         &self.specifications[index].stream
-    }
-
-    /// Whether every split has been read up to now, and how many there are.
-    pub(crate) fn lag(&self) -> (bool, usize) {
-        let caught_up = self.tables.iter().all(TableSplits::all_caught_up);
-        (caught_up, self.tables.iter().map(|t| t.splits.len()).sum())
     }
 
     /// Stops reading and says where reading stands. `closed` is the end of the last window that a

@@ -24,5 +24,5 @@ mod writer;
 pub use accounting::{QueryCounts, Summary, TableCounts};
 pub use driver::EpochLimits;
 pub use rows::WatermarkRule;
-pub(crate) use writer::{Order, run_errors, run_writer};
 pub use worker::{DecoderFactory, Ending, Job, Progress, QuerySpec, ReferenceLoader, TableSpecification, Worker};
+pub(crate) use writer::{Order, run_errors, run_writer};

@@ -219,7 +219,8 @@ impl Catalog {
         for (what, keys) in [("primary key", &declared.primary_key), ("PARTITIONED BY", &declared.partitioned_by)] {
             for key in keys {
                 if !columns.iter().any(|c| c.name == key.value) {
-                    let error = Error::sql(format!("{what} names the column '{}', which '{name}' does not have", key.value));
+                    let error =
+                        Error::sql(format!("{what} names the column '{}', which '{name}' does not have", key.value));
                     let names = columns.iter().map(|c| c.name.as_str());
                     return Err(with_nearest(error.at(statement.at(key.span)), &key.value, names));
                 }

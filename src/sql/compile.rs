@@ -215,9 +215,11 @@ impl Compiler<'_> {
         }
         for (condition, reason) in requires {
             if let Kind::Update { .. } = piece.kind {
-                return Err(PlanError::new("REQUIRE must stand in the WHERE of a query over rows, not over an update stream")
-                    .word("REQUIRE")
-                    .into());
+                return Err(PlanError::new(
+                    "REQUIRE must stand in the WHERE of a query over rows, not over an update stream",
+                )
+                .word("REQUIRE")
+                .into());
             }
             plan = self.gate(plan, condition, GateKind::Require(reason));
         }
@@ -245,7 +247,11 @@ impl Compiler<'_> {
         let mut slots = Vec::new();
         for piece in pieces {
             let weight = weighed.then(|| {
-                if has_hidden(&piece.plan, WEIGHT_COLUMN) { column(&piece.plan, WEIGHT_COLUMN) } else { lit(1i8).alias(WEIGHT_COLUMN) }
+                if has_hidden(&piece.plan, WEIGHT_COLUMN) {
+                    column(&piece.plan, WEIGHT_COLUMN)
+                } else {
+                    lit(1i8).alias(WEIGHT_COLUMN)
+                }
             });
             let mut exprs = visible_columns(&piece.plan);
             exprs.extend(common.iter().filter(|n| **n != WEIGHT_COLUMN).map(|name| column(&piece.plan, name)));
@@ -293,8 +299,7 @@ impl Compiler<'_> {
         }
         let mut inputs = stream.inputs;
         inputs.extend(still.inputs);
-        let (left, right) =
-            if stream_is_left { (stream.plan, still.plan) } else { (still.plan, stream.plan) };
+        let (left, right) = if stream_is_left { (stream.plan, still.plan) } else { (still.plan, stream.plan) };
         let join = Join::try_new(
             Arc::new(left),
             Arc::new(right),

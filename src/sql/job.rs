@@ -20,10 +20,10 @@ use super::statement::{ColumnKind, parse_file};
 use super::text::{HINT_MARK, Parameters, SqlText};
 use super::types::flink_name;
 use crate::contracts::{Error, ErrorKind, MetadataColumn, Result, TableSpec};
-use crate::runtime::WatermarkRule;
 use crate::operators::{
     ChangeMode, GateKind, GateReport, ORIGIN_COLUMN, QueryGraph, Stage, TIME_COLUMN, WATERMARK_COLUMN, WEIGHT_COLUMN,
 };
+use crate::runtime::WatermarkRule;
 
 /// A table that is read.
 #[derive(Debug, Clone)]
@@ -182,7 +182,15 @@ pub async fn plan_job(
     // A batch reads Parquet, which prunes by itself.
     let pruned = (!options.batch).then_some((&required, &named));
     let planner = Planner::new(&catalog, &settings, pruned, options, &mut errors).await;
-    let mut job = JobBuilder { planner: &planner, catalog: &catalog, settings: &settings, options, required: &required, literals, warnings };
+    let mut job = JobBuilder {
+        planner: &planner,
+        catalog: &catalog,
+        settings: &settings,
+        options,
+        required: &required,
+        literals,
+        warnings,
+    };
     let plan = job.build(batch_tables, &mut errors).await;
     match (plan, errors.is_empty()) {
         (Some(plan), true) => Ok(plan),
@@ -193,7 +201,8 @@ pub async fn plan_job(
 /// The watermark's columns are always read.
 fn keep_time(table: &Table, used: &mut BTreeMap<String, super::required::Paths>) {
     let Some(watermark) = &table.watermark else { return };
-    let mut expressions = vec![watermark.expression.clone(), sqlparser::ast::Expr::Identifier(watermark.column.clone())];
+    let mut expressions =
+        vec![watermark.expression.clone(), sqlparser::ast::Expr::Identifier(watermark.column.clone())];
     for column in &table.columns {
         if let (ColumnKind::Computed(expr), true) = (&column.kind, column.name == watermark.column.value) {
             expressions.push(expr.as_ref().clone());
@@ -361,7 +370,13 @@ impl JobBuilder<'_> {
         Ok(Some(WatermarkRule::Computed(Arc::new(tokio::sync::Mutex::new(stage)))))
     }
 
-    fn compiler<'c>(&'c self, mode: Mode, tables: &'c [TableInput], references: &[usize], partitions: usize) -> Compiler<'c> {
+    fn compiler<'c>(
+        &'c self,
+        mode: Mode,
+        tables: &'c [TableInput],
+        references: &[usize],
+        partitions: usize,
+    ) -> Compiler<'c> {
         Compiler {
             mode,
             tables,
@@ -399,16 +414,26 @@ impl JobBuilder<'_> {
                 columns.len()
             ));
             let names: Vec<_> = columns.iter().map(|f| f.name().as_str()).collect();
-            return Err(error.at(statement.at(insert.insert.table.span)).hint(format!("it takes: {}", names.join(", "))));
+            return Err(error
+                .at(statement.at(insert.insert.table.span))
+                .hint(format!("it takes: {}", names.join(", "))));
         }
         let key: Vec<usize> =
             table.primary_key.iter().filter_map(|k| columns.iter().position(|c| c.name() == k)).collect();
         if key.len() < table.primary_key.len() {
-            let missing: Vec<_> =
-                table.primary_key.iter().filter(|k| !columns.iter().any(|c| c.name() == *k)).map(String::as_str).collect();
-            return Err(Error::sql(format!("the INSERT lacks the primary key column '{}' of '{}'", missing.join("', '"), table.name))
-                .at(statement.at(insert.insert.table.span))
-                .hint("a row without its key cannot be stored"));
+            let missing: Vec<_> = table
+                .primary_key
+                .iter()
+                .filter(|k| !columns.iter().any(|c| c.name() == *k))
+                .map(String::as_str)
+                .collect();
+            return Err(Error::sql(format!(
+                "the INSERT lacks the primary key column '{}' of '{}'",
+                missing.join("', '"),
+                table.name
+            ))
+            .at(statement.at(insert.insert.table.span))
+            .hint("a row without its key cannot be stored"));
         }
         let mode = if self.options.batch { Mode::Batch } else { Mode::Stream };
         let mut compiler = self.compiler(mode, inputs, references, self.options.partitions);
@@ -471,7 +496,11 @@ impl JobBuilder<'_> {
             let Some(field) = writable.iter().find(|f| *f.name() == column.value) else {
                 let error = Error::sql(format!("'{name}' has no column '{}' to write", column.value));
                 let error = error.at(statement.at(column.span));
-                return Err(super::catalog::with_nearest(error, &column.value, writable.iter().map(|f| f.name().as_str())));
+                return Err(super::catalog::with_nearest(
+                    error,
+                    &column.value,
+                    writable.iter().map(|f| f.name().as_str()),
+                ));
             };
             columns.push(field.clone());
         }
@@ -524,9 +553,12 @@ impl JobBuilder<'_> {
                 .hint("a GROUP BY without a window changes its rows: declare PRIMARY KEY (…) NOT ENFORCED, or group by window_start, window_end"));
         }
         if is_update && super::validate::append_only(&table.connector) {
-            return Err(Error::sql(format!("an update stream cannot go into '{}': '{}' takes final rows only", table.name, table.connector))
-                .at(insert.statement.at(insert.insert.table.span))
-                .hint("group by window_start, window_end: the rows of a closed window are final"));
+            return Err(Error::sql(format!(
+                "an update stream cannot go into '{}': '{}' takes final rows only",
+                table.name, table.connector
+            ))
+            .at(insert.statement.at(insert.insert.table.span))
+            .hint("group by window_start, window_end: the rows of a closed window are final"));
         }
         Ok(())
     }
@@ -612,7 +644,9 @@ fn spec(table: &Table, schema: SchemaRef) -> TableSpec {
 fn beside(path: &str, sql_file: &str) -> String {
     let folder = std::path::Path::new(sql_file).parent();
     match folder {
-        Some(folder) if !path.contains("://") && !path.starts_with('/') => folder.join(path).to_string_lossy().into_owned(),
+        Some(folder) if !path.contains("://") && !path.starts_with('/') => {
+            folder.join(path).to_string_lossy().into_owned()
+        }
         _ => path.to_owned(),
     }
 }

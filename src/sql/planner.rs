@@ -22,8 +22,8 @@ use super::functions::{self, FunctionOptions};
 use super::job::PlanOptions;
 use super::legacy::rewrite_group_windows;
 use super::nodes::TIME_ATTRIBUTE;
-use super::required::{Required, collect, prune};
 use super::require::Require;
+use super::required::{Required, collect, prune};
 use super::session::{bare_state, planning_state};
 use super::settings::Settings;
 use super::statement::{ColumnKind, Statement};
@@ -224,7 +224,8 @@ impl Catalog {
     pub(crate) fn hinted_names(&self) -> Vec<String> {
         let queries = self.inserts.iter().map(|i| i.insert.query.as_ref());
         let queries = queries.chain(self.views.values().map(|v| v.query.as_ref()));
-        let mut names: Vec<String> = queries.flat_map(super::catalog::relations).filter(|n| n.contains(HINT_MARK)).collect();
+        let mut names: Vec<String> =
+            queries.flat_map(super::catalog::relations).filter(|n| n.contains(HINT_MARK)).collect();
         names.sort();
         names.dedup();
         names
@@ -289,7 +290,11 @@ pub(crate) fn select_two(table: &str, a: Expr, b: Expr) -> Query {
 }
 
 /// Adds, as NULL, columns that queries name but never use.
-fn with_nulls(plan: LogicalPlan, table: &Table, named: &BTreeMap<String, super::required::Paths>) -> Result<LogicalPlan> {
+fn with_nulls(
+    plan: LogicalPlan,
+    table: &Table,
+    named: &BTreeMap<String, super::required::Paths>,
+) -> Result<LogicalPlan> {
     let mut exprs: Vec<LogicalExpr> = Vec::new();
     for column in &table.columns {
         let (ColumnKind::Physical { data_type, .. } | ColumnKind::Metadata { data_type, .. }) = &column.kind else {
@@ -306,7 +311,8 @@ fn with_nulls(plan: LogicalPlan, table: &Table, named: &BTreeMap<String, super::
     }
     let own = plan.schema().iter().map(|(q, f)| LogicalExpr::Column(DfColumn::new(q.cloned(), f.name())));
     let exprs = own.chain(exprs).collect();
-    let plan = Projection::try_new(exprs, Arc::new(plan)).map_err(|e| Error::internal("unused columns").caused_by(e))?;
+    let plan =
+        Projection::try_new(exprs, Arc::new(plan)).map_err(|e| Error::internal("unused columns").caused_by(e))?;
     Ok(LogicalPlan::Projection(plan))
 }
 

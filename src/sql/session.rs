@@ -8,12 +8,12 @@ use datafusion::common::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use datafusion::prelude::SessionConfig;
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 
 use super::nodes::{Gate, OperatorRows};
 use super::types::timestamp;
@@ -23,7 +23,10 @@ use crate::operators::{GateExec, ORIGIN_COLUMN, SlotExec};
 /// Settings for streamed stages: one task a partition, and no optimisation that looks at the data. A batch
 /// is spread over `batch_tasks` tasks by DataFusion itself.
 fn config(batch_tasks: Option<usize>) -> SessionConfig {
-    let mut config = SessionConfig::new().with_target_partitions(batch_tasks.unwrap_or(1)).with_batch_size(8192).with_information_schema(false);
+    let mut config = SessionConfig::new()
+        .with_target_partitions(batch_tasks.unwrap_or(1))
+        .with_batch_size(8192)
+        .with_information_schema(false);
     let options = config.options_mut();
     super::functions::configure(options);
     // Names keep their case, as in Flink.

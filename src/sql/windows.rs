@@ -143,15 +143,13 @@ fn relation(argument: &Expr) -> Option<TableFactor> {
         sample: None,
     };
     match argument {
-        Expr::Function(function) if function.name.to_string() == TABLE_ARGUMENT => {
-            match list(function).first()? {
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query))) => {
-                    Some(is_all_of(query).cloned().unwrap_or_else(|| derived(query)))
-                }
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Nested(inner))) => relation(inner),
-                _ => None,
+        Expr::Function(function) if function.name.to_string() == TABLE_ARGUMENT => match list(function).first()? {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query))) => {
+                Some(is_all_of(query).cloned().unwrap_or_else(|| derived(query)))
             }
-        }
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Nested(inner))) => relation(inner),
+            _ => None,
+        },
         Expr::Subquery(query) => Some(derived(query)),
         Expr::Identifier(name) => Some(table_factor(name.clone(), None)),
         _ => None,
@@ -202,7 +200,8 @@ fn time_column(
         } else {
             "a window needs the time column that the table's WATERMARK names".to_owned()
         };
-        let error = PlanError::new(format!("'{name}' is {found} without a watermark, so {window} cannot use it as time"));
+        let error =
+            PlanError::new(format!("'{name}' is {found} without a watermark, so {window} cannot use it as time"));
         return Err(error.span(span).hint(hint).into());
     }
     Ok(time)
