@@ -1,5 +1,6 @@
 //! The command line.
 
+mod backfill;
 mod check;
 mod display;
 mod produce;
@@ -31,6 +32,8 @@ enum Command {
     Explain(check::ExplainArgs),
     /// Send JSON lines to a stream
     Produce(produce::ProduceArgs),
+    /// Compute the same queries over archived Parquet, as one batch
+    Backfill(backfill::BackfillArgs),
 }
 
 /// Files and parameters of a job.
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(args),
         Command::Explain(args) => check::explain(args),
         Command::Produce(args) => produce::produce(args),
+        Command::Backfill(args) => backfill::backfill(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -57,7 +57,7 @@ pub struct Prepared {
 }
 
 /// Parameters from the command line, then the environment.
-fn parameters(options: &JobOptions) -> Parameters {
+pub(super) fn parameters(options: &JobOptions) -> Parameters {
     Parameters::new(options.parameters.clone(), std::env::vars().collect())
 }
 
@@ -164,7 +164,7 @@ fn saved_state(options: &JobOptions, store: Option<&StateStore>) -> Result<(Save
     Ok((SavedJob::default(), generation))
 }
 
-fn job_name(paths: &[PathBuf]) -> String {
+pub(super) fn job_name(paths: &[PathBuf]) -> String {
     let stem = paths.first().and_then(|path| {
         let path = path.canonicalize().unwrap_or_else(|_| path.clone());
         path.file_stem().map(|stem| stem.to_string_lossy().into_owned())
@@ -172,7 +172,7 @@ fn job_name(paths: &[PathBuf]) -> String {
     stem.unwrap_or_else(|| "job".to_owned())
 }
 
-fn errors_path(setting: &Option<String>, local: Option<&Path>) -> String {
+pub(super) fn errors_path(setting: &Option<String>, local: Option<&Path>) -> String {
     match (setting, local) {
         (Some(path), _) => path.clone(),
         (None, Some(local)) => local.join("errors").to_string_lossy().into_owned(),

@@ -160,6 +160,16 @@ impl QueryGraph {
 }
 
 impl QueryGraph {
+    /// Runs a batch plan: one stage that reads its tables itself, but for reference tables.
+    pub async fn run_batch(&mut self, references: &[RecordBatch], compute: &Compute) -> Result<Vec<RecordBatch>> {
+        for input in &self.root.inputs {
+            if let SlotSource::Reference(table) = input.source {
+                input.slot.fill(std::slice::from_ref(&references[table]));
+            }
+        }
+        run_partitions(&self.root.plan, compute).await
+    }
+
     /// State of each operator.
     pub fn snapshot(&self) -> Result<Vec<OperatorState>> {
         let state = |operator: &Operator| {

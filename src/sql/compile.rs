@@ -13,7 +13,7 @@
 //! the optimiser removes those that nothing reads. For the batch plan the same pass leaves aggregates
 //! where they are, so that both plans come out of the same rules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
@@ -26,6 +26,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::lit;
 
+use super::aggregate::outward;
 use super::errors::PlanError;
 use super::lower::{WindowForm, lower};
 use super::nodes::{Gate, ReportHandle, WindowTvf, window_bound};
@@ -78,6 +79,9 @@ pub(crate) struct TableInput {
     pub(crate) can_be_reference: bool,
 }
 
+/// Makes the table that a batch scans, by index among the tables.
+pub(crate) type Provider<'a> = &'a (dyn Fn(usize) -> crate::contracts::Result<Arc<dyn TableProvider>> + Sync);
+
 /// Compiles one query.
 pub(crate) struct Compiler<'a> {
     pub(crate) mode: Mode,
@@ -95,8 +99,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) references: Vec<usize>,
     /// What explanations say of each operator.
     pub(crate) notes: Vec<String>,
-    /// For a batch: what is scanned in place of the source tables.
-    pub(crate) providers: BTreeMap<usize, Arc<dyn TableProvider>>,
+    /// For a batch: makes what is scanned in place of a source table.
+    pub(crate) provider: Option<Provider<'a>>,
 }
 
 impl Compiler<'_> {
@@ -187,8 +191,8 @@ impl Compiler<'_> {
         if !as_reference {
             columns.extend(table.declared..table.schema.fields().len());
         }
-        if let Some(provider) = self.providers.get(&index).filter(|_| !as_reference) {
-            let source = provider_as_source(Arc::clone(provider));
+        if let Some(make) = self.provider.filter(|_| !as_reference) {
+            let source = provider_as_source(make(index).map_err(outward)?);
             let plan = TableScanBuilder::new(scan.table_name.clone(), source).with_projection(Some(columns)).build()?;
             return Ok(Piece { plan: LogicalPlan::TableScan(plan), inputs: vec![], kind });
         }

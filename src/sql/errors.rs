@@ -16,14 +16,17 @@ pub(crate) struct Known<'a> {
 
 /// Translates an error that planning `statement` gave.
 pub(crate) fn translate(error: &DataFusionError, statement: &Statement, known: &Known<'_>) -> Error {
-    if std::env::var("TM_DEBUG").is_ok() {
-        eprintln!("{error:#?}");
-    }
     // Our own errors travel through DataFusion's planner as external ones.
     if let Some(own) = own_error(error) {
         return own.locate(statement);
     }
     let root = error.find_root();
+    if let DataFusionError::External(inner) = root
+        && let Some(ours) = inner.downcast_ref::<Error>()
+    {
+        let again = Error::new(ours.kind(), ours.to_string());
+        return again.at(statement.at(head(statement)));
+    }
     if let DataFusionError::SchemaError(schema_error, _) = root {
         return schema(schema_error, statement);
     }

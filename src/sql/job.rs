@@ -11,7 +11,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Operator as BinaryOperator, Pr
 use datafusion::prelude::lit;
 
 use super::catalog::{Catalog, InsertQuery, Table};
-use super::compile::{Compiler, Kind, Mode, Piece, TableInput, visible_columns};
+use super::compile::{Compiler, Kind, Mode, Piece, Provider, TableInput, visible_columns};
 use super::planner::Planner;
 use super::prefilter::common_equality;
 use super::required::Required;
@@ -48,6 +48,10 @@ pub struct SourcePlan {
     pub max_drift_ms: Option<i64>,
     /// Text that a record must contain to be of use to any query.
     pub literal: Option<String>,
+    /// Columns that some query uses.
+    pub required: Vec<String>,
+    /// Column that the DDL declares for the split's watermark, which an archive may have kept.
+    pub watermark_column: Option<String>,
 }
 
 /// A reference table.
@@ -147,7 +151,7 @@ pub async fn plan_job(
     super::validate::check_tables(&catalog, &mut warnings, &mut errors);
 
     // First pass: which columns does the job use?
-    let first = Planner::new(&catalog, &settings, None, &options.epoch_time_ms, &mut errors).await;
+    let first = Planner::new(&catalog, &settings, None, options, &mut errors).await;
     let (mut required, mut named) = (Required::new(), Required::new());
     let mut uses: Vec<LogicalPlan> = Vec::new();
     for insert in &catalog.inserts {
@@ -175,8 +179,9 @@ pub async fn plan_job(
     let literals = common_equality(&uses);
 
     // Second pass: over tables with those columns.
-    let planner =
-        Planner::new(&catalog, &settings, Some((&required, &named)), &options.epoch_time_ms, &mut errors).await;
+    // A batch reads Parquet, which prunes by itself.
+    let pruned = (!options.batch).then_some((&required, &named));
+    let planner = Planner::new(&catalog, &settings, pruned, options, &mut errors).await;
     let mut job = JobBuilder {
         planner: &planner,
         catalog: &catalog,
@@ -247,22 +252,16 @@ impl JobBuilder<'_> {
         if !errors.is_empty() {
             return None;
         }
-        let mut providers: BTreeMap<usize, Arc<dyn TableProvider>> = BTreeMap::new();
         let mut references = Vec::new();
         let mut queries = Vec::new();
         let mut used = BTreeSet::new();
-        if let Some(make) = batch_tables {
-            for source in &sources {
-                match make(source) {
-                    Ok(provider) => {
-                        providers.insert(source.table, provider);
-                    }
-                    Err(error) => errors.push(error),
-                }
-            }
-        }
+        let provide = |index: usize| match batch_tables {
+            Some(make) => make(&sources[index]),
+            None => Err(Error::internal("a batch without tables")),
+        };
+        let provider: Option<Provider<'_>> = if batch_tables.is_some() { Some(&provide) } else { None };
         for insert in &self.catalog.inserts {
-            match self.query(insert, &inputs, &mut references, &providers).await {
+            match self.query(insert, &inputs, &mut references, provider).await {
                 Ok(query) => {
                     used.extend(query.tables.iter().copied());
                     queries.push(query);
@@ -331,6 +330,11 @@ impl JobBuilder<'_> {
             idle_timeout_ms: (idle > 0).then_some(idle),
             max_drift_ms: ms("scan.watermark.alignment.max-drift"),
             literal: self.literals.get(plan_name).cloned(),
+            required: self.required.get(plan_name).map(|used| used.keys().cloned().collect()).unwrap_or_default(),
+            watermark_column: table.columns.iter().find_map(|column| match &column.kind {
+                ColumnKind::Metadata { key, .. } if key == "watermark" => Some(column.name.clone()),
+                _ => None,
+            }),
         };
         Ok((input, source))
     }
@@ -386,7 +390,7 @@ impl JobBuilder<'_> {
             paned: BTreeSet::new(),
             references: references.to_vec(),
             notes: Vec::new(),
-            providers: BTreeMap::new(),
+            provider: None,
         }
     }
 
@@ -395,7 +399,7 @@ impl JobBuilder<'_> {
         insert: &InsertQuery,
         inputs: &[TableInput],
         references: &mut Vec<usize>,
-        providers: &BTreeMap<usize, Arc<dyn TableProvider>>,
+        provider: Option<Provider<'_>>,
     ) -> Result<QueryPlan> {
         let statement = &insert.statement;
         let (table, columns) = self.target(insert)?;
@@ -433,7 +437,7 @@ impl JobBuilder<'_> {
         }
         let mode = if self.options.batch { Mode::Batch } else { Mode::Stream };
         let mut compiler = self.compiler(mode, inputs, references, self.options.partitions);
-        compiler.providers = providers.clone();
+        compiler.provider = provider;
         let places: Vec<usize> = key.iter().filter_map(|k| value_index(&columns[*k], &columns, &partition)).collect();
         let any = super::validate::takes_anything(&table.connector);
         let deltas = any || !places.iter().all(|place| key_only(&plan, *place));

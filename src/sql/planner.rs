@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::metadata::FieldMetadata;
@@ -20,6 +19,7 @@ use super::catalog::{Catalog, Table, check_time_type};
 use super::dialect::FlinkDialect;
 use super::errors::{Known, translate};
 use super::functions::{self, FunctionOptions};
+use super::job::PlanOptions;
 use super::legacy::rewrite_group_windows;
 use super::nodes::TIME_ATTRIBUTE;
 use super::require::Require;
@@ -53,11 +53,12 @@ impl<'a> Planner<'a> {
         catalog: &'a Catalog,
         settings: &Settings,
         required: Option<(&Required, &Required)>,
-        epoch_time_ms: &Arc<AtomicI64>,
+        plan_options: &PlanOptions,
         errors: &mut Vec<Error>,
     ) -> Self {
-        let mut state = planning_state();
-        let options = FunctionOptions { time_zone: settings.time_zone, epoch_time_ms: Arc::clone(epoch_time_ms) };
+        let mut state = planning_state(plan_options.batch.then_some(plan_options.partitions));
+        let epoch_time_ms = Arc::clone(&plan_options.epoch_time_ms);
+        let options = FunctionOptions { time_zone: settings.time_zone, epoch_time_ms };
         if let Err(error) = functions::register(&mut state, &options) {
             errors.push(Error::internal("functions could not be registered").caused_by(error));
         }

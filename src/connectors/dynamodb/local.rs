@@ -132,6 +132,15 @@ impl TableWriter {
         };
         let keys = spec.primary_key.iter().map(position).collect::<Result<Vec<_>>>()?;
         let names: Vec<String> = spec.schema.fields().iter().map(|f| f.name().clone()).collect();
+        let mut lower: Vec<String> = names.iter().map(|n| n.to_ascii_lowercase()).collect();
+        lower.sort();
+        if let Some(twice) = lower.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::config(format!(
+                "table '{}': two attributes are named '{}' but for case",
+                spec.name, twice[0]
+            ))
+            .hint("DynamoDB takes both, the SQLite file of --local does not: rename one"));
+        }
         let columns: Vec<String> = names.iter().map(|n| quoted(n)).collect();
         let key_columns: Vec<&str> = keys.iter().map(|k| columns[*k].as_str()).collect();
         let others = columns.iter().enumerate().filter(|(i, _)| !keys.contains(i));

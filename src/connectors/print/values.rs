@@ -217,6 +217,29 @@ mod tests {
     }
 
     #[test]
+    fn rows_as_flink_prints_them() {
+        use arrow::array::{Float64Array, ListArray, StringViewArray, StructArray, TimestampMillisecondArray};
+        use arrow::datatypes::{Field, Int32Type};
+        use std::sync::Arc;
+
+        let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None])]);
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("s", Arc::new(StringViewArray::from(vec!["it's \"quoted\""]))),
+            ("t", Arc::new(TimestampMillisecondArray::from(vec![1_770_890_400_000]))),
+            ("z", Arc::new(TimestampMillisecondArray::from(vec![1_770_890_400_120]).with_timezone("UTC"))),
+            ("d", Arc::new(Float64Array::from(vec![1e10]))),
+            ("l", Arc::new(list)),
+            ("n", Arc::new(StringViewArray::from(vec![None::<&str>]))),
+        ];
+        let fields: arrow::datatypes::Fields =
+            columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
+        let row = StructArray::new(fields, columns.into_iter().map(|c| c.1).collect(), None);
+        let mut out = String::new();
+        PrintColumn::try_new(&(Arc::new(row) as ArrayRef)).unwrap().write(0, &mut out);
+        assert_eq!(out, "+I[it's \"quoted\", 2026-02-12T10:00, 2026-02-12T10:00:00.120Z, 1.0E10, [1, null], null]");
+    }
+
+    #[test]
     fn times_as_java_prints_them() {
         assert_eq!(java_time("2026-02-12T10:00:00", true, false), "2026-02-12T10:00");
         assert_eq!(java_time("2026-02-12T10:00:01.5", false, false), "2026-02-12T10:00:01.500");
