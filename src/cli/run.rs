@@ -127,9 +127,10 @@ pub(super) fn print_summary(summary: &Summary) {
         let rejected: u64 = query.rejected.values().sum();
         let refused: u64 = query.refused.values().sum();
         println!(
-            "  query {}: {} rows in, {} late, {rejected} rejected{}, {} rows out, {refused} refused{}",
+            "  query {}: {} rows in, {} used, {} late, {rejected} rejected{}, {} rows out, {refused} refused{}",
             query.name,
             query.rows_in,
+            query.used,
             query.late,
             reasons(&query.rejected),
             query.rows_out,
