@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+mod demo;
 mod display;
 mod produce;
 mod run;
@@ -31,6 +32,8 @@ enum Command {
     Explain(check::ExplainArgs),
     /// Send JSON lines to a stream
     Produce(produce::ProduceArgs),
+    /// Run the shipped job on generated live traffic, and show counters, alerts and windows as they change
+    Demo(demo::DemoArgs),
 }
 
 /// Files and parameters of a job.
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(args),
         Command::Explain(args) => check::explain(args),
         Command::Produce(args) => produce::produce(args),
+        Command::Demo(args) => demo::demo(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
