@@ -99,7 +99,8 @@ pub(super) async fn stop_on_signal(stop: watch::Sender<bool>) {
     }
 }
 
-async fn signalled() -> Result<()> {
+/// Waits for SIGINT or SIGTERM.
+pub(super) async fn signalled() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let failed = |e| Error::unavailable("signal handler").caused_by(e);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
