@@ -14,6 +14,7 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use super::compile::{Compiler, Kind, Mode, Piece, bounds_of, column, has_hidden, visible_columns};
 use super::distinct::two_levels;
 use super::errors::PlanError;
+use super::joins::keep_references_left;
 use super::lower::call;
 use super::nodes::{OperatorRows, WindowTvf, window_bound};
 use crate::operators::{
@@ -282,7 +283,10 @@ impl Compiler<'_> {
 
     /// The physical plan of a piece.
     pub(crate) async fn stage(&self, piece: &Piece) -> Result<Stage> {
-        Ok(Stage { plan: self.state.create_physical_plan(&piece.plan).await?, inputs: piece.inputs.clone() })
+        let plan = self.state.create_physical_plan(&piece.plan).await?;
+        // Everything at once needs no order of sides: each input is read once.
+        let plan = if self.mode == Mode::Batch { plan } else { keep_references_left(plan)? };
+        Ok(Stage { plan, inputs: piece.inputs.clone() })
     }
 
     /// Partial, merging and final plans of an aggregation, and the stage that makes partial states.

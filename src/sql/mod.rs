@@ -1,6 +1,7 @@
 //! Flink SQL: from the text of a folder of files to plans.
 
 mod aggregate;
+mod assign;
 mod catalog;
 mod compile;
 mod ddl;
@@ -10,6 +11,7 @@ mod distinct;
 mod errors;
 pub mod functions;
 mod legacy;
+mod joins;
 mod lower;
 mod nodes;
 mod planner;

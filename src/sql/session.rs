@@ -39,11 +39,11 @@ fn config() -> SessionConfig {
 }
 
 /// State for planning queries.
-pub(crate) fn planning_state() -> SessionState {
+pub(crate) fn planning_state(zone: chrono_tz::Tz) -> SessionState {
     SessionStateBuilder::new()
         .with_config(config())
         .with_default_features()
-        .with_relation_planners(vec![Arc::new(WindowPlanner::default())])
+        .with_relation_planners(vec![Arc::new(WindowPlanner::new(zone))])
         .with_type_planner(Arc::new(FlinkTypes))
         .with_query_planner(Arc::new(StagePlanner))
         .build()
