@@ -86,7 +86,8 @@ pub trait Source: Send + Sync + fmt::Debug {
 
     /// Columns that have one value for all raw records of a split and are not in their bytes (Hive
     /// partitions in a file's path): name and an array of length 1. The decoder leaves them null, and
-    /// the runtime fills them in. Typed rows carry them already.
+    /// the runtime fills them in. Typed rows carry them already. Metadata that the runtime has no rule for
+    /// (`file.size`) is given under its key.
     fn split_columns(&self, _split: &Split) -> Result<Vec<(String, ArrayRef)>> {
         Ok(Vec::new())
     }

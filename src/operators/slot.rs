@@ -130,6 +130,13 @@ impl SlotExec {
     }
 }
 
+impl SlotExec {
+    /// Whether it reads a table that stays from run to run.
+    pub fn is_reference(&self) -> bool {
+        self.slot.is_reference
+    }
+}
+
 impl DisplayAs for SlotExec {
     fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.schema().fields().iter().map(|field| field.name().clone()).collect();
@@ -171,7 +178,7 @@ impl ExecutionPlan for SlotExec {
 
     fn execute(&self, partition: usize, _context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let batches = self.slot.take(partition);
-        Ok(Box::pin(MemoryStream::try_new(batches, Arc::clone(&self.slot.schema), self.projection.clone())?))
+        Ok(Box::pin(MemoryStream::try_new(batches, self.schema(), self.projection.clone())?))
     }
 
     fn statistics_from_inputs(&self, _inputs: &[Arc<Statistics>], _args: &StatisticsArgs) -> Result<Arc<Statistics>> {

@@ -182,6 +182,7 @@ impl Driver {
                 stream: specification.stream.as_str().into(),
                 physical: specification.physical,
                 metadata: specification.metadata.clone(),
+                constants: specification.source.split_columns(&split)?,
                 rule: specification.watermark.clone(),
                 watermark,
                 compute: self.compute.clone(),

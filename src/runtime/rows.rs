@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{
     ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringViewBuilder, TimestampMillisecondArray,
-    UInt64Array, new_null_array,
+    UInt32Array, UInt64Array, new_null_array,
 };
-use datafusion::arrow::compute::{cast, filter_record_batch, is_not_null};
+use datafusion::arrow::compute::{cast, filter_record_batch, is_not_null, take};
 use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMillisecondType};
 
 use crate::contracts::{Arrivals, Error, MetadataColumn, RawChunk, Result, SequenceNumbers, SkippedTime, SplitId};
@@ -51,6 +51,8 @@ pub(crate) struct RowMaker {
     pub(crate) stream: Arc<str>,
     pub(crate) physical: usize,
     pub(crate) metadata: Vec<MetadataColumn>,
+    /// What all rows of the split have in common: partitions in a file's path, and metadata by its key.
+    pub(crate) constants: Vec<(String, ArrayRef)>,
     pub(crate) rule: Option<WatermarkRule>,
     /// Largest watermark of the split so far, in milliseconds.
     pub(crate) watermark: i64,
@@ -75,6 +77,11 @@ impl RowMaker {
     ) -> Result<Made> {
         let rows = decoded.num_rows();
         let mut columns: Vec<ArrayRef> = decoded.columns()[..self.physical].to_vec();
+        for (name, value) in &self.constants {
+            if let Some(at) = self.schema.fields()[..self.physical].iter().position(|f| f.name() == name) {
+                columns[at] = cast(&repeated(value, rows)?, self.schema.field(at).data_type())?;
+            }
+        }
         let before = self.watermark;
         for metadata in &self.metadata {
             let field = self.schema.field(columns.len());
@@ -223,9 +230,17 @@ impl RowMaker {
                 Some(raw) => texts(&|record| String::from_utf8(raw.record(record).to_vec()).ok()),
                 None => new_null_array(&DataType::Utf8View, rows),
             },
-            other => return Err(Error::internal(format!("no rule makes the metadata column '{other}'"))),
+            other => match self.constants.iter().find(|(name, _)| name == other) {
+                Some((_, value)) => repeated(value, rows)?,
+                None => return Err(Error::internal(format!("no rule makes the metadata column '{other}'"))),
+            },
         })
     }
+}
+
+/// The one value of an array, for each row.
+fn repeated(value: &ArrayRef, rows: usize) -> Result<ArrayRef> {
+    Ok(take(value, &UInt32Array::from_value(0, rows), None)?)
 }
 
 fn milliseconds(times: &ArrayRef) -> Result<TimestampMillisecondArray> {

@@ -14,12 +14,13 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use super::compile::{Compiler, Kind, Mode, Piece, bounds_of, column, has_hidden, visible_columns};
 use super::distinct::two_levels;
 use super::errors::PlanError;
+use super::joins::keep_references_left;
 use super::lower::call;
 use super::nodes::{OperatorRows, WindowTvf, window_bound};
 use crate::operators::{
-    AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource, Stage,
-    StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer, WindowColumns,
-    WindowKind, WindowSpec,
+    AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource,
+    Stage, StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer,
+    WindowColumns, WindowKind, WindowSpec,
 };
 
 /// The window that an aggregation groups by.
@@ -292,7 +293,9 @@ impl Compiler<'_> {
 
     /// The physical plan of a piece.
     pub(crate) async fn stage(&self, piece: &Piece) -> Result<Stage> {
-        let mut plan = self.state.create_physical_plan(&piece.plan).await?;
+        let plan = self.state.create_physical_plan(&piece.plan).await?;
+        // Everything at once needs no order of sides: each input is read once.
+        let mut plan = if self.mode == Mode::Batch { plan } else { keep_references_left(plan)? };
         if piece.inputs.iter().any(|input| matches!(input.source, SlotSource::Table(_))) {
             plan = Arc::new(CountExec::new(plan, Arc::clone(&self.used)));
         }

@@ -10,6 +10,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator as BinaryOperator, Projection};
 use datafusion::prelude::lit;
 
+use super::assign::{assignable, narrow_sum};
 use super::catalog::{Catalog, InsertQuery, Table};
 use super::compile::{Compiler, Kind, Mode, Piece, Provider, TableInput, visible_columns};
 use super::planner::Planner;
@@ -160,7 +161,7 @@ pub async fn plan_job(
                 if let Err(error) = first.require(&plan, &mut required) {
                     errors.push(first.explain(&error, &insert.statement));
                 }
-                if let Err(error) = super::required::collect(&plan, &mut named) {
+                if let Err(error) = first.named(&plan, &mut named) {
                     errors.push(first.explain(&error, &insert.statement));
                 }
                 uses.extend(first.state.optimize(&plan).ok());
@@ -180,7 +181,7 @@ pub async fn plan_job(
 
     // Second pass: over tables with those columns.
     // A batch reads Parquet, which prunes by itself.
-    let pruned = (!options.batch).then_some((&required, &named));
+    let pruned = (!options.batch).then_some((&required, &named, &first.full));
     let planner = Planner::new(&catalog, &settings, pruned, options, &mut errors).await;
     let mut job = JobBuilder {
         planner: &planner,
@@ -436,15 +437,17 @@ impl JobBuilder<'_> {
             .at(statement.at(insert.insert.table.span))
             .hint("a row without its key cannot be stored"));
         }
+        let written = written(&table, &columns);
+        let places: Vec<usize> = key.iter().filter_map(|k| value_index(&columns[*k], &columns, &partition)).collect();
+        let key = key.iter().filter_map(|k| written.iter().position(|w| w.name() == columns[*k].name())).collect();
         let mode = if self.options.batch { Mode::Batch } else { Mode::Stream };
         let mut compiler = self.compiler(mode, inputs, references, self.options.partitions);
         compiler.provider = provider;
-        let places: Vec<usize> = key.iter().filter_map(|k| value_index(&columns[*k], &columns, &partition)).collect();
         let any = super::validate::takes_anything(&table.connector);
         let deltas = any || !places.iter().all(|place| key_only(&plan, *place));
         let piece = compiler.compile(&plan, deltas).await.map_err(planned)?;
         self.check_sink(&table, &piece, insert)?;
-        let (root, schema) = self.root(&plan, piece.clone(), &columns, &partition, insert, &table)?;
+        let (root, schema) = self.root(&plan, piece.clone(), (&columns, &written), &partition, insert, &table)?;
         let mode = match piece.kind {
             Kind::Update { deltas: true } => ChangeMode::Delta,
             Kind::Update { deltas: false } => ChangeMode::Upsert,
@@ -460,7 +463,16 @@ impl JobBuilder<'_> {
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
         Ok(QueryPlan {
             name: insert.name.clone(),
-            graph: QueryGraph { operators, root, mode, gates: report, still, started: false, pending: Vec::new(), used },
+            graph: QueryGraph {
+                operators,
+                root,
+                mode,
+                gates: report,
+                still,
+                started: false,
+                pending: Vec::new(),
+                used,
+            },
             sink: SinkPlan {
                 name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
                 connector: table.connector.clone(),
@@ -570,24 +582,25 @@ impl JobBuilder<'_> {
         &self,
         plan: &LogicalPlan,
         piece: Piece,
-        columns: &[Field],
+        (columns, written): (&[Field], &[Field]),
         partition: &BTreeMap<String, Expr>,
         insert: &InsertQuery,
         table: &Table,
     ) -> Result<(LogicalPlan, SchemaRef)> {
         let values = visible_columns(&piece.plan);
-        let mut values = values.into_iter().zip(plan.schema().fields().iter());
+        let mut values = values.into_iter().zip(plan.schema().fields().iter()).enumerate();
         let mut exprs = Vec::new();
         for column in columns {
-            let (value, from) = match partition.get(column.name()) {
-                Some(value) => (value.clone(), None),
+            let (at, value, from) = match partition.get(column.name()) {
+                Some(value) => (0, value.clone(), None),
                 None => match values.next() {
-                    Some((value, field)) => (value, Some(field)),
+                    Some((at, (value, field))) => (at, value, Some(field)),
                     None => return Err(Error::internal("fewer columns than counted")),
                 },
             };
             if let Some(from) = from
                 && !assignable(from.data_type(), column.data_type())
+                && !narrow_sum(plan, at).is_some_and(|narrow| assignable(&narrow, column.data_type()))
             {
                 let error = Error::sql(format!(
                     "column '{}' of '{}' is {}, but the query gives {} ('{}')",
@@ -603,13 +616,39 @@ impl JobBuilder<'_> {
             }
             exprs.push(datafusion::prelude::cast(value, column.data_type().clone()).alias(column.name()));
         }
-        if piece.kind == (Kind::Update { deltas: true }) {
-            exprs.push(datafusion::prelude::col(WEIGHT_COLUMN));
+        // Columns that the INSERT does not name are NULL.
+        let mut exprs: BTreeMap<&str, Expr> = columns.iter().map(|c| c.name().as_str()).zip(exprs).collect();
+        let planned = |error| self.planner.explain(&error, &insert.statement);
+        let mut ordered = Vec::new();
+        for field in written {
+            ordered.push(match exprs.remove(field.name().as_str()) {
+                Some(expr) => expr,
+                None => lit(ScalarValue::try_from(field.data_type()).map_err(planned)?).alias(field.name()),
+            });
         }
-        let root = Projection::try_new(exprs, Arc::new(piece.plan))
-            .map_err(|error| self.planner.explain(&error, &insert.statement))?;
-        let fields: Vec<Field> = columns.iter().map(|c| c.clone().with_nullable(true)).collect();
-        Ok((LogicalPlan::Projection(root), Arc::new(Schema::new(fields))))
+        if piece.kind == (Kind::Update { deltas: true }) {
+            ordered.push(datafusion::prelude::col(WEIGHT_COLUMN));
+        }
+        let root = LogicalPlan::Projection(Projection::try_new(ordered, Arc::new(piece.plan)).map_err(planned)?);
+        let root = if self.settings.drop_nulls { without_nulls(root, written, table).map_err(planned)? } else { root };
+        let fields: Vec<Field> = written.iter().map(|c| c.clone().with_nullable(true)).collect();
+        Ok((root, Arc::new(Schema::new(fields))))
+    }
+}
+
+/// The columns of the rows for the sink: all that the table has. An item of DynamoDB is updated by
+/// attributes, so there only those that the INSERT names.
+fn written(table: &Table, columns: &[Field]) -> Vec<Field> {
+    if table.connector == "dynamodb" { columns.to_vec() } else { table.writable() }
+}
+
+/// Leaves rows out that have a NULL where the table does not take one.
+fn without_nulls(root: LogicalPlan, written: &[Field], table: &Table) -> datafusion::common::Result<LogicalPlan> {
+    let strict = written.iter().filter(|f| !f.is_nullable() || table.primary_key.contains(f.name()));
+    let tests = strict.map(|f| super::compile::column(&root, f.name()).is_not_null());
+    match datafusion::logical_expr::utils::conjunction(tests) {
+        Some(all) => Ok(LogicalPlan::Filter(datafusion::logical_expr::Filter::try_new(all, Arc::new(root))?)),
+        None => Ok(root),
     }
 }
 
@@ -723,36 +762,6 @@ fn key_only(plan: &LogicalPlan, index: usize) -> bool {
         LogicalPlan::Union(u) => u.inputs.iter().all(|input| key_only(input, index)),
         LogicalPlan::Aggregate(a) => index < a.schema.fields().len() - a.aggr_expr.len(),
         LogicalPlan::Distinct(_) => true,
-        _ => false,
-    }
-}
-
-/// Flink's implicit casts on INSERT, by families; whatever loses digits or meaning needs a CAST.
-fn assignable(from: &DataType, to: &DataType) -> bool {
-    use DataType as T;
-    let text = |t: &T| matches!(t, T::Utf8 | T::Utf8View | T::LargeUtf8);
-    let bytes = |t: &T| matches!(t, T::Binary | T::BinaryView | T::LargeBinary);
-    let width = |t: &T| match t {
-        T::Int8 | T::UInt8 => Some(1),
-        T::Int16 | T::UInt16 => Some(2),
-        T::Int32 | T::UInt32 => Some(3),
-        T::Int64 | T::UInt64 => Some(4),
-        _ => None,
-    };
-    match (from, to) {
-        (T::Null, _) => true,
-        (a, b) if a == b || (text(a) && text(b)) || (bytes(a) && bytes(b)) => true,
-        (a, b) if width(a).is_some() && width(b).is_some() => width(a) <= width(b),
-        (a, T::Decimal128(..)) if width(a).is_some() => true,
-        (a, T::Float32 | T::Float64) if width(a).is_some() || matches!(a, T::Decimal128(..) | T::Float32) => true,
-        (T::Decimal128(..) | T::Decimal256(..), T::Decimal128(..)) => true,
-        (T::Date32, T::Timestamp(..)) | (T::Timestamp(..), T::Timestamp(..)) => true,
-        (T::Time32(_) | T::Time64(_), T::Time32(_) | T::Time64(_)) => true,
-        (T::List(a) | T::LargeList(a), T::List(b)) => assignable(a.data_type(), b.data_type()),
-        (T::Struct(a), T::Struct(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(x, y)| assignable(x.data_type(), y.data_type()))
-        }
-        (T::Map(a, _), T::Map(b, _)) => assignable(a.data_type(), b.data_type()),
         _ => false,
     }
 }

@@ -1,6 +1,7 @@
 //! Flink SQL: from the text of a folder of files to plans.
 
 mod aggregate;
+mod assign;
 mod catalog;
 mod compile;
 mod ddl;
@@ -9,6 +10,7 @@ mod distinct;
 mod errors;
 pub mod functions;
 mod job;
+mod joins;
 mod legacy;
 mod lower;
 mod nodes;

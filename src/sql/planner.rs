@@ -42,21 +42,25 @@ pub(crate) struct Planner<'a> {
     pub(crate) bare: SessionState,
     /// Tables that queries read, by their name in plans.
     pub(crate) tables: BTreeMap<String, Table>,
+    /// All columns of each table, computed ones too, by its name.
+    pub(crate) full: BTreeMap<String, SchemaRef>,
     /// Columns that an epoch's rows have, by the same name: physical, then metadata.
     pub(crate) schemas: BTreeMap<String, SchemaRef>,
 }
 
 impl<'a> Planner<'a> {
     /// Declares all tables and plans all views. With `required`, tables have only the columns of its first
-    /// part; those that only its second part names (in a branch that never runs) are NULL.
+    /// part (and the fields that its second part names below them); the others, which only a branch that never
+    /// runs can name, are NULL, of the types that the third part knows.
     pub(crate) async fn new(
         catalog: &'a Catalog,
         settings: &Settings,
-        required: Option<(&Required, &Required)>,
+        required: Option<(&Required, &Required, &BTreeMap<String, SchemaRef>)>,
         plan_options: &PlanOptions,
         errors: &mut Vec<Error>,
     ) -> Self {
-        let mut state = planning_state(plan_options.batch.then_some(plan_options.partitions));
+        let batch_tasks = plan_options.batch.then_some(plan_options.partitions);
+        let mut state = planning_state(settings.time_zone, batch_tasks);
         let epoch_time_ms = Arc::clone(&plan_options.epoch_time_ms);
         let options = FunctionOptions { time_zone: settings.time_zone, epoch_time_ms };
         if let Err(error) = functions::register(&mut state, &options) {
@@ -66,7 +70,8 @@ impl<'a> Planner<'a> {
             errors.push(Error::internal("REQUIRE could not be registered").caused_by(error));
         }
         let bare = bare_state(&state);
-        let mut planner = Self { catalog, state, bare, tables: BTreeMap::new(), schemas: BTreeMap::new() };
+        let mut planner =
+            Self { catalog, state, bare, tables: BTreeMap::new(), full: BTreeMap::new(), schemas: BTreeMap::new() };
         let mut names: Vec<String> = catalog.tables.keys().cloned().collect();
         names.extend(catalog.hinted_names());
         for name in names {
@@ -108,11 +113,15 @@ impl<'a> Planner<'a> {
         }
     }
 
-    async fn declare(&mut self, table: &Table, required: Option<(&Required, &Required)>) -> Result<()> {
+    async fn declare(
+        &mut self,
+        table: &Table,
+        required: Option<(&Required, &Required, &BTreeMap<String, SchemaRef>)>,
+    ) -> Result<()> {
         let base_name = format!("{}{BASE_MARK}", table.name);
         let of_table = |r: &Required| r.get(&base_name).cloned().unwrap_or_default();
-        let named = required.map(|(_, named)| of_table(named)).unwrap_or_default();
-        let used = required.map(|(used, _)| {
+        let named = required.map(|(_, named, _)| of_table(named)).unwrap_or_default();
+        let used = required.map(|(used, ..)| {
             let mut used = of_table(used);
             for (column, paths) in &mut used {
                 paths.extend(named.get(column).cloned().unwrap_or_default());
@@ -154,8 +163,12 @@ impl<'a> Planner<'a> {
         // The table itself: its columns in DDL order, computed ones too.
         let query = select(table, &base_name, self.schemas.get(&base_name), &used);
         let plan = self.query(&query, &table.statement).await?;
-        let plan = with_nulls(plan, table, &named)?;
+        let plan = match required.and_then(|(.., full)| full.get(&table.name)) {
+            Some(full) => with_nulls(plan, full)?,
+            None => plan,
+        };
         let plan = self.mark_time(plan, table)?;
+        self.full.insert(table.name.clone(), Arc::clone(plan.schema().inner()));
         self.register(&table.name, Arc::new(PlannedTable { plan }));
         Ok(())
     }
@@ -206,6 +219,26 @@ impl<'a> Planner<'a> {
     /// Adds the columns that an optimised query uses.
     pub(crate) fn require(&self, plan: &LogicalPlan, required: &mut Required) -> DfResult<()> {
         collect(&self.state.optimize(plan)?, required)
+    }
+
+    /// Adds the fields of nested columns that a query names anywhere, also where nothing uses them: the
+    /// second pass plans the same text, and its types must have them.
+    pub(crate) fn named(&self, plan: &LogicalPlan, named: &mut Required) -> DfResult<()> {
+        use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+        plan.apply(|node| match node {
+            LogicalPlan::SubqueryAlias(alias) if self.tables.contains_key(alias.alias.table()) => {
+                Ok(TreeNodeRecursion::Jump)
+            }
+            LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_) => {
+                collect(node, named)?;
+                Ok(TreeNodeRecursion::Continue)
+            }
+            _ => Ok(TreeNodeRecursion::Continue),
+        })?;
+        for paths in named.values_mut().flat_map(BTreeMap::values_mut) {
+            paths.retain(|path| !path.is_empty());
+        }
+        Ok(())
     }
 
     /// The declared table of a name in plans.
@@ -289,28 +322,20 @@ pub(crate) fn select_two(table: &str, a: Expr, b: Expr) -> Query {
     query
 }
 
-/// Adds, as NULL, columns that queries name but never use.
-fn with_nulls(
-    plan: LogicalPlan,
-    table: &Table,
-    named: &BTreeMap<String, super::required::Paths>,
-) -> Result<LogicalPlan> {
+/// All columns of `full` in its order: those that the plan lacks are NULL.
+fn with_nulls(plan: LogicalPlan, full: &SchemaRef) -> Result<LogicalPlan> {
     let mut exprs: Vec<LogicalExpr> = Vec::new();
-    for column in &table.columns {
-        let (ColumnKind::Physical { data_type, .. } | ColumnKind::Metadata { data_type, .. }) = &column.kind else {
-            continue;
-        };
-        if named.contains_key(&column.name) && !plan.schema().has_column_with_unqualified_name(&column.name) {
-            let null = datafusion::common::ScalarValue::try_from(data_type)
-                .map_err(|e| Error::internal("a NULL of a column's type").caused_by(e))?;
-            exprs.push(datafusion::prelude::lit(null).alias(&column.name));
-        }
+    for field in full.fields() {
+        let own = plan.schema().iter().find(|(_, f)| f.name() == field.name());
+        exprs.push(match own {
+            Some((qualifier, f)) => LogicalExpr::Column(DfColumn::new(qualifier.cloned(), f.name())),
+            None => {
+                let null = datafusion::common::ScalarValue::try_from(field.data_type())
+                    .map_err(|e| Error::internal("a NULL of a column's type").caused_by(e))?;
+                datafusion::prelude::lit(null).alias(field.name())
+            }
+        });
     }
-    if exprs.is_empty() {
-        return Ok(plan);
-    }
-    let own = plan.schema().iter().map(|(q, f)| LogicalExpr::Column(DfColumn::new(q.cloned(), f.name())));
-    let exprs = own.chain(exprs).collect();
     let plan =
         Projection::try_new(exprs, Arc::new(plan)).map_err(|e| Error::internal("unused columns").caused_by(e))?;
     Ok(LogicalPlan::Projection(plan))

@@ -43,11 +43,11 @@ fn config(batch_tasks: Option<usize>) -> SessionConfig {
 }
 
 /// State for planning queries; with `batch_tasks`, for a batch.
-pub(crate) fn planning_state(batch_tasks: Option<usize>) -> SessionState {
+pub(crate) fn planning_state(zone: chrono_tz::Tz, batch_tasks: Option<usize>) -> SessionState {
     SessionStateBuilder::new()
         .with_config(config(batch_tasks))
         .with_default_features()
-        .with_relation_planners(vec![Arc::new(WindowPlanner::default())])
+        .with_relation_planners(vec![Arc::new(WindowPlanner::new(zone))])
         .with_type_planner(Arc::new(FlinkTypes))
         .with_query_planner(Arc::new(StagePlanner))
         .build()

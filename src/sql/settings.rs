@@ -22,6 +22,8 @@ pub struct Settings {
     pub epoch_rows: usize,
     /// Whether late rows are written to the error output, or counted only.
     pub late_to_errors: bool,
+    /// Whether rows with a NULL for a NOT NULL column (or a key) are left out.
+    pub drop_nulls: bool,
     /// Where refused records go, instead of the default place.
     pub errors_path: Option<String>,
 }
@@ -36,6 +38,7 @@ impl Default for Settings {
             epoch_interval_ms: 1_000,
             epoch_rows: 131_072,
             late_to_errors: false,
+            drop_nulls: false,
             errors_path: None,
         }
     }
@@ -118,6 +121,13 @@ impl Settings {
                     "count" => false,
                     "errors" => true,
                     _ => return Err(wrong("'count' or 'errors'")),
+                }
+            }
+            "table.exec.sink.not-null-enforcer" => {
+                self.drop_nulls = match value.to_ascii_uppercase().as_str() {
+                    "DROP" => true,
+                    "ERROR" => false,
+                    _ => return Err(wrong("'DROP' or 'ERROR'")),
                 }
             }
             "tidemill.errors.path" => self.errors_path = Some(value.to_owned()),

@@ -95,7 +95,7 @@ impl SqlText {
             self.resolve(token, &outside, parameters)?;
         }
         let mut hints = BTreeMap::new();
-        let tokens = self.splice_hints(tokens, &mut hints, next_hint)?;
+        let tokens = self.splice_hints(split_shifts(tokens), &mut hints, next_hint, parameters)?;
         Ok(Tokens { tokens, hints })
     }
 
@@ -145,16 +145,7 @@ impl SqlText {
     fn resolve(&self, token: &mut TokenWithSpan, outside: &BTreeMap<String, String>, p: &Parameters) -> Result<()> {
         match &mut token.token {
             Token::SingleQuotedString(text) if text.contains("${") => {
-                let mut out = String::new();
-                let mut rest = text.as_str();
-                while let Some(start) = rest.find("${") {
-                    let Some(length) = rest[start..].find('}') else { break };
-                    out.push_str(&rest[..start]);
-                    out.push_str(&self.parameter(&rest[start + 2..start + length], p, token.span)?);
-                    rest = &rest[start + length + 1..];
-                }
-                out.push_str(rest);
-                *text = out;
+                *text = self.resolved(text, p, token.span)?;
             }
             Token::Word(word) if word.quote_style.is_none() => {
                 if let Some(body) = outside.get(&word.value) {
@@ -165,6 +156,20 @@ impl SqlText {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The text of a string with its parameters replaced.
+    fn resolved(&self, text: &str, parameters: &Parameters, span: Span) -> Result<String> {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some(start) = rest.find("${") {
+            let Some(length) = rest[start..].find('}') else { break };
+            out.push_str(&rest[..start]);
+            out.push_str(&self.parameter(&rest[start + 2..start + length], parameters, span)?);
+            rest = &rest[start + length + 1..];
+        }
+        out.push_str(rest);
+        Ok(out)
     }
 
     fn parameter(&self, body: &str, parameters: &Parameters, span: Span) -> Result<String> {
@@ -186,6 +191,7 @@ impl SqlText {
         tokens: Vec<TokenWithSpan>,
         hints: &mut BTreeMap<usize, BTreeMap<String, String>>,
         next_hint: &mut usize,
+        parameters: &Parameters,
     ) -> Result<Vec<TokenWithSpan>> {
         let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
         let mut iterator = tokens.into_iter().peekable();
@@ -195,7 +201,7 @@ impl SqlText {
                 continue;
             };
             let Some(body) = comment.strip_prefix('+') else { continue };
-            let Some(options) = self.options_hint(body, token.span)? else { continue };
+            let Some(options) = self.options_hint(body, token.span, parameters)? else { continue };
             let Some(at) = out.iter().rposition(|t| !matches!(t.token, Token::Whitespace(_))) else { continue };
             let Token::Word(word) = out[at].token.clone() else {
                 return Err(Error::sql("an OPTIONS hint must stand after a table's name").at(self.location(token.span)));
@@ -225,7 +231,12 @@ impl SqlText {
         Ok(out)
     }
 
-    fn options_hint(&self, body: &str, span: Span) -> Result<Option<BTreeMap<String, String>>> {
+    fn options_hint(
+        &self,
+        body: &str,
+        span: Span,
+        parameters: &Parameters,
+    ) -> Result<Option<BTreeMap<String, String>>> {
         let body = body.trim();
         if !body.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("OPTIONS")) {
             return Ok(None);
@@ -244,13 +255,29 @@ impl SqlText {
         for pair in tokens.split(|t| *t == Token::Comma) {
             match pair {
                 [Token::SingleQuotedString(key), Token::Eq, Token::SingleQuotedString(value)] => {
-                    options.insert(key.clone(), value.clone());
+                    options.insert(key.clone(), self.resolved(value, parameters, span)?);
                 }
                 _ => return Err(problem()),
             }
         }
         Ok(Some(options))
     }
+}
+
+/// `>>` as two tokens: Flink SQL has no shift, but types end so (`ROW<a ROW<b INT>>`).
+fn split_shifts(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        if token.token != Token::ShiftRight {
+            out.push(token);
+            continue;
+        }
+        let Span { start, end } = token.span;
+        let middle = sqlparser::tokenizer::Location::new(start.line, start.column + 1);
+        out.push(TokenWithSpan::new(Token::Gt, Span::new(start, middle)));
+        out.push(TokenWithSpan::new(Token::Gt, Span::new(middle, end)));
+    }
+    out
 }
 
 /// Bytes of a quoted stretch at the start of `rest`, both quotes included.

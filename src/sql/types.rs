@@ -145,7 +145,7 @@ fn row_fields(parser: &mut Parser) -> Result<Fields, ParserError> {
     enclosed(parser, fields).map(Fields::from)
 }
 
-/// Something between `<` and `>`. The tokenizer reads `>>` as one token: it is taken apart.
+/// Something between `<` and `>`. The tokens of a file have no `>>`: it is taken apart there.
 fn enclosed<T>(
     parser: &mut Parser,
     inside: impl FnOnce(&mut Parser) -> Result<T, ParserError>,

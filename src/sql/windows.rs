@@ -20,9 +20,17 @@ use super::nodes::{TIME_ATTRIBUTE, WindowTvf};
 use crate::operators::{WindowKind, WindowSpec};
 
 /// DataFusion's hook for `TABLE(TUMBLE(…))`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct WindowPlanner {
     next: AtomicUsize,
+    zone: chrono_tz::Tz,
+}
+
+impl WindowPlanner {
+    /// Plans windows for a session in `zone`.
+    pub(crate) fn new(zone: chrono_tz::Tz) -> Self {
+        Self { next: AtomicUsize::new(0), zone }
+    }
 }
 
 impl RelationPlanner for WindowPlanner {
@@ -103,6 +111,7 @@ impl WindowPlanner {
             PlanError::new(format!("the first argument of {name} must be a table")).span(span).hint(usage(name))
         })?)?;
         let time = time_column(&descriptor, input.schema(), name, context)?;
+        check_zone(&time, input.schema(), name, self.zone, span)?;
         let mut interval = |index: usize| -> Result<i64> { interval_ms(&take(index)?, name, context) };
         let kind = match name {
             "TUMBLE" => WindowKind::Tumble { size_ms: interval(2)? },
@@ -205,6 +214,25 @@ fn time_column(
         return Err(error.span(span).hint(hint).into());
     }
     Ok(time)
+}
+
+/// Windows of a TIMESTAMP_LTZ lie on the grid of the session's zone in Flink; ours is that of UTC.
+fn check_zone(
+    time: &LogicalExpr,
+    schema: &DFSchema,
+    window: &str,
+    zone: chrono_tz::Tz,
+    span: sqlparser::tokenizer::Span,
+) -> Result<()> {
+    let (_, field) = time.to_field(schema)?;
+    let is_local = matches!(field.data_type(), datafusion::arrow::datatypes::DataType::Timestamp(_, Some(_)));
+    if is_local && zone != chrono_tz::UTC {
+        let what = format!("{window} over a TIMESTAMP_LTZ in the time zone {zone} is not supported yet");
+        let hint =
+            "SET 'table.local-time-zone' = 'UTC', or window a TIMESTAMP: CAST(ts AS TIMESTAMP(3)) as a computed column";
+        return Err(PlanError::new(what).span(span).hint(hint).into());
+    }
+    Ok(())
 }
 
 /// Length of an interval literal in milliseconds.

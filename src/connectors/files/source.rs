@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, Int64Array};
 use async_trait::async_trait;
 use regex::Regex;
 
@@ -111,10 +111,14 @@ impl Source for FileSource {
     }
 
     fn split_columns(&self, split: &Split) -> Result<Vec<(String, ArrayRef)>> {
-        match self.kind {
-            Kind::Lines(_) => partition_values(&self.root, Path::new(&*split.id.0), &self.spec),
-            Kind::Parquet => Ok(Vec::new()),
-        }
+        let path = Path::new(&*split.id.0);
+        let mut columns = match self.kind {
+            Kind::Lines(_) => partition_values(&self.root, path, &self.spec)?,
+            Kind::Parquet => Vec::new(),
+        };
+        let bytes = split.bytes.and_then(|bytes| i64::try_from(bytes).ok());
+        columns.push(("file.size".to_owned(), Arc::new(Int64Array::from(vec![bytes]))));
+        Ok(columns)
     }
 
     fn boundedness(&self) -> Boundedness {

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, ListBuilder, StringViewArray, StringViewBuilder};
 use datafusion::common::{Result, exec_err};
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::call::{Call, Column};
@@ -32,7 +31,11 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
 
 /// Parses the JSON value that a text starts with; what follows it does not matter, as in Flink.
 fn parse(text: &str) -> Option<Value> {
-    Value::deserialize(&mut serde_json::Deserializer::from_str(text)).ok()
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let value = values.next()?.ok()?;
+    // What follows is not looked at, but a number or a word must have ended.
+    let ended = text[values.byte_offset()..].chars().next().is_none_or(char::is_whitespace);
+    (ended || value.is_object() || value.is_array() || value.is_string()).then_some(value)
 }
 
 /// The compiled path of each row.

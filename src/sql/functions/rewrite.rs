@@ -152,6 +152,10 @@ fn rewrite_one(expr: &mut Expr) {
             *expr = call(function, span, vec![(**value).clone(), text(data_type.to_string())]);
         }
         Expr::Function(function) => {
+            // Functions have no case, quoted or not.
+            if let [sqlparser::ast::ObjectNamePart::Identifier(name)] = function.name.0.as_mut_slice() {
+                name.quote_style = None;
+            }
             if let Some(replacement) = rewrite_function(function) {
                 *expr = replacement;
             }

@@ -58,6 +58,16 @@ pub fn parse_infix(parser: &mut Parser, left: &Expr, precedence: u8) -> Option<P
             let test = call("is_json", span, vec![left.clone(), text(kind)]);
             Some(Ok(negate(test, negated)))
         }
+        // sqlparser reads everything behind FROM as the right side, an AND too.
+        ["IS", "DISTINCT", "FROM"] | ["IS", "NOT", "DISTINCT"] => {
+            skip(parser, if negated { 4 } else { 3 });
+            let right = parser.parse_subexpr(precedence);
+            let (left, right) = (Box::new(left.clone()), right.map(Box::new));
+            Some(right.map(|right| match negated {
+                true => Expr::IsNotDistinctFrom(left, right),
+                false => Expr::IsDistinctFrom(left, right),
+            }))
+        }
         ["BETWEEN", "SYMMETRIC", _] | ["NOT", "BETWEEN", "SYMMETRIC"] => {
             skip(parser, if negated { 3 } else { 2 });
             Some(between_symmetric(parser, left, negated, precedence))

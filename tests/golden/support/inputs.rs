@@ -63,6 +63,7 @@ impl Inputs {
     /// Takes the second half of the files in `sources` away; [`Self::add`] puts it there as another file.
     pub(crate) fn keep_first_half(&self, sources: &[&str]) -> Vec<(PathBuf, String)> {
         let mut rest = Vec::new();
+        let sources: std::collections::BTreeSet<&str> = sources.iter().copied().collect();
         for source in sources.iter().map(Path::new).filter(|path| path.is_dir()) {
             for file in fs::read_dir(source).expect("a source").flatten() {
                 let text = fs::read_to_string(file.path()).expect("an input is text");
