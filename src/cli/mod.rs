@@ -2,6 +2,7 @@
 
 mod backfill;
 mod check;
+mod demo;
 mod display;
 mod produce;
 mod run;
@@ -34,6 +35,8 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Compute the same queries over archived Parquet, as one batch
     Backfill(backfill::BackfillArgs),
+    /// Run the shipped job on generated live traffic, and show counters, alerts and windows as they change
+    Demo(demo::DemoArgs),
 }
 
 /// Files and parameters of a job.
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => check::explain(args),
         Command::Produce(args) => produce::produce(args),
         Command::Backfill(args) => backfill::backfill(args),
+        Command::Demo(args) => demo::demo(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

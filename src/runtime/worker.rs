@@ -386,6 +386,10 @@ async fn end_query(query: RunningQuery) -> Result<(QueryCounts, Vec<OperatorStat
     let mut counts = query.counts;
     counts.refused = written.refused;
     let mut graph = query.graph;
+    counts.used = graph.used.load(Ordering::Relaxed);
+    let taken = counts.used + counts.late + counts.rejected.values().sum::<u64>();
+    // More taken than read would wrap to a sum that the check refuses.
+    counts.filtered = (!graph.multiplies()).then(|| counts.rows_in.saturating_sub(taken));
     let closed = graph.reopen();
     let operators = graph.snapshot()?;
     debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");

@@ -17,7 +17,7 @@ use super::errors::PlanError;
 use super::lower::call;
 use super::nodes::{OperatorRows, WindowTvf, window_bound};
 use crate::operators::{
-    AggregateParts, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource, Stage,
+    AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource, Stage,
     StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer, WindowColumns,
     WindowKind, WindowSpec,
 };
@@ -292,7 +292,11 @@ impl Compiler<'_> {
 
     /// The physical plan of a piece.
     pub(crate) async fn stage(&self, piece: &Piece) -> Result<Stage> {
-        Ok(Stage { plan: self.state.create_physical_plan(&piece.plan).await?, inputs: piece.inputs.clone() })
+        let mut plan = self.state.create_physical_plan(&piece.plan).await?;
+        if piece.inputs.iter().any(|input| matches!(input.source, SlotSource::Table(_))) {
+            plan = Arc::new(CountExec::new(plan, Arc::clone(&self.used)));
+        }
+        Ok(Stage { plan, inputs: piece.inputs.clone() })
     }
 
     /// Partial, merging and final plans of an aggregation, and the stage that makes partial states.

@@ -386,6 +386,7 @@ impl JobBuilder<'_> {
             ttl_ms: self.settings.state_ttl_ms,
             report: Arc::new(GateReport::default()),
             gates: Vec::new(),
+            used: Arc::default(),
             operators: Vec::new(),
             paned: BTreeSet::new(),
             references: references.to_vec(),
@@ -454,11 +455,12 @@ impl JobBuilder<'_> {
         let mut reads = Required::new();
         self.planner.require(&plan, &mut reads).map_err(planned)?;
         let tables = table_indexes(&root, &compiler);
+        let used = Arc::clone(&compiler.used);
         *references = compiler.references;
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
         Ok(QueryPlan {
             name: insert.name.clone(),
-            graph: QueryGraph { operators, root, mode, gates: report, still, started: false, pending: Vec::new() },
+            graph: QueryGraph { operators, root, mode, gates: report, still, started: false, pending: Vec::new(), used },
             sink: SinkPlan {
                 name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
                 connector: table.connector.clone(),

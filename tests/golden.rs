@@ -1,0 +1,126 @@
+//! Golden queries: each `golden/*.sql` gives what Flink gives (`golden/expected`, see `golden/README.md`), whatever
+//! the epoch size, the number of threads and of splits, and when the job is stopped half way and goes on later.
+//!
+//! A query in `golden/UNSUPPORTED.txt` must be refused at planning, with its place. `GOLDEN=name,name` runs some only.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use support::compare::{Sink, differences};
+use support::inputs::Inputs;
+use support::{Variant, block_on_all, golden_folder, plan, run};
+use tidemill::runtime::Ending;
+
+#[path = "golden/support/mod.rs"]
+mod support;
+
+/// Rows of an epoch, threads, splits.
+const STRAIGHT: [Variant; 5] = [
+    Variant { rows: usize::MAX, threads: 1, splits: 1 },
+    Variant { rows: 1, threads: 1, splits: 1 },
+    Variant { rows: 7, threads: 4, splits: 1 },
+    Variant { rows: 7, threads: 1, splits: 5 },
+    Variant { rows: 1_000, threads: 4, splits: 5 },
+];
+/// Stopped after one half of the input.
+const STOPPED: [Variant; 2] =
+    [Variant { rows: usize::MAX, threads: 1, splits: 1 }, Variant { rows: 7, threads: 4, splits: 1 }];
+
+#[test]
+fn goldens_give_what_flink_gives() {
+    let folder = golden_folder();
+    let unsupported = std::fs::read_to_string(folder.join("UNSUPPORTED.txt")).unwrap_or_default();
+    let unsupported: BTreeSet<String> =
+        unsupported.lines().filter(|l| !l.starts_with('#')).filter_map(|l| Some(l.split_whitespace().next()?.to_owned())).collect();
+    let chosen: Option<BTreeSet<String>> =
+        std::env::var("GOLDEN").ok().map(|names| names.split(',').map(str::to_owned).collect());
+    let mut names: Vec<String> = std::fs::read_dir(&folder)
+        .expect("the folder of goldens")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.strip_suffix(".sql").map(str::to_owned))
+        .filter(|name| chosen.as_ref().is_none_or(|chosen| chosen.contains(name)))
+        .collect();
+    names.sort();
+    assert!(chosen.is_some() || names.len() >= 60, "only {} goldens", names.len());
+    let total = names.len();
+    let checks = names.into_iter().map(|name| {
+        let refused = unsupported.contains(&name);
+        async move {
+            let problems = if refused { check_refused(&name).await } else { check(&name).await };
+            problems.into_iter().map(|problem| format!("{name} {problem}")).collect::<Vec<_>>()
+        }
+    });
+    let outcomes = block_on_all(checks);
+    let problems: Vec<Vec<String>> = outcomes.into_iter().filter(|p| !p.is_empty()).collect();
+    let texts: Vec<String> = problems.iter().map(|list| list.join("\n")).collect();
+    assert!(problems.is_empty(), "{} of {total} goldens fail:\n\n{}", problems.len(), texts.join("\n\n"));
+}
+
+/// A query that is not supported yet is never run wrongly.
+async fn check_refused(name: &str) -> Vec<String> {
+    let inputs = Inputs::make(name, 1);
+    match plan(name, &inputs.options(Variant::default(), Ending::Drain)).await {
+        Ok(_) => vec!["is listed in UNSUPPORTED.txt, but planned".to_owned()],
+        Err(errors) if errors.iter().all(|e| e.contains(&format!("{name}.sql:")) && e.contains('^')) => vec![],
+        Err(errors) => vec![format!("is refused without a place: {}", errors.join("\n"))],
+    }
+}
+
+async fn check(name: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(golden_folder().join(format!("{name}.sql"))).expect("the query");
+    let one_split = text.contains("-- shards: 1");
+    let mut problems = Vec::new();
+    for variant in STRAIGHT {
+        if one_split && variant.splits > 1 {
+            continue;
+        }
+        let inputs = Inputs::make(name, variant.splits);
+        match straight(name, &inputs, variant).await {
+            Ok(differences) => problems.extend(differences.into_iter().map(|d| format!("[{variant}] {d}"))),
+            Err(error) => problems.push(format!("[{variant}] {error}")),
+        }
+        // The others would only say the same again.
+        if !problems.is_empty() {
+            return problems;
+        }
+    }
+    for variant in STOPPED.into_iter().filter(|_| !one_split) {
+        match stopped(name, variant).await {
+            Ok(differences) => problems.extend(differences.into_iter().map(|d| format!("[{variant}, stopped] {d}"))),
+            Err(error) => problems.push(format!("[{variant}, stopped] {error}")),
+        }
+    }
+    problems
+}
+
+async fn straight(name: &str, inputs: &Inputs, variant: Variant) -> Result<Vec<String>, String> {
+    let options = inputs.options(variant, Ending::Drain);
+    let sinks = sinks(name, &options).await?;
+    run(&options).await?;
+    Ok(differences(&golden_folder().join("expected").join(name), &sinks, inputs.output()))
+}
+
+/// One half of each source, a stop that keeps windows open, then everything.
+async fn stopped(name: &str, variant: Variant) -> Result<Vec<String>, String> {
+    let inputs = Inputs::make(name, 1);
+    let planned = plan(name, &inputs.options(variant, Ending::Once)).await.map_err(|e| e.join("\n"))?;
+    let sources: Vec<&str> = planned.sources.iter().filter_map(|s| s.spec.option("path")).collect();
+    let rest = inputs.keep_first_half(&sources);
+    run(&inputs.options(variant, Ending::Once)).await?;
+    inputs.add(rest);
+    straight(name, &inputs, variant).await
+}
+
+async fn sinks(name: &str, options: &tidemill::job::JobOptions) -> Result<Vec<Sink>, String> {
+    let planned = plan(name, options).await.map_err(|errors| errors.join("\n"))?;
+    let sinks = planned.queries.iter().map(|query| {
+        let spec = &query.sink.spec;
+        let path = Path::new(spec.option("path").unwrap_or_default());
+        Sink {
+            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            key: query.sink.key.iter().map(|index| spec.schema.field(*index).name().clone()).collect(),
+            schema: Arc::clone(&spec.schema),
+        }
+    });
+    Ok(sinks.collect())
+}
