@@ -1,7 +1,9 @@
 //! What an INSERT may write into a column without a CAST.
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::functions::core::expr_fn::{get_field, named_struct};
+use datafusion::logical_expr::{Case, Expr, LogicalPlan};
+use datafusion::prelude::{cast, lit};
 
 use super::nodes::WindowTvf;
 
@@ -33,6 +35,20 @@ pub(crate) fn assignable(from: &DataType, to: &DataType) -> bool {
         (T::Map(a, _), T::Map(b, _)) => assignable(a.data_type(), b.data_type()),
         _ => false,
     }
+}
+
+/// A value as a column's type. Fields of rows are taken by place: their names may differ.
+pub(crate) fn assigned(value: Expr, from: &DataType, to: &DataType) -> Expr {
+    let (DataType::Struct(a), DataType::Struct(b)) = (from, to) else { return cast(value, to.clone()) };
+    if a.iter().zip(b).all(|(x, y)| x.name() == y.name()) {
+        return cast(value, to.clone());
+    }
+    let fields = a.iter().zip(b).flat_map(|(x, y)| {
+        let field = get_field(value.clone(), x.name());
+        [lit(y.name().as_str()), assigned(field, x.data_type(), y.data_type())]
+    });
+    let row = cast(named_struct(fields.collect()), to.clone());
+    Expr::Case(Case::new(None, vec![(Box::new(value.is_not_null()), Box::new(row))], None))
 }
 
 /// The integer type that Flink gives column `index` of a plan, where ours is wider: SUM of an INT is a BIGINT

@@ -10,7 +10,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator as BinaryOperator, Projection};
 use datafusion::prelude::lit;
 
-use super::assign::{assignable, narrow_sum};
+use super::assign::{assignable, assigned, narrow_sum};
 use super::catalog::{Catalog, InsertQuery, Table};
 use super::compile::{Compiler, Kind, Mode, Piece, Provider, TableInput, visible_columns};
 use super::planner::Planner;
@@ -243,7 +243,12 @@ impl JobBuilder<'_> {
         for (index, name) in self.required.keys().enumerate() {
             let table = self.planner.table_of(name)?;
             match self.source(index, name, table).await {
-                Ok((input, source)) => {
+                Ok((input, mut source)) => {
+                    // The same hint twice: two readers, each with its own position.
+                    let same = sources.iter().filter(|s: &&SourcePlan| s.name.split('#').next() == Some(&source.name)).count();
+                    if same > 0 {
+                        source.name = format!("{}#{}", source.name, same + 1);
+                    }
                     inputs.push(input);
                     sources.push(source);
                 }
@@ -322,7 +327,7 @@ impl JobBuilder<'_> {
         let idle = ms("scan.watermark.idle-timeout").unwrap_or(self.settings.idle_timeout_ms);
         let source = SourcePlan {
             table: index,
-            name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
+            name: self.source_name(table),
             connector: table.connector.clone(),
             spec: spec(table, Arc::new(Schema::new(physical))),
             metadata,
@@ -338,6 +343,16 @@ impl JobBuilder<'_> {
             }),
         };
         Ok((input, source))
+    }
+
+    /// The table's name, and what a hint has changed: positions are saved under it, so it tells sources of one
+    /// table apart.
+    fn source_name(&self, table: &Table) -> String {
+        let Some((base, _)) = table.name.split_once(HINT_MARK) else { return table.name.clone() };
+        let own = self.catalog.tables.get(base).map(|t| &t.options);
+        let changed = table.options.iter().filter(|(key, value)| own.is_some_and(|own| own.get(*key) != Some(value)));
+        let changed: Vec<String> = changed.map(|(key, value)| format!("'{key}'='{value}'")).collect();
+        format!("{base} OPTIONS({})", changed.join(", "))
     }
 
     /// `ts - INTERVAL '5' SECOND` is a constant delay; anything else is computed by a plan.
@@ -614,7 +629,11 @@ impl JobBuilder<'_> {
                     .at(super::errors::find(&insert.statement, from.name(), None))
                     .hint(format!("CAST(… AS {})", flink_name(column.data_type()))));
             }
-            exprs.push(datafusion::prelude::cast(value, column.data_type().clone()).alias(column.name()));
+            let value = match from {
+                Some(from) => assigned(value, from.data_type(), column.data_type()),
+                None => datafusion::prelude::cast(value, column.data_type().clone()),
+            };
+            exprs.push(value.alias(column.name()));
         }
         // Columns that the INSERT does not name are NULL.
         let mut exprs: BTreeMap<&str, Expr> = columns.iter().map(|c| c.name().as_str()).zip(exprs).collect();

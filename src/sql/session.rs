@@ -38,6 +38,10 @@ fn config(batch_tasks: Option<usize>) -> SessionConfig {
     options.sql_parser.default_null_ordering = "nulls_min".to_owned();
     // A plan is run again and again: filters learned in one epoch must not hold in the next.
     options.optimizer.enable_dynamic_filter_pushdown = false;
+    // Set one by one: the switch above turns these only when it is set by its name.
+    options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+    options.optimizer.enable_join_dynamic_filter_pushdown = false;
+    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     options.optimizer.enable_round_robin_repartition = batch_tasks.is_some();
     config
 }

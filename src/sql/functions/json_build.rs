@@ -56,8 +56,10 @@ fn json_object(call: &Call) -> Result<ArrayRef> {
         let value = JsonOf::new(&call.array(i + 1)?, raw.get(i / 2).copied().unwrap_or(false))?;
         pairs.push((cast_strings(call, i)?, value));
     }
+    // Flink writes the members in the order of their keys; of two with one key the last counts.
+    let mut members = std::collections::BTreeMap::new();
     rows(call, |row, out| {
-        out.push('{');
+        members.clear();
         for (key, value) in &pairs {
             if absent && value.is_null(row) {
                 continue;
@@ -65,6 +67,10 @@ fn json_object(call: &Call) -> Result<ArrayRef> {
             let Some(key) = key.get(row) else {
                 return exec_err!("JSON_OBJECT: a key is NULL; keys must be strings");
             };
+            members.insert(key, value);
+        }
+        out.push('{');
+        for (key, value) in &members {
             separate(out, '{');
             quote(key, out);
             out.push(':');
