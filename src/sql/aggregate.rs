@@ -17,9 +17,9 @@ use super::errors::PlanError;
 use super::lower::call;
 use super::nodes::{OperatorRows, WindowTvf, window_bound};
 use crate::operators::{
-    AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource, Stage,
-    StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer, WindowColumns,
-    WindowKind, WindowSpec,
+    AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource,
+    Stage, StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer,
+    WindowColumns, WindowKind, WindowSpec,
 };
 
 /// The window that an aggregation groups by.

@@ -460,7 +460,16 @@ impl JobBuilder<'_> {
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
         Ok(QueryPlan {
             name: insert.name.clone(),
-            graph: QueryGraph { operators, root, mode, gates: report, still, started: false, pending: Vec::new(), used },
+            graph: QueryGraph {
+                operators,
+                root,
+                mode,
+                gates: report,
+                still,
+                started: false,
+                pending: Vec::new(),
+                used,
+            },
             sink: SinkPlan {
                 name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
                 connector: table.connector.clone(),

@@ -174,8 +174,11 @@ fn picture(pulse: &Pulse, figures: &Figures, results: &Results, columns: usize, 
             Panel::new(alerts_title, alerts.collect()).or(nothing),
         ],
         [
-            Panel::new(spread(&format!("Minute{}", of(&figures.minute)), "views visitors", half), minute_pages.collect())
-                .or(minutes),
+            Panel::new(
+                spread(&format!("Minute{}", of(&figures.minute)), "views visitors", half),
+                minute_pages.collect(),
+            )
+            .or(minutes),
             Panel::new(format!("Revenue by category, minute{}", of(&figures.minute)), categories.collect()).or(minutes),
         ],
         [
@@ -231,11 +234,13 @@ pub(super) fn window_lines(before: &Figures, now: &Figures) -> Vec<String> {
         let page = now.minute_pages.first();
         let page = first(page.map(|(page, views, visitors)| format!("{page} ({views} views, {visitors} visitors)")));
         let category = now.categories.first();
-        let category = first(category.map(|(name, cents, orders)| format!("{name} ({} in {orders} orders)", money(*cents))));
+        let category =
+            first(category.map(|(name, cents, orders)| format!("{name} ({} in {orders} orders)", money(*cents))));
         lines.push(format!("minute {} has closed: first page {page}, first category {category}", minute(start)));
     }
     if let Some(start) = now.five_minutes.as_ref().filter(|_| now.five_minutes != before.five_minutes) {
-        let pages: Vec<String> = now.top_pages.iter().take(3).map(|(page, views)| format!("{page} ({views})")).collect();
+        let pages: Vec<String> =
+            now.top_pages.iter().take(3).map(|(page, views)| format!("{page} ({views})")).collect();
         lines.push(format!("five minutes from {} have closed: top pages {}", minute(start), pages.join(", ")));
     }
     lines
