@@ -13,7 +13,7 @@ use insta::assert_snapshot;
 use regex::Regex;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 5] = ["run", "check", "explain", "produce", "backfill"];
+const COMMANDS: [&str; 6] = ["run", "check", "explain", "produce", "backfill", "demo"];
 
 /// A folder of its own for a test.
 struct Place {
