@@ -245,7 +245,8 @@ impl JobBuilder<'_> {
             match self.source(index, name, table).await {
                 Ok((input, mut source)) => {
                     // The same hint twice: two readers, each with its own position.
-                    let same = sources.iter().filter(|s: &&SourcePlan| s.name.split('#').next() == Some(&source.name)).count();
+                    let same =
+                        sources.iter().filter(|s: &&SourcePlan| s.name.split('#').next() == Some(&source.name)).count();
                     if same > 0 {
                         source.name = format!("{}#{}", source.name, same + 1);
                     }
