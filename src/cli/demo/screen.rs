@@ -81,9 +81,9 @@ impl Screen {
         (self.rows, self.columns) = terminal_size();
     }
 
-    /// Lines that a panel may have here: four rows of panels, each with a title and a free line, beside five others.
+    /// Lines that a panel may have here: four rows of panels, each with a title and a free line, beside four others.
     pub(super) fn panel_lines(&self) -> usize {
-        (self.rows.saturating_sub(14) / 4).clamp(2, 10)
+        (self.rows.saturating_sub(13) / 4).clamp(2, 10)
     }
 
     pub(super) fn draw(&self, pulse: &Pulse, figures: &Figures, results: &Results) {
@@ -147,7 +147,7 @@ fn picture(pulse: &Pulse, figures: &Figures, results: &Results, columns: usize, 
         let left = format!("{code}  {message}");
         spread(&left, &grouped(*count), half)
     });
-    let alerts = results.alerts.iter().take(most).map(|alert| alert.line.clone());
+    let alerts = results.last_alerts(most).into_iter().map(|alert| alert.line.clone());
     let minute_pages = figures.minute_pages.iter().map(|(page, views, visitors)| {
         spread(page, &format!("{:>7} {:>7}", grouped(*views), grouped(*visitors)), half)
     });
@@ -158,8 +158,8 @@ fn picture(pulse: &Pulse, figures: &Figures, results: &Results, columns: usize, 
     let top = top.map(|(n, (page, views))| spread(&format!("{:>2}  {page}", n + 1), &grouped(*views), half));
     let of = |start: &Option<String>| start.as_deref().map_or(String::new(), |s| format!(" {}", minute(s)));
     let (finished, bytes, growing) = results.archive();
-    let mut files = vec![format!("{finished} finished files, {}; {growing} being written", size(bytes))];
-    files.push("a file is finished at 64 MB, after 300 s, or at the end".to_owned());
+    let mut files = vec![format!("{finished} files, {}; {growing} being written", size(bytes))];
+    files.push("finished at 64 MB, 300 s or the end".to_owned());
     files.push(format!("refused records: {}", grouped(pulse.rejected as i64)));
     files.extend(results.last_refusal.as_ref().map(|last| format!("last: {last}")));
     let alerts_title = format!("Alerts: {} large orders, {} error spikes", results.orders, results.spikes);
