@@ -154,12 +154,7 @@ async fn end_at_next_signal(screen: bool) {
 }
 
 /// Sends events until it is told to stop.
-async fn send(
-    args: DemoArgs,
-    clock: Arc<dyn Clock>,
-    sent: Arc<AtomicU64>,
-    stop: watch::Receiver<bool>,
-) -> Result<()> {
+async fn send(args: DemoArgs, clock: Arc<dyn Clock>, sent: Arc<AtomicU64>, stop: watch::Receiver<bool>) -> Result<()> {
     let mut target = local_target(&args.local, "analytics-events", Arc::clone(&clock))?;
     let mut traffic = Traffic::new(args.seed, args.rate, clock.now_ms());
     let started = clock.elapsed();

@@ -246,7 +246,7 @@ fn alert(line: &Value) -> Option<Alert> {
     }
     let amount = body["order_amount"].to_string();
     let cents = (amount.parse::<f64>().ok()? * 100.0).round() as i64;
-    let line = format!("{}  order of {} by {}", clock_time(&text("timestamp")), money(cents), text("user_id"));
+    let line = format!("{}  order {}, {}", clock_time(&text("timestamp")), money(cents), text("user_id"));
     Some(Alert { spike: false, line })
 }
 

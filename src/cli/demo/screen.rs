@@ -81,18 +81,24 @@ impl Screen {
         (self.rows, self.columns) = terminal_size();
     }
 
-    /// Lines that a panel may have here: four rows of panels, each with a title and a free line, beside four others.
+    /// Whether there is room for a free line between panels.
+    fn is_roomy(&self) -> bool {
+        self.rows >= 30
+    }
+
+    /// Lines that a panel may have here: four rows of panels, each with a title and perhaps a free line, beside the head,
+    /// the foot and the cursor's line.
     pub(super) fn panel_lines(&self) -> usize {
-        (self.rows.saturating_sub(13) / 4).clamp(2, 10)
+        let others = if self.is_roomy() { 4 + 8 + 1 } else { 3 + 4 + 1 };
+        (self.rows.saturating_sub(others) / 4).clamp(1, 10)
     }
 
     pub(super) fn draw(&self, pulse: &Pulse, figures: &Figures, results: &Results) {
         let mut out = String::from("\x1b[H");
-        for line in picture(pulse, figures, results, self.columns.clamp(60, 120), self.panel_lines())
-            .iter()
-            .take(self.rows.saturating_sub(1))
-        {
-            out.push_str(line);
+        let lines = picture(pulse, figures, results, self.columns.clamp(60, 120), self.panel_lines());
+        let lines = lines.into_iter().filter(|line| self.is_roomy() || !line.is_empty());
+        for line in lines.take(self.rows.saturating_sub(1)) {
+            out.push_str(&line);
             out.push_str("\x1b[0m\x1b[K\r\n");
         }
         out.push_str("\x1b[J");
@@ -174,8 +180,11 @@ fn picture(pulse: &Pulse, figures: &Figures, results: &Results, columns: usize, 
             Panel::new(alerts_title, alerts.collect()).or(nothing),
         ],
         [
-            Panel::new(spread(&format!("Minute{}", of(&figures.minute)), "views visitors", half), minute_pages.collect())
-                .or(minutes),
+            Panel::new(
+                spread(&format!("Minute{}", of(&figures.minute)), "views visitors", half),
+                minute_pages.collect(),
+            )
+            .or(minutes),
             Panel::new(format!("Revenue by category, minute{}", of(&figures.minute)), categories.collect()).or(minutes),
         ],
         [
@@ -231,11 +240,13 @@ pub(super) fn window_lines(before: &Figures, now: &Figures) -> Vec<String> {
         let page = now.minute_pages.first();
         let page = first(page.map(|(page, views, visitors)| format!("{page} ({views} views, {visitors} visitors)")));
         let category = now.categories.first();
-        let category = first(category.map(|(name, cents, orders)| format!("{name} ({} in {orders} orders)", money(*cents))));
+        let category =
+            first(category.map(|(name, cents, orders)| format!("{name} ({} in {orders} orders)", money(*cents))));
         lines.push(format!("minute {} has closed: first page {page}, first category {category}", minute(start)));
     }
     if let Some(start) = now.five_minutes.as_ref().filter(|_| now.five_minutes != before.five_minutes) {
-        let pages: Vec<String> = now.top_pages.iter().take(3).map(|(page, views)| format!("{page} ({views})")).collect();
+        let pages: Vec<String> =
+            now.top_pages.iter().take(3).map(|(page, views)| format!("{page} ({views})")).collect();
         lines.push(format!("five minutes from {} have closed: top pages {}", minute(start), pages.join(", ")));
     }
     lines

@@ -64,7 +64,10 @@ mod tests {
 
     #[test]
     fn figures_for_people() {
-        assert_eq!([grouped(0), grouped(999), grouped(1_000), grouped(-1_234_567)], ["0", "999", "1,000", "-1,234,567"]);
+        assert_eq!(
+            [grouped(0), grouped(999), grouped(1_000), grouped(-1_234_567)],
+            ["0", "999", "1,000", "-1,234,567"]
+        );
         assert_eq!([money(5), money(-199), money(120_420)], ["0.05", "-1.99", "1,204.20"]);
         assert_eq!(fit("a\x1bbc", 3), "a·…");
         assert_eq!(spread("page", "12", 9), "page   12");

@@ -44,8 +44,10 @@ const USERS: u64 = 20_000;
 /// As many as `products.csv` knows, and some that it does not.
 const PRODUCTS: u64 = 5_000;
 const PRODUCT_PAGES: usize = 240;
-const FRONT_PAGES: &[&str] = &["/", "/shop", "/search", "/cart", "/sale", "/checkout", "/account", "/help", "/blog", "/about"];
-const REFERRERS: &[&str] = &["https://www.google.com/", "https://news.example.org/", "direct", "newsletter", "https://t.example/"];
+const FRONT_PAGES: &[&str] =
+    &["/", "/shop", "/search", "/cart", "/sale", "/checkout", "/account", "/help", "/blog", "/about"];
+const REFERRERS: &[&str] =
+    &["https://www.google.com/", "https://news.example.org/", "direct", "newsletter", "https://t.example/"];
 const DEVICES: &[&str] = &["mobile", "mobile", "mobile", "desktop", "desktop", "tablet"];
 const CURRENCIES: &[&str] = &["USD", "USD", "USD", "USD", "USD", "USD", "USD", "EUR", "EUR", "GBP"];
 const ERRORS: &[(u32, &str)] = &[
