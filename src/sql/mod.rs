@@ -11,6 +11,7 @@ mod distinct;
 mod errors;
 pub mod functions;
 mod legacy;
+mod jargon;
 mod joins;
 mod lower;
 mod nodes;
