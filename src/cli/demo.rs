@@ -50,8 +50,9 @@ const PARAMETERS: &[(&str, &str)] = &[
 const TRAFFIC_STEP: Duration = Duration::from_millis(10);
 const SCREEN_STEP: Duration = Duration::from_secs(1);
 const LOG_STEP: Duration = Duration::from_secs(3);
-/// Looks that the shown rate spans.
-const RATE_LOOKS: usize = 6;
+/// How often the job's counters are looked at, and epochs that the shown rate spans.
+const LOOK_STEP: Duration = Duration::from_millis(100);
+const RATE_EPOCHS: usize = 8;
 /// How long the end waits until the job has read what was sent.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
@@ -161,7 +162,6 @@ async fn send(args: DemoArgs, clock: Arc<dyn Clock>, sent: Arc<AtomicU64>, stop:
     while !*stop.borrow() {
         let due = ((clock.elapsed() - started).as_secs_f64() * args.rate) as u64;
         let now_ms = clock.now_ms();
-        // A machine that is too slow for the rate sends what it can, and does not catch up for ever.
         let batch: Vec<_> = (count..due).take(BATCH_RECORDS).map(|_| traffic.event(now_ms)).collect();
         if !batch.is_empty() {
             target.put(&batch).await?;
@@ -187,8 +187,8 @@ struct Watched {
     pulse: Pulse,
     screen: Option<Screen>,
     started: Duration,
-    /// Records and time of the last looks, for the rate.
-    looks: VecDeque<(u64, Duration)>,
+    /// Records and time when the counter last moved, which it does once an epoch.
+    moves: VecDeque<(u64, Duration)>,
 }
 
 impl Watched {
@@ -199,7 +199,7 @@ impl Watched {
             figures: Figures::default(),
             pulse: Pulse::default(),
             screen: std::io::stdout().is_terminal().then(Screen::open),
-            looks: VecDeque::from([(0, started)]),
+            moves: VecDeque::from([(0, started)]),
             started,
             clock,
             progress,
@@ -221,42 +221,45 @@ impl Watched {
         };
         tokio::pin!(stop, limit);
         let step = if self.screen.is_some() { SCREEN_STEP } else { LOG_STEP };
+        let mut next = self.started + if self.screen.is_some() { Duration::ZERO } else { step };
         loop {
-            if self.screen.is_some() {
+            self.look();
+            if self.clock.elapsed() >= next {
+                next += step;
                 self.draw();
             }
             tokio::select! {
-                () = clock.sleep(step) => {}
+                () = clock.sleep(LOOK_STEP) => {}
                 _ = resized.recv() => self.screen.as_mut().map_or((), Screen::resized),
                 signal = &mut stop => return signal,
                 () = &mut limit => return Ok(()),
             }
-            if self.screen.is_none() {
-                self.draw();
-            }
         }
     }
 
+    /// Takes note of the job's counters.
     fn look(&mut self) {
         let now = self.clock.elapsed();
         let records = self.progress.records.load(Ordering::Relaxed);
-        self.looks.push_back((records, now));
-        if self.looks.len() > RATE_LOOKS {
-            self.looks.pop_front();
+        if self.moves.back().is_none_or(|(before, _)| *before != records) {
+            self.moves.push_back((records, now));
+            if self.moves.len() > RATE_EPOCHS {
+                self.moves.pop_front();
+            }
         }
-        let (before, since) = self.looks.front().copied().unwrap_or_default();
+        let (first, since) = self.moves.front().copied().unwrap_or_default();
+        let (last, until) = self.moves.back().copied().unwrap_or_default();
         self.pulse = Pulse {
             now_ms: self.clock.now_ms(),
             seconds: (now - self.started).as_secs(),
             records,
             rejected: self.progress.rejected.load(Ordering::Relaxed),
-            rate: (records - before) as f64 / (now - since).as_secs_f64().max(0.001),
+            rate: (last - first) as f64 / (until - since).as_secs_f64().max(0.001),
             watermark_ms: self.progress.watermark_ms.load(Ordering::Relaxed),
         };
     }
 
     fn draw(&mut self) {
-        self.look();
         let alerts = self.results.follow();
         let most = self.screen.as_ref().map_or(10, Screen::panel_lines);
         let figures = self.results.figures(self.pulse.now_ms, most);
@@ -291,6 +294,7 @@ impl Watched {
     /// Gives the terminal back and leaves the last figures there.
     fn close(&mut self) {
         self.restore();
+        self.look();
         self.draw();
         println!();
     }
@@ -298,16 +302,17 @@ impl Watched {
 
 fn print_ways_on(folder: &Folder) {
     let local = folder.path.display();
+    let program = std::env::args().next().unwrap_or_else(|| "tidemill".to_owned());
     println!(
         "
 All of it is in {local}/:
-  queries/           the job that ran: edit a file or add one, then run 'tidemill demo' again
+  queries/           the job that ran: edit a file or add one, then run the demo again
   dynamodb.sqlite    sqlite3 {local}/dynamodb.sqlite 'select * from \"page-views-per-minute\" order by view_count desc limit 10'
   sns/               alerts, a line each
   s3/                the archive, Parquet files by day
   errors/            refused records, with the reason
 Windows that were open are saved. To go on from here, and to see how a query is run:
-  tidemill run {local}/queries --local {local}
-  tidemill explain {local}/queries"
+  {program} run {local}/queries --local {local}
+  {program} explain {local}/queries"
     );
 }

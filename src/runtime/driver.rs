@@ -65,6 +65,8 @@ pub(crate) struct Driver {
     discovered_ms: i64,
     /// Pieces that came while the driver waited for another reason.
     first_epoch: bool,
+    /// When the last epoch was cut.
+    cut: Option<Duration>,
 }
 
 impl Driver {
@@ -108,6 +110,7 @@ impl Driver {
             waiting,
             discovered_ms: i64::MIN,
             first_epoch: true,
+            cut: None,
         }
     }
 
@@ -201,7 +204,7 @@ impl Driver {
     pub(crate) async fn next(&mut self, stop: &mut tokio::sync::watch::Receiver<bool>) -> Result<Epoch> {
         let mut epoch = Epoch { rows: vec![Vec::new(); self.slots], ..Epoch::default() };
         let clock = Arc::clone(&self.clock);
-        let timer = clock.sleep(self.limits.interval);
+        let timer = clock.sleep(self.time_left());
         tokio::pin!(timer);
         loop {
             if *stop.borrow() {
@@ -230,6 +233,7 @@ impl Driver {
             }
         }
         self.first_epoch = false;
+        self.cut = Some(self.clock.elapsed());
         let now = self.clock.now_ms();
         if !epoch.last && self.ending == Ending::Run && now - self.discovered_ms >= DISCOVERY_MS {
             self.discover().await?;
@@ -248,6 +252,18 @@ impl Driver {
             }
         }
         Ok(epoch)
+    }
+
+    /// How long the next epoch stays open. A live job counts from cut to cut, so that computing an epoch does not make
+    /// the next one wait longer; but at least half of the interval, so that epochs grow when computing is slow.
+    fn time_left(&self) -> Duration {
+        let interval = self.limits.interval;
+        match self.cut {
+            Some(cut) if self.ending == Ending::Run => {
+                interval.saturating_sub(self.clock.elapsed().saturating_sub(cut)).max(interval / 2)
+            }
+            _ => interval,
+        }
     }
 
     /// Whether everything has been read, and nothing else can come.

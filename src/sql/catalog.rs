@@ -170,6 +170,18 @@ impl Catalog {
             }
             StatementKind::Set { key, value } => {
                 let place = statement.at(statement.span);
+                // In one file the last one holds, as in Flink; files have no order.
+                if let Some((other, first)) = self.settings.get(&key)
+                    && *other != value
+                    && first.file != place.file
+                {
+                    return Err(Error::sql(format!(
+                        "'{key}' is set to '{value}' here and to '{other}' in another file"
+                    ))
+                    .at(place)
+                    .at(first.clone())
+                    .hint("settings hold for the whole job: keep one of them"));
+                }
                 self.settings.insert(key, (value, place));
                 Ok(())
             }
@@ -253,6 +265,13 @@ impl Catalog {
         }
         table.name = name.to_owned();
         Some(table)
+    }
+
+    /// Where the query names a table with a hint.
+    pub(crate) fn hint_place(&self, name: &str) -> Option<Location> {
+        let statements = self.inserts.iter().map(|i| &i.statement).chain(self.views.values().map(|v| &v.statement));
+        let found = |token: &sqlparser::tokenizer::TokenWithSpan| matches!(&token.token, sqlparser::tokenizer::Token::Word(word) if word.value == name);
+        statements.into_iter().find_map(|s| s.tokens.iter().find(|t| found(t)).map(|t| s.at(t.span)))
     }
 
     /// All names that a query can use, for hints.

@@ -268,6 +268,10 @@ impl Compiler<'_> {
     }
 
     async fn join(&mut self, join: &Join, _deltas: bool) -> Result<Piece> {
+        if matches!(join.join_type, JoinType::LeftAnti | JoinType::LeftSemi) {
+            let word = if join.join_type == JoinType::LeftAnti { "EXCEPT" } else { "INTERSECT" };
+            return Err(PlanError::new(format!("{word} is not supported on a stream yet")).word(word).into());
+        }
         let (left_still, right_still) = (self.can_be_still(&join.left), self.can_be_still(&join.right));
         let (stream_is_left, still) = match (left_still, right_still) {
             (_, true) => (true, &join.right),
@@ -377,14 +381,20 @@ pub(crate) fn bounds_of(plan: &LogicalPlan) -> Vec<(String, usize, usize)> {
 
 fn refuse_subqueries(plan: &LogicalPlan) -> Result<()> {
     for expr in plan.expressions() {
-        let mut found = false;
+        let mut found = None;
         let _ = expr.apply(|e| {
-            found |= matches!(e, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_));
+            found = match e {
+                Expr::Exists(_) => Some("EXISTS"),
+                Expr::InSubquery(_) => Some("IN"),
+                // The outer query begins the same way: its condition is nearer.
+                Expr::ScalarSubquery(_) => Some("WHERE"),
+                _ => found,
+            };
             Ok(TreeNodeRecursion::Continue)
         });
-        if found {
+        if let Some(word) = found {
             return Err(PlanError::new("a subquery inside an expression is not supported yet")
-                .word(if expr.to_string().contains("EXISTS") { "EXISTS" } else { "IN" })
+                .word(word)
                 .hint("join with a reference table instead")
                 .into());
         }

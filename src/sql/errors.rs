@@ -12,6 +12,8 @@ use crate::contracts::{Error, ErrorKind};
 pub(crate) struct Known<'a> {
     pub(crate) tables: Vec<&'a str>,
     pub(crate) functions: Vec<String>,
+    /// Fields of nested columns.
+    pub(crate) fields: Vec<String>,
 }
 
 /// Translates an error that planning `statement` gave.
@@ -54,7 +56,18 @@ pub(crate) fn translate(error: &DataFusionError, statement: &Statement, known: &
         let error = Error::sql(format!("function '{name}' not found")).at(find(statement, &name, span));
         return with_nearest(error, &name, known.functions.iter().map(String::as_str));
     }
-    let message = text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned();
+    if let Some(name) = between(&text, "ield ", " not found in struct") {
+        let error = Error::sql(format!("field '{name}' not found")).at(find(statement, &name, span));
+        return with_nearest(error, &name, known.fields.iter().map(String::as_str));
+    }
+    if let Some(name) = between(&text, "olumn \"", "\" must appear in the GROUP BY") {
+        let short = name.rsplit('.').next().unwrap_or(&name);
+        return Error::sql(format!("column '{short}' is neither in GROUP BY nor inside an aggregate"))
+            .at(find(statement, short, span))
+            .hint(format!("add it to GROUP BY, or take one of its values: MAX({short})"));
+    }
+    let (text, hint) = super::jargon::plain(&text);
+    let message = text.lines().next().unwrap_or_default().trim().trim_end_matches('.').to_owned();
     // The first quoted or called name that stands in the statement is the best place there is.
     let words = message.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|w| w.len() > 1);
     let place = match span {
@@ -62,7 +75,11 @@ pub(crate) fn translate(error: &DataFusionError, statement: &Statement, known: &
         None => words.filter_map(|word| token(statement, word)).next().map(|t| t.span),
     };
     let kind = if matches!(root, DataFusionError::Internal(_)) { ErrorKind::Internal } else { ErrorKind::Sql };
-    Error::new(kind, lower_first(&message)).at(statement.at(place.unwrap_or(head(statement))))
+    let error = Error::new(kind, lower_first(&message)).at(statement.at(place.unwrap_or(head(statement))));
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }
 
 /// An error with a word instead of a place: planning hooks know names, not files.

@@ -155,8 +155,9 @@ pub async fn plan_job(
     let first = Planner::new(&catalog, &settings, None, options, &mut errors).await;
     let (mut required, mut named) = (Required::new(), Required::new());
     let mut uses: Vec<LogicalPlan> = Vec::new();
-    for insert in &catalog.inserts {
-        match first.query(&insert.insert.query, &insert.statement).await {
+    let own_queries: Vec<_> = catalog.inserts.iter().map(|i| named_apart(&i.insert.query)).collect();
+    for (insert, own_query) in catalog.inserts.iter().zip(&own_queries) {
+        match first.query(own_query, &insert.statement).await {
             Ok(plan) => {
                 if let Err(error) = first.require(&plan, &mut required) {
                     errors.push(first.explain(&error, &insert.statement));
@@ -170,7 +171,7 @@ pub async fn plan_job(
         }
     }
     if !errors.is_empty() {
-        return Err(errors);
+        return Err(without_consequences(errors, files));
     }
     for table in first.tables.values() {
         let used = required.get_mut(&Planner::plan_name(&table.name));
@@ -197,6 +198,37 @@ pub async fn plan_job(
         (Some(plan), true) => Ok(plan),
         _ => Err(errors),
     }
+}
+
+/// A table or view that is declared wrongly is not found either: that says nothing new.
+fn without_consequences(errors: Vec<Error>, files: &[Arc<SqlText>]) -> Vec<Error> {
+    let declared: BTreeSet<String> = files.iter().flat_map(|file| declared_names(file.text())).collect();
+    let is_consequence = |error: &Error| {
+        let name = error.message().strip_prefix("table or view '").and_then(|rest| rest.strip_suffix("' not found"));
+        name.is_some_and(|name| declared.contains(name))
+    };
+    let (consequences, causes): (Vec<Error>, Vec<Error>) = errors.into_iter().partition(is_consequence);
+    if causes.is_empty() { consequences } else { causes }
+}
+
+/// Names behind CREATE TABLE and CREATE VIEW.
+fn declared_names(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '$'))).filter(|w| !w.is_empty());
+    let words: Vec<&str> = words.collect();
+    let is = |at: usize, word: &str| words.get(at).is_some_and(|w| w.eq_ignore_ascii_case(word));
+    let mut names = Vec::new();
+    for at in (0..words.len()).filter(|at| is(*at, "CREATE")) {
+        let mut next = at + 1 + usize::from(is(at + 1, "TEMPORARY"));
+        if !is(next, "TABLE") && !is(next, "VIEW") {
+            continue;
+        }
+        next += 1;
+        if is(next, "IF") {
+            next += 3;
+        }
+        names.extend(words.get(next).map(|name| (*name).to_owned()));
+    }
+    names
 }
 
 /// The watermark's columns are always read.
@@ -421,7 +453,7 @@ impl JobBuilder<'_> {
     ) -> Result<QueryPlan> {
         let statement = &insert.statement;
         let (table, columns) = self.target(insert)?;
-        let plan = self.planner.query(&insert.insert.query, statement).await?;
+        let plan = self.planner.query(&named_apart(&insert.insert.query), statement).await?;
         let planned = |error| self.planner.explain(&error, statement);
         let partition = self.static_partition(insert, &table, &columns).await?;
         let given = plan.schema().fields().len() + partition.len();
@@ -523,6 +555,10 @@ impl JobBuilder<'_> {
         }
         let mut columns = Vec::new();
         for column in &insert.insert.columns {
+            if columns.iter().any(|f: &Field| *f.name() == column.value) {
+                let error = Error::sql(format!("the INSERT names the column '{}' twice", column.value));
+                return Err(error.at(statement.at(column.span)));
+            }
             let Some(field) = writable.iter().find(|f| *f.name() == column.value) else {
                 let error = Error::sql(format!("'{name}' has no column '{}' to write", column.value));
                 let error = error.at(statement.at(column.span));
@@ -581,6 +617,12 @@ impl JobBuilder<'_> {
                 .at(insert.statement.at(insert.insert.table.span))
                 .at(table.statement.at(table.name_span))
                 .hint("a GROUP BY without a window changes its rows: declare PRIMARY KEY (…) NOT ENFORCED, or group by window_start, window_end"));
+        }
+        let format = table.option("format").unwrap_or_default();
+        if is_update && matches!(table.connector.as_str(), "filesystem" | "s3") && format != "json" {
+            return Err(Error::sql(format!("an update stream cannot go into '{}': files in format '{format}' cannot say that a row replaces another", table.name))
+                .at(insert.statement.at(insert.insert.table.span))
+                .hint("use 'format' = 'json', a DynamoDB table, or group by window_start, window_end: the rows of a closed window are final"));
         }
         if is_update && super::validate::append_only(&table.connector) {
             return Err(Error::sql(format!(
@@ -670,6 +712,26 @@ fn without_nulls(root: LogicalPlan, written: &[Field], table: &Table) -> datafus
         Some(all) => Ok(LogicalPlan::Filter(datafusion::logical_expr::Filter::try_new(all, Arc::new(root))?)),
         None => Ok(root),
     }
+}
+
+/// The query of an INSERT, whose columns count by place: those of one name get other names.
+fn named_apart(query: &sqlparser::ast::Query) -> sqlparser::ast::Query {
+    use sqlparser::ast::{Ident, SelectItem, SetExpr};
+    let mut query = query.clone();
+    let SetExpr::Select(select) = query.body.as_mut() else { return query };
+    let mut seen = BTreeSet::new();
+    for (place, item) in select.projection.iter_mut().enumerate() {
+        let repeated = match &*item {
+            SelectItem::UnnamedExpr(expr) => !seen.insert(expr.to_string()),
+            SelectItem::ExprWithAlias { alias, .. } => !seen.insert(alias.value.clone()),
+            _ => false,
+        };
+        if let (true, SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = (repeated, &*item) {
+            let alias = Ident::with_quote('`', format!("EXPR${place}"));
+            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+        }
+    }
+    query
 }
 
 fn partition_value(insert: &InsertQuery, column: &sqlparser::ast::Ident) -> Error {

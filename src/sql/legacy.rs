@@ -68,6 +68,7 @@ fn rewrite(select: &mut Select) -> Result<(), PlanError> {
     }
     let FunctionArguments::List(list) = &function.args else { return Ok(()) };
     let mut arguments = list.args.clone();
+    let texts: Vec<String> = arguments.iter().map(ToString::to_string).collect();
     let expected = if name == "HOP" { 3 } else { 2 };
     if arguments.len() < expected {
         let usage = format!("{name}(time_column, {}INTERVAL '1' MINUTE)", if name == "HOP" { "slide, " } else { "" });
@@ -121,8 +122,19 @@ fn rewrite(select: &mut Select) -> Result<(), PlanError> {
     from.relation = TableFactor::TableFunction { expr: Expr::Function(tvf), alias };
 
     // TUMBLE_START(ts, …) and its kin name the bounds.
+    let mut other: Option<PlanError> = None;
     let mut rename = |expr: &mut Expr| {
-        if let Some((called, _)) = function_name(expr) {
+        if let Some((called, function)) = function_name(expr) {
+            let is_bound = ["TUMBLE_", "HOP_", "SESSION_"].iter().any(|prefix| called.starts_with(prefix));
+            let own = match &function.args {
+                FunctionArguments::List(list) => list.args.iter().map(ToString::to_string).collect(),
+                _ => Vec::new(),
+            };
+            if is_bound && (!called.starts_with(&format!("{name}_")) || own != texts) {
+                let what = format!("{called} is not of the window that GROUP BY has");
+                let hint = format!("it must have the same arguments: {called}({})", texts.join(", "));
+                other.get_or_insert(PlanError::new(what).span(function.name.span()).hint(hint));
+            }
             let bound = called.strip_prefix(&format!("{name}_")).and_then(|rest| match rest {
                 "START" => Some("window_start"),
                 "END" => Some("window_end"),
@@ -142,7 +154,7 @@ fn rewrite(select: &mut Select) -> Result<(), PlanError> {
     if let GroupByExpr::Expressions(groups, _) = &mut select.group_by {
         let _ = visit_expressions_mut(groups, &mut rename);
     }
-    Ok(())
+    other.map_or(Ok(()), Err)
 }
 
 fn joined(name: &str, span: sqlparser::tokenizer::Span) -> PlanError {

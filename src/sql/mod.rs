@@ -9,6 +9,7 @@ mod dialect;
 mod distinct;
 mod errors;
 pub mod functions;
+mod jargon;
 mod job;
 mod joins;
 mod legacy;

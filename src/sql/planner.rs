@@ -203,7 +203,9 @@ impl<'a> Planner<'a> {
             let statement = SqlStatement::Query(query);
             let statement = datafusion::sql::parser::Statement::Statement(Box::new(statement));
             let plan = self.state.statement_to_plan(statement).await?;
-            self.state.analyzer().execute_and_check(plan, self.state.config_options(), |_, _| {})
+            let plan = self.state.analyzer().execute_and_check(plan, self.state.config_options(), |_, _| {})?;
+            check_expressions(&plan)?;
+            Ok(plan)
         };
         planned.await.map_err(|error| self.explain(&error, statement))
     }
@@ -212,7 +214,14 @@ impl<'a> Planner<'a> {
     pub(crate) fn explain(&self, error: &datafusion::error::DataFusionError, statement: &Statement) -> Error {
         let mut functions: Vec<String> = self.state.scalar_functions().keys().cloned().collect();
         functions.extend(self.state.aggregate_functions().keys().cloned());
-        let known = Known { tables: self.catalog.names().collect(), functions };
+        let columns = self.catalog.tables.values().flat_map(|t| &t.columns);
+        let mut fields = Vec::new();
+        for column in columns {
+            if let ColumnKind::Physical { data_type, .. } = &column.kind {
+                field_names(data_type, &mut fields);
+            }
+        }
+        let known = Known { tables: self.catalog.names().collect(), functions, fields };
         translate(error, statement, &known)
     }
 
@@ -263,6 +272,34 @@ impl Catalog {
         names.dedup();
         names
     }
+}
+
+fn field_names(data_type: &DataType, names: &mut Vec<String>) {
+    match data_type {
+        DataType::Struct(fields) => {
+            for field in fields {
+                names.push(field.name().clone());
+                field_names(field.data_type(), names);
+            }
+        }
+        DataType::List(element) => field_names(element.data_type(), names),
+        _ => {}
+    }
+}
+
+/// Refuses REQUIRE outside WHERE, and patterns that mean nothing.
+fn check_expressions(plan: &LogicalPlan) -> DfResult<()> {
+    use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+    plan.apply_with_subqueries(|node| {
+        for expr in node.expressions() {
+            if !matches!(node, LogicalPlan::Filter(_)) {
+                super::require::refuse_require(&expr)?;
+            }
+            expr.apply(|e| functions::check_constants(e).map(|()| TreeNodeRecursion::Continue))?;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
 }
 
 /// `SELECT c1, c2, expression AS c3 FROM base`.

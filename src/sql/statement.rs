@@ -76,8 +76,15 @@ pub(crate) fn parse_file(text: &Arc<SqlText>, parameters: &Parameters, next_hint
     parsed.hints = tokens.hints;
     let significant: Vec<TokenWithSpan> =
         tokens.tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_) | Token::EOF)).collect();
+    let mut open: Option<Span> = None;
     for statement in significant.split(|t| t.token == Token::SemiColon) {
-        let statement = strip_statement_set(statement);
+        let whole = statement;
+        let statement = strip_statement_set(whole);
+        if let (Some(first), true) = (whole.first(), whole.len() >= statement.len() + 3) {
+            open = Some(first.span);
+        } else if whole.len() == 1 && is_word(whole.first(), "END") {
+            open = None;
+        }
         let (Some(first), Some(last)) = (statement.first(), statement.last()) else { continue };
         let span = Span::new(first.span.start, last.span.end);
         match parse_statement(text, statement) {
@@ -86,6 +93,10 @@ pub(crate) fn parse_file(text: &Arc<SqlText>, parameters: &Parameters, next_hint
             }
             Err(error) => parsed.errors.push(error),
         }
+    }
+    if let Some(span) = open {
+        let error = Error::sql("the statement set is not closed").at(text.location(span));
+        parsed.errors.push(error.hint("write END; after its last INSERT"));
     }
     parsed
 }
@@ -313,7 +324,7 @@ fn locate(error: &ParserError, text: &SqlText, end: Span) -> Error {
     let (message, span) = split_place(&message);
     let mut error = Error::sql(lower_first(&message.replace("found: EOF", "found the end of the statement")));
     if message.contains("Expected: )") {
-        error = error.hint("a parenthesis is not closed");
+        error = error.hint("a parenthesis is not closed, or a comma is missing");
     }
     error.at(text.location(span.unwrap_or(end)))
 }

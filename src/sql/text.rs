@@ -163,7 +163,9 @@ impl SqlText {
         let mut out = String::new();
         let mut rest = text;
         while let Some(start) = rest.find("${") {
-            let Some(length) = rest[start..].find('}') else { break };
+            let Some(length) = rest[start..].find('}') else {
+                return Err(Error::sql("'${' is not closed by '}'").at(self.location(span)));
+            };
             out.push_str(&rest[..start]);
             out.push_str(&self.parameter(&rest[start + 2..start + length], parameters, span)?);
             rest = &rest[start + length + 1..];

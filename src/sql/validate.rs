@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use datafusion::arrow::compute::can_cast_types;
+
 use super::catalog::{Catalog, Table, nearest, relations, with_nearest};
 use super::statement::ColumnKind;
 use super::text::HINT_MARK;
+use super::types::flink_name;
 use crate::connectors::describe::{Role, Updates, connector, names};
 use crate::connectors::options::Severity;
 use crate::connectors::validate_options;
@@ -21,6 +24,21 @@ pub(crate) fn check_tables(catalog: &Catalog, warnings: &mut Vec<String>, errors
         let roles = [(Role::Source, read.contains(&table.name)), (Role::Sink, written.contains(&table.name))];
         let roles: Vec<Role> = roles.into_iter().filter_map(|(role, used)| used.then_some(role)).collect();
         check_table(table, &roles, warnings, errors);
+    }
+    for name in catalog.hinted_names() {
+        let (Some(table), Some(place)) = (catalog.table(&name), catalog.hint_place(&name)) else { continue };
+        let own = catalog.tables.get(&base(name));
+        for problem in validate_options(&table.connector, &table.options, Role::Source) {
+            let is_new = own.is_none_or(|own| own.option(&problem.key) != table.option(&problem.key));
+            if problem.severity == Severity::Note || !is_new {
+                continue;
+            }
+            let error = Error::sql(problem.message).at(place.clone());
+            errors.push(match problem.hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            });
+        }
     }
 }
 
@@ -45,6 +63,15 @@ fn check_table(table: &Table, roles: &[Role], warnings: &mut Vec<String>, errors
             errors.push(error.at(table.option_place("connector", true)));
         }
     }
+    if table.connector == "dynamodb" && table.primary_key.len() > 2 {
+        let what = format!(
+            "table '{}' has {} key columns; DynamoDB has a hash key and at most one range key",
+            table.name,
+            table.primary_key.len()
+        );
+        let error = Error::sql(what).at(table.statement.at(table.name_span));
+        errors.push(error.hint("join several columns into one: CONCAT(a, '#', b)"));
+    }
     let mut seen = BTreeSet::new();
     let checked = if roles.is_empty() { &[Role::Source][..] } else { roles };
     for role in checked {
@@ -68,7 +95,22 @@ fn check_table(table: &Table, roles: &[Role], warnings: &mut Vec<String>, errors
         }
     }
     for column in &table.columns {
-        let ColumnKind::Metadata { key, .. } = &column.kind else { continue };
+        if let ColumnKind::Physical { data_type, .. } = &column.kind
+            && table.option("format") == Some("csv")
+            && data_type.is_nested()
+        {
+            let what = format!("'{}' is {}, which the format csv cannot hold", column.name, flink_name(data_type));
+            let error = Error::sql(what).at(table.statement.at(column.span));
+            errors.push(error.hint("use 'format' = 'json', or a STRING"));
+        }
+        let ColumnKind::Metadata { key, data_type, .. } = &column.kind else { continue };
+        if let Some(known) = description.metadata.iter().find(|m| m.key == key)
+            && let known = (known.data_type)()
+            && (data_type.is_nested() != known.is_nested() || !can_cast_types(&known, data_type))
+        {
+            let what = format!("metadata '{key}' is {}, not {}", flink_name(&known), flink_name(data_type));
+            errors.push(Error::sql(what).at(table.statement.at(column.span)));
+        }
         if !description.metadata.iter().any(|m| m.key == key) {
             let error = Error::sql(format!("connector '{}' has no metadata '{key}'", table.connector));
             let error = error.at(table.statement.at(column.span));

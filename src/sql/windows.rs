@@ -239,7 +239,9 @@ fn check_zone(
 fn interval_ms(expr: &Expr, window: &str, context: &mut dyn RelationPlannerContext) -> Result<i64> {
     let span = expr.span();
     let wrong = |message: String| PlanError::new(message).span(span).hint("write INTERVAL '1' MINUTE");
-    let planned = context.sql_to_expr(expr.clone(), &DFSchema::empty())?;
+    let planned = context
+        .sql_to_expr(expr.clone(), &DFSchema::empty())
+        .map_err(|_| wrong(format!("{window} needs a constant interval here, found '{expr}'")))?;
     let value = fold_interval(&planned);
     let Some(ScalarValue::IntervalMonthDayNano(Some(interval))) = value else {
         return Err(wrong(format!("{window} needs an interval here, found '{expr}'")).into());

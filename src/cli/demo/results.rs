@@ -57,7 +57,8 @@ pub(super) struct Results {
     errors: Option<Tail>,
     archive: PathBuf,
     /// The last alerts, the newest first.
-    pub(super) alerts: VecDeque<Alert>,
+    alerts: VecDeque<Alert>,
+    last_spike: Option<Alert>,
     /// Messages for large orders.
     pub(super) orders: u64,
     /// Messages for error spikes.
@@ -76,6 +77,7 @@ impl Results {
             errors: None,
             archive: local.join("s3/my-analytics-archive/events"),
             alerts: VecDeque::new(),
+            last_spike: None,
             orders: 0,
             spikes: 0,
             last_refusal: None,
@@ -165,6 +167,7 @@ impl Results {
             let Some(alert) = alert(&line) else { continue };
             if alert.spike {
                 self.spikes += 1;
+                self.last_spike = Some(alert.clone());
             } else {
                 self.orders += 1;
             }
@@ -183,6 +186,18 @@ impl Results {
             self.last_refusal = Some(format!("{} {} {}", text("reason"), text("column"), text("detail")));
         }
         new
+    }
+
+    /// The last alerts, the newest first. The last error spike is among them, however many orders came after it.
+    pub(super) fn last_alerts(&self, most: usize) -> Vec<&Alert> {
+        let mut last: Vec<&Alert> = self.alerts.iter().take(most).collect();
+        if let Some(spike) = &self.last_spike
+            && !last.iter().any(|alert| alert.spike)
+        {
+            last.truncate(most.saturating_sub(1));
+            last.push(spike);
+        }
+        last
     }
 
     /// Finished files and their bytes, and those that are still hidden because they grow.
@@ -231,7 +246,7 @@ fn alert(line: &Value) -> Option<Alert> {
     }
     let amount = body["order_amount"].to_string();
     let cents = (amount.parse::<f64>().ok()? * 100.0).round() as i64;
-    let line = format!("{}  order of {} by {}", clock_time(&text("timestamp")), money(cents), text("user_id"));
+    let line = format!("{}  order {}, {}", clock_time(&text("timestamp")), money(cents), text("user_id"));
     Some(Alert { spike: false, line })
 }
 

@@ -81,18 +81,24 @@ impl Screen {
         (self.rows, self.columns) = terminal_size();
     }
 
-    /// Lines that a panel may have here: four rows of panels, each with a title and a free line, beside five others.
+    /// Whether there is room for a free line between panels.
+    fn is_roomy(&self) -> bool {
+        self.rows >= 30
+    }
+
+    /// Lines that a panel may have here: four rows of panels, each with a title and perhaps a free line, beside the head,
+    /// the foot and the cursor's line.
     pub(super) fn panel_lines(&self) -> usize {
-        (self.rows.saturating_sub(14) / 4).clamp(2, 10)
+        let others = if self.is_roomy() { 4 + 8 + 1 } else { 3 + 4 + 1 };
+        (self.rows.saturating_sub(others) / 4).clamp(1, 10)
     }
 
     pub(super) fn draw(&self, pulse: &Pulse, figures: &Figures, results: &Results) {
         let mut out = String::from("\x1b[H");
-        for line in picture(pulse, figures, results, self.columns.clamp(60, 120), self.panel_lines())
-            .iter()
-            .take(self.rows.saturating_sub(1))
-        {
-            out.push_str(line);
+        let lines = picture(pulse, figures, results, self.columns.clamp(60, 120), self.panel_lines());
+        let lines = lines.into_iter().filter(|line| self.is_roomy() || !line.is_empty());
+        for line in lines.take(self.rows.saturating_sub(1)) {
+            out.push_str(&line);
             out.push_str("\x1b[0m\x1b[K\r\n");
         }
         out.push_str("\x1b[J");
@@ -147,7 +153,7 @@ fn picture(pulse: &Pulse, figures: &Figures, results: &Results, columns: usize, 
         let left = format!("{code}  {message}");
         spread(&left, &grouped(*count), half)
     });
-    let alerts = results.alerts.iter().take(most).map(|alert| alert.line.clone());
+    let alerts = results.last_alerts(most).into_iter().map(|alert| alert.line.clone());
     let minute_pages = figures.minute_pages.iter().map(|(page, views, visitors)| {
         spread(page, &format!("{:>7} {:>7}", grouped(*views), grouped(*visitors)), half)
     });
@@ -158,8 +164,8 @@ fn picture(pulse: &Pulse, figures: &Figures, results: &Results, columns: usize, 
     let top = top.map(|(n, (page, views))| spread(&format!("{:>2}  {page}", n + 1), &grouped(*views), half));
     let of = |start: &Option<String>| start.as_deref().map_or(String::new(), |s| format!(" {}", minute(s)));
     let (finished, bytes, growing) = results.archive();
-    let mut files = vec![format!("{finished} finished files, {}; {growing} being written", size(bytes))];
-    files.push("a file is finished at 64 MB, after 300 s, or at the end".to_owned());
+    let mut files = vec![format!("{finished} files, {}; {growing} being written", size(bytes))];
+    files.push("finished at 64 MB, 300 s or the end".to_owned());
     files.push(format!("refused records: {}", grouped(pulse.rejected as i64)));
     files.extend(results.last_refusal.as_ref().map(|last| format!("last: {last}")));
     let alerts_title = format!("Alerts: {} large orders, {} error spikes", results.orders, results.spikes);

@@ -24,6 +24,7 @@ mod cast_text;
 mod casts;
 mod collections;
 mod conditional;
+mod constants;
 mod decimal;
 mod encoding;
 mod function;
@@ -64,6 +65,7 @@ use datafusion::logical_expr::planner::ExprPlanner;
 
 use function::{Context, Definition};
 
+pub(crate) use constants::check_constants;
 pub use rewrite::{rewrite, rewrite_expr, rewrite_query};
 pub use syntax::{parse_infix, parse_prefix};
 pub use types::{Length, TypeSpec, parse_type, timestamp_unit, type_text};

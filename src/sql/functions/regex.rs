@@ -70,6 +70,11 @@ fn compile(pattern: &str) -> Result<Compiled> {
     Ok(compiled)
 }
 
+/// Refuses what cannot be run here. (A pattern that is none at all gives NULL, as in Flink.)
+pub(super) fn check(pattern: &str) -> Result<()> {
+    compile(pattern).map(|_| ())
+}
+
 /// Java's forms that the `regex` crate spells otherwise: `\Z`, `\h`, possessive quantifiers (which only
 /// forbid backtracking) and ASCII classes, for `\d`, `\w` and `\s` are ASCII in Java.
 fn from_java(pattern: &str) -> String {

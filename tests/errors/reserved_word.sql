@@ -1,9 +1,0 @@
--- A reserved word as a name, without back-quotes.
-CREATE TABLE events (
-  id INT, page STRING, user_id STRING, amount DECIMAL(10, 2), data ROW<code STRING, n INT>, timestamp TIMESTAMP(3),
-  WATERMARK FOR timestamp AS timestamp - INTERVAL '5' SECOND
-) WITH ('connector' = 'kinesis', 'stream' = 'events', 'format' = 'json');
-
-CREATE TABLE out_rows (id INT, page STRING) WITH ('connector' = 'print');
-
-INSERT INTO out_rows SELECT id, page FROM events;

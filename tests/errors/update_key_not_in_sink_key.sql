@@ -1,9 +1,0 @@
--- The sink has another key than the query: rows would overwrite each other.
-CREATE TABLE events (
-  id INT, page STRING, user_id STRING, amount DECIMAL(10, 2), data ROW<code STRING, n INT>, ts TIMESTAMP(3),
-  WATERMARK FOR ts AS ts - INTERVAL '5' SECOND
-) WITH ('connector' = 'kinesis', 'stream' = 'events', 'format' = 'json');
-
-CREATE TABLE counts (page STRING, user_id STRING, n BIGINT, PRIMARY KEY (page) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
-
-INSERT INTO counts SELECT page, user_id, COUNT(*) FROM events GROUP BY page, user_id;
