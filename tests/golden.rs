@@ -9,9 +9,14 @@ use std::sync::Arc;
 
 use support::compare::{Sink, differences};
 use support::inputs::Inputs;
-use support::{Variant, block_on_all, golden_folder, plan, run};
+use job::{Variant, run};
+use support::{block_on_all, golden_folder, plan};
 use tidemill::runtime::Ending;
 
+#[path = "support/exact.rs"]
+mod exact;
+#[path = "support/job.rs"]
+mod job;
 #[path = "golden/support/mod.rs"]
 mod support;
 
@@ -62,7 +67,7 @@ fn goldens_give_what_flink_gives() {
 /// A query that is not supported yet is never run wrongly.
 async fn check_refused(name: &str) -> Vec<String> {
     let inputs = Inputs::make(name, 1);
-    match plan(name, &inputs.options(Variant::default(), Ending::Drain)).await {
+    match plan(&inputs.options(Variant::default(), Ending::Drain)).await {
         Ok(_) => vec!["is listed in UNSUPPORTED.txt, but planned".to_owned()],
         Err(errors) if errors.iter().all(|e| e.contains(&format!("{name}.sql:")) && e.contains('^')) => vec![],
         Err(errors) => vec![format!("is refused without a place: {}", errors.join("\n"))],
@@ -98,7 +103,7 @@ async fn check(name: &str) -> Vec<String> {
 
 async fn straight(name: &str, inputs: &Inputs, variant: Variant) -> Result<Vec<String>, String> {
     let options = inputs.options(variant, Ending::Drain);
-    let sinks = sinks(name, &options).await?;
+    let sinks = sinks(&options).await?;
     run(&options).await?;
     Ok(differences(&golden_folder().join("expected").join(name), &sinks, inputs.output()))
 }
@@ -106,7 +111,7 @@ async fn straight(name: &str, inputs: &Inputs, variant: Variant) -> Result<Vec<S
 /// One half of each source, a stop that keeps windows open, then everything.
 async fn stopped(name: &str, variant: Variant) -> Result<Vec<String>, String> {
     let inputs = Inputs::make(name, 1);
-    let planned = plan(name, &inputs.options(variant, Ending::Once)).await.map_err(|e| e.join("\n"))?;
+    let planned = plan(&inputs.options(variant, Ending::Once)).await.map_err(|e| e.join("\n"))?;
     let sources: Vec<&str> = planned.sources.iter().filter_map(|s| s.spec.option("path")).collect();
     let rest = inputs.keep_first_half(&sources);
     run(&inputs.options(variant, Ending::Once)).await?;
@@ -114,8 +119,8 @@ async fn stopped(name: &str, variant: Variant) -> Result<Vec<String>, String> {
     straight(name, &inputs, variant).await
 }
 
-async fn sinks(name: &str, options: &tidemill::job::JobOptions) -> Result<Vec<Sink>, String> {
-    let planned = plan(name, options).await.map_err(|errors| errors.join("\n"))?;
+async fn sinks(options: &tidemill::job::JobOptions) -> Result<Vec<Sink>, String> {
+    let planned = plan(options).await.map_err(|errors| errors.join("\n"))?;
     let sinks = planned.queries.iter().map(|query| {
         let spec = &query.sink.spec;
         let path = Path::new(spec.option("path").unwrap_or_default());

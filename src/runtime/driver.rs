@@ -152,7 +152,8 @@ impl Driver {
         let saved = self.saved.get(&specification.name).and_then(|t| t.splits.get(split.id.0.as_ref())).cloned();
         let table = &mut self.tables[index];
         let parents = split.parents.iter().filter_map(|p| table.by_id.get(p)).map(|at| table.splits[*at].watermark);
-        let inherited = parents.max().unwrap_or(i64::MIN);
+        // Windows that have fired do not open again for a split that appears later.
+        let inherited = parents.max().unwrap_or(i64::MIN).max(table.reported.0).max(table.floor);
         let (position, watermark, finished) = match &saved {
             Some(saved) => (saved.position(), saved.watermark_ms, saved.finished),
             None => (None, inherited, false),
@@ -284,8 +285,10 @@ impl Driver {
                 }
                 self.tables[table].apply_brakes();
             }
-            Event::Finished { table, split } => {
-                self.tables[table].splits[split].status = Status::Finished;
+            Event::Finished { table, split, really } => {
+                // A drained stream ends here, as far as its windows are concerned.
+                let ended = really || self.ending != Ending::Once;
+                self.tables[table].splits[split].status = if ended { Status::Finished } else { Status::Paused };
                 self.tables[table].apply_brakes();
                 self.start_waiting(table).await?;
             }
@@ -327,7 +330,7 @@ impl Driver {
 
     /// Stops reading and says where reading stands. `closed` is the end of the last window that a
     /// drained run has closed.
-    pub(crate) fn stop(&mut self, closed: Option<i64>) -> BTreeMap<String, SavedTable> {
+    pub(crate) fn stop(&mut self, drained: bool, closed: Option<i64>) -> BTreeMap<String, SavedTable> {
         for reader in &self.readers {
             reader.abort();
         }
@@ -340,7 +343,9 @@ impl Driver {
                 let after_exclusive = s.position.as_ref().map(ToString::to_string);
                 (s.id.0.to_string(), SavedSplit { after_exclusive, watermark_ms: s.watermark, finished })
             };
-            let floor = table.floor.max(closed.unwrap_or(i64::MIN));
+            // A drained run says what it has closed; any other has closed what its watermark passed.
+            let fired = if drained { i64::MIN } else { table.reported.0 };
+            let floor = table.floor.max(closed.unwrap_or(i64::MIN)).max(fired);
             let splits = table.splits.iter().map(split).collect();
             saved.insert(specification.name.clone(), SavedTable { splits, floor });
         }

@@ -36,7 +36,8 @@ pub(crate) struct Piece {
 pub(crate) enum Event {
     Piece(Box<Piece>),
     CaughtUp { table: usize, split: usize },
-    Finished { table: usize, split: usize },
+    /// The split has ended, or (not `really`) it is caught up and the run ends there.
+    Finished { table: usize, split: usize, really: bool },
     Failed(Error),
 }
 
@@ -122,9 +123,9 @@ impl ReaderTask {
                     }
                     continue;
                 }
-                Fetch::CaughtUp if self.ends_when_caught_up => Event::Finished { table, split },
+                Fetch::CaughtUp if self.ends_when_caught_up => Event::Finished { table, split, really: false },
                 Fetch::CaughtUp => Event::CaughtUp { table, split },
-                Fetch::Finished => Event::Finished { table, split },
+                Fetch::Finished => Event::Finished { table, split, really: true },
             };
             let finished = matches!(event, Event::Finished { .. });
             if self.events.send(event).await.is_err() || finished {

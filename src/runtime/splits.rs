@@ -15,6 +15,8 @@ use crate::contracts::{Position, SplitId, Watermark};
 pub(crate) enum Status {
     Reading,
     CaughtUp,
+    /// Read up to now, and not read further in this run; a later one goes on. It still holds time back.
+    Paused,
     Finished,
 }
 
@@ -61,7 +63,7 @@ impl TableSplits {
     }
 
     pub(crate) fn all_finished(&self) -> bool {
-        self.splits.iter().all(|s| s.status == Status::Finished)
+        self.splits.iter().all(|s| matches!(s.status, Status::Finished | Status::Paused))
     }
 
     pub(crate) fn all_caught_up(&self) -> bool {
@@ -137,6 +139,14 @@ mod tests {
         assert_eq!(table(&[(Reading, 10, 0), (CaughtUp, 7, 0)]).advance(30_000).0, 10);
         assert_eq!(table(&[(Reading, 10, 0), (Reading, 7, 0)]).advance(90_000).0, 7);
         assert_eq!(table(&[(CaughtUp, i64::MIN, 0), (Reading, 7, 0)]).advance(0), Watermark::MIN);
+    }
+
+    #[test]
+    fn a_split_that_a_later_run_goes_on_with_holds_time_back() {
+        use Status::{Finished, Paused};
+        let mut stopped = table(&[(Paused, 10, 0), (Paused, 7, 0), (Finished, 5, 0)]);
+        assert_eq!(stopped.advance(90_000).0, 7);
+        assert!(stopped.all_finished());
     }
 
     #[test]

@@ -295,7 +295,17 @@ fn check_expressions(plan: &LogicalPlan) -> DfResult<()> {
             if !matches!(node, LogicalPlan::Filter(_)) {
                 super::require::refuse_require(&expr)?;
             }
-            expr.apply(|e| functions::check_constants(e).map(|()| TreeNodeRecursion::Continue))?;
+            expr.apply(|e| match (functions::check_constants(e), e) {
+                (Err(error), LogicalExpr::ScalarFunction(call)) => {
+                    let (message, hint) = super::jargon::plain(&error.strip_backtrace());
+                    let error = super::errors::PlanError::new(message).word(call.func.name());
+                    Err(datafusion::error::DataFusionError::from(match hint {
+                        Some(hint) => error.hint(hint),
+                        None => error,
+                    }))
+                }
+                _ => Ok(TreeNodeRecursion::Continue),
+            })?;
         }
         Ok(TreeNodeRecursion::Continue)
     })?;

@@ -13,7 +13,7 @@ Rules, in the words of the design:
 * A counter that no row touches for 3 days of event time is dropped. Its key holds its day, so that is not seen here: it would
   take a key with a pause of 3 days whose next row is itself almost 3 days behind the watermark.
 * A record that cannot be decoded is rejected whole: text that is no JSON object (reason "json"), a column of another type
-  ("type:<column>"; a number or a boolean is fine for a STRING, a string is no number), no timestamp that can be read ("timestamp").
+  ("type:<column>"; a number or a boolean is fine for a STRING, and text that is a number for a number), no timestamp that can be read ("timestamp").
 * `REQUIRE` rejects a row for its own query only ("require:<reason>").
 * Amounts have 18 decimals (more are rounded half up) and at most 20 digits before the point; cents round half up.
 """
@@ -32,6 +32,7 @@ MINUTE, FIVE_MINUTES = 60_000, 300_000
 HIGH_VALUE, SPIKE, TOP = Decimal(500), 10, 10
 TEXT_FIELDS = ["user_id", "page", "referrer", "device", "product_id", "currency", "error_code", "message"]
 TIMESTAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?")
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 getcontext().prec = 100  # so that nothing is rounded but where it says so
 
@@ -75,6 +76,9 @@ def text(value, column):
 def amount(value):
     if value is None:
         return None
+    # Text that is a number counts as that number, as in Flink.
+    if type(value) is str and NUMBER.fullmatch(value.strip()):
+        value = Number(value.strip())
     if type(value) is not Number:
         raise Rejected("type:data.amount")
     try:

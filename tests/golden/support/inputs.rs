@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use tidemill::job::JobOptions;
 use tidemill::runtime::Ending;
 
-use super::{Variant, golden_folder, options};
+use super::golden_folder;
+use crate::job::{Variant, options};
 
 /// Inputs, outputs and state of one run.
 pub(crate) struct Inputs {
