@@ -60,7 +60,10 @@ fn records() -> Vec<(Vec<u8>, Option<&'static str>)> {
         (with(r#""id":"half \ud800""#), Some("json")),
         (b"{\"id\":\"latin1 \xe9\",\"ts\":\"2026-02-12T10:00:00Z\"}".to_vec(), Some("json")),
         (format!("{{\"id\":\"two\",{TIME}}} {{}}").into_bytes(), Some("json")),
-        ([b"{\"x\":".as_slice(), "[".repeat(10_000).as_bytes(), "]".repeat(10_000).as_bytes(), b"}"].concat(), Some("json")),
+        (
+            [b"{\"x\":".as_slice(), "[".repeat(10_000).as_bytes(), "]".repeat(10_000).as_bytes(), b"}"].concat(),
+            Some("json"),
+        ),
         (["{\"x\":".repeat(10_000).as_bytes(), b"1", "}".repeat(10_000).as_bytes()].concat(), Some("json")),
         // JSON, but no object.
         (b"[]".to_vec(), Some("object")),
@@ -156,8 +159,11 @@ async fn each_record_is_accounted_for(rows: usize, threads: usize) {
     assert_eq!(found, wanted, "{:?}", summary.tables[0].rejected);
 
     // Every good record is there once, in order; of two members with one name the last counts.
-    let good: Vec<Value> =
-        records.iter().filter(|(_, reason)| reason.is_none()).map(|(r, _)| serde_json::from_slice(r).expect("JSON")).collect();
+    let good: Vec<Value> = records
+        .iter()
+        .filter(|(_, reason)| reason.is_none())
+        .map(|(r, _)| serde_json::from_slice(r).expect("JSON"))
+        .collect();
     let kept = scene.rows("out/kept");
     let ids = |rows: &[Value]| rows.iter().map(|row| row["id"].clone()).collect::<Vec<_>>();
     assert_eq!(ids(&kept), ids(&good));

@@ -75,7 +75,7 @@ impl Scene {
             return Vec::new();
         }
         let mut query = store.prepare(&format!("select * from \"{table}\"")).expect("the table");
-        let names: Vec<String> = query.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = query.column_names().iter().map(str::to_owned).collect();
         let item = |row: &rusqlite::Row<'_>| {
             let mut item = BTreeMap::new();
             for (at, name) in names.iter().enumerate().filter(|(_, name)| !name.starts_with("__")) {
@@ -138,7 +138,8 @@ impl Scene {
         }
         assert_eq!(rejected, wanted, "rejected");
         let wanted = self.expected["late"].as_object().expect("queries").iter();
-        let wanted: BTreeMap<String, u64> = wanted.map(|(name, n)| (name.clone(), n.as_u64().expect("a count"))).collect();
+        let wanted: BTreeMap<String, u64> =
+            wanted.map(|(name, n)| (name.clone(), n.as_u64().expect("a count"))).collect();
         assert_eq!(late, wanted, "late");
     }
 }

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use job::{Variant, run};
 use support::compare::{Sink, differences};
 use support::inputs::Inputs;
-use job::{Variant, run};
 use support::{block_on_all, golden_folder, plan};
 use tidemill::runtime::Ending;
 

@@ -35,9 +35,16 @@ pub(crate) struct Piece {
 #[derive(Debug)]
 pub(crate) enum Event {
     Piece(Box<Piece>),
-    CaughtUp { table: usize, split: usize },
+    CaughtUp {
+        table: usize,
+        split: usize,
+    },
     /// The split has ended, or (not `really`) it is caught up and the run ends there.
-    Finished { table: usize, split: usize, really: bool },
+    Finished {
+        table: usize,
+        split: usize,
+        really: bool,
+    },
     Failed(Error),
 }
 

@@ -207,7 +207,9 @@ pub async fn plan_job(
 fn without_consequences(errors: Vec<Error>, files: &[Arc<SqlText>]) -> Vec<Error> {
     let declared: BTreeSet<String> = files.iter().flat_map(|file| declared_names(file.text())).collect();
     let is_consequence = |error: &Error| {
-        let name = error.message().strip_prefix("table or view '").and_then(|rest| rest.strip_suffix("' not found"));
+        let message = error.message();
+        let name = message.strip_prefix("table or view '").or_else(|| message.strip_prefix("table '"));
+        let name = name.and_then(|rest| rest.strip_suffix("' not found"));
         name.is_some_and(|name| declared.contains(name))
     };
     let (consequences, causes): (Vec<Error>, Vec<Error>) = errors.into_iter().partition(is_consequence);
