@@ -89,7 +89,9 @@ fn faults(error: &Error) -> Vec<String> {
         faults.push(format!("has no file, line, column and caret: {text}"));
     }
     let lower = text.to_lowercase();
-    for word in ["internal error", "datafusion", "this was likely caused by a bug", "schema error", "utf8", "sql parser"] {
+    for word in
+        ["internal error", "datafusion", "this was likely caused by a bug", "schema error", "utf8", "sql parser"]
+    {
         if lower.contains(word) {
             faults.push(format!("says '{word}': {text}"));
         }

@@ -36,8 +36,11 @@ const STOPPED: [Variant; 2] =
 fn goldens_give_what_flink_gives() {
     let folder = golden_folder();
     let unsupported = std::fs::read_to_string(folder.join("UNSUPPORTED.txt")).unwrap_or_default();
-    let unsupported: BTreeSet<String> =
-        unsupported.lines().filter(|l| !l.starts_with('#')).filter_map(|l| Some(l.split_whitespace().next()?.to_owned())).collect();
+    let unsupported: BTreeSet<String> = unsupported
+        .lines()
+        .filter(|l| !l.starts_with('#'))
+        .filter_map(|l| Some(l.split_whitespace().next()?.to_owned()))
+        .collect();
     let chosen: Option<BTreeSet<String>> =
         std::env::var("GOLDEN").ok().map(|names| names.split(',').map(str::to_owned).collect());
     let mut names: Vec<String> = std::fs::read_dir(&folder)

@@ -1,6 +1,8 @@
 //! The command line.
 
+mod backfill;
 mod check;
+mod demo;
 mod display;
 mod produce;
 mod run;
@@ -31,6 +33,10 @@ enum Command {
     Explain(check::ExplainArgs),
     /// Send JSON lines to a stream
     Produce(produce::ProduceArgs),
+    /// Compute the same queries over archived Parquet, as one batch
+    Backfill(backfill::BackfillArgs),
+    /// Run the shipped job on generated live traffic, and show counters, alerts and windows as they change
+    Demo(demo::DemoArgs),
 }
 
 /// Files and parameters of a job.
@@ -71,12 +77,15 @@ fn start_position(text: &str) -> Result<StartPosition, String> {
 
 /// Runs the program. Exit codes: 0 done, 1 the job or its SQL is wrong, 2 the command line is wrong.
 pub fn main() -> ExitCode {
+    end_quietly_without_reader();
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(args),
         Command::Explain(args) => check::explain(args),
         Command::Produce(args) => produce::produce(args),
+        Command::Backfill(args) => backfill::backfill(args),
+        Command::Demo(args) => demo::demo(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -91,6 +100,19 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `tidemill … | head` ends when `head` does: nobody is left to read, and that is no failure to report.
+fn end_quietly_without_reader() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if message.starts_with("failed printing to std") && message.contains("Broken pipe") {
+            // As a shell reports a program that SIGPIPE has ended.
+            std::process::exit(141);
+        }
+        report(panic);
+    }));
 }
 
 type Outcome = Result<(), Vec<Error>>;

@@ -33,7 +33,8 @@ pub(super) struct ProduceArgs {
     limit: Option<u64>,
 }
 
-fn rate(text: &str) -> std::result::Result<f64, String> {
+/// `1000/s` or `1000`.
+pub(super) fn rate(text: &str) -> std::result::Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text).trim();
     let rate: f64 = number.parse().map_err(|_| format!("'{text}' is not a rate like 1000/s"))?;
     if rate > 0.0 { Ok(rate) } else { Err("a rate is above zero".to_owned()) }

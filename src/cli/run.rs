@@ -99,7 +99,8 @@ pub(super) async fn stop_on_signal(stop: watch::Sender<bool>) {
     }
 }
 
-async fn signalled() -> Result<()> {
+/// Waits for SIGINT or SIGTERM.
+pub(super) async fn signalled() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let failed = |e| Error::unavailable("signal handler").caused_by(e);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -127,9 +128,10 @@ pub(super) fn print_summary(summary: &Summary) {
         let rejected: u64 = query.rejected.values().sum();
         let refused: u64 = query.refused.values().sum();
         println!(
-            "  query {}: {} rows in, {} late, {rejected} rejected{}, {} rows out, {refused} refused{}",
+            "  query {}: {} rows in, {} used, {} late, {rejected} rejected{}, {} rows out, {refused} refused{}",
             query.name,
             query.rows_in,
+            query.used,
             query.late,
             reasons(&query.rejected),
             query.rows_out,

@@ -94,6 +94,16 @@ pub struct ConnectorDescription {
     pub updates: Updates,
 }
 
+impl ConnectorDescription {
+    /// Which streams its sink takes in this format: of files, only JSON lines can say that a row is gone.
+    pub fn updates_in(&self, format: Option<&str>) -> Updates {
+        match (self.updates, format) {
+            (Updates::WithPrimaryKey, Some("csv" | "parquet")) => Updates::AppendOnly,
+            (updates, _) => updates,
+        }
+    }
+}
+
 const fn option(key: &'static str, kind: OptionKind) -> OptionDescription {
     OptionDescription { key, kind, role: None, ignored: false }
 }
@@ -114,8 +124,9 @@ fn timestamp_ltz() -> DataType {
     DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
 }
 
+/// STRING, as the SQL layer maps it.
 fn text() -> DataType {
-    DataType::Utf8
+    DataType::Utf8View
 }
 
 fn bigint() -> DataType {
@@ -301,7 +312,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     ALL.iter().map(|c| c.name)
 }
 
-/// The connector of this name. `kinesis-legacy` and `kinesis-source` are other names of `kinesis`.
+/// The connector of this name. `kinesis-legacy`, Flink's name of an older one, is `kinesis` too.
 pub fn connector(name: &str) -> Option<&'static ConnectorDescription> {
     let name = if name == "kinesis-legacy" { "kinesis" } else { name };
     ALL.iter().find(|c| c.name == name)

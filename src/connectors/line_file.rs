@@ -157,9 +157,13 @@ impl LineFile {
         Ok(())
     }
 
-    /// Moves behind the last line end.
+    /// Moves behind the last record: the last line end, where a line without one is still to come.
     fn skip_to_last_line(&mut self) -> Result<()> {
         let length = self.length()?;
+        if self.at_end != AtEnd::Wait {
+            self.offset = length.max(self.offset);
+            return Ok(());
+        }
         let mut end = length;
         while end > self.offset {
             let from = end.saturating_sub(CHUNK_BYTES as u64).max(self.offset);

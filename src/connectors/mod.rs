@@ -11,7 +11,7 @@
 //! blackhole   write          nothing
 //! ```
 //!
-//! [`Connectors`] makes sources and sinks from a [`TableSpec`]; [`describe`] tells the SQL layer what each of
+//! [`Connectors`] makes sources and sinks from a [`TableSpec`]; [`describe()`] tells the SQL layer what each of
 //! them accepts, and [`options`] has the parsers of option values.
 //!
 //! Architecture invariant: a connector imports no other connector; what they share lies in the files of
@@ -90,7 +90,7 @@ impl Connectors {
     pub fn sink(&self, spec: &TableSpec, connector: &str) -> Result<Box<dyn Sink>> {
         match self.known(spec, connector)?.name {
             "kinesis" => kinesis::local_sink(spec, self.need_local(spec, "Kinesis")?, self.clock()),
-            "dynamodb" => dynamodb::local_sink(spec, self.local_tables(self.need_local(spec, "DynamoDB")?)?),
+            "dynamodb" => dynamodb::local_sink(spec, self.local_tables(self.need_local(spec, "DynamoDB")?)),
             "sns" => sns::local_sink(spec, self.need_local(spec, "SNS")?, &self.job.job),
             "filesystem" | "s3" => files::sink(spec, self.local.as_deref(), self.names.clone()),
             "print" => Ok(Box::new(print::Print::try_new(spec)?)),
@@ -151,15 +151,10 @@ impl Connectors {
         })
     }
 
-    /// The SQLite file, opened once for all tables.
-    fn local_tables(&self, local: &Path) -> Result<LocalTables> {
+    /// The SQLite file, one connection for all tables.
+    fn local_tables(&self, local: &Path) -> LocalTables {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = &*tables {
-            return Ok(open.clone());
-        }
-        let open = LocalTables::open(local)?;
-        *tables = Some(open.clone());
-        Ok(open)
+        tables.get_or_insert_with(|| LocalTables::new(local)).clone()
     }
 }
 

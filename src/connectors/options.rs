@@ -85,7 +85,8 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
 }
 
 fn not_a_duration(text: &str) -> Error {
-    Error::config(format!("'{text}' is not a duration")).hint("write a whole number and a unit, e.g. '300 s', '5 min', '100 ms'")
+    Error::config(format!("'{text}' is not a duration"))
+        .hint("write a whole number and a unit, e.g. '300 s', '5 min', '100 ms'")
 }
 
 fn not_a_size(text: &str) -> Error {
@@ -176,24 +177,20 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 /// Checks all options of a table against what its connector and format know.
-pub fn check(
-    connector: &ConnectorDescription,
-    options: &BTreeMap<String, String>,
-    role: Role,
-) -> Vec<OptionProblem> {
+pub fn check(connector: &ConnectorDescription, options: &BTreeMap<String, String>, role: Role) -> Vec<OptionProblem> {
     let mut problems = Vec::new();
     let format = options.get("format").or_else(|| options.get("value.format")).map(String::as_str);
-    let known: Vec<_> = connector
-        .options
-        .iter()
-        .chain(SOURCE_OPTIONS)
-        .chain(format.map(format_options).unwrap_or_default())
-        .collect();
+    let known: Vec<_> =
+        connector.options.iter().chain(SOURCE_OPTIONS).chain(format.map(format_options).unwrap_or_default()).collect();
     for alternatives in connector.required {
         if !alternatives.iter().any(|key| options.contains_key(*key)) {
             let names: Vec<String> = alternatives.iter().map(|k| format!("'{k}'")).collect();
             let message = format!("connector '{}' needs the option {}", connector.name, names.join(" or "));
-            problems.push(OptionProblem::error(alternatives[0], message, Some(format!("add '{}' = '…'", alternatives[0]))));
+            problems.push(OptionProblem::error(
+                alternatives[0],
+                message,
+                Some(format!("add '{}' = '…'", alternatives[0])),
+            ));
         }
     }
     for (key, value) in options {
@@ -217,7 +214,11 @@ pub fn check(
                 continue;
             }
             let hint = nearest(key, known.iter().map(|o| o.key)).map(|near| format!("did you mean '{near}'?"));
-            problems.push(OptionProblem::error(key, format!("connector '{}' has no option '{key}'", connector.name), hint));
+            problems.push(OptionProblem::error(
+                key,
+                format!("connector '{}' has no option '{key}'", connector.name),
+                hint,
+            ));
             continue;
         };
         if let Err(error) = check_value(option.kind, value) {
@@ -233,7 +234,11 @@ pub fn check(
     }
     if !connector.formats.is_empty() && format.is_none() {
         let message = format!("connector '{}' needs the option 'format'", connector.name);
-        problems.push(OptionProblem::error("format", message, Some(format!("it takes {}", connector.formats.join(", ")))));
+        problems.push(OptionProblem::error(
+            "format",
+            message,
+            Some(format!("it takes {}", connector.formats.join(", "))),
+        ));
     }
     problems
 }
@@ -263,7 +268,9 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_as_flink_spells_them() {
-        for (text, ms) in [("300 s", 300_000), ("5min", 300_000), ("1 h", 3_600_000), ("100ms", 100), ("3 d", 259_200_000), ("7", 7)] {
+        for (text, ms) in
+            [("300 s", 300_000), ("5min", 300_000), ("1 h", 3_600_000), ("100ms", 100), ("3 d", 259_200_000), ("7", 7)]
+        {
             assert_eq!(parse_duration(text).unwrap(), Duration::from_millis(ms), "{text}");
         }
         for text in ["", "s", "-1 s", "1.5 s", "5 fortnights", "99999999999 d"] {

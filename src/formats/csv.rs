@@ -45,8 +45,11 @@ impl CsvOptions {
                 Some("\\t") => Ok(Some(b'\t')),
                 Some(text) => match text.as_bytes() {
                     [one] if *one != b'\n' => Ok(Some(*one)),
-                    _ => Err(Error::config(format!("option '{key}' of table '{}': '{text}' is not one character", spec.name))
-                        .hint("one ASCII character, or '\\t'")),
+                    _ => Err(Error::config(format!(
+                        "option '{key}' of table '{}': '{text}' is not one character",
+                        spec.name
+                    ))
+                    .hint("one ASCII character, or '\\t'")),
                 },
             }
         };
@@ -121,7 +124,9 @@ impl CsvDecoder {
         if let Err(error) = simdutf8::basic::from_utf8(record) {
             return Err(Problem::new(RejectReason::InvalidUtf8, error.to_string()));
         }
-        self.fields.split(record, &self.options).map_err(|text| Problem::new(RejectReason::InvalidSyntax, text.to_owned()))?;
+        self.fields
+            .split(record, &self.options)
+            .map_err(|text| Problem::new(RejectReason::InvalidSyntax, text.to_owned()))?;
         let found = self.fields.bounds.len();
         if found != self.places.len() {
             let detail = format!("{found} fields, the table has {}", self.places.len());

@@ -204,7 +204,10 @@ mod tests {
         assert_eq!(at(TimestampStyle::Sql, false), "2026-02-12 10:00:00.5");
         assert_eq!(at(TimestampStyle::Iso8601, true), "2026-02-12T10:00:00.5Z");
         assert_eq!(at(TimestampStyle::Rfc3339Millis, false), "2026-02-12T10:00:00.500Z");
-        assert_eq!(text(|o| write_timestamp(-1, TimeUnit::Microsecond, false, TimestampStyle::Sql, o)), "1969-12-31 23:59:59.999999");
+        assert_eq!(
+            text(|o| write_timestamp(-1, TimeUnit::Microsecond, false, TimestampStyle::Sql, o)),
+            "1969-12-31 23:59:59.999999"
+        );
         assert_eq!(text(|o| write_decimal(-5, 2, o)), "-0.05");
         assert_eq!(text(|o| write_decimal(1250, 2, o)), "12.50");
         assert_eq!(text(|o| write_decimal(12, -2, o)), "1200");

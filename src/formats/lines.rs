@@ -156,7 +156,13 @@ mod tests {
 
     #[test]
     fn csv_quotes_hold_line_ends() {
-        let csv = Framing::Csv(CsvFraming { delimiter: b',', quote: Some(b'"'), escape: None, comments: true, header: false });
+        let csv = Framing::Csv(CsvFraming {
+            delimiter: b',',
+            quote: Some(b'"'),
+            escape: None,
+            comments: true,
+            header: false,
+        });
         let text = "1,\"a\nb\",2\n#c\n3,x\"y,4\n5,\"say \"\"hi\"\"\n\",\n6,\"open";
         let (records, rest) = split(&csv, text, false);
         assert_eq!(records, ["1,\"a\nb\",2", "3,x\"y,4", "5,\"say \"\"hi\"\"\n\","]);

@@ -284,7 +284,13 @@ fn write_float(value: impl std::fmt::Debug, wide: f64, out: &mut Vec<u8>) {
         // Debug is the shortest text that reads back as the same number, with an exponent where it is long.
         write_formatted(out, format_args!("{value:?}"));
     } else {
-        let text = if wide.is_nan() { "\"NaN\"" } else if wide > 0.0 { "\"Infinity\"" } else { "\"-Infinity\"" };
+        let text = if wide.is_nan() {
+            "\"NaN\""
+        } else if wide > 0.0 {
+            "\"Infinity\""
+        } else {
+            "\"-Infinity\""
+        };
         out.extend_from_slice(text.as_bytes());
     }
 }

@@ -57,15 +57,12 @@ pub struct Prepared {
 }
 
 /// Parameters from the command line, then the environment.
-fn parameters(options: &JobOptions) -> Parameters {
+pub(super) fn parameters(options: &JobOptions) -> Parameters {
     Parameters::new(options.parameters.clone(), std::env::vars().collect())
 }
 
 /// Plans a job.
-pub async fn plan(
-    options: &JobOptions,
-    epoch_time_ms: &Arc<AtomicI64>,
-) -> std::result::Result<JobPlan, Vec<Error>> {
+pub async fn plan(options: &JobOptions, epoch_time_ms: &Arc<AtomicI64>) -> std::result::Result<JobPlan, Vec<Error>> {
     let files = super::load(&options.paths).map_err(|e| vec![e])?;
     let plan_options =
         PlanOptions { partitions: options.threads, batch: false, epoch_time_ms: Arc::clone(epoch_time_ms) };
@@ -94,8 +91,8 @@ async fn connect(
     let store = options.local.as_ref().map(|dir| StateStore::new(dir.join("checkpoints").join(&name)));
     let (saved, generation) = saved_state(options, store.as_ref())?;
     let context = JobContext { job: name.clone(), generation };
-    let connectors = Connectors::new(options.local.clone(), Arc::clone(&clock), context)
-        .draining(options.ending != Ending::Run);
+    let connectors =
+        Connectors::new(options.local.clone(), Arc::clone(&clock), context).draining(options.ending != Ending::Run);
     let mut tables = Vec::new();
     for source in &plan.sources {
         tables.push(table(source, &connectors, options)?);
@@ -167,7 +164,7 @@ fn saved_state(options: &JobOptions, store: Option<&StateStore>) -> Result<(Save
     Ok((SavedJob::default(), generation))
 }
 
-fn job_name(paths: &[PathBuf]) -> String {
+pub(super) fn job_name(paths: &[PathBuf]) -> String {
     let stem = paths.first().and_then(|path| {
         let path = path.canonicalize().unwrap_or_else(|_| path.clone());
         path.file_stem().map(|stem| stem.to_string_lossy().into_owned())
@@ -175,7 +172,7 @@ fn job_name(paths: &[PathBuf]) -> String {
     stem.unwrap_or_else(|| "job".to_owned())
 }
 
-fn errors_path(setting: &Option<String>, local: Option<&Path>) -> String {
+pub(super) fn errors_path(setting: &Option<String>, local: Option<&Path>) -> String {
     match (setting, local) {
         (Some(path), _) => path.clone(),
         (None, Some(local)) => local.join("errors").to_string_lossy().into_owned(),

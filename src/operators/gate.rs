@@ -103,8 +103,7 @@ impl GateExec {
         let Some(mask) = mask.as_boolean_opt() else {
             return exec_err!("a gate's condition must be BOOLEAN, found {}", mask.data_type());
         };
-        let mask: BooleanArray =
-            if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
+        let mask: BooleanArray = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
         let refused = (mask.len() - mask.true_count()) as u64;
         if refused == 0 {
             return Ok(batch.clone());

@@ -6,6 +6,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -13,6 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 
 use super::compute::{Compute, failure, run_partitions};
+use super::count::multiplies;
 use super::gate::GateReport;
 use super::running_aggregate::RunningAggregate;
 use super::slot::Slot;
@@ -122,6 +124,8 @@ pub struct QueryGraph {
     pub started: bool,
     /// Rows of the epoch that have not been given to the sink yet.
     pub pending: Vec<RecordBatch>,
+    /// Rows of source tables that reached an operator or the sink.
+    pub used: Arc<AtomicU64>,
 }
 
 impl QueryGraph {
@@ -160,6 +164,22 @@ impl QueryGraph {
 }
 
 impl QueryGraph {
+    /// Runs a batch plan: one stage that reads its tables itself, but for reference tables.
+    pub async fn run_batch(&mut self, references: &[RecordBatch], compute: &Compute) -> Result<Vec<RecordBatch>> {
+        for input in &self.root.inputs {
+            if let SlotSource::Reference(table) = input.source {
+                input.slot.fill(std::slice::from_ref(&references[table]));
+            }
+        }
+        run_partitions(&self.root.plan, compute).await
+    }
+
+    /// Whether a row of a table may be used more than once.
+    pub fn multiplies(&self) -> bool {
+        let mut stages = self.operators.iter().map(|operator| &operator.input).chain([&self.root]);
+        stages.any(|stage| multiplies(&stage.plan))
+    }
+
     /// State of each operator.
     pub fn snapshot(&self) -> Result<Vec<OperatorState>> {
         let state = |operator: &Operator| {

@@ -4,6 +4,7 @@
 //! between two epochs it is quiescent, so its state can be saved without any barrier.
 
 mod compute;
+mod count;
 mod gate;
 mod graph;
 mod partials;
@@ -15,6 +16,7 @@ mod window_fn;
 mod window_spec;
 
 pub use compute::{Compute, run_partitions};
+pub use count::{CountExec, multiplies};
 pub use gate::{GateExec, GateKind, GateReport, RejectedRow};
 pub use graph::{
     ChangeMode, EpochInputs, Operator, OperatorKind, QueryGraph, QueryOutput, SlotSource, Stage, StageInput,

@@ -195,9 +195,8 @@ impl RunningAggregate {
         }
         let key = keys.row(row);
         let hash = self.hasher.hash_one(key.data());
-        let same = |(h, (chunk, at)): &(u64, Place)| {
-            *h == hash && self.chunks[*chunk as usize].keys.row(*at as usize) == key
-        };
+        let same =
+            |(h, (chunk, at)): &(u64, Place)| *h == hash && self.chunks[*chunk as usize].keys.row(*at as usize) == key;
         self.index.find(hash, same).map(|(_, place)| *place)
     }
 

@@ -244,9 +244,7 @@ impl WindowAggregate {
 fn with_bounds(bounds: &WindowColumns, batch: &RecordBatch, start: i64, end: i64) -> Result<RecordBatch> {
     let mut columns = batch.columns().to_vec();
     let rows = batch.num_rows();
-    for (column, value) in
-        [(bounds.start, start), (bounds.end, end), (bounds.time, end - 1)]
-    {
+    for (column, value) in [(bounds.start, start), (bounds.end, end), (bounds.time, end - 1)] {
         if let Some(column) = column {
             let times = TimestampMillisecondArray::from_value(value, rows);
             columns[column] = cast(&times, columns[column].data_type())?;

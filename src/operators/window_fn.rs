@@ -16,7 +16,7 @@ use super::window_spec::WindowSpec;
 
 /// Which bound of the window (or pane) of a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Bound {
+pub(crate) enum Bound {
     /// Start of the pane; of the window, for TUMBLE.
     Start,
     /// For a pane: the end of the first window of the row that its watermark has not closed; NULL when
@@ -40,7 +40,7 @@ impl WindowBound {
         Self { spec, bound: Bound::Start, signature: Signature::any(1, Volatility::Immutable) }
     }
 
-    /// See [`Bound::FirstOpenEnd`].
+    /// End of the first window of the row that its watermark has not closed; NULL when all are closed.
     pub fn first_open_end(spec: WindowSpec) -> Self {
         Self { spec, bound: Bound::FirstOpenEnd, signature: Signature::any(2, Volatility::Immutable) }
     }

@@ -1,6 +1,7 @@
 //! Counting: every record that came in is accounted for.
 //!
-//! For each table, records = decoded + rejected + skipped; the worker asserts it at the end of a run.
+//! For each table, records = decoded + rejected + skipped; for each query, rows = used + filtered + rejected
+//! + late. The worker asserts both at the end of a run.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,6 +32,11 @@ pub struct QueryCounts {
     pub name: String,
     /// Rows of its source tables.
     pub rows_in: u64,
+    /// Rows that reached its first operator or its sink.
+    pub used: u64,
+    /// Rows that a condition left out; `None` where one row may be used several times (joins, expanded
+    /// windows), so that the two cannot be compared.
+    pub filtered: Option<u64>,
     /// Rows that came after their window had closed (or, without a window, after the time-to-live).
     pub late: u64,
     /// Rows for which REQUIRE did not hold, by reason.
@@ -73,10 +79,14 @@ impl Summary {
             }
         }
         for query in &self.queries {
-            let gone = query.late + query.rejected.values().sum::<u64>();
-            // A row may be late for several windows of an expanded HOP, so only what must hold is checked.
-            if query.rows_in == 0 && gone > 0 {
-                return Err(Error::internal(format!("query '{}' lost {gone} rows that it never read", query.name)));
+            let Some(filtered) = query.filtered else { continue };
+            let rejected: u64 = query.rejected.values().sum();
+            let sum = query.used + filtered + rejected + query.late;
+            if sum != query.rows_in {
+                return Err(Error::internal(format!(
+                    "query '{}' read {} rows but accounts for {sum} ({} used, {filtered} filtered, {rejected} rejected, {} late)",
+                    query.name, query.rows_in, query.used, query.late
+                )));
             }
         }
         Ok(())

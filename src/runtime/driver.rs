@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::Int64Type;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -65,6 +65,8 @@ pub(crate) struct Driver {
     discovered_ms: i64,
     /// Pieces that came while the driver waited for another reason.
     first_epoch: bool,
+    /// When the last epoch was cut.
+    cut: Option<Duration>,
 }
 
 impl Driver {
@@ -108,6 +110,7 @@ impl Driver {
             waiting,
             discovered_ms: i64::MIN,
             first_epoch: true,
+            cut: None,
         }
     }
 
@@ -131,9 +134,10 @@ impl Driver {
         for _ in 0..self.waiting[index].len() {
             let Some(split) = self.waiting[index].pop_front() else { break };
             let table = &self.tables[index];
-            let ready = split.parents.iter().all(|parent| {
-                table.by_id.get(parent).is_none_or(|at| table.splits[*at].status == Status::Finished)
-            });
+            let ready = split
+                .parents
+                .iter()
+                .all(|parent| table.by_id.get(parent).is_none_or(|at| table.splits[*at].status == Status::Finished));
             if ready {
                 self.start(index, split).await?;
             } else {
@@ -192,7 +196,6 @@ impl Driver {
             pieces: Arc::clone(&self.pieces),
             max_records: self.limits.rows,
             ends_when_caught_up: self.ending != Ending::Run,
-            clock: Arc::clone(&self.clock),
         };
         self.readers.push(tokio::spawn(task.run()));
         Ok(())
@@ -202,7 +205,7 @@ impl Driver {
     pub(crate) async fn next(&mut self, stop: &mut tokio::sync::watch::Receiver<bool>) -> Result<Epoch> {
         let mut epoch = Epoch { rows: vec![Vec::new(); self.slots], ..Epoch::default() };
         let clock = Arc::clone(&self.clock);
-        let timer = clock.sleep(self.limits.interval);
+        let timer = clock.sleep(self.time_left());
         tokio::pin!(timer);
         loop {
             if *stop.borrow() {
@@ -231,6 +234,7 @@ impl Driver {
             }
         }
         self.first_epoch = false;
+        self.cut = Some(self.clock.elapsed());
         let now = self.clock.now_ms();
         if !epoch.last && self.ending == Ending::Run && now - self.discovered_ms >= DISCOVERY_MS {
             self.discover().await?;
@@ -251,13 +255,23 @@ impl Driver {
         Ok(epoch)
     }
 
+    /// How long the next epoch stays open. A live job counts from cut to cut, so that computing an epoch does not make
+    /// the next one wait longer; but at least half of the interval, so that epochs grow when computing is slow.
+    fn time_left(&self) -> Duration {
+        let interval = self.limits.interval;
+        match self.cut {
+            Some(cut) if self.ending == Ending::Run => {
+                interval.saturating_sub(self.clock.elapsed().saturating_sub(cut)).max(interval / 2)
+            }
+            _ => interval,
+        }
+    }
+
     /// Whether everything has been read, and nothing else can come.
     fn is_done(&self) -> bool {
         let ended = self.tables.iter().all(TableSplits::all_finished);
-        let bounded = self
-            .specifications
-            .iter()
-            .all(|s| s.source.boundedness() == crate::contracts::Boundedness::Bounded);
+        let bounded =
+            self.specifications.iter().all(|s| s.source.boundedness() == crate::contracts::Boundedness::Bounded);
         ended && self.waiting.iter().all(VecDeque::is_empty) && (bounded || self.ending != Ending::Run)
     }
 
@@ -312,12 +326,6 @@ impl Driver {
     /// Name and stream of a table, by its index among specifications.
     pub(crate) fn stream(&self, index: usize) -> &str {
         &self.specifications[index].stream
-    }
-
-    /// Whether every split has been read up to now, and how many there are.
-    pub(crate) fn lag(&self) -> (bool, usize) {
-        let caught_up = self.tables.iter().all(TableSplits::all_caught_up);
-        (caught_up, self.tables.iter().map(|t| t.splits.len()).sum())
     }
 
     /// Stops reading and says where reading stands. `closed` is the end of the last window that a

@@ -25,3 +25,4 @@ pub use accounting::{QueryCounts, Summary, TableCounts};
 pub use driver::EpochLimits;
 pub use rows::WatermarkRule;
 pub use worker::{DecoderFactory, Ending, Job, Progress, QuerySpec, ReferenceLoader, TableSpecification, Worker};
+pub(crate) use writer::{Order, run_errors, run_writer};

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::rows::{Provenance, RowMaker};
 use crate::contracts::{
-    Clock, Decoded, Decoder, Error, Fetch, Position, RawChunk, Reject, RejectReason, RejectedRecord, Result, RowChunk,
+    Decoded, Decoder, Error, Fetch, Position, RawChunk, Reject, RejectReason, RejectedRecord, Result, RowChunk,
     SplitReader,
 };
 
@@ -81,7 +81,6 @@ pub(crate) struct ReaderTask {
     pub(crate) max_records: usize,
     /// Whether the split ends when it has been read up to now.
     pub(crate) ends_when_caught_up: bool,
-    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl ReaderTask {

@@ -19,8 +19,8 @@ use crate::contracts::{
     ChangeKind, Changes, Clock, Decoder, EpochNumber, Error, ErrorOutput, MetadataColumn, Reject, RejectReason,
     RejectedRecord, Result, Sink, Source, StartPosition, Watermark,
 };
-use crate::state::{OperatorState, SavedJob};
 use crate::operators::{ChangeMode, Compute, EpochInputs, GateKind, QueryGraph, consolidate};
+use crate::state::{OperatorState, SavedJob};
 
 /// How a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,8 +245,7 @@ fn report(progress: &Progress, driver: &Driver, epoch: &Epoch) {
 }
 
 fn inputs(epoch: &Epoch, references: Vec<Option<RecordBatch>>, closes: bool) -> EpochInputs {
-    let watermarks =
-        if closes { vec![Watermark::MAX; epoch.watermarks.len()] } else { epoch.watermarks.clone() };
+    let watermarks = if closes { vec![Watermark::MAX; epoch.watermarks.len()] } else { epoch.watermarks.clone() };
     EpochInputs { tables: epoch.rows.clone(), watermarks, references }
 }
 
@@ -353,8 +352,9 @@ async fn finish_query(
 
 /// Rows of a query as changes of its sink's table.
 fn changes(rows: Vec<RecordBatch>, mode: ChangeMode, key: &[usize], schema: &SchemaRef) -> Result<Vec<Changes>> {
-    let named =
-        |batch: RecordBatch| -> Result<RecordBatch> { Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?) };
+    let named = |batch: RecordBatch| -> Result<RecordBatch> {
+        Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?)
+    };
     if mode != ChangeMode::Delta {
         return rows.into_iter().map(|b| Ok(Changes { batch: named(b)?, kinds: None })).collect();
     }
@@ -363,7 +363,8 @@ fn changes(rows: Vec<RecordBatch>, mode: ChangeMode, key: &[usize], schema: &Sch
     let weight = all.num_columns() - 1;
     let (rows, deletes) = if key.is_empty() {
         let weights = all.column(weight);
-        let weights = datafusion::arrow::array::AsArray::as_primitive::<datafusion::arrow::datatypes::Int8Type>(weights);
+        let weights =
+            datafusion::arrow::array::AsArray::as_primitive::<datafusion::arrow::datatypes::Int8Type>(weights);
         (None, weights.values().iter().map(|w| *w < 0).collect())
     } else {
         let (rows, deletes) = consolidate(&all, key, weight)?;
@@ -385,6 +386,10 @@ async fn end_query(query: RunningQuery) -> Result<(QueryCounts, Vec<OperatorStat
     let mut counts = query.counts;
     counts.refused = written.refused;
     let mut graph = query.graph;
+    counts.used = graph.used.load(Ordering::Relaxed);
+    let taken = counts.used + counts.late + counts.rejected.values().sum::<u64>();
+    // More taken than read would wrap to a sum that the check refuses.
+    counts.filtered = (!graph.multiplies()).then(|| counts.rows_in.saturating_sub(taken));
     let closed = graph.reopen();
     let operators = graph.snapshot()?;
     debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");

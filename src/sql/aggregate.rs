@@ -18,8 +18,8 @@ use super::joins::keep_references_left;
 use super::lower::call;
 use super::nodes::{OperatorRows, WindowTvf, window_bound};
 use crate::operators::{
-    AggregateParts, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource, Stage,
-    StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer,
+    AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource,
+    Stage, StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer,
     WindowColumns, WindowKind, WindowSpec,
 };
 
@@ -54,7 +54,10 @@ impl Compiler<'_> {
         let closed = match &piece.kind {
             Kind::Update { .. } => {
                 let what = "an aggregation over an update stream is not supported yet";
-                return Err(PlanError::new(what).word("GROUP").hint("aggregate once, with all keys that you need").into());
+                return Err(PlanError::new(what)
+                    .word("GROUP")
+                    .hint("aggregate once, with all keys that you need")
+                    .into());
             }
             Kind::Still => return self.rebuilt(aggregate, piece, Kind::Still),
             Kind::Append { closed } => closed.clone(),
@@ -105,7 +108,9 @@ impl Compiler<'_> {
         window: &GroupWindow,
         spec: Option<WindowSpec>,
     ) -> Result<Piece> {
-        if window.end.is_none() && !matches!(spec.map(|s| s.kind), Some(WindowKind::Tumble { .. } | WindowKind::Hop { .. })) {
+        if window.end.is_none()
+            && !matches!(spec.map(|s| s.kind), Some(WindowKind::Tumble { .. } | WindowKind::Hop { .. }))
+        {
             let error = PlanError::new("a window must be grouped by window_start and window_end");
             return Err(error.word("GROUP").hint("GROUP BY window_start, window_end, …").into());
         }
@@ -142,7 +147,10 @@ impl Compiler<'_> {
         let ttl_ms = self.ttl_ms.filter(|_| timed);
         let piece = match ttl_ms {
             Some(ttl_ms) => {
-                let predicate = call(NotLate::time_to_live(ttl_ms), vec![column(&piece.plan, TIME_COLUMN), column(&piece.plan, WATERMARK_COLUMN)]);
+                let predicate = call(
+                    NotLate::time_to_live(ttl_ms),
+                    vec![column(&piece.plan, TIME_COLUMN), column(&piece.plan, WATERMARK_COLUMN)],
+                );
                 Piece { plan: self.gate(piece.plan, predicate, GateKind::Late), ..piece }
             }
             None => piece,
@@ -181,7 +189,9 @@ impl Compiler<'_> {
         }
         let note = match (is_distinct, ttl_ms) {
             (true, _) => "distinct rows".to_owned(),
-            (false, Some(ttl)) => format!("running aggregate, {keys} key column(s), kept for {} after its last row", duration(ttl)),
+            (false, Some(ttl)) => {
+                format!("running aggregate, {keys} key column(s), kept for {} after its last row", duration(ttl))
+            }
             (false, None) => format!("running aggregate, {keys} key column(s), kept for ever"),
         };
         let operator = OperatorKind::Running(Box::new(running));
@@ -285,7 +295,10 @@ impl Compiler<'_> {
     pub(crate) async fn stage(&self, piece: &Piece) -> Result<Stage> {
         let plan = self.state.create_physical_plan(&piece.plan).await?;
         // Everything at once needs no order of sides: each input is read once.
-        let plan = if self.mode == Mode::Batch { plan } else { keep_references_left(plan)? };
+        let mut plan = if self.mode == Mode::Batch { plan } else { keep_references_left(plan)? };
+        if piece.inputs.iter().any(|input| matches!(input.source, SlotSource::Table(_))) {
+            plan = Arc::new(CountExec::new(plan, Arc::clone(&self.used)));
+        }
         Ok(Stage { plan, inputs: piece.inputs.clone() })
     }
 
@@ -442,9 +455,8 @@ fn find_tvf(plan: &LogicalPlan, number: usize) -> Option<WindowTvf> {
 /// stand for all its windows at once.
 fn bounds_only_pass(aggregate: &Aggregate, number: usize) -> bool {
     let uses = |expr: &Expr, schema: &DFSchema| {
-        let is_bound = |c: &&Column| {
-            schema.field_from_column(c).is_ok_and(|f| window_bound(f).is_some_and(|(_, n)| n == number))
-        };
+        let is_bound =
+            |c: &&Column| schema.field_from_column(c).is_ok_and(|f| window_bound(f).is_some_and(|(_, n)| n == number));
         expr.column_refs().iter().any(is_bound)
     };
     let schema = aggregate.input.schema();
@@ -498,14 +510,20 @@ fn fingerprint(aggregate: &Aggregate) -> String {
     let list = |exprs: &[Expr]| exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let types = aggregate.schema.fields().iter().map(|f| f.data_type().to_string()).collect::<Vec<_>>().join(", ");
     let below = aggregate.input.display_indent().to_string();
-    format!("group by {} aggregate {} types {types} over\n{below}", list(&aggregate.group_expr), list(&aggregate.aggr_expr))
+    format!(
+        "group by {} aggregate {} types {types} over\n{below}",
+        list(&aggregate.group_expr),
+        list(&aggregate.aggr_expr)
+    )
 }
 
 fn describe(spec: &WindowSpec, shared: bool) -> String {
     let shape = match spec.kind {
         WindowKind::Tumble { size_ms } => format!("TUMBLE {}", duration(size_ms)),
         WindowKind::Hop { slide_ms, size_ms } => format!("HOP {} every {}", duration(size_ms), duration(slide_ms)),
-        WindowKind::Cumulate { step_ms, max_ms } => format!("CUMULATE up to {} by {}", duration(max_ms), duration(step_ms)),
+        WindowKind::Cumulate { step_ms, max_ms } => {
+            format!("CUMULATE up to {} by {}", duration(max_ms), duration(step_ms))
+        }
     };
     if shared { format!("{shape}, panes of {}", duration(spec.pane_ms())) } else { shape }
 }

@@ -67,7 +67,9 @@ pub(crate) fn narrow_sum(plan: &LogicalPlan, index: usize) -> Option<DataType> {
         }
         LogicalPlan::Aggregate(a) => {
             let groups = a.schema.fields().len() - a.aggr_expr.len();
-            let Expr::AggregateFunction(call) = plain(a.aggr_expr.get(index.checked_sub(groups)?)?) else { return None };
+            let Expr::AggregateFunction(call) = plain(a.aggr_expr.get(index.checked_sub(groups)?)?) else {
+                return None;
+            };
             let argument = call.params.args.first()?;
             matches!(call.func.name(), "sum" | "min" | "max").then(|| narrow(argument, &a.input))?
         }

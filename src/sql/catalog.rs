@@ -175,10 +175,12 @@ impl Catalog {
                     && *other != value
                     && first.file != place.file
                 {
-                    return Err(Error::sql(format!("'{key}' is set to '{value}' here and to '{other}' in another file"))
-                        .at(place)
-                        .at(first.clone())
-                        .hint("settings hold for the whole job: keep one of them"));
+                    return Err(Error::sql(format!(
+                        "'{key}' is set to '{value}' here and to '{other}' in another file"
+                    ))
+                    .at(place)
+                    .at(first.clone())
+                    .hint("settings hold for the whole job: keep one of them"));
                 }
                 self.settings.insert(key, (value, place));
                 Ok(())
@@ -229,7 +231,8 @@ impl Catalog {
         for (what, keys) in [("primary key", &declared.primary_key), ("PARTITIONED BY", &declared.partitioned_by)] {
             for key in keys {
                 if !columns.iter().any(|c| c.name == key.value) {
-                    let error = Error::sql(format!("{what} names the column '{}', which '{name}' does not have", key.value));
+                    let error =
+                        Error::sql(format!("{what} names the column '{}', which '{name}' does not have", key.value));
                     let names = columns.iter().map(|c| c.name.as_str());
                     return Err(with_nearest(error.at(statement.at(key.span)), &key.value, names));
                 }
@@ -267,9 +270,7 @@ impl Catalog {
     /// Where the query names a table with a hint.
     pub(crate) fn hint_place(&self, name: &str) -> Option<Location> {
         let statements = self.inserts.iter().map(|i| &i.statement).chain(self.views.values().map(|v| &v.statement));
-        let found = |token: &sqlparser::tokenizer::TokenWithSpan| {
-            matches!(&token.token, sqlparser::tokenizer::Token::Word(word) if word.value == name)
-        };
+        let found = |token: &sqlparser::tokenizer::TokenWithSpan| matches!(&token.token, sqlparser::tokenizer::Token::Word(word) if word.value == name);
         statements.into_iter().find_map(|s| s.tokens.iter().find(|t| found(t)).map(|t| s.at(t.span)))
     }
 

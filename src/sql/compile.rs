@@ -13,8 +13,9 @@
 //! the optimiser removes those that nothing reads. For the batch plan the same pass leaves aggregates
 //! where they are, so that both plans come out of the same rules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -26,6 +27,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::lit;
 
+use super::aggregate::outward;
 use super::errors::PlanError;
 use super::lower::{WindowForm, lower};
 use super::nodes::{Gate, ReportHandle, WindowTvf, window_bound};
@@ -78,6 +80,9 @@ pub(crate) struct TableInput {
     pub(crate) can_be_reference: bool,
 }
 
+/// Makes the table that a batch scans, by index among the tables.
+pub(crate) type Provider<'a> = &'a (dyn Fn(usize) -> crate::contracts::Result<Arc<dyn TableProvider>> + Sync);
+
 /// Compiles one query.
 pub(crate) struct Compiler<'a> {
     pub(crate) mode: Mode,
@@ -88,6 +93,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) ttl_ms: Option<i64>,
     pub(crate) report: Arc<GateReport>,
     pub(crate) gates: Vec<GateKind>,
+    /// Rows of source tables that reached an operator or the sink.
+    pub(crate) used: Arc<AtomicU64>,
     pub(crate) operators: Vec<Operator>,
     /// Windows whose panes are shared.
     pub(crate) paned: BTreeSet<usize>,
@@ -95,8 +102,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) references: Vec<usize>,
     /// What explanations say of each operator.
     pub(crate) notes: Vec<String>,
-    /// For a batch: what is scanned in place of the source tables.
-    pub(crate) providers: BTreeMap<usize, Arc<dyn TableProvider>>,
+    /// For a batch: makes what is scanned in place of a source table.
+    pub(crate) provider: Option<Provider<'a>>,
 }
 
 impl Compiler<'_> {
@@ -187,8 +194,8 @@ impl Compiler<'_> {
         if !as_reference {
             columns.extend(table.declared..table.schema.fields().len());
         }
-        if let Some(provider) = self.providers.get(&index).filter(|_| !as_reference) {
-            let source = provider_as_source(Arc::clone(provider));
+        if let Some(make) = self.provider.filter(|_| !as_reference) {
+            let source = provider_as_source(make(index).map_err(outward)?);
             let plan = TableScanBuilder::new(scan.table_name.clone(), source).with_projection(Some(columns)).build()?;
             return Ok(Piece { plan: LogicalPlan::TableScan(plan), inputs: vec![], kind });
         }
@@ -211,9 +218,11 @@ impl Compiler<'_> {
         }
         for (condition, reason) in requires {
             if let Kind::Update { .. } = piece.kind {
-                return Err(PlanError::new("REQUIRE must stand in the WHERE of a query over rows, not over an update stream")
-                    .word("REQUIRE")
-                    .into());
+                return Err(PlanError::new(
+                    "REQUIRE must stand in the WHERE of a query over rows, not over an update stream",
+                )
+                .word("REQUIRE")
+                .into());
             }
             plan = self.gate(plan, condition, GateKind::Require(reason));
         }
@@ -241,7 +250,11 @@ impl Compiler<'_> {
         let mut slots = Vec::new();
         for piece in pieces {
             let weight = weighed.then(|| {
-                if has_hidden(&piece.plan, WEIGHT_COLUMN) { column(&piece.plan, WEIGHT_COLUMN) } else { lit(1i8).alias(WEIGHT_COLUMN) }
+                if has_hidden(&piece.plan, WEIGHT_COLUMN) {
+                    column(&piece.plan, WEIGHT_COLUMN)
+                } else {
+                    lit(1i8).alias(WEIGHT_COLUMN)
+                }
             });
             let mut exprs = visible_columns(&piece.plan);
             exprs.extend(common.iter().filter(|n| **n != WEIGHT_COLUMN).map(|name| column(&piece.plan, name)));
@@ -293,8 +306,7 @@ impl Compiler<'_> {
         }
         let mut inputs = stream.inputs;
         inputs.extend(still.inputs);
-        let (left, right) =
-            if stream_is_left { (stream.plan, still.plan) } else { (still.plan, stream.plan) };
+        let (left, right) = if stream_is_left { (stream.plan, still.plan) } else { (still.plan, stream.plan) };
         let join = Join::try_new(
             Arc::new(left),
             Arc::new(right),

@@ -147,12 +147,7 @@ fn parse_element(parser: &mut Parser, text: &SqlText, table: &mut CreateTable) -
     Ok(())
 }
 
-fn parse_primary_key(
-    parser: &mut Parser,
-    text: &SqlText,
-    table: &mut CreateTable,
-    start: Span,
-) -> Result<(), Failure> {
+fn parse_primary_key(parser: &mut Parser, text: &SqlText, table: &mut CreateTable, start: Span) -> Result<(), Failure> {
     parser.expect_token(&Token::LParen)?;
     table.primary_key = parser.parse_comma_separated(Parser::parse_identifier)?;
     parser.expect_token(&Token::RParen)?;
@@ -163,10 +158,12 @@ fn not_enforced(parser: &mut Parser, text: &SqlText, start: Span) -> Result<(), 
     if parser.parse_keywords(&[Keyword::NOT, Keyword::ENFORCED]) {
         return Ok(());
     }
-    parser.parse_keyword(Keyword::ENFORCED);
+    let _ = parser.parse_keyword(Keyword::ENFORCED);
     let span = Span::new(start.start, parser.get_current_token().span.end);
     let error = Error::sql("a primary key must be NOT ENFORCED").at(text.location(span));
-    Err(Failure::Own(error.hint("write PRIMARY KEY (…) NOT ENFORCED: Tidemill does not own the data and cannot check it")))
+    Err(Failure::Own(
+        error.hint("write PRIMARY KEY (…) NOT ENFORCED: Tidemill does not own the data and cannot check it"),
+    ))
 }
 
 fn parse_column(parser: &mut Parser, text: &SqlText, table: &mut CreateTable) -> Result<DeclaredColumn, Failure> {
@@ -188,7 +185,10 @@ fn parse_column(parser: &mut Parser, text: &SqlText, table: &mut CreateTable) ->
             if parser.parse_keyword(Keyword::FROM) {
                 let token = parser.next_token();
                 let Token::SingleQuotedString(text) = token.token else {
-                    return Err(parser.expected::<()>("a metadata key in quotes", token).expect_err("always fails").into());
+                    return Err(parser
+                        .expected::<()>("a metadata key in quotes", token)
+                        .expect_err("always fails")
+                        .into());
                 };
                 key = text;
             }

@@ -1,6 +1,9 @@
 //! The lexical and grammatical side of Flink SQL, as one sqlparser [`Dialect`].
 
-use sqlparser::ast::{Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query, SelectItem, SetExpr, TableFactor};
+use sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query,
+    SelectItem, SetExpr, TableFactor,
+};
 use sqlparser::dialect::Dialect;
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -96,7 +99,8 @@ pub(crate) fn is_all_of(query: &Query) -> Option<&TableFactor> {
 
 /// `TABLE t`, `TABLE db.t` or `TABLE (SELECT …)` where an expression is expected.
 fn table_argument(parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
-    let is_table = matches!(&parser.peek_token_ref().token, Token::Word(Word { keyword: Keyword::TABLE, quote_style: None, .. }));
+    let is_table =
+        matches!(&parser.peek_token_ref().token, Token::Word(Word { keyword: Keyword::TABLE, quote_style: None, .. }));
     let after = &parser.peek_nth_token_ref(1).token;
     if !is_table || !matches!(after, Token::Word(_) | Token::LParen) {
         return None;

@@ -23,6 +23,12 @@ pub(crate) fn translate(error: &DataFusionError, statement: &Statement, known: &
         return own.locate(statement);
     }
     let root = error.find_root();
+    if let DataFusionError::External(inner) = root
+        && let Some(ours) = inner.downcast_ref::<Error>()
+    {
+        let again = Error::new(ours.kind(), ours.to_string());
+        return again.at(statement.at(head(statement)));
+    }
     if let DataFusionError::SchemaError(schema_error, _) = root {
         return schema(schema_error, statement);
     }

@@ -33,7 +33,10 @@ pub(super) fn plain(text: &str) -> (String, Option<String>) {
     }
     if let Some(rest) = text.to_lowercase().strip_prefix("incompatible inputs for union: ") {
         let column = rest.rsplit('\'').nth(1).map(str::to_owned);
-        text = format!("the queries of a UNION have different types{}", column.map(|c| format!(" in column '{c}'")).unwrap_or_default());
+        text = format!(
+            "the queries of a UNION have different types{}",
+            column.map(|c| format!(" in column '{c}'")).unwrap_or_default()
+        );
         hint = Some("CAST the columns to one type".to_owned());
     }
     if let Some((_, node)) = text.split_once("nsupported ast node ") {

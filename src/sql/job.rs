@@ -12,7 +12,7 @@ use datafusion::prelude::lit;
 
 use super::assign::{assignable, assigned, narrow_sum};
 use super::catalog::{Catalog, InsertQuery, Table};
-use super::compile::{Compiler, Kind, Mode, Piece, TableInput, visible_columns};
+use super::compile::{Compiler, Kind, Mode, Piece, Provider, TableInput, visible_columns};
 use super::planner::Planner;
 use super::prefilter::common_equality;
 use super::required::Required;
@@ -21,10 +21,10 @@ use super::statement::{ColumnKind, parse_file};
 use super::text::{HINT_MARK, Parameters, SqlText};
 use super::types::flink_name;
 use crate::contracts::{Error, ErrorKind, MetadataColumn, Result, TableSpec};
-use crate::runtime::WatermarkRule;
 use crate::operators::{
     ChangeMode, GateKind, GateReport, ORIGIN_COLUMN, QueryGraph, Stage, TIME_COLUMN, WATERMARK_COLUMN, WEIGHT_COLUMN,
 };
+use crate::runtime::WatermarkRule;
 
 /// A table that is read.
 #[derive(Debug, Clone)]
@@ -49,6 +49,10 @@ pub struct SourcePlan {
     pub max_drift_ms: Option<i64>,
     /// Text that a record must contain to be of use to any query.
     pub literal: Option<String>,
+    /// Columns that some query uses.
+    pub required: Vec<String>,
+    /// Column that the DDL declares for the split's watermark, which an archive may have kept.
+    pub watermark_column: Option<String>,
 }
 
 /// A reference table.
@@ -148,7 +152,7 @@ pub async fn plan_job(
     super::validate::check_tables(&catalog, &mut warnings, &mut errors);
 
     // First pass: which columns does the job use?
-    let first = Planner::new(&catalog, &settings, None, &options.epoch_time_ms, &mut errors).await;
+    let first = Planner::new(&catalog, &settings, None, options, &mut errors).await;
     let (mut required, mut named) = (Required::new(), Required::new());
     let mut uses: Vec<LogicalPlan> = Vec::new();
     let own_queries: Vec<_> = catalog.inserts.iter().map(|i| named_apart(&i.insert.query)).collect();
@@ -177,8 +181,18 @@ pub async fn plan_job(
     let literals = common_equality(&uses);
 
     // Second pass: over tables with those columns.
-    let planner = Planner::new(&catalog, &settings, Some((&required, &named, &first.full)), &options.epoch_time_ms, &mut errors).await;
-    let mut job = JobBuilder { planner: &planner, catalog: &catalog, settings: &settings, options, required: &required, literals, warnings };
+    // A batch reads Parquet, which prunes by itself.
+    let pruned = (!options.batch).then_some((&required, &named, &first.full));
+    let planner = Planner::new(&catalog, &settings, pruned, options, &mut errors).await;
+    let mut job = JobBuilder {
+        planner: &planner,
+        catalog: &catalog,
+        settings: &settings,
+        options,
+        required: &required,
+        literals,
+        warnings,
+    };
     let plan = job.build(batch_tables, &mut errors).await;
     match (plan, errors.is_empty()) {
         (Some(plan), true) => Ok(plan),
@@ -220,7 +234,8 @@ fn declared_names(text: &str) -> Vec<String> {
 /// The watermark's columns are always read.
 fn keep_time(table: &Table, used: &mut BTreeMap<String, super::required::Paths>) {
     let Some(watermark) = &table.watermark else { return };
-    let mut expressions = vec![watermark.expression.clone(), sqlparser::ast::Expr::Identifier(watermark.column.clone())];
+    let mut expressions =
+        vec![watermark.expression.clone(), sqlparser::ast::Expr::Identifier(watermark.column.clone())];
     for column in &table.columns {
         if let (ColumnKind::Computed(expr), true) = (&column.kind, column.name == watermark.column.value) {
             expressions.push(expr.as_ref().clone());
@@ -262,7 +277,8 @@ impl JobBuilder<'_> {
             match self.source(index, name, table).await {
                 Ok((input, mut source)) => {
                     // The same hint twice: two readers, each with its own position.
-                    let same = sources.iter().filter(|s: &&SourcePlan| s.name.split('#').next() == Some(&source.name)).count();
+                    let same =
+                        sources.iter().filter(|s: &&SourcePlan| s.name.split('#').next() == Some(&source.name)).count();
                     if same > 0 {
                         source.name = format!("{}#{}", source.name, same + 1);
                     }
@@ -275,22 +291,16 @@ impl JobBuilder<'_> {
         if !errors.is_empty() {
             return None;
         }
-        let mut providers: BTreeMap<usize, Arc<dyn TableProvider>> = BTreeMap::new();
         let mut references = Vec::new();
         let mut queries = Vec::new();
         let mut used = BTreeSet::new();
-        if let Some(make) = batch_tables {
-            for source in &sources {
-                match make(source) {
-                    Ok(provider) => {
-                        providers.insert(source.table, provider);
-                    }
-                    Err(error) => errors.push(error),
-                }
-            }
-        }
+        let provide = |index: usize| match batch_tables {
+            Some(make) => make(&sources[index]),
+            None => Err(Error::internal("a batch without tables")),
+        };
+        let provider: Option<Provider<'_>> = if batch_tables.is_some() { Some(&provide) } else { None };
         for insert in &self.catalog.inserts {
-            match self.query(insert, &inputs, &mut references, &providers).await {
+            match self.query(insert, &inputs, &mut references, provider).await {
                 Ok(query) => {
                     used.extend(query.tables.iter().copied());
                     queries.push(query);
@@ -359,6 +369,11 @@ impl JobBuilder<'_> {
             idle_timeout_ms: (idle > 0).then_some(idle),
             max_drift_ms: ms("scan.watermark.alignment.max-drift"),
             literal: self.literals.get(plan_name).cloned(),
+            required: self.required.get(plan_name).map(|used| used.keys().cloned().collect()).unwrap_or_default(),
+            watermark_column: table.columns.iter().find_map(|column| match &column.kind {
+                ColumnKind::Metadata { key, .. } if key == "watermark" => Some(column.name.clone()),
+                _ => None,
+            }),
         };
         Ok((input, source))
     }
@@ -404,7 +419,13 @@ impl JobBuilder<'_> {
         Ok(Some(WatermarkRule::Computed(Arc::new(tokio::sync::Mutex::new(stage)))))
     }
 
-    fn compiler<'c>(&'c self, mode: Mode, tables: &'c [TableInput], references: &[usize], partitions: usize) -> Compiler<'c> {
+    fn compiler<'c>(
+        &'c self,
+        mode: Mode,
+        tables: &'c [TableInput],
+        references: &[usize],
+        partitions: usize,
+    ) -> Compiler<'c> {
         Compiler {
             mode,
             tables,
@@ -414,11 +435,12 @@ impl JobBuilder<'_> {
             ttl_ms: self.settings.state_ttl_ms,
             report: Arc::new(GateReport::default()),
             gates: Vec::new(),
+            used: Arc::default(),
             operators: Vec::new(),
             paned: BTreeSet::new(),
             references: references.to_vec(),
             notes: Vec::new(),
-            providers: BTreeMap::new(),
+            provider: None,
         }
     }
 
@@ -427,7 +449,7 @@ impl JobBuilder<'_> {
         insert: &InsertQuery,
         inputs: &[TableInput],
         references: &mut Vec<usize>,
-        providers: &BTreeMap<usize, Arc<dyn TableProvider>>,
+        provider: Option<Provider<'_>>,
     ) -> Result<QueryPlan> {
         let statement = &insert.statement;
         let (table, columns) = self.target(insert)?;
@@ -442,23 +464,33 @@ impl JobBuilder<'_> {
                 columns.len()
             ));
             let names: Vec<_> = columns.iter().map(|f| f.name().as_str()).collect();
-            return Err(error.at(statement.at(insert.insert.table.span)).hint(format!("it takes: {}", names.join(", "))));
+            return Err(error
+                .at(statement.at(insert.insert.table.span))
+                .hint(format!("it takes: {}", names.join(", "))));
         }
         let key: Vec<usize> =
             table.primary_key.iter().filter_map(|k| columns.iter().position(|c| c.name() == k)).collect();
         if key.len() < table.primary_key.len() {
-            let missing: Vec<_> =
-                table.primary_key.iter().filter(|k| !columns.iter().any(|c| c.name() == *k)).map(String::as_str).collect();
-            return Err(Error::sql(format!("the INSERT lacks the primary key column '{}' of '{}'", missing.join("', '"), table.name))
-                .at(statement.at(insert.insert.table.span))
-                .hint("a row without its key cannot be stored"));
+            let missing: Vec<_> = table
+                .primary_key
+                .iter()
+                .filter(|k| !columns.iter().any(|c| c.name() == *k))
+                .map(String::as_str)
+                .collect();
+            return Err(Error::sql(format!(
+                "the INSERT lacks the primary key column '{}' of '{}'",
+                missing.join("', '"),
+                table.name
+            ))
+            .at(statement.at(insert.insert.table.span))
+            .hint("a row without its key cannot be stored"));
         }
         let written = written(&table, &columns);
         let places: Vec<usize> = key.iter().filter_map(|k| value_index(&columns[*k], &columns, &partition)).collect();
         let key = key.iter().filter_map(|k| written.iter().position(|w| w.name() == columns[*k].name())).collect();
         let mode = if self.options.batch { Mode::Batch } else { Mode::Stream };
         let mut compiler = self.compiler(mode, inputs, references, self.options.partitions);
-        compiler.providers = providers.clone();
+        compiler.provider = provider;
         let any = super::validate::takes_anything(&table.connector);
         let deltas = any || !places.iter().all(|place| key_only(&plan, *place));
         let piece = compiler.compile(&plan, deltas).await.map_err(planned)?;
@@ -474,11 +506,21 @@ impl JobBuilder<'_> {
         let mut reads = Required::new();
         self.planner.require(&plan, &mut reads).map_err(planned)?;
         let tables = table_indexes(&root, &compiler);
+        let used = Arc::clone(&compiler.used);
         *references = compiler.references;
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
         Ok(QueryPlan {
             name: insert.name.clone(),
-            graph: QueryGraph { operators, root, mode, gates: report, still, started: false, pending: Vec::new() },
+            graph: QueryGraph {
+                operators,
+                root,
+                mode,
+                gates: report,
+                still,
+                started: false,
+                pending: Vec::new(),
+                used,
+            },
             sink: SinkPlan {
                 name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
                 connector: table.connector.clone(),
@@ -520,7 +562,11 @@ impl JobBuilder<'_> {
             let Some(field) = writable.iter().find(|f| *f.name() == column.value) else {
                 let error = Error::sql(format!("'{name}' has no column '{}' to write", column.value));
                 let error = error.at(statement.at(column.span));
-                return Err(super::catalog::with_nearest(error, &column.value, writable.iter().map(|f| f.name().as_str())));
+                return Err(super::catalog::with_nearest(
+                    error,
+                    &column.value,
+                    writable.iter().map(|f| f.name().as_str()),
+                ));
             };
             columns.push(field.clone());
         }
@@ -579,9 +625,12 @@ impl JobBuilder<'_> {
                 .hint("use 'format' = 'json', a DynamoDB table, or group by window_start, window_end: the rows of a closed window are final"));
         }
         if is_update && super::validate::append_only(&table.connector) {
-            return Err(Error::sql(format!("an update stream cannot go into '{}': '{}' takes final rows only", table.name, table.connector))
-                .at(insert.statement.at(insert.insert.table.span))
-                .hint("group by window_start, window_end: the rows of a closed window are final"));
+            return Err(Error::sql(format!(
+                "an update stream cannot go into '{}': '{}' takes final rows only",
+                table.name, table.connector
+            ))
+            .at(insert.statement.at(insert.insert.table.span))
+            .hint("group by window_start, window_end: the rows of a closed window are final"));
         }
         Ok(())
     }
@@ -718,7 +767,9 @@ fn spec(table: &Table, schema: SchemaRef) -> TableSpec {
 fn beside(path: &str, sql_file: &str) -> String {
     let folder = std::path::Path::new(sql_file).parent();
     match folder {
-        Some(folder) if !path.contains("://") && !path.starts_with('/') => folder.join(path).to_string_lossy().into_owned(),
+        Some(folder) if !path.contains("://") && !path.starts_with('/') => {
+            folder.join(path).to_string_lossy().into_owned()
+        }
         _ => path.to_owned(),
     }
 }

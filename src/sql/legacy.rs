@@ -88,7 +88,10 @@ fn rewrite(select: &mut Select) -> Result<(), PlanError> {
             let alias = alias.clone().or_else(|| {
                 Some(sqlparser::ast::TableAlias {
                     explicit: true,
-                    name: Ident { value: ident.value.split(super::text::HINT_MARK).next().unwrap_or_default().into(), ..ident },
+                    name: Ident {
+                        value: ident.value.split(super::text::HINT_MARK).next().unwrap_or_default().into(),
+                        ..ident
+                    },
                     columns: vec![],
                     at: None,
                 })

@@ -35,8 +35,7 @@ pub(crate) fn call(function: impl ScalarUDFImpl + 'static, args: Vec<Expr>) -> E
 pub(crate) fn lower(node: &WindowTvf, input: LogicalPlan, form: WindowForm) -> Result<LogicalPlan> {
     let spec = node.spec;
     let time = node.time.clone();
-    let own: Vec<Expr> =
-        input.schema().iter().map(|(q, f)| Expr::Column(Column::new(q.cloned(), f.name()))).collect();
+    let own: Vec<Expr> = input.schema().iter().map(|(q, f)| Expr::Column(Column::new(q.cloned(), f.name()))).collect();
     let (input, start, end) = match (spec.kind, form) {
         (WindowKind::Tumble { size_ms }, _) => {
             let start = call(WindowBound::start(spec), vec![time]);

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::metadata::FieldMetadata;
@@ -20,10 +19,11 @@ use super::catalog::{Catalog, Table, check_time_type};
 use super::dialect::FlinkDialect;
 use super::errors::{Known, translate};
 use super::functions::{self, FunctionOptions};
+use super::job::PlanOptions;
 use super::legacy::rewrite_group_windows;
 use super::nodes::TIME_ATTRIBUTE;
-use super::required::{Required, collect, prune};
 use super::require::Require;
+use super::required::{Required, collect, prune};
 use super::session::{bare_state, planning_state};
 use super::settings::Settings;
 use super::statement::{ColumnKind, Statement};
@@ -56,11 +56,13 @@ impl<'a> Planner<'a> {
         catalog: &'a Catalog,
         settings: &Settings,
         required: Option<(&Required, &Required, &BTreeMap<String, SchemaRef>)>,
-        epoch_time_ms: &Arc<AtomicI64>,
+        plan_options: &PlanOptions,
         errors: &mut Vec<Error>,
     ) -> Self {
-        let mut state = planning_state(settings.time_zone);
-        let options = FunctionOptions { time_zone: settings.time_zone, epoch_time_ms: Arc::clone(epoch_time_ms) };
+        let batch_tasks = plan_options.batch.then_some(plan_options.partitions);
+        let mut state = planning_state(settings.time_zone, batch_tasks);
+        let epoch_time_ms = Arc::clone(&plan_options.epoch_time_ms);
+        let options = FunctionOptions { time_zone: settings.time_zone, epoch_time_ms };
         if let Err(error) = functions::register(&mut state, &options) {
             errors.push(Error::internal("functions could not be registered").caused_by(error));
         }
@@ -68,7 +70,8 @@ impl<'a> Planner<'a> {
             errors.push(Error::internal("REQUIRE could not be registered").caused_by(error));
         }
         let bare = bare_state(&state);
-        let mut planner = Self { catalog, state, bare, tables: BTreeMap::new(), full: BTreeMap::new(), schemas: BTreeMap::new() };
+        let mut planner =
+            Self { catalog, state, bare, tables: BTreeMap::new(), full: BTreeMap::new(), schemas: BTreeMap::new() };
         let mut names: Vec<String> = catalog.tables.keys().cloned().collect();
         names.extend(catalog.hinted_names());
         for name in names {
@@ -263,7 +266,8 @@ impl Catalog {
     pub(crate) fn hinted_names(&self) -> Vec<String> {
         let queries = self.inserts.iter().map(|i| i.insert.query.as_ref());
         let queries = queries.chain(self.views.values().map(|v| v.query.as_ref()));
-        let mut names: Vec<String> = queries.flat_map(super::catalog::relations).filter(|n| n.contains(HINT_MARK)).collect();
+        let mut names: Vec<String> =
+            queries.flat_map(super::catalog::relations).filter(|n| n.contains(HINT_MARK)).collect();
         names.sort();
         names.dedup();
         names
@@ -379,7 +383,8 @@ fn with_nulls(plan: LogicalPlan, full: &SchemaRef) -> Result<LogicalPlan> {
             }
         });
     }
-    let plan = Projection::try_new(exprs, Arc::new(plan)).map_err(|e| Error::internal("unused columns").caused_by(e))?;
+    let plan =
+        Projection::try_new(exprs, Arc::new(plan)).map_err(|e| Error::internal("unused columns").caused_by(e))?;
     Ok(LogicalPlan::Projection(plan))
 }
 

@@ -179,11 +179,8 @@ pub(crate) fn prune(data_type: &DataType, paths: &Paths) -> DataType {
     let kept: Fields = fields
         .iter()
         .filter_map(|field| {
-            let below: Paths = paths
-                .iter()
-                .filter(|path| path.first() == Some(field.name()))
-                .map(|path| path[1..].to_vec())
-                .collect();
+            let below: Paths =
+                paths.iter().filter(|path| path.first() == Some(field.name())).map(|path| path[1..].to_vec()).collect();
             let keep = || Arc::new(Field::new(field.name(), prune(field.data_type(), &below), field.is_nullable()));
             (!below.is_empty()).then(keep)
         })

@@ -8,21 +8,25 @@ use datafusion::common::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use datafusion::prelude::SessionConfig;
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 
 use super::nodes::{Gate, OperatorRows};
 use super::types::timestamp;
 use super::windows::WindowPlanner;
 use crate::operators::{GateExec, ORIGIN_COLUMN, SlotExec};
 
-/// Settings for streamed stages: one task a partition, and no optimisation that looks at the data.
-fn config() -> SessionConfig {
-    let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(8192).with_information_schema(false);
+/// Settings for streamed stages: one task a partition, and no optimisation that looks at the data. A batch
+/// is spread over `batch_tasks` tasks by DataFusion itself.
+fn config(batch_tasks: Option<usize>) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(batch_tasks.unwrap_or(1))
+        .with_batch_size(8192)
+        .with_information_schema(false);
     let options = config.options_mut();
     super::functions::configure(options);
     // Names keep their case, as in Flink.
@@ -38,14 +42,14 @@ fn config() -> SessionConfig {
     options.optimizer.enable_topk_dynamic_filter_pushdown = false;
     options.optimizer.enable_join_dynamic_filter_pushdown = false;
     options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
-    options.optimizer.enable_round_robin_repartition = false;
+    options.optimizer.enable_round_robin_repartition = batch_tasks.is_some();
     config
 }
 
-/// State for planning queries.
-pub(crate) fn planning_state(zone: chrono_tz::Tz) -> SessionState {
+/// State for planning queries; with `batch_tasks`, for a batch.
+pub(crate) fn planning_state(zone: chrono_tz::Tz, batch_tasks: Option<usize>) -> SessionState {
     SessionStateBuilder::new()
-        .with_config(config())
+        .with_config(config(batch_tasks))
         .with_default_features()
         .with_relation_planners(vec![Arc::new(WindowPlanner::new(zone))])
         .with_type_planner(Arc::new(FlinkTypes))

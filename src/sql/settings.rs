@@ -98,7 +98,8 @@ impl Settings {
 
     fn set(&mut self, key: &str, value: &str, warnings: &mut Vec<String>) -> Result<()> {
         let wrong = |what: &str| Error::sql(format!("'{key}' = '{value}' is not {what}"));
-        let length = || duration_ms(value).ok_or_else(|| wrong("a length of time").hint("write '3 d', '10 min', '500 ms'"));
+        let length =
+            || duration_ms(value).ok_or_else(|| wrong("a length of time").hint("write '3 d', '10 min', '500 ms'"));
         match key {
             "pipeline.name" => self.name = Some(value.to_owned()),
             "table.local-time-zone" => {
@@ -112,7 +113,8 @@ impl Settings {
                 self.epoch_interval_ms = length()?.max(1);
             }
             "tidemill.epoch.rows" => {
-                self.epoch_rows = value.parse().ok().filter(|rows| *rows > 0).ok_or_else(|| wrong("a number of rows"))?;
+                self.epoch_rows =
+                    value.parse().ok().filter(|rows| *rows > 0).ok_or_else(|| wrong("a number of rows"))?;
             }
             "tidemill.late-rows" => {
                 self.late_to_errors = match value {

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sqlparser::ast::{Expr, Ident, Query, Spanned};
+use sqlparser::ast::{Expr, Ident, Query};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location as SqlLocation, Span, Token, TokenWithSpan, Word};
 
 use super::ddl::parse_create_table;
-pub(crate) use super::ddl::{ColumnKind, CreateTable, DeclaredColumn, OptionPair};
+pub(crate) use super::ddl::{ColumnKind, CreateTable, OptionPair};
 use super::dialect::FlinkDialect;
 use super::text::{Parameters, SqlText, lower_first};
 use crate::contracts::{Error, Result};
@@ -32,7 +32,10 @@ pub(crate) enum StatementKind {
     CreateTable(Box<CreateTable>),
     CreateView(CreateView),
     Insert(Box<Insert>),
-    Set { key: String, value: String },
+    Set {
+        key: String,
+        value: String,
+    },
     /// Accepted and without effect here (`USE`, `DROP … IF EXISTS`, `RESET`, `BEGIN STATEMENT SET`).
     Nothing,
 }
@@ -85,7 +88,9 @@ pub(crate) fn parse_file(text: &Arc<SqlText>, parameters: &Parameters, next_hint
         let (Some(first), Some(last)) = (statement.first(), statement.last()) else { continue };
         let span = Span::new(first.span.start, last.span.end);
         match parse_statement(text, statement) {
-            Ok(kind) => parsed.statements.push(Statement { text: Arc::clone(text), span, kind, tokens: statement.into() }),
+            Ok(kind) => {
+                parsed.statements.push(Statement { text: Arc::clone(text), span, kind, tokens: statement.into() })
+            }
             Err(error) => parsed.errors.push(error),
         }
     }
@@ -97,7 +102,9 @@ pub(crate) fn parse_file(text: &Arc<SqlText>, parameters: &Parameters, next_hint
 }
 
 fn is_word(token: Option<&TokenWithSpan>, word: &str) -> bool {
-    token.is_some_and(|t| matches!(&t.token, Token::Word(w) if w.value.eq_ignore_ascii_case(word) && w.quote_style.is_none()))
+    token.is_some_and(
+        |t| matches!(&t.token, Token::Word(w) if w.value.eq_ignore_ascii_case(word) && w.quote_style.is_none()),
+    )
 }
 
 /// Removes what only groups statements: a folder is one job in any case.
@@ -155,7 +162,7 @@ fn parse_kind(parser: &mut Parser, text: &SqlText, tokens: &[TokenWithSpan]) -> 
     match value.to_uppercase().as_str() {
         "CREATE" => {
             parser.next_token();
-            parser.parse_keyword(Keyword::TEMPORARY);
+            let _ = parser.parse_keyword(Keyword::TEMPORARY);
             if parser.parse_keyword(Keyword::TABLE) {
                 return Ok(StatementKind::CreateTable(Box::new(parse_create_table(parser, text)?)));
             }
@@ -168,7 +175,9 @@ fn parse_kind(parser: &mut Parser, text: &SqlText, tokens: &[TokenWithSpan]) -> 
             }
             let what = parser.peek_token();
             let hint = match what.token.to_string().to_uppercase().as_str() {
-                "FUNCTION" | "SYSTEM" => "there is no JVM here: write the function in SQL, or use one of the built-in functions",
+                "FUNCTION" | "SYSTEM" => {
+                    "there is no JVM here: write the function in SQL, or use one of the built-in functions"
+                }
                 _ => "CREATE TABLE and CREATE VIEW are",
             };
             Err(unsupported(format!("CREATE {}", what.token.to_string().to_uppercase()), hint))
@@ -183,12 +192,14 @@ fn parse_kind(parser: &mut Parser, text: &SqlText, tokens: &[TokenWithSpan]) -> 
             Ok(StatementKind::Nothing)
         }
         "SELECT" | "WITH" | "VALUES" | "TABLE" => {
-            let hint = "send the rows somewhere: INSERT INTO a_table SELECT …; a table with 'connector' = 'print' shows them";
+            let hint =
+                "send the rows somewhere: INSERT INTO a_table SELECT …; a table with 'connector' = 'print' shows them";
             Err(Failure::Own(Error::sql("a query alone has no sink").at(text.location(first.span)).hint(hint)))
         }
-        "EXPLAIN" | "DESCRIBE" | "DESC" | "SHOW" => {
-            Err(unsupported(format!("{} in a file", value.to_uppercase()), "use the command line: tidemill explain PATH"))
-        }
+        "EXPLAIN" | "DESCRIBE" | "DESC" | "SHOW" => Err(unsupported(
+            format!("{} in a file", value.to_uppercase()),
+            "use the command line: tidemill explain PATH",
+        )),
         "ADD" | "REMOVE" => Err(unsupported(value.to_uppercase() + " JAR", "there is no JVM here")),
         "ALTER" | "TRUNCATE" | "DELETE" | "UPDATE" | "ANALYZE" | "CALL" | "LOAD" | "UNLOAD" | "MERGE" => {
             Err(unsupported(value.to_uppercase(), "a job is CREATE TABLE, CREATE VIEW, INSERT INTO and SET"))
@@ -245,10 +256,12 @@ fn parse_insert(parser: &mut Parser, text: &SqlText) -> Result<StatementKind, Fa
     if parser.parse_keyword(Keyword::OVERWRITE) {
         let span = parser.get_current_token().span;
         let error = Error::sql("INSERT OVERWRITE is not supported").at(text.location(span));
-        return Err(Failure::Own(error.hint("use INSERT INTO; a table with a PRIMARY KEY replaces rows of the same key")));
+        return Err(Failure::Own(
+            error.hint("use INSERT INTO; a table with a PRIMARY KEY replaces rows of the same key"),
+        ));
     }
     parser.expect_keyword_is(Keyword::INTO)?;
-    parser.parse_keyword(Keyword::TABLE);
+    let _ = parser.parse_keyword(Keyword::TABLE);
     let table = last_part(parser)?;
     let mut partition = Vec::new();
     if parser.parse_keyword(Keyword::PARTITION) {
@@ -328,9 +341,4 @@ fn split_place(message: &str) -> (&str, Option<Span>) {
         }
         _ => (before, None),
     }
-}
-
-/// Span of a query, for errors about the whole of it.
-pub(crate) fn query_span(query: &Query) -> Span {
-    query.span()
 }

@@ -218,9 +218,10 @@ impl SqlText {
                 Token::Word(w) => w.keyword == Keyword::AS || w.keyword == Keyword::NoKeyword,
                 _ => false,
             });
-            let is_insert = out[..at].iter().rfind(|t| !matches!(t.token, Token::Whitespace(_))).is_some_and(
-                |t| matches!(&t.token, Token::Word(Word { keyword: Keyword::INTO | Keyword::TABLE, .. })),
-            );
+            let is_insert = out[..at]
+                .iter()
+                .rfind(|t| !matches!(t.token, Token::Whitespace(_)))
+                .is_some_and(|t| matches!(&t.token, Token::Word(Word { keyword: Keyword::INTO | Keyword::TABLE, .. })));
             if !has_alias && !is_insert {
                 let span = out[at].span;
                 for spliced in [Token::make_keyword("AS"), Token::make_word(&word.value, Some('`'))] {
@@ -232,14 +233,18 @@ impl SqlText {
         Ok(out)
     }
 
-    fn options_hint(&self, body: &str, span: Span, parameters: &Parameters) -> Result<Option<BTreeMap<String, String>>> {
+    fn options_hint(
+        &self,
+        body: &str,
+        span: Span,
+        parameters: &Parameters,
+    ) -> Result<Option<BTreeMap<String, String>>> {
         let body = body.trim();
         if !body.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("OPTIONS")) {
             return Ok(None);
         }
-        let problem = || {
-            Error::sql("an OPTIONS hint is written /*+ OPTIONS('key'='value', …) */").at(self.location(span))
-        };
+        let problem =
+            || Error::sql("an OPTIONS hint is written /*+ OPTIONS('key'='value', …) */").at(self.location(span));
         let inside = body[7..].trim().strip_prefix('(').and_then(|b| b.strip_suffix(')')).ok_or_else(problem)?;
         let dialect = FlinkDialect;
         let tokens: Vec<Token> = Tokenizer::new(&dialect, inside)
@@ -342,10 +347,7 @@ mod tests {
 
     #[test]
     fn option_hints_make_a_table_of_their_own() {
-        assert_eq!(
-            words("FROM t /*+ OPTIONS('a'='b') */ WHERE", &[]),
-            ["FROM", "`t#0`", "AS", "`t`", "WHERE"]
-        );
+        assert_eq!(words("FROM t /*+ OPTIONS('a'='b') */ WHERE", &[]), ["FROM", "`t#0`", "AS", "`t`", "WHERE"]);
         assert_eq!(words("FROM t /*+ OPTIONS('a'='b') */ e", &[]), ["FROM", "`t#0`", "e"]);
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn parse_type(parser: &mut Parser) -> Result<SqlType, ParserError> {
     let nullable = if parser.parse_keywords(&[Keyword::NOT, Keyword::NULL]) {
         false
     } else {
-        parser.parse_keyword(Keyword::NULL);
+        let _ = parser.parse_keyword(Keyword::NULL);
         true
     };
     Ok(SqlType { data_type, nullable })
@@ -56,7 +56,7 @@ fn parse_bare(parser: &mut Parser) -> Result<DataType, ParserError> {
     Ok(match value.to_uppercase().as_str() {
         "STRING" => DataType::Utf8View,
         "CHAR" | "CHARACTER" | "VARCHAR" => {
-            parser.parse_keyword(Keyword::VARYING);
+            let _ = parser.parse_keyword(Keyword::VARYING);
             numbers(parser)?;
             DataType::Utf8View
         }
@@ -67,7 +67,7 @@ fn parse_bare(parser: &mut Parser) -> Result<DataType, ParserError> {
         "BIGINT" => DataType::Int64,
         "FLOAT" | "REAL" => DataType::Float32,
         "DOUBLE" => {
-            parser.parse_keyword(Keyword::PRECISION);
+            let _ = parser.parse_keyword(Keyword::PRECISION);
             DataType::Float64
         }
         "DECIMAL" | "DEC" | "NUMERIC" => {
@@ -75,7 +75,8 @@ fn parse_bare(parser: &mut Parser) -> Result<DataType, ParserError> {
             let precision = given.first().copied().unwrap_or(10);
             let scale = given.get(1).copied().unwrap_or(0);
             if !(1..=38).contains(&precision) || scale > precision {
-                let message = format!("DECIMAL({precision}, {scale}) is out of range: 1 to 38 digits, scale up to that");
+                let message =
+                    format!("DECIMAL({precision}, {scale}) is out of range: 1 to 38 digits, scale up to that");
                 return Err(ParserError::ParserError(format!("{message}{}", token.span.start)));
             }
             DataType::Decimal128(precision as u8, scale as i8)
@@ -83,7 +84,7 @@ fn parse_bare(parser: &mut Parser) -> Result<DataType, ParserError> {
         "DATE" => DataType::Date32,
         "TIME" => {
             numbers(parser)?;
-            parser.parse_keywords(&[Keyword::WITHOUT, Keyword::TIME, Keyword::ZONE]);
+            let _ = parser.parse_keywords(&[Keyword::WITHOUT, Keyword::TIME, Keyword::ZONE]);
             DataType::Time32(TimeUnit::Millisecond)
         }
         "TIMESTAMP" => {
@@ -94,7 +95,7 @@ fn parse_bare(parser: &mut Parser) -> Result<DataType, ParserError> {
                 parser.expect_keyword_is(Keyword::ZONE)?;
                 local
             } else {
-                parser.parse_keywords(&[Keyword::WITHOUT, Keyword::TIME, Keyword::ZONE]);
+                let _ = parser.parse_keywords(&[Keyword::WITHOUT, Keyword::TIME, Keyword::ZONE]);
                 false
             };
             timestamp(precision, local)

@@ -44,7 +44,8 @@ pub(crate) fn check_tables(catalog: &Catalog, warnings: &mut Vec<String>, errors
 
 fn check_table(table: &Table, roles: &[Role], warnings: &mut Vec<String>, errors: &mut Vec<Error>) {
     let Some(description) = connector(&table.connector) else {
-        let error = Error::sql(format!("there is no connector '{}'", table.connector)).at(table.option_place("connector", true));
+        let error = Error::sql(format!("there is no connector '{}'", table.connector))
+            .at(table.option_place("connector", true));
         errors.push(match nearest(&table.connector, names()) {
             Some(near) => error.hint(format!("did you mean '{near}'?")),
             None => error.hint(format!("there are {}", names().collect::<Vec<_>>().join(", "))),
@@ -57,12 +58,17 @@ fn check_table(table: &Table, roles: &[Role], warnings: &mut Vec<String>, errors
             Role::Sink => (description.can_write, "written"),
         };
         if !can {
-            let error = Error::sql(format!("'{}' is a table of '{}', which cannot be {what}", table.name, table.connector));
+            let error =
+                Error::sql(format!("'{}' is a table of '{}', which cannot be {what}", table.name, table.connector));
             errors.push(error.at(table.option_place("connector", true)));
         }
     }
     if table.connector == "dynamodb" && table.primary_key.len() > 2 {
-        let what = format!("table '{}' has {} key columns; DynamoDB has a hash key and at most one range key", table.name, table.primary_key.len());
+        let what = format!(
+            "table '{}' has {} key columns; DynamoDB has a hash key and at most one range key",
+            table.name,
+            table.primary_key.len()
+        );
         let error = Error::sql(what).at(table.statement.at(table.name_span));
         errors.push(error.hint("join several columns into one: CONCAT(a, '#', b)"));
     }

@@ -152,15 +152,13 @@ fn relation(argument: &Expr) -> Option<TableFactor> {
         sample: None,
     };
     match argument {
-        Expr::Function(function) if function.name.to_string() == TABLE_ARGUMENT => {
-            match list(function).first()? {
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query))) => {
-                    Some(is_all_of(query).cloned().unwrap_or_else(|| derived(query)))
-                }
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Nested(inner))) => relation(inner),
-                _ => None,
+        Expr::Function(function) if function.name.to_string() == TABLE_ARGUMENT => match list(function).first()? {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query))) => {
+                Some(is_all_of(query).cloned().unwrap_or_else(|| derived(query)))
             }
-        }
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Nested(inner))) => relation(inner),
+            _ => None,
+        },
         Expr::Subquery(query) => Some(derived(query)),
         Expr::Identifier(name) => Some(table_factor(name.clone(), None)),
         _ => None,
@@ -211,19 +209,27 @@ fn time_column(
         } else {
             "a window needs the time column that the table's WATERMARK names".to_owned()
         };
-        let error = PlanError::new(format!("'{name}' is {found} without a watermark, so {window} cannot use it as time"));
+        let error =
+            PlanError::new(format!("'{name}' is {found} without a watermark, so {window} cannot use it as time"));
         return Err(error.span(span).hint(hint).into());
     }
     Ok(time)
 }
 
 /// Windows of a TIMESTAMP_LTZ lie on the grid of the session's zone in Flink; ours is that of UTC.
-fn check_zone(time: &LogicalExpr, schema: &DFSchema, window: &str, zone: chrono_tz::Tz, span: sqlparser::tokenizer::Span) -> Result<()> {
+fn check_zone(
+    time: &LogicalExpr,
+    schema: &DFSchema,
+    window: &str,
+    zone: chrono_tz::Tz,
+    span: sqlparser::tokenizer::Span,
+) -> Result<()> {
     let (_, field) = time.to_field(schema)?;
     let is_local = matches!(field.data_type(), datafusion::arrow::datatypes::DataType::Timestamp(_, Some(_)));
     if is_local && zone != chrono_tz::UTC {
         let what = format!("{window} over a TIMESTAMP_LTZ in the time zone {zone} is not supported yet");
-        let hint = "SET 'table.local-time-zone' = 'UTC', or window a TIMESTAMP: CAST(ts AS TIMESTAMP(3)) as a computed column";
+        let hint =
+            "SET 'table.local-time-zone' = 'UTC', or window a TIMESTAMP: CAST(ts AS TIMESTAMP(3)) as a computed column";
         return Err(PlanError::new(what).span(span).hint(hint).into());
     }
     Ok(())

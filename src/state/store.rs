@@ -200,7 +200,9 @@ impl StateStore {
     /// Forgets all states.
     pub fn clear(&self) -> Result<()> {
         match fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(self.failed("remove", &self.folder, error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(self.failed("remove", &self.folder, error))
+            }
             _ => Ok(()),
         }
     }
@@ -233,7 +235,9 @@ impl StateStore {
         let file = File::open(path).map_err(|e| self.failed("read", path, e))?;
         let read = FileReader::try_new_buffered(file, None).and_then(Iterator::collect::<std::result::Result<_, _>>);
         read.map_err(|e| {
-            Error::corrupt(format!("state file '{}' cannot be read", path.display())).caused_by(e).hint("run with --fresh")
+            Error::corrupt(format!("state file '{}' cannot be read", path.display()))
+                .caused_by(e)
+                .hint("run with --fresh")
         })
     }
 

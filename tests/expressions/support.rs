@@ -45,7 +45,7 @@ impl Dialect for TestDialect {
 }
 
 /// A session with the functions in it.
-pub fn context(options: &FunctionOptions) -> SessionContext {
+pub(crate) fn context(options: &FunctionOptions) -> SessionContext {
     let mut config = SessionConfig::new().with_target_partitions(1);
     functions::configure(config.options_mut());
     let mut context = SessionContext::new_with_config(config);
@@ -54,9 +54,9 @@ pub fn context(options: &FunctionOptions) -> SessionContext {
 }
 
 /// Type and JSON value, or the error.
-pub type Answer = Result<(String, String), String>;
+pub(crate) type Answer = Result<(String, String), String>;
 
-pub async fn run(context: &SessionContext, statement: Statement) -> Result<RecordBatch, String> {
+pub(crate) async fn run(context: &SessionContext, statement: Statement) -> Result<RecordBatch, String> {
     let plan = context.state().statement_to_plan(PlannedStatement::Statement(Box::new(statement))).await;
     let frame = context.execute_logical_plan(plan.map_err(|error| error.strip_backtrace())?).await;
     let batches =
@@ -65,21 +65,21 @@ pub async fn run(context: &SessionContext, statement: Statement) -> Result<Recor
     arrow::compute::concat_batches(&schema, &batches).map_err(|error| error.to_string())
 }
 
-pub fn parse(sql: &str) -> Result<Statement, String> {
+pub(crate) fn parse(sql: &str) -> Result<Statement, String> {
     let mut statements = Parser::parse_sql(&TestDialect, sql).map_err(|error| error.to_string())?;
     let mut statement = statements.pop().ok_or("no statement")?;
     functions::rewrite(&mut statement);
     Ok(statement)
 }
 
-pub async fn ask(context: &SessionContext, sql: &str) -> Answer {
+pub(crate) async fn ask(context: &SessionContext, sql: &str) -> Answer {
     let batch = run(context, parse(sql)?).await?;
     let column = batch.column(0);
     Ok((functions::type_text(column.data_type()), json(column, 0)))
 }
 
 /// A value as the oracle writes it.
-pub fn json(array: &ArrayRef, row: usize) -> String {
+pub(crate) fn json(array: &ArrayRef, row: usize) -> String {
     if array.is_null(row) || *array.data_type() == DataType::Null {
         return "null".into();
     }
@@ -144,7 +144,7 @@ pub fn json(array: &ArrayRef, row: usize) -> String {
 }
 
 /// A type as far as Arrow can tell it.
-pub fn plain_type(text: &str) -> String {
+pub(crate) fn plain_type(text: &str) -> String {
     let text = text.replace(" NOT NULL", "").replace("MULTISET", "MAP");
     let mut out = String::new();
     let mut rest = text.as_str();
@@ -175,7 +175,7 @@ pub fn plain_type(text: &str) -> String {
     out
 }
 
-pub fn same_value(ours: &str, flinks: &str, data_type: &str) -> bool {
+pub(crate) fn same_value(ours: &str, flinks: &str, data_type: &str) -> bool {
     if matches!(data_type, "FLOAT" | "DOUBLE")
         && let (Ok(ours), Ok(flinks)) = (ours.parse::<f64>(), flinks.parse::<f64>())
     {
@@ -187,7 +187,7 @@ pub fn same_value(ours: &str, flinks: &str, data_type: &str) -> bool {
 }
 
 /// Whether our answer is Flink's.
-pub fn agrees(ours: &Answer, flinks_type: &str, flinks_value: &str) -> bool {
+pub(crate) fn agrees(ours: &Answer, flinks_type: &str, flinks_value: &str) -> bool {
     let null = flinks_value.contains("however, a null value is being written");
     match ours {
         Err(_) => flinks_type == "ERROR" && !null,
@@ -199,7 +199,7 @@ pub fn agrees(ours: &Answer, flinks_type: &str, flinks_value: &str) -> bool {
     }
 }
 
-pub fn short(answer: &Answer) -> String {
+pub(crate) fn short(answer: &Answer) -> String {
     match answer {
         Ok((data_type, value)) => format!("{data_type} {value}"),
         Err(error) => format!("ERROR {}", error.lines().next().unwrap_or("").chars().take(160).collect::<String>()),

@@ -42,9 +42,9 @@ pub(super) fn source(spec: &TableSpec, clock: Arc<dyn Clock>) -> Result<Arc<dyn 
     let positive = |key: &str| -> Result<Option<u64>> {
         match options.number(key)? {
             None => Ok(None),
-            Some(n) => u64::try_from(n).map(Some).map_err(|_| {
-                Error::config(format!("option '{key}' of table '{}' is negative", spec.name))
-            }),
+            Some(n) => u64::try_from(n)
+                .map(Some)
+                .map_err(|_| Error::config(format!("option '{key}' of table '{}' is negative", spec.name))),
         }
     };
     let rows_per_second = positive("rows-per-second")?.unwrap_or(ROWS_PER_SECOND as u64);
@@ -74,9 +74,11 @@ impl Source for DatagenSource {
     ) -> Result<Box<dyn SplitReader>> {
         let next = match resume {
             None => 0,
-            Some(position) => position.0.parse::<u64>().map_err(|_| {
-                Error::corrupt(format!("position '{position}' is no row number of table '{}'", self.spec.name))
-            })? + 1,
+            Some(position) => {
+                position.0.parse::<u64>().map_err(|_| {
+                    Error::corrupt(format!("position '{position}' is no row number of table '{}'", self.spec.name))
+                })? + 1
+            }
         };
         Ok(Box::new(DatagenReader {
             split: split.clone(),

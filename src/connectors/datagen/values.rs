@@ -33,18 +33,46 @@ struct Column {
 }
 
 enum Kind {
-    Sequence { start: i64, end: i64 },
-    Integer { min: i64, max: i64 },
-    Float { min: f64, max: f64 },
-    Decimal { min: i128, max: i128 },
+    Sequence {
+        start: i64,
+        end: i64,
+    },
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    Float {
+        min: f64,
+        max: f64,
+    },
+    Decimal {
+        min: i128,
+        max: i128,
+    },
     Boolean,
-    Text { length: usize, binary: bool },
+    Text {
+        length: usize,
+        binary: bool,
+    },
     /// Up to so many milliseconds before now; without a value, now.
-    Time { max_past_ms: i64 },
-    Day { max_past_ms: i64 },
+    Time {
+        max_past_ms: i64,
+    },
+    Day {
+        max_past_ms: i64,
+    },
     TimeOfDay,
-    List { length: usize, item: Box<Column>, field: FieldRef },
-    Map { length: usize, key: Box<Column>, value: Box<Column>, entries: FieldRef },
+    List {
+        length: usize,
+        item: Box<Column>,
+        field: FieldRef,
+    },
+    Map {
+        length: usize,
+        key: Box<Column>,
+        value: Box<Column>,
+        entries: FieldRef,
+    },
     Row(Vec<Column>, arrow::datatypes::Fields),
 }
 
@@ -69,7 +97,8 @@ fn between(random: u64, min: i128, max: i128) -> i128 {
 
 impl Generator {
     pub(super) fn try_new(spec: &TableSpec, seed: u64) -> Result<Self> {
-        let column = |field: &FieldRef| Column::try_new(spec, &format!("fields.{}", field.name()), field.data_type(), seed);
+        let column =
+            |field: &FieldRef| Column::try_new(spec, &format!("fields.{}", field.name()), field.data_type(), seed);
         let columns = spec.schema.fields().iter().map(column).collect::<Result<_>>()?;
         Ok(Self { schema: spec.schema.clone(), columns })
     }
@@ -155,15 +184,16 @@ impl Column {
             }
             DataType::Decimal128(precision, scale) => {
                 let limit = 10i128.pow(u32::from(*precision)) - 1;
-                let unscaled = |name: &str, default: i128| -> Result<i128> {
-                    let Some(value) = text(name) else { return Ok(default) };
-                    let parsed = arrow::compute::kernels::cast_utils::parse_decimal::<arrow::datatypes::Decimal128Type>(
-                        value.trim(),
-                        *precision,
-                        *scale,
-                    );
-                    parsed.map_err(|_| Error::config(format!("option '{}': '{value}' does not fit {data_type}", key(name))))
-                };
+                let unscaled =
+                    |name: &str, default: i128| -> Result<i128> {
+                        let Some(value) = text(name) else { return Ok(default) };
+                        let parsed = arrow::compute::kernels::cast_utils::parse_decimal::<
+                            arrow::datatypes::Decimal128Type,
+                        >(value.trim(), *precision, *scale);
+                        parsed.map_err(|_| {
+                            Error::config(format!("option '{}': '{value}' does not fit {data_type}", key(name)))
+                        })
+                    };
                 let (min, max) = (unscaled("min", -limit)?, unscaled("max", limit)?);
                 check_order(path, min <= max)?;
                 Kind::Decimal { min, max }
@@ -198,13 +228,17 @@ impl Column {
                 let columns = fields.iter().map(|f| child(f.name(), f.data_type())).collect::<Result<_>>()?;
                 Kind::Row(columns, fields.clone())
             }
-            other => return Err(Error::config(format!("table '{}': datagen makes no values of type {other}", spec.name))),
+            other => {
+                return Err(Error::config(format!("table '{}': datagen makes no values of type {other}", spec.name)));
+            }
         })
     }
 
     fn sequence_rows(&self) -> Option<u64> {
         match &self.kind {
-            Kind::Sequence { start, end } => Some(u64::try_from(i128::from(*end) - i128::from(*start) + 1).unwrap_or(0)),
+            Kind::Sequence { start, end } => {
+                Some(u64::try_from(i128::from(*end) - i128::from(*start) + 1).unwrap_or(0))
+            }
             Kind::Row(columns, _) => columns.iter().filter_map(Self::sequence_rows).min(),
             _ => None,
         }
@@ -294,9 +328,8 @@ impl Column {
             return Ok(array);
         }
         let strict = CastOptions { safe: false, ..CastOptions::default() };
-        cast_with_options(&array, &self.data_type, &strict).map_err(|e| {
-            Error::config(format!("a generated value does not fit {}", self.data_type)).caused_by(e)
-        })
+        cast_with_options(&array, &self.data_type, &strict)
+            .map_err(|e| Error::config(format!("a generated value does not fit {}", self.data_type)).caused_by(e))
     }
 
     /// Numbers for the items of collections: mixed with the row's, so that they are unlike in each row.

@@ -74,10 +74,13 @@ enum Values {
 impl CellColumn {
     pub(super) fn try_new(array: &ArrayRef) -> Result<Self> {
         let values = match array.data_type() {
-            DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::UInt8
-            | DataType::UInt16 | DataType::UInt32 => {
-                Values::Integer(cast(array, &DataType::Int64)?.as_primitive().clone())
-            }
+            DataType::Int8
+            | DataType::Int16
+            | DataType::Int32
+            | DataType::Int64
+            | DataType::UInt8
+            | DataType::UInt16
+            | DataType::UInt32 => Values::Integer(cast(array, &DataType::Int64)?.as_primitive().clone()),
             DataType::UInt64 => Values::Decimal(cast(array, &DataType::Decimal128(20, 0))?.as_primitive().clone(), 0),
             DataType::Boolean => Values::Boolean(array.as_boolean().clone()),
             DataType::Decimal128(_, scale) => Values::Decimal(array.as_primitive().clone(), *scale),
@@ -93,11 +96,18 @@ impl CellColumn {
             DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
                 Values::Binary(cast(array, &DataType::Binary)?.as_binary().clone())
             }
-            DataType::Timestamp(_, _) | DataType::Date32 | DataType::Date64 | DataType::Time32(_)
+            DataType::Timestamp(_, _)
+            | DataType::Date32
+            | DataType::Date64
+            | DataType::Time32(_)
             | DataType::Time64(_) => Values::Quoted(JsonColumn::try_new(array)?),
             DataType::Dictionary(_, value) => return Self::try_new(&cast(array, value)?),
-            DataType::Struct(_) | DataType::List(_) | DataType::Map(_, _) | DataType::LargeList(_)
-            | DataType::FixedSizeList(_, _) | DataType::Null => Values::Json(JsonColumn::try_new(array)?),
+            DataType::Struct(_)
+            | DataType::List(_)
+            | DataType::Map(_, _)
+            | DataType::LargeList(_)
+            | DataType::FixedSizeList(_, _)
+            | DataType::Null => Values::Json(JsonColumn::try_new(array)?),
             other => return Err(Error::config(format!("values of type {other} cannot be DynamoDB attributes"))),
         };
         Ok(Self { array: array.clone(), values })

@@ -5,7 +5,7 @@
 //! flush are one transaction, so a reader sees an epoch of a table wholly or not at all.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,46 +29,55 @@ const MAX_ITEM_BYTES: usize = 400 * 1_024;
 /// How long to wait for another process that holds the file.
 const BUSY: Duration = Duration::from_secs(10);
 
-/// The SQLite file, shared by all sinks of a job.
-#[derive(Clone)]
-pub(crate) struct LocalTables(Arc<Mutex<Connection>>);
-
-impl std::fmt::Debug for LocalTables {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LocalTables")
-    }
+/// The SQLite file, shared by all sinks of a job. It is made when something is first written: a job that could not
+/// start leaves no results behind.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalTables {
+    path: PathBuf,
+    connection: Arc<Mutex<Option<Connection>>>,
 }
 
 impl LocalTables {
-    /// Opens `DIR/dynamodb.sqlite`, or makes it.
-    pub(crate) fn open(local: &Path) -> Result<Self> {
-        let path = local.join("dynamodb.sqlite");
-        let open = || -> rusqlite::Result<Connection> {
-            let connection = Connection::open(&path)?;
-            connection.busy_timeout(BUSY)?;
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", "NORMAL")?;
-            connection.set_prepared_statement_cache_capacity(64);
-            Ok(connection)
-        };
-        std::fs::create_dir_all(local)
-            .map_err(|e| Error::config(format!("'{}' could not be made", local.display())).caused_by(e))?;
-        let connection = open().map_err(|e| failed(&path.display().to_string(), e))?;
-        Ok(Self(Arc::new(Mutex::new(connection))))
+    /// The tables of `DIR/dynamodb.sqlite`.
+    pub(crate) fn new(local: &Path) -> Self {
+        Self { path: local.join("dynamodb.sqlite"), connection: Arc::new(Mutex::new(None)) }
+    }
+
+    fn exist(&self) -> bool {
+        self.path.exists()
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let connection = Connection::open(&self.path)?;
+        connection.busy_timeout(BUSY)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.set_prepared_statement_cache_capacity(64);
+        Ok(connection)
     }
 
     fn with<T>(&self, table: &str, run: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let mut connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        run(&mut connection).map_err(|e| failed(table, e))
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if connection.is_none() {
+            if let Some(folder) = self.path.parent() {
+                std::fs::create_dir_all(folder)
+                    .map_err(|e| Error::config(format!("'{}' could not be made", folder.display())).caused_by(e))?;
+            }
+            *connection = Some(self.connect().map_err(|e| failed(&self.path.display().to_string(), e))?);
+        }
+        match &mut *connection {
+            Some(connection) => run(connection).map_err(|e| failed(table, e)),
+            None => Err(Error::internal("the connection to SQLite is missing")),
+        }
     }
 }
 
 fn failed(table: &str, error: rusqlite::Error) -> Error {
     let message = format!("local DynamoDB table '{table}' could not be used");
     match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
-            Error::unavailable(message).hint("does another program hold dynamodb.sqlite open for writing?").caused_by(error)
-        }
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => Error::unavailable(message)
+            .hint("does another program hold dynamodb.sqlite open for writing?")
+            .caused_by(error),
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
             Error::corrupt(message).caused_by(error)
         }
@@ -93,11 +102,15 @@ pub(super) struct LocalTableSink {
     tables: LocalTables,
     writer: Arc<TableWriter>,
     pending: Vec<Pending>,
+    /// Whether the SQLite table has all columns of the INSERT.
+    prepared: bool,
 }
 
 /// What a flush needs to know of the table.
 struct TableWriter {
     table: String,
+    primary_key: Vec<String>,
+    /// Places of the key's columns.
     keys: Vec<usize>,
     names: Vec<String>,
     /// A NULL leaves the attribute as it is, instead of removing it.
@@ -107,11 +120,15 @@ struct TableWriter {
 }
 
 impl LocalTableSink {
-    /// Makes the SQLite table and its columns where they are missing.
+    /// Makes the SQLite table and its columns where they are missing; where there is no SQLite file yet, the first flush
+    /// does so.
     pub(super) fn open(tables: LocalTables, table: &str, spec: &TableSpec, ignore_nulls: bool) -> Result<Self> {
         let writer = TableWriter::new(table, spec, ignore_nulls)?;
-        writer.prepare(&tables, spec)?;
-        Ok(Self { tables, writer: Arc::new(writer), pending: Vec::new() })
+        let prepared = tables.exist();
+        if prepared {
+            writer.prepare(&tables)?;
+        }
+        Ok(Self { tables, writer: Arc::new(writer), pending: Vec::new(), prepared })
     }
 }
 
@@ -132,6 +149,15 @@ impl TableWriter {
         };
         let keys = spec.primary_key.iter().map(position).collect::<Result<Vec<_>>>()?;
         let names: Vec<String> = spec.schema.fields().iter().map(|f| f.name().clone()).collect();
+        let mut lower: Vec<String> = names.iter().map(|n| n.to_ascii_lowercase()).collect();
+        lower.sort();
+        if let Some(twice) = lower.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::config(format!(
+                "table '{}': two attributes are named '{}' but for case",
+                spec.name, twice[0]
+            ))
+            .hint("DynamoDB takes both, the SQLite file of --local does not: rename one"));
+        }
         let columns: Vec<String> = names.iter().map(|n| quoted(n)).collect();
         let key_columns: Vec<&str> = keys.iter().map(|k| columns[*k].as_str()).collect();
         let others = columns.iter().enumerate().filter(|(i, _)| !keys.contains(i));
@@ -152,12 +178,20 @@ impl TableWriter {
         );
         let condition: Vec<String> = key_columns.iter().map(|k| format!("{k}=?")).collect();
         let delete = format!("DELETE FROM {} WHERE {}", quoted(table), condition.join(" AND "));
-        Ok(Self { table: table.to_owned(), keys, names, ignore_nulls, upsert, delete })
+        Ok(Self {
+            table: table.to_owned(),
+            primary_key: spec.primary_key.clone(),
+            keys,
+            names,
+            ignore_nulls,
+            upsert,
+            delete,
+        })
     }
 
     /// Columns have no type, so that SQLite stores what is bound as it is.
-    fn prepare(&self, tables: &LocalTables, spec: &TableSpec) -> Result<()> {
-        let keys: Vec<String> = spec.primary_key.iter().map(|k| quoted(k)).collect();
+    fn prepare(&self, tables: &LocalTables) -> Result<()> {
+        let keys: Vec<String> = self.primary_key.iter().map(|k| quoted(k)).collect();
         let keys = keys.join(",");
         let create =
             format!("CREATE TABLE IF NOT EXISTS {}({keys},PRIMARY KEY({keys})) WITHOUT ROWID", quoted(&self.table));
@@ -183,12 +217,12 @@ impl TableWriter {
             found.sort_by_key(|(_, pk)| *pk);
             Ok(found.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
         })?;
-        if found_keys != spec.primary_key {
+        if found_keys != self.primary_key {
             return Err(Error::config(format!(
                 "local DynamoDB table '{}' exists with the key ({}), the SQL has ({})",
                 self.table,
                 found_keys.join(", "),
-                spec.primary_key.join(", ")
+                self.primary_key.join(", ")
             ))
             .hint("a table keeps its key: use another table-name, or drop the table in dynamodb.sqlite"));
         }
@@ -329,9 +363,15 @@ impl Sink for LocalTableSink {
             return Ok(WriteOutcome::default());
         }
         let pending = std::mem::take(&mut self.pending);
-        let (writer, tables) = (Arc::clone(&self.writer), self.tables.clone());
-        let task = tokio::task::spawn_blocking(move || writer.flush(&tables, &pending));
+        let (writer, tables, prepared) = (Arc::clone(&self.writer), self.tables.clone(), self.prepared);
+        let task = tokio::task::spawn_blocking(move || {
+            if !prepared {
+                writer.prepare(&tables)?;
+            }
+            writer.flush(&tables, &pending)
+        });
         task.await.map_err(|e| Error::internal("the task that wrote to SQLite died").caused_by(e))??;
+        self.prepared = true;
         Ok(WriteOutcome::default())
     }
 

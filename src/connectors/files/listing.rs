@@ -35,7 +35,9 @@ pub(super) fn list(root: &Path) -> Result<Vec<ListedFile>> {
         walk(root, &mut files)?;
         files.sort_by(|a, b| a.path.cmp(&b.path));
     }
-    if let Some(packed) = files.iter().find(|f| f.path.extension().is_some_and(|e| e == "gz" || e == "zst" || e == "bz2")) {
+    if let Some(packed) =
+        files.iter().find(|f| f.path.extension().is_some_and(|e| e == "gz" || e == "zst" || e == "bz2"))
+    {
         return Err(Error::config(format!("'{}': compressed text files are not read", packed.path.display()))
             .hint("unpack it first"));
     }
@@ -83,8 +85,12 @@ pub(super) fn partition_values(root: &Path, file: &Path, spec: &TableSpec) -> Re
         let array: ArrayRef = Arc::new(StringArray::from(vec![text]));
         let strict = CastOptions { safe: false, ..CastOptions::default() };
         let value = cast_with_options(&array, field.data_type(), &strict).map_err(|e| {
-            Error::data(format!("'{}': the folder's value of '{name}' is no {}", file.display(), type_name(field.data_type())))
-                .caused_by(e)
+            Error::data(format!(
+                "'{}': the folder's value of '{name}' is no {}",
+                file.display(),
+                type_name(field.data_type())
+            ))
+            .caused_by(e)
         })?;
         values.push((name.clone(), value));
     }

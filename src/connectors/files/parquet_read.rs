@@ -7,7 +7,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array, new_null_array,
+};
 use arrow::compute::{CastOptions, cast_with_options, take};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use parquet::arrow::ProjectionMask;
@@ -17,9 +19,7 @@ use parquet::arrow::arrow_reader::{
 
 use crate::connectors::blocking::ChunkReader;
 use crate::connectors::line_file::{io_error, modified_ms};
-use crate::contracts::{
-    Arrivals, Error, Fetch, Position, Result, RowChunk, SequenceNumbers, SplitId, StartPosition,
-};
+use crate::contracts::{Arrivals, Error, Fetch, Position, Result, RowChunk, SequenceNumbers, SplitId, StartPosition};
 
 /// Rows of a batch: large enough that the cost of a batch is small, small enough for the cache.
 const BATCH_ROWS: usize = 16_384;
@@ -158,8 +158,12 @@ impl ParquetFile {
             }
             match batch.column_by_name(field.name()) {
                 Some(column) => adapt(column, field.data_type()).map_err(|e| {
-                    Error::data(format!("'{}': column '{}' does not fit its declared type", self.path.display(), field.name()))
-                        .caused_by(e)
+                    Error::data(format!(
+                        "'{}': column '{}' does not fit its declared type",
+                        self.path.display(),
+                        field.name()
+                    ))
+                    .caused_by(e)
                 }),
                 None => Ok(new_null_array(field.data_type(), rows)),
             }
@@ -175,9 +179,8 @@ impl ParquetFile {
 impl ChunkReader for ParquetFile {
     fn read(&mut self) -> Result<Option<Fetch>> {
         let Some(batch) = self.reader.next() else { return Ok(None) };
-        let batch = batch.map_err(|e| {
-            Error::data(format!("'{}' cannot be read as Parquet", self.path.display())).caused_by(e)
-        })?;
+        let batch = batch
+            .map_err(|e| Error::data(format!("'{}' cannot be read as Parquet", self.path.display())).caused_by(e))?;
         let batch = self.rows(&batch)?;
         let first = self.next_row;
         self.next_row += batch.num_rows() as u64;

@@ -31,7 +31,9 @@ const SAMPLE_LEAST: usize = 256;
 pub(super) fn compression(spec: &TableSpec) -> Result<Compression> {
     match spec.option("parquet.compression").unwrap_or("SNAPPY").to_ascii_uppercase().as_str() {
         "SNAPPY" => Ok(Compression::SNAPPY),
-        "ZSTD" => Ok(Compression::ZSTD(ZstdLevel::try_new(1).map_err(|e| Error::internal("zstd level 1").caused_by(e))?)),
+        "ZSTD" => {
+            Ok(Compression::ZSTD(ZstdLevel::try_new(1).map_err(|e| Error::internal("zstd level 1").caused_by(e))?))
+        }
         "UNCOMPRESSED" | "NONE" => Ok(Compression::UNCOMPRESSED),
         other => Err(Error::config(format!("table '{}': Parquet compression '{other}' is not built in", spec.name))
             .hint("SNAPPY, ZSTD or UNCOMPRESSED")),

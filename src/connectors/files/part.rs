@@ -40,19 +40,21 @@ impl PartNames {
         format!("{}-{}-{seq}", self.job, self.generation)
     }
 
-    /// Whether `name` is a hidden file that an earlier generation of this job left behind.
+    /// Whether `name` is a hidden file that an earlier run of this job left behind. A run that crashed before it saved
+    /// anything had this run's generation; a number that this run has not given out yet tells its files.
     fn is_leftover(&self, name: &str) -> bool {
-        let generation = || {
+        let numbers = || {
             let rest = name.strip_prefix(".part-")?.strip_prefix(&*self.job)?.strip_prefix('-')?;
             let (generation, rest) = rest.split_once('-')?;
             let (seq, _extension) = rest.split_once('.')?;
-            seq.parse::<u64>().ok()?;
-            generation.parse::<u64>().ok()
+            Some((generation.parse::<u64>().ok()?, seq.parse::<u64>().ok()?))
         };
-        generation().is_some_and(|g| g < self.generation)
+        numbers().is_some_and(|(generation, seq)| {
+            generation < self.generation || (generation == self.generation && seq >= self.next.load(Ordering::Relaxed))
+        })
     }
 
-    /// Removes what earlier generations left behind below `folder`.
+    /// Removes what earlier runs left behind below `folder`.
     pub(super) fn remove_leftovers(&self, folder: &Path) -> Result<()> {
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
@@ -99,7 +101,10 @@ impl PartFile {
             }
             match OpenOptions::new().write(true).create_new(true).open(&temporary) {
                 Ok(file) => return Ok((Self { temporary, path }, file)),
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                // No other file of this run has that name: a run that crashed left it.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                    std::fs::remove_file(&temporary).map_err(|e| io_error(&temporary, "removed", e))?;
+                }
                 Err(e) => return Err(io_error(&temporary, "made", e)),
             }
         }
@@ -127,9 +132,13 @@ pub(super) fn commit(committable: &Committable) -> Result<()> {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.exists() => return Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Error::corrupt(format!("staged file '{}' is gone, and '{}' is not there", temporary.display(), path.display()))
-                .hint("its rows are lost from this folder: run the job again with --fresh")
-                .caused_by(e));
+            return Err(Error::corrupt(format!(
+                "staged file '{}' is gone, and '{}' is not there",
+                temporary.display(),
+                path.display()
+            ))
+            .hint("its rows are lost from this folder: run the job again with --fresh")
+            .caused_by(e));
         }
         Err(e) => return Err(io_error(&path, "committed", e)),
     }
@@ -145,12 +154,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leftovers_are_those_of_earlier_generations_of_this_job() {
+    fn leftovers_are_those_of_earlier_runs_of_this_job() {
         let names = PartNames::new("my-job", 3);
         assert!(names.next().starts_with("my_job-3-0"));
         for (name, leftover) in [
             (".part-my_job-2-17.parquet", true),
-            (".part-my_job-3-17.parquet", false),
+            (".part-my_job-3-17.parquet", true),
+            (".part-my_job-3-0.parquet", false),
+            (".part-my_job-4-17.parquet", false),
             (".part-other-1-1.parquet", false),
             ("part-my_job-1-1.parquet", false),
             (".part-my_job-x-1.parquet", false),

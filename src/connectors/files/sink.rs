@@ -14,9 +14,7 @@ use indexmap::IndexMap;
 use parquet::basic::Compression;
 
 use crate::connectors::options::Options;
-use crate::contracts::{
-    ChangeKind, Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome,
-};
+use crate::contracts::{ChangeKind, Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 use crate::formats::csv::CsvOptions;
 use crate::formats::datetime::TimestampStyle;
 use crate::formats::write_json::JsonStyle;
@@ -129,8 +127,7 @@ impl FileSink {
         &mut self,
         work: impl FnOnce(&mut Files) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let mut files =
-            self.files.take().ok_or_else(|| Error::internal("a file sink was used after it had failed"))?;
+        let mut files = self.files.take().ok_or_else(|| Error::internal("a file sink was used after it had failed"))?;
         let task = tokio::task::spawn_blocking(move || {
             let result = work(&mut files);
             (files, result)
@@ -192,8 +189,7 @@ impl Files {
                 // The longest open one: partitions of event time move forward.
                 self.close(0)?;
             }
-            let (part, file) =
-                PartFile::create(&self.root.join(&folder), &self.names, self.encoding.extension())?;
+            let (part, file) = PartFile::create(&self.root.join(&folder), &self.names, self.encoding.extension())?;
             let writer = Writer::open(file, part.path(), &self.encoding, &in_file)?;
             self.open.insert(folder.clone(), OpenFile { part, writer, opened_ms: None });
         }

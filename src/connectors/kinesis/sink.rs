@@ -43,7 +43,12 @@ impl LocalStreamSink {
         let encoding = match spec.require("format")? {
             "json" => Encoding::Json(style),
             "csv" => Encoding::Csv(CsvOptions::of(spec)?),
-            other => return Err(Error::config(format!("table '{}': records in format '{other}' cannot be written", spec.name))),
+            other => {
+                return Err(Error::config(format!(
+                    "table '{}': records in format '{other}' cannot be written",
+                    spec.name
+                )));
+            }
         };
         let key = |name: &String| {
             spec.schema.index_of(name).map_err(|_| {
@@ -102,7 +107,8 @@ impl Sink for LocalStreamSink {
         if changes.kinds.is_some() {
             return Err(Error::config("a stream takes append streams only").hint("write updates to a keyed table"));
         }
-        let keys = self.key_columns.iter().map(|c| JsonColumn::try_new(batch.column(*c))).collect::<Result<Vec<_>>>()?;
+        let keys =
+            self.key_columns.iter().map(|c| JsonColumn::try_new(batch.column(*c))).collect::<Result<Vec<_>>>()?;
         let mut write: Box<dyn FnMut(usize, &mut Vec<u8>) + Send> = match &self.encoding {
             Encoding::Json(style) => {
                 let rows = JsonRows::try_new(batch, *style)?;

@@ -11,9 +11,7 @@ use std::io::Write;
 use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 
-use crate::contracts::{
-    ChangeKind, Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome,
-};
+use crate::contracts::{ChangeKind, Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
 use super::options::Options;
 use values::PrintColumn;

@@ -64,8 +64,14 @@ impl PrintColumn {
             String::from_utf8_lossy(&text).trim_matches('"').to_owned()
         };
         match self {
-            Self::Text(a) | Self::Binary(a) | Self::Float32(a) | Self::Float64(a) | Self::Timestamp(a, ..)
-            | Self::List(a, _) | Self::Map(a, ..) | Self::Row(a, _)
+            Self::Text(a)
+            | Self::Binary(a)
+            | Self::Float32(a)
+            | Self::Float64(a)
+            | Self::Timestamp(a, ..)
+            | Self::List(a, _)
+            | Self::Map(a, ..)
+            | Self::Row(a, _)
                 if a.is_null(row) =>
             {
                 out.push_str("null");
@@ -86,7 +92,11 @@ impl PrintColumn {
             }
             Self::Timestamp(values, column, unit, _) => {
                 let value = values.as_primitive::<arrow::datatypes::Int64Type>().value(row);
-                out.push_str(&java_time(&json(column), value.rem_euclid(per_second(*unit) * 60) == 0, self.is_instant()));
+                out.push_str(&java_time(
+                    &json(column),
+                    value.rem_euclid(per_second(*unit) * 60) == 0,
+                    self.is_instant(),
+                ));
             }
             Self::Time(column) => {
                 let text = json(column);
@@ -190,11 +200,43 @@ mod tests {
     #[test]
     fn doubles_as_java_prints_them() {
         for (value, text) in [
-            (0.0, "0.0"), (-0.0, "-0.0"), (1.0, "1.0"), (0.1, "0.1"), (100.0, "100.0"), (1234567.0, "1234567.0"),
-            (1e7, "1.0E7"), (1.5e10, "1.5E10"), (0.001, "0.001"), (0.00015, "1.5E-4"), (-2.25, "-2.25"),
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (100.0, "100.0"),
+            (1234567.0, "1234567.0"),
+            (1e7, "1.0E7"),
+            (1.5e10, "1.5E10"),
+            (0.001, "0.001"),
+            (0.00015, "1.5E-4"),
+            (-2.25, "-2.25"),
         ] {
             assert_eq!(java_double(value, &format!("{value:e}")), text);
         }
+    }
+
+    #[test]
+    fn rows_as_flink_prints_them() {
+        use arrow::array::{Float64Array, ListArray, StringViewArray, StructArray, TimestampMillisecondArray};
+        use arrow::datatypes::{Field, Int32Type};
+        use std::sync::Arc;
+
+        let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None])]);
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("s", Arc::new(StringViewArray::from(vec!["it's \"quoted\""]))),
+            ("t", Arc::new(TimestampMillisecondArray::from(vec![1_770_890_400_000]))),
+            ("z", Arc::new(TimestampMillisecondArray::from(vec![1_770_890_400_120]).with_timezone("UTC"))),
+            ("d", Arc::new(Float64Array::from(vec![1e10]))),
+            ("l", Arc::new(list)),
+            ("n", Arc::new(StringViewArray::from(vec![None::<&str>]))),
+        ];
+        let fields: arrow::datatypes::Fields =
+            columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
+        let row = StructArray::new(fields, columns.into_iter().map(|c| c.1).collect(), None);
+        let mut out = String::new();
+        PrintColumn::try_new(&(Arc::new(row) as ArrayRef)).unwrap().write(0, &mut out);
+        assert_eq!(out, "+I[it's \"quoted\", 2026-02-12T10:00, 2026-02-12T10:00:00.120Z, 1.0E10, [1, null], null]");
     }
 
     #[test]

@@ -33,7 +33,11 @@ const ATTRIBUTES: JsonStyle = JsonStyle { timestamps: TimestampStyle::Rfc3339Mil
 
 /// Removes a last line that a crash cut off: it never was a message. Returns the file's length.
 fn cut_torn_line(path: &Path) -> std::io::Result<u64> {
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        Err(e) => return Err(e),
+    };
     file.lock()?;
     let length = file.metadata()?.len();
     let from = length.saturating_sub(2 * MAX_MESSAGE_BYTES as u64);
@@ -80,9 +84,7 @@ impl LocalTopicSink {
             return Err(Error::config(format!("'{topic}' is no name for an SNS topic (table '{}')", spec.name))
                 .hint("letters, digits, '_' and '-', or an ARN"));
         }
-        let folder = local.join("sns");
-        std::fs::create_dir_all(&folder).map_err(|e| io_error(&folder, "made", e))?;
-        let path = folder.join(format!("{topic}.jsonl"));
+        let path = local.join("sns").join(format!("{topic}.jsonl"));
         let length_before = cut_torn_line(&path).map_err(|e| io_error(&path, "opened", e))?;
         Ok(Self {
             path,
@@ -111,6 +113,9 @@ impl LocalTopicSink {
     }
 
     fn publish(&mut self, epoch: EpochNumber, now_ms: i64) -> std::io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&self.path)?;
         file.lock()?;
         if self.published.is_none() {
@@ -129,7 +134,13 @@ impl LocalTopicSink {
             write_string(&message.id, &mut out);
             out.extend_from_slice(&message.members);
             out.extend_from_slice(b",\"published_at\":\"");
-            write_timestamp(now_ms, arrow::datatypes::TimeUnit::Millisecond, true, TimestampStyle::Rfc3339Millis, &mut out);
+            write_timestamp(
+                now_ms,
+                arrow::datatypes::TimeUnit::Millisecond,
+                true,
+                TimestampStyle::Rfc3339Millis,
+                &mut out,
+            );
             out.extend_from_slice(format!("\",\"epoch\":{}}}\n", epoch.0).as_bytes());
         }
         file.write_all(&out)
@@ -148,7 +159,8 @@ fn text_at(column: Option<&ArrayRef>, row: usize) -> Option<&str> {
 /// The columns of a batch whose names are not among `without`.
 fn project_without(batch: &RecordBatch, without: &[&str]) -> Result<RecordBatch> {
     let schema = batch.schema();
-    let keep: Vec<usize> = (0..batch.num_columns()).filter(|i| !without.contains(&schema.field(*i).name().as_str())).collect();
+    let keep: Vec<usize> =
+        (0..batch.num_columns()).filter(|i| !without.contains(&schema.field(*i).name().as_str())).collect();
     Ok(batch.project(&keep)?)
 }
 
@@ -204,7 +216,11 @@ impl LocalTopicSink {
                 members.extend_from_slice(b",\"message\":");
                 write_string(body, &mut members);
                 members.extend_from_slice(b",\"attributes\":");
-                if bodies.is_some() { attributes.write(row, &mut members) } else { members.extend_from_slice(b"{}") }
+                if bodies.is_some() {
+                    attributes.write(row, &mut members)
+                } else {
+                    members.extend_from_slice(b"{}")
+                }
                 messages.push(Message { id: self.id(&identity), members });
             }
         }

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, ListBuilder, StringViewArray, StringViewBuilder};
 use datafusion::common::{Result, exec_err};
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::call::{Call, Column};

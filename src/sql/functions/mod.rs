@@ -7,7 +7,7 @@
 //!
 //! An expression passes through four stations:
 //!
-//! 1. [`syntax`]: sqlparser's hooks read what it does not know (`CAST(x AS ROW<…>)`, `JSON_VALUE(… RETURNING …)`).
+//! 1. `syntax`: sqlparser's hooks read what it does not know (`CAST(x AS ROW<…>)`, `JSON_VALUE(… RETURNING …)`).
 //! 2. [`rewrite`]: on the syntax tree, forms whose meaning differs become calls of our functions.
 //! 3. [`expr_planners`]: operators whose result depends on types (decimal division) while DataFusion plans.
 //! 4. The functions: [`register`] puts them over DataFusion's own, which stay callable under other names.

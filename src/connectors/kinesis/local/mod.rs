@@ -27,9 +27,7 @@ pub use stream::{
 
 use crate::connectors::blocking::BlockingReader;
 use crate::connectors::line_file::{AtEnd, LineFile, io_error, open_blocking, split_id};
-use crate::contracts::{
-    Boundedness, Clock, Position, Result, Source, Split, SplitReader, StartPosition,
-};
+use crate::contracts::{Boundedness, Clock, Position, Result, Source, Split, SplitReader, StartPosition};
 use crate::formats::lines::Framing;
 
 use reader::LogReader;

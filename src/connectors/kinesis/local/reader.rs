@@ -125,7 +125,8 @@ impl LogReader {
     fn fill(&mut self, want: usize) -> Result<Vec<u8>> {
         let mut buffer = self.pool.take(want + RECORD_PADDING);
         if let Some(mut file) = self.file.as_ref() {
-            let read = file.seek(SeekFrom::Start(self.offset)).and_then(|_| file.take(want as u64).read_to_end(&mut buffer));
+            let read =
+                file.seek(SeekFrom::Start(self.offset)).and_then(|_| file.take(want as u64).read_to_end(&mut buffer));
             read.map_err(|e| io_error(&self.path, "read", e))?;
         }
         Ok(buffer)
@@ -135,8 +136,12 @@ impl LogReader {
     fn stalled(&mut self, damaged: bool) -> Result<Option<Fetch>> {
         self.damaged_looks = if damaged { self.damaged_looks + 1 } else { 0 };
         if self.damaged_looks > PATIENCE {
-            return Err(Error::corrupt(format!("shard log '{}' is damaged at byte {}", self.path.display(), self.offset))
-                .hint("restore the file, or delete the stream's folder and produce again"));
+            return Err(Error::corrupt(format!(
+                "shard log '{}' is damaged at byte {}",
+                self.path.display(),
+                self.offset
+            ))
+            .hint("restore the file, or delete the stream's folder and produce again"));
         }
         self.stalled_at = if damaged { None } else { Some(self.length()?) };
         Ok(None)

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::connectors::line_file::io_error;
 use crate::contracts::{Error, Result};
 
-use super::log::{FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, check_file_header, file_header, holds_a_frame};
+use super::log::{
+    FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FrameBuilder, FrameHeader, check_file_header, file_header, holds_a_frame,
+};
 
 /// A torn frame is at most a put; so far behind it is looked for whole frames before anything is cut off.
 const MAX_TORN_BYTES: u64 = 16 << 20;

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +113,8 @@ impl LocalStream {
         let description = describe_or_create(local, name, shards, clock.as_ref())?;
         let folder = stream_folder(local, name);
         let shards = &description.shards;
-        let writers = shards.iter().map(|s| ShardWriter::open(&log_path(&folder, &s.shard_id))).collect::<Result<_>>()?;
+        let writers =
+            shards.iter().map(|s| ShardWriter::open(&log_path(&folder, &s.shard_id))).collect::<Result<_>>()?;
         let frames = shards.iter().map(|_| FrameBuilder::default()).collect();
         Ok(Self { description, writers, frames, clock })
     }
@@ -179,7 +181,8 @@ pub(super) fn describe(folder: &Path) -> Result<Option<StreamDescription>> {
     Ok(Some(description))
 }
 
-/// Description of a stream, which is made when there is none. Two processes may do so at once: one wins.
+/// Description of a stream, which is made when there is none. Several may do so at once, also in other
+/// processes: one wins.
 pub(super) fn describe_or_create(
     local: &Path,
     name: &str,
@@ -204,10 +207,14 @@ pub(super) fn describe_or_create(
             ending_hash_key: last.to_string(),
         }
     });
-    let made = StreamDescription { version: 1, name: name.to_owned(), created_ms: clock.now_ms(), shards: shards.collect() };
+    let made =
+        StreamDescription { version: 1, name: name.to_owned(), created_ms: clock.now_ms(), shards: shards.collect() };
     let text = serde_json::to_vec_pretty(&made).map_err(|e| Error::internal("stream.json").caused_by(e))?;
     let path = folder.join("stream.json");
-    let temporary = folder.join(format!(".stream.json.{}", std::process::id()));
+    // Unlike any other maker's, in this process or another.
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    let temporary = folder.join(format!(".stream.json.{}.{number}", std::process::id()));
     let written = std::fs::File::create(&temporary).and_then(|mut file| file.write_all(&text));
     written.map_err(|e| io_error(&temporary, "written", e))?;
     // A hard link fails when the name exists: whoever links first has made the stream.

@@ -1,0 +1,359 @@
+//! The program as a person meets it: help, checks, explanations, runs, and what happens between two runs.
+//!
+//! `INSTA_UPDATE=always cargo test --test cli` writes the snapshots anew.
+
+#![expect(clippy::disallowed_methods, reason = "the program under test lives in real time")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use insta::assert_snapshot;
+use regex::Regex;
+use tempfile::TempDir;
+
+const COMMANDS: [&str; 6] = ["run", "check", "explain", "produce", "backfill", "demo"];
+
+/// A folder of its own for a test.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A folder with these files.
+    fn with(files: &[(&str, &str)]) -> Self {
+        let place = Self::new();
+        for (name, text) in files {
+            std::fs::write(place.path().join(name), text).unwrap();
+        }
+        place
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        command.args(args).current_dir(self.path()).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("COLUMNS").env_remove("RUST_LOG");
+        command
+    }
+
+    fn output(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// What a command says and how it ends, without what differs from run to run.
+    fn said(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        let mut text = format!("$ tidemill {}\n", args.join(" "));
+        text.push_str(&String::from_utf8_lossy(&output.stdout));
+        if !output.stderr.is_empty() {
+            text.push_str(&format!("--- standard error\n{}", String::from_utf8_lossy(&output.stderr)));
+        }
+        text.push_str(&format!("--- exit code {}\n", output.status.code().unwrap_or(-1)));
+        self.normal(&text)
+    }
+
+    fn normal(&self, text: &str) -> String {
+        let text =
+            text.replace(&self.path().display().to_string(), "[DIR]").replace(env!("CARGO_MANIFEST_DIR"), "[TOP]");
+        let time = Regex::new(r"in \d+\.\d+ s \(\d+ events/s\), \d+ epochs").unwrap();
+        let text = time.replace_all(&text, "in [N] s ([N] events/s), [N] epochs");
+        let lines = text.lines().map(str::trim_end).collect::<Vec<_>>();
+        lines.join("\n")
+    }
+
+    fn sqlite(&self, query: &str) -> Option<i64> {
+        // Reading only: opening a file that is not there would make one.
+        let read_only = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let path = self.path().join("local/dynamodb.sqlite");
+        let connection = rusqlite::Connection::open_with_flags(path, read_only).ok()?;
+        connection.query_row(query, [], |row| row.get(0)).ok()
+    }
+}
+
+fn top(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A file with the first lines of the real events, from line `from`.
+fn events(place: &Place, name: &str, from: usize, count: usize) {
+    let text = std::fs::read_to_string(top("tests/data/weblog.jsonl")).unwrap();
+    let lines: Vec<&str> = text.lines().skip(from).take(count).collect();
+    std::fs::write(place.path().join(name), lines.join("\n") + "\n").unwrap();
+}
+
+/// Counts events by type, from a stream into a table.
+const COUNTS: &str = "\
+CREATE TABLE events (event_type STRING, `timestamp` TIMESTAMP_LTZ(3), WATERMARK FOR `timestamp` AS `timestamp` - INTERVAL '5' SECOND)
+WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
+CREATE TABLE counts (event_type STRING, events BIGINT, PRIMARY KEY (event_type) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
+INSERT INTO counts SELECT event_type, COUNT(*) FROM events GROUP BY event_type;
+";
+
+const TOTAL: &str = "SELECT SUM(events) FROM counts";
+
+/// One of each kind of query.
+const SMALL_JOB: &str = "\
+CREATE TABLE events (
+  event_type STRING,
+  `timestamp` TIMESTAMP_LTZ(3),
+  data ROW<user_id STRING, page STRING>,
+  WATERMARK FOR `timestamp` AS `timestamp` - INTERVAL '5' SECOND
+) WITH ('connector' = 'filesystem', 'path' = '${IN:-events.jsonl}', 'format' = 'json');
+CREATE TABLE page_views (page STRING, views BIGINT, PRIMARY KEY (page) NOT ENFORCED)
+WITH ('connector' = 'filesystem', 'path' = 'out/page_views', 'format' = 'json');
+CREATE TABLE per_hour (hour_start TIMESTAMP(3), views BIGINT, visitors BIGINT) WITH ('connector' = 'blackhole');
+INSERT INTO page_views SELECT data.page, COUNT(*) FROM events
+WHERE event_type = 'page_view' AND REQUIRE(data.page <> '/favicon.ico', 'an icon is no page') GROUP BY data.page;
+INSERT INTO per_hour SELECT window_start, COUNT(*), COUNT(DISTINCT data.user_id)
+FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(`timestamp`), INTERVAL '1' HOUR)) GROUP BY window_start, window_end;
+";
+
+#[test]
+fn help_of_the_program() {
+    assert_snapshot!(Place::new().said(&["--help"]));
+}
+
+#[test]
+fn help_of_each_command() {
+    for command in COMMANDS {
+        assert_snapshot!(format!("help_{command}"), Place::new().said(&[command, "--help"]));
+    }
+}
+
+#[test]
+fn every_command_has_help() {
+    let place = Place::new();
+    let help = String::from_utf8(place.output(&["--help"]).stdout).unwrap();
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names: Vec<&str> = listed
+        .filter(|l| l.starts_with("  ") && !l.starts_with("   "))
+        .filter_map(|l| l.split_whitespace().next())
+        .collect();
+    assert!(COMMANDS.iter().all(|command| names.contains(command)), "{names:?}");
+    for name in names.into_iter().filter(|name| *name != "help") {
+        let output = place.output(&[name, "--help"]);
+        assert!(output.status.success(), "{name} --help");
+        assert!(output.stdout.len() > 200, "{name} --help says next to nothing");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    let place = Place::with(&[("job.sql", SMALL_JOB)]);
+    assert_snapshot!("usage_unknown_option", place.said(&["run", "job.sql", "--dran"]));
+    assert_snapshot!("usage_both_endings", place.said(&["run", "job.sql", "--drain", "--once"]));
+    assert_snapshot!("usage_wrong_time", place.said(&["run", "job.sql", "--from", "yesterday"]));
+}
+
+#[test]
+fn check_of_a_good_job() {
+    let place = Place::with(&[("job.sql", SMALL_JOB)]);
+    assert_snapshot!(place.said(&["check", "job.sql"]));
+}
+
+#[test]
+fn check_names_what_flink_does_not_take() {
+    let place = Place::with(&[("job.sql", SMALL_JOB)]);
+    assert_snapshot!(place.said(&["check", "--flink", "job.sql"]));
+}
+
+#[test]
+fn check_of_a_misspelt_column() {
+    let place = Place::with(&[("job.sql", &SMALL_JOB.replace("SELECT data.page,", "SELECT data.pge,"))]);
+    assert_snapshot!(place.said(&["check", "job.sql"]));
+}
+
+#[test]
+fn check_of_a_window_without_a_watermark() {
+    let without = SMALL_JOB.replace(",\n  WATERMARK FOR `timestamp` AS `timestamp` - INTERVAL '5' SECOND", "");
+    let place = Place::with(&[("job.sql", &without)]);
+    assert_snapshot!(place.said(&["check", "job.sql"]));
+}
+
+#[test]
+fn check_of_updates_into_a_table_without_a_key() {
+    let place = Place::with(&[("job.sql", &SMALL_JOB.replace(", PRIMARY KEY (page) NOT ENFORCED", ""))]);
+    assert_snapshot!(place.said(&["check", "job.sql"]));
+}
+
+#[test]
+fn check_shows_all_errors_of_all_files() {
+    let tables = SMALL_JOB.split("INSERT").next().unwrap();
+    let place = Place::with(&[
+        ("a.sql", tables),
+        ("b.sql", "INSERT INTO page_views SELECT data.page, CUONT(*) FROM events GROUP BY data.page;\n"),
+        ("c.sql", "INSERT INTO per_hours SELECT 1;\n"),
+    ]);
+    assert_snapshot!(place.said(&["check", "."]));
+}
+
+#[test]
+fn explain_for_people() {
+    let place = Place::with(&[("job.sql", SMALL_JOB)]);
+    assert_snapshot!(place.said(&["explain", "job.sql"]));
+}
+
+#[test]
+fn explain_for_programs() {
+    let place = Place::with(&[("job.sql", SMALL_JOB)]);
+    let output = place.output(&["explain", "job.sql", "--format", "json"]);
+    let parsed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(parsed["queries"].as_array().map(Vec::len), Some(2));
+    assert_snapshot!(String::from_utf8(output.stdout).unwrap());
+}
+
+#[test]
+fn run_and_its_summary() {
+    let place = Place::with(&[("job.sql", SMALL_JOB)]);
+    events(&place, "events.jsonl", 0, 1_000);
+    let mut lines = std::fs::read_to_string(place.path().join("events.jsonl")).unwrap();
+    let icons =
+        lines.lines().filter(|l| l.contains("\"page_view\"") && l.contains("\"page\":\"/favicon.ico\"")).count();
+    lines.push_str("{\"event_type\":\"page_view\",\"timestamp\":\"soon\"}\n{\"event_type\":\n");
+    std::fs::write(place.path().join("events.jsonl"), lines).unwrap();
+    assert_snapshot!(place.said(&["run", "job.sql", "--drain", "--local", "local"]));
+    let errors: Vec<PathBuf> =
+        std::fs::read_dir(place.path().join("local/errors")).unwrap().map(|e| e.unwrap().path()).collect();
+    let text: String = errors.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    for (reason, count) in [("bad_timestamp", 1), ("invalid_syntax", 1), ("an icon is no page", icons)] {
+        let found = text.matches(&format!("\"reason\":\"{reason}\"")).count();
+        assert_eq!(found, count, "lines with the reason '{reason}' in\n{text}");
+    }
+}
+
+#[test]
+fn a_failing_query_is_named_and_ends_the_job() {
+    let failing =
+        SMALL_JOB.replace("SELECT window_start, COUNT(*)", "SELECT window_start, SUM(CAST(data.page AS BIGINT))");
+    let place = Place::with(&[("job.sql", &failing)]);
+    events(&place, "events.jsonl", 0, 100);
+    assert_snapshot!(place.said(&["run", "job.sql", "--drain", "--local", "local"]));
+    assert!(!place.path().join("local/checkpoints").exists(), "a failed run must not save its state");
+}
+
+#[test]
+fn the_second_run_goes_on_where_the_first_stopped() {
+    let place = Place::with(&[("counts.sql", COUNTS)]);
+    events(&place, "first.jsonl", 0, 300);
+    events(&place, "second.jsonl", 300, 200);
+    let produce = |file: &str| place.said(&["produce", "clicks", "--local", "local", "--from", file]);
+    let run = || place.said(&["run", "counts.sql", "--local", "local", "--once"]);
+    assert_snapshot!("produce", produce("first.jsonl"));
+    assert!(run().contains("300 records"));
+    assert_eq!(place.sqlite(TOTAL), Some(300));
+    assert!(run().contains("\n0 records"), "everything has been read already");
+    produce("second.jsonl");
+    assert!(run().contains("200 records"));
+    assert_eq!(place.sqlite(TOTAL), Some(500), "the counts go on, they do not start anew");
+}
+
+#[test]
+fn results_without_saved_state_are_not_written_over() {
+    let place = Place::with(&[("counts.sql", COUNTS)]);
+    events(&place, "first.jsonl", 0, 50);
+    place.said(&["produce", "clicks", "--local", "local", "--from", "first.jsonl"]);
+    place.said(&["run", "counts.sql", "--local", "local", "--drain"]);
+    std::fs::remove_dir_all(place.path().join("local/checkpoints")).unwrap();
+    assert_snapshot!(place.said(&["run", "counts.sql", "--local", "local", "--drain"]));
+    let fresh = place.said(&["run", "counts.sql", "--local", "local", "--drain", "--fresh"]);
+    assert!(fresh.contains("50 records"), "{fresh}");
+    assert_eq!(place.sqlite(TOTAL), Some(50));
+}
+
+#[test]
+fn a_changed_query_does_not_take_the_state_of_the_old_one() {
+    let place = Place::with(&[("counts.sql", COUNTS)]);
+    events(&place, "first.jsonl", 0, 50);
+    place.said(&["produce", "clicks", "--local", "local", "--from", "first.jsonl"]);
+    place.said(&["run", "counts.sql", "--local", "local", "--once"]);
+    std::fs::write(place.path().join("counts.sql"), COUNTS.replace("COUNT(*)", "COUNT(DISTINCT `timestamp`)")).unwrap();
+    assert_snapshot!(place.said(&["run", "counts.sql", "--local", "local", "--once"]));
+}
+
+#[test]
+fn without_local_an_aws_table_is_refused_with_a_hint() {
+    let place = Place::with(&[("counts.sql", COUNTS)]);
+    assert_snapshot!(place.said(&["run", "counts.sql"]));
+}
+
+/// Waits until `done`, at most `limit`.
+fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while !done() {
+        if started.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    true
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+fn stops_in_order(name: &str) {
+    let place = Place::with(&[("counts.sql", COUNTS)]);
+    events(&place, "first.jsonl", 0, 200);
+    place.said(&["produce", "clicks", "--local", "local", "--from", "first.jsonl"]);
+    let mut child =
+        place.command(&["run", "counts.sql", "--local", "local", "--epoch-interval", "50ms"]).spawn().unwrap();
+    let seen = wait_for(Duration::from_secs(30), || place.sqlite(TOTAL) == Some(200));
+    signal(&child, name);
+    let asked = Instant::now();
+    let ended = wait_for(Duration::from_secs(10), || child.try_wait().unwrap().is_some());
+    if !ended {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(seen, "the counts appeared within 30 s: {said}");
+    assert!(ended, "it ended within 10 s of {name}: {said}");
+    assert_eq!(output.status.code(), Some(0), "after {:?}: {said}", asked.elapsed());
+    assert!(said.contains("200 records"), "{said}");
+    // What it saved is whole: nothing is read twice.
+    assert!(place.said(&["run", "counts.sql", "--local", "local", "--once"]).contains("\n0 records"));
+    assert_eq!(place.sqlite(TOTAL), Some(200));
+}
+
+#[test]
+fn sigterm_ends_a_run_in_order() {
+    stops_in_order("-TERM");
+}
+
+#[test]
+fn sigint_ends_a_run_in_order() {
+    stops_in_order("-INT");
+}
+
+/// The first block of this kind behind `heading` in README.md.
+fn readme_block(kind: &str) -> String {
+    let readme = std::fs::read_to_string(top("README.md")).unwrap();
+    let start = readme.find(&format!("```{kind}\n")).unwrap_or_else(|| panic!("README.md has a block of {kind}"));
+    let block = &readme[start + kind.len() + 4..];
+    block[..block.find("```").unwrap()].to_owned()
+}
+
+#[test]
+fn the_readme_example_prints_what_the_readme_says() {
+    let place = Place::with(&[("busiest_pages.sql", &readme_block("sql"))]);
+    let input = format!("IN={}", top("tests/data/weblog.jsonl").display());
+    let output = place.output(&["run", "busiest_pages.sql", "--drain", "--param", &input]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<&str> = printed.lines().filter(|line| line.starts_with("+I")).collect();
+    let expected = readme_block("text");
+    let expected: Vec<&str> = expected.lines().filter(|line| line.starts_with("+I")).collect();
+    assert_eq!(rows, expected);
+}

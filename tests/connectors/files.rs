@@ -1,0 +1,451 @@
+//! Files: whole or not at all, partitions, rolling, formats, errors, reference tables.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::*;
+use arrow::datatypes::{DataType, Field, Fields};
+use tidemill::contracts::{ChangeKind, Changes, EpochNumber, RejectReason, RejectedRecord, TableSpec};
+
+use crate::support::*;
+
+fn path(dir: &Path, name: &str) -> String {
+    dir.join(name).display().to_string()
+}
+
+fn numbers(values: std::ops::Range<i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(values))
+}
+
+fn table(dir: &Path, format: &str, columns: &[(&str, DataType)]) -> TableSpec {
+    spec("t", schema(columns), &[("path", &path(dir, "out")), ("format", format)])
+}
+
+#[tokio::test]
+async fn a_file_appears_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = table(dir.path(), "json", &[("n", DataType::Int64)]);
+    let out = dir.path().join("out");
+    let mut sink = connectors(dir.path(), 7).sink(&table, "filesystem").unwrap();
+    sink.write(EpochNumber(1), appends(batch(&table.schema, vec![numbers(0..3)]))).await.unwrap();
+    sink.flush(EpochNumber(1), 1_000).await.unwrap();
+    assert!(sink.prepare(EpochNumber(1)).await.unwrap().is_empty());
+    assert_eq!(tree(&out), [".part-test-7-0.jsonl"]);
+    let staged = sink.finish(EpochNumber(2)).await.unwrap();
+    assert_eq!((staged.len(), tree(&out)), (1, vec![".part-test-7-0.jsonl".to_owned()]));
+    let source = connectors(dir.path(), 7).source(&table, "filesystem").unwrap();
+    assert!(source.splits().await.unwrap().is_empty());
+    sink.commit(staged.clone()).await.unwrap();
+    assert_eq!(tree(&out), ["part-test-7-0.jsonl"]);
+    // Again, also by another sink in a later run.
+    sink.commit(staged.clone()).await.unwrap();
+    let mut later = connectors(dir.path(), 8).sink(&table, "filesystem").unwrap();
+    later.commit(staged.clone()).await.unwrap();
+    assert_eq!(std::fs::read_to_string(out.join("part-test-7-0.jsonl")).unwrap(), "{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n");
+    std::fs::remove_file(out.join("part-test-7-0.jsonl")).unwrap();
+    assert!(later.commit(staged).await.is_err(), "lost rows are said");
+}
+
+#[tokio::test]
+async fn leftovers_go_but_staged_files_can_still_be_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = table(dir.path(), "json", &[("n", DataType::Int64)]);
+    let rows = || appends(batch(&table.schema, vec![numbers(0..1)]));
+    let mut first = connectors(dir.path(), 1).sink(&table, "filesystem").unwrap();
+    first.write(EpochNumber(1), rows()).await.unwrap();
+    let staged = first.finish(EpochNumber(1)).await.unwrap();
+    first.write(EpochNumber(2), rows()).await.unwrap();
+    drop(first);
+    let mut second = connectors(dir.path(), 2).sink(&table, "filesystem").unwrap();
+    second.commit(staged).await.unwrap();
+    second.write(EpochNumber(2), rows()).await.unwrap();
+    assert_eq!(tree(&dir.path().join("out")), [".part-test-2-0.jsonl", "part-test-1-0.jsonl"]);
+    // A run that crashed before it saved anything is followed by one of the same generation.
+    drop(second);
+    let mut again = connectors(dir.path(), 2).sink(&table, "filesystem").unwrap();
+    again.write(EpochNumber(2), rows()).await.unwrap();
+    let staged = again.finish(EpochNumber(2)).await.unwrap();
+    again.commit(staged).await.unwrap();
+    assert_eq!(tree(&dir.path().join("out")), ["part-test-1-0.jsonl", "part-test-2-0.jsonl"]);
+}
+
+#[tokio::test]
+async fn files_roll_by_size_and_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = table(dir.path(), "json", &[("n", DataType::Int64)]);
+    let by_size = base.clone().with_option("sink.rolling-policy.file-size", "100 b");
+    let mut sink = connectors(dir.path(), 1).sink(&by_size, "filesystem").unwrap();
+    for epoch in 0..4 {
+        sink.write(EpochNumber(epoch), appends(batch(&base.schema, vec![numbers(0..9)]))).await.unwrap();
+        sink.flush(EpochNumber(epoch), 0).await.unwrap();
+    }
+    assert_eq!(sink.prepare(EpochNumber(4)).await.unwrap().len(), 2);
+    let by_age = base.clone().with_option("sink.rolling-policy.rollover-interval", "10 s");
+    let mut sink = connectors(dir.path(), 2).sink(&by_age, "filesystem").unwrap();
+    sink.write(EpochNumber(1), appends(batch(&base.schema, vec![numbers(0..1)]))).await.unwrap();
+    for (now, staged) in [(5_000, 0), (14_999, 0), (15_000, 1), (99_000, 0)] {
+        sink.flush(EpochNumber(1), now).await.unwrap();
+        assert_eq!(sink.prepare(EpochNumber(1)).await.unwrap().len(), staged, "at {now}");
+    }
+}
+
+fn partitioned(dir: &Path, format: &str) -> TableSpec {
+    let mut table =
+        table(dir, format, &[("n", DataType::Int64), ("year", DataType::Utf8View), ("day", DataType::Int32)]);
+    table.partitioned_by = vec!["year".to_owned(), "day".to_owned()];
+    table
+}
+
+#[tokio::test]
+async fn partitions_are_folders_and_read_back() {
+    for format in ["parquet", "csv"] {
+        let dir = tempfile::tempdir().unwrap();
+        let table = partitioned(dir.path(), format);
+        let many = batch(
+            &table.schema,
+            vec![
+                numbers(0..5),
+                Arc::new(StringViewArray::from(vec![Some("2026"), Some("a/b=c"), Some("2026"), None, Some("2026")])),
+                Arc::new(Int32Array::from(vec![12, 1, 12, 2, 13])),
+            ],
+        );
+        let one = batch(
+            &table.schema,
+            vec![
+                numbers(5..7),
+                Arc::new(StringViewArray::from(vec!["2026"; 2])),
+                Arc::new(Int32Array::from(vec![12; 2])),
+            ],
+        );
+        let connectors = connectors(dir.path(), 1);
+        write_all(connectors.sink(&table, "filesystem").unwrap().as_mut(), vec![appends(many), appends(one)]).await;
+        let folders: Vec<String> =
+            tree(&dir.path().join("out")).iter().map(|f| f.rsplit_once('/').unwrap().0.to_owned()).collect();
+        assert_eq!(
+            folders,
+            ["year=2026/day=12", "year=2026/day=13", "year=__DEFAULT_PARTITION__/day=2", "year=a%2Fb%3Dc/day=1"]
+        );
+        let source = connectors.source(&table, "filesystem").unwrap();
+        if format == "parquet" {
+            let mut rows = read_source(source.as_ref()).await;
+            rows.sort();
+            assert_eq!(rows[0], r#"{"n":0,"year":"2026","day":12}"#);
+            assert_eq!(rows[1], r#"{"n":1,"year":"a/b=c","day":1}"#);
+            assert_eq!(rows[3], r#"{"n":3,"year":null,"day":2}"#);
+            assert_eq!(rows.len(), 7);
+        } else {
+            let splits = source.splits().await.unwrap();
+            let columns = source.split_columns(&splits[3]).unwrap();
+            assert_eq!(columns[0].1.as_string_view().value(0), "a/b=c");
+            assert_eq!(columns[1].1.as_primitive::<arrow::datatypes::Int32Type>().value(0), 1);
+            // Partition columns are not in the file, so they do not count as fields of its records.
+            let files = connectors.reference(&table, "filesystem").unwrap();
+            assert_eq!(files.load().await.unwrap().1.num_rows(), 7);
+        }
+    }
+}
+
+fn nested() -> (TableSpec, RecordBatch, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = Fields::from(vec![
+        Field::new("user", DataType::Utf8View, true),
+        Field::new("amount", DataType::Decimal128(38, 18), true),
+        Field::new(
+            "deep",
+            DataType::Struct(
+                vec![Field::new("x", DataType::Int32, true), Field::new("y", DataType::Int32, true)].into(),
+            ),
+            true,
+        ),
+    ]);
+    let item = Arc::new(Field::new("element", DataType::Utf8View, true));
+    let columns = [
+        ("id", DataType::Int64),
+        ("t", millis()),
+        ("data", DataType::Struct(data.clone())),
+        ("tags", DataType::List(item)),
+    ];
+    let table = table(dir.path(), "parquet", &columns);
+    let deep = StructArray::try_new(
+        vec![Field::new("x", DataType::Int32, true), Field::new("y", DataType::Int32, true)].into(),
+        vec![Arc::new(Int32Array::from(vec![1, 2, 3])), Arc::new(Int32Array::from(vec![None, Some(5), None]))],
+        Some(vec![true, false, true].into()),
+    );
+    let row = StructArray::try_new(
+        data,
+        vec![
+            Arc::new(StringViewArray::from(vec![Some("a longer string than twelve"), None, Some("c")])),
+            Arc::new(
+                Decimal128Array::from(vec![Some(1_500_000_000_000_000_000), None, Some(0)])
+                    .with_precision_and_scale(38, 18)
+                    .unwrap(),
+            ),
+            Arc::new(deep.unwrap()),
+        ],
+        Some(vec![true, true, false].into()),
+    );
+    let mut tags = ListBuilder::new(StringViewBuilder::new()).with_field(Arc::new(Field::new(
+        "element",
+        DataType::Utf8View,
+        true,
+    )));
+    tags.append_value([Some("x"), None]);
+    tags.append_null();
+    tags.append_value::<[Option<&str>; 0], &str>([]);
+    let rows = batch(
+        &table.schema,
+        vec![
+            numbers(1..4),
+            Arc::new(TimestampMillisecondArray::from(vec![Some(1), None, Some(-1)]).with_timezone("UTC")),
+            Arc::new(row.unwrap()),
+            Arc::new(tags.finish()),
+        ],
+    );
+    (table, rows, dir)
+}
+
+#[tokio::test]
+async fn parquet_keeps_nested_rows_and_reads_pruned_ones() {
+    for compression in ["SNAPPY", "ZSTD", "UNCOMPRESSED"] {
+        let (table, rows, dir) = nested();
+        let written = table.clone().with_option("parquet.compression", compression);
+        let connectors = connectors(dir.path(), 1);
+        write_all(connectors.sink(&written, "filesystem").unwrap().as_mut(), vec![appends(rows)]).await;
+        let all = read_source(connectors.source(&table, "filesystem").unwrap().as_ref()).await;
+        assert_eq!(
+            all,
+            [
+                r#"{"id":1,"t":"1970-01-01T00:00:00.001Z","data":{"user":"a longer string than twelve","amount":1.500000000000000000,"deep":{"x":1,"y":null}},"tags":["x",null]}"#,
+                r#"{"id":2,"t":null,"data":{"user":null,"amount":null,"deep":null},"tags":null}"#,
+                r#"{"id":3,"t":"1969-12-31T23:59:59.999Z","data":null,"tags":[]}"#,
+            ]
+        );
+        let y = Fields::from(vec![Field::new("y", DataType::Int64, true)]);
+        let data = Fields::from(vec![
+            Field::new("deep", DataType::Struct(y), true),
+            Field::new("user", DataType::Utf8, true),
+            Field::new("added_later", DataType::Utf8, true),
+        ]);
+        let mut pruned = table.clone();
+        pruned.schema = schema(&[("data", DataType::Struct(data)), ("new", DataType::Int32), ("id", DataType::Int32)]);
+        let some = read_source(connectors.source(&pruned, "filesystem").unwrap().as_ref()).await;
+        assert_eq!(
+            some,
+            [
+                r#"{"data":{"deep":{"y":null},"user":"a longer string than twelve","added_later":null},"new":null,"id":1}"#,
+                r#"{"data":{"deep":null,"user":null,"added_later":null},"new":null,"id":2}"#,
+                r#"{"data":null,"new":null,"id":3}"#,
+            ]
+        );
+    }
+}
+
+#[tokio::test]
+async fn json_with_a_key_takes_updates() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut table = table(dir.path(), "json", &[("k", DataType::Utf8), ("n", DataType::Int64)]);
+    let rows = batch(&table.schema, vec![Arc::new(StringArray::from(vec!["a", "b"])), numbers(1..3)]);
+    let changes = || Changes { batch: rows.clone(), kinds: Some(vec![ChangeKind::Upsert, ChangeKind::Delete]) };
+    let mut sink = connectors(dir.path(), 1).sink(&table, "filesystem").unwrap();
+    let error = sink.write(EpochNumber(1), changes()).await.unwrap_err().to_string();
+    assert!(error.contains("PRIMARY KEY"), "{error}");
+    table.primary_key = vec!["k".to_owned()];
+    write_all(connectors(dir.path(), 2).sink(&table, "filesystem").unwrap().as_mut(), vec![changes()]).await;
+    let text = std::fs::read_to_string(dir.path().join("out/part-test-2-0.jsonl")).unwrap();
+    assert_eq!(text, "{\"k\":\"a\",\"n\":1}\n{\"k\":\"b\",\"__op\":\"delete\"}\n");
+}
+
+#[tokio::test]
+async fn json_options() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = table(dir.path(), "json", &[("t", millis()), ("a", DataType::Decimal128(12, 2))]);
+    let rows = || {
+        batch(
+            &base.schema,
+            vec![
+                Arc::new(TimestampMillisecondArray::from(vec![Some(1_770_890_400_500), None]).with_timezone("UTC")),
+                Arc::new(Decimal128Array::from(vec![None, Some(1999)]).with_precision_and_scale(12, 2).unwrap()),
+            ],
+        )
+    };
+    let iso = base
+        .clone()
+        .with_option("json.timestamp-format.standard", "ISO-8601")
+        .with_option("json.encode.ignore-null-fields", "true");
+    for (generation, table, expected) in [
+        (1, &base, "{\"t\":\"2026-02-12 10:00:00.5Z\",\"a\":null}\n{\"t\":null,\"a\":19.99}\n"),
+        (2, &iso, "{\"t\":\"2026-02-12T10:00:00.5Z\"}\n{\"a\":19.99}\n"),
+    ] {
+        write_all(
+            connectors(dir.path(), generation).sink(table, "filesystem").unwrap().as_mut(),
+            vec![appends(rows())],
+        )
+        .await;
+        let text = std::fs::read_to_string(dir.path().join(format!("out/part-test-{generation}-0.jsonl"))).unwrap();
+        assert_eq!(text, expected);
+    }
+}
+
+#[tokio::test]
+async fn csv_goes_out_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let item = Arc::new(Field::new("element", DataType::Int32, true));
+    let columns = [
+        ("id", DataType::Int64),
+        ("text", DataType::Utf8View),
+        ("amount", DataType::Decimal128(10, 4)),
+        ("t", millis()),
+        ("day", DataType::Date32),
+        ("ok", DataType::Boolean),
+        ("d", DataType::Float64),
+        ("tags", DataType::List(item.clone())),
+    ];
+    let table =
+        table(dir.path(), "csv", &columns).with_option("csv.header", "true").with_option("csv.null-literal", "\\N");
+    let mut tags = ListBuilder::new(Int32Builder::new()).with_field(item);
+    tags.append_value([Some(1), Some(2)]);
+    tags.append_null();
+    let rows = batch(
+        &table.schema,
+        vec![
+            numbers(1..3),
+            Arc::new(StringViewArray::from(vec![Some("a \"b\",\nc"), None])),
+            Arc::new(Decimal128Array::from(vec![Some(35_000), None]).with_precision_and_scale(10, 4).unwrap()),
+            Arc::new(TimestampMillisecondArray::from(vec![Some(1_770_890_400_500), None]).with_timezone("UTC")),
+            Arc::new(Date32Array::from(vec![Some(1), None])),
+            Arc::new(BooleanArray::from(vec![Some(true), None])),
+            Arc::new(Float64Array::from(vec![Some(0.5), None])),
+            Arc::new(tags.finish()),
+        ],
+    );
+    let connectors = connectors(dir.path(), 1);
+    write_all(connectors.sink(&table, "filesystem").unwrap().as_mut(), vec![appends(rows.clone())]).await;
+    let text = std::fs::read_to_string(dir.path().join("out/part-test-1-0.csv")).unwrap();
+    assert_eq!(
+        text,
+        "id,text,amount,t,day,ok,d,tags\n1,\"a \"\"b\"\",\nc\",3.5000,2026-02-12 10:00:00.5Z,1970-01-02,true,0.5,1;2\n2,\\N,\\N,\\N,\\N,\\N,\\N,\\N\n"
+    );
+    let (_, back) = connectors.reference(&table, "filesystem").unwrap().load().await.unwrap();
+    assert_eq!(back, rows);
+    // Columns by name: another order, fewer of them, one that the file lacks.
+    let mut other = table.clone();
+    other.schema = schema(&[("d", DataType::Float64), ("none", DataType::Int32), ("id", DataType::Int32)]);
+    let (_, back) = connectors.reference(&other, "filesystem").unwrap().load().await.unwrap();
+    assert_eq!(back.column(2).as_primitive::<arrow::datatypes::Int32Type>().values(), &[1, 2]);
+    assert_eq!(back.column(1).null_count(), 2);
+}
+
+#[tokio::test]
+async fn csv_refuses_single_records() {
+    let columns = schema(&[("id", DataType::Int32), ("text", DataType::Utf8), ("t", millis())]);
+    let mut table = TableSpec::new("t", columns);
+    table.schema = schema(&[("t", millis()), ("id", DataType::Int32)]);
+    let mut decoder = tidemill::formats::decoder("csv", &table, None).unwrap();
+    let records = [
+        "1,a,2026-02-12T10:00:00Z",
+        "2,b",
+        "x,c,",
+        "4,\"open,",
+        "5,e,yesterday",
+        "99999999999,f,",
+        ",,",
+        "8,\"g\"h,",
+        " 9 ,\"i,j\",2026-02-12 10:00:00",
+    ];
+    let data = records.concat();
+    let mut at = 0;
+    let ranges = records.iter().map(|r| {
+        let start = at;
+        at += r.len() as u32;
+        tidemill::contracts::RecordRange { start, end: at }
+    });
+    let chunk = tidemill::contracts::RawChunk {
+        split: tidemill::contracts::SplitId("s".into()),
+        records: ranges.collect(),
+        data: arrow::buffer::Buffer::from_vec(data.into_bytes()),
+        sequence: tidemill::contracts::SequenceNumbers::Dense { first: 0 },
+        arrivals: tidemill::contracts::Arrivals::Same(0),
+        partition_keys: None,
+    };
+    let decoded = decoder.decode(&chunk);
+    assert_eq!(decoded.rows.as_deref(), Some(&[0, 6, 8][..]));
+    assert_eq!(
+        decoded.batch.column(1).as_primitive::<arrow::datatypes::Int32Type>().iter().collect::<Vec<_>>(),
+        [Some(1), None, Some(9)]
+    );
+    let rejects: Vec<(u32, String, Option<&str>)> =
+        decoded.rejects.iter().map(|r| (r.record, r.reason.to_string(), r.column.as_deref())).collect();
+    let reject = |i, reason: &str, column| (i, reason.to_owned(), column);
+    assert_eq!(
+        rejects,
+        [
+            reject(1, "invalid_syntax", None),
+            reject(2, "wrong_type", Some("id")),
+            reject(3, "invalid_syntax", None),
+            reject(4, "bad_timestamp", Some("t")),
+            reject(5, "out_of_range", Some("id")),
+            reject(7, "invalid_syntax", None),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_reference_table_is_read_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = path(dir.path(), "products.csv");
+    std::fs::write(&file, "p1,home,0.4\np2,\"toys, games\",0.5\n").unwrap();
+    let columns = schema(&[
+        ("product", DataType::Utf8View),
+        ("category", DataType::Utf8View),
+        ("margin", DataType::Decimal128(5, 4)),
+    ]);
+    let table = spec("products", columns, &[("path", &file), ("format", "csv")]);
+    let files = connectors(dir.path(), 1).reference(&table, "filesystem").unwrap();
+    let (version, rows) = files.load().await.unwrap();
+    assert_eq!(rows.num_rows(), 2);
+    assert_eq!(version, files.version().await.unwrap());
+    std::fs::write(&file, "p1,home,0.4\np2,\"toys, games\",0.5\np3,x,much\n").unwrap();
+    assert_ne!(version, files.version().await.unwrap());
+    let error = files.load().await.unwrap_err().to_string();
+    assert!(error.contains("margin") && error.contains("p3,x,much") && error.contains("products.csv"), "{error}");
+}
+
+#[tokio::test]
+async fn refused_records_are_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |reason, sequence: &str, bytes: &[u8]| RejectedRecord {
+        origin: "events".to_owned(),
+        stream: "analytics-events".to_owned(),
+        split: "shardId-000000000001".to_owned(),
+        sequence_number: sequence.to_owned(),
+        arrival_ms: Some(0),
+        reason,
+        column: Some("data.amount".to_owned()),
+        detail: "\"x\"".to_owned(),
+        record: bytes.to_vec(),
+    };
+    let mut output = connectors(dir.path(), 3).error_output("s3://bucket/errors").unwrap();
+    let large = vec![b'z'; 100_000];
+    output
+        .write(&[
+            record(RejectReason::WrongType, "1", b"{\"a\":1}"),
+            record(RejectReason::InvalidUtf8, "2", b"\xff"),
+            record(RejectReason::Late, "3", &large),
+            record(RejectReason::SinkRefused("key_too_long".to_owned()), "3", &large),
+        ])
+        .await
+        .unwrap();
+    output.flush().await.unwrap();
+    let folder = dir.path().join("s3/bucket/errors");
+    assert_eq!(tree(&folder), ["errors-test-3-0.jsonl"]);
+    let text = std::fs::read_to_string(folder.join("errors-test-3-0.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(
+        lines[0].to_string(),
+        r#"{"origin":"events","stream":"analytics-events","split":"shardId-000000000001","sequence_number":"1","arrival":"1970-01-01T00:00:00.000Z","reason":"wrong_type","column":"data.amount","detail":"\"x\"","record":"{\"a\":1}"}"#
+    );
+    assert_eq!(lines[1]["record_base64"], "/w==");
+    assert_eq!(lines[2]["record"].as_str().unwrap().len(), 100_000);
+    assert_eq!(lines[3]["reason"], "key_too_long");
+    assert!(text.len() < 110_000, "one record's bytes are written once");
+}

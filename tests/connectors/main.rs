@@ -1,0 +1,11 @@
+//! The local connectors against what the contracts promise.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
+
+mod conformance;
+mod dynamodb;
+mod files;
+mod kinesis;
+mod others;
+mod rates;
+mod support;

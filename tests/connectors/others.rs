@@ -1,0 +1,153 @@
+//! SNS, print, blackhole, and the check of options.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::*;
+use arrow::datatypes::DataType;
+use tidemill::connectors::describe::Role;
+use tidemill::connectors::options::Severity;
+use tidemill::connectors::validate_options;
+use tidemill::contracts::EpochNumber;
+
+use crate::support::*;
+
+fn lines(dir: &std::path::Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(dir.join("sns/alerts.jsonl")).unwrap();
+    text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn sns_messages_and_replay() {
+    let dir = tempfile::tempdir().unwrap();
+    let columns = schema(&[("subject", DataType::Utf8View), ("message", DataType::Utf8), ("kind", DataType::Utf8)]);
+    let table = spec("alerts", columns.clone(), &[("topic", "arn:aws:sns:eu-west-1:1:alerts")]);
+    let row = |message: &str| {
+        appends(batch(
+            &columns,
+            vec![
+                Arc::new(StringViewArray::from(vec!["High"])),
+                Arc::new(StringArray::from(vec![message])),
+                Arc::new(StringArray::from(vec![Some("order")])),
+            ],
+        ))
+    };
+    let run = |generation| connectors(dir.path(), generation).sink(&table, "sns").unwrap();
+    let mut sink = run(1);
+    let mut other = run(1);
+    for message in ["one", "one", "two"] {
+        sink.write(EpochNumber(1), row(message)).await.unwrap();
+    }
+    sink.flush(EpochNumber(1), 500).await.unwrap();
+    other.write(EpochNumber(1), row("one")).await.unwrap();
+    other.flush(EpochNumber(1), 500).await.unwrap();
+    assert_eq!(lines(dir.path()).len(), 4, "equal rows are messages of their own");
+    let first = lines(dir.path())[0].clone();
+    assert_eq!(first["message_id"].as_str().unwrap().len(), 32);
+    assert_eq!(
+        (&first["subject"], &first["message"], &first["published_at"]),
+        (&"High".into(), &"one".into(), &"1970-01-01T00:00:00.500Z".into())
+    );
+    assert_eq!(first["attributes"].to_string(), r#"{"kind":"order"}"#);
+    // A crash in the middle of a line, then a replay of the epoch and a new one.
+    use std::io::Write;
+    let mut file = std::fs::OpenOptions::new().append(true).open(dir.path().join("sns/alerts.jsonl")).unwrap();
+    file.write_all(b"{\"message_id\":\"torn").unwrap();
+    let mut sink = run(2);
+    for message in ["one", "one", "two"] {
+        sink.write(EpochNumber(1), row(message)).await.unwrap();
+    }
+    sink.flush(EpochNumber(1), 500).await.unwrap();
+    assert_eq!(lines(dir.path()).len(), 4);
+    sink.write(EpochNumber(2), row("one")).await.unwrap();
+    sink.flush(EpochNumber(2), 900).await.unwrap();
+    let all = lines(dir.path());
+    assert_eq!((all.len(), &all[4]["message_id"]), (5, &first["message_id"]));
+}
+
+#[tokio::test]
+async fn sns_without_a_message_column_and_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let columns = schema(&[("subject", DataType::Utf8), ("amount", DataType::Decimal128(10, 2)), ("t", millis())]);
+    let table = spec("alerts", columns.clone(), &[("topic", "alerts")]);
+    let long = "é".repeat(101);
+    let rows = batch(
+        &columns,
+        vec![
+            Arc::new(StringArray::from(vec![Some("s"), Some(&long), None])),
+            Arc::new(Decimal128Array::from(vec![51_723, 1, 2]).with_precision_and_scale(10, 2).unwrap()),
+            Arc::new(TimestampMillisecondArray::from(vec![Some(1), None, None]).with_timezone("UTC")),
+        ],
+    );
+    let mut sink = connectors(dir.path(), 1).sink(&table, "sns").unwrap();
+    let outcome = sink.write(EpochNumber(1), appends(rows)).await.unwrap();
+    assert_eq!(
+        (outcome.written, outcome.refused[0].row, outcome.refused[0].reason.as_str()),
+        (2, 1, "subject_too_long")
+    );
+    sink.flush(EpochNumber(1), 0).await.unwrap();
+    assert_eq!(lines(dir.path())[0]["message"], r#"{"amount":517.23,"t":"1970-01-01T00:00:00.001Z"}"#);
+    assert_eq!(lines(dir.path())[1]["subject"], serde_json::Value::Null);
+}
+
+fn problems(connector: &str, role: Role, options: &[(&str, &str)]) -> Vec<(String, Option<String>, Severity)> {
+    let options: BTreeMap<String, String> = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    validate_options(connector, &options, role).into_iter().map(|p| (p.key, p.hint, p.severity)).collect()
+}
+
+#[test]
+fn options_are_checked() {
+    let good = [
+        ("stream.arn", "arn:aws:kinesis:eu-west-1:1:stream/s"),
+        ("aws.region", "eu-west-1"),
+        ("format", "json"),
+        ("source.init.position", "trim_horizon"),
+        ("json.timestamp-format.standard", "ISO-8601"),
+        ("scan.watermark.idle-timeout", "30 s"),
+    ];
+    assert_eq!(problems("kinesis", Role::Source, &good), []);
+    let hint = |text: &str| Some(text.to_owned());
+    let error = Severity::Error;
+    assert_eq!(
+        problems("kinesis", Role::Source, &[("steam", "s"), ("format", "jsn")]),
+        [
+            ("stream".to_owned(), hint("add 'stream' = '…'"), error),
+            ("format".to_owned(), hint("did you mean 'json'?"), error),
+            ("steam".to_owned(), hint("did you mean 'stream'?"), error),
+        ]
+    );
+    let files = [
+        ("path", "x"),
+        ("format", "parquet"),
+        ("parquet.compression", "GZIP"),
+        ("sink.rolling-policy.file-size", "64 pots"),
+        ("json.timestamp-format.standard", "SQL"),
+    ];
+    let found = problems("filesystem", Role::Sink, &files);
+    let keys: Vec<&str> = found.iter().map(|p| p.0.as_str()).collect();
+    assert_eq!(keys, ["json.timestamp-format.standard", "parquet.compression", "sink.rolling-policy.file-size"]);
+    assert_eq!(problems("print", Role::Sink, &[("sink.parallelism", "1")])[0].2, Severity::Note);
+}
+
+#[tokio::test]
+async fn connectors_say_what_they_cannot_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let local = connectors(dir.path(), 1);
+    let job = tidemill::connectors::JobContext { job: "j".to_owned(), generation: 1 };
+    let aws = tidemill::connectors::Connectors::new(None, Arc::new(tidemill::contracts::SystemClock::new()), job);
+    let table = spec("t", schema(&[]), &[("stream", "s"), ("path", "s3://b/k"), ("format", "json")]);
+    for (error, text) in [
+        (local.source(&table, "kafka").err(), "no connector 'kafka'"),
+        (local.source(&table, "kinesys").err(), "did you mean 'kinesis'?"),
+        (local.source(&table, "print").err(), "cannot be read"),
+        (aws.source(&table, "kinesis").err(), "--local DIR"),
+        (aws.source(&table, "filesystem").err(), "--local DIR"),
+    ] {
+        let error = error.unwrap().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+    let mut sink = local.sink(&table, "blackhole").unwrap();
+    let columns = schema(&[("n", DataType::Int64)]);
+    let rows = batch(&columns, vec![Arc::new(Int64Array::from(vec![1, 2]))]);
+    assert_eq!(sink.write(EpochNumber(1), appends(rows)).await.unwrap().written, 2);
+}
