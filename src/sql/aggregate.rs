@@ -35,6 +35,7 @@ struct GroupWindow {
 impl Compiler<'_> {
     pub(crate) async fn aggregate(&mut self, aggregate: &Aggregate, deltas: bool) -> Result<Piece> {
         let window = group_window(aggregate)?;
+        self.warnings.extend(order_warnings(aggregate));
         // A running DISTINCT keeps DataFusion's sets: its inner level would be an update stream.
         if (window.is_some() || self.mode == Mode::Batch)
             && let Some(rewritten) = two_levels(aggregate)?
@@ -145,6 +146,12 @@ impl Compiler<'_> {
     async fn running(&mut self, aggregate: &Aggregate, piece: Piece, deltas: bool) -> Result<Piece> {
         let timed = has_hidden(&piece.plan, WATERMARK_COLUMN) && has_hidden(&piece.plan, TIME_COLUMN);
         let ttl_ms = self.ttl_ms.filter(|_| timed);
+        if ttl_ms.is_none() && !aggregate.group_expr.is_empty() {
+            let why = if self.ttl_ms.is_some() { "its table has no watermark" } else { "no time-to-live is set" };
+            self.warnings.push(format!(
+                "a GROUP BY without a window keeps each key for ever, since {why}: SET 'table.exec.state.ttl' = '3 d'"
+            ));
+        }
         let piece = match ttl_ms {
             Some(ttl_ms) => {
                 let predicate = call(
@@ -404,6 +411,25 @@ fn find_partial(plan: &Arc<dyn ExecutionPlan>) -> Option<AggregateExec> {
 fn named(plan: &LogicalPlan, name: &str) -> Expr {
     let found = plan.schema().iter().find(|(_, f)| f.name() == name && window_bound(f).is_some());
     Expr::Column(Column::new(found.and_then(|(q, _)| q.cloned()), name))
+}
+
+/// Aggregates whose result depends on the order in which rows arrive ("Decisions", 13).
+fn order_warnings(aggregate: &Aggregate) -> Vec<String> {
+    const BY_ARRIVAL: [&str; 6] = ["first_value", "last_value", "nth_value", "array_agg", "string_agg", "listagg"];
+    let mut found = Vec::new();
+    for expr in &aggregate.aggr_expr {
+        let _ = expr.apply(|e| {
+            if let Expr::AggregateFunction(function) = e
+                && BY_ARRIVAL.contains(&function.func.name())
+                && function.params.order_by.is_empty()
+            {
+                let name = function.func.name().to_uppercase();
+                found.push(format!("the result of {name} depends on the order of arrival: write {name}(… ORDER BY …)"));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+    }
+    found
 }
 
 /// Group expressions, those of grouping sets once each.

@@ -102,6 +102,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) references: Vec<usize>,
     /// What explanations say of each operator.
     pub(crate) notes: Vec<String>,
+    /// What is likely to surprise: state that is kept for ever, results that depend on arrival.
+    pub(crate) warnings: Vec<String>,
     /// For a batch: makes what is scanned in place of a source table.
     pub(crate) provider: Option<Provider<'a>>,
 }

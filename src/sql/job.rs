@@ -96,6 +96,8 @@ pub struct QueryPlan {
     pub logical: String,
     /// A line for each operator.
     pub notes: Vec<String>,
+    /// What is likely to surprise.
+    pub warnings: Vec<String>,
     /// Columns read, by table.
     pub reads: BTreeMap<String, Vec<String>>,
 }
@@ -157,6 +159,7 @@ pub async fn plan_job(
     let mut uses: Vec<LogicalPlan> = Vec::new();
     let own_queries: Vec<_> = catalog.inserts.iter().map(|i| named_apart(&i.insert.query)).collect();
     for (insert, own_query) in catalog.inserts.iter().zip(&own_queries) {
+        errors.extend(catalog.target(insert).err());
         match first.query(own_query, &insert.statement).await {
             Ok(plan) => {
                 if let Err(error) = first.require(&plan, &mut required) {
@@ -303,6 +306,8 @@ impl JobBuilder<'_> {
             match self.query(insert, &inputs, &mut references, provider).await {
                 Ok(query) => {
                     used.extend(query.tables.iter().copied());
+                    let told = query.warnings.iter().map(|text| format!("query '{}': {text}", query.name));
+                    self.warnings.extend(told);
                     queries.push(query);
                 }
                 Err(error) => errors.push(error),
@@ -440,6 +445,7 @@ impl JobBuilder<'_> {
             paned: BTreeSet::new(),
             references: references.to_vec(),
             notes: Vec::new(),
+            warnings: Vec::new(),
             provider: None,
         }
     }
@@ -452,7 +458,7 @@ impl JobBuilder<'_> {
         provider: Option<Provider<'_>>,
     ) -> Result<QueryPlan> {
         let statement = &insert.statement;
-        let (table, columns) = self.target(insert)?;
+        let (table, columns) = self.catalog.target(insert)?;
         let plan = self.planner.query(&named_apart(&insert.insert.query), statement).await?;
         let planned = |error| self.planner.explain(&error, statement);
         let partition = self.static_partition(insert, &table, &columns).await?;
@@ -509,6 +515,7 @@ impl JobBuilder<'_> {
         let used = Arc::clone(&compiler.used);
         *references = compiler.references;
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
+        let warnings = compiler.warnings;
         Ok(QueryPlan {
             name: insert.name.clone(),
             graph: QueryGraph {
@@ -531,53 +538,9 @@ impl JobBuilder<'_> {
             gates,
             logical: plan.display_indent().to_string(),
             notes,
+            warnings,
             reads: reads_by_table(reads),
         })
-    }
-
-    /// The sink's table and the columns that the INSERT writes.
-    fn target(&self, insert: &InsertQuery) -> Result<(Table, Vec<Field>)> {
-        let statement = &insert.statement;
-        let name = &insert.insert.table.value;
-        let place = || statement.at(insert.insert.table.span);
-        if let Some(view) = self.catalog.views.get(name) {
-            return Err(Error::sql(format!("'{name}' is a view; rows go into tables"))
-                .at(place())
-                .at(view.statement.at(view.name_span)));
-        }
-        let Some(table) = self.catalog.table(name) else {
-            let error = Error::sql(format!("table '{name}' not found")).at(place());
-            return Err(super::catalog::with_nearest(error, name, self.catalog.tables.keys().map(String::as_str)));
-        };
-        let writable = table.writable();
-        if insert.insert.columns.is_empty() {
-            return Ok((table, writable));
-        }
-        let mut columns = Vec::new();
-        for column in &insert.insert.columns {
-            if columns.iter().any(|f: &Field| *f.name() == column.value) {
-                let error = Error::sql(format!("the INSERT names the column '{}' twice", column.value));
-                return Err(error.at(statement.at(column.span)));
-            }
-            let Some(field) = writable.iter().find(|f| *f.name() == column.value) else {
-                let error = Error::sql(format!("'{name}' has no column '{}' to write", column.value));
-                let error = error.at(statement.at(column.span));
-                return Err(super::catalog::with_nearest(
-                    error,
-                    &column.value,
-                    writable.iter().map(|f| f.name().as_str()),
-                ));
-            };
-            columns.push(field.clone());
-        }
-        for (column, _) in &insert.insert.partition {
-            if let Some(field) = writable.iter().find(|f| *f.name() == column.value)
-                && !columns.iter().any(|c| c.name() == field.name())
-            {
-                columns.push(field.clone());
-            }
-        }
-        Ok((table, columns))
     }
 
     /// `PARTITION (day = '…')` as expressions by column name.

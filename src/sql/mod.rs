@@ -23,6 +23,7 @@ mod session;
 mod settings;
 mod statement;
 mod tables;
+mod target;
 mod text;
 mod types;
 mod validate;
