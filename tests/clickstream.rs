@@ -75,7 +75,7 @@ impl Scene {
             return Vec::new();
         }
         let mut query = store.prepare(&format!("select * from \"{table}\"")).expect("the table");
-        let names: Vec<String> = query.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = query.column_names().map(str::to_owned).collect();
         let item = |row: &rusqlite::Row<'_>| {
             let mut item = BTreeMap::new();
             for (at, name) in names.iter().enumerate().filter(|(_, name)| !name.starts_with("__")) {
