@@ -19,7 +19,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// What connectors share: files of `src/connectors/` itself.
-const SHARED_BY_CONNECTORS: [&str; 4] = ["options", "blocking", "line_file", "describe"];
+const SHARED_BY_CONNECTORS: [&str; 5] = ["options", "blocking", "line_file", "describe", "aws"];
 
 /// Longest file, in lines.
 const LONGEST: usize = 450;

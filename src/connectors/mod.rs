@@ -17,6 +17,7 @@
 //! Architecture invariant: a connector imports no other connector; what they share lies in the files of
 //! this folder (`options`, `blocking`, `line_file`) and in `formats`.
 
+mod aws;
 mod blackhole;
 mod blocking;
 mod datagen;
@@ -35,6 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::contracts::{Clock, Error, ErrorOutput, Result, Sink, Source, StartPosition, TableSpec};
 
+use aws::AwsSessions;
 use describe::{ConnectorDescription, Role};
 use dynamodb::local::LocalTables;
 use files::PartNames;
@@ -59,13 +61,14 @@ pub struct Connectors {
     job: JobContext,
     names: PartNames,
     tables: Mutex<Option<LocalTables>>,
+    aws: AwsSessions,
 }
 
 impl Connectors {
     /// Connectors of one run of a job. With `local`, AWS connectors are the embedded ones under that folder.
     pub fn new(local: Option<PathBuf>, clock: Arc<dyn Clock>, job: JobContext) -> Self {
         let names = PartNames::new(&job.job, job.generation);
-        Self { local, clock, drains: false, job, names, tables: Mutex::new(None) }
+        Self { local, clock, drains: false, job, names, tables: Mutex::new(None), aws: AwsSessions::default() }
     }
 
     /// Whether the run takes what is there and ends (`--drain`, `--once`): then the last line of a growing file counts

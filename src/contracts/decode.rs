@@ -33,7 +33,7 @@ pub struct Decoded {
 
 /// Event times of records that were skipped unparsed, in the unit of the time column.
 /// `i64::MIN` means none.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkippedTime {
     /// For each row, the largest time among records skipped before it in this chunk.
     pub before_row: Vec<i64>,

@@ -28,6 +28,8 @@ pub use error::{Error, ErrorKind, Location, Result};
 pub use record::{Arrivals, Position, RECORD_PADDING, RawChunk, RecordRange, RowChunk, SequenceNumbers};
 pub use reject::{ErrorOutput, Reject, RejectReason, RejectedRecord};
 pub use sink::{ChangeKind, Changes, Committable, RefusedRow, Sink, WriteOutcome};
-pub use source::{Boundedness, Fetch, Source, Split, SplitId, SplitReader, StartPosition};
+pub use source::{
+    Boundedness, Fetch, Source, SourceProgress, Split, SplitId, SplitProgress, SplitReader, StartPosition,
+};
 pub use table::{MetadataColumn, TableSpec};
 pub use time::{EpochNumber, Watermark};

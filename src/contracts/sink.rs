@@ -57,6 +57,7 @@ pub struct Committable {
 /// A writable table.
 ///
 /// # Contract
+/// - `open` is called once, before the first `write`, also when nothing will be written.
 /// - `write` may buffer. When `flush(epoch)` returns, keyed results of that epoch are visible;
 ///   files may stay open over many epochs.
 /// - `prepare` stages what is to become visible with a checkpoint; `commit` makes it so and is
@@ -65,6 +66,11 @@ pub struct Committable {
 /// - Writing the same epoch again leaves the same table (replay).
 #[async_trait]
 pub trait Sink: Send {
+    /// Reaches the service, so that a missing table or right is found before the first row.
+    async fn open(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Takes rows of an epoch.
     async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome>;
 

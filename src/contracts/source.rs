@@ -1,5 +1,6 @@
 //! Sources: where records come from.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -64,16 +65,49 @@ pub enum Fetch {
     Finished,
 }
 
+/// Where earlier runs have left a split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitProgress {
+    /// The last record that counted; `None` when nothing of it has been read.
+    pub after_exclusive: Option<Position>,
+    /// Whether it has been read to its end.
+    pub finished: bool,
+}
+
+/// Where earlier runs have left a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceProgress {
+    /// Every split that was known, also those that have ended.
+    pub splits: BTreeMap<SplitId, SplitProgress>,
+    /// What the source itself wanted to be kept (see [`Source::snapshot`]).
+    pub state: Option<String>,
+}
+
 /// A readable table.
 ///
 /// # Contract
+/// - `begin` is called once, before anything else. With `progress`, the source goes on: splits that are not in it have
+///   appeared since and are read from their oldest record, whatever `start` says; one in it that has not ended and that
+///   the source no longer has is never passed over in silence.
 /// - Splits are stable: the same name means the same records in the same order, also after a restart.
 /// - `open` with a position resumes *after* it; no record is read twice or skipped.
 /// - New splits may appear between two calls of `splits`; one that was there does not disappear
 ///   while unread records are in it.
 #[async_trait]
 pub trait Source: Send + Sync + fmt::Debug {
-    /// All splits at this time, in the order in which they should be started.
+    /// Reaches the source, so that a wrong name is found at once, and tells it how it is going to be read.
+    async fn begin(&self, _start: StartPosition, _progress: Option<&SourceProgress>) -> Result<()> {
+        Ok(())
+    }
+
+    /// What a later run must know beside the splits' positions (a stream's creation time), as text.
+    fn snapshot(&self) -> Option<String> {
+        None
+    }
+
+    /// All splits at this time, in the order in which they should be started. It is asked about once a second, between
+    /// two epochs, and whenever a split has ended; a source behind a network answers from what it has last heard, and
+    /// listens again in the background.
     async fn splits(&self) -> Result<Vec<Split>>;
 
     /// Opens a split after `resume`, or at `start` when there is no position yet.
@@ -106,4 +140,15 @@ pub trait Source: Send + Sync + fmt::Debug {
 pub trait SplitReader: Send {
     /// The next records, or why there are none.
     async fn next(&mut self) -> Result<Fetch>;
+
+    /// Where reading stands, also when no record has been read yet: a start at `Latest` is resolved once, and a later
+    /// run goes on from there. Everything before it has been given out by `next`. `None` when only records tell.
+    fn position(&self) -> Option<Position> {
+        None
+    }
+
+    /// How far the last answer was behind the newest record of the split, in milliseconds, where the source says so.
+    fn behind_ms(&self) -> Option<u64> {
+        None
+    }
 }

@@ -1,7 +1,7 @@
 //! The JSON decoder behind the [`Decoder`] trait: options of the table in, rejects in the words of the
 //! error output out.
 
-use crate::contracts::{Decoded, Decoder, Error, RawChunk, Reject, RejectReason, Result, SkippedTime, TableSpec};
+use crate::contracts::{Decoded, Decoder, Error, RawChunk, Reject, RejectReason, Result, TableSpec};
 
 use super::json::{JsonDecoder, JsonOptions, Prefilter, RejectReason as JsonReason};
 use super::text::TimestampFormat;
@@ -55,7 +55,7 @@ impl Decoder for JsonTable {
             rows: decoded.rows,
             rejects: decoded.rejects.into_iter().map(reject).collect(),
             skipped: decoded.skipped,
-            skipped_time: decoded.skipped_time.map(|t| SkippedTime { before_row: t.before_row, max: t.max }),
+            skipped_time: decoded.skipped_time,
         }
     }
 }

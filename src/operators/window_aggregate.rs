@@ -59,8 +59,6 @@ pub struct WindowAggregate {
     watermark: Watermark,
     /// End of the last window that was closed, minus 1 ms.
     closed: Option<i64>,
-    /// State rows that came after their window had closed: only a clock-driven watermark lets them.
-    missed: u64,
 }
 
 /// A pane is compacted when it holds this many batches and has doubled since the last time.
@@ -71,7 +69,7 @@ const ROWS_PER_CLOSE: usize = 512 * 1024;
 impl WindowAggregate {
     /// An operator without state.
     pub fn new(parts: Arc<AggregateParts>, columns: WindowColumns, shared: Option<WindowSpec>) -> Self {
-        Self { parts, columns, shared, panes: BTreeMap::new(), watermark: Watermark::MIN, closed: None, missed: 0 }
+        Self { parts, columns, shared, panes: BTreeMap::new(), watermark: Watermark::MIN, closed: None }
     }
 
     /// Number of windows or panes, and of state rows.
@@ -88,7 +86,6 @@ impl WindowAggregate {
                 if self.watermark.closes(last_end) {
                     // The gate below refuses such rows one by one; this guards against giving a
                     // window's result a second time.
-                    self.missed += rows.num_rows() as u64;
                     continue;
                 }
                 let pane = self.panes.entry(key).or_default();

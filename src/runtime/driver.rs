@@ -15,7 +15,7 @@ use super::reader::{Brake, Event, Piece, ReaderTask};
 use super::rows::RowMaker;
 use super::splits::{SplitState, Status, TableSplits};
 use super::worker::{Ending, TableSpecification};
-use crate::contracts::{Clock, RawChunk, RejectedRecord, Result, Split, StartPosition, Watermark};
+use crate::contracts::{Boundedness, Clock, RawChunk, RejectedRecord, Result, Split, StartPosition, Watermark};
 use crate::operators::{Compute, WATERMARK_COLUMN};
 use crate::state::{SavedSplit, SavedTable};
 
@@ -114,20 +114,36 @@ impl Driver {
         }
     }
 
+    /// Tells the sources how they are going to be read, and starts their first splits.
+    pub(crate) async fn begin(&mut self) -> Result<()> {
+        for index in 0..self.specifications.len() {
+            let specification = &self.specifications[index];
+            let progress = self.saved.get(&specification.name).map(SavedTable::progress);
+            let began = specification.source.begin(specification.start, progress.as_ref()).await;
+            began.map_err(|e| e.context(format!("table '{}'", specification.name)))?;
+        }
+        self.discover().await
+    }
+
     /// Looks for splits that are not read yet, and starts those whose parents have ended.
-    pub(crate) async fn discover(&mut self) -> Result<()> {
+    async fn discover(&mut self) -> Result<()> {
         self.discovered_ms = self.clock.now_ms();
         for index in 0..self.specifications.len() {
-            let splits = self.specifications[index].source.splits().await?;
-            for split in splits {
-                let known = self.tables[index].by_id.contains_key(&split.id);
-                if !known && !self.waiting[index].iter().any(|w| w.id == split.id) {
-                    self.waiting[index].push_back(split);
-                }
-            }
-            self.start_waiting(index).await?;
+            self.discover_table(index).await?;
         }
         Ok(())
+    }
+
+    async fn discover_table(&mut self, index: usize) -> Result<()> {
+        let splits = self.specifications[index].source.splits().await?;
+        self.tables[index].listed = splits.iter().map(|split| split.id.clone()).collect();
+        for split in splits {
+            let known = self.tables[index].by_id.contains_key(&split.id);
+            if !known && !self.waiting[index].iter().any(|w| w.id == split.id) {
+                self.waiting[index].push_back(split);
+            }
+        }
+        self.start_waiting(index).await
     }
 
     async fn start_waiting(&mut self, index: usize) -> Result<()> {
@@ -168,12 +184,18 @@ impl Driver {
             position: position.clone(),
             data_ms: self.clock.now_ms(),
             brake: Arc::clone(&brake),
+            behind_ms: None,
+            really_finished: finished,
         });
         if finished {
             return Ok(());
         }
-        // A split that appears while the job runs is read from its beginning: nothing may be skipped.
-        let start = if self.first_epoch { specification.start } else { StartPosition::TrimHorizon };
+        // A split that appears while the job runs, or has appeared since an earlier run, is read from its beginning:
+        // nothing may be skipped. So are children of splits that have been read here.
+        let goes_on = self.saved.contains_key(&specification.name);
+        let follows = split.parents.iter().any(|parent| self.tables[index].by_id.contains_key(parent));
+        let start =
+            if self.first_epoch && !goes_on && !follows { specification.start } else { StartPosition::TrimHorizon };
         let reader = specification.source.open(&split, position.as_ref(), start).await?;
         let task = ReaderTask {
             table: index,
@@ -270,27 +292,37 @@ impl Driver {
     /// Whether everything has been read, and nothing else can come.
     fn is_done(&self) -> bool {
         let ended = self.tables.iter().all(TableSplits::all_finished);
-        let bounded =
-            self.specifications.iter().all(|s| s.source.boundedness() == crate::contracts::Boundedness::Bounded);
+        let bounded = self.specifications.iter().all(|s| s.source.boundedness() == Boundedness::Bounded);
         ended && self.waiting.iter().all(VecDeque::is_empty) && (bounded || self.ending != Ending::Run)
     }
 
     async fn take(&mut self, event: Event, epoch: &mut Epoch) -> Result<()> {
         match event {
             Event::Piece(piece) => self.take_piece(*piece, epoch),
-            Event::CaughtUp { table, split } => {
+            Event::CaughtUp { table, split, position } => {
                 let state = &mut self.tables[table].splits[split];
                 if state.status == Status::Reading {
                     state.status = Status::CaughtUp;
                 }
+                state.behind_ms = Some(0);
+                state.position = position.or(state.position.take());
                 self.tables[table].apply_brakes();
             }
-            Event::Finished { table, split, really } => {
+            Event::Finished { table, split, really, position } => {
                 // A drained stream ends here, as far as its windows are concerned.
                 let ended = really || self.ending != Ending::Once;
-                self.tables[table].splits[split].status = if ended { Status::Finished } else { Status::Paused };
+                let state = &mut self.tables[table].splits[split];
+                state.status = if ended { Status::Finished } else { Status::Paused };
+                state.really_finished = really;
+                state.behind_ms = Some(0);
+                state.position = position.or(state.position.take());
                 self.tables[table].apply_brakes();
-                self.start_waiting(table).await?;
+                if really && self.specifications[table].source.boundedness() == Boundedness::Unbounded {
+                    // What takes its place (the children of a shard that was split) is read without delay.
+                    self.discover_table(table).await?;
+                } else {
+                    self.start_waiting(table).await?;
+                }
             }
             Event::Failed(error) => return Err(error),
         }
@@ -311,6 +343,7 @@ impl Driver {
         state.status = Status::Reading;
         state.watermark = piece.watermark;
         state.position = Some(piece.position);
+        state.behind_ms = piece.behind_ms;
         state.data_ms = self.clock.now_ms();
         table.apply_brakes();
         epoch.rejects.extend(piece.rejects);
@@ -321,6 +354,11 @@ impl Driver {
         if let Some(raw) = piece.raw {
             epoch.raw.insert(piece.number, (piece.table, raw));
         }
+    }
+
+    /// How far the split furthest behind is behind the newest record, in milliseconds, where sources say so.
+    pub(crate) fn behind_ms(&self) -> Option<u64> {
+        self.tables.iter().flat_map(|t| &t.splits).filter_map(|s| s.behind_ms).max()
     }
 
     /// Name and stream of a table, by its index among specifications.
@@ -338,16 +376,19 @@ impl Driver {
         for (specification, table) in self.specifications.iter().zip(&self.tables) {
             let split = |s: &SplitState| {
                 // A split that ended only because the run did goes on in the next one.
-                let bounded = specification.source.boundedness() == crate::contracts::Boundedness::Bounded;
-                let finished = s.status == Status::Finished && (bounded || self.ending == Ending::Run);
+                let bounded = specification.source.boundedness() == Boundedness::Bounded;
+                let finished = s.status == Status::Finished && (bounded || s.really_finished);
                 let after_exclusive = s.position.as_ref().map(ToString::to_string);
                 (s.id.0.to_string(), SavedSplit { after_exclusive, watermark_ms: s.watermark, finished })
             };
             // A drained run says what it has closed; any other has closed what its watermark passed.
             let fired = if drained { i64::MIN } else { table.reported.0 };
             let floor = table.floor.max(closed.unwrap_or(i64::MIN)).max(fired);
-            let splits = table.splits.iter().map(split).collect();
-            saved.insert(specification.name.clone(), SavedTable { splits, floor });
+            // A split that has ended and that the source no longer names will never be asked for again.
+            let kept = table.splits.iter().filter(|s| !s.really_finished || table.listed.contains(&s.id));
+            let splits = kept.map(split).collect();
+            let source = specification.source.snapshot();
+            saved.insert(specification.name.clone(), SavedTable { splits, floor, source });
         }
         saved
     }

@@ -29,6 +29,8 @@ pub(crate) struct Piece {
     pub(crate) skipped: u64,
     pub(crate) rejects: Vec<RejectedRecord>,
     pub(crate) raw: Option<RawChunk>,
+    /// How far behind the newest record the split was, in milliseconds, where the source says so.
+    pub(crate) behind_ms: Option<u64>,
 }
 
 /// What a reader tells the driver.
@@ -38,12 +40,15 @@ pub(crate) enum Event {
     CaughtUp {
         table: usize,
         split: usize,
+        /// Where reading stands, where the source knows it without a record.
+        position: Option<Position>,
     },
     /// The split has ended, or (not `really`) it is caught up and the run ends there.
     Finished {
         table: usize,
         split: usize,
         really: bool,
+        position: Option<Position>,
     },
     Failed(Error),
 }
@@ -130,9 +135,11 @@ impl ReaderTask {
                     }
                     continue;
                 }
-                Fetch::CaughtUp if self.ends_when_caught_up => Event::Finished { table, split, really: false },
-                Fetch::CaughtUp => Event::CaughtUp { table, split },
-                Fetch::Finished => Event::Finished { table, split, really: true },
+                Fetch::CaughtUp if self.ends_when_caught_up => {
+                    Event::Finished { table, split, really: false, position: self.reader.position() }
+                }
+                Fetch::CaughtUp => Event::CaughtUp { table, split, position: self.reader.position() },
+                Fetch::Finished => Event::Finished { table, split, really: true, position: None },
             };
             let finished = matches!(event, Event::Finished { .. });
             if self.events.send(event).await.is_err() || finished {
@@ -179,6 +186,7 @@ impl ReaderTask {
             skipped: decoded.skipped,
             rejects,
             raw: Some(chunk),
+            behind_ms: self.reader.behind_ms(),
         })
     }
 
@@ -218,6 +226,7 @@ impl ReaderTask {
             bytes: chunk.batch.get_array_memory_size() as u64,
             skipped: 0,
             raw: None,
+            behind_ms: self.reader.behind_ms(),
         })
     }
 }

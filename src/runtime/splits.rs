@@ -5,7 +5,7 @@
 //! idle, time goes on at the speed of the clock, so that the last window fires on a quiet stream
 //! ("Decisions", 8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::reader::Brake;
@@ -29,6 +29,10 @@ pub(crate) struct SplitState {
     /// When data last came, by the clock.
     pub(crate) data_ms: i64,
     pub(crate) brake: Arc<Brake>,
+    /// How far behind the newest record it was when it was last read, where the source says so.
+    pub(crate) behind_ms: Option<u64>,
+    /// The source says that it has ended, not only the run.
+    pub(crate) really_finished: bool,
 }
 
 /// All splits of a table.
@@ -36,6 +40,8 @@ pub(crate) struct SplitState {
 pub(crate) struct TableSplits {
     pub(crate) splits: Vec<SplitState>,
     pub(crate) by_id: BTreeMap<SplitId, usize>,
+    /// What the source named when it was last asked.
+    pub(crate) listed: BTreeSet<SplitId>,
     pub(crate) has_watermark: bool,
     pub(crate) idle_timeout_ms: Option<i64>,
     pub(crate) max_drift_ms: Option<i64>,
@@ -53,6 +59,7 @@ impl TableSplits {
         Self {
             splits: Vec::new(),
             by_id: BTreeMap::new(),
+            listed: BTreeSet::new(),
             has_watermark,
             idle_timeout_ms,
             max_drift_ms,
@@ -124,7 +131,16 @@ mod tests {
             let (status, watermark, data_ms) = (*status, *watermark, *data_ms);
             let id = SplitId(format!("s{index}").into());
             table.by_id.insert(id.clone(), index);
-            table.splits.push(SplitState { id, status, watermark, position: None, data_ms, brake: Arc::default() });
+            table.splits.push(SplitState {
+                id,
+                status,
+                watermark,
+                position: None,
+                data_ms,
+                brake: Arc::default(),
+                behind_ms: None,
+                really_finished: false,
+            });
         }
         table
     }

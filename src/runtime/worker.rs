@@ -132,6 +132,8 @@ pub struct Progress {
     pub epochs: AtomicU64,
     /// Least watermark of all tables, milliseconds.
     pub watermark_ms: AtomicI64,
+    /// How far reading is behind the newest record, milliseconds; -1 where sources do not say.
+    pub behind_ms: AtomicI64,
 }
 
 /// Runs jobs.
@@ -176,7 +178,7 @@ impl Worker {
             job.ending,
             std::mem::take(&mut job.saved.tables),
         );
-        driver.discover().await?;
+        driver.begin().await?;
         let mut epoch_number = EpochNumber(job.saved.epoch);
         let mut summary = Summary::default();
         let mut told = vec![Watermark::MIN; job.slots];
@@ -239,6 +241,8 @@ fn report(progress: &Progress, driver: &Driver, epoch: &Epoch) {
     progress.records.store(sum(&|t| t.records), Ordering::Relaxed);
     progress.bytes.store(sum(&|t| t.bytes), Ordering::Relaxed);
     progress.rejected.store(sum(&|t| t.rejected.values().sum()), Ordering::Relaxed);
+    let behind = driver.behind_ms().map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
+    progress.behind_ms.store(behind, Ordering::Relaxed);
     if let Some(least) = epoch.watermarks.iter().filter(|w| **w != Watermark::MIN).min() {
         progress.watermark_ms.store(least.0, Ordering::Relaxed);
     }

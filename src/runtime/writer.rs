@@ -37,6 +37,7 @@ pub(crate) async fn run_writer(
     let mut written = Written::default();
     let mut last = EpochNumber(0);
     let context = |error: Error| error.context(format!("query '{query}'"));
+    sink.open().await.map_err(context)?;
     while let Some(Order::Epoch { epoch, now_ms, changes }) = orders.recv().await {
         last = epoch;
         let mut refused = Vec::new();

@@ -20,7 +20,7 @@ use super::settings::{Settings, duration_ms};
 use super::statement::{ColumnKind, parse_file};
 use super::text::{HINT_MARK, Parameters, SqlText};
 use super::types::flink_name;
-use crate::contracts::{Error, ErrorKind, MetadataColumn, Result, TableSpec};
+use crate::contracts::{Error, MetadataColumn, Result, TableSpec};
 use crate::operators::{
     ChangeMode, GateKind, GateReport, ORIGIN_COLUMN, QueryGraph, Stage, TIME_COLUMN, WATERMARK_COLUMN, WEIGHT_COLUMN,
 };
@@ -811,9 +811,4 @@ fn key_only(plan: &LogicalPlan, index: usize) -> bool {
         LogicalPlan::Distinct(_) => true,
         _ => false,
     }
-}
-
-/// Whether an error is the user's, for exit codes.
-pub fn is_users(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Sql | ErrorKind::Config)
 }

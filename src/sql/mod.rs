@@ -30,6 +30,6 @@ mod validate;
 mod windows;
 
 pub use dialect::FlinkDialect;
-pub use job::{BatchTables, JobPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, is_users, plan_job};
+pub use job::{BatchTables, JobPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, plan_job};
 pub use settings::Settings;
 pub use text::{Parameters, SqlText};

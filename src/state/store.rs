@@ -14,7 +14,7 @@ use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 use serde::{Deserialize, Serialize};
 
-use crate::contracts::{Error, Position, Result, Watermark};
+use crate::contracts::{Error, Position, Result, SourceProgress, SplitId, SplitProgress, Watermark};
 
 /// Version of the layout; a newer one is refused.
 const VERSION: u32 = 1;
@@ -48,6 +48,20 @@ pub struct SavedTable {
     pub splits: BTreeMap<String, SavedSplit>,
     /// Windows up to here have fired whatever the splits say, in milliseconds.
     pub floor: i64,
+    /// What the source itself wants to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+impl SavedTable {
+    /// The same as the source knows it.
+    pub fn progress(&self) -> SourceProgress {
+        let split = |(id, saved): (&String, &SavedSplit)| {
+            let progress = SplitProgress { after_exclusive: saved.position(), finished: saved.finished };
+            (SplitId(id.as_str().into()), progress)
+        };
+        SourceProgress { splits: self.splits.iter().map(split).collect(), state: self.source.clone() }
+    }
 }
 
 /// Where reading stands in a split.

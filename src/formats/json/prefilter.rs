@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Fields};
 use memchr::memmem::Finder;
 
+pub use crate::contracts::SkippedTime;
 use crate::formats::text::TimestampFormat;
 
 use super::columns::Column;
@@ -27,15 +28,6 @@ pub struct Prefilter {
     pub literal: Vec<u8>,
     /// Names from the record down to the timestamp to read from skipped records.
     pub time_path: Option<Vec<String>>,
-}
-
-/// Times of skipped records, in the time column's unit; `i64::MIN` is none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SkippedTime {
-    /// For each row the largest among the records skipped before it in this call.
-    pub before_row: Vec<i64>,
-    /// The largest of the call.
-    pub max: i64,
 }
 
 /// The next place of something in the chunk, found once and used for every record up to it.

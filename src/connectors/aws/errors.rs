@@ -1,0 +1,154 @@
+//! AWS errors for people and for retry loops: service, operation, resource, code, request id, and what to do.
+
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+use crate::contracts::{Error, ErrorKind};
+
+/// A call to a service, as an error names it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call<'a> {
+    /// Prefix of the IAM action, e.g. `kinesis`, `dynamodb`, `sns`, `s3`, `firehose`.
+    pub(crate) service: &'static str,
+    /// Name of the operation, e.g. `GetRecords`.
+    pub(crate) operation: &'static str,
+    /// Stream, table, topic or bucket.
+    pub(crate) resource: &'a str,
+}
+
+/// What went wrong, as a retry loop needs it.
+#[derive(Debug)]
+pub(crate) struct AwsFailure {
+    /// Code of the service (`ProvisionedThroughputExceededException`), or of the client (`Timeout`, `Connection`).
+    pub(crate) code: String,
+    /// Whether the same call may succeed later.
+    pub(crate) retryable: bool,
+    /// Whether the service asked for fewer calls.
+    pub(crate) throttled: bool,
+    /// Whether the service may have done what was asked although no answer came.
+    pub(crate) outcome_unknown: bool,
+    /// The error to show.
+    pub(crate) error: Error,
+}
+
+impl From<AwsFailure> for Error {
+    fn from(failure: AwsFailure) -> Self {
+        failure.error
+    }
+}
+
+/// Codes with which services say that they are called too often ("Error retries and exponential backoff in AWS",
+/// and each service's list of common errors).
+const THROTTLED: &[&str] = &[
+    "ProvisionedThroughputExceededException",
+    "ProvisionedThroughputExceeded",
+    "ThrottlingException",
+    "Throttling",
+    "ThrottledException",
+    "Throttled",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "TooManyRequestsException",
+    "LimitExceededException",
+    "BandwidthLimitExceeded",
+    "KMSThrottlingException",
+    "KMSThrottling",
+    "SlowDown",
+    "PriorRequestNotComplete",
+    "TransactionInProgressException",
+];
+
+/// Codes of faults that pass by themselves.
+const PASSING: &[&str] = &[
+    "InternalFailure",
+    "InternalServerError",
+    "InternalError",
+    "InternalFailureException",
+    "ServiceUnavailable",
+    "ServiceUnavailableException",
+    "RequestTimeout",
+    "RequestTimeoutException",
+];
+
+/// Codes with which services refuse a caller.
+const DENIED: &[&str] = &["AccessDeniedException", "AccessDenied", "AuthorizationError", "AuthorizationErrorException"];
+
+/// Codes of credentials that do not hold (any more).
+const CREDENTIALS: &[&str] = &[
+    "ExpiredTokenException",
+    "ExpiredToken",
+    "UnrecognizedClientException",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "SignatureDoesNotMatch",
+    "InvalidAccessKeyId",
+    "MissingAuthenticationTokenException",
+    "MissingAuthenticationToken",
+];
+
+/// Makes an [`AwsFailure`] of what a client returned.
+pub(crate) fn failure<E>(call: Call<'_>, error: &SdkError<E, HttpResponse>) -> AwsFailure
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let Call { service, operation, resource } = call;
+    let status = error.raw_response().map(|r| r.status().as_u16());
+    let (mut code, text, outcome_unknown) = match error {
+        SdkError::ServiceError(e) => {
+            let code = e.err().code().unwrap_or("").to_owned();
+            let text = e.err().message().map_or_else(|| e.err().to_string(), str::to_owned);
+            (code, text, false)
+        }
+        SdkError::TimeoutError(_) => ("Timeout".to_owned(), "no answer in time".to_owned(), true),
+        SdkError::DispatchFailure(e) if e.is_timeout() => ("Timeout".to_owned(), chain(error), true),
+        SdkError::DispatchFailure(e) if e.is_user() => ("Client".to_owned(), chain(error), false),
+        SdkError::DispatchFailure(_) => ("Connection".to_owned(), chain(error), true),
+        SdkError::ResponseError(_) => ("BrokenResponse".to_owned(), chain(error), true),
+        _ => ("Client".to_owned(), chain(error), false),
+    };
+    if code.is_empty() {
+        code = status.map_or_else(|| "Unknown".to_owned(), |s| format!("HTTP {s}"));
+    }
+    let throttled = THROTTLED.contains(&code.as_str()) || status == Some(429);
+    let server_side = status.is_some_and(|s| s >= 500);
+    let retryable = throttled || outcome_unknown || server_side || PASSING.contains(&code.as_str());
+    let outcome_unknown = outcome_unknown || server_side;
+    let id = error.raw_response().and_then(|r| {
+        ["x-amzn-requestid", "x-amz-request-id", "x-amzn-request-id"].iter().find_map(|name| r.headers().get(*name))
+    });
+    let request = id.map_or_else(String::new, |id| format!(", request {id}"));
+    let message = format!("{service}:{operation} on '{resource}' failed: {text} ({code}{request})");
+    let denied = DENIED.contains(&code.as_str());
+    let credentials = CREDENTIALS.contains(&code.as_str()) || text.contains("no providers in chain provided");
+    let kind = if retryable { ErrorKind::Unavailable } else { ErrorKind::Config };
+    let mut shown = Error::new(kind, message);
+    if denied {
+        shown = shown.hint(format!("allow the action '{service}:{operation}' on it (see `tidemill iam`)"));
+    } else if credentials {
+        shown = shown.hint("the AWS credentials are missing, wrong or expired: check the profile, role or environment");
+    } else if code.contains("NotFound") || code == "NoSuchBucket" || code == "ResourceNotFoundException" {
+        shown = shown.hint("check its name, the region and the account, or make it with `tidemill provision`");
+    } else if throttled {
+        shown = shown.hint("it was retried; raise the capacity of the resource, or lower the load");
+    } else if code == "Connection" {
+        shown = shown.hint("check the network, the region and the endpoint (AWS_ENDPOINT_URL, 'aws.endpoint')");
+    }
+    AwsFailure { code, retryable, throttled, outcome_unknown, error: shown }
+}
+
+/// An error with all its causes, without repeating any.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}

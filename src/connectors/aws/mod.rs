@@ -1,0 +1,13 @@
+//! What connectors of AWS services share: credentials, region and endpoint of a table, and errors that say what to do.
+//!
+//! Clients are the official `aws-sdk-*`. A table's `aws.*` options come first; what they leave open is found as every
+//! AWS tool finds it (environment with `AWS_ENDPOINT_URL*`, profiles, SSO, web identity of EKS, container and instance
+//! roles). TLS is rustls on ring; certificates are the system's.
+//!
+//! Invariant: a secret is never part of an error, of a log line or of `Debug`.
+
+mod errors;
+mod session;
+
+pub(crate) use errors::{AwsFailure, Call, failure};
+pub(crate) use session::{AwsSession, AwsSessions};
