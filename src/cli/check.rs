@@ -26,6 +26,9 @@ pub(super) struct ExplainArgs {
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Tree)]
     format: Format,
+    /// Also show the plans that each epoch runs, as DataFusion has them
+    #[arg(long)]
+    physical: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -70,7 +73,7 @@ pub(super) fn explain(args: ExplainArgs) -> Outcome {
     runtime(1)?.block_on(async {
         let plan = plan(&options(&args.source), &Arc::default()).await?;
         match args.format {
-            Format::Tree => print!("{}", explain_text(&plan)),
+            Format::Tree => print!("{}", explain_text(&plan, args.physical)),
             Format::Json => println!("{:#}", explain_json(&plan)),
         }
         Ok(())

@@ -13,7 +13,6 @@ use datafusion::arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::datasource::ViewTable;
-use datafusion::execution::TaskContext;
 use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::Expr;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, cast, lit};
@@ -89,7 +88,7 @@ pub async fn backfill(
     let errors = connectors.error_output(&errors).map_err(one)?;
     let (error_sender, error_receiver) = mpsc::channel(4);
     let error_task = tokio::spawn(crate::runtime::run_errors(errors, error_receiver));
-    let compute = Compute { context: Arc::new(TaskContext::default()), partitions: options.job.threads };
+    let compute = Compute::new(options.job.threads);
     let mut done = Vec::new();
     for query in plan.queries {
         if let Some(why) = left_out(&query, options) {

@@ -1,8 +1,9 @@
 //! A planned job for people and for programs.
 
+use datafusion::physical_plan::displayable;
 use serde_json::{Value, json};
 
-use crate::operators::{ChangeMode, GateKind};
+use crate::operators::{ChangeMode, GateKind, Stage};
 use crate::sql::{JobPlan, QueryPlan};
 
 fn mode(query: &QueryPlan) -> &'static str {
@@ -25,8 +26,20 @@ fn requires(query: &QueryPlan) -> Vec<&str> {
     gates.filter_map(|gate| if let GateKind::Require(text) = gate { Some(text.as_str()) } else { None }).collect()
 }
 
-/// A tree for each query.
-pub fn explain_text(plan: &JobPlan) -> String {
+/// DataFusion's plans between a query's operators: what each epoch runs.
+fn stages(query: &QueryPlan) -> Vec<(String, Vec<String>)> {
+    let operators = query.graph.operators.iter().enumerate();
+    let below = operators.map(|(number, operator)| (format!("below state {}", number + 1), &operator.input));
+    let named = below.chain([("to the sink".to_owned(), &query.graph.root)]);
+    let lines = |stage: &Stage| {
+        let text = displayable(stage.plan.as_ref()).indent(false).to_string();
+        text.lines().map(|l| l.replace(['\u{1}', '\u{2}'], "")).collect()
+    };
+    named.map(|(name, stage)| (name, lines(stage))).collect()
+}
+
+/// A tree for each query; with `physical`, also the plans that an epoch runs.
+pub fn explain_text(plan: &JobPlan, physical: bool) -> String {
     let mut out = String::new();
     let mut line = |indent: usize, text: &str| {
         out.push_str(&"  ".repeat(indent));
@@ -58,6 +71,12 @@ pub fn explain_text(plan: &JobPlan) -> String {
         line(1, "steps:");
         for step in query.logical.lines() {
             line(2, &step.replace(['\u{1}', '\u{2}'], ""));
+        }
+        if physical {
+            for (name, steps) in stages(query) {
+                line(1, &format!("stage {name}:"));
+                steps.iter().for_each(|step| line(2, step));
+            }
         }
         line(0, "");
     }

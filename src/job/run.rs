@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::execution::TaskContext;
 
 use crate::connectors::files::reference::{FileVersion, ReferenceFiles};
 use crate::connectors::{Connectors, JobContext};
@@ -123,7 +122,7 @@ async fn connect(
             .unwrap_or_else(|| Duration::from_millis(u64::try_from(settings.epoch_interval_ms).unwrap_or(1_000))),
         rows: options.epoch_rows.unwrap_or(settings.epoch_rows).max(1),
     };
-    let compute = Compute { context: Arc::new(TaskContext::default()), partitions: options.threads };
+    let compute = Compute::new(options.threads);
     let job = Job {
         tables,
         slots: plan.tables,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
 
 use crate::contracts::{Error, ErrorKind, Result};
@@ -16,6 +17,24 @@ pub struct Compute {
     pub context: Arc<TaskContext>,
     /// Partitions of a stage over streamed rows.
     pub partitions: usize,
+}
+
+/// Rows after which a partial aggregation asks itself whether it pays, and the share of groups among them from which it
+/// does not: then the rest of the epoch's rows become states as they are, and are hashed once, when they are merged.
+/// Of 131,072 rows an epoch, two tasks see 65,536 each. (user, page) of one minute are 0.8 groups a row, and hashing
+/// them twice took a third of such a query.
+const PROBE_ROWS: usize = 8_192;
+const PROBE_SHARE: f64 = 0.6;
+
+impl Compute {
+    /// Runs of streamed stages in `partitions` tasks.
+    pub fn new(partitions: usize) -> Self {
+        let mut config = SessionConfig::new();
+        let execution = &mut config.options_mut().execution;
+        execution.skip_partial_aggregation_probe_rows_threshold = PROBE_ROWS;
+        execution.skip_partial_aggregation_probe_ratio_threshold = PROBE_SHARE;
+        Self { context: Arc::new(TaskContext::default().with_session_config(config)), partitions }
+    }
 }
 
 /// Runs a plan and returns its rows, partition after partition. Empty batches are left out.

@@ -17,6 +17,7 @@ use super::compute::{Compute, failure, run_partitions};
 use super::count::multiplies;
 use super::gate::GateReport;
 use super::running_aggregate::RunningAggregate;
+use super::shared_rows::{EqualityTest, SharedRows};
 use super::slot::Slot;
 use super::window_aggregate::WindowAggregate;
 use super::window_buffer::WindowBuffer;
@@ -89,11 +90,41 @@ pub struct Operator {
     pub output_schema: SchemaRef,
 }
 
+/// Rows of a source table in an epoch.
+#[derive(Debug, Default)]
+pub struct TableRows {
+    /// How many there are.
+    pub rows: usize,
+    all: Vec<Arc<SharedRows>>,
+    /// Those that pass a test, for the queries that demand it.
+    tested: Vec<(EqualityTest, Vec<Arc<SharedRows>>)>,
+}
+
+impl TableRows {
+    /// The rows of `batches`, which queries are going to read under `tests`.
+    pub fn new(batches: &[RecordBatch], tests: &[EqualityTest]) -> Self {
+        let tested = |test: &EqualityTest| {
+            let rows = batches.iter().map(|batch| SharedRows::tested(batch.clone(), test.clone()));
+            (test.clone(), rows.collect())
+        };
+        Self {
+            rows: batches.iter().map(RecordBatch::num_rows).sum(),
+            all: batches.iter().cloned().map(SharedRows::all).collect(),
+            tested: tests.iter().map(tested).collect(),
+        }
+    }
+
+    fn under(&self, test: Option<&EqualityTest>) -> &[Arc<SharedRows>] {
+        let found = test.and_then(|test| self.tested.iter().find(|(own, _)| own == test));
+        found.map_or(&self.all, |(_, rows)| rows)
+    }
+}
+
 /// Rows and progress of an epoch, by source table.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct EpochInputs {
     /// Rows of each source table.
-    pub tables: Vec<Vec<RecordBatch>>,
+    pub tables: Vec<TableRows>,
     /// Watermark of each source table after the epoch.
     pub watermarks: Vec<Watermark>,
     /// Rows of each reference table, where it was loaded or has changed since the last epoch.
@@ -174,6 +205,15 @@ impl QueryGraph {
         run_partitions(&self.root.plan, compute).await
     }
 
+    /// The tests under which it reads source tables.
+    pub fn tests(&self) -> impl Iterator<Item = (usize, &EqualityTest)> {
+        let stages = self.operators.iter().map(|operator| &operator.input).chain([&self.root]);
+        stages.flat_map(|stage| &stage.inputs).filter_map(|input| match input.source {
+            SlotSource::Table(table) => Some((table, input.slot.test()?)),
+            _ => None,
+        })
+    }
+
     /// Whether a row of a table may be used more than once.
     pub fn multiplies(&self) -> bool {
         let mut stages = self.operators.iter().map(|operator| &operator.input).chain([&self.root]);
@@ -244,20 +284,25 @@ async fn run_stage(
 ) -> Result<Vec<RecordBatch>> {
     let mut any = false;
     for input in &stage.inputs {
-        let rows = match input.source {
-            SlotSource::Table(table) => &epoch.tables[table],
-            SlotSource::Operator(operator) => &outputs[operator].0,
+        match input.source {
+            SlotSource::Table(table) => {
+                let rows = epoch.tables[table].under(input.slot.test());
+                any |= rows.iter().any(|rows| !rows.is_empty());
+                input.slot.fill_shared(rows);
+            }
+            SlotSource::Operator(operator) => {
+                let rows = &outputs[operator].0;
+                any |= rows.iter().any(|b| b.num_rows() > 0);
+                input.slot.fill(rows);
+            }
             SlotSource::Reference(table) => {
                 if let Some(rows) = &epoch.references[table] {
                     input.slot.fill(std::slice::from_ref(rows));
                     // The plan keeps an index of the table from run to run; a changed table needs a new one.
                     stage.plan = reset_plan_states(Arc::clone(&stage.plan)).map_err(failure)?;
                 }
-                continue;
             }
-        };
-        any |= rows.iter().any(|b| b.num_rows() > 0);
-        input.slot.fill(rows);
+        }
     }
     // Nothing in, nothing out: a stage has no state, and aggregates above it have their own.
     if !any {

@@ -9,6 +9,7 @@ mod gate;
 mod graph;
 mod partials;
 mod running_aggregate;
+mod shared_rows;
 mod slot;
 mod window_aggregate;
 mod window_buffer;
@@ -19,10 +20,11 @@ pub use compute::{Compute, run_partitions};
 pub use count::{CountExec, multiplies};
 pub use gate::{GateExec, GateKind, GateReport, RejectedRow};
 pub use graph::{
-    ChangeMode, EpochInputs, Operator, OperatorKind, QueryGraph, QueryOutput, SlotSource, Stage, StageInput,
+    ChangeMode, EpochInputs, Operator, OperatorKind, QueryGraph, QueryOutput, SlotSource, Stage, StageInput, TableRows,
 };
 pub use partials::AggregateParts;
 pub use running_aggregate::{Emit, RunningAggregate, TimeToLive, consolidate};
+pub use shared_rows::{ColumnPath, EqualityTest, SharedRows};
 pub use slot::{Slot, SlotExec};
 pub use window_aggregate::{WindowAggregate, WindowColumns};
 pub use window_buffer::WindowBuffer;

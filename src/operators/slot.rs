@@ -6,41 +6,61 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, Statistics};
+use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::execution::TaskContext;
-use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::functions::core::getfield::GetFieldFunc;
+use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::{EquivalenceProperties, ScalarFunctionExpr};
 use datafusion::physical_plan::execution_plan::{
     Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
 };
-use datafusion::physical_plan::memory::MemoryStream;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::statistics::StatisticsArgs;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties, SendableRecordBatchStream,
 };
+
+use super::shared_rows::{ColumnPath, EqualityTest, SharedRows};
 
 /// Rows on their way into a plan, one list for each partition.
 #[derive(Debug)]
 pub struct Slot {
     schema: SchemaRef,
-    partitions: Vec<Mutex<Vec<RecordBatch>>>,
+    partitions: Vec<Mutex<Vec<Stretch>>>,
     /// A reference table is small and read again whenever a plan is reset; a stream is neither.
     is_reference: bool,
+    /// What the query demands of every row of this table, so that the others need not come in.
+    test: Option<EqualityTest>,
+}
+
+/// Neighbouring rows.
+#[derive(Debug, Clone)]
+struct Stretch {
+    rows: Arc<SharedRows>,
+    from: usize,
+    len: usize,
 }
 
 impl Slot {
     /// A slot for streamed rows.
     pub fn stream(schema: SchemaRef, partitions: usize) -> Arc<Self> {
+        Self::tested(schema, partitions, None)
+    }
+
+    /// A slot for the rows of a source table that pass a test.
+    pub fn tested(schema: SchemaRef, partitions: usize, test: Option<EqualityTest>) -> Arc<Self> {
         let partitions = (0..partitions.max(1)).map(|_| Mutex::default()).collect();
-        Arc::new(Self { schema, partitions, is_reference: false })
+        Arc::new(Self { schema, partitions, is_reference: false, test })
     }
 
     /// A slot for the rows of a reference table; they stay in it.
     pub fn reference(schema: SchemaRef) -> Arc<Self> {
-        Arc::new(Self { schema, partitions: vec![Mutex::default()], is_reference: true })
+        Arc::new(Self { schema, partitions: vec![Mutex::default()], is_reference: true, test: None })
     }
 
     /// Schema of the rows.
@@ -48,41 +68,56 @@ impl Slot {
         &self.schema
     }
 
+    /// The test that rows have passed, or none.
+    pub fn test(&self) -> Option<&EqualityTest> {
+        self.test.as_ref()
+    }
+
     /// Number of partitions.
     pub fn partitions(&self) -> usize {
         self.partitions.len()
     }
 
+    /// Puts the rows of the next run in, in order; see [`Self::fill_shared`].
+    pub fn fill(&self, batches: &[RecordBatch]) {
+        let rows: Vec<_> = batches.iter().cloned().map(SharedRows::all).collect();
+        self.fill_shared(&rows);
+    }
+
     /// Puts the rows of the next run in, in order; neighbouring rows stay together, so that reading
     /// the partitions one after the other keeps the order.
-    pub fn fill(&self, batches: &[RecordBatch]) {
+    pub fn fill_shared(&self, all: &[Arc<SharedRows>]) {
         let parts = self.partitions.len();
-        let total: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        let mut lists: Vec<Vec<RecordBatch>> = vec![Vec::new(); parts];
+        let total: usize = all.iter().map(|rows| rows.len()).sum();
+        let mut lists: Vec<Vec<Stretch>> = vec![Vec::new(); parts];
         // Below this many rows a second task costs more than it saves.
         const SPLIT_ABOVE_ROWS: usize = 4096;
-        if parts == 1 || total <= SPLIT_ABOVE_ROWS {
-            lists[0] = batches.iter().filter(|b| b.num_rows() > 0).cloned().collect();
-        } else {
-            let share = total.div_ceil(parts);
-            let mut seen = 0;
-            for batch in batches {
-                let mut from = 0;
-                while from < batch.num_rows() {
-                    let part = (seen / share).min(parts - 1);
-                    let until = if part + 1 == parts { usize::MAX } else { (part + 1) * share };
-                    let take = (batch.num_rows() - from).min(until - seen);
-                    lists[part].push(batch.slice(from, take));
-                    from += take;
-                    seen += take;
-                }
+        let share = if parts == 1 || total <= SPLIT_ABOVE_ROWS { usize::MAX } else { total.div_ceil(parts) };
+        let mut seen = 0;
+        for rows in all {
+            let mut from = 0;
+            while from < rows.len() {
+                let part = (seen / share).min(parts - 1);
+                let until = if part + 1 == parts { usize::MAX } else { share.saturating_mul(part + 1) };
+                let len = (rows.len() - from).min(until - seen);
+                lists[part].push(Stretch { rows: Arc::clone(rows), from, len });
+                from += len;
+                seen += len;
             }
         }
-        self.fill_lists(lists);
+        self.put(lists);
     }
 
     /// Puts given lists in, one for each partition; missing ones are empty.
     pub fn fill_lists(&self, lists: Vec<Vec<RecordBatch>>) {
+        let stretch = |batch: RecordBatch| {
+            let rows = SharedRows::all(batch);
+            Stretch { from: 0, len: rows.len(), rows }
+        };
+        self.put(lists.into_iter().map(|list| list.into_iter().map(stretch).collect()).collect());
+    }
+
+    fn put(&self, lists: Vec<Vec<Stretch>>) {
         debug_assert!(lists.len() <= self.partitions.len(), "a list without a partition would be lost");
         let lists = lists.into_iter().chain(std::iter::repeat_with(Vec::new));
         for (partition, list) in self.partitions.iter().zip(lists) {
@@ -90,26 +125,25 @@ impl Slot {
         }
     }
 
-    fn take(&self, partition: usize) -> Vec<RecordBatch> {
+    fn take(&self, partition: usize) -> Vec<Stretch> {
         let mut rows = self.partitions[partition].lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_reference { rows.clone() } else { std::mem::take(&mut *rows) }
     }
 
-    fn statistics(&self) -> Statistics {
-        let mut statistics = Statistics::new_unknown(&self.schema);
+    fn estimate(&self, statistics: &mut Statistics) {
         // Tells the join planner which side to build its table from; never used for results.
         let rows = if self.is_reference { 10_000 } else { 1_000_000_000 };
         statistics.num_rows = Precision::Inexact(rows);
         statistics.total_byte_size = Precision::Inexact(rows * 100);
-        statistics
     }
 }
 
-/// Physical leaf that reads a [`Slot`].
+/// Physical leaf that reads a [`Slot`]: columns, and single fields of nested ones, so that the rest of a wide ROW is
+/// neither filtered nor sliced.
 #[derive(Debug)]
 pub struct SlotExec {
     slot: Arc<Slot>,
-    projection: Option<Vec<usize>>,
+    columns: Arc<[ColumnPath]>,
     properties: Arc<PlanProperties>,
 }
 
@@ -120,13 +154,38 @@ impl SlotExec {
             Some(columns) => Arc::new(slot.schema.project(columns)?),
             None => Arc::clone(&slot.schema),
         };
+        let columns = match projection {
+            Some(columns) => columns.iter().map(|column| ColumnPath::column(*column)).collect(),
+            None => (0..slot.schema.fields().len()).map(ColumnPath::column).collect(),
+        };
+        Ok(Self::with_columns(slot, columns, schema))
+    }
+
+    fn with_columns(slot: Arc<Slot>, columns: Arc<[ColumnPath]>, schema: SchemaRef) -> Self {
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(schema),
             Partitioning::UnknownPartitioning(slot.partitions()),
             EmissionType::Incremental,
             Boundedness::Bounded,
         ));
-        Ok(Self { slot, projection: projection.cloned(), properties })
+        Self { slot, columns, properties }
+    }
+
+    /// The path that an expression over this leaf's rows reads, if it does nothing else.
+    fn path_of(&self, expr: &Arc<dyn PhysicalExpr>) -> Option<ColumnPath> {
+        if let Some(column) = expr.downcast_ref::<Column>() {
+            return self.columns.get(column.index()).cloned();
+        }
+        let field = ScalarFunctionExpr::try_downcast_func::<GetFieldFunc>(expr.as_ref())?;
+        let (base, names) = field.args().split_first()?;
+        let mut path = self.path_of(base)?;
+        for name in names {
+            let name = name.downcast_ref::<Literal>()?.value().try_as_str()??.to_owned();
+            let DataType::Struct(fields) = path.data_type(&self.slot.schema)? else { return None };
+            let (index, _) = fields.find(&name)?;
+            path.0.push(index);
+        }
+        Some(path)
     }
 }
 
@@ -177,11 +236,35 @@ impl ExecutionPlan for SlotExec {
     }
 
     fn execute(&self, partition: usize, _context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let batches = self.slot.take(partition);
-        Ok(Box::pin(MemoryStream::try_new(batches, self.schema(), self.projection.clone())?))
+        let stretches = self.slot.take(partition);
+        let (schema, columns) = (self.schema(), Arc::clone(&self.columns));
+        let batch = {
+            let schema = Arc::clone(&schema);
+            move |stretch: Stretch| {
+                let column = |path: &ColumnPath| -> Result<ArrayRef> {
+                    let column = stretch.rows.column(path).map_err(|e| DataFusionError::External(Box::new(e)))?;
+                    let whole = stretch.len == column.len();
+                    Ok(if whole { column } else { column.slice(stretch.from, stretch.len) })
+                };
+                let columns = columns.iter().map(column).collect::<Result<Vec<_>>>()?;
+                let options = RecordBatchOptions::new().with_row_count(Some(stretch.len));
+                Ok(RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?)
+            }
+        };
+        let stream = futures::stream::iter(stretches.into_iter().map(batch));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+    }
+
+    fn try_swapping_with_projection(&self, projection: &ProjectionExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let columns: Option<Vec<_>> = projection.expr().iter().map(|e| self.path_of(&e.expr)).collect();
+        Ok(columns.map(|columns| {
+            Arc::new(Self::with_columns(Arc::clone(&self.slot), columns.into(), projection.schema())) as Arc<_>
+        }))
     }
 
     fn statistics_from_inputs(&self, _inputs: &[Arc<Statistics>], _args: &StatisticsArgs) -> Result<Arc<Statistics>> {
-        Ok(Arc::new(self.slot.statistics().project(self.projection.as_ref())))
+        let mut statistics = Statistics::new_unknown(&self.schema());
+        self.slot.estimate(&mut statistics);
+        Ok(Arc::new(statistics))
     }
 }

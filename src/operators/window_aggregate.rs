@@ -19,7 +19,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, TimestampMillisecondArray, UInt32Array,
 };
-use datafusion::arrow::compute::{cast, take_record_batch};
+use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, TimestampMillisecondType};
 
 use super::compute::Compute;
@@ -59,17 +59,36 @@ pub struct WindowAggregate {
     watermark: Watermark,
     /// End of the last window that was closed, minus 1 ms.
     closed: Option<i64>,
+    /// Rows from which a pane is compacted; follows what compactions have brought.
+    compact_rows: usize,
 }
 
-/// A pane is compacted when it holds this many batches and has doubled since the last time.
+/// A pane is compacted when it holds this many batches, at least [`FEWEST_ROWS_TO_COMPACT`] rows, and has doubled since
+/// the last time.
 const COMPACT_AFTER_BATCHES: usize = 8;
+/// Fewer rows are as cheaply merged when the window closes.
+const FEWEST_ROWS_TO_COMPACT: usize = 16 * 1024;
+/// A compaction that leaves more than this share of the rows was not worth it: the next ones wait for eight times the rows.
+const POOR_SHARE: f64 = 0.6;
+/// … but not for more than this, so that the state of a long window stays within twice its groups and this.
+const MOST_ROWS_WITHOUT_COMPACTION: usize = 1 << 20;
+/// So many small batches are put together without being merged.
+const CONCAT_AFTER_BATCHES: usize = 64;
 /// State rows that one run of `Final` may take; more are read out in several runs.
 const ROWS_PER_CLOSE: usize = 512 * 1024;
 
 impl WindowAggregate {
     /// An operator without state.
     pub fn new(parts: Arc<AggregateParts>, columns: WindowColumns, shared: Option<WindowSpec>) -> Self {
-        Self { parts, columns, shared, panes: BTreeMap::new(), watermark: Watermark::MIN, closed: None }
+        Self {
+            parts,
+            columns,
+            shared,
+            panes: BTreeMap::new(),
+            watermark: Watermark::MIN,
+            closed: None,
+            compact_rows: FEWEST_ROWS_TO_COMPACT,
+        }
     }
 
     /// Number of windows or panes, and of state rows.
@@ -90,14 +109,24 @@ impl WindowAggregate {
                 }
                 let pane = self.panes.entry(key).or_default();
                 pane.rows += rows.num_rows();
-                pane.batches.push(rows);
+                pane.batches.push(own_text(rows)?);
                 touched.push(key);
             }
         }
         for key in touched {
             let Some(pane) = self.panes.get_mut(&key) else { continue };
-            if pane.batches.len() >= COMPACT_AFTER_BATCHES && pane.rows >= 2 * pane.rows_after_compaction {
+            if pane.batches.len() < COMPACT_AFTER_BATCHES {
+                continue;
+            }
+            if pane.rows >= self.compact_rows.max(2 * pane.rows_after_compaction) {
+                let before = pane.rows;
                 compact(pane, &self.parts, compute).await?;
+                self.compact_rows = match pane.rows as f64 / before as f64 {
+                    share if share > POOR_SHARE => (self.compact_rows * 8).min(MOST_ROWS_WITHOUT_COMPACTION),
+                    _ => FEWEST_ROWS_TO_COMPACT,
+                };
+            } else if pane.batches.len() >= CONCAT_AFTER_BATCHES {
+                pane.batches = vec![concat_batches(self.parts.state_schema(), &pane.batches)?];
             }
         }
         Ok(())
@@ -281,6 +310,25 @@ impl Lists {
         let empty = vec![(0, Vec::new()); self.lists.len()];
         std::mem::replace(&mut self.lists, empty).into_iter().map(|list| list.1).collect()
     }
+}
+
+/// Bytes of text that state rows may keep alive without using them: less is not worth a copy.
+const UNUSED_TEXT_BYTES: usize = 64 << 10;
+
+/// The rows with text of their own, if what they point into holds much else: state that was not aggregated points into
+/// the records it came from, and would keep whole chunks of them until its window closes.
+fn own_text(rows: RecordBatch) -> Result<RecordBatch> {
+    let mut columns = rows.columns().to_vec();
+    let mut copied = false;
+    for column in &mut columns {
+        let Some(texts) = column.as_string_view_opt() else { continue };
+        let held: usize = texts.data_buffers().iter().map(|buffer| buffer.len()).sum();
+        if held > UNUSED_TEXT_BYTES && held > 2 * texts.total_buffer_bytes_used() {
+            *column = Arc::new(texts.gc());
+            copied = true;
+        }
+    }
+    if copied { Ok(RecordBatch::try_new(rows.schema(), columns)?) } else { Ok(rows) }
 }
 
 /// A time column as milliseconds.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringViewBuilder, TimestampMillisecondArray,
-    UInt32Array, UInt64Array, new_null_array,
+    ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray, StringViewBuilder,
+    TimestampMillisecondArray, UInt32Array, UInt64Array, new_null_array,
 };
+use datafusion::arrow::buffer::ScalarBuffer;
 use datafusion::arrow::compute::{cast, filter_record_batch, is_not_null, take};
 use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMillisecondType};
 
@@ -104,8 +105,8 @@ impl RowMaker {
         debug_assert!(self.watermark >= before, "a split's watermark never goes back");
         for field in &self.schema.fields()[columns.len()..] {
             columns.push(match field.name().as_str() {
-                WATERMARK_COLUMN => Arc::new(Int64Array::from(marks.clone())),
-                TIME_COLUMN => Arc::new(Int64Array::from(times.clone())),
+                WATERMARK_COLUMN => Arc::new(Int64Array::new(marks.clone(), None)),
+                TIME_COLUMN => Arc::new(Int64Array::new(times.clone(), None)),
                 ORIGIN_COLUMN => {
                     let number = u64::from(piece) << 32;
                     let origins = (0..rows).map(|row| number | provenance.record(row) as u64);
@@ -134,10 +135,10 @@ impl RowMaker {
         decoded: &RecordBatch,
         columns: &[ArrayRef],
         skipped: Option<&SkippedTime>,
-    ) -> Result<(Vec<i64>, Vec<i64>, Vec<usize>)> {
+    ) -> Result<(ScalarBuffer<i64>, ScalarBuffer<i64>, Vec<usize>)> {
         let rows = decoded.num_rows();
         let (times, rule_marks, delay) = match &self.rule {
-            None => return Ok((vec![0; rows], vec![i64::MIN; rows], Vec::new())),
+            None => return Ok((vec![0; rows].into(), vec![i64::MIN; rows].into(), Vec::new())),
             Some(WatermarkRule::Delay { column, delay_ms }) => (Arc::clone(&columns[*column]), None, *delay_ms),
             Some(WatermarkRule::Computed(stage)) => {
                 let stage = stage.lock().await;
@@ -164,6 +165,15 @@ impl RowMaker {
         };
         let mut marks = Vec::with_capacity(rows);
         let mut current = self.watermark;
+        if marks_of.is_none() && skipped.is_none() && timeless.is_empty() {
+            marks.extend(times.values().iter().map(|time| {
+                let before = current;
+                current = current.max(time.saturating_sub(delay));
+                before
+            }));
+            self.watermark = current;
+            return Ok((times.values().clone(), marks.into(), timeless));
+        }
         for row in 0..rows {
             if let Some(skipped) = skipped
                 && skipped.before_row[row] != i64::MIN
@@ -186,7 +196,7 @@ impl RowMaker {
             current = current.max(skipped.max.saturating_sub(delay));
         }
         self.watermark = current;
-        Ok((times.values().to_vec(), marks, timeless))
+        Ok((times.values().clone(), marks.into(), timeless))
     }
 
     fn metadata_column(&self, key: &str, from: &Provenance<'_>, rows: usize) -> Result<ArrayRef> {
@@ -197,34 +207,33 @@ impl RowMaker {
             }
             Arc::new(builder.finish())
         };
-        let constant = |text: &str| -> ArrayRef {
-            let mut builder = StringViewBuilder::with_capacity(rows).with_deduplicate_strings();
-            for _ in 0..rows {
-                builder.append_value(text);
-            }
-            Arc::new(builder.finish())
-        };
+        let constant = |text: &str| repeated(&(Arc::new(StringViewArray::from(vec![text])) as ArrayRef), rows);
         Ok(match key {
             "timestamp" | "file.modification-time" => {
                 let times = match from.arrivals {
                     Arrivals::Same(ms) => TimestampMillisecondArray::from_value(*ms, rows),
-                    Arrivals::Each(each) => (0..rows).map(|row| Some(each[from.record(row)])).collect(),
+                    Arrivals::Each(each) => {
+                        TimestampMillisecondArray::from_iter_values((0..rows).map(|row| each[from.record(row)]))
+                    }
                 };
                 Arc::new(times.with_timezone("UTC"))
             }
-            "shard-id" | "file.path" => constant(&from.split.0),
-            "file.name" => constant(from.split.0.rsplit('/').next().unwrap_or_default()),
-            "stream" => constant(&self.stream),
-            "sequence-number" => match from.sequence {
-                SequenceNumbers::Text(texts_) => texts(&|record| Some(texts_[record].to_string())),
-                _ => {
-                    let mut builder = StringViewBuilder::with_capacity(rows);
-                    for row in 0..rows {
-                        builder.append_value(from.sequence.get(from.record(row)));
-                    }
-                    Arc::new(builder.finish())
+            "shard-id" | "file.path" => constant(&from.split.0)?,
+            "file.name" => constant(from.split.0.rsplit('/').next().unwrap_or_default())?,
+            "stream" => constant(&self.stream)?,
+            "sequence-number" => {
+                let mut builder = StringViewBuilder::with_capacity(rows);
+                let mut digits = [0; DIGITS];
+                for row in 0..rows {
+                    let record = from.record(row);
+                    builder.append_value(match from.sequence {
+                        SequenceNumbers::Dense { first } => decimal(first + record as u64, &mut digits),
+                        SequenceNumbers::Numbers(numbers) => decimal(numbers[record], &mut digits),
+                        SequenceNumbers::Text(texts) => &texts[record],
+                    });
                 }
-            },
+                Arc::new(builder.finish())
+            }
             "partition-key" => texts(&|record| from.partition_keys.map(|keys| keys[record].to_string())),
             "raw" => match from.raw {
                 Some(raw) => texts(&|record| String::from_utf8(raw.record(record).to_vec()).ok()),
@@ -236,6 +245,23 @@ impl RowMaker {
             },
         })
     }
+}
+
+/// Digits of the largest `u64`.
+const DIGITS: usize = 20;
+
+/// `number` as text, written from the end of `digits`: a `String` for each record would cost more than its decoding.
+fn decimal(mut number: u64, digits: &mut [u8; DIGITS]) -> &str {
+    let mut at = DIGITS;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    std::str::from_utf8(&digits[at..]).expect("digits are ASCII")
 }
 
 /// The one value of an array, for each row.

@@ -19,7 +19,7 @@ use crate::contracts::{
     ChangeKind, Changes, Clock, Decoder, EpochNumber, Error, ErrorOutput, MetadataColumn, Reject, RejectReason,
     RejectedRecord, Result, Sink, Source, StartPosition, Watermark,
 };
-use crate::operators::{ChangeMode, Compute, EpochInputs, GateKind, QueryGraph, consolidate};
+use crate::operators::{ChangeMode, Compute, EpochInputs, EqualityTest, GateKind, QueryGraph, TableRows, consolidate};
 use crate::state::{OperatorState, SavedJob};
 
 /// How a run ends.
@@ -182,6 +182,7 @@ impl Worker {
         let mut epoch_number = EpochNumber(job.saved.epoch);
         let mut summary = Summary::default();
         let mut told = vec![Watermark::MIN; job.slots];
+        let tests = tests_of(&queries, job.slots);
         loop {
             let epoch = driver.next(&mut stop).await?;
             let last = epoch.last;
@@ -200,7 +201,7 @@ impl Worker {
                 report(&progress, &driver, &epoch);
                 let stopped = *stop.borrow();
                 let closes = last && !stopped && job.ending != Ending::Once;
-                let inputs = Arc::new(inputs(&epoch, references, closes));
+                let inputs = Arc::new(inputs(&epoch, &tests, references, closes));
                 if !epoch.rejects.is_empty() && error_sender.send(epoch.rejects.clone()).await.is_err() {
                     return Err(errors_failed(errors).await);
                 }
@@ -248,9 +249,26 @@ fn report(progress: &Progress, driver: &Driver, epoch: &Epoch) {
     }
 }
 
-fn inputs(epoch: &Epoch, references: Vec<Option<RecordBatch>>, closes: bool) -> EpochInputs {
+/// The tests under which queries read each table, each once.
+fn tests_of(queries: &[RunningQuery], tables: usize) -> Vec<Vec<EqualityTest>> {
+    let mut tests: Vec<Vec<EqualityTest>> = vec![Vec::new(); tables];
+    for (table, test) in queries.iter().flat_map(|query| query.graph.tests()) {
+        if !tests[table].contains(test) {
+            tests[table].push(test.clone());
+        }
+    }
+    tests
+}
+
+fn inputs(
+    epoch: &Epoch,
+    tests: &[Vec<EqualityTest>],
+    references: Vec<Option<RecordBatch>>,
+    closes: bool,
+) -> EpochInputs {
     let watermarks = if closes { vec![Watermark::MAX; epoch.watermarks.len()] } else { epoch.watermarks.clone() };
-    EpochInputs { tables: epoch.rows.clone(), watermarks, references }
+    let tables = epoch.rows.iter().zip(tests).map(|(rows, tests)| TableRows::new(rows, tests)).collect();
+    EpochInputs { tables, watermarks, references }
 }
 
 async fn start_query(
@@ -291,7 +309,7 @@ async fn run_queries(
         tasks.push(tokio::spawn(async move {
             let context = |error: Error| error.context(format!("query '{}'", query.name));
             let output = query.graph.process(&inputs, &compute).await.map_err(context)?;
-            let rows: usize = query.tables.iter().flat_map(|t| &inputs.tables[*t]).map(RecordBatch::num_rows).sum();
+            let rows: usize = query.tables.iter().map(|t| inputs.tables[*t].rows).sum();
             query.counts.rows_in += rows as u64;
             query.graph.pending = output.rows;
             Ok::<_, Error>(query)

@@ -31,11 +31,12 @@ use super::aggregate::outward;
 use super::errors::PlanError;
 use super::lower::{WindowForm, lower};
 use super::nodes::{Gate, ReportHandle, WindowTvf, window_bound};
+use super::prefilter::demands_below;
 use super::require::is_require;
 use super::tables::SlotTable;
 use crate::operators::{
-    GateKind, GateReport, ORIGIN_COLUMN, Operator, Slot, SlotSource, StageInput, TIME_COLUMN, WATERMARK_COLUMN,
-    WEIGHT_COLUMN,
+    ColumnPath, EqualityTest, GateKind, GateReport, ORIGIN_COLUMN, Operator, Slot, SlotSource, StageInput, TIME_COLUMN,
+    WATERMARK_COLUMN, WEIGHT_COLUMN,
 };
 
 /// Columns that are never shown.
@@ -106,6 +107,9 @@ pub(crate) struct Compiler<'a> {
     pub(crate) warnings: Vec<String>,
     /// For a batch: makes what is scanned in place of a source table.
     pub(crate) provider: Option<Provider<'a>>,
+    /// `column = 'text'`, with the path of the column's name, that filters above ask of each row of the node that is
+    /// compiled next.
+    pub(crate) demands: Vec<(Vec<String>, String)>,
 }
 
 impl Compiler<'_> {
@@ -113,6 +117,7 @@ impl Compiler<'_> {
     /// above may turn an update into a removal.
     pub(crate) async fn compile(&mut self, plan: &LogicalPlan, deltas: bool) -> Result<Piece> {
         refuse_subqueries(plan)?;
+        self.demands = demands_below(plan, std::mem::take(&mut self.demands));
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan, false),
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
@@ -186,7 +191,10 @@ impl Compiler<'_> {
             let own: Vec<usize> = (0..table.declared).collect();
             (Slot::reference(Arc::new(table.schema.project(&own)?)), SlotSource::Reference(place), Kind::Still)
         } else {
-            let slot = Slot::stream(Arc::clone(&table.schema), self.partitions);
+            let test = std::mem::take(&mut self.demands).into_iter().find_map(|(path, text)| {
+                EqualityTest::try_new(&table.schema, ColumnPath::find(&table.schema, &path)?, &text)
+            });
+            let slot = Slot::tested(Arc::clone(&table.schema), self.partitions, test);
             (slot, SlotSource::Table(index), Kind::Append { closed: BTreeSet::new() })
         };
         let mut columns: Vec<usize> = match &scan.projection {

@@ -449,6 +449,7 @@ impl JobBuilder<'_> {
             notes: Vec::new(),
             warnings: Vec::new(),
             provider: None,
+            demands: Vec::new(),
         }
     }
 

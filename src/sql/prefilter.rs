@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use datafusion::common::DFSchema;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
 
 use super::nodes::WindowTvf;
+use super::require::is_require;
 use super::required::path_of;
 
 /// Text that each use of a table demands, by the table's name in plans. Tables with a use that demands
@@ -34,21 +36,8 @@ fn visit(plan: &LogicalPlan, demands: &mut Vec<String>, found: &mut BTreeMap<Str
         }
         LogicalPlan::Filter(filter) => {
             let mut below = demands.clone();
-            let schema = filter.input.schema();
-            for conjunct in split_conjunction(&filter.predicate) {
-                if let Expr::BinaryExpr(binary) = conjunct
-                    && binary.op == Operator::Eq
-                {
-                    for (column, value) in [(&binary.left, &binary.right), (&binary.right, &binary.left)] {
-                        if let (Some(_), Expr::Literal(value, _)) = (path_of(column, schema), value.as_ref())
-                            && let Some(Some(text)) = value.try_as_str()
-                            && is_plain(text)
-                        {
-                            below.push(text.to_owned());
-                        }
-                    }
-                }
-            }
+            let texts = equalities(&filter.predicate, filter.input.schema()).map(|(_, text)| text);
+            below.extend(texts.filter(|text| is_plain(text)));
             visit(&filter.input, &mut below, found);
         }
         LogicalPlan::SubqueryAlias(alias) => visit(&alias.input, demands, found),
@@ -69,6 +58,50 @@ fn visit(plan: &LogicalPlan, demands: &mut Vec<String>, found: &mut BTreeMap<Str
             }
         }
     }
+}
+
+/// What is asked of each row below `plan`, when `demands` are asked of each row of it: the path of a column and the text
+/// that it must equal. Nodes that make rows out of several, or other rows, pass nothing on.
+pub(crate) fn demands_below(plan: &LogicalPlan, demands: Vec<(Vec<String>, String)>) -> Vec<(Vec<String>, String)> {
+    let named = |(column, rest): (usize, Vec<String>), schema: &DFSchema| {
+        [vec![schema.field(column).name().clone()], rest].concat()
+    };
+    match plan {
+        LogicalPlan::TableScan(_) | LogicalPlan::SubqueryAlias(_) => demands,
+        LogicalPlan::Extension(extension) if extension.node.as_any().is::<WindowTvf>() => demands,
+        LogicalPlan::Filter(filter) => {
+            let schema = filter.input.schema();
+            // REQUIRE speaks of every row that its own WHERE lets through, whatever a query above wants of them.
+            let requires = split_conjunction(&filter.predicate).into_iter().any(|e| !matches!(is_require(e), Ok(None)));
+            let mut below = if requires { Vec::new() } else { demands };
+            below.extend(equalities(&filter.predicate, schema).map(|(path, text)| (named(path, schema), text)));
+            below
+        }
+        LogicalPlan::Projection(projection) => {
+            let schema = projection.input.schema();
+            let through = |(path, text): (Vec<String>, String)| {
+                let (name, rest) = path.split_first()?;
+                let at = projection.schema.index_of_column_by_name(None, name)?;
+                let below = named(path_of(&projection.expr[at], schema)?, schema);
+                Some(([below, rest.to_vec()].concat(), text))
+            };
+            demands.into_iter().filter_map(through).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// `column = 'text'` among the conditions that all must hold.
+fn equalities(predicate: &Expr, schema: &DFSchema) -> impl Iterator<Item = ((usize, Vec<String>), String)> {
+    let equality = move |conjunct: &Expr| {
+        let Expr::BinaryExpr(binary) = conjunct else { return None };
+        let sides = [(&binary.left, &binary.right), (&binary.right, &binary.left)];
+        sides.into_iter().filter(|_| binary.op == Operator::Eq).find_map(|(column, value)| {
+            let Expr::Literal(value, _) = value.as_ref() else { return None };
+            Some((path_of(column, schema)?, value.try_as_str()??.to_owned()))
+        })
+    };
+    split_conjunction(predicate).into_iter().filter_map(equality).collect::<Vec<_>>().into_iter()
 }
 
 /// Text that stands in JSON as it is: no escapes, no other spelling.

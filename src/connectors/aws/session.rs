@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::profile::ProfileFileCredentialsProvider;
-use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
 use aws_config::provider_config::ProviderConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::web_identity_token::{StaticConfiguration, WebIdentityTokenCredentialsProvider};
@@ -186,11 +185,7 @@ impl AwsSession {
                     loader = loader.profile_name(name);
                 }
                 if let Some(path) = self.credential("profile.path") {
-                    let files = ProfileFiles::builder()
-                        .include_default_config_file(true)
-                        .with_file(ProfileFileKind::Credentials, path)
-                        .build();
-                    profile = profile.profile_files(files);
+                    profile = profile_from(profile, path);
                 }
                 Ok(loader.credentials_provider(profile.build()))
             }
@@ -233,6 +228,17 @@ impl AwsSession {
         own = own.to_builder().credentials_provider(provider).build();
         Ok(own)
     }
+}
+
+/// Profiles of a file of one's own, beside the usual configuration file.
+#[expect(deprecated, reason = "the new names are in `aws-runtime`, which has no stable interface")]
+fn profile_from(
+    profile: aws_config::profile::credentials::Builder,
+    path: &str,
+) -> aws_config::profile::credentials::Builder {
+    use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
+    let files = ProfileFiles::builder().include_default_config_file(true);
+    profile.profile_files(files.with_file(ProfileFileKind::Credentials, path).build())
 }
 
 #[cfg(test)]

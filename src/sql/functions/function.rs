@@ -206,7 +206,8 @@ impl ScalarUDFImpl for Function {
             context: &self.context,
         };
         let array = (self.definition.body)(&call)?;
-        if constant && array.len() == 1 {
+        // One value for many rows: all of them have it (a day's text, mostly), and what is above works on it once.
+        if array.len() == 1 && (constant || rows > 1) {
             return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?));
         }
         Ok(ColumnarValue::Array(array))

@@ -157,5 +157,8 @@ pub fn expr_planners(options: &FunctionOptions) -> Vec<Arc<dyn ExprPlanner>> {
         decimal::DEFINITIONS.first_chunk().expect("decimal has a function for each of five operations");
     let decimal = definitions.map(|definition| Arc::new(definition.udf(&context)));
     let interval = Arc::new(operators::TIMES_INTERVAL.udf(&context));
-    vec![Arc::new(operators::Operators { decimal, interval })]
+    let mut texts = strings::DEFINITIONS.iter();
+    let concat = texts.find(|definition| definition.name == "concat").expect("CONCAT is one of them");
+    let concat = Arc::new(concat.udf(&context));
+    vec![Arc::new(operators::Operators { decimal, interval, concat })]
 }

@@ -22,6 +22,8 @@ pub(crate) struct Operators {
     /// In the order of [`Operation`].
     pub decimal: [Arc<ScalarUDF>; 5],
     pub interval: Arc<ScalarUDF>,
+    /// `||` of texts: as an operator it would repeat a constant side for each row.
+    pub concat: Arc<ScalarUDF>,
 }
 
 impl ExprPlanner for Operators {
@@ -32,6 +34,7 @@ impl ExprPlanner for Operators {
             BinaryOperator::Multiply => Operation::Multiply,
             BinaryOperator::Divide => Operation::Divide,
             BinaryOperator::Modulo => Operation::Remainder,
+            BinaryOperator::StringConcat => return Ok(self.concat(expr, schema)),
             _ => return Ok(PlannerResult::Original(expr)),
         };
         let (Ok(left), Ok(right)) = (expr.left.get_type(schema), expr.right.get_type(schema)) else {
@@ -70,6 +73,16 @@ impl ExprPlanner for Operators {
             return Ok(PlannerResult::Original(RawBinaryExpr { op: expr.op, left, right }));
         }
         Ok(PlannerResult::Planned(self.decimal[operation as usize].call(vec![left, right])))
+    }
+}
+
+impl Operators {
+    fn concat(&self, expr: RawBinaryExpr, schema: &DFSchema) -> PlannerResult<RawBinaryExpr> {
+        let is_text = |side: &Expr| side.get_type(schema).is_ok_and(|data_type| data_type.is_string());
+        if is_text(&expr.left) && is_text(&expr.right) {
+            return PlannerResult::Planned(self.concat.call(vec![expr.left, expr.right]));
+        }
+        PlannerResult::Original(expr)
     }
 }
 

@@ -131,7 +131,8 @@ fn print_all(
     Ok(Arc::new(builder.finish()))
 }
 
-/// Prints by a pattern of days, hours or minutes: a row in the stretch of the one before costs two comparisons.
+/// Prints by a pattern of days, hours or minutes: a row in the stretch of the one before costs two comparisons. When all
+/// rows lie in one stretch, as those of a live stream do, the answer is one value for all.
 fn print_stretches(
     call: &Call,
     pattern: &Pattern,
@@ -144,6 +145,13 @@ fn print_stretches(
     let mut printer = Printer::new(pattern, times.zone());
     let mut text = String::new();
     let length = per_second * seconds;
+    if times.has_no_nulls()
+        && let (Some(least), Some(most)) = (ticks.iter().min(), ticks.iter().max())
+        && least.div_euclid(length) == most.div_euclid(length)
+    {
+        builder.append_value(printer.print(Moment::from_units(*least, per_second))?);
+        return Ok(Arc::new(builder.finish()));
+    }
     let (mut from, mut to_exclusive) = (0, 0);
     for (row, tick) in ticks.iter().enumerate() {
         if times.is_null(row) {

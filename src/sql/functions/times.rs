@@ -92,6 +92,10 @@ impl Times {
         }
     }
 
+    pub(super) fn has_no_nulls(&self) -> bool {
+        self.nulls.as_ref().is_none_or(|nulls| nulls.null_count() == 0)
+    }
+
     pub(super) fn is_null(&self, row: usize) -> bool {
         self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(if self.constant { 0 } else { row }))
     }
