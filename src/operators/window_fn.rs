@@ -24,6 +24,8 @@ pub(crate) enum Bound {
     FirstOpenEnd,
     /// The argument plus a distance, e.g. a window's end from its start.
     Plus(i64),
+    /// Start of the pane plus a distance: the window's end, for TUMBLE.
+    StartPlus(i64),
 }
 
 /// `(time [, watermark]) -> TIMESTAMP(3)`.
@@ -43,6 +45,12 @@ impl WindowBound {
     /// End of the first window of the row that its watermark has not closed; NULL when all are closed.
     pub fn first_open_end(spec: WindowSpec) -> Self {
         Self { spec, bound: Bound::FirstOpenEnd, signature: Signature::any(2, Volatility::Immutable) }
+    }
+
+    /// `ms` after the start of the pane. As an expression of its own, not of the start: what two columns share the planner
+    /// computes in a step below them, and through such a step it does not push the reading of single fields.
+    pub fn start_plus(spec: WindowSpec, ms: i64) -> Self {
+        Self { spec, bound: Bound::StartPlus(ms), signature: Signature::any(1, Volatility::Immutable) }
     }
 
     /// `ms` after the argument.
@@ -67,6 +75,7 @@ impl ScalarUDFImpl for WindowBound {
             Bound::Start => "tm_window_start",
             Bound::FirstOpenEnd => "tm_first_open_end",
             Bound::Plus(_) => "tm_plus",
+            Bound::StartPlus(_) => "tm_window_end",
         }
     }
 
@@ -82,7 +91,8 @@ impl ScalarUDFImpl for WindowBound {
         let rows = args.number_rows;
         let times = millis(&args.args[0], rows)?;
         let out: TimestampMillisecondArray = match self.bound {
-            Bound::Start => {
+            Bound::Start | Bound::StartPlus(_) => {
+                let plus = if let Bound::StartPlus(ms) = self.bound { ms } else { 0 };
                 // Rows of one batch mostly share their window: one division each run of equal panes.
                 let (mut start, mut end) = (0, 0);
                 let pane = self.spec.pane_ms();
@@ -91,7 +101,7 @@ impl ScalarUDFImpl for WindowBound {
                         start = self.spec.pane_start(time);
                         end = start + pane;
                     }
-                    start
+                    start + plus
                 });
                 TimestampMillisecondArray::new(starts.collect(), times.nulls().cloned())
             }

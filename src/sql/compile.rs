@@ -31,8 +31,9 @@ use super::aggregate::outward;
 use super::errors::PlanError;
 use super::lower::{WindowForm, lower};
 use super::nodes::{Gate, ReportHandle, WindowTvf, window_bound};
-use super::prefilter::demands_below;
+use super::prefilter::{Demand, demands_below};
 use super::require::is_require;
+use super::required::path_of;
 use super::tables::SlotTable;
 use crate::operators::{
     ColumnPath, EqualityTest, GateKind, GateReport, ORIGIN_COLUMN, Operator, Slot, SlotSource, StageInput, TIME_COLUMN,
@@ -41,6 +42,9 @@ use crate::operators::{
 
 /// Columns that are never shown.
 pub(crate) const HIDDEN: [&str; 4] = [WATERMARK_COLUMN, TIME_COLUMN, ORIGIN_COLUMN, WEIGHT_COLUMN];
+
+/// Begins the names of fields that the condition of a gate reads.
+const GATE_FIELD: &str = "__tm_gate_";
 
 /// Whether the plan is for epochs or for everything at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,9 +111,12 @@ pub(crate) struct Compiler<'a> {
     pub(crate) warnings: Vec<String>,
     /// For a batch: makes what is scanned in place of a source table.
     pub(crate) provider: Option<Provider<'a>>,
-    /// `column = 'text'`, with the path of the column's name, that filters above ask of each row of the node that is
-    /// compiled next.
-    pub(crate) demands: Vec<(Vec<String>, String)>,
+    /// What filters above ask of each row of the node that is compiled next.
+    pub(crate) demands: Vec<Demand>,
+    /// Number of the demand that the last scan has taken upon itself: its slot gives only rows that meet it.
+    pub(crate) met: Option<usize>,
+    /// Numbers of demands that have been given out.
+    pub(crate) demanded: usize,
 }
 
 impl Compiler<'_> {
@@ -117,7 +124,7 @@ impl Compiler<'_> {
     /// above may turn an update into a removal.
     pub(crate) async fn compile(&mut self, plan: &LogicalPlan, deltas: bool) -> Result<Piece> {
         refuse_subqueries(plan)?;
-        self.demands = demands_below(plan, std::mem::take(&mut self.demands));
+        self.demands = demands_below(plan, std::mem::take(&mut self.demands), &mut self.demanded);
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan, false),
             LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
@@ -136,8 +143,12 @@ impl Compiler<'_> {
                 Ok(Piece { plan: LogicalPlan::SubqueryAlias(plan), ..piece })
             }
             LogicalPlan::Filter(filter) => {
+                let own: Vec<usize> = self.demands.iter().filter(|d| d.conjunct.is_some()).map(|d| d.number).collect();
+                let conjuncts: Vec<_> = self.demands.iter_mut().filter_map(|d| d.conjunct.take()).collect();
+                self.met = None;
                 let piece = Box::pin(self.compile(&filter.input, true)).await?;
-                self.filter(filter, piece)
+                let met = self.met.and_then(|met| own.iter().position(|number| *number == met));
+                self.filter(filter, piece, met.map(|at| &conjuncts[at]))
             }
             LogicalPlan::Extension(Extension { node }) if node.as_any().is::<WindowTvf>() => {
                 let Some(tvf) = node.as_any().downcast_ref::<WindowTvf>() else { return unsupported(plan) };
@@ -191,9 +202,13 @@ impl Compiler<'_> {
             let own: Vec<usize> = (0..table.declared).collect();
             (Slot::reference(Arc::new(table.schema.project(&own)?)), SlotSource::Reference(place), Kind::Still)
         } else {
-            let test = std::mem::take(&mut self.demands).into_iter().find_map(|(path, text)| {
-                EqualityTest::try_new(&table.schema, ColumnPath::find(&table.schema, &path)?, &text)
+            let demands = std::mem::take(&mut self.demands).into_iter().filter(|_| self.mode == Mode::Stream);
+            let mut tests = demands.filter_map(|demand| {
+                let path = ColumnPath::find(&table.schema, &demand.path)?;
+                Some((demand.number, EqualityTest::try_new(&table.schema, path, &demand.text)?))
             });
+            let (met, test) = tests.next().unzip();
+            self.met = met;
             let slot = Slot::tested(Arc::clone(&table.schema), self.partitions, test);
             (slot, SlotSource::Table(index), Kind::Append { closed: BTreeSet::new() })
         };
@@ -214,11 +229,13 @@ impl Compiler<'_> {
         Ok(Piece { plan: LogicalPlan::TableScan(plan), inputs: vec![StageInput { slot, source }], kind })
     }
 
-    fn filter(&mut self, filter: &Filter, piece: Piece) -> Result<Piece> {
+    /// `met` is the condition that all rows of the piece meet already.
+    fn filter(&mut self, filter: &Filter, piece: Piece, met: Option<&Expr>) -> Result<Piece> {
         let (mut requires, mut rest) = (Vec::new(), Vec::new());
         for conjunct in split_conjunction_owned(filter.predicate.clone()) {
             match is_require(&conjunct)? {
                 Some((condition, reason)) => requires.push((condition, reason)),
+                None if met == Some(&conjunct) => {}
                 None => rest.push(conjunct),
             }
         }
@@ -234,9 +251,36 @@ impl Compiler<'_> {
                 .word("REQUIRE")
                 .into());
             }
-            plan = self.gate(plan, condition, GateKind::Require(reason));
+            plan = self.require(plan, condition, reason)?;
         }
         Ok(Piece { plan, ..piece })
+    }
+
+    /// A gate whose condition reads the fields that it names, not the whole of the columns they are in: nothing would
+    /// push that reading through a gate, and all of a wide ROW would have to come up to it.
+    fn require(&mut self, input: LogicalPlan, condition: Expr, reason: String) -> Result<LogicalPlan> {
+        let own: Vec<Expr> =
+            input.schema().iter().map(|(q, f)| Expr::Column(Column::new(q.cloned(), f.name()))).collect();
+        let mut fields: Vec<Expr> = Vec::new();
+        let condition = condition.transform_down(|expr| match path_of(&expr, input.schema()) {
+            Some((_, path)) if !path.is_empty() => {
+                let at = fields.iter().position(|field| *field == expr).unwrap_or_else(|| {
+                    fields.push(expr);
+                    fields.len() - 1
+                });
+                let column = Expr::Column(Column::from_name(format!("{GATE_FIELD}{at}")));
+                Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
+            }
+            _ => Ok(Transformed::no(expr)),
+        })?;
+        if fields.is_empty() {
+            return Ok(self.gate(input, condition.data, GateKind::Require(reason)));
+        }
+        let named = fields.into_iter().enumerate().map(|(at, field)| field.alias(format!("{GATE_FIELD}{at}")));
+        let exprs = own.iter().cloned().chain(named).collect();
+        let below = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input))?);
+        let gate = self.gate(below, condition.data, GateKind::Require(reason));
+        Ok(LogicalPlan::Projection(Projection::try_new(own, Arc::new(gate))?))
     }
 
     pub(crate) fn gate(&mut self, input: LogicalPlan, predicate: Expr, kind: GateKind) -> LogicalPlan {

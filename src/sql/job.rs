@@ -450,6 +450,8 @@ impl JobBuilder<'_> {
             warnings: Vec::new(),
             provider: None,
             demands: Vec::new(),
+            met: None,
+            demanded: 0,
         }
     }
 

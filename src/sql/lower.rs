@@ -38,9 +38,8 @@ pub(crate) fn lower(node: &WindowTvf, input: LogicalPlan, form: WindowForm) -> R
     let own: Vec<Expr> = input.schema().iter().map(|(q, f)| Expr::Column(Column::new(q.cloned(), f.name()))).collect();
     let (input, start, end) = match (spec.kind, form) {
         (WindowKind::Tumble { size_ms }, _) => {
-            let start = call(WindowBound::start(spec), vec![time]);
-            let end = call(WindowBound::plus(spec, size_ms), vec![start.clone()]);
-            (input, start, end)
+            let start = call(WindowBound::start(spec), vec![time.clone()]);
+            (input, start, call(WindowBound::start_plus(spec, size_ms), vec![time]))
         }
         (_, WindowForm::Panes) => {
             let start = call(WindowBound::start(spec), vec![time.clone()]);

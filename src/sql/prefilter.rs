@@ -36,7 +36,8 @@ fn visit(plan: &LogicalPlan, demands: &mut Vec<String>, found: &mut BTreeMap<Str
         }
         LogicalPlan::Filter(filter) => {
             let mut below = demands.clone();
-            let texts = equalities(&filter.predicate, filter.input.schema()).map(|(_, text)| text);
+            let conjuncts = split_conjunction(&filter.predicate).into_iter();
+            let texts = conjuncts.filter_map(|c| equality(c, filter.input.schema())).map(|(_, text)| text);
             below.extend(texts.filter(|text| is_plain(text)));
             visit(&filter.input, &mut below, found);
         }
@@ -60,9 +61,22 @@ fn visit(plan: &LogicalPlan, demands: &mut Vec<String>, found: &mut BTreeMap<Str
     }
 }
 
-/// What is asked of each row below `plan`, when `demands` are asked of each row of it: the path of a column and the text
-/// that it must equal. Nodes that make rows out of several, or other rows, pass nothing on.
-pub(crate) fn demands_below(plan: &LogicalPlan, demands: Vec<(Vec<String>, String)>) -> Vec<(Vec<String>, String)> {
+/// `column = 'text'`, asked of each row of a node.
+#[derive(Debug, Clone)]
+pub(crate) struct Demand {
+    /// To know it again.
+    pub(crate) number: usize,
+    /// Names from the node's columns down to the one that is asked for.
+    pub(crate) path: Vec<String>,
+    /// What it must equal.
+    pub(crate) text: String,
+    /// The condition as it stands in the filter that asks, at that filter only.
+    pub(crate) conjunct: Option<Expr>,
+}
+
+/// What is asked of each row below `plan`, when `demands` are asked of each row of it. Nodes that make rows out of
+/// several, or other rows, pass nothing on. `given` counts the numbers of demands.
+pub(crate) fn demands_below(plan: &LogicalPlan, demands: Vec<Demand>, given: &mut usize) -> Vec<Demand> {
     let named = |(column, rest): (usize, Vec<String>), schema: &DFSchema| {
         [vec![schema.field(column).name().clone()], rest].concat()
     };
@@ -74,16 +88,22 @@ pub(crate) fn demands_below(plan: &LogicalPlan, demands: Vec<(Vec<String>, Strin
             // REQUIRE speaks of every row that its own WHERE lets through, whatever a query above wants of them.
             let requires = split_conjunction(&filter.predicate).into_iter().any(|e| !matches!(is_require(e), Ok(None)));
             let mut below = if requires { Vec::new() } else { demands };
-            below.extend(equalities(&filter.predicate, schema).map(|(path, text)| (named(path, schema), text)));
+            for conjunct in split_conjunction(&filter.predicate) {
+                if let Some((path, text)) = equality(conjunct, schema) {
+                    *given += 1;
+                    let conjunct = Some(conjunct.clone());
+                    below.push(Demand { number: *given, path: named(path, schema), text, conjunct });
+                }
+            }
             below
         }
         LogicalPlan::Projection(projection) => {
             let schema = projection.input.schema();
-            let through = |(path, text): (Vec<String>, String)| {
-                let (name, rest) = path.split_first()?;
+            let through = |demand: Demand| {
+                let (name, rest) = demand.path.split_first()?;
                 let at = projection.schema.index_of_column_by_name(None, name)?;
                 let below = named(path_of(&projection.expr[at], schema)?, schema);
-                Some(([below, rest.to_vec()].concat(), text))
+                Some(Demand { path: [below, rest.to_vec()].concat(), ..demand })
             };
             demands.into_iter().filter_map(through).collect()
         }
@@ -91,17 +111,19 @@ pub(crate) fn demands_below(plan: &LogicalPlan, demands: Vec<(Vec<String>, Strin
     }
 }
 
-/// `column = 'text'` among the conditions that all must hold.
-fn equalities(predicate: &Expr, schema: &DFSchema) -> impl Iterator<Item = ((usize, Vec<String>), String)> {
-    let equality = move |conjunct: &Expr| {
-        let Expr::BinaryExpr(binary) = conjunct else { return None };
-        let sides = [(&binary.left, &binary.right), (&binary.right, &binary.left)];
-        sides.into_iter().filter(|_| binary.op == Operator::Eq).find_map(|(column, value)| {
-            let Expr::Literal(value, _) = value.as_ref() else { return None };
-            Some((path_of(column, schema)?, value.try_as_str()??.to_owned()))
-        })
-    };
-    split_conjunction(predicate).into_iter().filter_map(equality).collect::<Vec<_>>().into_iter()
+/// The column and the text of `column = 'text'`.
+fn equality(conjunct: &Expr, schema: &DFSchema) -> Option<((usize, Vec<String>), String)> {
+    let Expr::BinaryExpr(binary) = conjunct else { return None };
+    let sides = [(&binary.left, &binary.right), (&binary.right, &binary.left)];
+    sides.into_iter().filter(|_| binary.op == Operator::Eq).find_map(|(column, value)| {
+        // A plan that is not optimised yet casts the literal to the column's kind of text.
+        let value = match value.as_ref() {
+            Expr::Cast(cast) if cast.field.data_type().is_string() => cast.expr.as_ref(),
+            other => other,
+        };
+        let Expr::Literal(value, _) = value else { return None };
+        Some((path_of(column, schema)?, value.try_as_str()??.to_owned()))
+    })
 }
 
 /// Text that stands in JSON as it is: no escapes, no other spelling.

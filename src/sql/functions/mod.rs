@@ -22,6 +22,7 @@ mod call;
 mod cast_number;
 mod cast_text;
 mod casts;
+mod coalesce;
 mod collections;
 mod conditional;
 mod constants;
@@ -147,6 +148,7 @@ fn scalar_functions(options: &FunctionOptions) -> Vec<ScalarUDF> {
     udfs.push(time_text::UNIX_TIMESTAMP.volatile(&context));
     udfs.extend(casts::udfs(&context));
     udfs.extend(conditional::udfs());
+    udfs.push(coalesce::udf());
     udfs
 }
 
