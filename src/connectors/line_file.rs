@@ -1,7 +1,11 @@
 //! A file of JSON lines or CSV as a split: each line's byte offset is its sequence number.
 //!
-//! Shared by `filesystem` (finite files) and the embedded Kinesis (plain `*.jsonl` shards, which
-//! grow). The last line of a growing file is not read before its line end has come.
+//! Shared by `filesystem` (finite files, objects of S3, packed ones too) and the embedded Kinesis (plain `*.jsonl`
+//! shards, which grow). The last line of a growing file is not read before its line end has come. In a packed file,
+//! offsets count in what it holds.
+//!
+//! Invariant: offsets that are asked of a [`ReadAt`] never go back, but for a growing file's last line; so a packed file
+//! is unpacked once.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -32,11 +36,52 @@ pub(crate) enum AtEnd {
     Drain,
 }
 
+/// Bytes that can be read at any place (of a packed file: at growing places).
+pub(crate) trait ReadAt: Send + 'static {
+    /// Length now; `u64::MAX` where only reading to the end tells.
+    fn length(&self) -> Result<u64>;
+
+    /// Milliseconds since 1970.
+    fn modified_ms(&self) -> Result<i64>;
+
+    /// Puts up to `bytes` from `offset` on behind what `buffer` holds and says how many; fewer only at the end. Blocks.
+    fn read_at(&mut self, offset: u64, bytes: usize, buffer: &mut Vec<u8>) -> Result<usize>;
+}
+
+/// A file of this machine.
+pub(crate) struct DiskFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl DiskFile {
+    /// Blocks.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| io_error(path, "opened", e))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+}
+
+impl ReadAt for DiskFile {
+    fn length(&self) -> Result<u64> {
+        Ok(self.file.metadata().map_err(|e| io_error(&self.path, "read", e))?.len())
+    }
+
+    fn modified_ms(&self) -> Result<i64> {
+        Ok(modified_ms(&self.file.metadata().map_err(|e| io_error(&self.path, "read", e))?))
+    }
+
+    fn read_at(&mut self, offset: u64, bytes: usize, buffer: &mut Vec<u8>) -> Result<usize> {
+        self.file.seek(SeekFrom::Start(offset)).map_err(|e| io_error(&self.path, "read", e))?;
+        (&self.file).take(bytes as u64).read_to_end(buffer).map_err(|e| io_error(&self.path, "read", e))
+    }
+}
+
 /// Reads one file.
 pub(crate) struct LineFile {
     path: PathBuf,
     split: SplitId,
-    file: File,
+    file: Box<dyn ReadAt>,
     framing: Framing,
     at_end: AtEnd,
     /// Where the first record that has not been given out starts.
@@ -58,7 +103,19 @@ impl LineFile {
         resume: Option<&Position>,
         start: StartPosition,
     ) -> Result<Self> {
-        let file = File::open(path).map_err(|e| io_error(path, "opened", e))?;
+        Self::over(Box::new(DiskFile::open(path)?), path, split, framing, at_end, resume, start)
+    }
+
+    /// The same over any bytes; `path` is their name in errors. Blocks.
+    pub(crate) fn over(
+        file: Box<dyn ReadAt>,
+        path: &Path,
+        split: SplitId,
+        framing: Framing,
+        at_end: AtEnd,
+        resume: Option<&Position>,
+        start: StartPosition,
+    ) -> Result<Self> {
         let mut this = Self {
             path: path.to_owned(),
             split,
@@ -83,18 +140,16 @@ impl LineFile {
     }
 
     fn length(&self) -> Result<u64> {
-        Ok(self.file.metadata().map_err(|e| io_error(&self.path, "read", e))?.len())
+        self.file.length()
     }
 
     fn modified_ms(&self) -> Result<i64> {
-        let metadata = self.file.metadata().map_err(|e| io_error(&self.path, "read", e))?;
-        Ok(modified_ms(&metadata))
+        self.file.modified_ms()
     }
 
     /// Reads up to `bytes` at `offset` behind what `buffer` holds.
     fn read_at(&mut self, offset: u64, bytes: usize, buffer: &mut Vec<u8>) -> Result<usize> {
-        self.file.seek(SeekFrom::Start(offset)).map_err(|e| io_error(&self.path, "read", e))?;
-        (&self.file).take(bytes as u64).read_to_end(buffer).map_err(|e| io_error(&self.path, "read", e))
+        self.file.read_at(offset, bytes, buffer)
     }
 
     fn skip_byte_order_mark(&mut self) -> Result<()> {

@@ -4,7 +4,7 @@
 //! kinesis     read, write    streams; with --local DIR the embedded one under DIR/kinesis
 //! dynamodb    write          items by key; DIR/dynamodb.sqlite
 //! sns         write          messages; DIR/sns/<topic>.jsonl
-//! filesystem  read, write    JSON lines, CSV, Parquet in folders; s3://bucket/key is DIR/s3/bucket/key
+//! filesystem  read, write    JSON lines, CSV, Parquet in folders and buckets; s3://bucket/key is DIR/s3/bucket/key
 //! s3          read, write    another name of filesystem
 //! datagen     read           made-up rows
 //! print       write          lines on the terminal
@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::contracts::{Clock, Error, ErrorOutput, Result, Sink, Source, StartPosition, TableSpec};
 
-use aws::AwsSessions;
+use aws::{AwsSession, AwsSessions};
 use describe::{ConnectorDescription, Role};
 use dynamodb::local::LocalTables;
 use files::PartNames;
@@ -83,7 +83,7 @@ impl Connectors {
     pub fn source(&self, spec: &TableSpec, connector: &str) -> Result<Arc<dyn Source>> {
         match self.known(spec, connector)?.name {
             "kinesis" => kinesis::local_source(spec, self.need_local(spec, "Kinesis")?, self.clock(), self.drains),
-            "filesystem" | "s3" => files::source(spec, self.local.as_deref(), self.clock()),
+            "filesystem" | "s3" => files::source(spec, &self.reach(&|| self.aws.of(spec))),
             "datagen" => datagen::source(spec, self.clock()),
             other => Err(Error::config(format!("table '{}': connector '{other}' cannot be read", spec.name))),
         }
@@ -95,7 +95,7 @@ impl Connectors {
             "kinesis" => kinesis::local_sink(spec, self.need_local(spec, "Kinesis")?, self.clock()),
             "dynamodb" => dynamodb::local_sink(spec, self.local_tables(self.need_local(spec, "DynamoDB")?)),
             "sns" => sns::local_sink(spec, self.need_local(spec, "SNS")?, &self.job.job),
-            "filesystem" | "s3" => files::sink(spec, self.local.as_deref(), self.names.clone()),
+            "filesystem" | "s3" => files::sink(spec, &self.reach(&|| self.aws.of(spec)), self.names.clone()),
             "print" => Ok(Box::new(print::Print::try_new(spec)?)),
             "blackhole" => Ok(Box::new(blackhole::Blackhole)),
             other => Err(Error::config(format!("table '{}': connector '{other}' cannot be written", spec.name))),
@@ -105,7 +105,7 @@ impl Connectors {
     /// A reference table: files that are kept in memory and read again when they change.
     pub fn reference(&self, spec: &TableSpec, connector: &str) -> Result<ReferenceFiles> {
         match self.known(spec, connector)?.name {
-            "filesystem" | "s3" => ReferenceFiles::open(spec, self.local.as_deref()),
+            "filesystem" | "s3" => ReferenceFiles::open(spec, &self.reach(&|| self.aws.of(spec))),
             other => Err(Error::config(format!("table '{}': connector '{other}' has no reference tables", spec.name))
                 .hint("a table to look rows up in is of 'filesystem'")),
         }
@@ -113,7 +113,16 @@ impl Connectors {
 
     /// The error output in the folder `path` (plain, `file://` or `s3://bucket/prefix`).
     pub fn error_output(&self, path: &str) -> Result<Box<dyn ErrorOutput>> {
-        files::error_output(path, self.local.as_deref(), self.names.clone())
+        files::error_output(path, &self.reach(&|| self.aws.default_session()), self.names.clone())
+    }
+
+    /// The same, reached as the table of `spec` is: with its endpoint, region and credentials.
+    pub fn error_output_beside(&self, path: &str, spec: &TableSpec) -> Result<Box<dyn ErrorOutput>> {
+        files::error_output(path, &self.reach(&|| self.aws.of(spec)), self.names.clone())
+    }
+
+    fn reach<'a>(&'a self, session: &'a dyn Fn() -> Result<AwsSession>) -> files::Reach<'a> {
+        files::Reach { local: self.local.as_deref(), session, clock: self.clock() }
     }
 
     /// Where the table's own options say that reading starts; `None` when they do not.

@@ -93,7 +93,6 @@ pub(crate) fn failure<E>(call: Call<'_>, error: &SdkError<E, HttpResponse>) -> A
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    let Call { service, operation, resource } = call;
     let status = error.raw_response().map(|r| r.status().as_u16());
     let (mut code, text, outcome_unknown) = match error {
         SdkError::ServiceError(e) => {
@@ -111,24 +110,40 @@ where
     if code.is_empty() {
         code = status.map_or_else(|| "Unknown".to_owned(), |s| format!("HTTP {s}"));
     }
+    let id = error.raw_response().and_then(|r| {
+        ["x-amzn-requestid", "x-amz-request-id", "x-amzn-request-id"].iter().find_map(|name| r.headers().get(*name))
+    });
+    shown(call, Answer { code, text, request: id.map(str::to_owned), status, outcome_unknown })
+}
+
+/// What a service, or the way to it, answered.
+pub(super) struct Answer {
+    pub(super) code: String,
+    pub(super) text: String,
+    pub(super) request: Option<String>,
+    pub(super) status: Option<u16>,
+    pub(super) outcome_unknown: bool,
+}
+
+/// Sorts an answer and puts it into words.
+pub(super) fn shown(call: Call<'_>, answer: Answer) -> AwsFailure {
+    let Call { service, operation, resource } = call;
+    let Answer { code, text, request, status, outcome_unknown } = answer;
     let throttled = THROTTLED.contains(&code.as_str()) || status == Some(429);
     let server_side = status.is_some_and(|s| s >= 500);
     let retryable = throttled || outcome_unknown || server_side || PASSING.contains(&code.as_str());
     let outcome_unknown = outcome_unknown || server_side;
-    let id = error.raw_response().and_then(|r| {
-        ["x-amzn-requestid", "x-amz-request-id", "x-amzn-request-id"].iter().find_map(|name| r.headers().get(*name))
-    });
-    let request = id.map_or_else(String::new, |id| format!(", request {id}"));
+    let request = request.map_or_else(String::new, |id| format!(", request {id}"));
     let message = format!("{service}:{operation} on '{resource}' failed: {text} ({code}{request})");
     let denied = DENIED.contains(&code.as_str());
     let credentials = CREDENTIALS.contains(&code.as_str()) || text.contains("no providers in chain provided");
     let kind = if retryable { ErrorKind::Unavailable } else { ErrorKind::Config };
     let mut shown = Error::new(kind, message);
     if denied {
-        shown = shown.hint(format!("allow the action '{service}:{operation}' on it (see `tidemill iam`)"));
+        shown = shown.hint(format!("allow the action '{}' on it (see `tidemill iam`)", action(service, operation)));
     } else if credentials {
         shown = shown.hint("the AWS credentials are missing, wrong or expired: check the profile, role or environment");
-    } else if code.contains("NotFound") || code == "NoSuchBucket" || code == "ResourceNotFoundException" {
+    } else if code.contains("NotFound") || code == "NoSuchBucket" {
         shown = shown.hint("check its name, the region and the account, or make it with `tidemill provision`");
     } else if throttled {
         shown = shown.hint("it was retried; raise the capacity of the resource, or lower the load");
@@ -138,8 +153,21 @@ where
     AwsFailure { code, retryable, throttled, outcome_unknown, error: shown }
 }
 
+/// The IAM action that allows an operation. They have the same name but for S3's ("Actions, resources, and condition
+/// keys for Amazon S3").
+fn action(service: &str, operation: &str) -> String {
+    let name = match (service, operation) {
+        ("s3", "ListObjectsV2" | "HeadBucket") => "ListBucket",
+        ("s3", "ListMultipartUploads") => "ListBucketMultipartUploads",
+        ("s3", "HeadObject") => "GetObject",
+        ("s3", "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload") => "PutObject",
+        (_, name) => name,
+    };
+    format!("{service}:{name}")
+}
+
 /// An error with all its causes, without repeating any.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -6,8 +6,10 @@
 //!
 //! Invariant: a secret is never part of an error, of a log line or of `Debug`.
 
+mod bucket;
 mod errors;
 mod session;
 
+pub(crate) use bucket::{Bucket, object_failure};
 pub(crate) use errors::{AwsFailure, Call, failure};
 pub(crate) use session::{AwsSession, AwsSessions};

@@ -114,6 +114,21 @@ impl AwsSession {
         self.inner.config.get_or_try_init(|| self.load()).await.cloned()
     }
 
+    /// Whether the bucket's name stands in the path of S3's URLs (`true`) or in the host (`false`); `None` leaves it to
+    /// the rules of AWS. Other S3 services and emulators know the path only.
+    pub(crate) fn path_style(&self) -> Option<bool> {
+        let own = self.option("aws.s3.path-style-access").map(|v| v.eq_ignore_ascii_case("true"));
+        own.or_else(|| self.endpoint().is_some().then_some(true)).or_else(|| {
+            // Of the service alone, or of all.
+            let set = |name: &str| std::env::var(name).is_ok_and(|v| !v.is_empty());
+            (set("AWS_ENDPOINT_URL_S3") || set("AWS_ENDPOINT_URL")).then_some(true)
+        })
+    }
+
+    fn endpoint(&self) -> Option<&str> {
+        self.option("aws.endpoint").or_else(|| self.option("aws.endpoint-url"))
+    }
+
     fn option(&self, key: &str) -> Option<&str> {
         self.inner.options.get(key).map(String::as_str)
     }
@@ -141,7 +156,7 @@ impl AwsSession {
         if let Some(region) = self.option("aws.region") {
             loader = loader.region(Region::new(region.to_owned()));
         }
-        if let Some(endpoint) = self.option("aws.endpoint").or_else(|| self.option("aws.endpoint-url")) {
+        if let Some(endpoint) = self.endpoint() {
             loader = loader.endpoint_url(endpoint);
         }
         loader

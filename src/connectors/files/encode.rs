@@ -1,23 +1,64 @@
 //! Rows into one open file.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::Write;
 
 use arrow::array::RecordBatch;
 use parquet::arrow::ArrowWriter;
 
-use crate::connectors::line_file::io_error;
-use crate::contracts::{ChangeKind, Error, Result};
+use crate::connectors::options::Options;
+use crate::contracts::{ChangeKind, Error, Result, TableSpec};
 use crate::formats::csv::CsvOptions;
+use crate::formats::datetime::TimestampStyle;
 use crate::formats::write_csv::CsvRows;
 use crate::formats::write_json::{JsonRows, JsonStyle};
 
-use super::parquet_write;
-use super::sink::Encoding;
+use super::output::{Output, Staged, write_error};
+use super::packed::{Packer, Packing};
+use super::parquet_write::{self, ParquetStyle};
 
 /// Text is gathered up to this size before it is written.
 const TEXT_BUFFER: usize = 256 << 10;
+
+/// How rows are written.
+#[derive(Debug, Clone)]
+pub(super) enum Encoding {
+    Json(JsonStyle, Packing),
+    Csv(CsvOptions, Packing),
+    Parquet(ParquetStyle),
+}
+
+impl Encoding {
+    pub(super) fn of(spec: &TableSpec) -> Result<Self> {
+        match spec.require("format")? {
+            "json" => Ok(Self::Json(json_style(spec)?, Packing::to_write(spec)?)),
+            "csv" => Ok(Self::Csv(CsvOptions::of(spec)?, Packing::to_write(spec)?)),
+            "parquet" if Packing::to_write(spec)? != Packing::None => {
+                Err(Error::config(format!("table '{}': Parquet is packed page by page, not as a file", spec.name))
+                    .hint("set 'parquet.compression' instead of 'compression'"))
+            }
+            "parquet" => ParquetStyle::of(spec).map(Self::Parquet),
+            other => Err(Error::config(format!("table '{}': files in format '{other}' cannot be written", spec.name))
+                .hint("json, csv or parquet")),
+        }
+    }
+
+    pub(super) fn extension(&self) -> String {
+        match self {
+            Self::Json(_, packing) => format!("jsonl{}", packing.extension()),
+            Self::Csv(_, packing) => format!("csv{}", packing.extension()),
+            Self::Parquet(_) => "parquet".to_owned(),
+        }
+    }
+}
+
+/// How a table's options want JSON written.
+fn json_style(spec: &TableSpec) -> Result<JsonStyle> {
+    let iso = spec.option("json.timestamp-format.standard").is_some_and(|v| v.eq_ignore_ascii_case("ISO-8601"));
+    Ok(JsonStyle {
+        timestamps: if iso { TimestampStyle::Iso8601 } else { TimestampStyle::Sql },
+        skip_nulls: Options(spec).bool("json.encode.ignore-null-fields", false)?,
+    })
+}
 
 /// What is written at once.
 pub(super) struct Rows<'a> {
@@ -32,53 +73,61 @@ pub(super) struct Rows<'a> {
 pub(super) enum Writer {
     Json(Text, JsonStyle),
     Csv(Text, CsvOptions),
-    Parquet(Box<ArrowWriter<File>>),
+    Parquet(Box<ArrowWriter<Output>>),
 }
 
 /// A text file and how much is in it.
 pub(super) struct Text {
-    file: BufWriter<File>,
+    output: Packer<Output>,
     line: Vec<u8>,
+    /// Before packing.
     bytes: u64,
+    packed: bool,
 }
 
 impl Text {
-    fn new(file: File) -> Self {
-        Self { file: BufWriter::with_capacity(TEXT_BUFFER, file), line: Vec::new(), bytes: 0 }
+    fn new(output: Output, packing: Packing) -> Result<Self> {
+        let packed = packing != Packing::None;
+        Ok(Self { output: packing.pack(output)?, line: Vec::new(), bytes: 0, packed })
     }
 
     /// Writes what is in `line`, once that is worth it.
-    fn spill(&mut self, path: &Path, least: usize) -> Result<()> {
+    fn spill(&mut self, least: usize) -> Result<()> {
         if self.line.len() >= least {
-            self.file.write_all(&self.line).map_err(|e| io_error(path, "written", e))?;
+            let written = self.output.write_all(&self.line);
+            written.map_err(|e| write_error(&self.output.get_ref().name(), e))?;
             self.bytes += self.line.len() as u64;
             self.line.clear();
         }
         Ok(())
     }
+
+    fn close(mut self) -> Result<Staged> {
+        self.spill(1)?;
+        let name = self.output.get_ref().name();
+        self.output.finish().map_err(|e| write_error(&name, e))?.finish()
+    }
 }
 
 impl Writer {
     /// `sample` is the first batch, from which Parquet's encodings are chosen.
-    pub(super) fn open(file: File, path: &Path, encoding: &Encoding, sample: &RecordBatch) -> Result<Self> {
+    pub(super) fn open(output: Output, encoding: &Encoding, sample: &RecordBatch) -> Result<Self> {
         Ok(match encoding {
-            Encoding::Json(style) => Self::Json(Text::new(file), *style),
-            Encoding::Csv(options) => {
-                let mut text = Text::new(file);
+            Encoding::Json(style, packing) => Self::Json(Text::new(output, *packing)?, *style),
+            Encoding::Csv(options, packing) => {
+                let mut text = Text::new(output, *packing)?;
                 if options.header {
                     CsvRows::write_header(sample, options, &mut text.line);
                     text.line.push(b'\n');
-                    text.spill(path, 0)?;
+                    text.spill(0)?;
                 }
                 Self::Csv(text, options.clone())
             }
-            Encoding::Parquet(compression) => {
-                Self::Parquet(Box::new(parquet_write::writer(file, sample, *compression)?))
-            }
+            Encoding::Parquet(style) => Self::Parquet(Box::new(parquet_write::writer(output, sample, style)?)),
         })
     }
 
-    pub(super) fn write(&mut self, path: &Path, rows: &Rows<'_>) -> Result<()> {
+    pub(super) fn write(&mut self, rows: &Rows<'_>) -> Result<()> {
         match self {
             Self::Json(text, style) => {
                 let json = JsonRows::try_new(rows.batch, *style)?;
@@ -91,42 +140,42 @@ impl Writer {
                         _ => json.write(row, &mut text.line),
                     }
                     text.line.push(b'\n');
-                    text.spill(path, TEXT_BUFFER)?;
+                    text.spill(TEXT_BUFFER)?;
                 }
-                text.spill(path, 1)
+                text.spill(1)
             }
             Self::Csv(text, options) => {
                 let csv = CsvRows::try_new(rows.batch, options)?;
                 for row in 0..rows.batch.num_rows() {
                     csv.write(row, &mut text.line);
                     text.line.push(b'\n');
-                    text.spill(path, TEXT_BUFFER)?;
+                    text.spill(TEXT_BUFFER)?;
                 }
-                text.spill(path, 1)
+                text.spill(1)
             }
-            Self::Parquet(writer) => writer.write(rows.batch).map_err(|e| parquet_write::failed(path, e)),
+            Self::Parquet(writer) => {
+                let written = writer.write(rows.batch);
+                written.map_err(|e| parquet_write::failed(&writer.inner().name(), e))
+            }
         }
     }
 
     /// Size so far; for Parquet an estimate of what the rows in memory will take.
     pub(super) fn bytes(&self) -> u64 {
         match self {
+            Self::Json(text, _) | Self::Csv(text, _) if text.packed => text.output.get_ref().bytes(),
             Self::Json(text, _) | Self::Csv(text, _) => text.bytes,
             Self::Parquet(writer) => (writer.bytes_written() + writer.in_progress_size()) as u64,
         }
     }
 
-    /// Writes what is left and gives the file back, to be synced.
-    pub(super) fn close(self, path: &Path) -> Result<File> {
+    /// Writes what is left and stages the file.
+    pub(super) fn close(self) -> Result<Staged> {
         match self {
-            Self::Json(mut text, _) | Self::Csv(mut text, _) => {
-                text.spill(path, 1)?;
-                text.file.into_inner().map_err(|e| io_error(path, "written", e.into_error()))
-            }
-            Self::Parquet(mut writer) => {
-                writer.finish().map_err(|e| parquet_write::failed(path, e))?;
-                let file = writer.inner().try_clone();
-                file.map_err(|e| Error::unavailable("a file handle could not be copied").caused_by(e))
+            Self::Json(text, _) | Self::Csv(text, _) => text.close(),
+            Self::Parquet(writer) => {
+                let name = writer.inner().name();
+                writer.into_inner().map_err(|e| parquet_write::failed(&name, e))?.finish()
             }
         }
     }

@@ -1,27 +1,34 @@
 //! The error output: what was refused, as JSON lines in a folder.
 //!
-//! A file is visible while it grows: each flush makes its lines durable, and nothing waits for a commit.
+//! A file is visible while it grows: each flush makes its lines durable, and nothing waits for a commit. An object of
+//! S3 cannot grow: it is put again, with what has been added, until it is of [`OBJECT_BYTES`].
 //! The bytes of one record are written once: when several queries refuse it, only the first line carries
 //! a large record, the others name the same stream, split and sequence number.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use arrow::datatypes::TimeUnit;
 use async_trait::async_trait;
 use base64::Engine;
+use object_store::{ObjectStoreExt, PutPayload};
 
+use crate::connectors::aws::object_failure;
 use crate::connectors::line_file::io_error;
 use crate::contracts::{ErrorOutput, RejectedRecord, Result};
 use crate::formats::datetime::{TimestampStyle, write_timestamp};
 use crate::formats::write_json::write_string;
 
+use super::listing::object_path;
+use super::location::{Place, Prefix};
 use super::part::PartNames;
 
 /// A file is followed by a new one at this size.
 const FILE_BYTES: u64 = 64 << 20;
+/// The same for an object: it bounds what is held in memory, and sent again by a flush.
+const OBJECT_BYTES: usize = 1 << 20;
 /// Records larger than this are written once only.
 const LARGE_RECORD: usize = 4 << 10;
 /// So many large records are remembered.
@@ -29,26 +36,40 @@ const REMEMBERED: usize = 4_096;
 
 /// Writes refused records below a folder.
 pub(crate) struct FileErrorOutput {
+    sink: Lines,
+    seen: HashSet<String>,
+    order: VecDeque<String>,
+}
+
+/// Where lines go.
+enum Lines {
+    Folder(FolderLines),
+    Objects(ObjectLines),
+}
+
+struct FolderLines {
     folder: PathBuf,
     names: PartNames,
     file: Option<(PathBuf, File)>,
     bytes: u64,
     dirty: bool,
-    seen: HashSet<String>,
-    order: VecDeque<String>,
+}
+
+struct ObjectLines {
+    prefix: Prefix,
+    names: PartNames,
+    /// Key and content of the object that is added to.
+    open: Option<(String, Vec<u8>)>,
+    dirty: bool,
 }
 
 impl FileErrorOutput {
-    pub(super) fn open(folder: &Path, names: PartNames) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            names,
-            file: None,
-            bytes: 0,
-            dirty: false,
-            seen: HashSet::new(),
-            order: VecDeque::new(),
-        }
+    pub(super) fn open(place: Place, names: PartNames) -> Self {
+        let sink = match place {
+            Place::Local(folder) => Lines::Folder(FolderLines { folder, names, file: None, bytes: 0, dirty: false }),
+            Place::S3(prefix) => Lines::Objects(ObjectLines { prefix, names, open: None, dirty: false }),
+        };
+        Self { sink, seen: HashSet::new(), order: VecDeque::new() }
     }
 
     /// Whether the bytes of this record are in an earlier line.
@@ -69,6 +90,42 @@ impl FileErrorOutput {
         false
     }
 
+    async fn append(&mut self, text: &[u8]) -> Result<()> {
+        match &mut self.sink {
+            Lines::Folder(folder) => folder.append(text),
+            Lines::Objects(objects) => objects.append(text).await,
+        }
+    }
+}
+
+impl ObjectLines {
+    async fn append(&mut self, text: &[u8]) -> Result<()> {
+        if self.open.as_ref().is_some_and(|(_, held)| held.len() + text.len() > OBJECT_BYTES) {
+            self.put().await?;
+            self.open = None;
+        }
+        let (_, held) = self
+            .open
+            .get_or_insert_with(|| (self.prefix.join(&format!("errors-{}.jsonl", self.names.next())), Vec::new()));
+        held.extend_from_slice(text);
+        self.dirty = true;
+        Ok(())
+    }
+
+    async fn put(&mut self) -> Result<()> {
+        if let Some((key, held)) = &self.open
+            && self.dirty
+        {
+            let store = self.prefix.bucket.store().await?;
+            let put = store.put(&object_path(key)?, PutPayload::from(held.clone())).await;
+            put.map_err(|e| object_failure("PutObject", &self.prefix.bucket, key, &e).error.context("error output"))?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+}
+
+impl FolderLines {
     fn append(&mut self, text: &[u8]) -> Result<()> {
         if self.file.is_some() && self.bytes >= FILE_BYTES {
             self.sync()?;
@@ -142,14 +199,17 @@ impl ErrorOutput for FileErrorOutput {
             let known = self.is_known(record);
             write_line(record, known, &mut out);
             if out.len() >= 1 << 20 {
-                self.append(&out)?;
+                self.append(&out).await?;
                 out.clear();
             }
         }
-        if out.is_empty() { Ok(()) } else { self.append(&out) }
+        if out.is_empty() { Ok(()) } else { self.append(&out).await }
     }
 
     async fn flush(&mut self) -> Result<()> {
-        self.sync()
+        match &mut self.sink {
+            Lines::Folder(folder) => folder.sync(),
+            Lines::Objects(objects) => objects.put().await,
+        }
     }
 }

@@ -1,14 +1,18 @@
 //! Which files a table has, and what their paths say.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::DataType;
+use futures::TryStreamExt;
+use object_store::ObjectStore;
 
-use crate::connectors::line_file::{io_error, modified_ms};
+use crate::connectors::aws::object_failure;
+use crate::connectors::line_file::{io_error, modified_ms, open_blocking};
 use crate::contracts::{Error, Result, TableSpec};
+
+use super::location::{Place, Prefix};
 
 /// Name of a partition whose value is NULL, as Flink and Hive have it.
 pub(super) const DEFAULT_PARTITION: &str = "__DEFAULT_PARTITION__";
@@ -16,32 +20,86 @@ pub(super) const DEFAULT_PARTITION: &str = "__DEFAULT_PARTITION__";
 /// A file of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ListedFile {
-    pub(super) path: PathBuf,
+    /// Its whole path, or `s3://bucket/key`.
+    pub(super) name: String,
     pub(super) bytes: u64,
     pub(super) modified_ms: i64,
+    /// An object's ETag, which changes with its content.
+    pub(super) tag: Option<String>,
 }
 
 fn is_hidden(name: &str) -> bool {
     name.starts_with('.') || name.starts_with('_')
 }
 
-/// All files at `root`, which is a file or a folder, sorted by path.
-pub(super) fn list(root: &Path) -> Result<Vec<ListedFile>> {
+impl Place {
+    /// All files, sorted by name.
+    pub(super) async fn list(&self) -> Result<Vec<ListedFile>> {
+        let mut files = match self {
+            Self::Local(root) => {
+                let root = root.clone();
+                open_blocking(move || list_folder(&root)).await?
+            }
+            Self::S3(prefix) => list_objects(prefix).await?,
+        };
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(packed) = files.iter().find(|f| f.name.ends_with(".bz2")) {
+            return Err(Error::config(format!("'{}': files packed by bzip2 are not read", packed.name))
+                .hint("unpack it first, or pack it with gzip or zstd"));
+        }
+        Ok(files)
+    }
+
+    /// What of a file's name stands below the table's path.
+    fn below<'a>(&self, name: &'a str) -> &'a str {
+        let root = match self {
+            Self::Local(root) => root.to_string_lossy().into_owned(),
+            Self::S3(prefix) => prefix.url(&prefix.key),
+        };
+        name.strip_prefix(root.as_str()).unwrap_or(name).trim_start_matches('/')
+    }
+
+    /// Values of the partition columns in the path of a file (`…/year=2026/month=02/…`): for each column of
+    /// `spec.schema` that is one, its name and an array of length 1.
+    pub(super) fn partition_values(&self, name: &str, spec: &TableSpec) -> Result<Vec<(String, ArrayRef)>> {
+        let folders = self.below(name).rsplit_once('/').map_or("", |(folders, _)| folders);
+        let pairs: Vec<(String, String)> = folders
+            .split('/')
+            .filter_map(|folder| folder.split_once('='))
+            .map(|(name, value)| (unescape(name), unescape(value)))
+            .collect();
+        let default = spec.option("partition.default-name").unwrap_or(DEFAULT_PARTITION);
+        let mut values = Vec::new();
+        for column in &spec.partitioned_by {
+            let Ok(field) = spec.schema.field_with_name(column) else { continue };
+            let text = pairs.iter().find(|(n, _)| n == column).map(|(_, v)| v.as_str()).filter(|v| *v != default);
+            let array: ArrayRef = Arc::new(StringArray::from(vec![text]));
+            let strict = CastOptions { safe: false, ..CastOptions::default() };
+            let value = cast_with_options(&array, field.data_type(), &strict).map_err(|e| {
+                Error::data(format!("'{name}': the folder's value of '{column}' is no {}", field.data_type()))
+                    .caused_by(e)
+            })?;
+            values.push((column.clone(), value));
+        }
+        Ok(values)
+    }
+}
+
+/// All files at `root`, which is a file or a folder. Blocks.
+fn list_folder(root: &Path) -> Result<Vec<ListedFile>> {
     let mut files = Vec::new();
     let metadata = std::fs::metadata(root).map_err(|e| io_error(root, "read", e))?;
     if metadata.is_file() {
-        files.push(ListedFile { path: root.to_owned(), bytes: metadata.len(), modified_ms: modified_ms(&metadata) });
+        files.push(listed(root, &metadata)?);
     } else {
         walk(root, &mut files)?;
-        files.sort_by(|a, b| a.path.cmp(&b.path));
-    }
-    if let Some(packed) =
-        files.iter().find(|f| f.path.extension().is_some_and(|e| e == "gz" || e == "zst" || e == "bz2"))
-    {
-        return Err(Error::config(format!("'{}': compressed text files are not read", packed.path.display()))
-            .hint("unpack it first"));
     }
     Ok(files)
+}
+
+fn listed(path: &Path, metadata: &std::fs::Metadata) -> Result<ListedFile> {
+    let name = path.to_str().ok_or_else(|| Error::config(format!("the path '{}' is not UTF-8", path.display())))?;
+    Ok(ListedFile { name: name.to_owned(), bytes: metadata.len(), modified_ms: modified_ms(metadata), tag: None })
 }
 
 fn walk(folder: &Path, files: &mut Vec<ListedFile>) -> Result<()> {
@@ -60,45 +118,47 @@ fn walk(folder: &Path, files: &mut Vec<ListedFile>) -> Result<()> {
         if metadata.is_dir() {
             walk(&path, files)?;
         } else {
-            files.push(ListedFile { path, bytes: metadata.len(), modified_ms: modified_ms(&metadata) });
+            files.push(listed(&path, &metadata)?);
         }
     }
     Ok(())
 }
 
-/// Values of the partition columns in the path of a file (`…/year=2026/month=02/…`): for each column of
-/// `spec.schema` that is one, its name and an array of length 1.
-pub(super) fn partition_values(root: &Path, file: &Path, spec: &TableSpec) -> Result<Vec<(String, ArrayRef)>> {
-    let below = file.strip_prefix(root).unwrap_or(file);
-    let pairs: Vec<(String, String)> = below
-        .parent()
-        .into_iter()
-        .flat_map(Path::components)
-        .filter_map(|c| c.as_os_str().to_str()?.split_once('='))
-        .map(|(name, value)| (unescape(name), unescape(value)))
-        .collect();
-    let default = spec.option("partition.default-name").unwrap_or(DEFAULT_PARTITION);
-    let mut values = Vec::new();
-    for name in &spec.partitioned_by {
-        let Ok(field) = spec.schema.field_with_name(name) else { continue };
-        let text = pairs.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str()).filter(|v| *v != default);
-        let array: ArrayRef = Arc::new(StringArray::from(vec![text]));
-        let strict = CastOptions { safe: false, ..CastOptions::default() };
-        let value = cast_with_options(&array, field.data_type(), &strict).map_err(|e| {
-            Error::data(format!(
-                "'{}': the folder's value of '{name}' is no {}",
-                file.display(),
-                type_name(field.data_type())
-            ))
-            .caused_by(e)
-        })?;
-        values.push((name.clone(), value));
+/// All objects under a prefix, or the one object of that key. Empty ones are the folders of S3's console.
+async fn list_objects(prefix: &Prefix) -> Result<Vec<ListedFile>> {
+    let store = prefix.bucket.store().await?;
+    let failed = |e: object_store::Error| Error::from(object_failure("ListObjectsV2", &prefix.bucket, &prefix.key, &e));
+    let path = object_path(&prefix.key)?;
+    let found = |meta: &object_store::ObjectMeta| ListedFile {
+        name: prefix.url(meta.location.as_ref()),
+        bytes: meta.size,
+        modified_ms: meta.last_modified.timestamp_millis(),
+        tag: meta.e_tag.clone(),
+    };
+    let below = if prefix.key.is_empty() { None } else { Some(&path) };
+    let mut files: Vec<ListedFile> = store
+        .list(below)
+        .try_filter_map(|meta| {
+            let rest = meta.location.as_ref().strip_prefix(prefix.key.as_str()).unwrap_or_default();
+            let hidden = rest.split('/').any(is_hidden);
+            std::future::ready(Ok((!hidden && meta.size > 0).then(|| found(&meta))))
+        })
+        .try_collect()
+        .await
+        .map_err(failed)?;
+    if files.is_empty() && !prefix.key.is_empty() {
+        match object_store::ObjectStoreExt::head(store.as_ref(), &path).await {
+            Ok(meta) => files.push(found(&meta)),
+            Err(object_store::Error::NotFound { .. }) => {}
+            Err(e) => return Err(object_failure("HeadObject", &prefix.bucket, &prefix.key, &e).into()),
+        }
     }
-    Ok(values)
+    Ok(files)
 }
 
-fn type_name(data_type: &DataType) -> String {
-    data_type.to_string()
+/// The key as `object_store` wants it.
+pub(super) fn object_path(key: &str) -> Result<object_store::path::Path> {
+    object_store::path::Path::parse(key).map_err(|e| Error::config(format!("'{key}' is no key of S3")).caused_by(e))
 }
 
 /// Undoes [`escape`](super::partition::escape).

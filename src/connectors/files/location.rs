@@ -1,48 +1,117 @@
-//! Where a table's path lies on this machine.
+//! Where a table's files lie: in a folder of this machine, or under a prefix of a bucket.
 
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
-use crate::contracts::{Error, Result};
+use crate::connectors::aws::{AwsSession, Bucket};
+use crate::contracts::{Clock, Error, Result};
 
-/// The local path that stands for `path`.
-pub(super) fn resolve(path: &str, local: Option<&Path>) -> Result<PathBuf> {
-    let s3 = ["s3://", "s3a://", "s3n://"].iter().find_map(|scheme| path.strip_prefix(scheme));
-    if let Some(rest) = s3 {
-        let rest = Path::new(rest.trim_start_matches('/'));
-        if rest.components().any(|c| !matches!(c, Component::Normal(_))) || rest.as_os_str().is_empty() {
-            return Err(Error::config(format!("'{path}' is no S3 path")).hint("write s3://bucket/key"));
+/// How paths are found: what stands for S3, and as whom it is reached.
+pub(crate) struct Reach<'a> {
+    /// With `--local DIR`, buckets are folders below `DIR/s3`.
+    pub(crate) local: Option<&'a Path>,
+    /// The session of the table, made when it is needed.
+    pub(crate) session: &'a dyn Fn() -> Result<AwsSession>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// A folder (or one file) of a table.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Local(PathBuf),
+    S3(Prefix),
+}
+
+/// Objects whose keys begin alike.
+#[derive(Debug, Clone)]
+pub(super) struct Prefix {
+    pub(super) bucket: Bucket,
+    /// Without slashes at its ends; empty for the whole bucket.
+    pub(super) key: String,
+}
+
+impl Prefix {
+    /// The key of `below` under this prefix.
+    pub(super) fn join(&self, below: &str) -> String {
+        if self.key.is_empty() { below.to_owned() } else { format!("{}/{below}", self.key) }
+    }
+
+    /// `s3://bucket/key` of an object.
+    pub(super) fn url(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.bucket.name())
+    }
+}
+
+/// Bucket and key of an S3 path, without slashes at their ends; `None` for any other path.
+pub(crate) fn s3_path(path: &str) -> Result<Option<(String, String)>> {
+    let Some(rest) = ["s3://", "s3a://", "s3n://"].iter().find_map(|scheme| path.strip_prefix(scheme)) else {
+        return Ok(None);
+    };
+    let rest = rest.trim_matches('/');
+    let names = Path::new(rest).components().all(|c| matches!(c, Component::Normal(_)));
+    if !names || rest.is_empty() || rest.contains("//") {
+        return Err(Error::config(format!("'{path}' is no S3 path")).hint("write s3://bucket/key"));
+    }
+    let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+    Ok(Some((bucket.to_owned(), key.to_owned())))
+}
+
+impl Reach<'_> {
+    /// Where `path` leads.
+    pub(super) fn place(&self, path: &str) -> Result<Place> {
+        if let Some((bucket, key)) = s3_path(path)? {
+            return Ok(match self.local {
+                Some(dir) => Place::Local(dir.join("s3").join(bucket).join(key)),
+                None => {
+                    Place::S3(Prefix { bucket: Bucket::new(&bucket, (self.session)()?, Arc::clone(&self.clock)), key })
+                }
+            });
         }
-        return match local {
-            Some(dir) => Ok(dir.join("s3").join(rest)),
-            None => Err(Error::config(format!("'{path}': this version does not reach AWS S3 yet"))
-                .hint("run with --local DIR, which keeps the bucket under DIR/s3, or use a plain path")),
-        };
-    }
-    if let Some(rest) = path.strip_prefix("file:") {
-        // file:/a, file:///a and file://localhost/a
-        let rest = rest.strip_prefix("//localhost").or_else(|| rest.strip_prefix("//")).unwrap_or(rest);
-        return Ok(PathBuf::from(rest));
-    }
-    match path.split_once("://") {
-        Some((scheme, _)) => Err(Error::config(format!("'{path}': paths of '{scheme}' are not known"))
-            .hint("a plain path, file:///… or s3://bucket/key")),
-        None if path.is_empty() => Err(Error::config("the option 'path' is empty")),
-        None => Ok(PathBuf::from(path)),
+        if let Some(rest) = path.strip_prefix("file:") {
+            // file:/a, file:///a and file://localhost/a
+            let rest = rest.strip_prefix("//localhost").or_else(|| rest.strip_prefix("//")).unwrap_or(rest);
+            return Ok(Place::Local(PathBuf::from(rest)));
+        }
+        match path.split_once("://") {
+            Some((scheme, _)) => Err(Error::config(format!("'{path}': paths of '{scheme}' are not known"))
+                .hint("a plain path, file:///… or s3://bucket/key")),
+            None if path.is_empty() => Err(Error::config("the option 'path' is empty")),
+            None => Ok(Place::Local(PathBuf::from(path))),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connectors::aws::AwsSessions;
+    use crate::contracts::ManualClock;
+
+    fn place(path: &str, local: Option<&str>) -> Result<Place> {
+        let sessions = AwsSessions::default();
+        let reach = Reach {
+            local: local.map(Path::new),
+            session: &|| sessions.default_session(),
+            clock: Arc::new(ManualClock::new(0)),
+        };
+        reach.place(path)
+    }
 
     #[test]
     fn schemes() {
-        let dir = Path::new("/d");
-        assert_eq!(resolve("s3://b/events/", Some(dir)).unwrap(), Path::new("/d/s3/b/events"));
-        assert_eq!(resolve("file:///a/b", None).unwrap(), Path::new("/a/b"));
-        assert_eq!(resolve("x/y", None).unwrap(), Path::new("x/y"));
-        assert!(resolve("s3://b/../../etc", Some(dir)).is_err());
-        assert!(resolve("s3://b/k", None).unwrap_err().to_string().contains("--local"));
-        assert!(resolve("hdfs://b/k", None).is_err());
+        let folder = |path, local| match place(path, local) {
+            Ok(Place::Local(path)) => path,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(folder("s3://b/events/", Some("/d")), Path::new("/d/s3/b/events"));
+        assert_eq!(folder("file:///a/b", None), Path::new("/a/b"));
+        assert_eq!(folder("x/y", None), Path::new("x/y"));
+        assert!(place("s3://b/../../etc", Some("/d")).is_err());
+        assert!(place("s3:///", None).is_err());
+        assert!(place("hdfs://b/k", None).is_err());
+        match place("s3a://b/k/l/", None) {
+            Ok(Place::S3(prefix)) => assert_eq!((prefix.bucket.name(), prefix.key.as_str()), ("b", "k/l")),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -1,39 +1,52 @@
-//! The connectors `filesystem` and `s3`: tables over files in folders.
+//! The connectors `filesystem` and `s3`: tables over files in folders and buckets.
 //!
 //! A path is a plain path, `file://…`, or `s3://bucket/key`, which with `--local DIR` lies under
 //! `DIR/s3/<bucket>/<key>`. Files whose names begin with `.` or `_` do not exist for a reader.
+//!
+//! ```text
+//! source, reference ─► FileAt ─► LineFile, ParquetFile over a DiskFile or an Object (ranges)
+//! sink ─► Partitioner ─► Writer (encode) ─► Output: PartFile (rename at commit) or Upload (completed at commit)
+//! ```
+//!
+//! Everything but the two ends is the same for folders and buckets.
 
+mod commit_mark;
 mod encode;
 mod errors;
 mod listing;
-mod location;
+pub(crate) mod location;
+mod object;
+mod output;
+mod packed;
 mod parquet_read;
 mod parquet_write;
 mod part;
 mod partition;
 pub mod reference;
 mod sink;
+mod sorting;
 mod source;
+mod upload;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::contracts::{Clock, ErrorOutput, Result, Sink, Source, TableSpec};
+use crate::contracts::{ErrorOutput, Result, Sink, Source, TableSpec};
 
 pub(super) use errors::FileErrorOutput;
+pub(super) use location::Reach;
 pub use part::PartNames;
 
 /// A readable table of files.
-pub(super) fn source(spec: &TableSpec, local: Option<&Path>, clock: Arc<dyn Clock>) -> Result<Arc<dyn Source>> {
-    Ok(Arc::new(source::FileSource::try_new(spec, local, clock)?))
+pub(super) fn source(spec: &TableSpec, reach: &Reach<'_>) -> Result<Arc<dyn Source>> {
+    Ok(Arc::new(source::FileSource::try_new(spec, reach)?))
 }
 
 /// A writable table of files.
-pub(super) fn sink(spec: &TableSpec, local: Option<&Path>, names: PartNames) -> Result<Box<dyn Sink>> {
-    Ok(Box::new(sink::FileSink::try_new(spec, local, names)?))
+pub(super) fn sink(spec: &TableSpec, reach: &Reach<'_>, names: PartNames) -> Result<Box<dyn Sink>> {
+    Ok(Box::new(sink::FileSink::try_new(spec, reach, names)?))
 }
 
 /// The error output under a folder.
-pub(super) fn error_output(path: &str, local: Option<&Path>, names: PartNames) -> Result<Box<dyn ErrorOutput>> {
-    Ok(Box::new(FileErrorOutput::open(&location::resolve(path, local)?, names)))
+pub(super) fn error_output(path: &str, reach: &Reach<'_>, names: PartNames) -> Result<Box<dyn ErrorOutput>> {
+    Ok(Box::new(FileErrorOutput::open(reach.place(path)?, names)))
 }

@@ -16,6 +16,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::errors::ParquetError;
 
 use crate::connectors::blocking::ChunkReader;
 use crate::connectors::line_file::{io_error, modified_ms};
@@ -36,7 +37,7 @@ pub(super) struct ParquetFile {
 }
 
 impl ParquetFile {
-    /// Opens `path` after row `resume`. `constants` are columns whose value is in the path. Blocks.
+    /// Opens a file of this machine after row `resume`. `constants` are columns whose value is in the path. Blocks.
     pub(super) fn open(
         path: &Path,
         split: SplitId,
@@ -47,6 +48,21 @@ impl ParquetFile {
     ) -> Result<Self> {
         let file = File::open(path).map_err(|e| io_error(path, "opened", e))?;
         let modified_ms = modified_ms(&file.metadata().map_err(|e| io_error(path, "read", e))?);
+        Self::over(file, path, modified_ms, split, schema, constants, resume, start)
+    }
+
+    /// The same over any bytes; `path` is their name in errors. Blocks.
+    #[expect(clippy::too_many_arguments, reason = "what `open` takes, and what a file knows of itself")]
+    pub(super) fn over<R: parquet::file::reader::ChunkReader + 'static>(
+        file: R,
+        path: &Path,
+        modified_ms: i64,
+        split: SplitId,
+        schema: SchemaRef,
+        constants: Vec<(String, ArrayRef)>,
+        resume: Option<&Position>,
+        start: StartPosition,
+    ) -> Result<Self> {
         let metadata = read_metadata(&file, path, &schema)?;
         let mask = projection(&metadata, &schema);
         let rows = u64::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
@@ -70,12 +86,23 @@ impl ParquetFile {
     }
 }
 
-fn unreadable(path: &Path, error: parquet::errors::ParquetError) -> Error {
+fn unreadable(path: &Path, error: ParquetError) -> Error {
+    let error = match error {
+        ParquetError::External(inner) => match inner.downcast::<Error>() {
+            Ok(own) => return *own,
+            Err(inner) => ParquetError::External(inner),
+        },
+        other => other,
+    };
     Error::data(format!("'{}' cannot be read as Parquet", path.display())).caused_by(error)
 }
 
 /// The file's metadata, with strings as views where views are asked for: that spares a copy of each.
-fn read_metadata(file: &File, path: &Path, wanted: &Schema) -> Result<ArrowReaderMetadata> {
+fn read_metadata<R: parquet::file::reader::ChunkReader>(
+    file: &R,
+    path: &Path,
+    wanted: &Schema,
+) -> Result<ArrowReaderMetadata> {
     let plain = ArrowReaderMetadata::load(file, ArrowReaderOptions::new()).map_err(|e| unreadable(path, e))?;
     let fields = with_views(plain.schema().fields(), wanted.fields());
     if &fields == plain.schema().fields() {

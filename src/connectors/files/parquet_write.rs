@@ -6,17 +6,21 @@
 //! deltas; everything else keeps its dictionary.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::hash::Hash;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Decimal128Type, Int32Type, Int64Type, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
+use crate::connectors::options::{Options, parse_size};
 use crate::contracts::{Error, Result, TableSpec};
+
+use super::output::{Output, write_error};
 
 /// Bounds of a row group: what a writer holds in memory.
 const ROW_GROUP_ROWS: usize = 1 << 20;
@@ -27,12 +31,68 @@ const SAMPLE_ROWS: usize = 4_096;
 /// Fewer values than this say nothing.
 const SAMPLE_LEAST: usize = 256;
 
+/// How a table wants its Parquet.
+#[derive(Debug, Clone)]
+pub(super) struct ParquetStyle {
+    compression: Compression,
+    /// Whether columns may have dictionaries, and statistics.
+    dictionaries: bool,
+    statistics: bool,
+    row_group_bytes: usize,
+    /// Columns by which rows are sorted: index in the file, and direction.
+    sorted_by: Vec<SortingColumn>,
+}
+
+impl ParquetStyle {
+    pub(super) fn of(spec: &TableSpec) -> Result<Self> {
+        let options = Options(spec);
+        // The second name is that of Hadoop's Parquet, which Flink hands on.
+        let group = match options.text(&["parquet.row-group.size", "parquet.block.size"]) {
+            Some(size) => usize::try_from(parse_size(size)?).unwrap_or(ROW_GROUP_BYTES).clamp(1 << 20, 1 << 30),
+            None => ROW_GROUP_BYTES,
+        };
+        Ok(Self {
+            compression: compression(spec)?,
+            dictionaries: options.bool("parquet.enable.dictionary", true)?,
+            statistics: options.bool("parquet.column.statistics.enabled", true)?,
+            row_group_bytes: group,
+            sorted_by: Vec::new(),
+        })
+    }
+
+    /// Says in each file by which of its columns (index, descending, nulls first) the rows are sorted.
+    #[must_use]
+    pub(super) fn sorted_by(mut self, columns: &[(usize, bool, bool)]) -> Self {
+        self.sorted_by = columns
+            .iter()
+            .map(|(column, descending, nulls_first)| SortingColumn {
+                column_idx: i32::try_from(*column).unwrap_or(i32::MAX),
+                descending: *descending,
+                nulls_first: *nulls_first,
+            })
+            .collect();
+        self
+    }
+}
+
 /// The compression that a table asks for; Snappy by default, as in Flink and Spark.
-pub(super) fn compression(spec: &TableSpec) -> Result<Compression> {
-    match spec.option("parquet.compression").unwrap_or("SNAPPY").to_ascii_uppercase().as_str() {
+fn compression(spec: &TableSpec) -> Result<Compression> {
+    let level = Options(spec).number("parquet.compression.codec.zstd.level")?;
+    let name = spec.option("parquet.compression").unwrap_or("SNAPPY").to_ascii_uppercase();
+    if level.is_some() && name != "ZSTD" {
+        return Err(Error::config(format!("table '{}': a ZSTD level without ZSTD", spec.name))
+            .hint("set 'parquet.compression' = 'ZSTD' too"));
+    }
+    match name.as_str() {
         "SNAPPY" => Ok(Compression::SNAPPY),
         "ZSTD" => {
-            Ok(Compression::ZSTD(ZstdLevel::try_new(1).map_err(|e| Error::internal("zstd level 1").caused_by(e))?))
+            let level = i32::try_from(level.unwrap_or(1)).unwrap_or(i32::MAX);
+            let level = ZstdLevel::try_new(level).map_err(|e| {
+                Error::config(format!("table '{}': option 'parquet.compression.codec.zstd.level'", spec.name))
+                    .caused_by(e)
+                    .hint("1 is the fastest, 22 the smallest")
+            })?;
+            Ok(Compression::ZSTD(level))
         }
         "UNCOMPRESSED" | "NONE" => Ok(Compression::UNCOMPRESSED),
         other => Err(Error::config(format!("table '{}': Parquet compression '{other}' is not built in", spec.name))
@@ -41,20 +101,44 @@ pub(super) fn compression(spec: &TableSpec) -> Result<Compression> {
 }
 
 /// A writer whose encodings suit `sample`.
-pub(super) fn writer(file: File, sample: &RecordBatch, compression: Compression) -> Result<ArrowWriter<File>> {
+pub(super) fn writer(output: Output, sample: &RecordBatch, style: &ParquetStyle) -> Result<ArrowWriter<Output>> {
+    let statistics = if style.statistics { EnabledStatistics::Chunk } else { EnabledStatistics::None };
     let mut properties = WriterProperties::builder()
-        .set_compression(compression)
+        .set_compression(style.compression)
         .set_created_by(concat!("tidemill ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-        .set_statistics_enabled(EnabledStatistics::Chunk);
+        .set_max_row_group_bytes(Some(style.row_group_bytes))
+        .set_dictionary_enabled(style.dictionaries)
+        .set_statistics_enabled(statistics);
     let schema: SchemaRef = sample.schema();
-    for (field, column) in schema.fields().iter().zip(sample.columns()) {
-        let column = column.slice(0, column.len().min(SAMPLE_ROWS));
-        properties = tune(properties, &mut vec![field.name().clone()], &column);
+    if style.sorted_by.is_empty() {
+        for (field, column) in schema.fields().iter().zip(sample.columns()) {
+            let column = column.slice(0, column.len().min(SAMPLE_ROWS));
+            properties = tune(properties, &mut vec![field.name().clone()], &column);
+        }
+    } else {
+        // A sorted column repeats itself whatever its values are, and its statistics are what a reader skips by.
+        properties = properties.set_sorting_columns(Some(leaves(&schema, &style.sorted_by)));
     }
-    ArrowWriter::try_new(file, schema, Some(properties.build()))
+    ArrowWriter::try_new(output, schema, Some(properties.build()))
         .map_err(|e| Error::config("this schema cannot be written as Parquet").caused_by(e))
+}
+
+/// Sorting columns count leaves, where the table counts its columns.
+fn leaves(schema: &SchemaRef, columns: &[SortingColumn]) -> Vec<SortingColumn> {
+    fn count(data_type: &DataType) -> usize {
+        match data_type {
+            DataType::Struct(fields) => fields.iter().map(|f| count(f.data_type())).sum(),
+            DataType::List(field) | DataType::LargeList(field) | DataType::Map(field, _) => count(field.data_type()),
+            _ => 1,
+        }
+    }
+    let leaf = |column: &SortingColumn| {
+        let before = schema.fields().iter().take(usize::try_from(column.column_idx).unwrap_or(0));
+        let index = before.map(|f| count(f.data_type())).sum::<usize>();
+        SortingColumn { column_idx: i32::try_from(index).unwrap_or(i32::MAX), ..*column }
+    };
+    columns.iter().map(leaf).collect()
 }
 
 fn tune(properties: WriterPropertiesBuilder, path: &mut Vec<String>, column: &ArrayRef) -> WriterPropertiesBuilder {
@@ -110,6 +194,16 @@ fn distinct<T: Eq + Hash>(values: impl Iterator<Item = Option<T>>) -> bool {
 }
 
 /// The error of a failed write.
-pub(super) fn failed(path: &std::path::Path, error: parquet::errors::ParquetError) -> Error {
-    Error::unavailable(format!("Parquet file '{}' could not be written", path.display())).caused_by(error)
+pub(super) fn failed(name: &str, error: ParquetError) -> Error {
+    let error = match error {
+        ParquetError::External(inner) => match inner.downcast::<Error>().map(|own| *own) {
+            Ok(own) => return own,
+            Err(inner) => match inner.downcast::<std::io::Error>() {
+                Ok(io) => return write_error(name, *io),
+                Err(inner) => ParquetError::External(inner),
+            },
+        },
+        other => other,
+    };
+    Error::unavailable(format!("Parquet file '{name}' could not be written")).caused_by(error)
 }

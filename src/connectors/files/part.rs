@@ -1,4 +1,4 @@
-//! A file that appears whole or not at all.
+//! A file of this machine that appears whole or not at all, and the names of files here and in buckets.
 //!
 //! ```text
 //! write   <folder>/.part-<job>-<generation>-<seq>.<ext>     hidden
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::connectors::line_file::io_error;
-use crate::contracts::{Committable, Error, Result};
+use crate::contracts::{Error, Result};
 
 /// Names for the files of one run of a job. Clones share the counter, so that no two sinks of a run collide.
 #[derive(Debug, Clone)]
@@ -40,11 +40,11 @@ impl PartNames {
         format!("{}-{}-{seq}", self.job, self.generation)
     }
 
-    /// Whether `name` is a hidden file that an earlier run of this job left behind. A run that crashed before it saved
+    /// Whether the file `part-…` was begun, and never finished, by an earlier run of this job. A run that crashed before it saved
     /// anything had this run's generation; a number that this run has not given out yet tells its files.
-    fn is_leftover(&self, name: &str) -> bool {
+    pub(super) fn is_leftover(&self, name: &str) -> bool {
         let numbers = || {
-            let rest = name.strip_prefix(".part-")?.strip_prefix(&*self.job)?.strip_prefix('-')?;
+            let rest = name.strip_prefix("part-")?.strip_prefix(&*self.job)?.strip_prefix('-')?;
             let (generation, rest) = rest.split_once('-')?;
             let (seq, _extension) = rest.split_once('.')?;
             Some((generation.parse::<u64>().ok()?, seq.parse::<u64>().ok()?))
@@ -67,7 +67,7 @@ impl PartNames {
             let path = entry.path();
             if kind.is_dir() {
                 self.remove_leftovers(&path)?;
-            } else if self.is_leftover(&entry.file_name().to_string_lossy()) {
+            } else if entry.file_name().to_string_lossy().strip_prefix('.').is_some_and(|name| self.is_leftover(name)) {
                 std::fs::remove_file(&path).map_err(|e| io_error(&path, "removed", e))?;
             }
         }
@@ -82,8 +82,9 @@ pub(super) struct PartFile {
     path: PathBuf,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Payload {
+/// A finished file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Staged {
     temporary: PathBuf,
     path: PathBuf,
 }
@@ -116,19 +117,16 @@ impl PartFile {
     }
 
     /// Makes the content durable and stages the rename.
-    pub(super) fn finish(self, file: &File) -> Result<Committable> {
+    pub(super) fn finish(self, file: &File) -> Result<Staged> {
         file.sync_all().map_err(|e| io_error(&self.temporary, "synced", e))?;
-        let payload = serde_json::to_string(&Payload { temporary: self.temporary, path: self.path })
-            .map_err(|e| Error::config("a path is not UTF-8").caused_by(e))?;
-        Ok(Committable { payload })
+        Ok(Staged { temporary: self.temporary, path: self.path })
     }
 }
 
 /// Lets a finished file appear.
-pub(super) fn commit(committable: &Committable) -> Result<()> {
-    let unreadable = |e| Error::corrupt("a staged file's payload cannot be read").caused_by(e);
-    let Payload { temporary, path }: Payload = serde_json::from_str(&committable.payload).map_err(unreadable)?;
-    match std::fs::rename(&temporary, &path) {
+pub(super) fn commit(staged: &Staged) -> Result<()> {
+    let Staged { temporary, path } = staged;
+    match std::fs::rename(temporary, path) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.exists() => return Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -140,7 +138,7 @@ pub(super) fn commit(committable: &Committable) -> Result<()> {
             .hint("its rows are lost from this folder: run the job again with --fresh")
             .caused_by(e));
         }
-        Err(e) => return Err(io_error(&path, "committed", e)),
+        Err(e) => return Err(io_error(path, "committed", e)),
     }
     if let Some(folder) = path.parent() {
         let synced = File::open(folder).and_then(|f| f.sync_all());
@@ -158,13 +156,13 @@ mod tests {
         let names = PartNames::new("my-job", 3);
         assert!(names.next().starts_with("my_job-3-0"));
         for (name, leftover) in [
-            (".part-my_job-2-17.parquet", true),
-            (".part-my_job-3-17.parquet", true),
-            (".part-my_job-3-0.parquet", false),
-            (".part-my_job-4-17.parquet", false),
-            (".part-other-1-1.parquet", false),
-            ("part-my_job-1-1.parquet", false),
-            (".part-my_job-x-1.parquet", false),
+            ("part-my_job-2-17.parquet", true),
+            ("part-my_job-3-17.jsonl.gz", true),
+            ("part-my_job-3-0.parquet", false),
+            ("part-my_job-4-17.parquet", false),
+            ("part-other-1-1.parquet", false),
+            (".part-my_job-1-1.parquet", false),
+            ("part-my_job-x-1.parquet", false),
         ] {
             assert_eq!(names.is_leftover(name), leftover, "{name}");
         }

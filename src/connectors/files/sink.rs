@@ -1,125 +1,118 @@
-//! Writing tables of files: JSON lines, CSV or Parquet, in Hive partitions, rolled by size and age.
+//! Writing tables of files: JSON lines, CSV or Parquet, in Hive partitions, rolled by size, rows and age.
 //!
-//! A file stays open over many epochs and is hidden until it is committed (see [`part`](super::part)).
-//! It is closed when it is as large as `sink.rolling-policy.file-size`, as old as
-//! `sink.rolling-policy.rollover-interval` (by epoch time), when too many partitions are open, or at the end.
+//! A file stays open over many epochs and is not to be seen until it is committed (see [`part`](super::part) and
+//! [`upload`](super::upload)). It is closed when it is as large as `sink.rolling-policy.file-size`, has
+//! `sink.rolling-policy.row-count` rows, is as old as `sink.rolling-policy.rollover-interval` (by epoch time), when too
+//! many partitions are open, or at the end.
 
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::take_record_batch;
 use async_trait::async_trait;
 use indexmap::IndexMap;
-use parquet::basic::Compression;
+use tokio::sync::Semaphore;
 
 use crate::connectors::options::Options;
 use crate::contracts::{ChangeKind, Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
-use crate::formats::csv::CsvOptions;
-use crate::formats::datetime::TimestampStyle;
-use crate::formats::write_json::JsonStyle;
 
-use super::encode::{Rows, Writer};
-use super::location::resolve;
-use super::parquet_write::compression;
-use super::part::{PartFile, PartNames, commit};
+use super::commit_mark::Marks;
+use super::encode::{Encoding, Rows, Writer};
+use super::location::{Place, Reach};
+use super::output::{Staged, Target};
+use super::part::PartNames;
 use super::partition::Partitioner;
+use super::sorting::{Held, SORT_BYTES, SortOrder};
+use super::upload::PARTS_UNDER_WAY;
 
 const DEFAULT_FILE_BYTES: u64 = 64 << 20;
 const DEFAULT_ROLLOVER: Duration = Duration::from_secs(300);
 /// Each open Parquet file may hold a row group in memory, so there is a bound.
 const DEFAULT_OPEN_PARTITIONS: i64 = 32;
 
-/// How rows are written.
-#[derive(Debug, Clone)]
-pub(super) enum Encoding {
-    Json(JsonStyle),
-    Csv(CsvOptions),
-    Parquet(Compression),
-}
-
-impl Encoding {
-    fn of(spec: &TableSpec) -> Result<Self> {
-        match spec.require("format")? {
-            "json" => json_style(spec).map(Self::Json),
-            "csv" => CsvOptions::of(spec).map(Self::Csv),
-            "parquet" => compression(spec).map(Self::Parquet),
-            other => Err(Error::config(format!("table '{}': files in format '{other}' cannot be written", spec.name))
-                .hint("json, csv or parquet")),
-        }
-    }
-
-    fn extension(&self) -> &'static str {
-        match self {
-            Self::Json(_) => "jsonl",
-            Self::Csv(_) => "csv",
-            Self::Parquet(_) => "parquet",
-        }
-    }
-}
-
-/// How a table's options want JSON written.
-pub(super) fn json_style(spec: &TableSpec) -> Result<JsonStyle> {
-    let iso = spec.option("json.timestamp-format.standard").is_some_and(|v| v.eq_ignore_ascii_case("ISO-8601"));
-    Ok(JsonStyle {
-        timestamps: if iso { TimestampStyle::Iso8601 } else { TimestampStyle::Sql },
-        skip_nulls: Options(spec).bool("json.encode.ignore-null-fields", false)?,
-    })
-}
-
 /// Writes files of one INSERT.
 pub(super) struct FileSink {
+    target: Arc<Target>,
+    table: String,
     /// Away while a task in the blocking pool works with it.
     files: Option<Box<Files>>,
+    cleaned: bool,
 }
 
 /// The blocking side.
 struct Files {
-    table: String,
-    root: PathBuf,
-    names: PartNames,
+    target: Arc<Target>,
     encoding: Encoding,
+    extension: String,
     partitioner: Partitioner,
+    file_columns: Vec<usize>,
     primary_key: Vec<String>,
-    file_bytes: u64,
+    order: Option<SortOrder>,
+    file_rows: u64,
     rollover_ms: i64,
     most_open: usize,
     open: IndexMap<String, OpenFile>,
     finished: Vec<Committable>,
-    cleaned: bool,
+    marks: Option<Marks>,
+    now_ms: Option<i64>,
 }
 
 struct OpenFile {
-    part: PartFile,
     writer: Writer,
+    held: Held,
+    rows: u64,
     /// Time of the epoch in which it was opened, known when that epoch ends.
     opened_ms: Option<i64>,
 }
 
 impl FileSink {
-    pub(super) fn try_new(spec: &TableSpec, local: Option<&Path>, names: PartNames) -> Result<Self> {
+    pub(super) fn try_new(spec: &TableSpec, reach: &Reach<'_>, names: PartNames) -> Result<Self> {
         let options = Options(spec);
         let rollover = options.duration("sink.rolling-policy.rollover-interval", DEFAULT_ROLLOVER)?;
         let most_open = options.number("sink.max-open-partitions")?.unwrap_or(DEFAULT_OPEN_PARTITIONS);
-        let files = Files {
-            table: spec.name.clone(),
-            root: resolve(spec.require("path")?, local)?,
+        let file_rows = options.number("sink.rolling-policy.row-count")?.unwrap_or(i64::MAX);
+        let place = reach.place(spec.require("path")?)?;
+        if let Place::Local(root) = &place
+            && root.is_file()
+        {
+            return Err(Error::config(format!("table '{}': '{}' is a file", spec.name, root.display()))
+                .hint("a table that is written needs a folder as its path"));
+        }
+        let target = Arc::new(Target {
+            place,
             names,
-            encoding: Encoding::of(spec)?,
-            partitioner: Partitioner::try_new(spec)?,
-            primary_key: spec.primary_key.clone(),
+            permits: Arc::new(Semaphore::new(PARTS_UNDER_WAY)),
             file_bytes: options.size("sink.rolling-policy.file-size", DEFAULT_FILE_BYTES)?.max(1),
+        });
+        let partitioner = Partitioner::try_new(spec)?;
+        let file_columns = partitioner.file_columns(spec.schema.fields().len());
+        let order = SortOrder::of(spec, &file_columns)?;
+        let mut encoding = Encoding::of(spec)?;
+        if let (Encoding::Parquet(style), Some(order)) = (&mut encoding, &order) {
+            *style = style.clone().sorted_by(&order.columns());
+        }
+        let files = Files {
+            target: Arc::clone(&target),
+            extension: encoding.extension(),
+            encoding,
+            partitioner,
+            file_columns,
+            primary_key: spec.primary_key.clone(),
+            order,
+            file_rows: u64::try_from(file_rows).unwrap_or(1).max(1),
             rollover_ms: i64::try_from(rollover.as_millis()).unwrap_or(i64::MAX),
             most_open: usize::try_from(most_open).unwrap_or(1).max(1),
             open: IndexMap::new(),
             finished: Vec::new(),
-            cleaned: false,
+            marks: Marks::of(spec)?,
+            now_ms: None,
         };
-        if files.root.is_file() {
-            return Err(Error::config(format!("table '{}': '{}' is a file", spec.name, files.root.display()))
-                .hint("a table that is written needs a folder as its path"));
-        }
-        Ok(Self { files: Some(Box::new(files)) })
+        Ok(Self { target, table: spec.name.clone(), files: Some(Box::new(files)), cleaned: false })
+    }
+
+    fn named(&self, error: Error) -> Error {
+        error.context(format!("table '{}'", self.table))
     }
 
     /// Runs blocking work in the pool.
@@ -133,49 +126,54 @@ impl FileSink {
             (files, result)
         });
         let (files, result) = task.await.map_err(|e| Error::internal("the task that wrote files died").caused_by(e))?;
-        let table = files.table.clone();
         self.files = Some(files);
-        result.map_err(|e| e.context(format!("table '{table}'")))
+        result.map_err(|e| self.named(e))
     }
 }
 
 impl Files {
     fn write(&mut self, changes: &Changes) -> Result<u64> {
         let Changes { batch, kinds } = changes;
-        if batch.num_rows() == 0 {
-            return Ok(0);
-        }
-        if kinds.is_some() && (self.primary_key.is_empty() || !matches!(self.encoding, Encoding::Json(_))) {
+        if kinds.is_some() && (self.primary_key.is_empty() || !matches!(self.encoding, Encoding::Json(..))) {
             return Err(Error::config("an update stream needs the format 'json' and a PRIMARY KEY here")
                 .hint("declare PRIMARY KEY (…) NOT ENFORCED, or write to a keyed table, e.g. of 'dynamodb'"));
         }
-        if !self.cleaned {
-            self.names.remove_leftovers(&self.root)?;
-            self.cleaned = true;
+        if kinds.is_some() && self.order.is_some() {
+            return Err(Error::config("an update stream cannot be sorted: its order is part of it")
+                .hint("leave 'sink.sort-by' out"));
         }
-        let file_columns = self.partitioner.file_columns(batch.num_columns());
         for group in self.partitioner.cut(batch)? {
             match group.rows {
-                None => self.write_partition(group.folder, batch, kinds.as_deref(), &file_columns)?,
+                None => self.write_partition(&group.folder, batch, kinds.as_deref())?,
                 Some(rows) => {
                     let kinds: Option<Vec<ChangeKind>> =
                         kinds.as_ref().map(|k| rows.values().iter().map(|r| k[*r as usize]).collect());
                     let part = take_record_batch(batch, &rows)?;
-                    self.write_partition(group.folder, &part, kinds.as_deref(), &file_columns)?;
+                    self.write_partition(&group.folder, &part, kinds.as_deref())?;
                 }
             }
         }
         Ok(batch.num_rows() as u64)
     }
 
-    fn write_partition(
-        &mut self,
-        folder: String,
-        batch: &RecordBatch,
-        kinds: Option<&[ChangeKind]>,
-        file_columns: &[usize],
-    ) -> Result<()> {
-        let in_file = batch.project(file_columns)?;
+    fn write_partition(&mut self, folder: &str, batch: &RecordBatch, kinds: Option<&[ChangeKind]>) -> Result<()> {
+        if let Some(marks) = &mut self.marks {
+            marks.touch(folder);
+        }
+        let mut from = 0;
+        while from < batch.num_rows() {
+            let room = self.open.get(folder).map_or(self.file_rows, |open| self.file_rows - open.rows);
+            let rows = usize::try_from(room).unwrap_or(usize::MAX).min(batch.num_rows() - from);
+            let kinds = kinds.map(|k| &k[from..from + rows]);
+            self.write_rows(folder, &batch.slice(from, rows), kinds)?;
+            from += rows;
+        }
+        Ok(())
+    }
+
+    /// Writes rows that fit into the open file.
+    fn write_rows(&mut self, folder: &str, batch: &RecordBatch, kinds: Option<&[ChangeKind]>) -> Result<()> {
+        let in_file = batch.project(&self.file_columns)?;
         let keys = match kinds {
             Some(_) => {
                 let key = |name: &String| batch.schema_ref().index_of(name);
@@ -184,28 +182,48 @@ impl Files {
             }
             None => None,
         };
-        if !self.open.contains_key(&folder) {
+        if !self.open.contains_key(folder) {
             if self.open.len() >= self.most_open {
                 // The longest open one: partitions of event time move forward.
                 self.close(0)?;
             }
-            let (part, file) = PartFile::create(&self.root.join(&folder), &self.names, self.encoding.extension())?;
-            let writer = Writer::open(file, part.path(), &self.encoding, &in_file)?;
-            self.open.insert(folder.clone(), OpenFile { part, writer, opened_ms: None });
+            let output = self.target.create(folder, &self.extension)?;
+            let writer = Writer::open(output, &self.encoding, &in_file)?;
+            let open = OpenFile { writer, held: Held::default(), rows: 0, opened_ms: None };
+            self.open.insert(folder.to_owned(), open);
         }
-        let Some((index, _, open)) = self.open.get_full_mut(&folder) else { return Ok(()) };
-        open.writer.write(open.part.path(), &Rows { batch: &in_file, kinds, keys: keys.as_ref() })?;
-        if open.writer.bytes() >= self.file_bytes {
+        let Some((index, _, open)) = self.open.get_full_mut(folder) else { return Ok(()) };
+        open.rows += in_file.num_rows() as u64;
+        let bytes = if self.order.is_some() {
+            open.held.add(in_file);
+            open.held.bytes()
+        } else {
+            open.writer.write(&Rows { batch: &in_file, kinds, keys: keys.as_ref() })?;
+            open.writer.bytes()
+        };
+        if bytes >= self.target.file_bytes || open.rows >= self.file_rows {
             self.close(index)?;
+        }
+        self.bound_held()
+    }
+
+    /// Closes the files that hold most back, until all hold little enough.
+    fn bound_held(&mut self) -> Result<()> {
+        while self.open.values().map(|open| open.held.bytes()).sum::<u64>() > SORT_BYTES {
+            let largest = (0..self.open.len()).max_by_key(|i| self.open[*i].held.bytes());
+            self.close(largest.unwrap_or(0))?;
         }
         Ok(())
     }
 
     fn close(&mut self, index: usize) -> Result<()> {
-        if let Some((_, open)) = self.open.shift_remove_index(index) {
-            let file = open.writer.close(open.part.path())?;
-            self.finished.push(open.part.finish(&file)?);
+        let Some((_, mut open)) = self.open.shift_remove_index(index) else { return Ok(()) };
+        if let Some(order) = &self.order
+            && let Some(sorted) = open.held.sorted(order)?
+        {
+            open.writer.write(&Rows { batch: &sorted, kinds: None, keys: None })?;
         }
+        self.finished.push(open.writer.close()?.committable()?);
         Ok(())
     }
 
@@ -220,33 +238,66 @@ impl Files {
                 index += 1;
             }
         }
+        self.now_ms = Some(now_ms);
+        if let Some(marks) = &mut self.marks {
+            marks.tick(now_ms);
+        }
         Ok(())
+    }
+
+    /// What has been finished since the last time; at the end of input (`now_ms` of `None`) every partition is complete.
+    fn take_finished(&mut self, now_ms: Option<i64>) -> Result<Vec<Committable>> {
+        if let Some(marks) = &mut self.marks {
+            for success in marks.due(now_ms, |folder| self.open.contains_key(folder)) {
+                self.finished.push(Staged::Success { success }.committable()?);
+            }
+        }
+        Ok(std::mem::take(&mut self.finished))
     }
 }
 
 #[async_trait]
 impl Sink for FileSink {
+    async fn open(&mut self) -> Result<()> {
+        match &self.target.place {
+            Place::Local(_) => Ok(()),
+            Place::S3(prefix) => prefix.bucket.reach(&prefix.join("")).await.map_err(|e| self.named(e)),
+        }
+    }
+
     async fn write(&mut self, _epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+        if changes.batch.num_rows() == 0 {
+            return Ok(WriteOutcome::default());
+        }
+        if !self.cleaned {
+            // Not before the first row: what the last manifest lists has been committed by now.
+            self.target.remove_leftovers().await.map_err(|e| self.named(e))?;
+            self.cleaned = true;
+        }
         let written = self.run(move |files| files.write(&changes)).await?;
         Ok(WriteOutcome { written, refused: Vec::new() })
     }
 
     async fn flush(&mut self, _epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome> {
-        if self.files.as_ref().is_none_or(|f| !f.open.is_empty()) {
+        let idle = |files: &Files| files.open.is_empty() && files.marks.is_none();
+        if !self.files.as_deref().is_some_and(idle) {
             self.run(move |files| files.roll(now_ms)).await?;
         }
         Ok(WriteOutcome::default())
     }
 
     async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(self.files.as_mut().map(|f| std::mem::take(&mut f.finished)).unwrap_or_default())
+        match &mut self.files {
+            Some(files) => {
+                let now_ms = files.now_ms.unwrap_or(i64::MIN);
+                files.take_finished(Some(now_ms))
+            }
+            None => Ok(Vec::new()),
+        }
     }
 
     async fn commit(&mut self, committables: Vec<Committable>) -> Result<()> {
-        if committables.is_empty() {
-            return Ok(());
-        }
-        self.run(move |_| committables.iter().try_for_each(commit)).await
+        self.target.commit(&committables).await.map_err(|e| self.named(e))
     }
 
     async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
@@ -254,7 +305,7 @@ impl Sink for FileSink {
             while !files.open.is_empty() {
                 files.close(0)?;
             }
-            Ok(std::mem::take(&mut files.finished))
+            files.take_finished(None)
         })
         .await
     }

@@ -1,90 +1,160 @@
-//! Reading tables of files: each file is a split, named by its path.
+//! Reading tables of files: each file is a split, named by its path (`s3://bucket/key` in a bucket).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array};
 use async_trait::async_trait;
 use regex::Regex;
+use tokio::task::JoinHandle;
 
 use crate::connectors::blocking::BlockingReader;
-use crate::connectors::line_file::{AtEnd, LineFile, open_blocking, split_id};
+use crate::connectors::line_file::{AtEnd, DiskFile, LineFile, ReadAt, open_blocking, split_id};
+use crate::connectors::options::Options;
 use crate::contracts::{
     Boundedness, Clock, Error, Position, Result, Source, Split, SplitReader, StartPosition, TableSpec,
 };
 use crate::formats::csv::CsvOptions;
 use crate::formats::lines::Framing;
 
-use super::listing::{ListedFile, list, partition_values};
-use super::location::resolve;
+use super::listing::ListedFile;
+use super::location::{Place, Reach};
+use super::object::{Object, ObjectPages, ObjectText};
+use super::packed::Packing;
 use super::parquet_read::ParquetFile;
 
 /// A readable table of files.
 #[derive(Debug)]
 pub(super) struct FileSource {
     spec: TableSpec,
-    root: PathBuf,
+    place: Place,
     kind: Kind,
     /// Files whose whole path does not match do not belong to the table.
     pattern: Option<Regex>,
-    /// New files are looked for.
-    monitors: bool,
+    /// New files are looked for, in a bucket so often.
+    monitor_interval: Option<Duration>,
+    objects: Mutex<Objects>,
     clock: Arc<dyn Clock>,
 }
 
+/// What is known of a bucket.
+#[derive(Debug, Default)]
+struct Objects {
+    /// The last listing, and when it began.
+    listed: Option<(Vec<ListedFile>, Duration)>,
+    /// One that is under way.
+    listing: Option<JoinHandle<Result<Vec<ListedFile>>>>,
+}
+
 #[derive(Debug, Clone)]
-enum Kind {
+pub(super) enum Kind {
     Lines(Framing),
     Parquet,
 }
 
+impl Kind {
+    pub(super) fn of(spec: &TableSpec) -> Result<Self> {
+        match spec.require("format")? {
+            "json" => Ok(Self::Lines(Framing::Lines)),
+            "csv" => Ok(Self::Lines(CsvOptions::of(spec)?.framing())),
+            "parquet" => Ok(Self::Parquet),
+            other => Err(Error::config(format!("table '{}': files in format '{other}' cannot be read", spec.name))
+                .hint("json, csv or parquet")),
+        }
+    }
+}
+
 impl FileSource {
-    pub(super) fn try_new(spec: &TableSpec, local: Option<&Path>, clock: Arc<dyn Clock>) -> Result<Self> {
-        let kind = match spec.require("format")? {
-            "json" => Kind::Lines(Framing::Lines),
-            "csv" => Kind::Lines(CsvOptions::of(spec)?.framing()),
-            "parquet" => Kind::Parquet,
-            other => {
-                return Err(Error::config(format!("table '{}': files in format '{other}' cannot be read", spec.name))
-                    .hint("json, csv or parquet"));
-            }
-        };
+    pub(super) fn try_new(spec: &TableSpec, reach: &Reach<'_>) -> Result<Self> {
+        let kind = Kind::of(spec)?;
+        Packing::to_read(spec, "")?;
         let pattern = spec.option("source.path.regex-pattern").map(|text| {
             // Flink matches the whole path.
             Regex::new(&format!("^(?:{text})$")).map_err(|e| {
                 Error::config(format!("option 'source.path.regex-pattern' of table '{}'", spec.name)).caused_by(e)
             })
         });
+        let monitors = spec.option("source.monitor-interval").is_some();
+        let interval = Options(spec).duration("source.monitor-interval", Duration::ZERO)?;
         Ok(Self {
-            root: resolve(spec.require("path")?, local)?,
+            place: reach.place(spec.require("path")?)?,
             kind,
             pattern: pattern.transpose()?,
-            monitors: spec.option("source.monitor-interval").is_some(),
+            monitor_interval: monitors.then_some(interval),
             spec: spec.clone(),
-            clock,
+            objects: Mutex::default(),
+            clock: Arc::clone(&reach.clock),
         })
     }
 
-    fn files(&self) -> Result<Vec<ListedFile>> {
-        if self.monitors && !self.root.exists() {
-            return Ok(Vec::new());
-        }
-        let mut files = list(&self.root).map_err(|e| e.context(format!("table '{}'", self.spec.name)))?;
+    async fn files(&self) -> Result<Vec<ListedFile>> {
+        let mut files = match &self.place {
+            Place::Local(root) if self.monitor_interval.is_some() && !root.exists() => return Ok(Vec::new()),
+            Place::Local(_) => self.list().await?,
+            Place::S3(_) => self.objects().await?,
+        };
         if let Some(pattern) = &self.pattern {
-            files.retain(|f| f.path.to_str().is_some_and(|p| pattern.is_match(p)));
+            files.retain(|f| pattern.is_match(&f.name));
         }
         Ok(files)
     }
+
+    async fn list(&self) -> Result<Vec<ListedFile>> {
+        self.place.list().await.map_err(|e| e.context(format!("table '{}'", self.spec.name)))
+    }
+
+    /// Files of a bucket: listed once, and again in the background where new ones are looked for.
+    async fn objects(&self) -> Result<Vec<ListedFile>> {
+        let now = self.clock.elapsed();
+        let done = {
+            let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+            if objects.listing.as_ref().is_some_and(JoinHandle::is_finished) { objects.listing.take() } else { None }
+        };
+        let fresh = match done {
+            Some(task) => {
+                let found = task.await.map_err(|e| Error::internal("a listing task died").caused_by(e))?;
+                Some(found.map_err(|e| e.context(format!("table '{}'", self.spec.name)))?)
+            }
+            None => None,
+        };
+        let known = {
+            let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(files) = fresh {
+                objects.listed = Some((files, now));
+            }
+            if let (Some((_, since)), Some(interval), None) = (&objects.listed, self.monitor_interval, &objects.listing)
+                && now.saturating_sub(*since) >= interval
+            {
+                let place = self.place.clone();
+                objects.listing = Some(tokio::spawn(async move { place.list().await }));
+            }
+            objects.listed.as_ref().map(|(files, _)| files.clone())
+        };
+        if let Some(files) = known {
+            return Ok(files);
+        }
+        let files = self.list().await?;
+        if files.is_empty() && self.monitor_interval.is_none() {
+            return Err(none_there(&self.spec));
+        }
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        objects.listed = Some((files.clone(), now));
+        Ok(files)
+    }
+}
+
+/// A bucket has no folders: one without objects may as well be a misspelt name.
+pub(super) fn none_there(spec: &TableSpec) -> Error {
+    Error::config(format!("table '{}': there are no files at '{}'", spec.name, spec.option("path").unwrap_or_default()))
+        .hint("check the prefix; with 'source.monitor-interval' a table may begin empty")
 }
 
 #[async_trait]
 impl Source for FileSource {
     async fn splits(&self) -> Result<Vec<Split>> {
-        let split = |file: ListedFile| match file.path.to_str() {
-            Some(path) => Ok(Split { id: split_id(path), bytes: Some(file.bytes), parents: Vec::new() }),
-            None => Err(Error::config(format!("the path '{}' is not UTF-8", file.path.display()))),
-        };
-        self.files()?.into_iter().map(split).collect()
+        let split = |file: ListedFile| Split { id: split_id(&file.name), bytes: Some(file.bytes), parents: Vec::new() };
+        Ok(self.files().await?.into_iter().map(split).collect())
     }
 
     async fn open(
@@ -93,27 +163,19 @@ impl Source for FileSource {
         resume: Option<&Position>,
         start: StartPosition,
     ) -> Result<Box<dyn SplitReader>> {
-        let (id, resume) = (split.id.clone(), resume.cloned());
-        let path = PathBuf::from(&*split.id.0);
         let clock = Arc::clone(&self.clock);
-        match self.kind.clone() {
+        let file = FileAt { place: &self.place, spec: &self.spec, name: &split.id.0 };
+        Ok(match &self.kind {
             Kind::Lines(framing) => {
-                let open = move || LineFile::open(&path, id, framing, AtEnd::Finish, resume.as_ref(), start);
-                Ok(Box::new(BlockingReader::new(open_blocking(open).await?, clock)))
+                Box::new(BlockingReader::new(file.lines(framing.clone(), resume.cloned(), start).await?, clock))
             }
-            Kind::Parquet => {
-                let constants = partition_values(&self.root, &path, &self.spec)?;
-                let schema = self.spec.schema.clone();
-                let open = move || ParquetFile::open(&path, id, schema, constants, resume.as_ref(), start);
-                Ok(Box::new(BlockingReader::new(open_blocking(open).await?, clock)))
-            }
-        }
+            Kind::Parquet => Box::new(BlockingReader::new(file.parquet(resume.cloned(), start).await?, clock)),
+        })
     }
 
     fn split_columns(&self, split: &Split) -> Result<Vec<(String, ArrayRef)>> {
-        let path = Path::new(&*split.id.0);
         let mut columns = match self.kind {
-            Kind::Lines(_) => partition_values(&self.root, path, &self.spec)?,
+            Kind::Lines(_) => self.place.partition_values(&split.id.0, &self.spec)?,
             Kind::Parquet => Vec::new(),
         };
         let bytes = split.bytes.and_then(|bytes| i64::try_from(bytes).ok());
@@ -122,6 +184,76 @@ impl Source for FileSource {
     }
 
     fn boundedness(&self) -> Boundedness {
-        if self.monitors { Boundedness::Unbounded } else { Boundedness::Bounded }
+        if self.monitor_interval.is_some() { Boundedness::Unbounded } else { Boundedness::Bounded }
+    }
+}
+
+/// A file of a table, by its name.
+pub(super) struct FileAt<'a> {
+    pub(super) place: &'a Place,
+    pub(super) spec: &'a TableSpec,
+    pub(super) name: &'a str,
+}
+
+impl FileAt<'_> {
+    async fn object(&self, prefix: &super::location::Prefix) -> Result<Object> {
+        let key = self.name.strip_prefix(prefix.url("").as_str()).unwrap_or(self.name);
+        Object::open(&prefix.bucket, key).await
+    }
+
+    /// Opens it as lines.
+    pub(super) async fn lines(
+        &self,
+        framing: Framing,
+        resume: Option<Position>,
+        start: StartPosition,
+    ) -> Result<LineFile> {
+        let object = match self.place {
+            Place::Local(_) => None,
+            Place::S3(prefix) => Some(self.object(prefix).await?),
+        };
+        let (id, path) = (split_id(self.name), PathBuf::from(self.name));
+        let packing = Packing::to_read(self.spec, self.name)?;
+        open_blocking(move || {
+            let file: Box<dyn ReadAt> = match object {
+                None => Box::new(DiskFile::open(&path)?),
+                Some(object) => Box::new(ObjectText::new(object)),
+            };
+            let file = packing.unpack(file, &path.to_string_lossy())?;
+            LineFile::over(file, &path, id, framing, AtEnd::Finish, resume.as_ref(), start)
+        })
+        .await
+    }
+
+    /// Opens it as Parquet.
+    pub(super) async fn parquet(&self, resume: Option<Position>, start: StartPosition) -> Result<ParquetFile> {
+        let constants = self.place.partition_values(self.name, self.spec)?;
+        let schema = Arc::clone(&self.spec.schema);
+        let (id, path) = (split_id(self.name), PathBuf::from(self.name));
+        let object = match self.place {
+            Place::Local(_) => None,
+            Place::S3(prefix) => Some(self.object(prefix).await?),
+        };
+        open_blocking(move || match object {
+            None => ParquetFile::open(&path, id, schema, constants, resume.as_ref(), start),
+            Some(object) => {
+                let modified_ms = object.modified_ms;
+                let columns = schema.fields().iter().map(|f| leaves(f.data_type())).sum();
+                let pages = ObjectPages::new(object, columns);
+                let name: &Path = &path;
+                ParquetFile::over(pages, name, modified_ms, id, schema, constants, resume.as_ref(), start)
+            }
+        })
+        .await
+    }
+}
+
+/// Columns of Parquet that a column of a table is.
+fn leaves(data_type: &arrow::datatypes::DataType) -> usize {
+    use arrow::datatypes::DataType;
+    match data_type {
+        DataType::Struct(fields) => fields.iter().map(|f| leaves(f.data_type())).sum(),
+        DataType::List(field) | DataType::LargeList(field) | DataType::Map(field, _) => leaves(field.data_type()),
+        _ => 1,
     }
 }

@@ -1,0 +1,252 @@
+//! A bucket: an `object_store` over a table's session, and its errors in our words.
+//!
+//! Objects are read and written by `object_store`, which streams, retries and has uploads in parts whose ids outlive
+//! the process; what it lacks (listing unfinished uploads, a first contact that names the missing right) is asked of
+//! `aws-sdk-s3`. Both get credentials, region and endpoint from the same session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_sdk_s3::presigning::PresigningConfig;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential, Checksum};
+use object_store::{ClientOptions, CredentialProvider, RetryConfig};
+use tokio::sync::{Mutex, OnceCell};
+
+use crate::contracts::{Clock, Error, Result};
+
+use super::{AwsFailure, AwsSession, Call, failure};
+
+/// Time for one request: a part of 8 MiB at 1 MB/s takes 8 s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Retries of a request, with back-off, and the time in which they may start. S3 asks clients to slow down for some
+/// seconds while it splits a busy prefix.
+const RETRIES: usize = 8;
+const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Credentials are asked for again this long before they expire, and at least this often.
+const CREDENTIALS_MARGIN_MS: i64 = 5 * 60_000;
+const CREDENTIALS_AGE_MS: i64 = 10 * 60_000;
+
+/// A bucket, reached when it is first needed.
+#[derive(Clone)]
+pub(crate) struct Bucket {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    session: AwsSession,
+    clock: Arc<dyn Clock>,
+    clients: OnceCell<Clients>,
+}
+
+/// The two clients of a bucket.
+#[derive(Clone)]
+pub(crate) struct Clients {
+    /// For objects.
+    pub(crate) store: Arc<AmazonS3>,
+    /// For what `object_store` lacks.
+    pub(crate) sdk: aws_sdk_s3::Client,
+}
+
+impl std::fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bucket").field("name", &self.inner.name).finish_non_exhaustive()
+    }
+}
+
+impl Bucket {
+    /// The bucket `name` in the account and region of `session`. Nothing is asked of the network yet.
+    pub(crate) fn new(name: &str, session: AwsSession, clock: Arc<dyn Clock>) -> Self {
+        Self { inner: Arc::new(Inner { name: name.to_owned(), session, clock, clients: OnceCell::new() }) }
+    }
+
+    /// Another bucket, reached as this one.
+    pub(crate) fn sibling(&self, name: &str) -> Self {
+        if name == self.inner.name {
+            return self.clone();
+        }
+        Self::new(name, self.inner.session.clone(), Arc::clone(&self.inner.clock))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// Its clients, made at the first call.
+    pub(crate) async fn clients(&self) -> Result<Clients> {
+        self.inner.clients.get_or_try_init(|| self.connect()).await.cloned()
+    }
+
+    /// Its object store.
+    pub(crate) async fn store(&self) -> Result<Arc<AmazonS3>> {
+        Ok(self.clients().await?.store)
+    }
+
+    /// Reaches the bucket, so that a wrong name or a missing right is found before the first row.
+    ///
+    /// # Errors
+    /// No such bucket, denied, no credentials, no network.
+    pub(crate) async fn reach(&self, prefix: &str) -> Result<()> {
+        let sdk = self.clients().await?.sdk;
+        // Not HeadBucket: its answer has no body, so neither a code nor a reason.
+        let listed = sdk.list_objects_v2().bucket(self.name()).prefix(prefix).max_keys(1).send().await;
+        let call = Call { service: "s3", operation: "ListObjectsV2", resource: self.name() };
+        listed.map(drop).map_err(|e| failure(call, &e).into())
+    }
+
+    async fn connect(&self) -> Result<Clients> {
+        let config = self.inner.session.config().await?;
+        let provider = config.credentials_provider().ok_or_else(|| {
+            Error::config("there are no AWS credentials")
+                .hint("the AWS credentials are missing: check the profile, role or environment")
+        })?;
+        let region = config.region().map(ToString::to_string).unwrap_or_default();
+        let path_style = self.inner.session.path_style();
+        let mut settings = aws_sdk_s3::config::Builder::from(&config);
+        settings.set_force_path_style(path_style);
+        let sdk = aws_sdk_s3::Client::from_conf(settings.build());
+        let place = endpoint(&sdk, self.name()).await?;
+        let store = AmazonS3Builder::new()
+            .with_bucket_name(self.name())
+            .with_region(region)
+            .with_endpoint(place.endpoint)
+            .with_virtual_hosted_style_request(place.virtual_hosted)
+            // Plain HTTP only where the user's endpoint says so: to an emulator or a proxy, mostly on this machine.
+            .with_allow_http(place.plain_http)
+            .with_checksum_algorithm(Checksum::SHA256)
+            .with_credentials(Arc::new(SessionCredentials {
+                provider,
+                clock: Arc::clone(&self.inner.clock),
+                cached: Mutex::new(None),
+            }))
+            .with_client_options(ClientOptions::new().with_allow_http(place.plain_http).with_timeout(REQUEST_TIMEOUT))
+            .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() })
+            .build()
+            .map_err(|e| Error::config(format!("bucket '{}'", self.name())).caused_by(e))?;
+        Ok(Clients { store: Arc::new(store), sdk })
+    }
+}
+
+/// Where requests for a bucket go.
+struct Place {
+    endpoint: String,
+    virtual_hosted: bool,
+    plain_http: bool,
+}
+
+/// Asks the SDK where it would send a request: it alone knows every rule (AWS_ENDPOINT_URL_S3, profiles' `services`
+/// sections, partitions, dual stack, FIPS), and a signed URL is how it tells.
+async fn endpoint(sdk: &aws_sdk_s3::Client, bucket: &str) -> Result<Place> {
+    let settings = PresigningConfig::expires_in(REQUEST_TIMEOUT)
+        .map_err(|e| Error::internal("settings of a signed URL").caused_by(e))?;
+    let signed = sdk
+        .get_object()
+        .bucket(bucket)
+        .key("k")
+        .presigned(settings)
+        .await
+        .map_err(|e| Error::from(failure(Call { service: "s3", operation: "GetObject", resource: bucket }, &e)))?;
+    let url = signed.uri();
+    let without_query = url.split('?').next().unwrap_or(url);
+    let base = without_query.strip_suffix("/k").unwrap_or(without_query);
+    let path_end = format!("/{bucket}");
+    let (endpoint, virtual_hosted) = match base.strip_suffix(path_end.as_str()) {
+        Some(endpoint) => (endpoint, false),
+        None => (base, true),
+    };
+    let plain_http = endpoint.starts_with("http://");
+    Ok(Place { endpoint: endpoint.to_owned(), virtual_hosted, plain_http })
+}
+
+/// The session's credentials in the form that `object_store` takes; asked for again before they expire.
+struct SessionCredentials {
+    provider: SharedCredentialsProvider,
+    clock: Arc<dyn Clock>,
+    /// The last ones, and until when they are used.
+    cached: Mutex<Option<(Arc<AwsCredential>, i64)>>,
+}
+
+impl std::fmt::Debug for SessionCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SessionCredentials")
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for SessionCredentials {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        let now_ms = self.clock.now_ms();
+        let mut cached = self.cached.lock().await;
+        if let Some((credential, until_ms)) = &*cached
+            && now_ms < *until_ms
+        {
+            return Ok(Arc::clone(credential));
+        }
+        let found = self
+            .provider
+            .provide_credentials()
+            .await
+            .map_err(|e| object_store::Error::Unauthenticated { path: String::new(), source: Box::new(e) })?;
+        let expires_ms = found
+            .expiry()
+            .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
+            .and_then(|d| i64::try_from(d.as_millis()).ok());
+        let credential = Arc::new(AwsCredential {
+            key_id: found.access_key_id().to_owned(),
+            secret_key: found.secret_access_key().to_owned(),
+            token: found.session_token().map(str::to_owned),
+        });
+        let until_ms = expires_ms.map_or(i64::MAX, |ms| ms - CREDENTIALS_MARGIN_MS).min(now_ms + CREDENTIALS_AGE_MS);
+        *cached = Some((Arc::clone(&credential), until_ms));
+        Ok(credential)
+    }
+}
+
+/// Makes an [`AwsFailure`] of what the object store returned for `key`.
+pub(crate) fn object_failure(
+    operation: &'static str,
+    bucket: &Bucket,
+    key: &str,
+    error: &object_store::Error,
+) -> AwsFailure {
+    use object_store::Error as E;
+    let text = super::errors::chain(error);
+    let tag = |name: &str| {
+        let after = text.split(&format!("<{name}>")).nth(1)?;
+        after.split('<').next().filter(|value| !value.is_empty()).map(str::to_owned)
+    };
+    let code = tag("Code").unwrap_or_else(|| {
+        let code = match error {
+            E::NotFound { .. } => "NoSuchKey",
+            E::PermissionDenied { .. } => "AccessDenied",
+            E::Unauthenticated { .. } => "InvalidAccessKeyId",
+            E::Precondition { .. } => "PreconditionFailed",
+            E::AlreadyExists { .. } => "Conflict",
+            E::InvalidPath { .. } => "InvalidPath",
+            _ if text.contains("timed out") || text.contains("timeout") => "Timeout",
+            _ => "Connection",
+        };
+        code.to_owned()
+    });
+    let message = tag("Message").unwrap_or_else(|| text.clone());
+    let resource = if key.is_empty() { bucket.name().to_owned() } else { format!("{}/{key}", bucket.name()) };
+    let unknown = matches!(error, E::Generic { .. });
+    super::errors::shown(
+        Call { service: "s3", operation, resource: &resource },
+        super::errors::Answer {
+            code,
+            text: message,
+            request: tag("RequestId"),
+            status: None,
+            outcome_unknown: unknown,
+        },
+    )
+}

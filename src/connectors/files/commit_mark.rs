@@ -1,0 +1,84 @@
+//! Marks of complete partitions (`sink.partition-commit.policy.kind` = `success-file`).
+//!
+//! A partition is complete when it is older than `sink.partition-commit.delay` (by the epochs' time, since its first
+//! row), and no file of it is open. Rows that come later make it incomplete, and it is marked again.
+
+use std::time::Duration;
+
+use indexmap::IndexMap;
+
+use crate::connectors::options::Options;
+use crate::contracts::{Error, Result, TableSpec};
+
+/// When partitions are marked, and which of them wait for it.
+#[derive(Debug)]
+pub(super) struct Marks {
+    file_name: String,
+    delay_ms: i64,
+    /// Partitions with rows since they were last marked, and the time of the epoch of the first of these.
+    waiting: IndexMap<String, Option<i64>>,
+}
+
+impl Marks {
+    /// As the table's options say; `None` when partitions are not marked.
+    pub(super) fn of(spec: &TableSpec) -> Result<Option<Self>> {
+        let Some(kinds) = spec.option("sink.partition-commit.policy.kind") else { return Ok(None) };
+        for kind in kinds.split(',').map(str::trim) {
+            if kind != "success-file" {
+                let error = Error::config(format!("table '{}': partitions cannot be committed by '{kind}'", spec.name));
+                return Err(match kind {
+                    "metastore" | "glue" => error.hint(
+                        "no catalog is written to; `tidemill athena` prints a table whose partitions need no commit, or use 'success-file'",
+                    ),
+                    _ => error.hint("there is 'success-file'"),
+                });
+            }
+        }
+        if spec.option("sink.partition-commit.trigger").is_some_and(|t| t.eq_ignore_ascii_case("partition-time")) {
+            return Err(Error::config(format!(
+                "table '{}': partitions cannot be committed by their own time",
+                spec.name
+            ))
+            .hint("set 'sink.partition-commit.trigger' = 'process-time' and a 'sink.partition-commit.delay'"));
+        }
+        let delay = Options(spec).duration("sink.partition-commit.delay", Duration::ZERO)?;
+        Ok(Some(Self {
+            file_name: spec.option("sink.partition-commit.success-file.name").unwrap_or("_SUCCESS").to_owned(),
+            delay_ms: i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
+            waiting: IndexMap::new(),
+        }))
+    }
+
+    /// Rows have come for `folder`.
+    pub(super) fn touch(&mut self, folder: &str) {
+        if !self.waiting.contains_key(folder) {
+            self.waiting.insert(folder.to_owned(), None);
+        }
+    }
+
+    /// An epoch has ended.
+    pub(super) fn tick(&mut self, now_ms: i64) {
+        for since in self.waiting.values_mut() {
+            since.get_or_insert(now_ms);
+        }
+    }
+
+    /// Marks (paths below the table's) of partitions that are complete now. `now_ms` of `None` is the end of input.
+    pub(super) fn due(&mut self, now_ms: Option<i64>, is_open: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut due = Vec::new();
+        self.waiting.retain(|folder, since| {
+            let old = match (now_ms, *since) {
+                (None, _) => true,
+                (Some(now_ms), Some(since)) => now_ms.saturating_sub(since) >= self.delay_ms,
+                (Some(_), None) => false,
+            };
+            let complete = old && !is_open(folder);
+            if complete {
+                let separator = if folder.is_empty() { "" } else { "/" };
+                due.push(format!("{folder}{separator}{}", self.file_name));
+            }
+            !complete
+        });
+        due
+    }
+}
