@@ -13,7 +13,7 @@ use insta::assert_snapshot;
 use regex::Regex;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 6] = ["run", "check", "explain", "produce", "backfill", "demo"];
+const COMMANDS: [&str; 9] = ["run", "check", "explain", "produce", "backfill", "provision", "iam", "athena", "demo"];
 
 /// A folder of its own for a test.
 struct Place {

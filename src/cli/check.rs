@@ -16,6 +16,9 @@ pub(super) struct CheckArgs {
     /// Also name what in the files is not portable to Flink
     #[arg(long)]
     flink: bool,
+    /// Also compare the streams, tables, topics and buckets that exist with what the SQL expects; reads only
+    #[arg(long)]
+    aws: bool,
 }
 
 /// Arguments of `explain`.
@@ -39,7 +42,7 @@ enum Format {
     Json,
 }
 
-fn options(source: &Source) -> JobOptions {
+pub(super) fn options(source: &Source) -> JobOptions {
     JobOptions {
         paths: source.paths.clone(),
         local: None,
@@ -65,7 +68,7 @@ pub(super) fn check(args: CheckArgs) -> Outcome {
             }
         }
         println!("{} queries over {} tables: no errors", plan.queries.len(), plan.sources.len());
-        Ok(())
+        if args.aws { super::aws::compare(&args.source).await } else { Ok(()) }
     })
 }
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod aws;
 mod backfill;
 mod check;
 mod demo;
@@ -35,6 +36,12 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Compute the same queries over archived Parquet, as one batch
     Backfill(backfill::BackfillArgs),
+    /// Make the streams, tables, topics and buckets that the SQL names and that are missing, or print a template of them
+    Provision(aws::ProvisionArgs),
+    /// Print the least-privilege policy of this job
+    Iam(aws::IamArgs),
+    /// Print CREATE EXTERNAL TABLE statements for what the job writes to S3
+    Athena(aws::AthenaArgs),
     /// Run the shipped job on generated live traffic, and show counters, alerts and windows as they change
     Demo(demo::DemoArgs),
 }
@@ -85,6 +92,9 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => check::explain(args),
         Command::Produce(args) => produce::produce(args),
         Command::Backfill(args) => backfill::backfill(args),
+        Command::Provision(args) => aws::provision(args),
+        Command::Iam(args) => aws::iam(args),
+        Command::Athena(args) => aws::athena(args),
         Command::Demo(args) => demo::demo(args),
     };
     match outcome {

@@ -28,6 +28,7 @@ pub mod kinesis;
 mod line_file;
 pub mod options;
 mod print;
+pub mod resources;
 mod sns;
 
 use std::collections::BTreeMap;

@@ -18,7 +18,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, cast, lit};
 use tokio::sync::mpsc;
 
-use super::run::{JobOptions, errors_path, job_name, parameters};
+use super::run::{JobOptions, errors_place, job_name, parameters, sink_tables};
 use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Changes, Clock, EpochNumber, Error, Result};
 use crate::operators::{Compute, TIME_COLUMN, WATERMARK_COLUMN};
@@ -84,8 +84,9 @@ pub async fn backfill(
         let files = connectors.reference(&reference.spec, &reference.connector).map_err(one)?;
         references.push(files.load().await.map_err(one)?.1);
     }
-    let errors = errors_path(&plan.settings.errors_path, options.job.local.as_deref());
-    let errors = connectors.error_output(&errors).map_err(one)?;
+    let sinks = sink_tables(&plan.queries);
+    let place = errors_place(&plan.settings.errors_path, options.job.local.as_deref(), &name, &sinks);
+    let errors = place.open(&connectors).map_err(one)?;
     let (error_sender, error_receiver) = mpsc::channel(4);
     let error_task = tokio::spawn(crate::runtime::run_errors(errors, error_receiver));
     let compute = Compute::new(options.job.threads);

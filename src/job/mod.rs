@@ -4,10 +4,12 @@ mod backfill;
 mod explain;
 mod files;
 mod portable;
+mod resources;
 mod run;
 
 pub use backfill::{BackfillOptions, Backfilled, backfill};
 pub use explain::{explain_json, explain_text};
 pub use files::load;
 pub use portable::not_portable;
+pub use resources::{athena, job_resources};
 pub use run::{JobOptions, Prepared, check, plan, prepare};

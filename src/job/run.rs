@@ -10,14 +10,15 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 
 use crate::connectors::files::reference::{FileVersion, ReferenceFiles};
+use crate::connectors::files::s3_path;
 use crate::connectors::{Connectors, JobContext};
-use crate::contracts::{Clock, Error, Result, StartPosition};
+use crate::contracts::{Clock, Error, ErrorOutput, Result, StartPosition, TableSpec};
 use crate::formats::{RawTest, decoder};
 use crate::operators::Compute;
 use crate::runtime::{
     DecoderFactory, Ending, EpochLimits, Job, QuerySpec, ReferenceLoader, TableSpecification, WatermarkRule,
 };
-use crate::sql::{JobPlan, Parameters, PlanOptions, SourcePlan, plan_job};
+use crate::sql::{JobPlan, Parameters, PlanOptions, QueryPlan, SourcePlan, plan_job};
 use crate::state::{SavedJob, StateStore};
 
 /// What a person asks for on the command line.
@@ -88,7 +89,11 @@ async fn connect(
 ) -> Result<Prepared> {
     let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
     let store = options.local.as_ref().map(|dir| StateStore::new(dir.join("checkpoints").join(&name)));
-    let (saved, generation) = saved_state(options, store.as_ref())?;
+    let (saved, generation) = match &store {
+        Some(store) => saved_state(options, store)?,
+        // Nothing is kept that could count the runs. The time grows from run to run too.
+        None => (SavedJob::default(), u64::try_from(clock.now_ms()).unwrap_or(1)),
+    };
     let context = JobContext { job: name.clone(), generation };
     let connectors =
         Connectors::new(options.local.clone(), Arc::clone(&clock), context).draining(options.ending != Ending::Run);
@@ -101,6 +106,7 @@ async fn connect(
         let files = connectors.reference(&reference.spec, &reference.connector)?;
         references.push(Box::new(Reloading { files, version: None }));
     }
+    let sinks = sink_tables(&plan.queries);
     let mut queries = Vec::new();
     for query in plan.queries {
         let sink = connectors.sink(&query.sink.spec, &query.sink.connector)?;
@@ -114,7 +120,8 @@ async fn connect(
             sink,
         });
     }
-    let errors = connectors.error_output(&errors_path(&plan.settings.errors_path, options.local.as_deref()))?;
+    let place = errors_place(&plan.settings.errors_path, options.local.as_deref(), &name, &sinks);
+    let errors = place.open(&connectors)?;
     let settings = &plan.settings;
     let limits = EpochLimits {
         interval: options
@@ -141,8 +148,7 @@ async fn connect(
 }
 
 /// The state of the run before, and the number of this one.
-fn saved_state(options: &JobOptions, store: Option<&StateStore>) -> Result<(SavedJob, u64)> {
-    let Some(store) = store else { return Ok((SavedJob::default(), 1)) };
+fn saved_state(options: &JobOptions, store: &StateStore) -> Result<(SavedJob, u64)> {
     let generation = store.numbers()?.last().copied().unwrap_or(0) + 1;
     if options.fresh {
         store.clear()?;
@@ -171,11 +177,46 @@ pub(super) fn job_name(paths: &[PathBuf]) -> String {
     stem.unwrap_or_else(|| "job".to_owned())
 }
 
-pub(super) fn errors_path(setting: &Option<String>, local: Option<&Path>) -> String {
+/// Where refused records go.
+#[derive(Debug)]
+pub(super) struct ErrorsPlace<'a> {
+    pub(super) path: String,
+    /// A table that is reached in the same way, where the path was derived from it.
+    pub(super) beside: Option<&'a TableSpec>,
+}
+
+impl ErrorsPlace<'_> {
+    pub(super) fn open(&self, connectors: &Connectors) -> Result<Box<dyn ErrorOutput>> {
+        match self.beside {
+            Some(spec) => connectors.error_output_beside(&self.path, spec),
+            None => connectors.error_output(&self.path),
+        }
+    }
+}
+
+/// Connector and table of each query's sink.
+pub(super) fn sink_tables(queries: &[QueryPlan]) -> Vec<(String, TableSpec)> {
+    queries.iter().map(|q| (q.sink.connector.clone(), q.sink.spec.clone())).collect()
+}
+
+/// The setting `tidemill.errors.path`; else `DIR/errors` of `--local DIR`; else `errors/<job>/` in the bucket of the first
+/// table that the job writes to S3 (a worker's own disk may be gone with it); else the folder `errors`.
+pub(super) fn errors_place<'a>(
+    setting: &Option<String>,
+    local: Option<&Path>,
+    job: &str,
+    sinks: &'a [(String, TableSpec)],
+) -> ErrorsPlace<'a> {
+    let in_bucket = |(connector, spec): &'a (String, TableSpec)| {
+        let path = spec.option("path").filter(|_| matches!(connector.as_str(), "filesystem" | "s3"))?;
+        let (bucket, _) = s3_path(path).ok()??;
+        Some(ErrorsPlace { path: format!("s3://{bucket}/errors/{job}"), beside: Some(spec) })
+    };
+    let plain = |path: String| ErrorsPlace { path, beside: None };
     match (setting, local) {
-        (Some(path), _) => path.clone(),
-        (None, Some(local)) => local.join("errors").to_string_lossy().into_owned(),
-        (None, None) => "errors".to_owned(),
+        (Some(path), _) => plain(path.clone()),
+        (None, Some(local)) => plain(local.join("errors").to_string_lossy().into_owned()),
+        (None, None) => sinks.iter().find_map(in_bucket).unwrap_or_else(|| plain("errors".to_owned())),
     }
 }
 

@@ -141,7 +141,6 @@ async fn connectors_say_what_they_cannot_do() {
         (local.source(&table, "kinesys").err(), "did you mean 'kinesis'?"),
         (local.source(&table, "print").err(), "cannot be read"),
         (aws.source(&table, "kinesis").err(), "--local DIR"),
-        (aws.source(&table, "filesystem").err(), "--local DIR"),
     ] {
         let error = error.unwrap().to_string();
         assert!(error.contains(text), "{error}");

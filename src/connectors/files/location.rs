@@ -43,7 +43,10 @@ impl Prefix {
 }
 
 /// Bucket and key of an S3 path, without slashes at their ends; `None` for any other path.
-pub(crate) fn s3_path(path: &str) -> Result<Option<(String, String)>> {
+///
+/// # Errors
+/// `s3://` followed by no bucket, or by `..` or empty names.
+pub fn s3_path(path: &str) -> Result<Option<(String, String)>> {
     let Some(rest) = ["s3://", "s3a://", "s3n://"].iter().find_map(|scheme| path.strip_prefix(scheme)) else {
         return Ok(None);
     };

@@ -14,7 +14,7 @@ mod commit_mark;
 mod encode;
 mod errors;
 mod listing;
-pub(crate) mod location;
+mod location;
 mod object;
 mod output;
 mod packed;
@@ -34,6 +34,7 @@ use crate::contracts::{ErrorOutput, Result, Sink, Source, TableSpec};
 
 pub(super) use errors::FileErrorOutput;
 pub(super) use location::Reach;
+pub use location::s3_path;
 pub use part::PartNames;
 
 /// A readable table of files.

@@ -1,0 +1,45 @@
+//! `tidemill run` without `--local`: from S3 to S3, with a reference table there, and refused records beside them.
+
+use std::process::Command;
+
+use crate::emulator::both;
+
+const SQL: &str = "
+CREATE TABLE events (id BIGINT, product STRING, `day` STRING)
+WITH ('connector' = 's3', 'path' = 's3://job-bucket/in/', 'format' = 'json');
+CREATE TABLE products (product STRING, category STRING)
+WITH ('connector' = 'filesystem', 'path' = 's3://job-bucket/reference/products.csv', 'format' = 'csv');
+CREATE TABLE out (id BIGINT, category STRING, `day` STRING) PARTITIONED BY (`day`)
+WITH ('connector' = 's3', 'path' = 's3://job-bucket/out/', 'format' = 'json');
+INSERT INTO out SELECT e.id, p.category, e.`day` FROM events AS e JOIN products AS p ON p.product = e.product;
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_from_s3_to_s3() {
+    for emulator in both().await {
+        let bucket = emulator.bucket("job-bucket").await;
+        bucket.put("in/a.json", "{\"id\":1,\"product\":\"p\",\"day\":\"a\"}\nbroken\n").await;
+        bucket.put("in/b.json", "{\"id\":2,\"product\":\"q\",\"day\":\"b\"}\n").await;
+        bucket.put("reference/products.csv", "p,shoes\nq,hats\n").await;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("job.sql"), SQL).unwrap();
+        let run = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+            .args(["run", "job.sql", "--drain"])
+            .current_dir(dir.path())
+            .envs(emulator.environment())
+            .output()
+            .unwrap();
+        let (out, err) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+        assert!(run.status.success(), "{}: {out}{err}", emulator.name);
+        let keys = bucket.keys().await;
+        let of = |prefix: &str| keys.iter().filter(|k| k.starts_with(prefix)).cloned().collect::<Vec<_>>();
+        let (a, b, errors) = (of("out/day=a/"), of("out/day=b/"), of("errors/job/errors-job-"));
+        assert_eq!((a.len(), b.len(), errors.len()), (1, 1, 1), "{keys:?}");
+        assert_eq!(bucket.get(&a[0]).await, b"{\"id\":1,\"category\":\"shoes\"}\n");
+        assert_eq!(bucket.get(&b[0]).await, b"{\"id\":2,\"category\":\"hats\"}\n");
+        let refused = String::from_utf8(bucket.get(&errors[0]).await).unwrap();
+        assert!(refused.contains("\"split\":\"s3://job-bucket/in/a.json\"") && refused.contains("broken"), "{refused}");
+        assert!(bucket.uploads().await.is_empty(), "{}", emulator.name);
+        assert!(!dir.path().join("errors").exists());
+    }
+}

@@ -1,0 +1,209 @@
+//! What is read: in the order of keys, one version of each object, and errors that say what to do.
+
+use std::sync::Arc;
+
+use arrow::array::*;
+use arrow::datatypes::DataType;
+use tidemill::contracts::{Fetch, StartPosition};
+
+use crate::emulator::{both, seaweed};
+use crate::on_aws;
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn splits_are_in_the_order_of_their_keys_and_hidden_ones_are_none() {
+    for emulator in both().await {
+        let bucket = emulator.bucket("order").await;
+        let shown = ["in/a b.json", "in/a-b.json", "in/a.json", "in/a/b.json", "in/b%2F.json", "in/year=1/ü.json"];
+        for key in shown.iter().rev() {
+            bucket.put(key, "{\"n\":1}\n").await;
+        }
+        for hidden in
+            ["in/_SUCCESS", "in/.x.json", "in/_tmp/a.json", "in/year=1/.part.json", "into.json", "other/a.json"]
+        {
+            bucket.put(hidden, "{\"n\":2}\n").await;
+        }
+        bucket.put("in/", "").await;
+        bucket.put("in/year=2/", "").await;
+        let table = emulator.table("s3://order/in/", schema(&[("n", DataType::Int64)]), &[("format", "json")]);
+        let source = on_aws(1).source(&table, "s3").unwrap();
+        let found: Vec<String> = source.splits().await.unwrap().iter().map(|s| s.id.to_string()).collect();
+        let expected: Vec<String> = shown.iter().map(|key| format!("s3://order/{key}")).collect();
+        assert_eq!(found, expected, "{}", emulator.name);
+        assert_eq!(read_source(source.as_ref()).await, vec!["{\"n\":1}"; 6]);
+        // A table may be one object.
+        let one = emulator.table("s3://order/in/a.json", schema(&[("n", DataType::Int64)]), &[("format", "json")]);
+        assert_eq!(read_source(on_aws(1).source(&one, "s3").unwrap().as_ref()).await, ["{\"n\":1}"]);
+        let none = emulator.table("s3://order/nowhere", schema(&[("n", DataType::Int64)]), &[("format", "json")]);
+        let error = on_aws(1).source(&none, "s3").unwrap().splits().await.unwrap_err().to_string();
+        assert!(error.contains("there are no files at 's3://order/nowhere'"), "{error}");
+        let pattern = table.clone().with_option("source.path.regex-pattern", "s3://order/in/a/.*");
+        let source = on_aws(1).source(&pattern, "s3").unwrap();
+        assert_eq!(source.splits().await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packed_lines_are_read_on_from_a_position() {
+    for emulator in both().await {
+        emulator.bucket("packed").await;
+        for compression in ["none", "gzip", "zstd"] {
+            let table = emulator
+                .table(&format!("s3://packed/{compression}"), schema(&[("n", DataType::Int64)]), &[("format", "json")])
+                .with_option("compression", compression);
+            let mut sink = on_aws(1).sink(&table, "s3").unwrap();
+            // 6 MB: more than one range, and several chunks.
+            let rows = Arc::new(Int64Array::from_iter_values(1_000_000..1_400_000));
+            write_all(sink.as_mut(), vec![appends(batch(&table.schema, vec![rows]))]).await;
+            let source = on_aws(1).source(&table, "s3").unwrap();
+            let split = &source.splits().await.unwrap()[0];
+            let all = read_split(source.as_ref(), split, None, StartPosition::TrimHorizon).await;
+            assert_eq!(all.len(), 400_000, "{} {compression}", emulator.name);
+            for at in [0, 99_999, 300_000, 399_999] {
+                let rest = read_split(source.as_ref(), split, Some(&all[at].1), StartPosition::TrimHorizon).await;
+                assert_eq!(rest, all[at + 1..], "{} {compression} after {at}", emulator.name);
+            }
+            assert!(read_split(source.as_ref(), split, None, StartPosition::Latest).await.is_empty());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parquet_is_read_in_blocks_and_on_from_a_position() {
+    for emulator in both().await {
+        emulator.bucket("parquet").await;
+        let fields = [("n", DataType::Int64), ("text", DataType::Utf8View)];
+        let table = emulator
+            .table("s3://parquet/in", schema(&fields), &[("format", "parquet")])
+            .with_option("parquet.compression", "UNCOMPRESSED")
+            .with_option("parquet.row-group.size", "1 mb");
+        let rows = batch(
+            &table.schema,
+            vec![
+                Arc::new(Int64Array::from_iter_values(0..60_000)),
+                // 6 MB that no dictionary makes small.
+                Arc::new(StringViewArray::from_iter_values((0..60_000).map(|i| format!("{i:0>100}")))),
+            ],
+        );
+        let mut sink = on_aws(1).sink(&table, "s3").unwrap();
+        write_all(sink.as_mut(), vec![appends(rows)]).await;
+        let source = on_aws(1).source(&table, "s3").unwrap();
+        let split = &source.splits().await.unwrap()[0];
+        assert!(split.bytes.unwrap() > 5 << 20);
+        let all = read_split(source.as_ref(), split, None, StartPosition::TrimHorizon).await;
+        assert_eq!(all.len(), 60_000, "{}", emulator.name);
+        assert_eq!(all[59_999].0, format!("{{\"n\":59999,\"text\":\"{:0>100}\"}}", 59_999));
+        let rest = read_split(source.as_ref(), split, Some(&all[41_000].1), StartPosition::TrimHorizon).await;
+        assert_eq!(rest, all[41_001..]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_written_over_while_it_is_read_is_an_error() {
+    for emulator in both().await {
+        let bucket = emulator.bucket("changing").await;
+        let lines = |n: usize| format!("{{\"n\":{n:0>90}}}\n").repeat(200_000).into_bytes();
+        bucket.put("in/a.json", lines(1)).await;
+        let table = emulator.table("s3://changing/in", schema(&[("n", DataType::Utf8View)]), &[("format", "json")]);
+        let source = on_aws(1).source(&table, "s3").unwrap();
+        let split = &source.splits().await.unwrap()[0];
+        let mut reader = source.open(split, None, StartPosition::TrimHorizon).await.unwrap();
+        assert!(matches!(reader.next().await.unwrap(), Fetch::Records(_)));
+        bucket.put("in/a.json", lines(2)).await;
+        let error = loop {
+            match reader.next().await {
+                Ok(Fetch::Records(_)) => {}
+                Ok(other) => panic!("{}: {other:?}", emulator.name),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(error.contains("'s3://changing/in/a.json' was written over while it was read"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reference_table_is_loaded_again_when_an_etag_changes() {
+    for emulator in both().await {
+        let bucket = emulator.bucket("references").await;
+        bucket.put("in/p.csv", "a,1\nb,2\n").await;
+        let table = emulator.table(
+            "s3://references/in",
+            schema(&[("name", DataType::Utf8View), ("n", DataType::Int64)]),
+            &[("format", "csv")],
+        );
+        let reference = on_aws(1).reference(&table, "s3").unwrap();
+        let (version, rows) = reference.load().await.unwrap();
+        assert_eq!(rows.num_rows(), 2);
+        assert_eq!(reference.version().await.unwrap(), version);
+        // The same size, within the same second.
+        bucket.put("in/p.csv", "a,1\nb,3\n").await;
+        let fresh = on_aws(1).reference(&table, "s3").unwrap();
+        assert_ne!(fresh.version().await.unwrap(), version, "{}", emulator.name);
+        // The first one asks again when its last answer is old, which `load` does not wait for.
+        let (later, rows) = reference.load().await.unwrap();
+        assert_ne!(later, version);
+        assert_eq!(rows.column(1).as_primitive::<arrow::datatypes::Int64Type>().values(), &[1, 3]);
+        bucket.put("in/p.csv", "a,1\nb,many\n").await;
+        let error = reference.load().await.unwrap_err().to_string();
+        assert!(error.contains("'s3://references/in/p.csv', byte 4") && error.contains("many"), "{error}");
+        bucket.delete("in/p.csv").await;
+        let error = reference.load().await.unwrap_err().to_string();
+        assert!(error.contains("there are no files"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_objects_are_found_where_they_are_looked_for() {
+    for emulator in both().await {
+        let bucket = emulator.bucket("monitored").await;
+        let table = emulator
+            .table("s3://monitored/in", schema(&[("n", DataType::Int64)]), &[("format", "json")])
+            .with_option("source.monitor-interval", "50 ms");
+        let source = on_aws(1).source(&table, "s3").unwrap();
+        assert!(source.splits().await.unwrap().is_empty());
+        bucket.put("in/b.json", "{\"n\":1}\n").await;
+        let mut found = 0;
+        for _ in 0..100 {
+            found = source.splits().await.unwrap().len();
+            if found == 1 {
+                break;
+            }
+            crate::emulator::pause(50).await;
+        }
+        assert_eq!(found, 1, "{}", emulator.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_name_the_bucket_the_code_and_what_to_do() {
+    for emulator in both().await {
+        let columns = || schema(&[("n", DataType::Int64)]);
+        let missing = emulator.table("s3://no-such-bucket/in", columns(), &[("format", "json")]);
+        let source = on_aws(1).source(&missing, "s3").unwrap().splits().await.unwrap_err().to_string();
+        let sink = on_aws(1).sink(&missing, "s3").unwrap().open().await.unwrap_err().to_string();
+        for error in [source, sink] {
+            for part in ["table 't'", "s3:ListObjectsV2 on 'no-such-bucket", "NoSuchBucket", "tidemill provision"] {
+                assert!(error.contains(part), "{}: no {part} in {error}", emulator.name);
+            }
+        }
+    }
+    let Some(emulator) = seaweed().await else { return };
+    emulator.bucket("guarded").await;
+    let columns = schema(&[("n", DataType::Int64)]);
+    let wrong = emulator
+        .table("s3://guarded/in", columns.clone(), &[("format", "json")])
+        .with_option("aws.credentials.basic.secretkey", "not-the-one");
+    let error = on_aws(1).sink(&wrong, "s3").unwrap().open().await.unwrap_err().to_string();
+    assert!(error.contains("SignatureDoesNotMatch") && error.contains("credentials are missing, wrong"), "{error}");
+    assert!(!error.contains("not-the-one"), "{error}");
+    let unknown = emulator
+        .table("s3://guarded/in", columns.clone(), &[("format", "json")])
+        .with_option("aws.credentials.basic.accesskeyid", "AKIDNOBODY");
+    let error = on_aws(1).source(&unknown, "s3").unwrap().splits().await.unwrap_err().to_string();
+    assert!(error.contains("InvalidAccessKeyId") && error.contains("credentials are missing, wrong"), "{error}");
+    let nobody_listens = emulator
+        .table("s3://guarded/in", columns, &[("format", "json")])
+        .with_option("aws.endpoint", "http://127.0.0.1:9");
+    let error = on_aws(1).sink(&nobody_listens, "s3").unwrap().open().await.unwrap_err().to_string();
+    assert!(error.contains("check the network, the region and the endpoint"), "{error}");
+}
