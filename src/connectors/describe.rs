@@ -247,6 +247,8 @@ const FILES: ConnectorDescription = ConnectorDescription {
         ignored("sink.rolling-policy.check-interval", Duration),
         sink("sink.max-open-partitions", Number),
         sink("sink.sort-by", Text),
+        sink("sink.partition.pattern", Text),
+        sink("sink.partition.time-column", Text),
         sink("sink.partition-commit.trigger", Enum(&["process-time", "partition-time"])),
         sink("sink.partition-commit.delay", Duration),
         sink("sink.partition-commit.policy.kind", Text),

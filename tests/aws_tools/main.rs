@@ -54,12 +54,16 @@ CREATE TABLE elsewhere (message STRING)
 WITH ('connector' = 'sns', 'topic' = 'arn:aws:sns:us-east-1:444455556666:elsewhere');
 CREATE TABLE kept (id BIGINT, name STRING, at TIMESTAMP(3), `hour` STRING, tenant STRING) PARTITIONED BY (tenant, `hour`)
 WITH ('connector' = 's3', 'path' = 's3://archive/kept', 'format' = 'json');
+CREATE TABLE by_hour (id BIGINT, at TIMESTAMP(3))
+WITH ('connector' = 's3', 'path' = 's3://archive/by-hour', 'format' = 'parquet', 'sink.partition.time-column' = 'at',
+      'sink.partition.pattern' = 'day={dd}/hour={HH}');
 CREATE TABLE lines (id BIGINT) WITH ('connector' = 's3', 'path' = 's3://archive/lines/', 'format' = 'csv');
 CREATE TABLE copies (id BIGINT, k STRING) WITH ('connector' = 'kinesis', 'stream' = 'copies', 'format' = 'json');
 INSERT INTO counted SELECT id, k FROM a;
 INSERT INTO on_call SELECT k FROM b;
 INSERT INTO elsewhere SELECT k FROM a;
 INSERT INTO kept SELECT a.id, names.name, a.at, a.`hour`, a.k FROM a JOIN names ON names.k = a.k;
+INSERT INTO by_hour SELECT id, at FROM a;
 INSERT INTO lines SELECT id FROM b;
 INSERT INTO copies SELECT id, k FROM a;
 ";

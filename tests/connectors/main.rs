@@ -5,6 +5,7 @@
 mod conformance;
 mod dynamodb;
 mod files;
+mod files_options;
 mod kinesis;
 mod others;
 mod rates;

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::emulator::both;
 
-const SQL: &str = "
+pub(crate) const SQL: &str = "
 CREATE TABLE events (id BIGINT, product STRING, `day` STRING)
 WITH ('connector' = 's3', 'path' = 's3://job-bucket/in/', 'format' = 'json');
 CREATE TABLE products (product STRING, category STRING)

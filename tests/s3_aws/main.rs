@@ -10,7 +10,10 @@
 mod support;
 
 mod emulator;
+mod faults;
 mod job;
+mod policy;
+mod proxy;
 mod reading;
 mod writing;
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_s3::presigning::PresigningConfig;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential, Checksum};
+use aws_smithy_types::retry::RetryConfig as SdkRetryConfig;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential};
 use object_store::{ClientOptions, CredentialProvider, RetryConfig};
 use tokio::sync::{Mutex, OnceCell};
 
@@ -23,6 +24,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Retries of a request, with back-off, and the time in which they may start. S3 asks clients to slow down for some
 /// seconds while it splits a busy prefix.
 const RETRIES: usize = 8;
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LAST_BACKOFF: Duration = Duration::from_secs(15);
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Credentials are asked for again this long before they expire, and at least this often.
 const CREDENTIALS_MARGIN_MS: i64 = 5 * 60_000;
@@ -48,6 +51,15 @@ pub(crate) struct Clients {
     pub(crate) store: Arc<AmazonS3>,
     /// For what `object_store` lacks.
     pub(crate) sdk: aws_sdk_s3::Client,
+}
+
+/// An object that was found.
+#[derive(Debug, Clone)]
+pub(crate) struct FoundObject {
+    pub(crate) bytes: u64,
+    pub(crate) modified_ms: i64,
+    /// Its ETag.
+    pub(crate) tag: Option<String>,
 }
 
 impl std::fmt::Debug for Bucket {
@@ -95,9 +107,30 @@ impl Bucket {
     pub(crate) async fn reach(&self, prefix: &str) -> Result<()> {
         let sdk = self.clients().await?.sdk;
         // Not HeadBucket: its answer has no body, so neither a code nor a reason.
-        let listed = sdk.list_objects_v2().bucket(self.name()).prefix(prefix).max_keys(1).send().await;
+        // At the start a wrong endpoint should show at once.
+        let hasty = aws_sdk_s3::Config::builder().retry_config(patient().with_max_attempts(2));
+        let ask = sdk.list_objects_v2().bucket(self.name()).prefix(prefix).max_keys(1).customize();
+        let listed = ask.config_override(hasty).send().await;
         let call = Call { service: "s3", operation: "ListObjectsV2", resource: self.name() };
         listed.map(drop).map_err(|e| failure(call, &e).into())
+    }
+
+    /// The object of exactly this key, if there is one.
+    ///
+    /// Not HeadObject: where ListBucket is allowed below a prefix only, as a least-privilege policy has it, HEAD of a key
+    /// that does not exist is answered with 403.
+    pub(crate) async fn find(&self, key: &str) -> Result<Option<FoundObject>> {
+        let sdk = self.clients().await?.sdk;
+        let listed = sdk.list_objects_v2().bucket(self.name()).prefix(key).max_keys(1).send().await;
+        let call = Call { service: "s3", operation: "ListObjectsV2", resource: self.name() };
+        let page = listed.map_err(|e| failure(call, &e).error)?;
+        // Of all keys that begin like this, it is the first.
+        let object = page.contents().first().filter(|object| object.key() == Some(key));
+        Ok(object.map(|object| FoundObject {
+            bytes: object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            modified_ms: object.last_modified().and_then(|time| time.to_millis().ok()).unwrap_or(0),
+            tag: object.e_tag().map(str::to_owned),
+        }))
     }
 
     async fn connect(&self) -> Result<Clients> {
@@ -110,6 +143,7 @@ impl Bucket {
         let path_style = self.inner.session.path_style();
         let mut settings = aws_sdk_s3::config::Builder::from(&config);
         settings.set_force_path_style(path_style);
+        settings.set_retry_config(Some(patient()));
         let sdk = aws_sdk_s3::Client::from_conf(settings.build());
         let place = endpoint(&sdk, self.name()).await?;
         let store = AmazonS3Builder::new()
@@ -119,7 +153,6 @@ impl Bucket {
             .with_virtual_hosted_style_request(place.virtual_hosted)
             // Plain HTTP only where the user's endpoint says so: to an emulator or a proxy, mostly on this machine.
             .with_allow_http(place.plain_http)
-            .with_checksum_algorithm(Checksum::SHA256)
             .with_credentials(Arc::new(SessionCredentials {
                 provider,
                 clock: Arc::clone(&self.inner.clock),
@@ -131,6 +164,14 @@ impl Bucket {
             .map_err(|e| Error::config(format!("bucket '{}'", self.name())).caused_by(e))?;
         Ok(Clients { store: Arc::new(store), sdk })
     }
+}
+
+/// How the SDK retries: as often as the object store.
+fn patient() -> SdkRetryConfig {
+    SdkRetryConfig::standard()
+        .with_max_attempts(RETRIES as u32 + 1)
+        .with_initial_backoff(FIRST_BACKOFF)
+        .with_max_backoff(LAST_BACKOFF)
 }
 
 /// Where requests for a bucket go.
@@ -249,4 +290,52 @@ pub(crate) fn object_failure(
             outcome_unknown: unknown,
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connectors::aws::AwsSessions;
+    use crate::contracts::{ErrorKind, ManualClock};
+
+    fn shown(error: &object_store::Error) -> AwsFailure {
+        let session = AwsSessions::default().default_session().unwrap();
+        let bucket = Bucket::new("archive", session, Arc::new(ManualClock::new(0)));
+        object_failure("UploadPart", &bucket, "events/part-1", error)
+    }
+
+    /// As S3 answers, and as `object_store` wraps it.
+    fn answer(code: &str, message: &str) -> Box<dyn std::error::Error + Send + Sync> {
+        format!(
+            "Error performing PUT https://archive.s3.amazonaws.com/events/part-1 in 9ms - Server returned non-2xx status code: \
+             <?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message><RequestId>4442587FB7D0A2F9</RequestId></Error>"
+        )
+        .into()
+    }
+
+    #[test]
+    fn a_denied_part_names_the_action_that_allows_it() {
+        let path = "events/part-1".to_owned();
+        let error = object_store::Error::PermissionDenied { path, source: answer("AccessDenied", "Access Denied") };
+        let failure = shown(&error);
+        assert!(!failure.retryable);
+        assert_eq!(
+            failure.error.to_string(),
+            "s3:UploadPart on 'archive/events/part-1' failed: Access Denied (AccessDenied, request 4442587FB7D0A2F9)\n  \
+             hint: allow the action 's3:PutObject' on it (see `tidemill iam`)"
+        );
+    }
+
+    #[test]
+    fn what_may_pass_is_told_from_what_will_not() {
+        let slow = object_store::Error::Generic {
+            store: "S3",
+            source: answer("SlowDown", "Please reduce your request rate."),
+        };
+        assert!(shown(&slow).retryable && shown(&slow).throttled);
+        assert_eq!(shown(&slow).error.kind(), ErrorKind::Unavailable);
+        let cut = object_store::Error::Generic { store: "S3", source: "HTTP error: connection reset".into() };
+        assert_eq!(shown(&cut).code, "Connection");
+        assert!(shown(&cut).outcome_unknown);
+    }
 }

@@ -146,12 +146,12 @@ async fn list_objects(prefix: &Prefix) -> Result<Vec<ListedFile>> {
         .try_collect()
         .await
         .map_err(failed)?;
-    if files.is_empty() && !prefix.key.is_empty() {
-        match object_store::ObjectStoreExt::head(store.as_ref(), &path).await {
-            Ok(meta) => files.push(found(&meta)),
-            Err(object_store::Error::NotFound { .. }) => {}
-            Err(e) => return Err(object_failure("HeadObject", &prefix.bucket, &prefix.key, &e).into()),
-        }
+    if files.is_empty()
+        && !prefix.key.is_empty()
+        && let Some(one) = prefix.bucket.find(&prefix.key).await?.filter(|one| one.bytes > 0)
+    {
+        let name = prefix.url(&prefix.key);
+        files.push(ListedFile { name, bytes: one.bytes, modified_ms: one.modified_ms, tag: one.tag });
     }
     Ok(files)
 }

@@ -26,6 +26,7 @@ pub mod reference;
 mod sink;
 mod sorting;
 mod source;
+mod time_folders;
 mod upload;
 
 use std::sync::Arc;

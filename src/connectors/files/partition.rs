@@ -1,9 +1,10 @@
-//! Hive partitions of what is written: `year=2026/month=02/day=12`.
+//! Hive partitions of what is written: `year=2026/month=02/day=12`, from columns and from a time.
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, BooleanArray, RecordBatch, Scalar, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, Scalar, UInt32Array};
 use arrow::compute::kernels::cmp::not_distinct;
+use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
 
 use crate::contracts::{Error, Result, TableSpec};
@@ -11,6 +12,7 @@ use crate::formats::datetime::TimestampStyle;
 use crate::formats::write_json::{JsonColumn, JsonStyle};
 
 use super::listing::DEFAULT_PARTITION;
+use super::time_folders::TimeFolders;
 
 const STYLE: JsonStyle = JsonStyle { timestamps: TimestampStyle::Sql, skip_nulls: false };
 
@@ -19,6 +21,8 @@ pub(super) struct Partitioner {
     names: Vec<String>,
     columns: Vec<usize>,
     default: String,
+    /// Folders by time, below those by columns.
+    time: Option<TimeFolders>,
     converter: Option<RowConverter>,
 }
 
@@ -37,10 +41,15 @@ impl Partitioner {
         };
         let column = |name: &String| spec.schema.index_of(name).map_err(|_| missing(name));
         let columns = spec.partitioned_by.iter().map(column).collect::<Result<Vec<_>>>()?;
-        let types = columns.iter().map(|c| SortField::new(spec.schema.field(*c).data_type().clone()));
-        let converter = if columns.is_empty() { None } else { Some(RowConverter::new(types.collect())?) };
         let default = spec.option("partition.default-name").unwrap_or(DEFAULT_PARTITION).to_owned();
-        Ok(Self { names: spec.partitioned_by.clone(), columns, default, converter })
+        let time = TimeFolders::of(spec, &default)?;
+        let mut types: Vec<SortField> =
+            columns.iter().map(|c| SortField::new(spec.schema.field(*c).data_type().clone())).collect();
+        if time.is_some() {
+            types.push(SortField::new(DataType::Utf8));
+        }
+        let converter = if types.is_empty() { None } else { Some(RowConverter::new(types)?) };
+        Ok(Self { names: spec.partitioned_by.clone(), columns, default, time, converter })
     }
 
     /// Indices of the columns that are written to files: all but the partition columns.
@@ -53,10 +62,13 @@ impl Partitioner {
         let Some(converter) = &self.converter else {
             return Ok(vec![PartitionRows { folder: String::new(), rows: None }]);
         };
-        if self.is_one(batch)? {
-            return Ok(vec![PartitionRows { folder: self.folder(batch, 0)?, rows: None }]);
+        let mut columns: Vec<ArrayRef> = self.columns.iter().map(|c| batch.column(*c).clone()).collect();
+        if let Some(time) = &self.time {
+            columns.push(time.folders(batch)?);
         }
-        let columns: Vec<_> = self.columns.iter().map(|c| batch.column(*c).clone()).collect();
+        if Self::is_one(&columns)? {
+            return Ok(vec![PartitionRows { folder: self.folder(&columns, 0)?, rows: None }]);
+        }
         let keys = converter.convert_columns(&columns)?;
         let mut groups: Vec<Vec<u32>> = Vec::new();
         let mut index: HashMap<&[u8], usize> = HashMap::new();
@@ -74,16 +86,15 @@ impl Partitioner {
             groups[last.1].push(row as u32);
         }
         let cut = |rows: Vec<u32>| {
-            let folder = self.folder(batch, rows[0] as usize)?;
+            let folder = self.folder(&columns, rows[0] as usize)?;
             Ok(PartitionRows { folder, rows: Some(UInt32Array::from(rows)) })
         };
         groups.into_iter().map(cut).collect()
     }
 
     /// Whether all rows belong to one partition: the usual case, and ten times cheaper to find than to group.
-    fn is_one(&self, batch: &RecordBatch) -> Result<bool> {
-        for column in &self.columns {
-            let column = batch.column(*column);
+    fn is_one(columns: &[ArrayRef]) -> Result<bool> {
+        for column in columns {
             let equal: BooleanArray = not_distinct(column, &Scalar::new(column.slice(0, 1)))?;
             if equal.true_count() != equal.len() {
                 return Ok(false);
@@ -92,15 +103,15 @@ impl Partitioner {
         Ok(true)
     }
 
-    fn folder(&self, batch: &RecordBatch, row: usize) -> Result<String> {
+    fn folder(&self, columns: &[ArrayRef], row: usize) -> Result<String> {
         let mut folder = String::new();
-        for (name, column) in self.names.iter().zip(&self.columns) {
+        for (name, column) in self.names.iter().zip(columns) {
             if !folder.is_empty() {
                 folder.push('/');
             }
             escape(name, &mut folder);
             folder.push('=');
-            let value = JsonColumn::try_new(&batch.column(*column).slice(row, 1))?;
+            let value = JsonColumn::try_new(&column.slice(row, 1))?;
             let mut json = Vec::new();
             value.write_value(0, STYLE, &mut json);
             let text = match json.first() {
@@ -110,6 +121,14 @@ impl Partitioner {
                 _ => String::from_utf8_lossy(&json).into_owned(),
             };
             escape(if text.is_empty() { &self.default } else { &text }, &mut folder);
+        }
+        if self.time.is_some()
+            && let Some(by_time) = columns.last()
+        {
+            if !folder.is_empty() {
+                folder.push('/');
+            }
+            folder.push_str(by_time.as_string::<i32>().value(row));
         }
         Ok(folder)
     }

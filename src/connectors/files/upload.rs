@@ -14,9 +14,9 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use object_store::PutPayload;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -80,10 +80,8 @@ impl Upload {
                 let key = prefix.join(&if folder.is_empty() { file } else { format!("{folder}/{file}") });
                 let path = object_path(&key)?;
                 // A run that died before it saved anything had this run's number: its files are not written over.
-                match store.head(&path).await {
-                    Ok(_) => continue,
-                    Err(object_store::Error::NotFound { .. }) => {}
-                    Err(e) => return Err(object_failure("HeadObject", &prefix.bucket, &key, &e).into()),
+                if prefix.bucket.find(&key).await?.is_some() {
+                    continue;
                 }
                 let id = store.create_multipart(&path).await;
                 let id = id.map_err(|e| object_failure("CreateMultipartUpload", &prefix.bucket, &key, &e).error)?;
@@ -193,22 +191,23 @@ pub(super) async fn complete(staged: &Staged, near: &Bucket) -> Result<()> {
     let Err(error) = store.complete_multipart(&key, &staged.upload, parts).await else { return Ok(()) };
     // Done before, by this process or another (NoSuchUpload), or the answer was lost: the object tells.
     let failed = || Error::from(object_failure("CompleteMultipartUpload", &bucket, &staged.key, &error));
-    match store.head(&key).await {
-        Ok(found) if found.size == staged.bytes => Ok(()),
-        Ok(found) => Err(Error::corrupt(format!(
+    match bucket.find(&staged.key).await {
+        Ok(Some(found)) if found.bytes == staged.bytes => Ok(()),
+        Ok(Some(found)) => Err(Error::corrupt(format!(
             "'s3://{}/{}' has {} bytes, but the upload to complete has {}",
-            staged.bucket, staged.key, found.size, staged.bytes
+            staged.bucket, staged.key, found.bytes, staged.bytes
         ))
         .hint("another program has written this name: keep the table's prefix for the job alone")),
-        Err(object_store::Error::NotFound { .. }) if matches!(error, object_store::Error::NotFound { .. }) => {
-            Err(Error::corrupt(format!(
-                "the upload of 's3://{}/{}' is gone, and the object is not there",
-                staged.bucket, staged.key
-            ))
-            .hint("was it aborted by a lifecycle rule, or by a newer run of the job? Its rows are lost from this table: run the job again with --fresh")
-            .caused_by(failed()))
-        }
-        Err(_) => Err(failed()),
+        Ok(None) if matches!(error, object_store::Error::NotFound { .. }) => Err(Error::corrupt(format!(
+            "the upload of 's3://{}/{}' is gone, and the object is not there",
+            staged.bucket, staged.key
+        ))
+        .hint(
+            "was it aborted by a lifecycle rule, or by a newer run of the job? Its rows are lost from this table: \
+             run the job again with --fresh",
+        )
+        .caused_by(failed())),
+        Ok(None) | Err(_) => Err(failed()),
     }
 }
 

@@ -50,7 +50,19 @@ pub fn ddl(spec: &TableSpec, connector: &str) -> Result<Option<String>> {
         }
         properties.extend(projection.into_iter().map(|(key, value)| (format!("projection.{name}.{key}"), value)));
     }
-    let folders: String = spec.partitioned_by.iter().map(|name| format!("{name}=${{{name}}}/")).collect();
+    let mut folders: String = spec.partitioned_by.iter().map(|name| format!("{name}=${{{name}}}/")).collect();
+    for folder in spec.option("sink.partition.pattern").into_iter().flat_map(|p| p.trim_matches('/').split('/')) {
+        // Columns that only the folders have: `year={yyyy}`.
+        let column = folder.split_once('=').filter(|(_, value)| value.starts_with('{') && value.ends_with('}'));
+        let Some((name, _)) = column.filter(|(_, value)| value.matches('{').count() == 1) else {
+            return Err(Error::config(format!("table '{}': '{folder}' is no partition to Athena", spec.name))
+                .hint("write folders as 'year={yyyy}/month={MM}/day={dd}'"));
+        };
+        let (data_type, projection) = projected(name, &DataType::Utf8);
+        partitions.push(format!("  {} {data_type}", quoted(name)));
+        properties.extend(projection.into_iter().map(|(key, value)| (format!("projection.{name}.{key}"), value)));
+        folders.push_str(&format!("{name}=${{{name}}}/"));
+    }
     let mut text = notes.concat();
     text.push_str(&format!(
         "CREATE EXTERNAL TABLE IF NOT EXISTS {} (\n{}\n)\n",

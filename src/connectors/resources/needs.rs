@@ -217,8 +217,7 @@ fn files(spec: &TableSpec, role: Role) -> Result<Vec<Resource>> {
         Role::Source => allow(&mut bucket, &Target::Objects(key), &["s3:GetObject"]),
         Role::Sink => {
             allow(&mut bucket, &Target::Itself, &["s3:ListBucketMultipartUploads"]);
-            // GetObject for HeadObject: whether a name is taken, and what a commit has made.
-            allow(&mut bucket, &Target::Objects(key), &["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]);
+            allow(&mut bucket, &Target::Objects(key), &["s3:AbortMultipartUpload", "s3:PutObject"]);
         }
     }
     Ok(vec![bucket])

@@ -1,0 +1,136 @@
+//! A proxy in front of an emulator: it notes every request, and does to some what a network or a busy service does.
+//!
+//! One request a connection. Signatures stay right, since the host that was signed is passed on.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A request as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    /// `/bucket/key`, as it was sent.
+    pub(crate) path: String,
+    pub(crate) query: String,
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    /// It is not passed on; this is the answer.
+    Answer(u16, &'static str),
+    /// It is passed on, and its answer is lost.
+    LoseAnswer,
+    /// Only half of the answer arrives.
+    HalfAnswer,
+}
+
+struct Rule {
+    method: &'static str,
+    part: &'static str,
+    times: usize,
+    fault: Fault,
+}
+
+#[derive(Clone, Default)]
+struct Shared {
+    rules: Arc<Mutex<Vec<Rule>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+/// A running proxy; it ends with the test's runtime.
+pub(crate) struct Proxy {
+    pub(crate) endpoint: String,
+    shared: Shared,
+}
+
+impl Proxy {
+    pub(crate) async fn before(upstream: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let upstream = upstream.trim_start_matches("http://").to_owned();
+        let shared = Shared::default();
+        let own = shared.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(serve(client, upstream.clone(), own.clone()));
+            }
+        });
+        Self { endpoint, shared }
+    }
+
+    /// The next `times` requests of this method whose path and query contain `part`.
+    pub(crate) fn next(&self, times: usize, method: &'static str, part: &'static str, fault: Fault) {
+        self.shared.rules.lock().unwrap().push(Rule { method, part, times, fault });
+    }
+
+    /// Faults that have not been met yet.
+    pub(crate) fn left(&self) -> usize {
+        self.shared.rules.lock().unwrap().iter().map(|rule| rule.times).sum()
+    }
+
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.shared.seen.lock().unwrap().clone()
+    }
+}
+
+async fn serve(mut client: TcpStream, upstream: String, shared: Shared) -> Option<()> {
+    let mut request = Vec::new();
+    let (head, length) = loop {
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut parsed = httparse::Request::new(&mut headers);
+        if let Ok(httparse::Status::Complete(head)) = parsed.parse(&request) {
+            let length = parsed.headers.iter().find(|h| h.name.eq_ignore_ascii_case("content-length"));
+            let length = length.map_or(0, |h| std::str::from_utf8(h.value).unwrap().trim().parse::<usize>().unwrap());
+            let (path, query) = parsed.path?.split_once('?').unwrap_or((parsed.path?, ""));
+            let seen = Seen { method: parsed.method?.to_owned(), path: path.to_owned(), query: query.to_owned() };
+            shared.seen.lock().unwrap().push(seen);
+            break (head, length);
+        }
+        if client.read_buf(&mut request).await.ok()? == 0 {
+            return None;
+        }
+    };
+    while request.len() < head + length {
+        if client.read_buf(&mut request).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let line = String::from_utf8_lossy(&request[..request.iter().position(|b| *b == b'\r')?]).into_owned();
+    let fault = {
+        let mut rules = shared.rules.lock().unwrap();
+        let rule = rules.iter_mut().find(|r| r.times > 0 && line.starts_with(r.method) && line.contains(r.part));
+        rule.map(|rule| {
+            rule.times -= 1;
+            rule.fault.clone()
+        })
+    };
+    if let Some(Fault::Answer(status, code)) = fault {
+        let body = format!(
+            "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>as the test wants it</Message><RequestId>R1</RequestId></Error>"
+        );
+        let answer = format!(
+            "HTTP/1.1 {status} X\r\ncontent-type: application/xml\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        client.write_all(answer.as_bytes()).await.ok()?;
+        return client.shutdown().await.ok();
+    }
+    let mut server = TcpStream::connect(upstream).await.ok()?;
+    // So that the end of the answer is the end of the connection.
+    let first_line = request.iter().position(|b| *b == b'\n')? + 1;
+    server.write_all(&request[..first_line]).await.ok()?;
+    server.write_all(b"connection: close\r\n").await.ok()?;
+    server.write_all(&request[first_line..]).await.ok()?;
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer).await.ok()?;
+    match fault {
+        Some(Fault::LoseAnswer) => return None,
+        Some(Fault::HalfAnswer) => answer.truncate(answer.len() / 2),
+        _ => {}
+    }
+    client.write_all(&answer).await.ok()?;
+    client.shutdown().await.ok()
+}
