@@ -43,3 +43,38 @@ async fn a_job_runs_from_s3_to_s3() {
         assert!(!dir.path().join("errors").exists());
     }
 }
+
+const MANY: &str = "
+CREATE TABLE events (id BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '5' SECOND)
+WITH ('connector' = 's3', 'path' = 's3://many-bucket/in/', 'format' = 'json',
+      'json.timestamp-format.standard' = 'ISO-8601');
+CREATE TABLE out (hour_start TIMESTAMP(3), n BIGINT, total BIGINT)
+WITH ('connector' = 's3', 'path' = 's3://many-bucket/out/', 'format' = 'csv');
+INSERT INTO out SELECT window_start, COUNT(*), SUM(id)
+FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' HOUR)) GROUP BY window_start, window_end;
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_objects_share_event_time() {
+    let Some(emulator) = crate::emulator::seaweed().await else { return };
+    let bucket = emulator.bucket("many-bucket").await;
+    // Each object has a row of every hour of a day: no object may close a window before the others have been read.
+    for object in 0..150 {
+        let row = |hour: i64| format!("{{\"id\":{object},\"at\":\"2026-01-01T{hour:02}:00:00Z\"}}\n");
+        bucket.put(&format!("in/{object}.json"), (0..24).map(row).collect::<String>()).await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("job.sql"), MANY).unwrap();
+    let run = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .args(["run", "job.sql", "--drain"])
+        .current_dir(dir.path())
+        .envs(emulator.environment())
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let keys: Vec<String> = bucket.keys().await.into_iter().filter(|k| k.starts_with("out/")).collect();
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    let text = String::from_utf8(bucket.get(&keys[0]).await).unwrap();
+    assert_eq!(text.lines().count(), 24, "{text}");
+    assert!(text.lines().all(|line| line.ends_with(",150,11175")), "{text}");
+}

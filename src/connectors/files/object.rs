@@ -20,8 +20,6 @@ use crate::contracts::{Error, Result};
 
 use super::listing::object_path;
 
-/// Bytes of one request for text: at 40 ms to the first byte, 4 MiB keep some 80 MB/s busy.
-const TEXT_RANGE: usize = 4 << 20;
 /// Bytes of a block of a Parquet file. Pages are about 1 MiB at most; a column is read from its first to its last.
 const BLOCK: usize = 1 << 20;
 
@@ -93,13 +91,15 @@ impl Object {
 /// An object of text.
 pub(super) struct ObjectText {
     object: Object,
+    /// Bytes that are asked for at a time.
+    range: usize,
     window: Bytes,
     window_start: u64,
 }
 
 impl ObjectText {
-    pub(super) fn new(object: Object) -> Self {
-        Self { object, window: Bytes::new(), window_start: 0 }
+    pub(super) fn new(object: Object, range: usize) -> Self {
+        Self { object, range, window: Bytes::new(), window_start: 0 }
     }
 }
 
@@ -124,7 +124,7 @@ impl ReadAt for ObjectText {
                     left -= take;
                 }
                 None => {
-                    self.window = self.object.range(at, TEXT_RANGE.max(left))?;
+                    self.window = self.object.range(at, self.range.max(left))?;
                     self.window_start = at;
                 }
             }

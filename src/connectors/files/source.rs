@@ -7,13 +7,14 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, Int64Array};
 use async_trait::async_trait;
 use regex::Regex;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::connectors::blocking::BlockingReader;
 use crate::connectors::line_file::{AtEnd, DiskFile, LineFile, ReadAt, open_blocking, split_id};
 use crate::connectors::options::Options;
 use crate::contracts::{
-    Boundedness, Clock, Error, Position, Result, Source, Split, SplitReader, StartPosition, TableSpec,
+    Boundedness, Clock, Error, Fetch, Position, Result, Source, Split, SplitReader, StartPosition, TableSpec,
 };
 use crate::formats::csv::CsvOptions;
 use crate::formats::lines::Framing;
@@ -24,10 +25,18 @@ use super::object::{Object, ObjectPages, ObjectText};
 use super::packed::Packing;
 use super::parquet_read::ParquetFile;
 
+/// Objects of a source that are being opened at a time.
+const OPENING: usize = 32;
+/// What all objects of a source may hold of ranges that they have fetched and not given out yet.
+const WINDOWS_BYTES: usize = 256 << 20;
+/// Bounds of one range of text: at 40 ms to the first byte, 4 MiB keep some 80 MB/s busy.
+const SMALLEST_RANGE: usize = 256 << 10;
+pub(super) const LARGEST_RANGE: usize = 4 << 20;
+
 /// A readable table of files.
 #[derive(Debug)]
 pub(super) struct FileSource {
-    spec: TableSpec,
+    spec: Arc<TableSpec>,
     place: Place,
     kind: Kind,
     /// Files whose whole path does not match do not belong to the table.
@@ -35,6 +44,7 @@ pub(super) struct FileSource {
     /// New files are looked for, in a bucket so often.
     monitor_interval: Option<Duration>,
     objects: Mutex<Objects>,
+    opening: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
 }
 
@@ -82,8 +92,9 @@ impl FileSource {
             kind,
             pattern: pattern.transpose()?,
             monitor_interval: monitors.then_some(interval),
-            spec: spec.clone(),
+            spec: Arc::new(spec.clone()),
             objects: Mutex::default(),
+            opening: Arc::new(Semaphore::new(OPENING)),
             clock: Arc::clone(&reach.clock),
         })
     }
@@ -144,6 +155,64 @@ impl FileSource {
     }
 }
 
+impl FileSource {
+    /// Bytes of a range of text: less where many objects are read side by side.
+    fn range(&self) -> usize {
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = objects.listed.as_ref().map_or(1, |(files, _)| files.len().max(1));
+        (WINDOWS_BYTES / files).clamp(SMALLEST_RANGE, LARGEST_RANGE)
+    }
+}
+
+/// All that is needed to read a split.
+struct FileToRead {
+    place: Place,
+    spec: Arc<TableSpec>,
+    kind: Kind,
+    name: String,
+    resume: Option<Position>,
+    start: StartPosition,
+    range: usize,
+    clock: Arc<dyn Clock>,
+}
+
+impl FileToRead {
+    async fn open(&self) -> Result<Box<dyn SplitReader>> {
+        let clock = Arc::clone(&self.clock);
+        let file = FileAt { place: &self.place, spec: &self.spec, name: &self.name, range: self.range };
+        let resume = self.resume.clone();
+        Ok(match &self.kind {
+            Kind::Lines(framing) => {
+                Box::new(BlockingReader::new(file.lines(framing.clone(), resume, self.start).await?, clock))
+            }
+            Kind::Parquet => Box::new(BlockingReader::new(file.parquet(resume, self.start).await?, clock)),
+        })
+    }
+}
+
+/// Opens its object when it is first read from.
+struct OpensLater {
+    file: FileToRead,
+    opening: Arc<Semaphore>,
+    reader: Option<Box<dyn SplitReader>>,
+}
+
+#[async_trait]
+impl SplitReader for OpensLater {
+    async fn next(&mut self) -> Result<Fetch> {
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            None => {
+                let permit = self.opening.acquire().await;
+                let _permit = permit.map_err(|e| Error::internal("the permits for opening are gone").caused_by(e))?;
+                let context = |e: Error| e.context(format!("table '{}'", self.file.spec.name));
+                self.reader.insert(self.file.open().await.map_err(context)?)
+            }
+        };
+        reader.next().await
+    }
+}
+
 /// A bucket has no folders: one without objects may as well be a misspelt name.
 pub(super) fn none_there(spec: &TableSpec) -> Error {
     Error::config(format!("table '{}': there are no files at '{}'", spec.name, spec.option("path").unwrap_or_default()))
@@ -163,13 +232,20 @@ impl Source for FileSource {
         resume: Option<&Position>,
         start: StartPosition,
     ) -> Result<Box<dyn SplitReader>> {
-        let clock = Arc::clone(&self.clock);
-        let file = FileAt { place: &self.place, spec: &self.spec, name: &split.id.0 };
-        Ok(match &self.kind {
-            Kind::Lines(framing) => {
-                Box::new(BlockingReader::new(file.lines(framing.clone(), resume.cloned(), start).await?, clock))
-            }
-            Kind::Parquet => Box::new(BlockingReader::new(file.parquet(resume.cloned(), start).await?, clock)),
+        let file = FileToRead {
+            place: self.place.clone(),
+            spec: Arc::clone(&self.spec),
+            kind: self.kind.clone(),
+            name: split.id.0.to_string(),
+            resume: resume.cloned(),
+            start,
+            range: self.range(),
+            clock: Arc::clone(&self.clock),
+        };
+        Ok(match &self.place {
+            Place::Local(_) => file.open().await?,
+            // A table may have thousands of objects, and each takes two round trips to open.
+            Place::S3(_) => Box::new(OpensLater { file, opening: Arc::clone(&self.opening), reader: None }),
         })
     }
 
@@ -193,6 +269,8 @@ pub(super) struct FileAt<'a> {
     pub(super) place: &'a Place,
     pub(super) spec: &'a TableSpec,
     pub(super) name: &'a str,
+    /// Bytes that are asked for at a time, where it is text in a bucket.
+    pub(super) range: usize,
 }
 
 impl FileAt<'_> {
@@ -214,10 +292,11 @@ impl FileAt<'_> {
         };
         let (id, path) = (split_id(self.name), PathBuf::from(self.name));
         let packing = Packing::to_read(self.spec, self.name)?;
+        let range = self.range;
         open_blocking(move || {
             let file: Box<dyn ReadAt> = match object {
                 None => Box::new(DiskFile::open(&path)?),
-                Some(object) => Box::new(ObjectText::new(object)),
+                Some(object) => Box::new(ObjectText::new(object, range)),
             };
             let file = packing.unpack(file, &path.to_string_lossy())?;
             LineFile::over(file, &path, id, framing, AtEnd::Finish, resume.as_ref(), start)
