@@ -112,7 +112,7 @@ async fn serve(mut client: TcpStream, upstream: String, shared: Shared) -> Optio
             "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>as the test wants it</Message><RequestId>R1</RequestId></Error>"
         );
         let answer = format!(
-            "HTTP/1.1 {status} X\r\ncontent-type: application/xml\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "HTTP/1.1 {status} X\r\nx-amz-request-id: R1\r\ncontent-type: application/xml\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         client.write_all(answer.as_bytes()).await.ok()?;

@@ -86,10 +86,6 @@ impl Bucket {
         &self.inner.name
     }
 
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.inner.clock
-    }
-
     /// Its clients, made at the first call.
     pub(crate) async fn clients(&self) -> Result<Clients> {
         self.inner.clients.get_or_try_init(|| self.connect()).await.cloned()

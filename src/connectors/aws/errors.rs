@@ -88,6 +88,9 @@ const CREDENTIALS: &[&str] = &[
     "MissingAuthenticationToken",
 ];
 
+/// Codes with which S3 says that a bucket is in another region.
+const ELSEWHERE: &[&str] = &["PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"];
+
 /// Makes an [`AwsFailure`] of what a client returned.
 pub(crate) fn failure<E>(call: Call<'_>, error: &SdkError<E, HttpResponse>) -> AwsFailure
 where
@@ -145,6 +148,9 @@ pub(super) fn shown(call: Call<'_>, answer: Answer) -> AwsFailure {
         shown = shown.hint("the AWS credentials are missing, wrong or expired: check the profile, role or environment");
     } else if code.contains("NotFound") || code == "NoSuchBucket" {
         shown = shown.hint("check its name, the region and the account, or make it with `tidemill provision`");
+    } else if ELSEWHERE.contains(&code.as_str()) {
+        shown = shown
+            .hint("it is in another region than the one that was asked: set AWS_REGION or the option 'aws.region'");
     } else if throttled {
         shown = shown.hint("it was retried; raise the capacity of the resource, or lower the load");
     } else if code == "Connection" {

@@ -29,7 +29,7 @@ use super::parquet_read::ParquetFile;
 const OPENING: usize = 32;
 /// What all objects of a source may hold of ranges that they have fetched and not given out yet.
 const WINDOWS_BYTES: usize = 256 << 20;
-/// Bounds of one range of text: at 40 ms to the first byte, 4 MiB keep some 80 MB/s busy.
+/// Bounds of one range of text. If the first byte takes 40 ms, one reader at 4 MiB has at most 100 MB/s.
 const SMALLEST_RANGE: usize = 256 << 10;
 pub(super) const LARGEST_RANGE: usize = 4 << 20;
 

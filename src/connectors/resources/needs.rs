@@ -233,3 +233,82 @@ pub fn error_output(path: &str, spec: &TableSpec) -> Result<Vec<Resource>> {
     allow(&mut bucket, &Target::Objects(key), &["s3:PutObject"]);
     Ok(vec![bucket])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{Field, Schema};
+
+    use super::*;
+
+    fn table(options: &[(&str, &str)]) -> TableSpec {
+        let fields = [
+            Field::new("k", DataType::Utf8View, true),
+            Field::new("n", DataType::Decimal128(10, 0), true),
+            Field::new("b", DataType::Binary, true),
+        ];
+        let spec = TableSpec::new("t", Arc::new(Schema::new(fields.to_vec())));
+        options.iter().fold(spec, |spec, (key, value)| spec.with_option(key, *value))
+    }
+
+    fn actions(options: &[(&str, &str)], connector: &str, role: Role) -> String {
+        let mut all = Vec::new();
+        for resource in needs(&table(options), connector, role).unwrap() {
+            let grants: Vec<String> = resource.grants.iter().map(|(target, a)| format!("{a} {target:?}")).collect();
+            all.push(format!("{}: {}", resource.name, grants.join(", ")));
+        }
+        all.join("; ").replace("dynamodb:", "").replace("kinesis:", "").replace(" Itself", "")
+    }
+
+    #[test]
+    fn write_modes_of_dynamodb() {
+        let of = |options: &[(&str, &str)]| {
+            let options = [&[("table-name", "d")], options].concat();
+            actions(&options, "dynamodb", Role::Sink)
+        };
+        assert_eq!(of(&[]), "d: DescribeTable, UpdateItem");
+        assert_eq!(of(&[("sink.write-mode", "ADD")]), "d: DescribeTable, UpdateItem");
+        assert_eq!(of(&[("sink.write-mode", "put"), ("sink.delete", "item")]), "d: DeleteItem, DescribeTable, PutItem");
+        assert_eq!(of(&[("sink.write-mode", "batch"), ("sink.delete", "item")]), "d: BatchWriteItem, DescribeTable");
+    }
+
+    #[test]
+    fn streams_by_list_pattern_and_fan_out() {
+        let read = "DescribeStreamSummary, GetRecords, GetShardIterator, ListShards";
+        assert_eq!(actions(&[("stream", "a; b")], "kinesis", Role::Source), format!("a: {read}; b: {read}"));
+        let all = actions(&[("stream.pattern", "web-(eu|us)")], "kinesis", Role::Source);
+        assert_eq!(all, format!("web-*: {read}, ListStreams Anything"));
+        let own = [("stream", "a"), ("source.reader.type", "EFO"), ("source.efo.lifecycle", "SELF_MANAGED")];
+        assert_eq!(
+            actions(&own, "kinesis", Role::Source),
+            "a: DescribeStreamSummary, ListShards, DescribeStreamConsumer Consumers, SubscribeToShard Consumers"
+        );
+    }
+
+    #[test]
+    fn keys_ttl_and_ledger() {
+        let mut spec = table(&[("table-name", "d"), ("sink.ttl.attribute", "gone_at")]);
+        spec.primary_key = vec!["b".to_owned(), "n".to_owned()];
+        let made = needs(&spec, "dynamodb", Role::Sink).unwrap();
+        let key = |name: &str, letter| KeyAttribute { name: name.to_owned(), letter };
+        let wanted = Shape::Table { key: vec![key("b", "B"), key("n", "N")], ttl: Some("gone_at".to_owned()) };
+        assert_eq!(made[0].shape, wanted);
+        spec.primary_key.push("k".to_owned());
+        assert!(needs(&spec, "dynamodb", Role::Sink).unwrap_err().to_string().contains("two columns at most"));
+        let ledger = [("topic", "alerts.fifo"), ("sink.ledger.table", "sent")];
+        let both = needs(&table(&ledger), "sns", Role::Sink).unwrap();
+        let kinds: Vec<_> = both.iter().map(|r| (r.kind, r.name.as_str())).collect();
+        assert_eq!(kinds, [(Kind::Topic, "alerts.fifo"), (Kind::Table, "sent")]);
+        assert_eq!(both[0].shape, Shape::Topic { fifo: true });
+    }
+
+    #[test]
+    fn arns_of_other_partitions() {
+        let arn = "arn:aws-cn:sns:cn-north-1:111122223333:alerts";
+        let topic = &needs(&table(&[("topic", arn)]), "sns", Role::Sink).unwrap()[0];
+        assert_eq!(topic.arn("REGION", "ACCOUNT"), arn);
+        let bucket = needs(&table(&[("path", "s3://b/k"), ("aws.region", "us-gov-west-1")]), "s3", Role::Sink);
+        assert_eq!(bucket.unwrap()[0].arn("REGION", "ACCOUNT"), "arn:aws-us-gov:s3:::b");
+    }
+}
