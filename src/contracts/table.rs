@@ -17,7 +17,7 @@ pub struct MetadataColumn {
 }
 
 /// What a connector needs to know of a table.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TableSpec {
     /// Name in SQL.
     pub name: String,
@@ -62,5 +62,17 @@ impl TableSpec {
     /// Value of an option that must be there.
     pub fn require(&self, key: &str) -> Result<&str> {
         self.option(key).ok_or_else(|| Error::config(format!("table '{}' lacks the option '{key}'", self.name)))
+    }
+}
+
+impl std::fmt::Debug for TableSpec {
+    /// Options are named only: their values may be secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let options: Vec<&String> = self.options.keys().collect();
+        f.debug_struct("TableSpec")
+            .field("name", &self.name)
+            .field("options", &options)
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
     }
 }
