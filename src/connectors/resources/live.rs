@@ -9,6 +9,9 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types as db;
 use aws_sdk_kinesis::types::{StreamMode, StreamModeDetails, StreamStatus};
 use aws_sdk_s3::types as s3;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use crate::connectors::aws::{AwsSession, AwsSessions, Call, failure};
 use crate::contracts::{Clock, Error, Result};
@@ -43,16 +46,13 @@ pub struct Account {
     clock: Arc<dyn Clock>,
 }
 
-fn failed<E, O>(
-    operation: &'static str,
-    resource: &Resource,
-    sent: std::result::Result<
-        O,
-        aws_smithy_runtime_api::client::result::SdkError<E, aws_smithy_runtime_api::client::orchestrator::HttpResponse>,
-    >,
-) -> Result<Option<O>>
+/// What a client answers.
+type Sent<O, E> = std::result::Result<O, SdkError<E, HttpResponse>>;
+
+/// `None` where there is no such resource.
+fn failed<E, O>(operation: &'static str, resource: &Resource, sent: Sent<O, E>) -> Result<Option<O>>
 where
-    E: aws_smithy_types::error::metadata::ProvideErrorMetadata + std::error::Error + 'static,
+    E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     let service = match resource.kind {
         Kind::Stream => "kinesis",
@@ -332,16 +332,9 @@ impl Account {
     }
 }
 
-fn made<E, O>(
-    operation: &'static str,
-    resource: &Resource,
-    sent: std::result::Result<
-        O,
-        aws_smithy_runtime_api::client::result::SdkError<E, aws_smithy_runtime_api::client::orchestrator::HttpResponse>,
-    >,
-) -> Result<()>
+fn made<E, O>(operation: &'static str, resource: &Resource, sent: Sent<O, E>) -> Result<()>
 where
-    E: aws_smithy_types::error::metadata::ProvideErrorMetadata + std::error::Error + 'static,
+    E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     match failed(operation, resource, sent)? {
         Some(_) => Ok(()),
