@@ -11,6 +11,8 @@ use job::{Variant, run};
 use support::compare::{Sink, differences};
 use support::inputs::Inputs;
 use support::{block_on_all, golden_folder, plan};
+use tidemill::contracts::{Clock, SystemClock};
+use tidemill::job::run_batch;
 use tidemill::runtime::Ending;
 
 #[path = "support/exact.rs"]
@@ -31,6 +33,13 @@ const STRAIGHT: [Variant; 5] = [
 /// Stopped after one half of the input.
 const STOPPED: [Variant; 2] =
     [Variant { rows: usize::MAX, threads: 1, splits: 1 }, Variant { rows: 7, threads: 4, splits: 1 }];
+
+/// As one batch: rows of an epoch mean nothing there.
+const BATCH: [Variant; 2] =
+    [Variant { rows: usize::MAX, threads: 1, splits: 1 }, Variant { rows: usize::MAX, threads: 4, splits: 5 }];
+
+/// Goldens whose batch plan gives another answer, and why.
+const NO_BATCH: [(&str, &str); 0] = [];
 
 #[test]
 fn goldens_give_what_flink_gives() {
@@ -98,6 +107,15 @@ async fn check(name: &str) -> Vec<String> {
             Err(error) => problems.push(format!("[{variant}, stopped] {error}")),
         }
     }
+    for variant in BATCH {
+        if (one_split && variant.splits > 1) || NO_BATCH.iter().any(|(without, _)| *without == name) {
+            continue;
+        }
+        match batch(name, variant).await {
+            Ok(differences) => problems.extend(differences.into_iter().map(|d| format!("[{variant}, batch] {d}"))),
+            Err(error) => problems.push(format!("[{variant}, batch] {error}")),
+        }
+    }
     problems
 }
 
@@ -105,6 +123,17 @@ async fn straight(name: &str, inputs: &Inputs, variant: Variant) -> Result<Vec<S
     let options = inputs.options(variant, Ending::Drain);
     let sinks = sinks(&options).await?;
     run(&options).await?;
+    Ok(differences(&golden_folder().join("expected").join(name), &sinks, inputs.output()))
+}
+
+/// The batch plan of the same queries over the same records: the oracle of the stream.
+async fn batch(name: &str, variant: Variant) -> Result<Vec<String>, String> {
+    let inputs = Inputs::make(name, variant.splits);
+    let options = inputs.options(variant, Ending::Drain);
+    let sinks = sinks(&options).await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let done = run_batch(&options, clock).await;
+    done.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     Ok(differences(&golden_folder().join("expected").join(name), &sinks, inputs.output()))
 }
 

@@ -63,8 +63,12 @@ pub(super) fn parameters(options: &JobOptions) -> Parameters {
 /// Plans a job.
 pub async fn plan(options: &JobOptions, epoch_time_ms: &Arc<AtomicI64>) -> std::result::Result<JobPlan, Vec<Error>> {
     let files = super::load(&options.paths).map_err(|e| vec![e])?;
-    let plan_options =
-        PlanOptions { partitions: options.threads, batch: false, epoch_time_ms: Arc::clone(epoch_time_ms) };
+    let plan_options = PlanOptions {
+        partitions: options.threads,
+        batch: false,
+        pruned: true,
+        epoch_time_ms: Arc::clone(epoch_time_ms),
+    };
     plan_job(&files, &parameters(options), &plan_options, None).await
 }
 
@@ -179,7 +183,7 @@ pub(super) fn errors_path(setting: &Option<String>, local: Option<&Path>) -> Str
     }
 }
 
-fn table(source: &SourcePlan, connectors: &Connectors, options: &JobOptions) -> Result<TableSpecification> {
+pub(super) fn table(source: &SourcePlan, connectors: &Connectors, options: &JobOptions) -> Result<TableSpecification> {
     let reader = connectors.source(&source.spec, &source.connector)?;
     let format = source.spec.option("format").or_else(|| source.spec.option("value.format")).map(str::to_owned);
     let decoder: Option<DecoderFactory> = match format.as_deref() {

@@ -15,6 +15,7 @@
 
 mod accounting;
 mod driver;
+mod read_all;
 mod reader;
 mod rows;
 mod splits;
@@ -23,6 +24,7 @@ mod writer;
 
 pub use accounting::{QueryCounts, Summary, TableCounts};
 pub use driver::EpochLimits;
+pub use read_all::{AllRows, read_all};
 pub use rows::WatermarkRule;
 pub use worker::{DecoderFactory, Ending, Job, Progress, QuerySpec, ReferenceLoader, TableSpecification, Worker};
 pub(crate) use writer::{Order, run_errors, run_writer};

@@ -126,6 +126,8 @@ pub struct PlanOptions {
     pub partitions: usize,
     /// Plan everything at once instead of epoch by epoch.
     pub batch: bool,
+    /// Leave out columns and nested fields that no query uses, so that they are not decoded.
+    pub pruned: bool,
     /// What `now()` answers; the runtime moves it.
     pub epoch_time_ms: Arc<AtomicI64>,
 }
@@ -184,8 +186,7 @@ pub async fn plan_job(
     let literals = common_equality(&uses);
 
     // Second pass: over tables with those columns.
-    // A batch reads Parquet, which prunes by itself.
-    let pruned = (!options.batch).then_some((&required, &named, &first.full));
+    let pruned = options.pruned.then_some((&required, &named, &first.full));
     let planner = Planner::new(&catalog, &settings, pruned, options, &mut errors).await;
     let mut job = JobBuilder {
         planner: &planner,
@@ -448,6 +449,7 @@ impl JobBuilder<'_> {
             references: references.to_vec(),
             notes: Vec::new(),
             warnings: Vec::new(),
+            scanned: BTreeSet::new(),
             provider: None,
             demands: Vec::new(),
             met: None,
@@ -766,6 +768,7 @@ fn table_indexes(root: &Stage, compiler: &Compiler<'_>) -> Vec<usize> {
             crate::operators::SlotSource::Table(table) => Some(table),
             _ => None,
         })
+        .chain(compiler.scanned.iter().copied())
         .collect();
     tables.sort_unstable();
     tables.dedup();

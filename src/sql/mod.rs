@@ -32,4 +32,5 @@ mod windows;
 pub use dialect::FlinkDialect;
 pub use job::{BatchTables, JobPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, plan_job};
 pub use settings::Settings;
+pub(crate) use tables::SlotTable;
 pub use text::{Parameters, SqlText};
