@@ -40,6 +40,7 @@ use aws::AwsSessions;
 use describe::{ConnectorDescription, Role};
 use dynamodb::local::LocalTables;
 use files::PartNames;
+pub use files::SetAside;
 use files::reference::ReferenceFiles;
 use options::{OptionProblem, nearest};
 
@@ -114,6 +115,20 @@ impl Connectors {
     /// The error output in the folder `path` (plain, `file://` or `s3://bucket/prefix`).
     pub fn error_output(&self, path: &str) -> Result<Box<dyn ErrorOutput>> {
         files::error_output(path, self.local.as_deref(), self.names.clone())
+    }
+
+    /// Moves what earlier runs of this job wrote into the files of `spec` to a folder beside, before everything is written
+    /// again. Other connectors write the same keys again, or cannot tell what is theirs.
+    pub fn set_aside(&self, spec: &TableSpec, connector: &str) -> Result<Option<SetAside>> {
+        match self.known(spec, connector)?.name {
+            "filesystem" | "s3" => files::set_aside(spec.require("path")?, self.local.as_deref(), &self.names),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same for the error output in the folder `path`.
+    pub fn set_errors_aside(&self, path: &str) -> Result<Option<SetAside>> {
+        files::set_aside(path, self.local.as_deref(), &self.names)
     }
 
     /// Where the table's own options say that reading starts; `None` when they do not.

@@ -22,7 +22,7 @@ use super::run::{JobOptions, errors_path, job_name, parameters};
 use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Changes, Clock, EpochNumber, Error, RejectedRecord, Result};
 use crate::operators::{Compute, TIME_COLUMN, WATERMARK_COLUMN};
-use crate::runtime::WatermarkRule;
+use crate::runtime::{WatermarkRule, WriterLog};
 use crate::sql::{JobPlan, PlanOptions, QueryPlan, SourcePlan, plan_job};
 
 /// What a person asks for on the command line.
@@ -154,7 +154,8 @@ async fn run_query(
     let rows = graph.run_batch(references, compute).await.map_err(context)?;
     let (late, rejected, _) = graph.gates.take();
     let (orders, receiver) = mpsc::channel(1);
-    let writer = tokio::spawn(crate::runtime::run_writer(query.name.clone(), sink, receiver, errors));
+    let writer =
+        tokio::spawn(crate::runtime::run_writer(query.name.clone(), sink, receiver, errors, WriterLog::default()));
     let schema = &query.sink.spec.schema;
     let changes = rows
         .into_iter()

@@ -9,15 +9,16 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::catalog::TableProvider;
-use datafusion::execution::TaskContext;
 
 use super::backfill::{Backfilled, run_queries};
-use super::run::{JobOptions, job_name, parameters, table};
+use super::feeds::feeds;
+use super::run::{JobOptions, job_name, parameters};
 use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Clock, Error, Result};
 use crate::operators::{Compute, Slot};
 use crate::runtime::{Ending, TableCounts, read_all};
 use crate::sql::{PlanOptions, SlotTable, SourcePlan, plan_job};
+use crate::state::SavedJob;
 
 /// What a batch run did.
 #[derive(Debug, Clone)]
@@ -53,10 +54,9 @@ pub async fn run_batch(options: &JobOptions, clock: Arc<dyn Clock>) -> std::resu
     let generation = u64::try_from(clock.now_ms()).unwrap_or(0);
     let context = JobContext { job: format!("{name}-batch"), generation };
     let connectors = Connectors::new(options.local.clone(), Arc::clone(&clock), context).draining(true);
-    let tables = plan.sources.iter().map(|source| table(source, &connectors, &options));
-    let tables = tables.collect::<Result<_>>().map_err(one)?;
-    let compute = Compute { context: Arc::new(TaskContext::default()), partitions: options.threads };
-    let read = read_all(tables, plan.tables, clock, compute).await.map_err(one)?;
+    let feeds = feeds(&plan.sources, &connectors, &options, &SavedJob::default()).map_err(one)?;
+    let compute = Compute::new(options.threads);
+    let read = read_all(feeds, plan.tables, clock, compute).await.map_err(one)?;
     for (table, slot) in leaves.into_inner().unwrap_or_else(PoisonError::into_inner) {
         slot.fill(&read.tables[table]);
     }

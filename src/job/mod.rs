@@ -3,6 +3,7 @@
 mod backfill;
 mod batch;
 mod explain;
+mod feeds;
 mod files;
 mod portable;
 mod run;

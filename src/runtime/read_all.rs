@@ -3,15 +3,17 @@
 //! Records go the way of a stream (source, decoder, row maker), so a batch over them sees the same rows, rejects and
 //! watermarks of splits; only the cutting into epochs is left out. Everything is kept in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 
 use super::accounting::TableCounts;
-use super::driver::{Driver, EpochLimits};
-use super::worker::{Ending, TableSpecification};
+use super::driver::Driver;
+use super::epoch::EpochLimits;
+use super::feed::FeedSpecification;
+use super::worker::Ending;
 use crate::contracts::{Clock, RejectedRecord, Result};
 use crate::operators::Compute;
 
@@ -28,7 +30,7 @@ pub struct AllRows {
 
 /// Reads what is there. `slots` is the length of an epoch's inputs.
 pub async fn read_all(
-    tables: Vec<TableSpecification>,
+    feeds: Vec<FeedSpecification>,
     slots: usize,
     clock: Arc<dyn Clock>,
     compute: Compute,
@@ -36,8 +38,8 @@ pub async fn read_all(
     let mut all = AllRows { tables: vec![Vec::new(); slots], ..AllRows::default() };
     // Epochs of a second keep what waits in channels small; their cuts mean nothing here.
     let limits = EpochLimits { interval: Duration::from_secs(1), rows: usize::MAX };
-    let mut driver = Driver::new(tables, slots, clock, compute, limits, Ending::Drain, BTreeMap::new());
-    driver.begin().await?;
+    let mut driver = Driver::new(feeds, slots, clock, compute, limits, Ending::Drain, BTreeMap::new());
+    driver.begin(VecDeque::new()).await?;
     // Held until the end: a sender that has gone would read as a stop.
     let (_stop, mut stop) = tokio::sync::watch::channel(false);
     loop {
@@ -51,6 +53,6 @@ pub async fn read_all(
         }
     }
     driver.stop(true, None);
-    all.counts = std::mem::take(&mut driver.counts);
+    all.counts = driver.counts().cloned().collect();
     Ok(all)
 }

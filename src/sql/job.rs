@@ -422,6 +422,8 @@ impl JobBuilder<'_> {
             can_be_reference: false,
         }];
         let mut compiler = self.compiler(Mode::Stream, &tables, &[], 1);
+        // It runs once a piece: in a batch too, nothing may be dealt out to tasks that run once.
+        compiler.state = &self.planner.bare;
         let piece = compiler.compile(&plan, false).await.map_err(planned)?;
         let stage = compiler.stage(&piece).await.map_err(planned)?;
         Ok(Some(WatermarkRule::Computed(Arc::new(tokio::sync::Mutex::new(stage)))))
@@ -522,7 +524,9 @@ impl JobBuilder<'_> {
         let used = Arc::clone(&compiler.used);
         *references = compiler.references;
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
-        let warnings = compiler.warnings;
+        let mut warnings = compiler.warnings;
+        warnings.extend(super::surprises::narrow_key(&plan, &places, &table.name));
+        warnings.extend(super::surprises::ties(&plan));
         Ok(QueryPlan {
             name: insert.name.clone(),
             graph: QueryGraph {

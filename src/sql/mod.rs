@@ -22,6 +22,7 @@ mod required;
 mod session;
 mod settings;
 mod statement;
+mod surprises;
 mod tables;
 mod target;
 mod text;

@@ -3,6 +3,7 @@
 //! A path is a plain path, `file://…`, or `s3://bucket/key`, which with `--local DIR` lies under
 //! `DIR/s3/<bucket>/<key>`. Files whose names begin with `.` or `_` do not exist for a reader.
 
+mod aside;
 mod encode;
 mod errors;
 mod listing;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use crate::contracts::{Clock, ErrorOutput, Result, Sink, Source, TableSpec};
 
+pub use aside::SetAside;
 pub(super) use errors::FileErrorOutput;
 pub use part::PartNames;
 
@@ -36,4 +38,9 @@ pub(super) fn sink(spec: &TableSpec, local: Option<&Path>, names: PartNames) -> 
 /// The error output under a folder.
 pub(super) fn error_output(path: &str, local: Option<&Path>, names: PartNames) -> Result<Box<dyn ErrorOutput>> {
     Ok(Box::new(FileErrorOutput::open(&location::resolve(path, local)?, names)))
+}
+
+/// Moves the files that earlier runs of this job wrote below `path` to a folder beside.
+pub(super) fn set_aside(path: &str, local: Option<&Path>, names: &PartNames) -> Result<Option<SetAside>> {
+    aside::set_aside(&location::resolve(path, local)?, names)
 }

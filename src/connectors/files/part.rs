@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! write   <folder>/.part-<job>-<generation>-<seq>.<ext>     hidden
-//! finish  fsync; becomes a committable {"temporary": …, "path": …}
+//! finish  fsync; becomes a committable {"temporary": …, "path": …, "folder": …, "through": …}
 //! commit  rename to <folder>/part-<job>-<generation>-<seq>.<ext>, fsync the folder
 //! ```
 //!
@@ -43,15 +43,23 @@ impl PartNames {
     /// Whether `name` is a hidden file that an earlier run of this job left behind. A run that crashed before it saved
     /// anything had this run's generation; a number that this run has not given out yet tells its files.
     fn is_leftover(&self, name: &str) -> bool {
-        let numbers = || {
-            let rest = name.strip_prefix(".part-")?.strip_prefix(&*self.job)?.strip_prefix('-')?;
-            let (generation, rest) = rest.split_once('-')?;
-            let (seq, _extension) = rest.split_once('.')?;
-            Some((generation.parse::<u64>().ok()?, seq.parse::<u64>().ok()?))
-        };
-        numbers().is_some_and(|(generation, seq)| {
+        name.strip_prefix(".part-").and_then(|rest| self.numbers(rest)).is_some_and(|(generation, seq)| {
             generation < self.generation || (generation == self.generation && seq >= self.next.load(Ordering::Relaxed))
         })
+    }
+
+    /// Whether `name` is a visible file of any run of this job.
+    pub(super) fn is_own(&self, name: &str) -> bool {
+        let rest = name.strip_prefix("part-").or_else(|| name.strip_prefix("errors-"));
+        rest.is_some_and(|rest| self.numbers(rest).is_some())
+    }
+
+    /// Generation and number of `<job>-<generation>-<seq>.<ext>`.
+    fn numbers(&self, name: &str) -> Option<(u64, u64)> {
+        let rest = name.strip_prefix(&*self.job)?.strip_prefix('-')?;
+        let (generation, rest) = rest.split_once('-')?;
+        let (seq, _extension) = rest.split_once('.')?;
+        Some((generation.parse().ok()?, seq.parse().ok()?))
     }
 
     /// Removes what earlier runs left behind below `folder`.
@@ -82,10 +90,30 @@ pub(super) struct PartFile {
     path: PathBuf,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Payload {
+/// A file that is complete and waits for its commit.
+#[derive(Debug)]
+pub(super) struct StagedPart {
     temporary: PathBuf,
     path: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Payload {
+    temporary: PathBuf,
+    path: PathBuf,
+    /// Partition folder below the table's root.
+    #[serde(default)]
+    pub(super) folder: String,
+    /// Every row of that folder up to this epoch is in committed files, once this one is.
+    #[serde(default)]
+    pub(super) through: u64,
+}
+
+impl Payload {
+    pub(super) fn of(committable: &Committable) -> Result<Self> {
+        let unreadable = |e| Error::corrupt("a staged file's payload cannot be read").caused_by(e);
+        serde_json::from_str(&committable.payload).map_err(unreadable)
+    }
 }
 
 impl PartFile {
@@ -116,9 +144,16 @@ impl PartFile {
     }
 
     /// Makes the content durable and stages the rename.
-    pub(super) fn finish(self, file: &File) -> Result<Committable> {
+    pub(super) fn finish(self, file: &File) -> Result<StagedPart> {
         file.sync_all().map_err(|e| io_error(&self.temporary, "synced", e))?;
-        let payload = serde_json::to_string(&Payload { temporary: self.temporary, path: self.path })
+        Ok(StagedPart { temporary: self.temporary, path: self.path })
+    }
+}
+
+impl StagedPart {
+    /// What its commit is known by. With it, `folder` has all its rows up to epoch `through`.
+    pub(super) fn committable(self, folder: String, through: u64) -> Result<Committable> {
+        let payload = serde_json::to_string(&Payload { temporary: self.temporary, path: self.path, folder, through })
             .map_err(|e| Error::config("a path is not UTF-8").caused_by(e))?;
         Ok(Committable { payload })
     }
@@ -126,8 +161,7 @@ impl PartFile {
 
 /// Lets a finished file appear.
 pub(super) fn commit(committable: &Committable) -> Result<()> {
-    let unreadable = |e| Error::corrupt("a staged file's payload cannot be read").caused_by(e);
-    let Payload { temporary, path }: Payload = serde_json::from_str(&committable.payload).map_err(unreadable)?;
+    let Payload { temporary, path, .. } = Payload::of(committable)?;
     match std::fs::rename(&temporary, &path) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.exists() => return Ok(()),
@@ -167,6 +201,16 @@ mod tests {
             (".part-my_job-x-1.parquet", false),
         ] {
             assert_eq!(names.is_leftover(name), leftover, "{name}");
+        }
+        for (name, own) in [
+            ("part-my_job-2-17.parquet", true),
+            ("errors-my_job-9-0.jsonl", true),
+            ("part-my_job-backfill-2-17.parquet", false),
+            ("part-my_job2-2-17.parquet", false),
+            (".part-my_job-2-17.parquet", false),
+            ("notes.txt", false),
+        ] {
+            assert_eq!(names.is_own(name), own, "{name}");
         }
     }
 }

@@ -3,7 +3,12 @@
 //! A file stays open over many epochs and is hidden until it is committed (see [`part`](super::part)).
 //! It is closed when it is as large as `sink.rolling-policy.file-size`, as old as
 //! `sink.rolling-policy.rollover-interval` (by epoch time), when too many partitions are open, or at the end.
+//!
+//! Invariant: at the end of an epoch, a partition's rows of that epoch are all in staged files or all in its open one.
+//! So a committed file says up to which epoch its partition is complete, and when epochs are repeated after a crash, rows
+//! that are in committed files are left out: every row is in exactly one file.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,7 +27,7 @@ use crate::formats::write_json::JsonStyle;
 use super::encode::{Rows, Writer};
 use super::location::resolve;
 use super::parquet_write::compression;
-use super::part::{PartFile, PartNames, commit};
+use super::part::{PartFile, PartNames, Payload, StagedPart, commit};
 use super::partition::Partitioner;
 
 const DEFAULT_FILE_BYTES: u64 = 64 << 20;
@@ -85,7 +90,10 @@ struct Files {
     rollover_ms: i64,
     most_open: usize,
     open: IndexMap<String, OpenFile>,
-    finished: Vec<Committable>,
+    /// Closed since the last `prepare`, with their partition.
+    finished: Vec<(String, StagedPart)>,
+    /// Partitions whose rows up to an epoch are in committed files.
+    durable: BTreeMap<String, u64>,
     cleaned: bool,
 }
 
@@ -113,6 +121,7 @@ impl FileSink {
             most_open: usize::try_from(most_open).unwrap_or(1).max(1),
             open: IndexMap::new(),
             finished: Vec::new(),
+            durable: BTreeMap::new(),
             cleaned: false,
         };
         if files.root.is_file() {
@@ -140,7 +149,7 @@ impl FileSink {
 }
 
 impl Files {
-    fn write(&mut self, changes: &Changes) -> Result<u64> {
+    fn write(&mut self, epoch: EpochNumber, changes: &Changes) -> Result<u64> {
         let Changes { batch, kinds } = changes;
         if batch.num_rows() == 0 {
             return Ok(0);
@@ -155,6 +164,9 @@ impl Files {
         }
         let file_columns = self.partitioner.file_columns(batch.num_columns());
         for group in self.partitioner.cut(batch)? {
+            if self.durable.get(&group.folder).is_some_and(|through| epoch.0 <= *through) {
+                continue;
+            }
             match group.rows {
                 None => self.write_partition(group.folder, batch, kinds.as_deref(), &file_columns)?,
                 Some(rows) => {
@@ -195,26 +207,30 @@ impl Files {
         }
         let Some((index, _, open)) = self.open.get_full_mut(&folder) else { return Ok(()) };
         open.writer.write(open.part.path(), &Rows { batch: &in_file, kinds, keys: keys.as_ref() })?;
-        if open.writer.bytes() >= self.file_bytes {
+        // One that is somewhat too large closes at the end of the epoch, without a rest that needs a file of its own.
+        if open.writer.bytes() >= self.file_bytes.saturating_mul(2) {
             self.close(index)?;
         }
         Ok(())
     }
 
     fn close(&mut self, index: usize) -> Result<()> {
-        if let Some((_, open)) = self.open.shift_remove_index(index) {
+        if let Some((folder, open)) = self.open.shift_remove_index(index) {
             let file = open.writer.close(open.part.path())?;
-            self.finished.push(open.part.finish(&file)?);
+            self.finished.push((folder, open.part.finish(&file)?));
         }
         Ok(())
     }
 
     fn roll(&mut self, now_ms: i64) -> Result<()> {
-        let rollover_ms = self.rollover_ms;
+        let (rollover_ms, file_bytes) = (self.rollover_ms, self.file_bytes);
+        // What a partition got behind a file that was closed in this epoch goes with it.
+        let split: BTreeSet<String> = self.finished.iter().map(|(folder, _)| folder.clone()).collect();
         let mut index = 0;
-        while let Some((_, open)) = self.open.get_index_mut(index) {
+        while let Some((folder, open)) = self.open.get_index_mut(index) {
             let opened_ms = *open.opened_ms.get_or_insert(now_ms);
-            if now_ms.saturating_sub(opened_ms) >= rollover_ms {
+            let old = now_ms.saturating_sub(opened_ms) >= rollover_ms;
+            if old || open.writer.bytes() >= file_bytes || split.contains(folder) {
                 self.close(index)?;
             } else {
                 index += 1;
@@ -224,10 +240,31 @@ impl Files {
     }
 }
 
+impl Files {
+    /// The closed files, which hold everything of their partitions up to `epoch`.
+    fn staged(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+        std::mem::take(&mut self.finished).into_iter().map(|(folder, part)| part.committable(folder, epoch.0)).collect()
+    }
+
+    fn recover(&mut self, committed: &[Committable]) -> Result<()> {
+        for committable in committed {
+            commit(committable)?;
+            let Payload { folder, through, .. } = Payload::of(committable)?;
+            let durable = self.durable.entry(folder).or_default();
+            *durable = through.max(*durable);
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Sink for FileSink {
-    async fn write(&mut self, _epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
-        let written = self.run(move |files| files.write(&changes)).await?;
+    async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
+        self.run(move |files| files.recover(&committed)).await
+    }
+
+    async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+        let written = self.run(move |files| files.write(epoch, &changes)).await?;
         Ok(WriteOutcome { written, refused: Vec::new() })
     }
 
@@ -238,8 +275,8 @@ impl Sink for FileSink {
         Ok(WriteOutcome::default())
     }
 
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(self.files.as_mut().map(|f| std::mem::take(&mut f.finished)).unwrap_or_default())
+    async fn prepare(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+        self.files.as_mut().map(|files| files.staged(epoch)).unwrap_or_else(|| Ok(Vec::new()))
     }
 
     async fn commit(&mut self, committables: Vec<Committable>) -> Result<()> {
@@ -249,12 +286,12 @@ impl Sink for FileSink {
         self.run(move |_| committables.iter().try_for_each(commit)).await
     }
 
-    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        self.run(|files| {
+    async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+        self.run(move |files| {
             while !files.open.is_empty() {
                 files.close(0)?;
             }
-            Ok(std::mem::take(&mut files.finished))
+            files.staged(epoch)
         })
         .await
     }
