@@ -238,7 +238,14 @@ fn a_failing_query_is_named_and_ends_the_job() {
     let place = Place::with(&[("job.sql", &failing)]);
     events(&place, "events.jsonl", 0, 100);
     assert_snapshot!(place.said(&["run", "job.sql", "--drain", "--local", "local"]));
-    assert!(!place.path().join("local/checkpoints").exists(), "a failed run must not save its state");
+    assert!(!place.path().join("local/checkpoints/job/1.json").exists(), "a failed run must not save its state");
+    // Its epochs are logged, so the same query fails in the same way; another one cannot repeat them.
+    let again = place.said(&["run", "job.sql", "--drain", "--local", "local"]);
+    assert!(again.contains("query 'job:per_hour'") && again.contains("exit code 1"), "{again}");
+    std::fs::write(place.path().join("job.sql"), SMALL_JOB).unwrap();
+    assert_snapshot!(place.said(&["run", "job.sql", "--drain", "--local", "local"]));
+    let fresh = place.said(&["run", "job.sql", "--drain", "--local", "local", "--fresh"]);
+    assert!(fresh.contains("exit code 0"), "{fresh}");
 }
 
 #[test]

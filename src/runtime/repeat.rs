@@ -43,10 +43,8 @@ pub(super) fn repeated(job: &Job) -> Result<Repeated> {
     }
     let (expected, mut next) = (identity(job), job.saved.epoch);
     if !repeated.cuts.is_empty() && of.is_some_and(|of| *of != expected) {
-        return Err(Error::config(
-            "the run before was killed, and the job has changed since: its last epochs cannot be repeated",
-        )
-        .hint("run the unchanged files once (--once) and change them then, or start anew with --fresh"));
+        let error = "the run before did not end in order, and the job has changed since: its last epochs cannot be repeated";
+        return Err(Error::config(error).hint("undo the change to go on, or start anew with --fresh"));
     }
     for cut in &repeated.cuts {
         next += 1;

@@ -4,6 +4,7 @@
 //! `DIR/s3/<bucket>/<key>`. Files whose names begin with `.` or `_` do not exist for a reader.
 
 mod aside;
+mod durable;
 mod encode;
 mod errors;
 mod listing;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! write   <folder>/.part-<job>-<generation>-<seq>.<ext>     hidden
-//! finish  fsync; becomes a committable {"temporary": …, "path": …, "folder": …, "through": …}
+//! finish  fsync; becomes a committable {"temporary": …, "path": …}
 //! commit  rename to <folder>/part-<job>-<generation>-<seq>.<ext>, fsync the folder
 //! ```
 //!
@@ -90,30 +90,10 @@ pub(super) struct PartFile {
     path: PathBuf,
 }
 
-/// A file that is complete and waits for its commit.
-#[derive(Debug)]
-pub(super) struct StagedPart {
-    temporary: PathBuf,
-    path: PathBuf,
-}
-
 #[derive(Serialize, Deserialize)]
-pub(super) struct Payload {
+struct Payload {
     temporary: PathBuf,
     path: PathBuf,
-    /// Partition folder below the table's root.
-    #[serde(default)]
-    pub(super) folder: String,
-    /// Every row of that folder up to this epoch is in committed files, once this one is.
-    #[serde(default)]
-    pub(super) through: u64,
-}
-
-impl Payload {
-    pub(super) fn of(committable: &Committable) -> Result<Self> {
-        let unreadable = |e| Error::corrupt("a staged file's payload cannot be read").caused_by(e);
-        serde_json::from_str(&committable.payload).map_err(unreadable)
-    }
 }
 
 impl PartFile {
@@ -144,16 +124,9 @@ impl PartFile {
     }
 
     /// Makes the content durable and stages the rename.
-    pub(super) fn finish(self, file: &File) -> Result<StagedPart> {
+    pub(super) fn finish(self, file: &File) -> Result<Committable> {
         file.sync_all().map_err(|e| io_error(&self.temporary, "synced", e))?;
-        Ok(StagedPart { temporary: self.temporary, path: self.path })
-    }
-}
-
-impl StagedPart {
-    /// What its commit is known by. With it, `folder` has all its rows up to epoch `through`.
-    pub(super) fn committable(self, folder: String, through: u64) -> Result<Committable> {
-        let payload = serde_json::to_string(&Payload { temporary: self.temporary, path: self.path, folder, through })
+        let payload = serde_json::to_string(&Payload { temporary: self.temporary, path: self.path })
             .map_err(|e| Error::config("a path is not UTF-8").caused_by(e))?;
         Ok(Committable { payload })
     }
@@ -161,7 +134,8 @@ impl StagedPart {
 
 /// Lets a finished file appear.
 pub(super) fn commit(committable: &Committable) -> Result<()> {
-    let Payload { temporary, path, .. } = Payload::of(committable)?;
+    let unreadable = |e| Error::corrupt("a staged file's payload cannot be read").caused_by(e);
+    let Payload { temporary, path }: Payload = serde_json::from_str(&committable.payload).map_err(unreadable)?;
     match std::fs::rename(&temporary, &path) {
         Ok(()) => {}
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.exists() => return Ok(()),

@@ -3,12 +3,9 @@
 //! A file stays open over many epochs and is hidden until it is committed (see [`part`](super::part)).
 //! It is closed when it is as large as `sink.rolling-policy.file-size`, as old as
 //! `sink.rolling-policy.rollover-interval` (by epoch time), when too many partitions are open, or at the end.
-//!
-//! Invariant: at the end of an epoch, a partition's rows of that epoch are all in staged files or all in its open one.
-//! So a committed file says up to which epoch its partition is complete, and when epochs are repeated after a crash, rows
-//! that are in committed files are left out: every row is in exactly one file.
+//! What a partition gets in an epoch lies in closed files or in its open one, never in both (see [`durable`](super::durable)).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,10 +21,11 @@ use crate::formats::csv::CsvOptions;
 use crate::formats::datetime::TimestampStyle;
 use crate::formats::write_json::JsonStyle;
 
+use super::durable::{Durable, Noted};
 use super::encode::{Rows, Writer};
 use super::location::resolve;
 use super::parquet_write::compression;
-use super::part::{PartFile, PartNames, Payload, StagedPart, commit};
+use super::part::{PartFile, PartNames, commit};
 use super::partition::Partitioner;
 
 const DEFAULT_FILE_BYTES: u64 = 64 << 20;
@@ -91,9 +89,8 @@ struct Files {
     most_open: usize,
     open: IndexMap<String, OpenFile>,
     /// Closed since the last `prepare`, with their partition.
-    finished: Vec<(String, StagedPart)>,
-    /// Partitions whose rows up to an epoch are in committed files.
-    durable: BTreeMap<String, u64>,
+    finished: Vec<(String, Committable)>,
+    durable: Durable,
     cleaned: bool,
 }
 
@@ -121,7 +118,7 @@ impl FileSink {
             most_open: usize::try_from(most_open).unwrap_or(1).max(1),
             open: IndexMap::new(),
             finished: Vec::new(),
-            durable: BTreeMap::new(),
+            durable: Durable::default(),
             cleaned: false,
         };
         if files.root.is_file() {
@@ -164,7 +161,7 @@ impl Files {
         }
         let file_columns = self.partitioner.file_columns(batch.num_columns());
         for group in self.partitioner.cut(batch)? {
-            if self.durable.get(&group.folder).is_some_and(|through| epoch.0 <= *through) {
+            if self.durable.has(&group.folder, epoch) {
                 continue;
             }
             match group.rows {
@@ -243,15 +240,15 @@ impl Files {
 impl Files {
     /// The closed files, which hold everything of their partitions up to `epoch`.
     fn staged(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
-        std::mem::take(&mut self.finished).into_iter().map(|(folder, part)| part.committable(folder, epoch.0)).collect()
+        let finished = std::mem::take(&mut self.finished).into_iter();
+        finished.map(|(folder, staged)| Noted::committable(folder, epoch, staged)).collect()
     }
 
-    fn recover(&mut self, committed: &[Committable]) -> Result<()> {
-        for committable in committed {
-            commit(committable)?;
-            let Payload { folder, through, .. } = Payload::of(committable)?;
-            let durable = self.durable.entry(folder).or_default();
-            *durable = through.max(*durable);
+    fn commit(&mut self, committables: &[Committable]) -> Result<()> {
+        for committable in committables {
+            let noted = Noted::of(committable)?;
+            commit(&noted.staged())?;
+            self.durable.note(&noted);
         }
         Ok(())
     }
@@ -259,10 +256,6 @@ impl Files {
 
 #[async_trait]
 impl Sink for FileSink {
-    async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
-        self.run(move |files| files.recover(&committed)).await
-    }
-
     async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
         let written = self.run(move |files| files.write(epoch, &changes)).await?;
         Ok(WriteOutcome { written, refused: Vec::new() })
@@ -283,7 +276,7 @@ impl Sink for FileSink {
         if committables.is_empty() {
             return Ok(());
         }
-        self.run(move |_| committables.iter().try_for_each(commit)).await
+        self.run(move |files| files.commit(&committables)).await
     }
 
     async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
