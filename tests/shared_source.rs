@@ -304,3 +304,44 @@ async fn a_job_over_one_stream_gives_what_its_queries_give_alone() {
     assert_eq!(results[0].3["by_time"], BTreeMap::from([("wrong_type".to_owned(), 30)]));
     assert_eq!(results[0], results[1]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_new_to_a_job_reads_from_the_beginning_and_shares_from_then_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let input = folder.path().join("in");
+    std::fs::create_dir(&input).expect("a folder");
+    let add = |part: usize| {
+        let line =
+            |n: usize| format!("{{\"id\":\"{part}-{n}\",\"time\":\"2026-03-01T1{part}:{n:02}:00Z\",\"kind\":\"k\"}}\n");
+        std::fs::write(input.join(format!("{part}.jsonl")), (0..50).map(line).collect::<String>()).expect("events");
+    };
+    let file = folder.path().join("job.sql");
+    let inserts: Vec<&str> = JOB.match_indices("INSERT").map(|(at, _)| &JOB[at..]).collect();
+    let declarations = &JOB[..JOB.find("INSERT").expect("queries")];
+    let first = inserts[0].split_inclusive(";\n").next().expect("one");
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let parameters =
+        BTreeMap::from([("IN".to_owned(), text(&input)), ("OUT".to_owned(), text(&folder.path().join("out")))]);
+    let options = options(file.clone(), folder.path().join("local"), parameters, Variant::default(), Ending::Once);
+    let run = async || {
+        let summary = run(&options).await.expect("it runs");
+        let table = |t: &tidemill::runtime::TableCounts| (t.name.clone(), t.records, t.read_with.clone());
+        let mut tables: Vec<_> = summary.tables.iter().map(table).collect();
+        tables.sort();
+        tables
+    };
+    let seen = |name: &str, records: u64, with: Option<&str>| (name.to_owned(), records, with.map(str::to_owned));
+    std::fs::write(&file, format!("{declarations}{first}")).expect("a job");
+    add(0);
+    assert_eq!(run().await, [seen("by_time", 50, None)]);
+    std::fs::write(&file, JOB).expect("a job");
+    add(1);
+    // The two new ones stand at the same place, the old one elsewhere.
+    let with = Some("other_types");
+    assert_eq!(run().await, [seen("by_time", 50, None), seen("other_types", 100, None), seen("plain", 100, with)]);
+    add(2);
+    let with = Some("by_time");
+    assert_eq!(run().await, [seen("by_time", 50, None), seen("other_types", 50, with), seen("plain", 50, with)]);
+    let expected = lines(&folder.path().join("out/amounts")).len();
+    assert_eq!(expected, 150, "every record once");
+}

@@ -13,20 +13,25 @@ use tidemill::operators::{Compute, EpochInputs, QueryGraph, TableRows};
 use tidemill::runtime::Ending;
 
 /// The source of all benches, and a sink that takes everything.
-pub const TABLES: &str = "
+pub(crate) const TABLES: &str = "
 CREATE TABLE events (
   user_id STRING, page STRING, amount BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '5' SECOND
 ) WITH ('connector' = 'filesystem', 'path' = 'nowhere', 'format' = 'json');
 ";
 
 /// A planned query with the schema of the rows that it takes.
-pub struct Planned {
-    pub graph: QueryGraph,
-    pub schema: arrow::datatypes::SchemaRef,
+pub(crate) struct Planned {
+    pub(crate) graph: QueryGraph,
+    pub(crate) schema: arrow::datatypes::SchemaRef,
 }
 
 /// What to run a job in `folder` with.
-pub fn options(file: PathBuf, local: PathBuf, parameters: BTreeMap<String, String>, threads: usize) -> JobOptions {
+pub(crate) fn options(
+    file: PathBuf,
+    local: PathBuf,
+    parameters: BTreeMap<String, String>,
+    threads: usize,
+) -> JobOptions {
     JobOptions {
         paths: vec![file],
         local: Some(local),
@@ -41,17 +46,17 @@ pub fn options(file: PathBuf, local: PathBuf, parameters: BTreeMap<String, Strin
 }
 
 /// A runtime with one worker: operators are measured on one core.
-pub fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
 }
 
 /// One task.
-pub fn compute() -> Compute {
+pub(crate) fn compute() -> Compute {
     Compute::new(1)
 }
 
 /// Plans the one INSERT of `sql` over [`TABLES`].
-pub async fn planned(sql: &str) -> Planned {
+pub(crate) async fn planned(sql: &str) -> Planned {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("bench.sql");
     std::fs::write(&file, format!("{TABLES}{sql}")).expect("written");
@@ -62,10 +67,10 @@ pub async fn planned(sql: &str) -> Planned {
 }
 
 /// SplitMix64 from a fixed seed.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -76,25 +81,25 @@ impl Random {
 
 /// Shape of the rows.
 #[derive(Clone, Copy)]
-pub struct Rows {
-    pub rows: usize,
-    pub rows_per_epoch: usize,
-    pub users: u64,
-    pub pages: u64,
+pub(crate) struct Rows {
+    pub(crate) rows: usize,
+    pub(crate) rows_per_epoch: usize,
+    pub(crate) users: u64,
+    pub(crate) pages: u64,
     /// Events a second of event time.
-    pub per_second: u64,
+    pub(crate) per_second: u64,
 }
 
 /// The rows of an epoch and the watermark after it.
-pub type Epoch = (Vec<RecordBatch>, Watermark);
+pub(crate) type Epoch = (Vec<RecordBatch>, Watermark);
 
 /// What a query is given: nothing is kept from one run over the same rows to the next.
-pub fn inputs((rows, watermark): &Epoch) -> EpochInputs {
+pub(crate) fn inputs((rows, watermark): &Epoch) -> EpochInputs {
     EpochInputs { tables: vec![TableRows::new(rows, &[])], watermarks: vec![*watermark], references: vec![] }
 }
 
 /// Epochs of rows in order of their time, and one that closes what is open.
-pub fn epochs(schema: &arrow::datatypes::SchemaRef, shape: Rows) -> Vec<Epoch> {
+pub(crate) fn epochs(schema: &arrow::datatypes::SchemaRef, shape: Rows) -> Vec<Epoch> {
     const START_MS: i64 = 1_767_225_600_000;
     let mut random = Random(42);
     let mut epochs = Vec::new();
@@ -133,7 +138,7 @@ pub fn epochs(schema: &arrow::datatypes::SchemaRef, shape: Rows) -> Vec<Epoch> {
 }
 
 /// Runs all epochs through and counts the rows that came out.
-pub async fn process(mut graph: QueryGraph, epochs: &[Epoch]) -> usize {
+pub(crate) async fn process(mut graph: QueryGraph, epochs: &[Epoch]) -> usize {
     let (compute, mut rows) = (compute(), 0);
     for epoch in epochs {
         let output = graph.process(&inputs(epoch), &compute).await.expect("the query runs");

@@ -43,7 +43,8 @@ pub(super) fn repeated(job: &Job) -> Result<Repeated> {
     }
     let (expected, mut next) = (identity(job), job.saved.epoch);
     if !repeated.cuts.is_empty() && of.is_some_and(|of| *of != expected) {
-        let error = "the run before did not end in order, and the job has changed since: its last epochs cannot be repeated";
+        let error =
+            "the run before did not end in order, and the job has changed since: its last epochs cannot be repeated";
         return Err(Error::config(error).hint("undo the change to go on, or start anew with --fresh"));
     }
     for cut in &repeated.cuts {

@@ -76,7 +76,11 @@ impl PartNames {
             if kind.is_dir() {
                 self.remove_leftovers(&path)?;
             } else if self.is_leftover(&entry.file_name().to_string_lossy()) {
-                std::fs::remove_file(&path).map_err(|e| io_error(&path, "removed", e))?;
+                match std::fs::remove_file(&path) {
+                    // Another sink of this run that writes here was quicker.
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    removed => removed.map_err(|e| io_error(&path, "removed", e))?,
+                }
             }
         }
         Ok(())
