@@ -238,7 +238,14 @@ fn a_failing_query_is_named_and_ends_the_job() {
     let place = Place::with(&[("job.sql", &failing)]);
     events(&place, "events.jsonl", 0, 100);
     assert_snapshot!(place.said(&["run", "job.sql", "--drain", "--local", "local"]));
-    assert!(!place.path().join("local/checkpoints").exists(), "a failed run must not save its state");
+    assert!(!place.path().join("local/checkpoints/job/1.json").exists(), "a failed run must not save its state");
+    // Its epochs are logged, so the same query fails in the same way; another one cannot repeat them.
+    let again = place.said(&["run", "job.sql", "--drain", "--local", "local"]);
+    assert!(again.contains("query 'job:per_hour'") && again.contains("exit code 1"), "{again}");
+    std::fs::write(place.path().join("job.sql"), SMALL_JOB).unwrap();
+    assert_snapshot!(place.said(&["run", "job.sql", "--drain", "--local", "local"]));
+    let fresh = place.said(&["run", "job.sql", "--drain", "--local", "local", "--fresh"]);
+    assert!(fresh.contains("exit code 0"), "{fresh}");
 }
 
 #[test]
@@ -356,4 +363,53 @@ fn the_readme_example_prints_what_the_readme_says() {
     let expected = readme_block("text");
     let expected: Vec<&str> = expected.lines().filter(|line| line.starts_with("+I")).collect();
     assert_eq!(rows, expected);
+}
+
+const KEPT: &str = "
+CREATE TABLE clicks (page STRING, `timestamp` TIMESTAMP_LTZ(3)) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
+CREATE TABLE kept (page STRING) WITH ('connector' = 'filesystem', 'path' = 's3://bucket/kept', 'format' = 'json');
+INSERT INTO kept SELECT page FROM clicks;
+";
+
+#[test]
+fn fresh_sets_the_files_of_earlier_runs_aside() {
+    let place = Place::with(&[("kept.sql", KEPT)]);
+    events(&place, "first.jsonl", 0, 50);
+    place.said(&["produce", "clicks", "--local", "local", "--from", "first.jsonl"]);
+    place.said(&["run", "kept.sql", "--local", "local", "--drain"]);
+    let lines = |folder: &str| -> usize {
+        let files = std::fs::read_dir(place.path().join(folder)).unwrap();
+        files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap().lines().count()).sum()
+    };
+    std::fs::write(place.path().join("local/s3/bucket/kept/of-somebody-else.jsonl"), "{}\n").unwrap();
+    let fresh = place.said(&["run", "kept.sql", "--local", "local", "--drain", "--fresh"]);
+    assert!(fresh.contains("were moved from") && fresh.contains("kept.replaced-1"), "{fresh}");
+    assert_eq!((lines("local/s3/bucket/kept"), lines("local/s3/bucket/kept.replaced-1")), (51, 50));
+    place.said(&["run", "kept.sql", "--local", "local", "--drain", "--fresh"]);
+    assert_eq!((lines("local/s3/bucket/kept"), lines("local/s3/bucket/kept.replaced-2")), (51, 50));
+}
+
+const SURPRISING: &str = "
+CREATE TABLE clicks (page STRING, user_id STRING, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '1' SECOND)
+WITH ('connector' = 'filesystem', 'path' = 'in', 'format' = 'json');
+CREATE TABLE narrow (page STRING, n BIGINT, PRIMARY KEY (page) NOT ENFORCED)
+WITH ('connector' = 'filesystem', 'path' = 'narrow', 'format' = 'json');
+CREATE TABLE wide (k STRING, start_time TIMESTAMP(3), n BIGINT, PRIMARY KEY (k, start_time) NOT ENFORCED)
+WITH ('connector' = 'filesystem', 'path' = 'wide', 'format' = 'json');
+CREATE TABLE top (window_start TIMESTAMP(3), place BIGINT, page STRING, n BIGINT)
+WITH ('connector' = 'filesystem', 'path' = 'top', 'format' = 'json');
+CREATE VIEW counted AS SELECT window_start, window_end, page, COUNT(*) AS n
+FROM TABLE(TUMBLE(TABLE clicks, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end, page;
+INSERT INTO narrow SELECT page, n FROM counted;
+INSERT INTO wide SELECT CONCAT('page#', page), window_start, n FROM counted;
+INSERT INTO top SELECT window_start, place, page, n FROM (
+  SELECT *, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY n DESC) AS place FROM counted) WHERE place <= 3;
+INSERT INTO top SELECT window_start, place, page, n FROM (
+  SELECT *, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY n DESC, page) AS place FROM counted) WHERE place <= 3;
+";
+
+#[test]
+fn check_tells_of_narrow_keys_and_of_ties() {
+    let place = Place::with(&[("surprising.sql", SURPRISING)]);
+    assert_snapshot!(place.said(&["check", "surprising.sql"]));
 }

@@ -1,5 +1,6 @@
 //! Golden queries: each `golden/*.sql` gives what Flink gives (`golden/expected`, see `golden/README.md`), whatever
-//! the epoch size, the number of threads and of splits, and when the job is stopped half way and goes on later.
+//! the epoch size, the number of threads and of splits, when the job is stopped half way and goes on later, when it is
+//! killed and its last epochs are repeated, and as one batch.
 //!
 //! A query in `golden/UNSUPPORTED.txt` must be refused at planning, with its place. `GOLDEN=name,name` runs some only.
 
@@ -10,7 +11,10 @@ use std::sync::Arc;
 use job::{Variant, run};
 use support::compare::{Sink, differences};
 use support::inputs::Inputs;
+use support::kill::dies_after;
 use support::{block_on_all, golden_folder, plan};
+use tidemill::contracts::{Clock, SystemClock};
+use tidemill::job::run_batch;
 use tidemill::runtime::Ending;
 
 #[path = "support/exact.rs"]
@@ -31,6 +35,16 @@ const STRAIGHT: [Variant; 5] = [
 /// Stopped after one half of the input.
 const STOPPED: [Variant; 2] =
     [Variant { rows: usize::MAX, threads: 1, splits: 1 }, Variant { rows: 7, threads: 4, splits: 1 }];
+
+/// Killed after so many entries of the epoch log, one time after the other; then run to the end.
+const KILLED: Variant = Variant { rows: 7, threads: 1, splits: 1 };
+const KILLED_AFTER: [usize; 3] = [2, 3, 5];
+/// As one batch: rows of an epoch mean nothing there.
+const BATCH: [Variant; 2] =
+    [Variant { rows: usize::MAX, threads: 1, splits: 1 }, Variant { rows: usize::MAX, threads: 4, splits: 5 }];
+
+/// Goldens whose batch plan gives another answer, and why.
+const NO_BATCH: [(&str, &str); 0] = [];
 
 #[test]
 fn goldens_give_what_flink_gives() {
@@ -98,6 +112,19 @@ async fn check(name: &str) -> Vec<String> {
             Err(error) => problems.push(format!("[{variant}, stopped] {error}")),
         }
     }
+    match killed(name, KILLED).await {
+        Ok(differences) => problems.extend(differences.into_iter().map(|d| format!("[{KILLED}, killed] {d}"))),
+        Err(error) => problems.push(format!("[{KILLED}, killed] {error}")),
+    }
+    for variant in BATCH {
+        if (one_split && variant.splits > 1) || NO_BATCH.iter().any(|(without, _)| *without == name) {
+            continue;
+        }
+        match batch(name, variant).await {
+            Ok(differences) => problems.extend(differences.into_iter().map(|d| format!("[{variant}, batch] {d}"))),
+            Err(error) => problems.push(format!("[{variant}, batch] {error}")),
+        }
+    }
     problems
 }
 
@@ -105,6 +132,30 @@ async fn straight(name: &str, inputs: &Inputs, variant: Variant) -> Result<Vec<S
     let options = inputs.options(variant, Ending::Drain);
     let sinks = sinks(&options).await?;
     run(&options).await?;
+    Ok(differences(&golden_folder().join("expected").join(name), &sinks, inputs.output()))
+}
+
+async fn killed(name: &str, variant: Variant) -> Result<Vec<String>, String> {
+    let inputs = Inputs::make(name, variant.splits);
+    let options = inputs.options(variant, Ending::Drain);
+    for entries in KILLED_AFTER {
+        if !dies_after(&options, entries).await? {
+            break;
+        }
+    }
+    let sinks = sinks(&options).await?;
+    dies_after(&options, usize::MAX).await?;
+    Ok(differences(&golden_folder().join("expected").join(name), &sinks, inputs.output()))
+}
+
+/// The batch plan of the same queries over the same records: the oracle of the stream.
+async fn batch(name: &str, variant: Variant) -> Result<Vec<String>, String> {
+    let inputs = Inputs::make(name, variant.splits);
+    let options = inputs.options(variant, Ending::Drain);
+    let sinks = sinks(&options).await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let done = run_batch(&options, clock).await;
+    done.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
     Ok(differences(&golden_folder().join("expected").join(name), &sinks, inputs.output()))
 }
 

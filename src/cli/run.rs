@@ -29,7 +29,7 @@ pub(super) struct RunArgs {
     /// Where to start without a saved position: trim_horizon, latest or a time (RFC 3339)
     #[arg(long, value_name = "POSITION", value_parser = start_position)]
     from: Option<StartPosition>,
-    /// Forget saved positions and state
+    /// Forget saved positions and state, and set aside the files that earlier runs of this job wrote
     #[arg(long)]
     fresh: bool,
     /// Threads to compute with [default: the number of cores]
@@ -119,8 +119,9 @@ pub(super) fn print_summary(summary: &Summary) {
     for table in &summary.tables {
         let rejected: u64 = table.rejected.values().sum();
         let reasons = reasons(&table.rejected);
+        let with = table.read_with.as_ref().map(|other| format!(" (read with {other})")).unwrap_or_default();
         println!(
-            "  table {}: {} records, {} decoded, {rejected} rejected{reasons}, {} skipped",
+            "  table {}: {} records{with}, {} decoded, {rejected} rejected{reasons}, {} skipped",
             table.name, table.records, table.decoded, table.skipped
         );
     }

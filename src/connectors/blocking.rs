@@ -16,7 +16,7 @@ use arrow::buffer::Buffer;
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 
-use crate::contracts::{Clock, Error, Fetch, Result, SplitReader};
+use crate::contracts::{Clock, Error, Fetch, Position, Result, SplitReader};
 
 /// Bytes of records that a chunk aims at: it fits a core's L2 cache between reading and decoding.
 pub(crate) const CHUNK_BYTES: usize = 1 << 20;
@@ -42,6 +42,11 @@ pub(crate) trait ChunkReader: Send + 'static {
 
     /// Whether more can come after a `None`.
     fn grows(&self) -> bool;
+
+    /// Where reading stands when nothing has been read yet, where that is known.
+    fn position(&self) -> Option<Position> {
+        None
+    }
 }
 
 type Done<R> = (Box<R>, Result<Option<Fetch>>);
@@ -137,6 +142,14 @@ impl<R: ChunkReader> SplitReader for BlockingReader<R> {
                     }
                 }
             }
+        }
+    }
+
+    fn position(&self) -> Option<Position> {
+        match &self.state {
+            State::Here(reader) => reader.position(),
+            // Read ahead: what has been given out is behind.
+            State::Reading(_) | State::Lost => None,
         }
     }
 }

@@ -41,6 +41,7 @@ use aws::{AwsSession, AwsSessions};
 use describe::{ConnectorDescription, Role};
 use dynamodb::local::LocalTables;
 use files::PartNames;
+pub use files::SetAside;
 use files::reference::ReferenceFiles;
 use options::{OptionProblem, nearest};
 
@@ -124,6 +125,22 @@ impl Connectors {
 
     fn reach<'a>(&'a self, session: &'a dyn Fn() -> Result<AwsSession>) -> files::Reach<'a> {
         files::Reach { local: self.local.as_deref(), session, clock: self.clock() }
+    }
+
+    /// Moves what earlier runs of this job wrote into the files of `spec` to a folder beside, before everything is written
+    /// again. Other connectors write the same keys again, or cannot tell what is theirs.
+    pub fn set_aside(&self, spec: &TableSpec, connector: &str) -> Result<Option<SetAside>> {
+        match self.known(spec, connector)?.name {
+            "filesystem" | "s3" => {
+                files::set_aside(spec.require("path")?, &self.reach(&|| self.aws.of(spec)), &self.names)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The same for the error output in the folder `path`.
+    pub fn set_errors_aside(&self, path: &str) -> Result<Option<SetAside>> {
+        files::set_aside(path, &self.reach(&|| self.aws.default_session()), &self.names)
     }
 
     /// Where the table's own options say that reading starts; `None` when they do not.

@@ -14,6 +14,7 @@
 
 mod clock;
 mod decode;
+mod epoch_log;
 mod error;
 mod record;
 mod reject;
@@ -24,6 +25,7 @@ mod time;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use decode::{Decoded, Decoder, SkippedTime};
+pub use epoch_log::{EpochCut, EpochLog, LogEntry, Opened, OpenedAt, SplitCut, TableCut};
 pub use error::{Error, ErrorKind, Location, Result};
 pub use record::{Arrivals, Position, RECORD_PADDING, RawChunk, RecordRange, RowChunk, SequenceNumbers};
 pub use reject::{ErrorOutput, Reject, RejectReason, RejectedRecord};

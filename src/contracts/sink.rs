@@ -71,6 +71,13 @@ pub trait Sink: Send {
         Ok(())
     }
 
+    /// Goes on after a run that did not end in order; called once, after `open`, before the first `write`. `committed` is
+    /// what that run had staged and logged since the last saved state, in order: it may be visible or not, and is now
+    /// made so. The epochs in it are going to be written again; a sink that can tell leaves them out.
+    async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
+        self.commit(committed).await
+    }
+
     /// Takes rows of an epoch.
     async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome>;
 

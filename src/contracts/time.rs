@@ -33,8 +33,8 @@ impl fmt::Display for Watermark {
     }
 }
 
-/// Number of an epoch in a job's life, from 1; it never goes back, also across restarts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Number of an epoch in a job's life, from 1; it never goes back, also across restarts. 0 is before the first.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EpochNumber(pub u64);
 
 impl EpochNumber {

@@ -20,10 +20,10 @@ use tokio::sync::mpsc;
 
 use super::run::{JobOptions, errors_place, job_name, parameters, sink_tables};
 use crate::connectors::{Connectors, JobContext};
-use crate::contracts::{Changes, Clock, EpochNumber, Error, Result};
+use crate::contracts::{Changes, Clock, EpochNumber, Error, RejectedRecord, Result};
 use crate::operators::{Compute, TIME_COLUMN, WATERMARK_COLUMN};
-use crate::runtime::WatermarkRule;
-use crate::sql::{PlanOptions, QueryPlan, SourcePlan, plan_job};
+use crate::runtime::{WatermarkRule, WriterLog};
+use crate::sql::{JobPlan, PlanOptions, QueryPlan, SourcePlan, plan_job};
 
 /// What a person asks for on the command line.
 #[derive(Debug, Clone)]
@@ -64,11 +64,13 @@ pub async fn backfill(
     let plan_options = PlanOptions {
         partitions: options.job.threads,
         batch: true,
+        // The archive's own columns are read, and Parquet prunes by itself.
+        pruned: false,
         epoch_time_ms: Arc::new(AtomicI64::new(clock.now_ms())),
     };
     let tables = |source: &SourcePlan| archive.table(source);
     let plan = plan_job(&files, &parameters(&options.job), &plan_options, Some(&tables)).await?;
-    let mut warnings = plan.warnings;
+    let mut warnings = plan.warnings.clone();
     warnings.extend(plan.sources.iter().filter(|s| archive.forgets_lateness(s)).map(|source| {
         format!(
             "the archive has no watermark of the split for '{}': rows that were late count too (declare a metadata column FROM 'watermark' and archive it)",
@@ -79,30 +81,46 @@ pub async fn backfill(
     let generation = u64::try_from(clock.now_ms()).unwrap_or(0);
     let context = JobContext { job: format!("{name}-backfill"), generation };
     let connectors = Connectors::new(options.job.local.clone(), Arc::clone(&clock), context);
+    let done = run_queries(plan, &connectors, &options.job, Vec::new(), |query| left_out(query, options)).await;
+    Ok((done.map_err(one)?, warnings))
+}
+
+/// Runs planned batch queries one after the other; `rejects` go to the error output first. A query for which
+/// `left_out` has a reason is not run.
+pub(super) async fn run_queries(
+    plan: JobPlan,
+    connectors: &Connectors,
+    options: &JobOptions,
+    rejects: Vec<RejectedRecord>,
+    left_out: impl Fn(&QueryPlan) -> Option<String>,
+) -> Result<Vec<Backfilled>> {
     let mut references = Vec::new();
     for reference in &plan.references {
-        let files = connectors.reference(&reference.spec, &reference.connector).map_err(one)?;
-        references.push(files.load().await.map_err(one)?.1);
+        let files = connectors.reference(&reference.spec, &reference.connector)?;
+        references.push(files.load().await?.1);
     }
     let sinks = sink_tables(&plan.queries);
-    let place = errors_place(&plan.settings.errors_path, options.job.local.as_deref(), &name, &sinks);
-    let errors = place.open(&connectors).map_err(one)?;
+    let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
+    let place = errors_place(&plan.settings.errors_path, options.local.as_deref(), &name, &sinks);
+    let errors = place.open(connectors)?;
     let (error_sender, error_receiver) = mpsc::channel(4);
     let error_task = tokio::spawn(crate::runtime::run_errors(errors, error_receiver));
-    let compute = Compute::new(options.job.threads);
+    if !rejects.is_empty() {
+        // An output that has gone says why when it is awaited.
+        let _ = error_sender.send(rejects).await;
+    }
+    let compute = Compute::new(options.threads);
     let mut done = Vec::new();
     for query in plan.queries {
-        if let Some(why) = left_out(&query, options) {
+        if let Some(why) = left_out(&query) {
             done.push(Backfilled { name: query.name, outcome: Err(why), late: 0, rejected: 0 });
             continue;
         }
-        let run = run_query(query, &references, &connectors, &compute, error_sender.clone());
-        done.push(run.await.map_err(one)?);
+        done.push(run_query(query, &references, connectors, &compute, error_sender.clone()).await?);
     }
     drop(error_sender);
-    let ended = error_task.await.map_err(|e| vec![Error::internal("the error output ended early").caused_by(e)])?;
-    ended.map_err(one)?;
-    Ok((done, warnings))
+    error_task.await.map_err(|e| Error::internal("the error output ended early").caused_by(e))??;
+    Ok(done)
 }
 
 /// Why a query is not run.
@@ -131,7 +149,7 @@ async fn run_query(
     references: &[RecordBatch],
     connectors: &Connectors,
     compute: &Compute,
-    errors: mpsc::Sender<Vec<crate::contracts::RejectedRecord>>,
+    errors: mpsc::Sender<Vec<RejectedRecord>>,
 ) -> Result<Backfilled> {
     let context = |e: Error| e.context(format!("query '{}'", query.name));
     let sink = connectors.sink(&query.sink.spec, &query.sink.connector)?;
@@ -139,7 +157,8 @@ async fn run_query(
     let rows = graph.run_batch(references, compute).await.map_err(context)?;
     let (late, rejected, _) = graph.gates.take();
     let (orders, receiver) = mpsc::channel(1);
-    let writer = tokio::spawn(crate::runtime::run_writer(query.name.clone(), sink, receiver, errors));
+    let writer =
+        tokio::spawn(crate::runtime::run_writer(query.name.clone(), sink, receiver, errors, WriterLog::default()));
     let schema = &query.sink.spec.schema;
     let changes = rows
         .into_iter()

@@ -1,13 +1,16 @@
 //! A job: a folder of `.sql` files, loaded, planned, connected and run.
 
 mod backfill;
+mod batch;
 mod explain;
+mod feeds;
 mod files;
 mod portable;
 mod resources;
 mod run;
 
 pub use backfill::{BackfillOptions, Backfilled, backfill};
+pub use batch::{BatchDone, run_batch};
 pub use explain::{explain_json, explain_text};
 pub use files::load;
 pub use portable::not_portable;

@@ -9,16 +9,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 
+use super::feeds::feeds;
 use crate::connectors::files::reference::{FileVersion, ReferenceFiles};
 use crate::connectors::files::s3_path;
 use crate::connectors::{Connectors, JobContext};
-use crate::contracts::{Clock, Error, ErrorOutput, Result, StartPosition, TableSpec};
-use crate::formats::{RawTest, decoder};
+use crate::contracts::{Clock, Error, ErrorOutput, LogEntry, Result, StartPosition, TableSpec};
 use crate::operators::Compute;
-use crate::runtime::{
-    DecoderFactory, Ending, EpochLimits, Job, QuerySpec, ReferenceLoader, TableSpecification, WatermarkRule,
-};
-use crate::sql::{JobPlan, Parameters, PlanOptions, QueryPlan, SourcePlan, plan_job};
+use crate::runtime::{Ending, EpochLimits, Job, JobLog, QuerySpec, ReferenceLoader};
+use crate::sql::{JobPlan, Parameters, PlanOptions, QueryPlan, plan_job};
 use crate::state::{SavedJob, StateStore};
 
 /// What a person asks for on the command line.
@@ -64,8 +62,12 @@ pub(super) fn parameters(options: &JobOptions) -> Parameters {
 /// Plans a job.
 pub async fn plan(options: &JobOptions, epoch_time_ms: &Arc<AtomicI64>) -> std::result::Result<JobPlan, Vec<Error>> {
     let files = super::load(&options.paths).map_err(|e| vec![e])?;
-    let plan_options =
-        PlanOptions { partitions: options.threads, batch: false, epoch_time_ms: Arc::clone(epoch_time_ms) };
+    let plan_options = PlanOptions {
+        partitions: options.threads,
+        batch: false,
+        pruned: true,
+        epoch_time_ms: Arc::clone(epoch_time_ms),
+    };
     plan_job(&files, &parameters(options), &plan_options, None).await
 }
 
@@ -89,24 +91,33 @@ async fn connect(
 ) -> Result<Prepared> {
     let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
     let store = options.local.as_ref().map(|dir| StateStore::new(dir.join("checkpoints").join(&name)));
-    let (saved, generation) = match &store {
-        Some(store) => saved_state(options, store)?,
-        // Nothing is kept that could count the runs. The time grows from run to run too.
-        None => (SavedJob::default(), u64::try_from(clock.now_ms()).unwrap_or(1)),
-    };
+    let SavedRun { saved, log } = saved_run(options, store.as_ref())?;
+    // Without a log nothing is kept that could count the runs. The time grows from run to run too.
+    let by_time = || u64::try_from(clock.now_ms()).unwrap_or(1);
+    let generation = log.as_ref().map_or_else(by_time, |log| log.generation);
     let context = JobContext { job: name.clone(), generation };
     let connectors =
         Connectors::new(options.local.clone(), Arc::clone(&clock), context).draining(options.ending != Ending::Run);
-    let mut tables = Vec::new();
-    for source in &plan.sources {
-        tables.push(table(source, &connectors, options)?);
+    let mut warnings = plan.warnings;
+    let sinks = sink_tables(&plan.queries);
+    let place = errors_place(&plan.settings.errors_path, options.local.as_deref(), &name, &sinks);
+    if options.fresh {
+        let mut moved = Vec::new();
+        for query in &plan.queries {
+            moved.extend(connectors.set_aside(&query.sink.spec, &query.sink.connector)?);
+        }
+        moved.extend(connectors.set_errors_aside(&place.path)?);
+        warnings.extend(moved.iter().map(|moved| {
+            let (from, to) = (moved.from.display(), moved.to.display());
+            format!("--fresh: {} file(s) of earlier runs were moved from '{from}' to '{to}'", moved.files)
+        }));
     }
+    let feeds = feeds(&plan.sources, &connectors, options, &saved)?;
     let mut references: Vec<Box<dyn ReferenceLoader>> = Vec::new();
     for reference in &plan.references {
         let files = connectors.reference(&reference.spec, &reference.connector)?;
         references.push(Box::new(Reloading { files, version: None }));
     }
-    let sinks = sink_tables(&plan.queries);
     let mut queries = Vec::new();
     for query in plan.queries {
         let sink = connectors.sink(&query.sink.spec, &query.sink.connector)?;
@@ -120,7 +131,6 @@ async fn connect(
             sink,
         });
     }
-    let place = errors_place(&plan.settings.errors_path, options.local.as_deref(), &name, &sinks);
     let errors = place.open(&connectors)?;
     let settings = &plan.settings;
     let limits = EpochLimits {
@@ -131,7 +141,7 @@ async fn connect(
     };
     let compute = Compute::new(options.threads);
     let job = Job {
-        tables,
+        feeds,
         slots: plan.tables,
         references,
         queries,
@@ -143,21 +153,27 @@ async fn connect(
         limits,
         ending: options.ending,
         saved,
+        log,
     };
-    Ok(Prepared { job, store, warnings: plan.warnings, name })
+    Ok(Prepared { job, store, warnings, name })
 }
 
-/// The state of the run before, and the number of this one.
-fn saved_state(options: &JobOptions, store: &StateStore) -> Result<(SavedJob, u64)> {
-    let generation = store.numbers()?.last().copied().unwrap_or(0) + 1;
+/// Where the run before has stopped.
+#[derive(Default)]
+struct SavedRun {
+    saved: SavedJob,
+    log: Option<JobLog>,
+}
+
+fn saved_run(options: &JobOptions, store: Option<&StateStore>) -> Result<SavedRun> {
+    let Some(store) = store else { return Ok(SavedRun::default()) };
+    let number = store.numbers()?.last().copied().unwrap_or(0);
     if options.fresh {
         store.clear()?;
-        return Ok((SavedJob::default(), generation));
     }
-    if let Some(saved) = store.latest()? {
-        return Ok((saved, generation));
-    }
-    if let Some(local) = &options.local
+    let saved = store.latest()?;
+    let has_log = store.has_log();
+    if let (None, false, false, Some(local)) = (&saved, has_log, options.fresh, &options.local)
         && !local.join("checkpoints").exists()
     {
         let results = ["dynamodb.sqlite", "sns", "s3"].iter().map(|n| local.join(n)).find(|p| p.exists());
@@ -166,7 +182,15 @@ fn saved_state(options: &JobOptions, store: &StateStore) -> Result<(SavedJob, u6
                 .hint("run with --fresh to read everything again and write over them, or use another folder"));
         }
     }
-    Ok((SavedJob::default(), generation))
+    let (log, entries) = store.open_log()?;
+    let started = |entry: &LogEntry| match entry {
+        LogEntry::Started { generation, .. } => Some(*generation),
+        _ => None,
+    };
+    // A run that was killed has saved nothing, but it has made files under its number.
+    let generation = entries.iter().filter_map(started).max().unwrap_or(0).max(number) + 1;
+    let log = JobLog { log: Box::new(log), entries, generation };
+    Ok(SavedRun { saved: saved.unwrap_or_default(), log: Some(log) })
 }
 
 pub(super) fn job_name(paths: &[PathBuf]) -> String {
@@ -218,62 +242,6 @@ pub(super) fn errors_place<'a>(
         (None, Some(local)) => plain(local.join("errors").to_string_lossy().into_owned()),
         (None, None) => sinks.iter().find_map(in_bucket).unwrap_or_else(|| plain("errors".to_owned())),
     }
-}
-
-fn table(source: &SourcePlan, connectors: &Connectors, options: &JobOptions) -> Result<TableSpecification> {
-    let reader = connectors.source(&source.spec, &source.connector)?;
-    let format = source.spec.option("format").or_else(|| source.spec.option("value.format")).map(str::to_owned);
-    let decoder: Option<DecoderFactory> = match format.as_deref() {
-        None | Some("parquet") => None,
-        Some(format) => {
-            let (format, spec) = (format.to_owned(), source.spec.clone());
-            let test = raw_test(source);
-            // Made once here, so that a wrong option is found before anything runs.
-            decoder(&format, &spec, test.as_ref())?;
-            Some(Arc::new(move || crate::formats::decoder(&format, &spec, test.as_ref())))
-        }
-    };
-    let default = match (options.ending, &options.local) {
-        (Ending::Run, None) => StartPosition::Latest,
-        _ => StartPosition::TrimHorizon,
-    };
-    let start = match options.from {
-        Some(from) => from,
-        None => connectors.start_position(&source.spec, &source.connector)?.unwrap_or(default),
-    };
-    // Files are read side by side; without a bound, one could run hours of event time ahead.
-    const FILE_DRIFT_MS: i64 = 60_000;
-    let drift = match source.connector.as_str() {
-        "filesystem" | "s3" => Some(FILE_DRIFT_MS),
-        _ => None,
-    };
-    Ok(TableSpecification {
-        table: source.table,
-        name: source.name.clone(),
-        stream: source.spec.option("stream").or_else(|| source.spec.option("path")).unwrap_or(&source.name).to_owned(),
-        source: reader,
-        decoder,
-        schema: Arc::clone(&source.schema),
-        physical: source.spec.schema.fields().len(),
-        metadata: source.metadata.clone(),
-        watermark: source.watermark.clone(),
-        idle_timeout_ms: source.idle_timeout_ms,
-        max_drift_ms: source.max_drift_ms.or(drift).filter(|_| source.watermark.is_some()),
-        start,
-    })
-}
-
-/// The raw-byte test, where time can be had without decoding.
-fn raw_test(source: &SourcePlan) -> Option<RawTest> {
-    let text = source.literal.clone()?;
-    let time_column = match &source.watermark {
-        None => None,
-        Some(WatermarkRule::Delay { column, .. }) if *column < source.spec.schema.fields().len() => {
-            Some(source.spec.schema.field(*column).name().clone())
-        }
-        Some(_) => return None,
-    };
-    Some(RawTest { text, time_column })
 }
 
 /// A reference table that is loaded again when its files change.

@@ -13,9 +13,9 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, UInt32Array};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int8Array, PrimitiveArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{concat_batches, interleave_record_batch, take_record_batch};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMillisecondType};
 use datafusion::arrow::row::{OwnedRow, RowConverter, Rows, SortField};
 use hashbrown::HashTable;
 
@@ -49,6 +49,8 @@ pub struct TimeToLive {
 struct Chunk {
     batch: RecordBatch,
     keys: Rows,
+    /// When each key was last seen, where there is a time-to-live.
+    seen: Option<PrimitiveArray<TimestampMillisecondType>>,
     dead: Vec<bool>,
     live: usize,
 }
@@ -111,8 +113,14 @@ impl RunningAggregate {
         let delta = concat_batches(self.parts.state_schema(), &partials)?;
         let keys = self.convert(&delta)?;
         let (mut found, mut fresh) = (Vec::new(), Vec::new());
+        let limit = self.limit();
         for row in 0..delta.num_rows() {
             match self.find(&keys, row) {
+                Some(place) if self.is_older(place, limit) => {
+                    // Not swept yet: when sweeping happens must not show.
+                    self.forget(place);
+                    fresh.push(row as u32);
+                }
                 Some(place) => found.push(place),
                 None => fresh.push(row as u32),
             }
@@ -157,16 +165,28 @@ impl RunningAggregate {
             return Ok(());
         }
         self.swept = self.watermark;
-        let limit = self.watermark.0.saturating_sub(ttl.ttl_ms);
+        let limit = self.limit();
         for number in 0..self.chunks.len() {
-            let seen = millis(self.chunks[number].batch.column(ttl.last_seen))?;
-            for row in 0..seen.len() {
-                if !self.chunks[number].dead[row] && seen.value(row) < limit {
-                    self.forget((number as u32, row as u32));
+            for row in 0..self.chunks[number].dead.len() {
+                let place = (number as u32, row as u32);
+                if !self.chunks[number].dead[row] && self.is_older(place, limit) {
+                    self.forget(place);
                 }
             }
         }
         self.tidy()
+    }
+
+    /// Keys that were last seen before this time, in milliseconds, are forgotten.
+    fn limit(&self) -> Option<i64> {
+        let ttl = self.ttl?;
+        let is_time = self.watermark != Watermark::MIN && self.watermark != Watermark::MAX;
+        is_time.then(|| self.watermark.0.saturating_sub(ttl.ttl_ms))
+    }
+
+    fn is_older(&self, (chunk, row): Place, limit: Option<i64>) -> bool {
+        let seen = &self.chunks[chunk as usize].seen;
+        limit.zip(seen.as_ref()).is_some_and(|(limit, seen)| seen.value(row as usize) < limit)
     }
 
     fn forget(&mut self, place: Place) {
@@ -220,7 +240,8 @@ impl RunningAggregate {
         let number = self.chunks.len() as u32;
         let rows = batch.num_rows();
         let keyless = self.parts.key_columns() == 0;
-        self.chunks.push(Chunk { batch, keys, dead: vec![false; rows], live: rows });
+        let seen = self.ttl.map(|ttl| millis(batch.column(ttl.last_seen))).transpose()?;
+        self.chunks.push(Chunk { batch, keys, seen, dead: vec![false; rows], live: rows });
         let (chunks, hasher) = (&self.chunks, &self.hasher);
         let hash_of = |(chunk, row): Place| {
             if keyless { 0 } else { hasher.hash_one(chunks[chunk as usize].keys.row(row as usize).data()) }

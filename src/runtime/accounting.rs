@@ -13,6 +13,8 @@ use crate::contracts::{Error, Result};
 pub struct TableCounts {
     /// Name in SQL.
     pub name: String,
+    /// The table whose reader it shares: its records are the same ones.
+    pub read_with: Option<String>,
     /// Records read.
     pub records: u64,
     /// Bytes of those records.
@@ -61,9 +63,9 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Records of all tables.
+    /// Records read; those that several tables see count once.
     pub fn records(&self) -> u64 {
-        self.tables.iter().map(|t| t.records).sum()
+        self.tables.iter().filter(|t| t.read_with.is_none()).map(|t| t.records).sum()
     }
 
     /// Checks that every record is accounted for.

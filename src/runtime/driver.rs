@@ -5,41 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
-use datafusion::arrow::datatypes::Int64Type;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::accounting::TableCounts;
-use super::reader::{Brake, Event, Piece, ReaderTask};
+use super::epoch::{Epoch, EpochLimits, with_floor};
+use super::feed::{Feed, FeedSpecification};
+use super::reader::{Brake, Event, Piece, Quotas, ReaderTask, TableMaker};
 use super::rows::RowMaker;
-use super::splits::{SplitState, Status, TableSplits};
-use super::worker::{Ending, TableSpecification};
-use crate::contracts::{Boundedness, Clock, RawChunk, RejectedRecord, Result, Split, StartPosition, Watermark};
-use crate::operators::{Compute, WATERMARK_COLUMN};
+use super::shared_decode::FeedDecoder;
+use super::splits::{SplitState, Status, Unlogged};
+use super::worker::Ending;
+use crate::contracts::{Boundedness, Clock, EpochCut, Opened, OpenedAt, Position, Result, Split, StartPosition};
+use crate::operators::Compute;
 use crate::state::{SavedSplit, SavedTable};
-
-/// When an epoch closes.
-#[derive(Debug, Clone, Copy)]
-pub struct EpochLimits {
-    /// Longest time that it stays open.
-    pub interval: Duration,
-    /// Rows at which it closes before its time.
-    pub rows: usize,
-}
-
-/// The input of one epoch.
-#[derive(Debug, Default)]
-pub(crate) struct Epoch {
-    pub(crate) rows: Vec<Vec<RecordBatch>>,
-    pub(crate) watermarks: Vec<Watermark>,
-    pub(crate) rejects: Vec<RejectedRecord>,
-    /// Records by the number in the origin column, with the table's index among specifications.
-    pub(crate) raw: BTreeMap<u32, (usize, RawChunk)>,
-    /// No more will come.
-    pub(crate) last: bool,
-    pub(crate) total_rows: usize,
-}
 
 /// Pieces that may lie decoded between readers and driver. With pieces of some 5,000 records that is
 /// about one epoch: the next one is decoded while this one is computed.
@@ -48,55 +27,49 @@ const PIECES_WAITING: usize = 24;
 const DISCOVERY_MS: i64 = 1_000;
 
 pub(crate) struct Driver {
-    specifications: Vec<TableSpecification>,
-    tables: Vec<TableSplits>,
-    pub(crate) counts: Vec<TableCounts>,
+    pub(super) feeds: Vec<Feed>,
     slots: usize,
-    events: mpsc::Receiver<Event>,
+    pub(super) events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     readers: Vec<JoinHandle<()>>,
     pieces: Arc<AtomicU32>,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     compute: Compute,
     limits: EpochLimits,
     ending: Ending,
-    saved: BTreeMap<String, SavedTable>,
-    waiting: Vec<VecDeque<Split>>,
     discovered_ms: i64,
-    /// Pieces that came while the driver waited for another reason.
     first_epoch: bool,
     /// When the last epoch was cut.
     cut: Option<Duration>,
+    /// Epochs that an earlier run has cut and that are to be cut again.
+    pub(super) replay: VecDeque<EpochCut>,
+}
+
+/// How a split is opened.
+pub(super) struct Opening {
+    pub(super) position: Option<Position>,
+    pub(super) start: StartPosition,
+    pub(super) watermarks: Vec<i64>,
+    pub(super) finished: bool,
 }
 
 impl Driver {
     pub(crate) fn new(
-        specifications: Vec<TableSpecification>,
+        feeds: Vec<FeedSpecification>,
         slots: usize,
         clock: Arc<dyn Clock>,
         compute: Compute,
         limits: EpochLimits,
         ending: Ending,
-        saved: BTreeMap<String, SavedTable>,
+        mut saved: BTreeMap<String, SavedTable>,
     ) -> Self {
         let (sender, events) = mpsc::channel(PIECES_WAITING);
-        let tables = specifications
-            .iter()
-            .map(|s| {
-                let mut table = TableSplits::new(s.watermark.is_some(), s.idle_timeout_ms, s.max_drift_ms);
-                if let Some(saved) = saved.get(&s.name) {
-                    table.floor = saved.floor;
-                }
-                table
-            })
-            .collect();
-        let counts =
-            specifications.iter().map(|s| TableCounts { name: s.name.clone(), ..TableCounts::default() }).collect();
-        let waiting = specifications.iter().map(|_| VecDeque::new()).collect();
+        let mut feed = |specification: FeedSpecification| {
+            let saved = specification.tables.iter().map(|table| saved.remove(&table.name)).collect();
+            Feed::new(specification, saved)
+        };
         Self {
-            specifications,
-            tables,
-            counts,
+            feeds: feeds.into_iter().map(&mut feed).collect(),
             slots,
             events,
             sender,
@@ -106,126 +79,157 @@ impl Driver {
             compute,
             limits,
             ending,
-            saved,
-            waiting,
             discovered_ms: i64::MIN,
             first_epoch: true,
             cut: None,
+            replay: VecDeque::new(),
         }
     }
 
-    /// Tells the sources how they are going to be read, and starts their first splits.
-    pub(crate) async fn begin(&mut self) -> Result<()> {
-        for index in 0..self.specifications.len() {
-            let specification = &self.specifications[index];
-            let progress = self.saved.get(&specification.name).map(SavedTable::progress);
+    /// Tells the sources how they are going to be read, and starts their first splits: those of the log when there are
+    /// epochs to `replay`, else all.
+    pub(crate) async fn begin(&mut self, replay: VecDeque<EpochCut>) -> Result<()> {
+        for feed in &self.feeds {
+            let specification = &feed.specification;
+            // All tables of a feed stand at the same positions.
+            let progress = feed.saved.iter().flatten().next().map(SavedTable::progress);
             let began = specification.source.begin(specification.start, progress.as_ref()).await;
-            began.map_err(|e| e.context(format!("table '{}'", specification.name)))?;
+            began.map_err(|e| e.context(format!("table '{}'", feed.name())))?;
         }
-        self.discover().await
+        self.replay = replay;
+        if self.replay.is_empty() { self.discover().await } else { Ok(()) }
     }
 
     /// Looks for splits that are not read yet, and starts those whose parents have ended.
-    async fn discover(&mut self) -> Result<()> {
+    pub(super) async fn discover(&mut self) -> Result<()> {
         self.discovered_ms = self.clock.now_ms();
-        for index in 0..self.specifications.len() {
-            self.discover_table(index).await?;
+        for index in 0..self.feeds.len() {
+            self.discover_feed(index).await?;
         }
         Ok(())
     }
 
-    async fn discover_table(&mut self, index: usize) -> Result<()> {
-        let splits = self.specifications[index].source.splits().await?;
-        self.tables[index].listed = splits.iter().map(|split| split.id.clone()).collect();
+    async fn discover_feed(&mut self, index: usize) -> Result<()> {
+        let feed = &mut self.feeds[index];
+        let splits = feed.specification.source.splits().await?;
+        feed.splits.listed = splits.iter().map(|split| split.id.clone()).collect();
         for split in splits {
-            let known = self.tables[index].by_id.contains_key(&split.id);
-            if !known && !self.waiting[index].iter().any(|w| w.id == split.id) {
-                self.waiting[index].push_back(split);
+            let known = feed.splits.by_id.contains_key(&split.id);
+            if !known && !feed.waiting.iter().any(|w| w.id == split.id) {
+                feed.waiting.push_back(split);
             }
         }
         self.start_waiting(index).await
     }
 
     async fn start_waiting(&mut self, index: usize) -> Result<()> {
-        for _ in 0..self.waiting[index].len() {
-            let Some(split) = self.waiting[index].pop_front() else { break };
-            let table = &self.tables[index];
-            let ready = split
-                .parents
-                .iter()
-                .all(|parent| table.by_id.get(parent).is_none_or(|at| table.splits[*at].status == Status::Finished));
-            if ready {
+        for _ in 0..self.feeds[index].waiting.len() {
+            let Some(split) = self.feeds[index].waiting.pop_front() else { break };
+            if self.feeds[index].is_ready(&split) {
                 self.start(index, split).await?;
             } else {
-                self.waiting[index].push_back(split);
+                self.feeds[index].waiting.push_back(split);
             }
         }
         Ok(())
     }
 
     async fn start(&mut self, index: usize, split: Split) -> Result<()> {
-        let specification = &self.specifications[index];
-        let saved = self.saved.get(&specification.name).and_then(|t| t.splits.get(split.id.0.as_ref())).cloned();
-        let table = &mut self.tables[index];
-        let parents = split.parents.iter().filter_map(|p| table.by_id.get(p)).map(|at| table.splits[*at].watermark);
-        // Windows that have fired do not open again for a split that appears later.
-        let inherited = parents.max().unwrap_or(i64::MIN).max(table.reported.0).max(table.floor);
-        let (position, watermark, finished) = match &saved {
-            Some(saved) => (saved.position(), saved.watermark_ms, saved.finished),
-            None => (None, inherited, false),
-        };
-        let brake = Arc::new(Brake::default());
-        let number = table.splits.len();
-        table.by_id.insert(split.id.clone(), number);
-        table.splits.push(SplitState {
-            id: split.id.clone(),
-            status: if finished { Status::Finished } else { Status::Reading },
-            watermark,
-            position: position.clone(),
-            data_ms: self.clock.now_ms(),
-            brake: Arc::clone(&brake),
-            behind_ms: None,
-            really_finished: finished,
-        });
-        if finished {
-            return Ok(());
-        }
+        let feed = &self.feeds[index];
+        let saved = feed.saved.iter().flatten().find_map(|table| table.splits.get(split.id.0.as_ref()));
+        let (position, finished) = saved.map_or((None, false), |saved| (saved.position(), saved.finished));
         // A split that appears while the job runs, or has appeared since an earlier run, is read from its beginning:
         // nothing may be skipped. So are children of splits that have been read here.
-        let goes_on = self.saved.contains_key(&specification.name);
-        let follows = split.parents.iter().any(|parent| self.tables[index].by_id.contains_key(parent));
-        let start =
-            if self.first_epoch && !goes_on && !follows { specification.start } else { StartPosition::TrimHorizon };
-        let reader = specification.source.open(&split, position.as_ref(), start).await?;
-        let task = ReaderTask {
-            table: index,
-            table_name: specification.name.as_str().into(),
-            split: number,
-            reader,
-            decoder: specification.decoder.as_ref().map(|make| make()).transpose()?,
-            maker: RowMaker {
-                schema: Arc::clone(&specification.schema),
-                stream: specification.stream.as_str().into(),
-                physical: specification.physical,
-                metadata: specification.metadata.clone(),
-                constants: specification.source.split_columns(&split)?,
-                rule: specification.watermark.clone(),
-                watermark,
-                compute: self.compute.clone(),
-            },
-            events: self.sender.clone(),
-            brake,
-            pieces: Arc::clone(&self.pieces),
-            max_records: self.limits.rows,
-            ends_when_caught_up: self.ending != Ending::Run,
+        let follows = split.parents.iter().any(|parent| feed.splits.by_id.contains_key(parent));
+        let asked = self.first_epoch && !feed.goes_on() && !follows;
+        let start = if asked { feed.specification.start } else { StartPosition::TrimHorizon };
+        let watermarks = feed.first_watermarks(&split);
+        self.open(index, &split, Opening { position, start, watermarks, finished }, None).await
+    }
+
+    /// Opens a split. With `quota`, its reader gives as many records as it is told.
+    pub(super) async fn open(
+        &mut self,
+        index: usize,
+        split: &Split,
+        opening: Opening,
+        quota: Option<(mpsc::Sender<u64>, mpsc::Receiver<u64>)>,
+    ) -> Result<()> {
+        let Opening { mut position, start, watermarks, finished } = opening;
+        let feed = &mut self.feeds[index];
+        let (quota, quotas) = quota.unzip();
+        let number = feed.splits.list.len();
+        let brake = Arc::new(Brake::default());
+        if !finished {
+            let reader = feed.specification.source.open(split, position.as_ref(), start).await?;
+            // A start at the newest record is resolved now, and kept even if the run ends before the first answer.
+            position = position.or_else(|| reader.position());
+            let constants = feed.specification.source.split_columns(split)?;
+            let table = |(table, watermark): (&super::feed::TableSpecification, &i64)| TableMaker {
+                name: table.name.as_str().into(),
+                maker: RowMaker {
+                    schema: Arc::clone(&table.schema),
+                    stream: feed.specification.stream.as_str().into(),
+                    physical: table.physical,
+                    metadata: table.metadata.clone(),
+                    constants: constants.clone(),
+                    rule: table.watermark.clone(),
+                    watermark: *watermark,
+                    compute: self.compute.clone(),
+                },
+            };
+            let task = ReaderTask {
+                feed: index,
+                split: number,
+                reader,
+                decoder: FeedDecoder::try_new(&feed.specification)?,
+                tables: feed.specification.tables.iter().zip(&watermarks).map(table).collect(),
+                events: self.sender.clone(),
+                brake: Arc::clone(&brake),
+                pieces: Arc::clone(&self.pieces),
+                max_records: self.limits.rows,
+                ends_when_caught_up: self.ending != Ending::Run,
+                quotas: Quotas::new(quotas),
+            };
+            self.readers.push(tokio::spawn(task.run()));
+        }
+        let at = match (&position, start) {
+            (Some(position), _) => OpenedAt::After(position.to_string()),
+            (None, StartPosition::TrimHorizon) => OpenedAt::TrimHorizon,
+            (None, StartPosition::AtTimestamp(ms)) => OpenedAt::AtTimestamp(ms),
+            (None, StartPosition::Latest) => OpenedAt::Latest,
         };
-        self.readers.push(tokio::spawn(task.run()));
+        feed.splits.by_id.insert(split.id.clone(), number);
+        for (time, watermark) in feed.times.iter_mut().zip(&watermarks) {
+            time.watermarks.push(*watermark);
+        }
+        feed.splits.list.push(SplitState {
+            id: split.id.clone(),
+            status: if finished { Status::Finished } else { Status::Reading },
+            position,
+            data_ms: self.clock.now_ms(),
+            brake,
+            behind_ms: None,
+            really_finished: finished,
+            unlogged: Unlogged { opened: Some(Opened { at, watermarks, finished }), ..Unlogged::default() },
+            quota,
+        });
         Ok(())
     }
 
     /// Gathers the next epoch. Returns early, with what there is, when `stop` turns true.
     pub(crate) async fn next(&mut self, stop: &mut tokio::sync::watch::Receiver<bool>) -> Result<Epoch> {
-        let mut epoch = Epoch { rows: vec![Vec::new(); self.slots], ..Epoch::default() };
+        let mut epoch = Epoch::new(self.slots);
+        if !self.replay.is_empty() && *stop.borrow() {
+            epoch.last = true;
+            return Ok(epoch);
+        }
+        if let Some(cut) = self.replay.pop_front() {
+            self.gather_logged(&mut epoch, &cut).await?;
+            self.first_epoch = false;
+            epoch.logged = Some(cut);
+            return Ok(epoch);
+        }
         let clock = Arc::clone(&self.clock);
         let timer = clock.sleep(self.time_left());
         tokio::pin!(timer);
@@ -242,7 +246,7 @@ impl Driver {
                 break;
             }
             // The first results should be seen soon, not after a whole interval.
-            if self.first_epoch && epoch.total_rows > 0 && self.tables.iter().all(TableSplits::all_caught_up) {
+            if self.first_epoch && epoch.total_rows > 0 && self.feeds.iter().all(|feed| feed.splits.all_caught_up()) {
                 break;
             }
             tokio::select! {
@@ -261,20 +265,37 @@ impl Driver {
         if !epoch.last && self.ending == Ending::Run && now - self.discovered_ms >= DISCOVERY_MS {
             self.discover().await?;
         }
-        epoch.watermarks = vec![Watermark::MIN; self.slots];
-        for (index, specification) in self.specifications.iter().enumerate() {
-            let table = &mut self.tables[index];
-            let floor = table.floor;
-            let watermark = table.advance(now);
-            table.apply_brakes();
-            epoch.watermarks[specification.table] = watermark;
-            if floor > i64::MIN {
-                for batch in &mut epoch.rows[specification.table] {
-                    *batch = with_floor(batch, floor)?;
-                }
+        epoch.floors = self.floors();
+        for feed in &mut self.feeds {
+            for time in &mut feed.times {
+                time.advance(&feed.splits.list, now);
             }
         }
+        self.close(&mut epoch)?;
         Ok(epoch)
+    }
+
+    /// Up to where windows have fired, by feed and table.
+    pub(super) fn floors(&self) -> Vec<Vec<i64>> {
+        self.feeds.iter().map(|feed| feed.times.iter().map(|time| time.floor).collect()).collect()
+    }
+
+    /// Puts the gathered rows in order, now that event time is known.
+    pub(super) fn close(&self, epoch: &mut Epoch) -> Result<()> {
+        let mut gathered = std::mem::take(&mut epoch.gathered);
+        gathered.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        for (feed, _, table, batch) in gathered {
+            let slot = self.feeds[feed].specification.tables[table].table;
+            let floor = epoch.floors[feed][table];
+            epoch.rows[slot].push(if floor > i64::MIN { with_floor(&batch, floor)? } else { batch });
+        }
+        for feed in &self.feeds {
+            feed.splits.apply_brakes(&feed.times);
+            for (table, time) in feed.specification.tables.iter().zip(&feed.times) {
+                epoch.watermarks[table.table] = time.reported;
+            }
+        }
+        Ok(())
     }
 
     /// How long the next epoch stays open. A live job counts from cut to cut, so that computing an epoch does not make
@@ -291,37 +312,39 @@ impl Driver {
 
     /// Whether everything has been read, and nothing else can come.
     fn is_done(&self) -> bool {
-        let ended = self.tables.iter().all(TableSplits::all_finished);
-        let bounded = self.specifications.iter().all(|s| s.source.boundedness() == Boundedness::Bounded);
-        ended && self.waiting.iter().all(VecDeque::is_empty) && (bounded || self.ending != Ending::Run)
+        let ended = self.feeds.iter().all(|feed| feed.splits.all_finished() && feed.waiting.is_empty());
+        let bounded = |feed: &Feed| feed.specification.source.boundedness() == Boundedness::Bounded;
+        ended && (self.ending != Ending::Run || self.feeds.iter().all(bounded))
     }
 
-    async fn take(&mut self, event: Event, epoch: &mut Epoch) -> Result<()> {
+    pub(super) async fn take(&mut self, event: Event, epoch: &mut Epoch) -> Result<()> {
         match event {
             Event::Piece(piece) => self.take_piece(*piece, epoch),
-            Event::CaughtUp { table, split, position } => {
-                let state = &mut self.tables[table].splits[split];
+            Event::CaughtUp { feed, split, position } => {
+                let feed = &mut self.feeds[feed];
+                let state = &mut feed.splits.list[split];
                 if state.status == Status::Reading {
                     state.status = Status::CaughtUp;
                 }
                 state.behind_ms = Some(0);
                 state.position = position.or(state.position.take());
-                self.tables[table].apply_brakes();
+                feed.splits.apply_brakes(&feed.times);
             }
-            Event::Finished { table, split, really, position } => {
+            Event::Finished { feed: index, split, really, position } => {
                 // A drained stream ends here, as far as its windows are concerned.
                 let ended = really || self.ending != Ending::Once;
-                let state = &mut self.tables[table].splits[split];
+                let feed = &mut self.feeds[index];
+                let state = &mut feed.splits.list[split];
                 state.status = if ended { Status::Finished } else { Status::Paused };
                 state.really_finished = really;
                 state.behind_ms = Some(0);
                 state.position = position.or(state.position.take());
-                self.tables[table].apply_brakes();
-                if really && self.specifications[table].source.boundedness() == Boundedness::Unbounded {
+                feed.splits.apply_brakes(&feed.times);
+                if really && feed.specification.source.boundedness() == Boundedness::Unbounded {
                     // What takes its place (the children of a shard that was split) is read without delay.
-                    self.discover_table(table).await?;
+                    self.discover_feed(index).await?;
                 } else {
-                    self.start_waiting(table).await?;
+                    self.start_waiting(index).await?;
                 }
             }
             Event::Failed(error) => return Err(error),
@@ -329,41 +352,50 @@ impl Driver {
         Ok(())
     }
 
-    fn take_piece(&mut self, piece: Piece, epoch: &mut Epoch) {
-        let counts = &mut self.counts[piece.table];
-        counts.records += piece.records;
-        counts.bytes += piece.bytes;
-        counts.decoded += piece.decoded;
-        counts.skipped += piece.skipped;
-        for reject in &piece.rejects {
-            *counts.rejected.entry(reject.reason.to_string()).or_default() += 1;
-        }
-        let table = &mut self.tables[piece.table];
-        let state = &mut table.splits[piece.split];
+    pub(super) fn take_piece(&mut self, piece: Piece, epoch: &mut Epoch) {
+        let feed = &mut self.feeds[piece.feed];
+        let state = &mut feed.splits.list[piece.split];
         state.status = Status::Reading;
-        state.watermark = piece.watermark;
+        state.unlogged.records += piece.records;
+        state.unlogged.after = Some(piece.position.clone());
         state.position = Some(piece.position);
         state.behind_ms = piece.behind_ms;
         state.data_ms = self.clock.now_ms();
-        table.apply_brakes();
-        epoch.rejects.extend(piece.rejects);
-        epoch.total_rows += piece.records as usize;
-        if piece.batch.num_rows() > 0 {
-            epoch.rows[self.specifications[piece.table].table].push(piece.batch);
+        for (table, part) in piece.parts.into_iter().enumerate() {
+            let counts = &mut feed.counts[table];
+            counts.records += piece.records;
+            counts.bytes += piece.bytes;
+            counts.decoded += part.decoded;
+            counts.skipped += part.skipped;
+            for reject in &part.rejects {
+                *counts.rejected.entry(reject.reason.to_string()).or_default() += 1;
+            }
+            feed.times[table].watermarks[piece.split] = part.watermark;
+            epoch.rejects.extend(part.rejects);
+            if part.batch.num_rows() > 0 {
+                epoch.gathered.push((piece.feed, state.id.clone(), table, part.batch));
+            }
         }
+        feed.splits.apply_brakes(&feed.times);
+        epoch.total_rows += piece.records as usize;
         if let Some(raw) = piece.raw {
-            epoch.raw.insert(piece.number, (piece.table, raw));
+            epoch.raw.insert(piece.number, (piece.feed, raw));
         }
     }
 
     /// How far the split furthest behind is behind the newest record, in milliseconds, where sources say so.
     pub(crate) fn behind_ms(&self) -> Option<u64> {
-        self.tables.iter().flat_map(|t| &t.splits).filter_map(|s| s.behind_ms).max()
+        self.feeds.iter().flat_map(|feed| &feed.splits.list).filter_map(|s| s.behind_ms).max()
     }
 
-    /// Name and stream of a table, by its index among specifications.
-    pub(crate) fn stream(&self, index: usize) -> &str {
-        &self.specifications[index].stream
+    /// What people call the source of a feed.
+    pub(crate) fn stream(&self, feed: usize) -> &str {
+        &self.feeds[feed].specification.stream
+    }
+
+    /// Counts of each table.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = &TableCounts> {
+        self.feeds.iter().flat_map(|feed| &feed.counts)
     }
 
     /// Stops reading and says where reading stands. `closed` is the end of the last window that a
@@ -373,34 +405,26 @@ impl Driver {
             reader.abort();
         }
         let mut saved = BTreeMap::new();
-        for (specification, table) in self.specifications.iter().zip(&self.tables) {
-            let split = |s: &SplitState| {
-                // A split that ended only because the run did goes on in the next one.
-                let bounded = specification.source.boundedness() == Boundedness::Bounded;
-                let finished = s.status == Status::Finished && (bounded || s.really_finished);
-                let after_exclusive = s.position.as_ref().map(ToString::to_string);
-                (s.id.0.to_string(), SavedSplit { after_exclusive, watermark_ms: s.watermark, finished })
-            };
-            // A drained run says what it has closed; any other has closed what its watermark passed.
-            let fired = if drained { i64::MIN } else { table.reported.0 };
-            let floor = table.floor.max(closed.unwrap_or(i64::MIN)).max(fired);
-            // A split that has ended and that the source no longer names will never be asked for again.
-            let kept = table.splits.iter().filter(|s| !s.really_finished || table.listed.contains(&s.id));
-            let splits = kept.map(split).collect();
-            let source = specification.source.snapshot();
-            saved.insert(specification.name.clone(), SavedTable { splits, floor, source });
+        for feed in &self.feeds {
+            let source = &feed.specification.source;
+            for (table, time) in feed.specification.tables.iter().zip(&feed.times) {
+                let split = |(s, watermark): (&SplitState, &i64)| {
+                    // A split that ended only because the run did goes on in the next one.
+                    let bounded = source.boundedness() == Boundedness::Bounded;
+                    let finished = s.status == Status::Finished && (bounded || s.really_finished);
+                    let after_exclusive = s.position.as_ref().map(ToString::to_string);
+                    (s.id.0.to_string(), SavedSplit { after_exclusive, watermark_ms: *watermark, finished })
+                };
+                // A drained run says what it has closed; any other has closed what its watermark passed.
+                let fired = if drained { i64::MIN } else { time.reported.0 };
+                let floor = time.floor.max(closed.unwrap_or(i64::MIN)).max(fired);
+                // A split that has ended and that the source no longer names will never be asked for again.
+                let is_kept = |s: &SplitState| !s.really_finished || feed.splits.listed.contains(&s.id);
+                let kept = feed.splits.list.iter().zip(&time.watermarks).filter(|(s, _)| is_kept(s));
+                let splits = kept.map(split).collect();
+                saved.insert(table.name.clone(), SavedTable { splits, floor, source: source.snapshot() });
+            }
         }
         saved
     }
-}
-
-/// The watermark column raised to `floor`.
-fn with_floor(batch: &RecordBatch, floor: i64) -> Result<RecordBatch> {
-    let Ok(index) = batch.schema_ref().index_of(WATERMARK_COLUMN) else { return Ok(batch.clone()) };
-    let raised: Int64Array = batch.column(index).as_primitive::<Int64Type>().unary(|ms| ms.max(floor));
-    let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
-    debug_assert_eq!(raised.len(), batch.num_rows());
-    columns[index] = Arc::new(raised);
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
 }

@@ -6,6 +6,7 @@
 //!  split reader ─┘  bounded    one at a time └─ query 3 ─► writer 3 ─► sink
 //! ```
 //!
+//! Tables that name the same stream are one feed: each split is read, and decoded where columns agree, once.
 //! Readers decode while queries run, and writers flush epoch N while N+1 is computed. Every arrow is a
 //! bounded channel, so a slow sink slows the reading down. Between two epochs nothing moves in the
 //! queries: that is where state can be saved.
@@ -15,14 +16,24 @@
 
 mod accounting;
 mod driver;
+mod epoch;
+mod feed;
+mod read_all;
 mod reader;
+mod repeat;
+mod replay;
 mod rows;
+mod shared_decode;
 mod splits;
 mod worker;
 mod writer;
 
 pub use accounting::{QueryCounts, Summary, TableCounts};
-pub use driver::EpochLimits;
+pub use epoch::EpochLimits;
+pub use feed::{DecoderFactory, FeedSpecification, TableSpecification};
+pub use read_all::{AllRows, read_all};
+pub use repeat::JobLog;
 pub use rows::WatermarkRule;
-pub use worker::{DecoderFactory, Ending, Job, Progress, QuerySpec, ReferenceLoader, TableSpecification, Worker};
-pub(crate) use writer::{Order, run_errors, run_writer};
+pub use shared_decode::union_of;
+pub use worker::{Ending, Job, Progress, QuerySpec, ReferenceLoader, Worker};
+pub(crate) use writer::{Order, WriterLog, run_errors, run_writer};

@@ -7,30 +7,37 @@ use datafusion::arrow::array::RecordBatch;
 use tokio::sync::{Notify, mpsc};
 
 use super::rows::{Provenance, RowMaker};
+use super::shared_decode::FeedDecoder;
 use crate::contracts::{
-    Decoded, Decoder, Error, Fetch, Position, RawChunk, Reject, RejectReason, RejectedRecord, Result, RowChunk,
-    SplitReader,
+    Error, Fetch, Position, RawChunk, Reject, RejectReason, RejectedRecord, Result, RowChunk, SkippedTime, SplitReader,
 };
 
-/// Rows of one split that belong together: all of them, and the position after them.
+/// Records of one split that belong together: all of them, and the position after them.
 #[derive(Debug)]
 pub(crate) struct Piece {
-    pub(crate) table: usize,
+    pub(crate) feed: usize,
     pub(crate) split: usize,
     /// Upper half of the origin column.
     pub(crate) number: u32,
-    pub(crate) batch: RecordBatch,
-    /// The split's watermark after these rows, in milliseconds.
-    pub(crate) watermark: i64,
     pub(crate) position: Position,
     pub(crate) records: u64,
     pub(crate) bytes: u64,
-    pub(crate) decoded: u64,
-    pub(crate) skipped: u64,
-    pub(crate) rejects: Vec<RejectedRecord>,
     pub(crate) raw: Option<RawChunk>,
     /// How far behind the newest record the split was, in milliseconds, where the source says so.
     pub(crate) behind_ms: Option<u64>,
+    /// What each table of the feed makes of them.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// A piece as one table sees it.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) batch: RecordBatch,
+    /// The split's watermark after these rows, in milliseconds.
+    pub(crate) watermark: i64,
+    pub(crate) decoded: u64,
+    pub(crate) skipped: u64,
+    pub(crate) rejects: Vec<RejectedRecord>,
 }
 
 /// What a reader tells the driver.
@@ -38,14 +45,14 @@ pub(crate) struct Piece {
 pub(crate) enum Event {
     Piece(Box<Piece>),
     CaughtUp {
-        table: usize,
+        feed: usize,
         split: usize,
         /// Where reading stands, where the source knows it without a record.
         position: Option<Position>,
     },
     /// The split has ended, or (not `really`) it is caught up and the run ends there.
     Finished {
-        table: usize,
+        feed: usize,
         split: usize,
         really: bool,
         position: Option<Position>,
@@ -67,6 +74,11 @@ impl Brake {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
     async fn wait(&self) {
         loop {
             let released = self.released.notified();
@@ -78,14 +90,19 @@ impl Brake {
     }
 }
 
+/// A table of the feed, as a reader fills it.
+pub(crate) struct TableMaker {
+    pub(crate) name: Arc<str>,
+    pub(crate) maker: RowMaker,
+}
+
 /// A reader at work.
 pub(crate) struct ReaderTask {
-    pub(crate) table: usize,
-    pub(crate) table_name: Arc<str>,
+    pub(crate) feed: usize,
     pub(crate) split: usize,
     pub(crate) reader: Box<dyn SplitReader>,
-    pub(crate) decoder: Option<Box<dyn Decoder>>,
-    pub(crate) maker: RowMaker,
+    pub(crate) decoder: FeedDecoder,
+    pub(crate) tables: Vec<TableMaker>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) brake: Arc<Brake>,
     pub(crate) pieces: Arc<AtomicU32>,
@@ -93,6 +110,43 @@ pub(crate) struct ReaderTask {
     pub(crate) max_records: usize,
     /// Whether the split ends when it has been read up to now.
     pub(crate) ends_when_caught_up: bool,
+    pub(crate) quotas: Quotas,
+}
+
+/// How many records a reader may give. While logged epochs are cut again, each has its number; then all.
+pub(crate) struct Quotas {
+    more: Option<mpsc::Receiver<u64>>,
+    left: u64,
+}
+
+/// Answers in a row that there is nothing more, after which logged records count as gone.
+const PATIENCE: u32 = 100;
+
+impl Quotas {
+    /// Numbers come through `more`; when it closes, there is no bound any more.
+    pub(crate) fn new(more: Option<mpsc::Receiver<u64>>) -> Self {
+        Self { more, left: 0 }
+    }
+
+    /// Waits until a record may be given, and says how many.
+    async fn allowed(&mut self) -> usize {
+        while self.left == 0 {
+            let Some(more) = &mut self.more else { return usize::MAX };
+            match more.recv().await {
+                Some(records) => self.left = records,
+                None => self.more = None,
+            }
+        }
+        if self.more.is_none() { usize::MAX } else { usize::try_from(self.left).unwrap_or(usize::MAX) }
+    }
+
+    fn used(&mut self, records: usize) {
+        self.left = self.left.saturating_sub(records as u64);
+    }
+
+    fn replaying(&self) -> bool {
+        self.more.is_some()
+    }
 }
 
 impl ReaderTask {
@@ -105,16 +159,30 @@ impl ReaderTask {
     }
 
     async fn read(&mut self) -> Result<()> {
-        let (table, split) = (self.table, self.split);
+        let (feed, split) = (self.feed, self.split);
+        let mut nothing = 0;
         loop {
             self.brake.wait().await;
-            let event = match self.reader.next().await? {
+            self.quotas.allowed().await;
+            let fetched = self.reader.next().await?;
+            let is_records = matches!(fetched, Fetch::Records(_) | Fetch::Rows(_));
+            if self.quotas.replaying() && !is_records {
+                nothing += 1;
+                if nothing > PATIENCE || matches!(fetched, Fetch::Finished) {
+                    return Err(gone());
+                }
+                continue;
+            }
+            nothing = 0;
+            let event = match fetched {
                 Fetch::Records(chunk) => {
                     let mut from = 0;
                     while from < chunk.len() {
-                        let until = (from + self.max_records).min(chunk.len());
+                        let most = self.quotas.allowed().await.min(self.max_records);
+                        let until = from.saturating_add(most).min(chunk.len());
                         let part = if until - from == chunk.len() { chunk.clone() } else { chunk.slice(from..until) };
                         let piece = self.decode(part).await?;
+                        self.quotas.used(until - from);
                         if self.events.send(Event::Piece(Box::new(piece))).await.is_err() {
                             return Ok(());
                         }
@@ -126,8 +194,10 @@ impl ReaderTask {
                     let rows = chunk.batch.num_rows();
                     let mut from = 0;
                     while from < rows {
-                        let until = (from + self.max_records).min(rows);
+                        let most = self.quotas.allowed().await.min(self.max_records);
+                        let until = from.saturating_add(most).min(rows);
                         let piece = self.typed(chunk.slice(from..until)).await?;
+                        self.quotas.used(until - from);
                         if self.events.send(Event::Piece(Box::new(piece))).await.is_err() {
                             return Ok(());
                         }
@@ -136,10 +206,10 @@ impl ReaderTask {
                     continue;
                 }
                 Fetch::CaughtUp if self.ends_when_caught_up => {
-                    Event::Finished { table, split, really: false, position: self.reader.position() }
+                    Event::Finished { feed, split, really: false, position: self.reader.position() }
                 }
-                Fetch::CaughtUp => Event::CaughtUp { table, split, position: self.reader.position() },
-                Fetch::Finished => Event::Finished { table, split, really: true, position: None },
+                Fetch::CaughtUp => Event::CaughtUp { feed, split, position: self.reader.position() },
+                Fetch::Finished => Event::Finished { feed, split, really: true, position: None },
             };
             let finished = matches!(event, Event::Finished { .. });
             if self.events.send(event).await.is_err() || finished {
@@ -149,44 +219,42 @@ impl ReaderTask {
     }
 
     async fn decode(&mut self, chunk: RawChunk) -> Result<Piece> {
-        let Some(decoder) = &mut self.decoder else {
-            return Err(Error::internal("raw records from a source that was planned as typed"));
-        };
-        let decoded: Decoded = decoder.decode(&chunk);
         let number = self.pieces.fetch_add(1, Ordering::Relaxed);
-        let provenance = Provenance {
-            split: &chunk.split,
-            sequence: &chunk.sequence,
-            arrivals: &chunk.arrivals,
-            partition_keys: chunk.partition_keys.as_ref(),
-            raw: Some(&chunk),
-            rows: decoded.rows.as_deref(),
-        };
-        let made = self.maker.make(decoded.batch, &provenance, decoded.skipped_time.as_ref(), number).await?;
-        let mut rejects = decoded.rejects;
-        rejects.extend(made.timeless.iter().map(|row| Reject {
-            record: decoded.rows.as_ref().map_or(*row as u32, |rows| rows[*row]),
-            reason: RejectReason::BadTimestamp,
-            column: None,
-            detail: "the computed time column is NULL".to_owned(),
-        }));
-        rejects.sort_by_key(|reject| reject.record);
-        let name = &self.table_name;
-        let rejects = rejects.into_iter().map(|reject| rejected(name, &self.maker.stream, &chunk, reject)).collect();
+        let mut parts = Vec::with_capacity(self.tables.len());
+        for (table, decoded) in self.tables.iter_mut().zip(self.decoder.decode(&chunk)?) {
+            let provenance = Provenance {
+                split: &chunk.split,
+                sequence: &chunk.sequence,
+                arrivals: &chunk.arrivals,
+                partition_keys: chunk.partition_keys.as_ref(),
+                raw: Some(&chunk),
+                rows: decoded.rows.as_deref(),
+            };
+            let (skipped, rows) = (decoded.skipped, &decoded.rows);
+            let record = |row: usize| rows.as_ref().map_or(row as u32, |rows| rows[row]);
+            let (part, timeless) =
+                table.part(decoded.batch, &provenance, decoded.skipped_time.as_ref(), number, skipped).await?;
+            let mut rejects = decoded.rejects;
+            rejects.extend(timeless.into_iter().map(|row| Reject {
+                record: record(row),
+                reason: RejectReason::BadTimestamp,
+                column: None,
+                detail: "the computed time column is NULL".to_owned(),
+            }));
+            rejects.sort_by_key(|reject| reject.record);
+            let refused = |reject| rejected(&table.name, &table.maker.stream, &chunk, reject);
+            parts.push(Part { rejects: rejects.into_iter().map(refused).collect(), ..part });
+        }
         Ok(Piece {
-            table: self.table,
+            feed: self.feed,
             split: self.split,
             number,
-            decoded: made.batch.num_rows() as u64,
-            batch: made.batch,
-            watermark: self.maker.watermark,
             position: chunk.position_after(chunk.len() - 1),
             records: chunk.len() as u64,
             bytes: chunk.records.iter().map(|r| u64::from(r.end - r.start)).sum(),
-            skipped: decoded.skipped,
-            rejects,
             raw: Some(chunk),
             behind_ms: self.reader.behind_ms(),
+            parts,
         })
     }
 
@@ -200,35 +268,56 @@ impl ReaderTask {
             raw: None,
             rows: None,
         };
+        let mut parts = Vec::with_capacity(self.tables.len());
+        for (table, rows) in self.tables.iter_mut().zip(self.decoder.rows(&chunk.batch)?) {
+            let (part, timeless) = table.part(rows, &provenance, None, number, 0).await?;
+            let rejects = timeless.into_iter().map(|row| RejectedRecord {
+                origin: table.name.to_string(),
+                stream: table.maker.stream.to_string(),
+                split: chunk.split.to_string(),
+                sequence_number: chunk.sequence.get(row).into_owned(),
+                arrival_ms: Some(chunk.arrivals.get(row)),
+                reason: RejectReason::BadTimestamp,
+                column: None,
+                detail: "the time column is NULL".to_owned(),
+                record: row_json(&chunk.batch, row),
+            });
+            parts.push(Part { rejects: rejects.collect(), ..part });
+        }
         let rows = chunk.batch.num_rows();
-        let made = self.maker.make(chunk.batch.clone(), &provenance, None, number).await?;
-        let rejects = made.timeless.iter().map(|row| RejectedRecord {
-            origin: self.table_name.to_string(),
-            stream: self.maker.stream.to_string(),
-            split: chunk.split.to_string(),
-            sequence_number: chunk.sequence.get(*row).into_owned(),
-            arrival_ms: Some(chunk.arrivals.get(*row)),
-            reason: RejectReason::BadTimestamp,
-            column: None,
-            detail: "the time column is NULL".to_owned(),
-            record: row_json(&chunk.batch, *row),
-        });
         Ok(Piece {
-            table: self.table,
+            feed: self.feed,
             split: self.split,
             number,
-            decoded: made.batch.num_rows() as u64,
-            rejects: rejects.collect(),
-            batch: made.batch,
-            watermark: self.maker.watermark,
             position: chunk.position_after(rows - 1),
             records: rows as u64,
             bytes: chunk.batch.get_array_memory_size() as u64,
-            skipped: 0,
             raw: None,
             behind_ms: self.reader.behind_ms(),
+            parts,
         })
     }
+}
+
+impl TableMaker {
+    /// The table's rows of a piece, and which of the decoded rows had no time.
+    async fn part(
+        &mut self,
+        decoded: RecordBatch,
+        provenance: &Provenance<'_>,
+        skipped_time: Option<&SkippedTime>,
+        number: u32,
+        skipped: u64,
+    ) -> Result<(Part, Vec<usize>)> {
+        let made = self.maker.make(decoded, provenance, skipped_time, number).await?;
+        let (decoded, watermark) = (made.batch.num_rows() as u64, self.maker.watermark);
+        Ok((Part { batch: made.batch, watermark, decoded, skipped, rejects: Vec::new() }, made.timeless))
+    }
+}
+
+fn gone() -> Error {
+    Error::corrupt("the source no longer has records that an epoch of the run before was cut of")
+        .hint("that run was killed, and its last epochs cannot be repeated: start anew with --fresh")
 }
 
 /// A refused record with everything that is known of it.

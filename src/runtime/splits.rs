@@ -1,4 +1,4 @@
-//! Event time of a source table: the least of its active splits.
+//! The splits of a source, and event time of each table that reads it: the least of its active splits.
 //!
 //! A split is *active* until it has ended or is idle. It is idle when it is caught up and has had no
 //! data for the idle timeout; one that is behind is never idle, however long a read takes. When all are
@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
 use super::reader::Brake;
-use crate::contracts::{Position, SplitId, Watermark};
+use crate::contracts::{Opened, Position, SplitId, Watermark};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
@@ -24,7 +26,6 @@ pub(crate) enum Status {
 pub(crate) struct SplitState {
     pub(crate) id: SplitId,
     pub(crate) status: Status,
-    pub(crate) watermark: i64,
     pub(crate) position: Option<Position>,
     /// When data last came, by the clock.
     pub(crate) data_ms: i64,
@@ -33,15 +34,58 @@ pub(crate) struct SplitState {
     pub(crate) behind_ms: Option<u64>,
     /// The source says that it has ended, not only the run.
     pub(crate) really_finished: bool,
+    /// What the epoch log does not know yet.
+    pub(crate) unlogged: Unlogged,
+    /// While logged epochs are cut again: how many records the reader may give.
+    pub(crate) quota: Option<mpsc::Sender<u64>>,
 }
 
-/// All splits of a table.
-#[derive(Debug)]
-pub(crate) struct TableSplits {
-    pub(crate) splits: Vec<SplitState>,
+/// What a split did since the last logged epoch.
+#[derive(Debug, Default)]
+pub(crate) struct Unlogged {
+    pub(crate) opened: Option<Opened>,
+    pub(crate) records: u64,
+    pub(crate) after: Option<Position>,
+}
+
+/// The splits of a source.
+#[derive(Debug, Default)]
+pub(crate) struct FeedSplits {
+    pub(crate) list: Vec<SplitState>,
     pub(crate) by_id: BTreeMap<SplitId, usize>,
     /// What the source named when it was last asked.
     pub(crate) listed: BTreeSet<SplitId>,
+}
+
+impl FeedSplits {
+    pub(crate) fn has_ended(&self, split: usize) -> bool {
+        self.list[split].status == Status::Finished
+    }
+
+    pub(crate) fn all_finished(&self) -> bool {
+        self.list.iter().all(|s| matches!(s.status, Status::Finished | Status::Paused))
+    }
+
+    pub(crate) fn all_caught_up(&self) -> bool {
+        self.list.iter().all(|s| s.status != Status::Reading)
+    }
+
+    /// Holds back splits that are too far ahead for every table that has a bound. One table alone must not: two could
+    /// hold each other's slowest split for ever.
+    pub(crate) fn apply_brakes(&self, times: &[TableTime]) {
+        let holds: Vec<Vec<bool>> = times.iter().filter_map(|time| time.too_far_ahead(&self.list)).collect();
+        for (number, split) in self.list.iter().enumerate() {
+            let held = !holds.is_empty() && holds.iter().all(|table| table[number]);
+            split.brake.hold(split.quota.is_none() && split.status == Status::Reading && held);
+        }
+    }
+}
+
+/// Event time of a table.
+#[derive(Debug)]
+pub(crate) struct TableTime {
+    /// Of each split, in milliseconds.
+    pub(crate) watermarks: Vec<i64>,
     pub(crate) has_watermark: bool,
     pub(crate) idle_timeout_ms: Option<i64>,
     pub(crate) max_drift_ms: Option<i64>,
@@ -54,12 +98,10 @@ pub(crate) struct TableSplits {
     idle: Option<(i64, i64)>,
 }
 
-impl TableSplits {
+impl TableTime {
     pub(crate) fn new(has_watermark: bool, idle_timeout_ms: Option<i64>, max_drift_ms: Option<i64>) -> Self {
         Self {
-            splits: Vec::new(),
-            by_id: BTreeMap::new(),
-            listed: BTreeSet::new(),
+            watermarks: Vec::new(),
             has_watermark,
             idle_timeout_ms,
             max_drift_ms,
@@ -69,16 +111,8 @@ impl TableSplits {
         }
     }
 
-    pub(crate) fn all_finished(&self) -> bool {
-        self.splits.iter().all(|s| matches!(s.status, Status::Finished | Status::Paused))
-    }
-
-    pub(crate) fn all_caught_up(&self) -> bool {
-        self.splits.iter().all(|s| s.status != Status::Reading)
-    }
-
     /// Moves event time on and returns it.
-    pub(crate) fn advance(&mut self, now_ms: i64) -> Watermark {
+    pub(crate) fn advance(&mut self, splits: &[SplitState], now_ms: i64) -> Watermark {
         if !self.has_watermark {
             return self.reported;
         }
@@ -86,9 +120,10 @@ impl TableSplits {
             split.status == Status::CaughtUp
                 && self.idle_timeout_ms.is_some_and(|timeout| now_ms - split.data_ms >= timeout)
         };
-        let open: Vec<&SplitState> = self.splits.iter().filter(|s| s.status != Status::Finished).collect();
-        let active = open.iter().filter(|s| !is_idle(s)).map(|s| s.watermark).min();
-        let largest = self.splits.iter().map(|s| s.watermark).max().unwrap_or(i64::MIN);
+        let with_time = splits.iter().zip(&self.watermarks);
+        let open: Vec<_> = with_time.filter(|(split, _)| split.status != Status::Finished).collect();
+        let active = open.iter().filter(|(split, _)| !is_idle(split)).map(|(_, watermark)| **watermark).min();
+        let largest = self.watermarks.iter().copied().max().unwrap_or(i64::MIN);
         let watermark = match active {
             Some(watermark) => {
                 self.idle = None;
@@ -107,17 +142,18 @@ impl TableSplits {
         self.reported
     }
 
-    /// Holds back splits that are too far ahead of the slowest one that is still behind.
-    pub(crate) fn apply_brakes(&self) {
-        let Some(drift) = self.max_drift_ms else { return };
-        let behind = self.splits.iter().filter(|s| s.status == Status::Reading);
-        let slowest = behind.map(|s| s.watermark).min().unwrap_or(i64::MIN);
-        for split in &self.splits {
+    /// Splits that are too far ahead of the slowest one that is still behind; `None` when there is no bound.
+    fn too_far_ahead(&self, splits: &[SplitState]) -> Option<Vec<bool>> {
+        let drift = self.max_drift_ms?;
+        let behind = splits.iter().zip(&self.watermarks).filter(|(split, _)| split.status == Status::Reading);
+        let slowest = behind.map(|(_, watermark)| *watermark).min().unwrap_or(i64::MIN);
+        let is_ahead = |watermark: &i64| {
             // A split that has read nothing yet must read to be known.
-            let ahead = slowest != i64::MIN && split.watermark.saturating_sub(slowest) > drift;
-            let waits_for_first = slowest == i64::MIN && split.watermark != i64::MIN;
-            split.brake.hold(split.status == Status::Reading && (ahead || waits_for_first));
-        }
+            let ahead = slowest != i64::MIN && watermark.saturating_sub(slowest) > drift;
+            let waits_for_first = slowest == i64::MIN && *watermark != i64::MIN;
+            ahead || waits_for_first
+        };
+        Some(self.watermarks.iter().map(is_ahead).collect())
     }
 }
 
@@ -125,56 +161,80 @@ impl TableSplits {
 mod tests {
     use super::*;
 
-    fn table(splits: &[(Status, i64, i64)]) -> TableSplits {
-        let mut table = TableSplits::new(true, Some(30_000), None);
+    fn table(splits: &[(Status, i64, i64)]) -> (TableTime, FeedSplits) {
+        let mut time = TableTime::new(true, Some(30_000), None);
+        let mut feed = FeedSplits::default();
         for (index, (status, watermark, data_ms)) in splits.iter().enumerate() {
-            let (status, watermark, data_ms) = (*status, *watermark, *data_ms);
+            let (status, data_ms) = (*status, *data_ms);
             let id = SplitId(format!("s{index}").into());
-            table.by_id.insert(id.clone(), index);
-            table.splits.push(SplitState {
+            feed.by_id.insert(id.clone(), index);
+            time.watermarks.push(*watermark);
+            feed.list.push(SplitState {
                 id,
                 status,
-                watermark,
                 position: None,
                 data_ms,
                 brake: Arc::default(),
                 behind_ms: None,
                 really_finished: false,
+                unlogged: Unlogged::default(),
+                quota: None,
             });
         }
-        table
+        (time, feed)
+    }
+
+    fn advanced(splits: &[(Status, i64, i64)], now_ms: i64) -> i64 {
+        let (mut time, feed) = table(splits);
+        time.advance(&feed.list, now_ms).0
     }
 
     #[test]
     fn the_slowest_active_split_holds_time_back() {
         use Status::{CaughtUp, Finished, Reading};
-        assert_eq!(table(&[(Reading, 10, 0), (Reading, 7, 0)]).advance(0).0, 7);
-        assert_eq!(table(&[(Reading, 10, 0), (Finished, 7, 0)]).advance(0).0, 10);
+        assert_eq!(advanced(&[(Reading, 10, 0), (Reading, 7, 0)], 0), 7);
+        assert_eq!(advanced(&[(Reading, 10, 0), (Finished, 7, 0)], 0), 10);
         // Caught up for less than the timeout: still active. Behind: never idle.
-        assert_eq!(table(&[(Reading, 10, 0), (CaughtUp, 7, 0)]).advance(29_999).0, 7);
-        assert_eq!(table(&[(Reading, 10, 0), (CaughtUp, 7, 0)]).advance(30_000).0, 10);
-        assert_eq!(table(&[(Reading, 10, 0), (Reading, 7, 0)]).advance(90_000).0, 7);
-        assert_eq!(table(&[(CaughtUp, i64::MIN, 0), (Reading, 7, 0)]).advance(0), Watermark::MIN);
+        assert_eq!(advanced(&[(Reading, 10, 0), (CaughtUp, 7, 0)], 29_999), 7);
+        assert_eq!(advanced(&[(Reading, 10, 0), (CaughtUp, 7, 0)], 30_000), 10);
+        assert_eq!(advanced(&[(Reading, 10, 0), (Reading, 7, 0)], 90_000), 7);
+        assert_eq!(advanced(&[(CaughtUp, i64::MIN, 0), (Reading, 7, 0)], 0), i64::MIN);
     }
 
     #[test]
     fn a_split_that_a_later_run_goes_on_with_holds_time_back() {
         use Status::{Finished, Paused};
-        let mut stopped = table(&[(Paused, 10, 0), (Paused, 7, 0), (Finished, 5, 0)]);
-        assert_eq!(stopped.advance(90_000).0, 7);
-        assert!(stopped.all_finished());
+        let (mut time, feed) = table(&[(Paused, 10, 0), (Paused, 7, 0), (Finished, 5, 0)]);
+        assert_eq!(time.advance(&feed.list, 90_000).0, 7);
+        assert!(feed.all_finished());
     }
 
     #[test]
     fn a_quiet_stream_moves_with_the_clock() {
-        let mut table = table(&[(Status::CaughtUp, 1_000, 0), (Status::CaughtUp, 5_000, 0)]);
-        assert_eq!(table.advance(10_000).0, 1_000);
-        assert_eq!(table.advance(30_000).0, 5_000);
-        assert_eq!(table.advance(42_000).0, 17_000);
-        assert_eq!(table.floor, 17_000);
+        let (mut time, mut feed) = table(&[(Status::CaughtUp, 1_000, 0), (Status::CaughtUp, 5_000, 0)]);
+        assert_eq!(time.advance(&feed.list, 10_000).0, 1_000);
+        assert_eq!(time.advance(&feed.list, 30_000).0, 5_000);
+        assert_eq!(time.advance(&feed.list, 42_000).0, 17_000);
+        assert_eq!(time.floor, 17_000);
         // Data for one split: time does not go back.
-        table.splits[0].data_ms = 43_000;
-        table.splits[0].watermark = 6_000;
-        assert_eq!(table.advance(43_000).0, 17_000);
+        feed.list[0].data_ms = 43_000;
+        time.watermarks[0] = 6_000;
+        assert_eq!(time.advance(&feed.list, 43_000).0, 17_000);
+    }
+
+    #[test]
+    fn tables_of_one_stream_cannot_hold_all_its_splits() {
+        use Status::Reading;
+        let (mut by_one, feed) = table(&[(Reading, 100, 0), (Reading, 0, 0)]);
+        let (mut by_other, _) = table(&[(Reading, 0, 0), (Reading, 100, 0)]);
+        (by_one.max_drift_ms, by_other.max_drift_ms) = (Some(10), Some(10));
+        let held = |times: &[TableTime]| {
+            feed.apply_brakes(times);
+            feed.list.iter().map(|split| split.brake.is_held()).collect::<Vec<_>>()
+        };
+        let both = [by_one, by_other];
+        assert_eq!(held(&both[..1]), [true, false]);
+        assert_eq!(held(&both[1..]), [false, true]);
+        assert_eq!(held(&both), [false, false]);
     }
 }

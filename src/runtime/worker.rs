@@ -11,13 +11,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::accounting::{QueryCounts, Summary};
-use super::driver::{Driver, Epoch, EpochLimits};
+use super::driver::Driver;
+use super::epoch::{Epoch, EpochLimits};
+use super::feed::FeedSpecification;
 use super::reader::rejected;
-use super::rows::WatermarkRule;
-use super::writer::{EPOCHS_WAITING, Order, Written, run_errors, run_writer};
+use super::repeat::{JobLog, Repeated, append, identity, repeated};
+use super::writer::{EPOCHS_WAITING, Order, SharedLog, WriterLog, Written, run_errors, run_writer};
 use crate::contracts::{
-    ChangeKind, Changes, Clock, Decoder, EpochNumber, Error, ErrorOutput, MetadataColumn, Reject, RejectReason,
-    RejectedRecord, Result, Sink, Source, StartPosition, Watermark,
+    ChangeKind, Changes, Clock, EpochCut, EpochNumber, Error, ErrorOutput, LogEntry, Reject, RejectReason,
+    RejectedRecord, Result, Sink, Watermark,
 };
 use crate::operators::{ChangeMode, Compute, EpochInputs, EqualityTest, GateKind, QueryGraph, TableRows, consolidate};
 use crate::state::{OperatorState, SavedJob};
@@ -31,37 +33,6 @@ pub enum Ending {
     Drain,
     /// When everything that is there has been read; windows stay open.
     Once,
-}
-
-/// Makes a decoder for a split.
-pub type DecoderFactory = Arc<dyn Fn() -> Result<Box<dyn Decoder>> + Send + Sync>;
-
-/// A source table as the runtime needs it.
-pub struct TableSpecification {
-    /// Index in the epoch's inputs.
-    pub table: usize,
-    /// Name in SQL.
-    pub name: String,
-    /// What people call the source: stream or path.
-    pub stream: String,
-    /// Where records come from.
-    pub source: Arc<dyn Source>,
-    /// Makes decoders; `None` when the source is typed.
-    pub decoder: Option<DecoderFactory>,
-    /// Columns of an epoch's rows.
-    pub schema: SchemaRef,
-    /// Number of physical columns, which come first.
-    pub physical: usize,
-    /// Metadata columns, which follow.
-    pub metadata: Vec<MetadataColumn>,
-    /// How event time moves.
-    pub watermark: Option<WatermarkRule>,
-    /// Time without data after which a split is idle.
-    pub idle_timeout_ms: Option<i64>,
-    /// How far a split may be ahead of the slowest.
-    pub max_drift_ms: Option<i64>,
-    /// Where to start without a saved position.
-    pub start: StartPosition,
 }
 
 /// A query and its sink.
@@ -91,8 +62,8 @@ pub trait ReferenceLoader: Send {
 
 /// Everything a run needs.
 pub struct Job {
-    /// Source tables.
-    pub tables: Vec<TableSpecification>,
+    /// Sources, each with the tables that read it.
+    pub feeds: Vec<FeedSpecification>,
     /// Length of the epoch's inputs.
     pub slots: usize,
     /// Reference tables.
@@ -115,6 +86,8 @@ pub struct Job {
     pub ending: Ending,
     /// Where an earlier run stopped.
     pub saved: SavedJob,
+    /// Where cuts are written; `None` when nothing outlives the run.
+    pub log: Option<JobLog>,
 }
 
 /// Figures that a display may read while the run goes on.
@@ -163,14 +136,22 @@ impl Worker {
         progress: Arc<Progress>,
     ) -> Result<(Summary, SavedJob)> {
         let started = job.clock.elapsed();
+        let Repeated { cuts, mut committed } = repeated(&job)?;
+        let generation = job.log.as_ref().map_or(0, |log| log.generation);
+        let begins = LogEntry::Started { generation, job: identity(&job) };
+        let log: Option<SharedLog> = job.log.map(|log| Arc::new(tokio::sync::Mutex::new(log.log)));
+        append(log.as_ref(), Some(&begins)).await?;
+        let after = EpochNumber(job.saved.epoch);
         let (error_sender, error_receiver) = mpsc::channel(16);
         let errors = tokio::spawn(run_errors(job.errors, error_receiver));
         let mut queries = Vec::new();
         for query in job.queries {
-            queries.push(start_query(query, &job.saved, &job.compute, error_sender.clone()).await?);
+            let committed = committed.remove(&query.name).unwrap_or_default();
+            let log = WriterLog { log: log.clone(), committed, after };
+            queries.push(start_query(query, &job.saved, &job.compute, error_sender.clone(), log).await?);
         }
         let mut driver = Driver::new(
-            job.tables,
+            job.feeds,
             job.slots,
             Arc::clone(&job.clock),
             job.compute.clone(),
@@ -178,34 +159,52 @@ impl Worker {
             job.ending,
             std::mem::take(&mut job.saved.tables),
         );
-        driver.begin().await?;
-        let mut epoch_number = EpochNumber(job.saved.epoch);
+        driver.begin(cuts).await?;
+        let mut epoch_number = after;
         let mut summary = Summary::default();
         let mut told = vec![Watermark::MIN; job.slots];
         let tests = tests_of(&queries, job.slots);
         loop {
-            let epoch = driver.next(&mut stop).await?;
+            let mut epoch = driver.next(&mut stop).await?;
             let last = epoch.last;
+            if last && driver.is_replaying() {
+                // Stopped between two logged epochs: the next run repeats the rest of them.
+                break;
+            }
             let mut references = Vec::new();
             for reference in &mut job.references {
                 references.push(reference.poll().await?);
             }
             let loaded = references.iter().any(Option::is_some);
             let first = summary.epochs == 0;
-            if epoch.total_rows > 0 || epoch.watermarks != told || loaded || first || last {
+            let repeats = epoch.logged.is_some();
+            if epoch.total_rows > 0 || epoch.watermarks != told || loaded || first || last || repeats {
                 told.clone_from(&epoch.watermarks);
-                epoch_number = epoch_number.next();
+                let cut = match epoch.logged.take() {
+                    Some(cut) => cut,
+                    None => {
+                        let stopped = *stop.borrow();
+                        let closes = last && !stopped && job.ending != Ending::Once;
+                        let (splits, tables) = driver.cut_of(&epoch);
+                        let (epoch, now_ms) = (epoch_number.next().0, job.clock.now_ms());
+                        EpochCut { epoch, generation, now_ms, closes, splits, tables }
+                    }
+                };
+                let (closes, now_ms) = (cut.closes, cut.now_ms);
+                epoch_number = EpochNumber(cut.epoch);
                 summary.epochs += 1;
-                let now_ms = job.clock.now_ms();
                 job.epoch_time.store(now_ms, Ordering::Relaxed);
                 report(&progress, &driver, &epoch);
-                let stopped = *stop.borrow();
-                let closes = last && !stopped && job.ending != Ending::Once;
                 let inputs = Arc::new(inputs(&epoch, &tests, references, closes));
+                // The cut is written while the queries compute; nothing leaves the process before both are done.
+                let entry = (!repeats).then_some(LogEntry::Cut(cut));
+                let computed = run_queries(queries, &inputs, &job.compute);
+                let (computed, logged) = tokio::join!(computed, append(log.as_ref(), entry.as_ref()));
+                queries = computed?;
+                logged?;
                 if !epoch.rejects.is_empty() && error_sender.send(epoch.rejects.clone()).await.is_err() {
                     return Err(errors_failed(errors).await);
                 }
-                queries = run_queries(queries, &inputs, &job.compute).await?;
                 let context = EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms };
                 for query in &mut queries {
                     finish_query(query, &context, job.late_to_errors, &error_sender).await?;
@@ -213,6 +212,10 @@ impl Worker {
                 progress.epochs.store(summary.epochs, Ordering::Relaxed);
                 let rows_out = queries.iter().map(|q| q.counts.rows_out).sum();
                 progress.rows_out.store(rows_out, Ordering::Relaxed);
+                if repeats {
+                    let closed = if closes { queries.iter_mut().filter_map(|q| q.graph.reopen()).max() } else { None };
+                    driver.go_on(closes, closed).await?;
+                }
             }
             if last {
                 break;
@@ -230,7 +233,7 @@ impl Worker {
         drop(error_sender);
         errors.await.map_err(|e| Error::internal("the error output ended early").caused_by(e))??;
         saved.tables = driver.stop(drained, closed.filter(|_| drained));
-        summary.tables = std::mem::take(&mut driver.counts);
+        summary.tables = driver.counts().cloned().collect();
         summary.elapsed = job.clock.elapsed().saturating_sub(started);
         summary.check()?;
         Ok((summary, saved))
@@ -238,10 +241,11 @@ impl Worker {
 }
 
 fn report(progress: &Progress, driver: &Driver, epoch: &Epoch) {
-    let sum = |of: &dyn Fn(&super::accounting::TableCounts) -> u64| driver.counts.iter().map(of).sum::<u64>();
-    progress.records.store(sum(&|t| t.records), Ordering::Relaxed);
-    progress.bytes.store(sum(&|t| t.bytes), Ordering::Relaxed);
-    progress.rejected.store(sum(&|t| t.rejected.values().sum()), Ordering::Relaxed);
+    let read = || driver.counts().filter(|table| table.read_with.is_none());
+    progress.records.store(read().map(|t| t.records).sum(), Ordering::Relaxed);
+    progress.bytes.store(read().map(|t| t.bytes).sum(), Ordering::Relaxed);
+    let rejected = driver.counts().flat_map(|t| t.rejected.values()).sum();
+    progress.rejected.store(rejected, Ordering::Relaxed);
     let behind = driver.behind_ms().map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
     progress.behind_ms.store(behind, Ordering::Relaxed);
     if let Some(least) = epoch.watermarks.iter().filter(|w| **w != Watermark::MIN).min() {
@@ -276,13 +280,14 @@ async fn start_query(
     saved: &SavedJob,
     compute: &Compute,
     errors: mpsc::Sender<Vec<RejectedRecord>>,
+    log: WriterLog,
 ) -> Result<RunningQuery> {
     let mut graph = query.graph;
     if let Some(state) = saved.queries.get(&query.name) {
         graph.restore(state, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;
     }
     let (orders, receiver) = mpsc::channel(EPOCHS_WAITING);
-    let writer = tokio::spawn(run_writer(query.name.clone(), query.sink, receiver, errors));
+    let writer = tokio::spawn(run_writer(query.name.clone(), query.sink, receiver, errors, log));
     let counts = QueryCounts { name: query.name.clone(), ..QueryCounts::default() };
     Ok(RunningQuery {
         name: query.name,

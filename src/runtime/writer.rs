@@ -1,14 +1,19 @@
 //! One task for each sink: it flushes an epoch while the next one is computed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use tokio::sync::mpsc;
 
 use super::reader::row_json;
 use crate::contracts::{
-    Changes, EpochNumber, Error, ErrorOutput, RefusedRow, RejectReason, RejectedRecord, Result, Sink,
+    Changes, Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason,
+    RejectedRecord, Result, Sink,
 };
+
+/// The epoch log, which the worker and all writers append to.
+pub(crate) type SharedLog = Arc<tokio::sync::Mutex<Box<dyn EpochLog>>>;
 
 /// What a writer is asked to do.
 #[derive(Debug)]
@@ -27,17 +32,32 @@ pub(crate) struct Written {
 /// Epochs that may wait for a sink before the queries wait too.
 pub(crate) const EPOCHS_WAITING: usize = 2;
 
+/// What a writer has of the run's life beside its sink.
+#[derive(Default)]
+pub(crate) struct WriterLog {
+    /// What is about to appear is written there first.
+    pub(crate) log: Option<SharedLog>,
+    /// What a run that did not end in order had written there.
+    pub(crate) committed: Vec<Committable>,
+    /// The last epoch of the saved state, which the run goes on from.
+    pub(crate) after: EpochNumber,
+}
+
 /// Runs until the channel closes, then closes the sink.
 pub(crate) async fn run_writer(
     query: String,
     mut sink: Box<dyn Sink>,
     mut orders: mpsc::Receiver<Order>,
     errors: mpsc::Sender<Vec<RejectedRecord>>,
+    WriterLog { log, committed, after }: WriterLog,
 ) -> Result<Written> {
     let mut written = Written::default();
-    let mut last = EpochNumber(0);
+    let mut last = after;
     let context = |error: Error| error.context(format!("query '{query}'"));
     sink.open().await.map_err(context)?;
+    if !committed.is_empty() {
+        sink.recover(committed).await.map_err(context)?;
+    }
     while let Some(Order::Epoch { epoch, now_ms, changes }) = orders.recv().await {
         last = epoch;
         let mut refused = Vec::new();
@@ -56,13 +76,29 @@ pub(crate) async fn run_writer(
             return Err(context(Error::internal("the error output has gone")));
         }
         let staged = sink.prepare(epoch).await.map_err(context)?;
-        if !staged.is_empty() {
-            sink.commit(staged).await.map_err(context)?;
-        }
+        commit(&query, sink.as_mut(), log.as_ref(), epoch, staged).await.map_err(context)?;
     }
     let staged = sink.finish(last).await.map_err(context)?;
-    sink.commit(staged).await.map_err(context)?;
+    commit(&query, sink.as_mut(), log.as_ref(), last, staged).await.map_err(context)?;
     Ok(written)
+}
+
+/// Lets staged effects appear, once the log names them.
+async fn commit(
+    query: &str,
+    sink: &mut dyn Sink,
+    log: Option<&SharedLog>,
+    epoch: EpochNumber,
+    staged: Vec<Committable>,
+) -> Result<()> {
+    if staged.is_empty() {
+        return Ok(());
+    }
+    if let Some(log) = log {
+        let payloads = staged.iter().map(|committable| committable.payload.clone()).collect();
+        log.lock().await.append(&LogEntry::Committed { query: query.to_owned(), epoch: epoch.0, payloads }).await?;
+    }
+    sink.commit(staged).await
 }
 
 fn refusal(query: &str, batch: Option<&RecordBatch>, row: RefusedRow) -> RejectedRecord {

@@ -53,6 +53,10 @@ impl Compiler<'_> {
         }
         let piece = Box::pin(self.compile(&aggregate.input, true)).await?;
         let closed = match &piece.kind {
+            // In a batch every value is final, also that of the lower of two levels.
+            Kind::Update { .. } if self.mode == Mode::Batch => {
+                return self.rebuilt(aggregate, piece, Kind::Update { deltas: false });
+            }
             Kind::Update { .. } => {
                 let what = "an aggregation over an update stream is not supported yet";
                 return Err(PlanError::new(what)

@@ -109,6 +109,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) notes: Vec<String>,
     /// What is likely to surprise: state that is kept for ever, results that depend on arrival.
     pub(crate) warnings: Vec<String>,
+    /// Source tables that a batch scans.
+    pub(crate) scanned: BTreeSet<usize>,
     /// For a batch: makes what is scanned in place of a source table.
     pub(crate) provider: Option<Provider<'a>>,
     /// What filters above ask of each row of the node that is compiled next.
@@ -220,6 +222,7 @@ impl Compiler<'_> {
             columns.extend(table.declared..table.schema.fields().len());
         }
         if let Some(make) = self.provider.filter(|_| !as_reference) {
+            self.scanned.insert(index);
             let source = provider_as_source(make(index).map_err(outward)?);
             let plan = TableScanBuilder::new(scan.table_name.clone(), source).with_projection(Some(columns)).build()?;
             return Ok(Piece { plan: LogicalPlan::TableScan(plan), inputs: vec![], kind });

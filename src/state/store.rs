@@ -2,11 +2,12 @@
 //! state rows of an operator as an Arrow IPC file.
 //!
 //! A state is whole or not there: its Arrow files are written first, then the manifest under a temporary
-//! name, which is renamed when it is on disk. The newest manifest is the state.
+//! name, which is renamed when it is on disk. The newest manifest is the state. The manifest has the checksum of each
+//! Arrow file, and one of itself in its last line, so that no damage goes unnoticed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
@@ -14,10 +15,14 @@ use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 use serde::{Deserialize, Serialize};
 
-use crate::contracts::{Error, Position, Result, SourceProgress, SplitId, SplitProgress, Watermark};
+use super::checksum::{Summing, hex_digest, hex_digest_of};
+use super::epoch_log::{self, FileEpochLog};
+use crate::contracts::{Error, LogEntry, Position, Result, SourceProgress, SplitId, SplitProgress, Watermark};
 
 /// Version of the layout; a newer one is refused.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// What stands before and behind the manifest's own checksum, which covers everything before.
+const CHECKSUM: (&str, &str) = (",\n  \"checksum\": \"", "\"\n}\n");
 
 /// State of a job between two runs.
 #[derive(Debug, Clone, Default)]
@@ -97,6 +102,9 @@ struct SavedOperator {
     watermark_ms: i64,
     /// Name of the Arrow file; none when there are no rows.
     file: Option<String>,
+    /// SHA-256 of that file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
     rows: u64,
 }
 
@@ -134,25 +142,13 @@ impl StateStore {
         let Some(number) = self.numbers()?.pop() else { return Ok(None) };
         let path = self.folder.join(format!("{number}.json"));
         let text = fs::read(&path).map_err(|e| self.failed("read", &path, e))?;
-        let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| {
-            Error::corrupt(format!("saved state '{}' cannot be read", path.display()))
-                .caused_by(e)
-                .hint("remove it to go on from the one before, or run with --fresh")
-        })?;
-        if manifest.version != VERSION {
-            return Err(Error::corrupt(format!(
-                "saved state '{}' has version {}, this program reads {VERSION}",
-                path.display(),
-                manifest.version
-            ))
-            .hint("run the program that wrote it, or start anew with --fresh"));
-        }
+        let manifest = parse_manifest(&text, &path)?;
         let mut queries = BTreeMap::new();
         for (name, operators) in manifest.queries {
             let mut states = Vec::new();
             for operator in operators {
                 let rows = match &operator.file {
-                    Some(file) => self.read_rows(&self.folder.join(file))?,
+                    Some(file) => self.read_rows(&self.folder.join(file), operator.checksum.as_deref())?,
                     None => Vec::new(),
                 };
                 let found: u64 = rows.iter().map(|b| b.num_rows() as u64).sum();
@@ -174,7 +170,7 @@ impl StateStore {
         Ok(Some(SavedJob { epoch: manifest.epoch, tables: manifest.tables, queries }))
     }
 
-    /// Saves a state under the next number and removes older ones.
+    /// Saves a state under the next number, and removes older ones and what the epoch log says of epochs up to it.
     pub fn save(&self, job: &SavedJob) -> Result<u64> {
         fs::create_dir_all(&self.folder).map_err(|e| self.failed("create", &self.folder, e))?;
         let number = self.numbers()?.pop().unwrap_or(0) + 1;
@@ -186,18 +182,18 @@ impl StateStore {
                 let safe: String =
                     query.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '-' }).collect();
                 let file = (rows > 0).then(|| format!("{number}-{safe}-{index}.arrow"));
-                if let Some(file) = &file {
-                    self.write_rows(&self.folder.join(file), &state.rows)?;
-                }
+                let checksum = match &file {
+                    Some(file) => Some(self.write_rows(&self.folder.join(file), &state.rows)?),
+                    None => None,
+                };
                 let (fingerprint, watermark_ms) = (state.fingerprint.clone(), state.watermark.0);
-                operators.push(SavedOperator { fingerprint, watermark_ms, file, rows });
+                operators.push(SavedOperator { fingerprint, watermark_ms, file, checksum, rows });
             }
             queries.insert(query.clone(), operators);
         }
         let program = format!("tidemill {}", env!("CARGO_PKG_VERSION"));
         let manifest = Manifest { version: VERSION, program, epoch: job.epoch, tables: job.tables.clone(), queries };
-        let text = serde_json::to_vec_pretty(&manifest)
-            .map_err(|e| Error::internal("the saved state cannot be written as JSON").caused_by(e))?;
+        let text = manifest_text(&manifest)?;
         let (temporary, path) = (self.folder.join(".next"), self.folder.join(format!("{number}.json")));
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&temporary)?;
@@ -208,10 +204,21 @@ impl StateStore {
         };
         write().map_err(|e| self.failed("write", &path, e))?;
         self.remove_before(number)?;
+        epoch_log::forget(&self.folder, job.epoch)?;
         Ok(number)
     }
 
-    /// Forgets all states.
+    /// Whether there is an epoch log with entries.
+    pub fn has_log(&self) -> bool {
+        epoch_log::has_entries(&self.folder)
+    }
+
+    /// The epoch log of the job, for one run at a time, and what is in it.
+    pub fn open_log(&self) -> Result<(FileEpochLog, Vec<LogEntry>)> {
+        FileEpochLog::open(&self.folder)
+    }
+
+    /// Forgets all states and the log.
     pub fn clear(&self) -> Result<()> {
         match fs::remove_dir_all(&self.folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -233,29 +240,90 @@ impl StateStore {
         Ok(())
     }
 
-    fn write_rows(&self, path: &Path, rows: &[RecordBatch]) -> Result<()> {
-        let Some(first) = rows.first() else { return Ok(()) };
-        let file = File::create(path).map_err(|e| self.failed("write", path, e))?;
-        let mut writer = FileWriter::try_new_buffered(file, &first.schema())?;
+    /// Writes an Arrow file and answers its checksum.
+    fn write_rows(&self, path: &Path, rows: &[RecordBatch]) -> Result<String> {
+        let Some(first) = rows.first() else { return Err(Error::internal("a state without rows has no file")) };
+        let failed = |e| self.failed("write", path, e);
+        let file = File::create(path).map_err(failed)?;
+        let mut writer = FileWriter::try_new(BufWriter::new(Summing::new(file)), &first.schema())?;
         for batch in rows {
             writer.write(batch)?;
         }
         writer.finish()?;
-        let file = writer.into_inner()?.into_inner().map_err(|e| self.failed("write", path, e.into_error()))?;
-        file.sync_all().map_err(|e| self.failed("write", path, e))
+        let summing = writer.into_inner()?.into_inner().map_err(|e| failed(e.into_error()))?;
+        let (file, checksum) = summing.finish();
+        file.sync_all().map_err(failed)?;
+        Ok(checksum)
     }
 
-    fn read_rows(&self, path: &Path) -> Result<Vec<RecordBatch>> {
-        let file = File::open(path).map_err(|e| self.failed("read", path, e))?;
-        let read = FileReader::try_new_buffered(file, None).and_then(Iterator::collect::<std::result::Result<_, _>>);
-        read.map_err(|e| {
-            Error::corrupt(format!("state file '{}' cannot be read", path.display()))
-                .caused_by(e)
-                .hint("run with --fresh")
-        })
+    fn read_rows(&self, path: &Path, checksum: Option<&str>) -> Result<Vec<RecordBatch>> {
+        let damaged = |what: &str| {
+            Error::corrupt(format!("state file '{}' {what}", path.display()))
+                .hint("restore the file from a copy, or run with --fresh to read everything again")
+        };
+        let open = || File::open(path).map(BufReader::new);
+        let file = match open() {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(damaged("is missing")),
+            Err(e) => return Err(self.failed("read", path, e)),
+        };
+        let found = hex_digest_of(file).map_err(|e| self.failed("read", path, e))?;
+        if Some(found.as_str()) != checksum {
+            return Err(damaged("is damaged: its checksum is not the one in its manifest"));
+        }
+        let file = open().map_err(|e| self.failed("read", path, e))?;
+        let read = FileReader::try_new(file, None).and_then(Iterator::collect::<std::result::Result<_, _>>);
+        read.map_err(|e| damaged("cannot be read").caused_by(e))
     }
 
     fn failed(&self, what: &str, path: &Path, error: std::io::Error) -> Error {
         Error::unavailable(format!("cannot {what} '{}'", path.display())).caused_by(error)
     }
 }
+
+/// The manifest with its checksum in the last line.
+fn manifest_text(manifest: &Manifest) -> Result<Vec<u8>> {
+    let json = serde_json::to_string_pretty(manifest);
+    let json = json.map_err(|e| Error::internal("the saved state cannot be written as JSON").caused_by(e))?;
+    let content = json.strip_suffix("\n}").unwrap_or(&json);
+    Ok(format!("{content}{}{}{}", CHECKSUM.0, hex_digest(content.as_bytes()), CHECKSUM.1).into_bytes())
+}
+
+fn parse_manifest(text: &[u8], path: &Path) -> Result<Manifest> {
+    let damaged = |what: &str| {
+        Error::corrupt(format!("saved state '{}' {what}", path.display()))
+            .hint("restore the file from a copy, or run with --fresh to read everything again")
+    };
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    // A layout of another version may have its checksum elsewhere.
+    if let Ok(Versioned { version }) = serde_json::from_slice(text)
+        && version < VERSION
+    {
+        return Err(Error::corrupt(format!(
+            "saved state '{}' has version {version}, this program reads {VERSION}",
+            path.display()
+        ))
+        .hint("end it with the program that wrote it, or start anew with --fresh"));
+    }
+    let whole = std::str::from_utf8(text).ok().and_then(|text| {
+        let (content, checksum) = text.strip_suffix(CHECKSUM.1)?.rsplit_once(CHECKSUM.0)?;
+        (checksum == hex_digest(content.as_bytes())).then(|| format!("{content}\n}}"))
+    });
+    let json = whole.ok_or_else(|| damaged("is damaged"))?;
+    let manifest: Manifest = serde_json::from_str(&json).map_err(|e| damaged("cannot be read").caused_by(e))?;
+    if manifest.version != VERSION {
+        return Err(Error::corrupt(format!(
+            "saved state '{}' has version {}, this program reads {VERSION}",
+            path.display(),
+            manifest.version
+        ))
+        .hint("run the program that wrote it, or start anew with --fresh"));
+    }
+    Ok(manifest)
+}
+
+#[cfg(test)]
+mod tests;

@@ -63,8 +63,8 @@ impl Marks {
         }
     }
 
-    /// Marks (paths below the table's) of partitions that are complete now. `now_ms` of `None` is the end of input.
-    pub(super) fn due(&mut self, now_ms: Option<i64>, is_open: impl Fn(&str) -> bool) -> Vec<String> {
+    /// Partitions that are complete now, and the paths of their marks below the table's. `now_ms` of `None` is the end of input.
+    pub(super) fn due(&mut self, now_ms: Option<i64>, is_open: impl Fn(&str) -> bool) -> Vec<(String, String)> {
         let mut due = Vec::new();
         self.waiting.retain(|folder, since| {
             let old = match (now_ms, *since) {
@@ -75,7 +75,7 @@ impl Marks {
             let complete = old && !is_open(folder);
             if complete {
                 let separator = if folder.is_empty() { "" } else { "/" };
-                due.push(format!("{folder}{separator}{}", self.file_name));
+                due.push((folder.clone(), format!("{folder}{separator}{}", self.file_name)));
             }
             !complete
         });

@@ -10,7 +10,9 @@
 //!
 //! Everything but the two ends is the same for folders and buckets.
 
+mod aside;
 mod commit_mark;
+mod durable;
 mod encode;
 mod errors;
 mod listing;
@@ -33,6 +35,7 @@ use std::sync::Arc;
 
 use crate::contracts::{ErrorOutput, Result, Sink, Source, TableSpec};
 
+pub use aside::SetAside;
 pub(super) use errors::FileErrorOutput;
 pub(super) use location::Reach;
 pub use location::s3_path;
@@ -51,4 +54,13 @@ pub(super) fn sink(spec: &TableSpec, reach: &Reach<'_>, names: PartNames) -> Res
 /// The error output under a folder.
 pub(super) fn error_output(path: &str, reach: &Reach<'_>, names: PartNames) -> Result<Box<dyn ErrorOutput>> {
     Ok(Box::new(FileErrorOutput::open(reach.place(path)?, names)))
+}
+
+/// Moves the files that earlier runs of this job wrote below `path` to a folder beside. Objects cannot be moved: those of
+/// a bucket stay, and their names tell the run that wrote them.
+pub(super) fn set_aside(path: &str, reach: &Reach<'_>, names: &PartNames) -> Result<Option<SetAside>> {
+    match reach.place(path)? {
+        location::Place::Local(root) => aside::set_aside(&root, names),
+        location::Place::S3(_) => Ok(None),
+    }
 }

@@ -43,15 +43,23 @@ impl PartNames {
     /// Whether the file `part-…` was begun, and never finished, by an earlier run of this job. A run that crashed before it saved
     /// anything had this run's generation; a number that this run has not given out yet tells its files.
     pub(super) fn is_leftover(&self, name: &str) -> bool {
-        let numbers = || {
-            let rest = name.strip_prefix("part-")?.strip_prefix(&*self.job)?.strip_prefix('-')?;
-            let (generation, rest) = rest.split_once('-')?;
-            let (seq, _extension) = rest.split_once('.')?;
-            Some((generation.parse::<u64>().ok()?, seq.parse::<u64>().ok()?))
-        };
-        numbers().is_some_and(|(generation, seq)| {
+        name.strip_prefix("part-").and_then(|rest| self.numbers(rest)).is_some_and(|(generation, seq)| {
             generation < self.generation || (generation == self.generation && seq >= self.next.load(Ordering::Relaxed))
         })
+    }
+
+    /// Whether `name` is a visible file of any run of this job.
+    pub(super) fn is_own(&self, name: &str) -> bool {
+        let rest = name.strip_prefix("part-").or_else(|| name.strip_prefix("errors-"));
+        rest.is_some_and(|rest| self.numbers(rest).is_some())
+    }
+
+    /// Generation and number of `<job>-<generation>-<seq>.<ext>`.
+    fn numbers(&self, name: &str) -> Option<(u64, u64)> {
+        let rest = name.strip_prefix(&*self.job)?.strip_prefix('-')?;
+        let (generation, rest) = rest.split_once('-')?;
+        let (seq, _extension) = rest.split_once('.')?;
+        Some((generation.parse().ok()?, seq.parse().ok()?))
     }
 
     /// Removes what earlier runs left behind below `folder`.
@@ -68,7 +76,11 @@ impl PartNames {
             if kind.is_dir() {
                 self.remove_leftovers(&path)?;
             } else if entry.file_name().to_string_lossy().strip_prefix('.').is_some_and(|name| self.is_leftover(name)) {
-                std::fs::remove_file(&path).map_err(|e| io_error(&path, "removed", e))?;
+                match std::fs::remove_file(&path) {
+                    // Another sink of this run that writes here was quicker.
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    removed => removed.map_err(|e| io_error(&path, "removed", e))?,
+                }
             }
         }
         Ok(())
@@ -165,6 +177,16 @@ mod tests {
             ("part-my_job-x-1.parquet", false),
         ] {
             assert_eq!(names.is_leftover(name), leftover, "{name}");
+        }
+        for (name, own) in [
+            ("part-my_job-2-17.parquet", true),
+            ("errors-my_job-9-0.jsonl", true),
+            ("part-my_job-backfill-2-17.parquet", false),
+            ("part-my_job2-2-17.parquet", false),
+            (".part-my_job-2-17.parquet", false),
+            ("notes.txt", false),
+        ] {
+            assert_eq!(names.is_own(name), own, "{name}");
         }
     }
 }

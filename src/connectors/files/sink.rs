@@ -4,7 +4,9 @@
 //! [`upload`](super::upload)). It is closed when it is as large as `sink.rolling-policy.file-size`, has
 //! `sink.rolling-policy.row-count` rows, is as old as `sink.rolling-policy.rollover-interval` (by epoch time), when too
 //! many partitions are open, or at the end.
+//! What a partition gets in an epoch lies in closed files or in its open one, never in both (see [`durable`](super::durable)).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use crate::connectors::options::Options;
 use crate::contracts::{ChangeKind, Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
 use super::commit_mark::Marks;
+use super::durable::{Durable, Noted};
 use super::encode::{Encoding, Rows, Writer};
 use super::location::{Place, Reach};
 use super::output::{Staged, Target};
@@ -53,7 +56,9 @@ struct Files {
     rollover_ms: i64,
     most_open: usize,
     open: IndexMap<String, OpenFile>,
-    finished: Vec<Committable>,
+    /// Closed since the last `prepare`, with their partition.
+    finished: Vec<(String, Committable)>,
+    durable: Durable,
     marks: Option<Marks>,
     now_ms: Option<i64>,
 }
@@ -105,6 +110,7 @@ impl FileSink {
             most_open: usize::try_from(most_open).unwrap_or(1).max(1),
             open: IndexMap::new(),
             finished: Vec::new(),
+            durable: Durable::default(),
             marks: Marks::of(spec)?,
             now_ms: None,
         };
@@ -132,7 +138,7 @@ impl FileSink {
 }
 
 impl Files {
-    fn write(&mut self, changes: &Changes) -> Result<u64> {
+    fn write(&mut self, epoch: EpochNumber, changes: &Changes) -> Result<u64> {
         let Changes { batch, kinds } = changes;
         if kinds.is_some() && (self.primary_key.is_empty() || !matches!(self.encoding, Encoding::Json(..))) {
             return Err(Error::config("an update stream needs the format 'json' and a PRIMARY KEY here")
@@ -143,6 +149,9 @@ impl Files {
                 .hint("leave 'sink.sort-by' out"));
         }
         for group in self.partitioner.cut(batch)? {
+            if self.durable.has(&group.folder, epoch) {
+                continue;
+            }
             match group.rows {
                 None => self.write_partition(&group.folder, batch, kinds.as_deref())?,
                 Some(rows) => {
@@ -201,7 +210,8 @@ impl Files {
             open.writer.write(&Rows { batch: &in_file, kinds, keys: keys.as_ref() })?;
             open.writer.bytes()
         };
-        if bytes >= self.target.file_bytes || open.rows >= self.file_rows {
+        // One that is somewhat too large closes at the end of the epoch, without a rest that needs a file of its own.
+        if bytes >= self.target.file_bytes.saturating_mul(2) || open.rows >= self.file_rows {
             self.close(index)?;
         }
         self.bound_held()
@@ -217,22 +227,26 @@ impl Files {
     }
 
     fn close(&mut self, index: usize) -> Result<()> {
-        let Some((_, mut open)) = self.open.shift_remove_index(index) else { return Ok(()) };
+        let Some((folder, mut open)) = self.open.shift_remove_index(index) else { return Ok(()) };
         if let Some(order) = &self.order
             && let Some(sorted) = open.held.sorted(order)?
         {
             open.writer.write(&Rows { batch: &sorted, kinds: None, keys: None })?;
         }
-        self.finished.push(open.writer.close()?.committable()?);
+        self.finished.push((folder, open.writer.close()?.committable()?));
         Ok(())
     }
 
     fn roll(&mut self, now_ms: i64) -> Result<()> {
-        let rollover_ms = self.rollover_ms;
+        let (rollover_ms, file_bytes) = (self.rollover_ms, self.target.file_bytes);
+        // What a partition got behind a file that was closed in this epoch goes with it.
+        let split: BTreeSet<String> = self.finished.iter().map(|(folder, _)| folder.clone()).collect();
         let mut index = 0;
-        while let Some((_, open)) = self.open.get_index_mut(index) {
+        while let Some((folder, open)) = self.open.get_index_mut(index) {
             let opened_ms = *open.opened_ms.get_or_insert(now_ms);
-            if now_ms.saturating_sub(opened_ms) >= rollover_ms {
+            let old = now_ms.saturating_sub(opened_ms) >= rollover_ms;
+            let bytes = open.writer.bytes().max(open.held.bytes());
+            if old || bytes >= file_bytes || split.contains(folder) {
                 self.close(index)?;
             } else {
                 index += 1;
@@ -245,14 +259,18 @@ impl Files {
         Ok(())
     }
 
-    /// What has been finished since the last time; at the end of input (`now_ms` of `None`) every partition is complete.
-    fn take_finished(&mut self, now_ms: Option<i64>) -> Result<Vec<Committable>> {
+    /// The closed files, which hold everything of their partitions up to `epoch`, and the marks of partitions that are
+    /// complete; at the end of input (`now_ms` of `None`) all are.
+    fn staged(&mut self, epoch: EpochNumber, now_ms: Option<i64>) -> Result<Vec<Committable>> {
+        let finished = std::mem::take(&mut self.finished).into_iter();
+        let mut staged: Vec<Committable> =
+            finished.map(|(folder, file)| Noted::committable(folder, epoch, file)).collect::<Result<_>>()?;
         if let Some(marks) = &mut self.marks {
-            for success in marks.due(now_ms, |folder| self.open.contains_key(folder)) {
-                self.finished.push(Staged::Success { success }.committable()?);
+            for (folder, success) in marks.due(now_ms, |folder| self.open.contains_key(folder)) {
+                staged.push(Noted::committable(folder, epoch, Staged::Success { success }.committable()?)?);
             }
         }
-        Ok(std::mem::take(&mut self.finished))
+        Ok(staged)
     }
 }
 
@@ -265,7 +283,19 @@ impl Sink for FileSink {
         }
     }
 
-    async fn write(&mut self, _epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+    async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
+        let noted = committed.iter().map(Noted::of).collect::<Result<Vec<_>>>()?;
+        self.commit(committed).await?;
+        if let Some(files) = &mut self.files
+            && let Some(marks) = &mut files.marks
+        {
+            // The rows of these files are not going to be written again, so this is the time to remember their partitions.
+            noted.iter().for_each(|file| marks.touch(file.folder()));
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
         if changes.batch.num_rows() == 0 {
             return Ok(WriteOutcome::default());
         }
@@ -274,7 +304,7 @@ impl Sink for FileSink {
             self.target.remove_leftovers().await.map_err(|e| self.named(e))?;
             self.cleaned = true;
         }
-        let written = self.run(move |files| files.write(&changes)).await?;
+        let written = self.run(move |files| files.write(epoch, &changes)).await?;
         Ok(WriteOutcome { written, refused: Vec::new() })
     }
 
@@ -286,26 +316,32 @@ impl Sink for FileSink {
         Ok(WriteOutcome::default())
     }
 
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
+    async fn prepare(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
         match &mut self.files {
             Some(files) => {
                 let now_ms = files.now_ms.unwrap_or(i64::MIN);
-                files.take_finished(Some(now_ms))
+                files.staged(epoch, Some(now_ms))
             }
             None => Ok(Vec::new()),
         }
     }
 
     async fn commit(&mut self, committables: Vec<Committable>) -> Result<()> {
-        self.target.commit(&committables).await.map_err(|e| self.named(e))
+        let noted = committables.iter().map(Noted::of).collect::<Result<Vec<_>>>()?;
+        let staged: Vec<Committable> = noted.iter().map(Noted::staged).collect();
+        self.target.commit(&staged).await.map_err(|e| self.named(e))?;
+        if let Some(files) = &mut self.files {
+            noted.iter().for_each(|file| files.durable.note(file));
+        }
+        Ok(())
     }
 
-    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        self.run(|files| {
+    async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+        self.run(move |files| {
             while !files.open.is_empty() {
                 files.close(0)?;
             }
-            files.take_finished(None)
+            files.staged(epoch, None)
         })
         .await
     }

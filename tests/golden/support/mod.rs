@@ -8,6 +8,7 @@ use tidemill::sql::JobPlan;
 
 pub(crate) mod compare;
 pub(crate) mod inputs;
+pub(crate) mod kill;
 
 /// Goldens that run at the same time.
 const AT_ONCE: usize = 4;

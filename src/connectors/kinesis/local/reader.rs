@@ -253,4 +253,8 @@ impl ChunkReader for LogReader {
     fn grows(&self) -> bool {
         true
     }
+
+    fn position(&self) -> Option<Position> {
+        Some(Position(self.after_exclusive.to_string().into()))
+    }
 }

@@ -1,0 +1,59 @@
+//! Setting aside what earlier runs of a job wrote, when it begins anew.
+//!
+//! With `--fresh` everything is read and written again; rows in files would then be there twice. Nobody wants to lose an
+//! archive over that: the files of this job (they carry its name) are moved to a folder beside, and the person is told.
+
+use std::path::{Path, PathBuf};
+
+use crate::connectors::line_file::io_error;
+use crate::contracts::Result;
+
+use super::part::PartNames;
+
+/// What was moved, and where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    /// Number of files.
+    pub files: usize,
+    /// Folder in which they were.
+    pub from: PathBuf,
+    /// Folder in which they are now, in the same sub-folders.
+    pub to: PathBuf,
+}
+
+/// Moves the files of this job below `root` to the first of `<root>.replaced-1`, `-2`, … that is not there.
+pub(super) fn set_aside(root: &Path, names: &PartNames) -> Result<Option<SetAside>> {
+    let mut found = Vec::new();
+    own_files(root, names, &mut found)?;
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let name = root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let free = (1_u32..).map(|n| root.with_file_name(format!("{name}.replaced-{n}"))).find(|path| !path.exists());
+    let to = free.unwrap_or_else(|| root.with_file_name(format!("{name}.replaced")));
+    for file in &found {
+        let target = to.join(file.strip_prefix(root).unwrap_or(file));
+        if let Some(folder) = target.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| io_error(folder, "made", e))?;
+        }
+        std::fs::rename(file, &target).map_err(|e| io_error(file, "moved", e))?;
+    }
+    Ok(Some(SetAside { files: found.len(), from: root.to_owned(), to }))
+}
+
+fn own_files(folder: &Path, names: &PartNames, found: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(io_error(folder, "listed", e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|e| io_error(folder, "listed", e))?;
+        if entry.file_type().map_err(|e| io_error(folder, "listed", e))?.is_dir() {
+            own_files(&entry.path(), names, found)?;
+        } else if names.is_own(&entry.file_name().to_string_lossy()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(())
+}

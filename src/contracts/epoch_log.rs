@@ -1,0 +1,141 @@
+//! The epoch log: what an epoch was cut of, written before any of its effects leaves the process.
+//!
+//! ```text
+//!  run 1   cut 7 │ append ─► effects of 7 │ cut 8 │ append ─► effects … killed
+//!  run 2   state of 6 │ cut 7 again, as logged │ cut 8 again │ cut 9, its own │ …
+//! ```
+//!
+//! A later run cuts the logged epochs as they were: the same records, watermarks, time and number, so the same lateness,
+//! `now()`, values and message ids. Results that had left already are written again with the same content, or left out
+//! where their sink knows them ([`LogEntry::Committed`]).
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::error::Result;
+
+/// Everything that an epoch depends on beside the records and the reference tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochCut {
+    /// Its number.
+    pub epoch: u64,
+    /// The run that cut it.
+    pub generation: u64,
+    /// What `now()` answered, milliseconds since 1970.
+    pub now_ms: i64,
+    /// The input ended here: every window closed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub closes: bool,
+    /// Splits that gave records, or that were opened for it.
+    pub splits: Vec<SplitCut>,
+    /// Event time of the tables that have one.
+    pub tables: Vec<TableCut>,
+}
+
+/// A split in an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitCut {
+    /// Name of what reads it: the tables that share the reader.
+    pub feed: String,
+    /// Its name.
+    pub split: String,
+    /// How it was opened, in the first epoch after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened: Option<Opened>,
+    /// Records that the epoch took from it.
+    pub records: u64,
+    /// Position of the last of them: proves that a replay reads the same ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+/// How reading of a split began in a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Where.
+    pub at: OpenedAt,
+    /// Watermark of the split for each table of the feed, in milliseconds.
+    pub watermarks: Vec<i64>,
+    /// It had been read to its end before.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub finished: bool,
+}
+
+/// Where reading of a split began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OpenedAt {
+    /// Behind this position.
+    After(String),
+    /// At the oldest record.
+    TrimHorizon,
+    /// At the first record that arrived at or after this time, milliseconds since 1970.
+    AtTimestamp(i64),
+    /// At what was the newest record then; the source could not say which.
+    Latest,
+}
+
+/// Event time of a table in an epoch, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableCut {
+    /// Name in SQL.
+    pub table: String,
+    /// Windows up to here had fired, whatever the splits said, when the epoch's rows came.
+    pub floor: i64,
+    /// The same after the epoch.
+    pub floor_after: i64,
+    /// What the queries were told.
+    pub watermark: i64,
+}
+
+/// A line of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogEntry {
+    /// A run has begun.
+    Started {
+        /// Its number.
+        generation: u64,
+        /// What it computes: another job cannot repeat its epochs.
+        job: String,
+    },
+    /// An epoch has been cut.
+    Cut(EpochCut),
+    /// A sink is about to let staged effects appear.
+    Committed {
+        /// `file:sink`.
+        query: String,
+        /// The last epoch in them.
+        epoch: u64,
+        /// Payloads of the committables.
+        payloads: Vec<String>,
+    },
+}
+
+impl LogEntry {
+    /// The epoch it belongs to; `None` for the beginning of a run.
+    pub fn epoch(&self) -> Option<u64> {
+        match self {
+            Self::Started { .. } => None,
+            Self::Cut(cut) => Some(cut.epoch),
+            Self::Committed { epoch, .. } => Some(*epoch),
+        }
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// Where cuts are kept.
+///
+/// # Contract
+/// - When `append` has returned, the entry survives a crash of process and machine.
+/// - An entry is whole or not there; entries keep their order.
+/// - At most one run appends: one that another has taken over from gets [`ErrorKind::Fenced`](super::ErrorKind::Fenced).
+/// - Entries up to the epoch of a saved state may be forgotten once that state is durable.
+#[async_trait]
+pub trait EpochLog: Send {
+    /// Adds an entry.
+    async fn append(&mut self, entry: &LogEntry) -> Result<()>;
+}

@@ -1,0 +1,184 @@
+//! Which tables are read together.
+//!
+//! Tables share a reader where they name the same records (`Connectors::source_identity`), are to be read alike and stand
+//! at the same positions; they share a decoder where their columns agree as well. What may differ is what each makes of
+//! the records: columns, watermark, idle rule.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+
+use super::run::JobOptions;
+use crate::connectors::Connectors;
+use crate::contracts::{Result, StartPosition, TableSpec};
+use crate::formats::{RawTest, decoder};
+use crate::runtime::{DecoderFactory, Ending, FeedSpecification, TableSpecification, WatermarkRule, union_of};
+use crate::sql::SourcePlan;
+use crate::state::SavedJob;
+
+/// Options that say nothing of how records are read: how they are decoded, and what becomes of the rows.
+const NOT_OF_READING: [&str; 4] = ["json.", "scan.watermark.", "sink.", "lookup."];
+
+/// Source tables as feeds.
+pub(super) fn feeds(
+    sources: &[SourcePlan],
+    connectors: &Connectors,
+    options: &JobOptions,
+    saved: &SavedJob,
+) -> Result<Vec<FeedSpecification>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for source in sources {
+        let start = start(source, connectors, options)?;
+        let key = reading_key(source, connectors, start, saved)?;
+        let is_raw = raw_format(&source.spec).is_some();
+        let alike = groups.iter_mut().filter(|group| group.key == key).find(|group| is_raw || group.takes(source));
+        match alike {
+            Some(group) => group.add(source),
+            None => {
+                groups.push(Group { key, start, union: Some(Arc::clone(&source.spec.schema)), members: vec![source] })
+            }
+        }
+    }
+    groups.into_iter().map(|group| group.feed(connectors)).collect()
+}
+
+struct Group<'a> {
+    key: String,
+    start: StartPosition,
+    /// Columns of all members, while they agree.
+    union: Option<SchemaRef>,
+    members: Vec<&'a SourcePlan>,
+}
+
+impl<'a> Group<'a> {
+    fn with(&self, source: &SourcePlan) -> Option<SchemaRef> {
+        union_of(self.union.as_deref()?, &source.spec.schema)
+    }
+
+    fn takes(&self, source: &SourcePlan) -> bool {
+        self.with(source).is_some()
+    }
+
+    fn add(&mut self, source: &'a SourcePlan) {
+        self.union = self.with(source);
+        self.members.push(source);
+    }
+
+    /// Decodes the columns of all members, where one decoder can.
+    fn shared(&self) -> Result<Option<DecoderFactory>> {
+        let [first, rest @ ..] = self.members.as_slice() else { return Ok(None) };
+        let (Some(union), Some(format), false) = (&self.union, raw_format(&first.spec), rest.is_empty()) else {
+            return Ok(None);
+        };
+        let decoded_alike = |other: &&SourcePlan| {
+            raw_test(other) == raw_test(first)
+                && json_options(&other.spec).eq(json_options(&first.spec))
+                // CSV is read by place.
+                && (format == "json" || other.spec.physical == first.spec.physical)
+        };
+        if !rest.iter().all(decoded_alike) {
+            return Ok(None);
+        }
+        let spec = TableSpec { schema: Arc::clone(union), ..first.spec.clone() };
+        factory(format, spec, raw_test(first)).map(Some)
+    }
+
+    fn feed(self, connectors: &Connectors) -> Result<FeedSpecification> {
+        let first = self.members[0];
+        let shared = self.shared()?;
+        let mut spec = first.spec.clone();
+        if let Some(union) = &self.union {
+            spec.schema = Arc::clone(union);
+        }
+        let stream = first.spec.option("stream").or_else(|| first.spec.option("path")).unwrap_or(&first.name);
+        Ok(FeedSpecification {
+            stream: stream.to_owned(),
+            source: connectors.source(&spec, &first.connector)?,
+            start: self.start,
+            shared,
+            tables: self.members.into_iter().map(table).collect::<Result<_>>()?,
+        })
+    }
+}
+
+fn table(source: &SourcePlan) -> Result<TableSpecification> {
+    let decoder = match raw_format(&source.spec) {
+        None => None,
+        Some(format) => Some(factory(format, source.spec.clone(), raw_test(source))?),
+    };
+    // Files are read side by side; without a bound, one could run hours of event time ahead.
+    const FILE_DRIFT_MS: i64 = 60_000;
+    let drift = match source.connector.as_str() {
+        "filesystem" | "s3" => Some(FILE_DRIFT_MS),
+        _ => None,
+    };
+    Ok(TableSpecification {
+        table: source.table,
+        name: source.name.clone(),
+        decoder,
+        schema: Arc::clone(&source.schema),
+        physical: source.spec.schema.fields().len(),
+        metadata: source.metadata.clone(),
+        watermark: source.watermark.clone(),
+        idle_timeout_ms: source.idle_timeout_ms,
+        max_drift_ms: source.max_drift_ms.or(drift).filter(|_| source.watermark.is_some()),
+    })
+}
+
+fn factory(format: &str, spec: TableSpec, test: Option<RawTest>) -> Result<DecoderFactory> {
+    let format = format.to_owned();
+    // Made once here, so that a wrong option is found before anything runs.
+    decoder(&format, &spec, test.as_ref())?;
+    Ok(Arc::new(move || decoder(&format, &spec, test.as_ref())))
+}
+
+fn start(source: &SourcePlan, connectors: &Connectors, options: &JobOptions) -> Result<StartPosition> {
+    let default = match (options.ending, &options.local) {
+        (Ending::Run, None) => StartPosition::Latest,
+        _ => StartPosition::TrimHorizon,
+    };
+    match options.from {
+        Some(from) => Ok(from),
+        None => Ok(connectors.start_position(&source.spec, &source.connector)?.unwrap_or(default)),
+    }
+}
+
+/// The format of the records that the source gives; `None` when it gives rows.
+fn raw_format(spec: &TableSpec) -> Option<&str> {
+    let format = spec.option("format").or_else(|| spec.option("value.format"));
+    format.filter(|format| *format != "parquet")
+}
+
+fn json_options(spec: &TableSpec) -> impl Iterator<Item = (&String, &String)> {
+    spec.options.iter().filter(|(key, _)| key.starts_with("json."))
+}
+
+/// Equal for tables that one reader can serve.
+fn reading_key(source: &SourcePlan, connectors: &Connectors, start: StartPosition, saved: &SavedJob) -> Result<String> {
+    let mut key = format!("{} {start:?}", connectors.source_identity(&source.spec, &source.connector)?);
+    let of_reading = |key: &&String| !NOT_OF_READING.iter().any(|prefix| key.starts_with(prefix));
+    for (name, value) in source.spec.options.iter().filter(|(key, _)| of_reading(key)) {
+        let _ = write!(key, " {name}={value:?}");
+    }
+    let _ = write!(key, " {:?}", source.spec.partitioned_by);
+    if let Some(table) = saved.tables.get(&source.name) {
+        for (split, saved) in &table.splits {
+            let _ = write!(key, " {split}={:?},{}", saved.after_exclusive, saved.finished);
+        }
+    }
+    Ok(key)
+}
+
+/// The raw-byte test, where time can be had without decoding.
+fn raw_test(source: &SourcePlan) -> Option<RawTest> {
+    let text = source.literal.clone()?;
+    let time_column = match &source.watermark {
+        None => None,
+        Some(WatermarkRule::Delay { column, .. }) if *column < source.spec.schema.fields().len() => {
+            Some(source.spec.schema.field(*column).name().clone())
+        }
+        Some(_) => return None,
+    };
+    Some(RawTest { text, time_column })
+}

@@ -1,0 +1,57 @@
+//! The input of one epoch, and when it closes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::datatypes::Int64Type;
+
+use crate::contracts::{EpochCut, RawChunk, RejectedRecord, Result, SplitId, Watermark};
+use crate::operators::WATERMARK_COLUMN;
+
+/// When an epoch closes.
+#[derive(Debug, Clone, Copy)]
+pub struct EpochLimits {
+    /// Longest time that it stays open.
+    pub interval: Duration,
+    /// Rows at which it closes before its time.
+    pub rows: usize,
+}
+
+/// The input of one epoch.
+#[derive(Debug, Default)]
+pub(crate) struct Epoch {
+    /// Rows of each table: split after split in the order of their names, so that the order does not depend on time.
+    pub(crate) rows: Vec<Vec<RecordBatch>>,
+    pub(crate) watermarks: Vec<Watermark>,
+    pub(crate) rejects: Vec<RejectedRecord>,
+    /// Records by the number in the origin column, with the index of their feed.
+    pub(crate) raw: BTreeMap<u32, (usize, RawChunk)>,
+    /// No more will come.
+    pub(crate) last: bool,
+    pub(crate) total_rows: usize,
+    /// The epoch is one of the log, and this is what it says.
+    pub(crate) logged: Option<EpochCut>,
+    /// Rows as they come: feed, split, table, rows.
+    pub(super) gathered: Vec<(usize, SplitId, usize, RecordBatch)>,
+    /// Before the epoch, windows up to here had fired, by feed and table.
+    pub(crate) floors: Vec<Vec<i64>>,
+}
+
+impl Epoch {
+    pub(super) fn new(slots: usize) -> Self {
+        Self { rows: vec![Vec::new(); slots], watermarks: vec![Watermark::MIN; slots], ..Self::default() }
+    }
+}
+
+/// The watermark column raised to `floor`.
+pub(super) fn with_floor(batch: &RecordBatch, floor: i64) -> Result<RecordBatch> {
+    let Ok(index) = batch.schema_ref().index_of(WATERMARK_COLUMN) else { return Ok(batch.clone()) };
+    let raised: Int64Array = batch.column(index).as_primitive::<Int64Type>().unary(|ms| ms.max(floor));
+    let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
+    debug_assert_eq!(raised.len(), batch.num_rows());
+    columns[index] = Arc::new(raised);
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
+}

@@ -1,0 +1,122 @@
+//! A planned job: what to read, what to compute, where to write. No planning here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+
+use super::settings::Settings;
+use crate::contracts::{MetadataColumn, Result, TableSpec};
+use crate::operators::{GateKind, QueryGraph};
+use crate::runtime::WatermarkRule;
+
+/// A table that is read.
+#[derive(Debug, Clone)]
+pub struct SourcePlan {
+    /// Index in the epoch's inputs.
+    pub table: usize,
+    /// Name in SQL.
+    pub name: String,
+    /// Value of `connector`.
+    pub connector: String,
+    /// What the connector needs to know; its schema has the physical columns in use.
+    pub spec: TableSpec,
+    /// Metadata columns in use, in their order behind the physical ones.
+    pub metadata: Vec<MetadataColumn>,
+    /// Columns of the rows of an epoch: physical, metadata, hidden.
+    pub schema: SchemaRef,
+    /// How time moves, if the table has a watermark.
+    pub watermark: Option<WatermarkRule>,
+    /// Time without data after which a split no longer holds the watermark back; `None` never.
+    pub idle_timeout_ms: Option<i64>,
+    /// How far a split may run ahead of the slowest one.
+    pub max_drift_ms: Option<i64>,
+    /// Text that a record must contain to be of use to any query.
+    pub literal: Option<String>,
+    /// Columns that some query uses.
+    pub required: Vec<String>,
+    /// Column that the DDL declares for the split's watermark, which an archive may have kept.
+    pub watermark_column: Option<String>,
+}
+
+/// A reference table.
+#[derive(Debug, Clone)]
+pub struct ReferencePlan {
+    /// Name in SQL.
+    pub name: String,
+    /// Value of `connector`.
+    pub connector: String,
+    /// What the connector needs to know.
+    pub spec: TableSpec,
+}
+
+/// A table that is written.
+#[derive(Debug, Clone)]
+pub struct SinkPlan {
+    /// Name in SQL.
+    pub name: String,
+    /// Value of `connector`.
+    pub connector: String,
+    /// What the connector needs to know; its schema has the columns that the INSERT writes.
+    pub spec: TableSpec,
+    /// Indexes of the primary key in that schema.
+    pub key: Vec<usize>,
+}
+
+/// A planned INSERT.
+#[derive(Debug)]
+pub struct QueryPlan {
+    /// `file:sink`.
+    pub name: String,
+    /// Stages and operators; for a batch, the root stage alone.
+    pub graph: QueryGraph,
+    /// Where rows go.
+    pub sink: SinkPlan,
+    /// Source tables that it reads.
+    pub tables: Vec<usize>,
+    /// What its gates check, by number.
+    pub gates: Vec<GateKind>,
+    /// The plan as it was understood, for people.
+    pub logical: String,
+    /// A line for each operator.
+    pub notes: Vec<String>,
+    /// What is likely to surprise.
+    pub warnings: Vec<String>,
+    /// Columns read, by table.
+    pub reads: BTreeMap<String, Vec<String>>,
+}
+
+/// A planned job.
+#[derive(Debug)]
+pub struct JobPlan {
+    /// Settings of its SETs.
+    pub settings: Settings,
+    /// Tables that are read.
+    pub sources: Vec<SourcePlan>,
+    /// Tables on the still side of joins.
+    pub references: Vec<ReferencePlan>,
+    /// The INSERTs.
+    pub queries: Vec<QueryPlan>,
+    /// What is accepted and has no effect, and what is likely to surprise.
+    pub warnings: Vec<String>,
+    /// Number of tables that an epoch's inputs have.
+    pub tables: usize,
+}
+
+/// How to plan.
+#[derive(Debug, Clone)]
+pub struct PlanOptions {
+    /// Tasks of a stage.
+    pub partitions: usize,
+    /// Plan everything at once instead of epoch by epoch.
+    pub batch: bool,
+    /// Leave out columns and nested fields that no query uses, so that they are not decoded.
+    pub pruned: bool,
+    /// What `now()` answers; the runtime moves it.
+    pub epoch_time_ms: Arc<AtomicI64>,
+}
+
+/// Makes the table that a batch plan scans in place of a source.
+pub type BatchTables<'a> = &'a (dyn Fn(&SourcePlan) -> Result<Arc<dyn TableProvider>> + Sync);

@@ -1,0 +1,276 @@
+//! The second pass: sources with the columns in use, then every INSERT over them (see [`insert`](super::insert)).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{Expr, LogicalPlan, Operator as BinaryOperator};
+
+use super::catalog::{Catalog, Table};
+use super::compile::{Compiler, Mode, Provider, TableInput};
+use super::plan::{BatchTables, JobPlan, PlanOptions, ReferencePlan, SourcePlan};
+use super::planner::Planner;
+use super::required::Required;
+use super::settings::{Settings, duration_ms};
+use super::statement::ColumnKind;
+use super::text::HINT_MARK;
+use super::types::flink_name;
+use crate::contracts::{Error, MetadataColumn, Result, TableSpec};
+use crate::operators::{GateReport, ORIGIN_COLUMN, TIME_COLUMN, WATERMARK_COLUMN};
+use crate::runtime::WatermarkRule;
+
+/// Plans everything again over tables that have only the columns in use.
+pub(super) struct JobBuilder<'a> {
+    pub(super) planner: &'a Planner<'a>,
+    pub(super) catalog: &'a Catalog,
+    pub(super) settings: &'a Settings,
+    pub(super) options: &'a PlanOptions,
+    pub(super) required: &'a Required,
+    pub(super) literals: BTreeMap<String, String>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl JobBuilder<'_> {
+    pub(super) async fn build(
+        &mut self,
+        batch_tables: Option<BatchTables<'_>>,
+        errors: &mut Vec<Error>,
+    ) -> Option<JobPlan> {
+        let mut inputs = Vec::new();
+        let mut sources = Vec::new();
+        for (index, name) in self.required.keys().enumerate() {
+            let table = self.planner.table_of(name)?;
+            match self.source(index, name, table).await {
+                Ok((input, mut source)) => {
+                    // The same hint twice: two readers, each with its own position.
+                    let same =
+                        sources.iter().filter(|s: &&SourcePlan| s.name.split('#').next() == Some(&source.name)).count();
+                    if same > 0 {
+                        source.name = format!("{}#{}", source.name, same + 1);
+                    }
+                    inputs.push(input);
+                    sources.push(source);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return None;
+        }
+        let mut references = Vec::new();
+        let mut queries = Vec::new();
+        let mut used = BTreeSet::new();
+        let provide = |index: usize| match batch_tables {
+            Some(make) => make(&sources[index]),
+            None => Err(Error::internal("a batch without tables")),
+        };
+        let provider: Option<Provider<'_>> = if batch_tables.is_some() { Some(&provide) } else { None };
+        for insert in &self.catalog.inserts {
+            match self.query(insert, &inputs, &mut references, provider).await {
+                Ok(query) => {
+                    used.extend(query.tables.iter().copied());
+                    let told = query.warnings.iter().map(|text| format!("query '{}': {text}", query.name));
+                    self.warnings.extend(told);
+                    queries.push(query);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return None;
+        }
+        let plan_reference = |index: &usize| {
+            let source = &sources[*index];
+            ReferencePlan { name: source.name.clone(), connector: source.connector.clone(), spec: source.spec.clone() }
+        };
+        let references = references.iter().map(plan_reference).collect();
+        sources.retain(|source| used.contains(&source.table));
+        Some(JobPlan {
+            settings: self.settings.clone(),
+            sources,
+            references,
+            queries,
+            warnings: std::mem::take(&mut self.warnings),
+            tables: inputs.len(),
+        })
+    }
+
+    async fn source(&self, index: usize, plan_name: &str, table: &Table) -> Result<(TableInput, SourcePlan)> {
+        let base = self.planner.schemas.get(plan_name).cloned().unwrap_or_else(|| Arc::new(Schema::empty()));
+        let mut physical: Vec<Field> = Vec::new();
+        let mut metadata = Vec::new();
+        for field in base.fields() {
+            let column = table.columns.iter().find(|c| c.name == *field.name());
+            match column.map(|c| &c.kind) {
+                Some(ColumnKind::Metadata { key, .. }) => {
+                    metadata.push(MetadataColumn { name: field.name().clone(), key: key.clone() });
+                }
+                _ => physical.push(field.as_ref().clone().with_metadata(Default::default())),
+            }
+        }
+        let watermark = self.watermark(table, &base).await?;
+        let mut fields: Vec<Arc<Field>> = base.fields().iter().cloned().collect();
+        if watermark.is_some() {
+            fields.push(Arc::new(Field::new(WATERMARK_COLUMN, DataType::Int64, false)));
+            fields.push(Arc::new(Field::new(TIME_COLUMN, DataType::Int64, false)));
+        }
+        if !self.options.batch {
+            fields.push(Arc::new(Field::new(ORIGIN_COLUMN, DataType::UInt64, false)));
+        }
+        let schema = Arc::new(Schema::new(fields));
+        let input = TableInput {
+            name: plan_name.to_owned(),
+            declared: base.fields().len(),
+            schema: Arc::clone(&schema),
+            can_be_reference: table.can_be_reference(),
+        };
+        let ms = |key: &str| table.option(key).and_then(duration_ms);
+        let idle = ms("scan.watermark.idle-timeout").unwrap_or(self.settings.idle_timeout_ms);
+        let source = SourcePlan {
+            table: index,
+            name: self.source_name(table),
+            connector: table.connector.clone(),
+            spec: spec(table, Arc::new(Schema::new(physical))),
+            metadata,
+            schema,
+            watermark,
+            idle_timeout_ms: (idle > 0).then_some(idle),
+            max_drift_ms: ms("scan.watermark.alignment.max-drift"),
+            literal: self.literals.get(plan_name).cloned(),
+            required: self.required.get(plan_name).map(|used| used.keys().cloned().collect()).unwrap_or_default(),
+            watermark_column: table.columns.iter().find_map(|column| match &column.kind {
+                ColumnKind::Metadata { key, .. } if key == "watermark" => Some(column.name.clone()),
+                _ => None,
+            }),
+        };
+        Ok((input, source))
+    }
+
+    /// The table's name, and what a hint has changed: positions are saved under it, so it tells sources of one
+    /// table apart.
+    fn source_name(&self, table: &Table) -> String {
+        let Some((base, _)) = table.name.split_once(HINT_MARK) else { return table.name.clone() };
+        let own = self.catalog.tables.get(base).map(|t| &t.options);
+        let changed = table.options.iter().filter(|(key, value)| own.is_some_and(|own| own.get(*key) != Some(value)));
+        let changed: Vec<String> = changed.map(|(key, value)| format!("'{key}'='{value}'")).collect();
+        format!("{base} OPTIONS({})", changed.join(", "))
+    }
+
+    /// `ts - INTERVAL '5' SECOND` is a constant delay; anything else is computed by a plan.
+    async fn watermark(&self, table: &Table, base: &SchemaRef) -> Result<Option<WatermarkRule>> {
+        let Some(declared) = &table.watermark else { return Ok(None) };
+        let place = || table.statement.at(declared.span);
+        let ident = sqlparser::ast::Expr::Identifier(declared.column.clone());
+        let query = super::planner::select_two(&table.name, ident, declared.expression.clone());
+        let plan = self.planner.query(&query, &table.statement).await?;
+        let planned = |error| self.planner.explain(&error, &table.statement);
+        let optimized = self.planner.state.optimize(&plan).map_err(planned)?;
+        let watermark = optimized.schema().field(1).data_type().clone();
+        if !matches!(watermark, DataType::Timestamp(..)) {
+            let error = Error::sql(format!("the watermark is {}, not a TIMESTAMP", flink_name(&watermark)));
+            return Err(error.at(place()).hint("WATERMARK FOR ts AS ts - INTERVAL '5' SECOND"));
+        }
+        if let Ok(column) = base.index_of(&declared.column.value)
+            && let Some(delay_ms) = constant_delay(&optimized, &declared.column.value)
+        {
+            return Ok(Some(WatermarkRule::Delay { column, delay_ms }));
+        }
+        let tables = [TableInput {
+            name: Planner::plan_name(&table.name),
+            declared: base.fields().len(),
+            schema: Arc::clone(base),
+            can_be_reference: false,
+        }];
+        let mut compiler = self.compiler(Mode::Stream, &tables, &[], 1);
+        // It runs once a piece: in a batch too, nothing may be dealt out to tasks that run once.
+        compiler.state = &self.planner.bare;
+        let piece = compiler.compile(&plan, false).await.map_err(planned)?;
+        let stage = compiler.stage(&piece).await.map_err(planned)?;
+        Ok(Some(WatermarkRule::Computed(Arc::new(tokio::sync::Mutex::new(stage)))))
+    }
+
+    pub(super) fn compiler<'c>(
+        &'c self,
+        mode: Mode,
+        tables: &'c [TableInput],
+        references: &[usize],
+        partitions: usize,
+    ) -> Compiler<'c> {
+        Compiler {
+            mode,
+            tables,
+            partitions,
+            state: &self.planner.state,
+            bare: &self.planner.bare,
+            ttl_ms: self.settings.state_ttl_ms,
+            report: Arc::new(GateReport::default()),
+            gates: Vec::new(),
+            used: Arc::default(),
+            operators: Vec::new(),
+            paned: BTreeSet::new(),
+            references: references.to_vec(),
+            notes: Vec::new(),
+            warnings: Vec::new(),
+            scanned: BTreeSet::new(),
+            provider: None,
+            demands: Vec::new(),
+            met: None,
+            demanded: 0,
+        }
+    }
+}
+
+pub(super) fn spec(table: &Table, schema: SchemaRef) -> TableSpec {
+    let mut options = table.options.clone();
+    if let Some(path) = options.get_mut("path") {
+        *path = beside(path, &table.statement.text.file);
+    }
+    TableSpec {
+        name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
+        options,
+        schema,
+        physical: table.physical_schema(),
+        primary_key: table.primary_key.clone(),
+        partitioned_by: table.partitioned_by.clone(),
+    }
+}
+
+/// A relative path starts at the folder of the file that names it.
+fn beside(path: &str, sql_file: &str) -> String {
+    let folder = std::path::Path::new(sql_file).parent();
+    match folder {
+        Some(folder) if !path.contains("://") && !path.starts_with('/') => {
+            folder.join(path).to_string_lossy().into_owned()
+        }
+        _ => path.to_owned(),
+    }
+}
+
+/// `ts` or `ts - constant` in the second column of a plan over one table.
+fn constant_delay(plan: &LogicalPlan, column: &str) -> Option<i64> {
+    let LogicalPlan::Projection(projection) = plan else {
+        // `SELECT ts, ts`: one column twice may be folded away.
+        return None;
+    };
+    fn strip(expr: &Expr) -> &Expr {
+        match expr {
+            Expr::Alias(alias) => strip(&alias.expr),
+            Expr::Cast(cast) => strip(&cast.expr),
+            other => other,
+        }
+    }
+    let is_time = |expr: &Expr| matches!(strip(expr), Expr::Column(c) if c.name == column);
+    match strip(&projection.expr[1]) {
+        expr if is_time(expr) => Some(0),
+        Expr::BinaryExpr(binary) if binary.op == BinaryOperator::Minus && is_time(&binary.left) => {
+            match strip(&binary.right) {
+                Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _) if interval.months == 0 => {
+                    Some(i64::from(interval.days) * 86_400_000 + interval.nanoseconds / 1_000_000)
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}

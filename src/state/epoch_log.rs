@@ -1,0 +1,216 @@
+//! The epoch log as a local file: a line for each entry, `<checksum> <JSON>`, appended and synced.
+//!
+//! A line that a crash cut off is the last one, has no line end and never took effect: it is removed when the log is
+//! opened. Any other damage is an error. The file is locked while a run has it, so that two runs of a job on one folder cannot
+//! mix. [`StateStore::save`](super::StateStore::save) shortens it: entries up to the saved epoch are not needed again.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::checksum::hex_digest;
+use crate::contracts::{EpochLog, Error, ErrorKind, LogEntry, Result};
+
+/// Name of the log in the folder of a job's saved states.
+const FILE: &str = "epochs.log";
+/// Hex digits of a line's checksum: 64 bits of SHA-256.
+const CHECKSUM_DIGITS: usize = 16;
+
+/// An open log.
+#[derive(Debug)]
+pub struct FileEpochLog {
+    path: PathBuf,
+    file: Arc<File>,
+}
+
+impl FileEpochLog {
+    /// Opens the log in `folder`, makes it if it is not there, and answers its entries. Blocks.
+    pub fn open(folder: &Path) -> Result<(Self, Vec<LogEntry>)> {
+        let path = folder.join(FILE);
+        let failed = |e| failed("open", &path, e);
+        fs::create_dir_all(folder).map_err(failed)?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(
+                    ErrorKind::Fenced,
+                    format!("another run of this job uses '{}'", folder.display()),
+                )
+                .hint("stop it first, or give this one another --local folder"));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed)?;
+        let (entries, whole) = parse(&bytes, &path)?;
+        if whole < bytes.len() {
+            file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(failed)?;
+        }
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        Ok((Self { path, file: Arc::new(file) }, entries))
+    }
+}
+
+#[async_trait]
+impl EpochLog for FileEpochLog {
+    async fn append(&mut self, entry: &LogEntry) -> Result<()> {
+        let line = line(entry)?;
+        let file = Arc::clone(&self.file);
+        let write = move || (&*file).write_all(&line).and_then(|()| file.sync_data());
+        let written = tokio::task::spawn_blocking(write).await;
+        written
+            .map_err(|e| Error::internal("the task that wrote the epoch log died").caused_by(e))?
+            .map_err(|e| failed("write", &self.path, e))
+    }
+}
+
+/// Whether there is anything in the log of `folder`.
+pub(super) fn has_entries(folder: &Path) -> bool {
+    fs::metadata(folder.join(FILE)).is_ok_and(|file| file.len() > 0)
+}
+
+/// Removes entries up to and with `epoch`, and the beginnings of runs when nothing else is left. Blocks.
+pub(super) fn forget(folder: &Path, epoch: u64) -> Result<()> {
+    let path = folder.join(FILE);
+    let failed = |e| failed("shorten", &path, e);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(e)),
+    };
+    let (entries, _) = parse(&bytes, &path)?;
+    let needed = |entry: &LogEntry| entry.epoch().is_none_or(|own| own > epoch);
+    if !entries.iter().any(|entry| entry.epoch().is_some() && needed(entry)) {
+        // Entries that a crash leaves here are known by their numbers.
+        return File::options().write(true).open(&path).and_then(|file| file.set_len(0)).map_err(failed);
+    }
+    let temporary = folder.join(".epochs.next");
+    let mut text = Vec::new();
+    for entry in entries.iter().filter(|entry| needed(entry)) {
+        text.extend(line(entry)?);
+    }
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(failed)
+}
+
+fn line(entry: &LogEntry) -> Result<Vec<u8>> {
+    let json = serde_json::to_string(entry);
+    let json = json.map_err(|e| Error::internal("a log entry cannot be written as JSON").caused_by(e))?;
+    Ok(format!("{} {json}\n", &hex_digest(json.as_bytes())[..CHECKSUM_DIGITS]).into_bytes())
+}
+
+/// Entries, and the length of what is whole.
+fn parse(bytes: &[u8], path: &Path) -> Result<(Vec<LogEntry>, usize)> {
+    let (mut entries, mut whole) = (Vec::new(), 0);
+    for (number, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
+        if let Some(entry) = line.strip_suffix(b"\n").and_then(parse_line) {
+            entries.push(entry);
+            whole += line.len();
+            continue;
+        }
+        // A write that was cut off leaves the beginning of a line. One that is whole but for its last byte was damaged.
+        let is_torn = !line.ends_with(b"\n") && parse_line(&line[..line.len() - 1]).is_none();
+        if !is_torn {
+            let error = Error::corrupt(format!("line {} of the epoch log '{}' is damaged", number + 1, path.display()));
+            return Err(error.hint("restore the file, or run with --fresh to read everything again"));
+        }
+    }
+    Ok((entries, whole))
+}
+
+fn parse_line(line: &[u8]) -> Option<LogEntry> {
+    let (checksum, json) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+    (checksum == &hex_digest(json.as_bytes())[..CHECKSUM_DIGITS]).then(|| serde_json::from_str(json).ok())?
+}
+
+fn failed(what: &str, path: &Path, error: std::io::Error) -> Error {
+    Error::unavailable(format!("cannot {what} the epoch log '{}'", path.display())).caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contracts::{EpochCut, SplitCut};
+
+    fn cut(epoch: u64) -> LogEntry {
+        let split = SplitCut {
+            feed: "events".to_owned(),
+            split: "shardId-000000000000".to_owned(),
+            opened: None,
+            records: 17,
+            after: Some("4711".to_owned()),
+        };
+        let (generation, now_ms) = (1, 1_790_000_000_000);
+        LogEntry::Cut(EpochCut { epoch, generation, now_ms, closes: false, splits: vec![split], tables: vec![] })
+    }
+
+    async fn written(folder: &Path, epochs: std::ops::Range<u64>) -> Vec<u8> {
+        let (mut log, _) = FileEpochLog::open(folder).expect("a log");
+        log.append(&LogEntry::Started { generation: 1, job: "j".to_owned() }).await.expect("an entry");
+        for epoch in epochs {
+            log.append(&cut(epoch)).await.expect("an entry");
+        }
+        fs::read(folder.join(FILE)).expect("the file")
+    }
+
+    #[tokio::test]
+    async fn a_torn_tail_is_cut_off_wherever_it_was_torn() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bytes = written(folder.path(), 1..4).await;
+        let last = bytes.len() - bytes.split_inclusive(|b| *b == b'\n').next_back().map_or(0, <[u8]>::len);
+        for end in last..bytes.len() {
+            fs::write(folder.path().join(FILE), &bytes[..end]).expect("a torn file");
+            let (mut log, entries) = FileEpochLog::open(folder.path()).expect("a torn tail is no error");
+            assert_eq!(entries.last(), Some(&cut(2)), "torn at {end}");
+            log.append(&cut(3)).await.expect("goes on");
+            assert_eq!(fs::read(folder.path().join(FILE)).expect("the file"), bytes, "torn at {end}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flipped_bit_is_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bytes = written(folder.path(), 1..4).await;
+        // Five and eight have no divisor in common: every bit of some byte is met.
+        for bit in (0..bytes.len() * 8).step_by(5) {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            fs::write(folder.path().join(FILE), &damaged).expect("a damaged file");
+            let error = FileEpochLog::open(folder.path()).err().unwrap_or_else(|| panic!("bit {bit} was not noticed"));
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "bit {bit}: {error}");
+            assert!(error.hint_text().is_some_and(|hint| hint.contains("--fresh")), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn forgets_what_a_saved_state_covers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        written(folder.path(), 1..6).await;
+        forget(folder.path(), 3).expect("shortened");
+        let epochs = |entries: Vec<LogEntry>| entries.iter().filter_map(LogEntry::epoch).collect::<Vec<_>>();
+        assert_eq!(epochs(FileEpochLog::open(folder.path()).expect("a log").1), [4, 5]);
+        forget(folder.path(), 5).expect("shortened");
+        assert_eq!(FileEpochLog::open(folder.path()).expect("a log").1, []);
+        assert_eq!(fs::metadata(folder.path().join(FILE)).expect("the file").len(), 0);
+    }
+
+    #[test]
+    fn two_runs_cannot_have_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = FileEpochLog::open(folder.path()).expect("a log");
+        let second = FileEpochLog::open(folder.path()).expect_err("it is taken");
+        assert_eq!(second.kind(), ErrorKind::Fenced, "{second}");
+        drop(first);
+        FileEpochLog::open(folder.path()).expect("free again");
+    }
+}

@@ -1,0 +1,209 @@
+//! A run is killed at moments that nobody chose; the next one repeats the epochs that had been cut, as they were, and
+//! goes on: tables, alerts and archive are those of a run that nothing has disturbed.
+//!
+//! `CRASH_SEED=N` repeats a run of the test; `CRASH_ROUNDS=N` makes it longer.
+
+#![expect(clippy::disallowed_methods, reason = "the program under test lives in real time")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use rusqlite::types::Value;
+use serde_json::Value as Json;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// SplitMix64: the same numbers from the same seed, everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+fn start(arguments: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the program runs")
+}
+
+fn tidemill(arguments: &[&str]) -> String {
+    let output = start(arguments).wait_with_output().expect("it ends");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "tidemill {arguments:?}\n{out}\n{err}");
+    out.into_owned()
+}
+
+/// Every row of every table.
+fn tables(local: &Path) -> BTreeMap<String, u64> {
+    let store = rusqlite::Connection::open(local.join("dynamodb.sqlite")).expect("results");
+    let mut names = store.prepare("SELECT name FROM sqlite_master WHERE type = 'table'").expect("a query");
+    let names: Vec<String> =
+        names.query_map([], |row| row.get(0)).expect("names").map(|n| n.expect("a name")).collect();
+    let mut rows = BTreeMap::new();
+    for table in names {
+        let mut query = store.prepare(&format!("SELECT * FROM \"{table}\"")).expect("a table");
+        let columns: Vec<String> = query.column_names().map(str::to_owned).collect();
+        let shown = query.query_map([], |row| {
+            let mut cells = Vec::new();
+            for (index, column) in columns.iter().enumerate() {
+                match row.get::<_, Value>(index)? {
+                    Value::Null => {}
+                    value => cells.push(format!("{column}={value:?}")),
+                }
+            }
+            cells.sort();
+            Ok(format!("{table}: {}", cells.join(", ")))
+        });
+        for row in shown.expect("rows") {
+            *rows.entry(row.expect("a row")).or_default() += 1;
+        }
+    }
+    rows
+}
+
+/// Every message, by its id and what it says; when it was published is another matter.
+fn alerts(local: &Path) -> BTreeMap<String, u64> {
+    let mut messages = BTreeMap::new();
+    let text = std::fs::read_to_string(local.join("sns/analytics-alerts.jsonl")).expect("alerts");
+    for line in text.lines() {
+        let message: Json = serde_json::from_str(line).expect("JSON");
+        let shown = format!("{} {} {}", message["message_id"], message["subject"], message["message"]);
+        *messages.entry(shown).or_default() += 1;
+    }
+    messages
+}
+
+/// Every archived row.
+fn archive(folder: &Path) -> BTreeMap<String, u64> {
+    fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            match entry.path() {
+                path if path.is_dir() => files(&path, found),
+                path => found.push(path),
+            }
+        }
+    }
+    let (mut found, mut rows) = (Vec::new(), BTreeMap::new());
+    files(folder, &mut found);
+    for path in found {
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(!name.starts_with('.'), "a hidden file is left over: {name}");
+        let reader = SerializedFileReader::new(std::fs::File::open(&path).expect("a file")).expect("Parquet");
+        for row in reader.get_row_iter(None).expect("rows") {
+            *rows.entry(row.expect("a row").to_string()).or_default() += 1;
+        }
+    }
+    rows
+}
+
+#[track_caller]
+fn assert_same(what: &str, seed: u64, wanted: &BTreeMap<String, u64>, found: &BTreeMap<String, u64>) {
+    let differs = |a: &BTreeMap<String, u64>, b: &BTreeMap<String, u64>| {
+        a.iter()
+            .filter(|(row, n)| b.get(*row) != Some(n))
+            .take(3)
+            .map(|(row, n)| format!("{n} x {row}"))
+            .collect::<Vec<_>>()
+    };
+    assert!(!wanted.is_empty(), "there are no {what}");
+    assert!(
+        wanted == found,
+        "{what}, CRASH_SEED={seed}: wanted {:#?}, found {:#?}",
+        differs(wanted, found),
+        differs(found, wanted)
+    );
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target)
+        } else {
+            drop(std::fs::copy(entry.path(), target).expect("a copy"))
+        }
+    }
+}
+
+/// Epochs in the log of the job.
+fn logged(local: &Path) -> usize {
+    let log = std::fs::read_to_string(local.join("checkpoints/queries/epochs.log")).unwrap_or_default();
+    log.lines().filter(|line| line.contains("\"cut\"")).count()
+}
+
+#[test]
+fn a_killed_run_is_repeated_exactly_and_goes_on() {
+    let seed = std::env::var("CRASH_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(20_260_301);
+    let rounds: u64 = std::env::var("CRASH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+    let folder = tempfile::tempdir().expect("a folder");
+    // The shipped job, but with files that are rolled often: some are complete when the kill comes, and some are not.
+    let queries = folder.path().join("queries");
+    copy(&Path::new(ROOT).join("queries"), &queries);
+    let archive_sql = std::fs::read_to_string(queries.join("archive.sql")).expect("the archive's query");
+    assert!(archive_sql.contains("'300 s'"), "the rollover that is changed here");
+    std::fs::write(queries.join("archive.sql"), archive_sql.replace("'300 s'", "'150 ms'")).expect("written");
+    let whole = folder.path().join("whole");
+    let events = Path::new(ROOT).join("tests/data/shop.jsonl");
+    let stream = [
+        "produce",
+        "analytics-events",
+        "--local",
+        text(&whole),
+        "--from",
+        text(&events),
+        "--partition-key",
+        "data.user_id",
+    ];
+    tidemill(&stream);
+    let untouched = folder.path().join("stream");
+    copy(&whole, &untouched);
+    tidemill(&["run", text(&queries), "--local", text(&whole), "--drain"]);
+    let wanted = (tables(&whole), alerts(&whole), archive(&whole.join("s3/my-analytics-archive/events")));
+    for seed in seed..seed + rounds {
+        let mut random = Random(seed);
+        let local = folder.path().join(format!("killed-{seed}"));
+        copy(&untouched, &local);
+        let run = ["run", text(&queries), "--local", text(&local), "--epoch-rows", "300", "--epoch-interval", "30ms"];
+        let (mut kills_in_midst, mut stopped) = (0, 0);
+        for _ in 0..6 {
+            let mut child = start(&run);
+            let orderly = random.below(5) == 0;
+            std::thread::sleep(Duration::from_millis(250 + random.below(1_250)));
+            if orderly {
+                // A signal in the midst of repeating: what is left is repeated by the next run.
+                let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
+                assert!(sent.success());
+                stopped += 1;
+            } else {
+                child.kill().expect("it was there");
+            }
+            let output = child.wait_with_output().expect("it has ended");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!said.contains("error"), "CRASH_SEED={seed}: {said}");
+            kills_in_midst += usize::from(logged(&local) > 0);
+        }
+        assert!(
+            kills_in_midst > 0,
+            "CRASH_SEED={seed}: no run was killed before it had saved ({stopped} were stopped)"
+        );
+        tidemill(&["run", text(&queries), "--local", text(&local), "--drain"]);
+        assert_same("rows of tables", seed, &wanted.0, &tables(&local));
+        assert_same("alerts", seed, &wanted.1, &alerts(&local));
+        assert_same("archived rows", seed, &wanted.2, &archive(&local.join("s3/my-analytics-archive/events")));
+        assert_eq!(logged(&local), 0, "a saved state needs no log");
+    }
+}
