@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
-use datafusion::arrow::datatypes::Int64Type;
+use datafusion::arrow::datatypes::{DataType, Int64Type};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -153,7 +153,12 @@ impl Driver {
             let ready = split
                 .parents
                 .iter()
-                .all(|parent| table.by_id.get(parent).is_none_or(|at| table.splits[*at].status == Status::Finished));
+                .all(|parent| match table.by_id.get(parent) {
+                    // One that only the run has ended has more records, which come before its children's.
+                    Some(at) => table.splits[*at].really_finished,
+                    // Gone, or finished and forgotten; but one that waits itself has not even begun.
+                    None => !self.waiting[index].iter().any(|w| w.id == *parent),
+                });
             if ready {
                 self.start(index, split).await?;
             } else {
@@ -193,10 +198,16 @@ impl Driver {
         // A split that appears while the job runs, or has appeared since an earlier run, is read from its beginning:
         // nothing may be skipped. So are children of splits that have been read here.
         let goes_on = self.saved.contains_key(&specification.name);
-        let follows = split.parents.iter().any(|parent| self.tables[index].by_id.contains_key(parent));
+        let follows = split.parents.iter().any(|parent| table.by_id.contains_key(parent));
         let start =
             if self.first_epoch && !goes_on && !follows { specification.start } else { StartPosition::TrimHorizon };
         let reader = specification.source.open(&split, position.as_ref(), start).await?;
+        // A start at the newest record is resolved now, and kept even if the run ends before the first answer.
+        table.splits[number].position = position.or_else(|| reader.position());
+        let split_metadata = specification.source.split_metadata(&split)?;
+        let stream = split_metadata.iter().find(|(key, _)| key == "stream").and_then(|(_, name)| {
+            Some(datafusion::arrow::compute::cast(name, &DataType::Utf8).ok()?.as_string::<i32>().value(0).into())
+        });
         let task = ReaderTask {
             table: index,
             table_name: specification.name.as_str().into(),
@@ -205,10 +216,11 @@ impl Driver {
             decoder: specification.decoder.as_ref().map(|make| make()).transpose()?,
             maker: RowMaker {
                 schema: Arc::clone(&specification.schema),
-                stream: specification.stream.as_str().into(),
+                stream: stream.unwrap_or_else(|| specification.stream.as_str().into()),
                 physical: specification.physical,
                 metadata: specification.metadata.clone(),
                 constants: specification.source.split_columns(&split)?,
+                split_metadata,
                 rule: specification.watermark.clone(),
                 watermark,
                 compute: self.compute.clone(),
@@ -293,7 +305,8 @@ impl Driver {
     fn is_done(&self) -> bool {
         let ended = self.tables.iter().all(TableSplits::all_finished);
         let bounded = self.specifications.iter().all(|s| s.source.boundedness() == Boundedness::Bounded);
-        ended && self.waiting.iter().all(VecDeque::is_empty) && (bounded || self.ending != Ending::Run)
+        // What still waits when nothing is read waits for a split that only this run has ended: a later run reads it.
+        ended && (self.ending != Ending::Run || (bounded && self.waiting.iter().all(VecDeque::is_empty)))
     }
 
     async fn take(&mut self, event: Event, epoch: &mut Epoch) -> Result<()> {
@@ -364,6 +377,13 @@ impl Driver {
     /// Name and stream of a table, by its index among specifications.
     pub(crate) fn stream(&self, index: usize) -> &str {
         &self.specifications[index].stream
+    }
+
+    /// Tells the sources that the run has ended in order.
+    pub(crate) async fn end(&self) {
+        for specification in &self.specifications {
+            specification.source.end().await;
+        }
     }
 
     /// Stops reading and says where reading stands. `closed` is the end of the last window that a
