@@ -11,30 +11,30 @@ use tokio::task::JoinHandle;
 
 /// A request.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct Request {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
 }
 
 impl Request {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 }
 
 /// What a stream of events sends next.
-pub enum Part {
+pub(crate) enum Part {
     Bytes(Vec<u8>),
     /// The connection is closed without the end of the body.
     Cut,
 }
 
 /// An answer.
-pub enum Reply {
+pub(crate) enum Reply {
     Json(u16, Value),
     /// A body that comes bit by bit.
     Stream(mpsc::Receiver<Part>),
@@ -45,11 +45,11 @@ pub enum Reply {
 }
 
 impl Reply {
-    pub fn error(status: u16, code: &str, message: &str) -> Self {
+    pub(crate) fn error(status: u16, code: &str, message: &str) -> Self {
         Self::Json(status, json!({ "__type": code, "message": message }))
     }
 
-    pub fn cut(self) -> Self {
+    pub(crate) fn cut(self) -> Self {
         match self {
             Self::Json(_, body) => Self::Cut(body),
             other => other,
@@ -59,8 +59,8 @@ impl Reply {
 
 /// Listens until it is dropped.
 #[derive(Debug)]
-pub struct Server {
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     task: JoinHandle<()>,
 }
 
@@ -71,7 +71,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub async fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let handler = Arc::new(handler);

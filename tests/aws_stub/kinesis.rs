@@ -6,69 +6,69 @@ use std::time::{Duration, Instant};
 use md5::{Digest, Md5};
 
 /// GetRecords calls per second and shard, and bytes.
-pub const READS_PER_SECOND: usize = 5;
-pub const BYTES_PER_SECOND: f64 = 2.0 * 1024.0 * 1024.0;
+pub(crate) const READS_PER_SECOND: usize = 5;
+pub(crate) const BYTES_PER_SECOND: f64 = 2.0 * 1024.0 * 1024.0;
 
 #[derive(Debug, Clone)]
-pub struct StubRecord {
-    pub sequence: String,
-    pub arrival_ms: i64,
-    pub key: String,
-    pub data: Vec<u8>,
+pub(crate) struct StubRecord {
+    pub(crate) sequence: String,
+    pub(crate) arrival_ms: i64,
+    pub(crate) key: String,
+    pub(crate) data: Vec<u8>,
 }
 
 #[derive(Debug)]
-pub struct StubShard {
-    pub id: String,
-    pub parents: Vec<String>,
-    pub first_hash: u128,
-    pub last_hash: u128,
-    pub first_sequence: String,
-    pub closed: Option<(String, i64)>,
+pub(crate) struct StubShard {
+    pub(crate) id: String,
+    pub(crate) parents: Vec<String>,
+    pub(crate) first_hash: u128,
+    pub(crate) last_hash: u128,
+    pub(crate) first_sequence: String,
+    pub(crate) closed: Option<(String, i64)>,
     /// All records ever, so that numbers of trimmed ones are still known.
-    pub records: Vec<StubRecord>,
+    pub(crate) records: Vec<StubRecord>,
     /// How many of them are gone.
-    pub trimmed: usize,
+    pub(crate) trimmed: usize,
     /// Empty answers before the next records are given.
-    pub empty_answers: u32,
+    pub(crate) empty_answers: u32,
     /// What answers say of how far behind they are, instead of the truth.
-    pub behind_ms: Option<u64>,
+    pub(crate) behind_ms: Option<u64>,
     /// Past reads, for the quota.
-    pub reads: VecDeque<Instant>,
+    pub(crate) reads: VecDeque<Instant>,
     /// Bytes given are paid for until then.
-    pub paid_until: Option<Instant>,
+    pub(crate) paid_until: Option<Instant>,
     /// GetRecords answered.
-    pub answered: u64,
+    pub(crate) answered: u64,
 }
 
 #[derive(Debug, Clone)]
-pub struct StubConsumer {
-    pub name: String,
-    pub arn: String,
-    pub created_ms: i64,
-    pub deleting_until: Option<Instant>,
+pub(crate) struct StubConsumer {
+    pub(crate) name: String,
+    pub(crate) arn: String,
+    pub(crate) created_ms: i64,
+    pub(crate) deleting_until: Option<Instant>,
 }
 
 #[derive(Debug)]
-pub struct StubStream {
-    pub name: String,
-    pub arn: String,
-    pub created_ms: i64,
-    pub retention_hours: i64,
-    pub shards: BTreeMap<String, StubShard>,
-    pub consumers: Vec<StubConsumer>,
+pub(crate) struct StubStream {
+    pub(crate) name: String,
+    pub(crate) arn: String,
+    pub(crate) created_ms: i64,
+    pub(crate) retention_hours: i64,
+    pub(crate) shards: BTreeMap<String, StubShard>,
+    pub(crate) consumers: Vec<StubConsumer>,
     /// Subscriptions by consumer and shard: number, and when it began.
-    pub subscriptions: BTreeMap<(String, String), (u64, Instant)>,
+    pub(crate) subscriptions: BTreeMap<(String, String), (u64, Instant)>,
     /// Sequence numbers are short and grow by a digit, as moto's do.
-    pub short_numbers: bool,
+    pub(crate) short_numbers: bool,
     next_shard: usize,
     next_number: u64,
     /// Positions given to SubscribeToShard and GetShardIterator, for tests that look at them.
-    pub starts: Vec<(String, String)>,
+    pub(crate) starts: Vec<(String, String)>,
 }
 
 impl StubStream {
-    pub fn new(name: &str, shards: usize, now_ms: i64) -> Self {
+    pub(crate) fn new(name: &str, shards: usize, now_ms: i64) -> Self {
         let mut this = Self {
             name: name.to_owned(),
             arn: format!("arn:aws:kinesis:eu-west-1:123456789012:stream/{name}"),
@@ -119,7 +119,7 @@ impl StubStream {
         id
     }
 
-    pub fn put(&mut self, key: &str, hash: Option<u128>, data: &[u8], now_ms: i64) -> (String, String) {
+    pub(crate) fn put(&mut self, key: &str, hash: Option<u128>, data: &[u8], now_ms: i64) -> (String, String) {
         let hash = hash.unwrap_or_else(|| u128::from_be_bytes(Md5::digest(key.as_bytes()).into()));
         let sequence = self.number();
         let open = |s: &&mut StubShard| s.closed.is_none() && (s.first_hash..=s.last_hash).contains(&hash);
@@ -137,21 +137,21 @@ impl StubStream {
         (shard.first_hash, shard.last_hash)
     }
 
-    pub fn split(&mut self, shard: &str, at: Option<u128>, now_ms: i64) -> (String, String) {
+    pub(crate) fn split(&mut self, shard: &str, at: Option<u128>, now_ms: i64) -> (String, String) {
         let (first, last) = self.close(shard, now_ms);
         let at = at.unwrap_or(first + (last - first) / 2 + 1);
         let parents = vec![shard.to_owned()];
         (self.add(parents.clone(), first, at - 1), self.add(parents, at, last))
     }
 
-    pub fn merge(&mut self, shard: &str, adjacent: &str, now_ms: i64) -> String {
+    pub(crate) fn merge(&mut self, shard: &str, adjacent: &str, now_ms: i64) -> String {
         let (one, other) = (self.close(shard, now_ms), self.close(adjacent, now_ms));
         let parents = vec![shard.to_owned(), adjacent.to_owned()];
         self.add(parents, one.0.min(other.0), one.1.max(other.1))
     }
 
     /// Records that are older than the stream's retention go.
-    pub fn trim(&mut self, now_ms: i64) {
+    pub(crate) fn trim(&mut self, now_ms: i64) {
         let oldest = now_ms - self.retention_hours * 3_600_000;
         let mut gone = Vec::new();
         for shard in self.shards.values_mut() {
@@ -165,18 +165,18 @@ impl StubStream {
         }
     }
 
-    pub fn open_shards(&self) -> Vec<String> {
+    pub(crate) fn open_shards(&self) -> Vec<String> {
         self.shards.values().filter(|s| s.closed.is_none()).map(|s| s.id.clone()).collect()
     }
 
-    pub fn children(&self, shard: &str) -> Vec<&StubShard> {
+    pub(crate) fn children(&self, shard: &str) -> Vec<&StubShard> {
         self.shards.values().filter(|s| s.parents.iter().any(|p| p == shard)).collect()
     }
 }
 
 impl StubShard {
     /// Whether a read is within the quota; it counts either way.
-    pub fn may_read(&mut self) -> bool {
+    pub(crate) fn may_read(&mut self) -> bool {
         let now = Instant::now();
         while self.reads.front().is_some_and(|at| now.duration_since(*at) >= Duration::from_secs(1)) {
             self.reads.pop_front();
@@ -189,12 +189,12 @@ impl StubShard {
         true
     }
 
-    pub fn pay(&mut self, bytes: usize) {
+    pub(crate) fn pay(&mut self, bytes: usize) {
         self.paid_until = Some(Instant::now() + Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND));
     }
 
     /// The index of the first record after `sequence`, or of it.
-    pub fn index_of(&self, sequence: &str, after: bool) -> Option<usize> {
+    pub(crate) fn index_of(&self, sequence: &str, after: bool) -> Option<usize> {
         let found = self.records.iter().position(|r| r.sequence == sequence);
         match found {
             Some(index) => Some(index + usize::from(after)),

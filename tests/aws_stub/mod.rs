@@ -5,8 +5,8 @@
 //! It is strict where AWS is (quotas, tokens, iterators of other streams), so that a client that is sloppy fails here; and
 //! it counts calls. `tests/kinesis_aws/stub.rs` tests the stub itself.
 
-pub mod http;
-pub mod kinesis;
+pub(crate) mod http;
+pub(crate) mod kinesis;
 mod ops;
 mod push;
 
@@ -20,7 +20,7 @@ use kinesis::StubStream;
 
 /// What goes wrong instead of an answer.
 #[derive(Debug, Clone)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// An error of the service: status and code.
     Error(u16, &'static str),
     /// The connection is closed before anything is done.
@@ -44,30 +44,30 @@ enum Span {
 
 /// Shared state of the stub.
 #[derive(Debug)]
-pub struct State {
-    pub streams: BTreeMap<String, StubStream>,
+pub(crate) struct State {
+    pub(crate) streams: BTreeMap<String, StubStream>,
     faults: BTreeMap<String, VecDeque<(Span, Fault)>>,
     calls: BTreeMap<String, u64>,
     /// Reads or bytes above a shard's quota.
-    pub violations: u64,
+    pub(crate) violations: u64,
     /// Shards in a page of ListShards.
-    pub page: usize,
+    pub(crate) page: usize,
     /// How long an iterator holds.
-    pub iterator_ms: i64,
+    pub(crate) iterator_ms: i64,
     /// How long a subscription lasts.
-    pub subscription: Duration,
+    pub(crate) subscription: Duration,
     /// Between two events without records.
-    pub heartbeat: Duration,
+    pub(crate) heartbeat: Duration,
     /// ListShards ignores filters, as some emulators do.
-    pub ignores_filters: bool,
+    pub(crate) ignores_filters: bool,
     /// Answers at the end of a shard do not name its children.
-    pub hides_children: bool,
+    pub(crate) hides_children: bool,
     /// A sequence number whose record was trimmed is refused instead of taken as the oldest.
-    pub refuses_trimmed: bool,
+    pub(crate) refuses_trimmed: bool,
     /// Records of PutRecords that fail next, with this code.
-    pub failing_puts: VecDeque<&'static str>,
+    pub(crate) failing_puts: VecDeque<&'static str>,
     /// Iterators of before this one do not hold.
-    pub generation: u32,
+    pub(crate) generation: u32,
 }
 
 impl Default for State {
@@ -111,7 +111,7 @@ impl State {
 
 /// A running stub.
 #[derive(Debug, Clone)]
-pub struct AwsStub {
+pub(crate) struct AwsStub {
     state: Arc<Mutex<State>>,
     offset_ms: Arc<AtomicI64>,
     server: Arc<Server>,
@@ -119,7 +119,7 @@ pub struct AwsStub {
 
 impl AwsStub {
     /// Starts on a free port of the loopback interface.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let offset_ms = Arc::new(AtomicI64::new(0));
         let (shared, offset) = (Arc::clone(&state), Arc::clone(&offset_ms));
@@ -128,64 +128,64 @@ impl AwsStub {
         Self { state, offset_ms, server: Arc::new(server) }
     }
 
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.server.address)
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
     /// Milliseconds since 1970, by the stub's clock.
-    pub fn now_ms(&self) -> i64 {
+    pub(crate) fn now_ms(&self) -> i64 {
         now_ms() + self.offset_ms.load(Ordering::SeqCst)
     }
 
     /// Moves the stub's clock.
-    pub fn set_offset(&self, ms: i64) {
+    pub(crate) fn set_offset(&self, ms: i64) {
         self.offset_ms.store(ms, Ordering::SeqCst);
     }
 
     /// The next `calls` of an operation fail.
-    pub fn fail(&self, operation: &str, calls: usize, fault: Fault) {
+    pub(crate) fn fail(&self, operation: &str, calls: usize, fault: Fault) {
         self.state().faults.entry(operation.to_owned()).or_default().push_back((Span::Calls(calls), fault));
     }
 
     /// An operation fails for a while.
-    pub fn fail_for(&self, operation: &str, time: Duration, fault: Fault) {
+    pub(crate) fn fail_for(&self, operation: &str, time: Duration, fault: Fault) {
         let until = Span::Until(Instant::now() + time);
         self.state().faults.entry(operation.to_owned()).or_default().push_back((until, fault));
     }
 
     /// Calls of an operation so far, failed ones too.
-    pub fn calls(&self, operation: &str) -> u64 {
+    pub(crate) fn calls(&self, operation: &str) -> u64 {
         self.state().calls.get(operation).copied().unwrap_or(0)
     }
 
-    pub fn create(&self, stream: &str, shards: usize) {
+    pub(crate) fn create(&self, stream: &str, shards: usize) {
         let now = self.now_ms();
         self.state().streams.insert(stream.to_owned(), StubStream::new(stream, shards, now));
     }
 
     /// Runs `f` on a stream.
-    pub fn with<T>(&self, stream: &str, f: impl FnOnce(&mut StubStream) -> T) -> T {
+    pub(crate) fn with<T>(&self, stream: &str, f: impl FnOnce(&mut StubStream) -> T) -> T {
         f(self.state().streams.get_mut(stream).expect("the stream exists"))
     }
 
     /// Puts a record; answers its shard and sequence number.
-    pub fn put(&self, stream: &str, key: &str, data: &str) -> (String, String) {
+    pub(crate) fn put(&self, stream: &str, key: &str, data: &str) -> (String, String) {
         let now = self.now_ms();
         self.with(stream, |s| s.put(key, None, data.as_bytes(), now))
     }
 
     /// Splits a shard in the middle.
-    pub fn split(&self, stream: &str, shard: &str) -> (String, String) {
+    pub(crate) fn split(&self, stream: &str, shard: &str) -> (String, String) {
         let now = self.now_ms();
         self.with(stream, |s| s.split(shard, None, now))
     }
 
     /// Merges two adjacent shards.
-    pub fn merge(&self, stream: &str, shard: &str, adjacent: &str) -> String {
+    pub(crate) fn merge(&self, stream: &str, shard: &str, adjacent: &str) -> String {
         let now = self.now_ms();
         self.with(stream, |s| s.merge(shard, adjacent, now))
     }

@@ -14,7 +14,7 @@ in_both_ways!(throttled_for_long, everything_fails_now_and_then, no_permission, 
 
 const S: &str = "s";
 
-pub async fn pause(ms: u64) {
+pub(crate) async fn pause(ms: u64) {
     SystemClock::new().sleep(Duration::from_millis(ms)).await;
 }
 

@@ -6,7 +6,7 @@ use crate::aws_stub::AwsStub;
 use crate::run::Got;
 
 /// Puts numbered records under a few keys.
-pub struct Feed {
+pub(crate) struct Feed {
     stub: AwsStub,
     stream: String,
     keys: usize,
@@ -15,11 +15,11 @@ pub struct Feed {
 }
 
 impl Feed {
-    pub fn new(stub: &AwsStub, stream: &str, keys: usize) -> Self {
+    pub(crate) fn new(stub: &AwsStub, stream: &str, keys: usize) -> Self {
         Self { stub: stub.clone(), stream: stream.to_owned(), keys, put: BTreeMap::new(), turn: 0 }
     }
 
-    pub fn put(&mut self, count: usize) {
+    pub(crate) fn put(&mut self, count: usize) {
         for _ in 0..count {
             let key = format!("key-{}", self.turn % self.keys);
             self.turn += 1;
@@ -30,23 +30,23 @@ impl Feed {
     }
 
     /// Records put so far.
-    pub fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.put.values().sum::<u64>() as usize
     }
 }
 
 /// Every record once, and those of a key in the order in which they were put. Numbers start at 0.
-pub fn assert_complete(feed: &Feed, got: &[Got]) {
+pub(crate) fn assert_complete(feed: &Feed, got: &[Got]) {
     assert_from(feed, &BTreeMap::new(), got);
 }
 
 /// What a feed has put by now.
-pub fn mark(feed: &Feed) -> BTreeMap<String, u64> {
+pub(crate) fn mark(feed: &Feed) -> BTreeMap<String, u64> {
     feed.put.clone()
 }
 
 /// The same for what was put after `from`.
-pub fn assert_from(feed: &Feed, from: &BTreeMap<String, u64>, got: &[Got]) {
+pub(crate) fn assert_from(feed: &Feed, from: &BTreeMap<String, u64>, got: &[Got]) {
     let mut next: BTreeMap<String, u64> = feed.put.keys().map(|k| (k.clone(), from.get(k).copied().unwrap_or(0))).collect();
     for record in got {
         let (key, number) = record.data.split_once(':').unwrap_or_else(|| panic!("what is {:?}?", record.data));

@@ -28,7 +28,7 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// An aggregate as the KPL writes it, written here by its description, not by the program's own code.
-pub fn aggregate(records: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn aggregate(records: &[(&str, &str)]) -> Vec<u8> {
     let mut message = Vec::new();
     for (key, _) in records {
         message.extend(field(1, key.as_bytes()));

@@ -20,14 +20,14 @@ use tokio::task::JoinHandle;
 use crate::aws_stub::AwsStub;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     Polling,
     FanOut,
 }
 
 /// The machine's clock, some hours away.
 #[derive(Debug)]
-pub struct OffsetClock {
+pub(crate) struct OffsetClock {
     inner: SystemClock,
     offset_ms: AtomicI64,
 }
@@ -49,42 +49,42 @@ impl Clock for OffsetClock {
 
 /// One record that was read.
 #[derive(Debug, Clone)]
-pub struct Got {
-    pub split: String,
-    pub sequence: String,
-    pub arrival_ms: i64,
-    pub key: Option<String>,
-    pub data: String,
+pub(crate) struct Got {
+    pub(crate) split: String,
+    pub(crate) sequence: String,
+    pub(crate) arrival_ms: i64,
+    pub(crate) key: Option<String>,
+    pub(crate) data: String,
     /// Of the split: `stream` and `shard-id`.
-    pub metadata: BTreeMap<String, String>,
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 /// What a run has seen so far.
 #[derive(Debug, Default)]
-pub struct Seen {
-    pub records: Vec<Got>,
+pub(crate) struct Seen {
+    pub(crate) records: Vec<Got>,
     /// Splits in the order in which they were opened, with the number of records seen before.
-    pub opened: Vec<(String, usize)>,
-    pub finished: BTreeSet<String>,
+    pub(crate) opened: Vec<(String, usize)>,
+    pub(crate) finished: BTreeSet<String>,
     /// Splits that have said that there is nothing more, since their last record.
-    pub idle: BTreeSet<String>,
-    pub open: BTreeSet<String>,
-    pub behind: BTreeMap<String, Option<u64>>,
+    pub(crate) idle: BTreeSet<String>,
+    pub(crate) open: BTreeSet<String>,
+    pub(crate) behind: BTreeMap<String, Option<u64>>,
 }
 
 impl Seen {
     /// Everything that is open is caught up.
-    pub fn all_idle(&self) -> bool {
+    pub(crate) fn all_idle(&self) -> bool {
         !self.open.is_empty() && self.open.iter().all(|s| self.idle.contains(s))
     }
 }
 
 /// A job with one table over a stream of the stub.
-pub struct Job {
+pub(crate) struct Job {
     spec: TableSpec,
-    pub clock: Arc<OffsetClock>,
+    pub(crate) clock: Arc<OffsetClock>,
     /// What an earlier run has left.
-    pub saved: Option<SourceProgress>,
+    pub(crate) saved: Option<SourceProgress>,
 }
 
 enum Event {
@@ -93,7 +93,7 @@ enum Event {
 }
 
 /// A table of one text column.
-pub fn spec(stub: &AwsStub, way: Way, stream: &str, options: &[(&str, &str)]) -> TableSpec {
+pub(crate) fn spec(stub: &AwsStub, way: Way, stream: &str, options: &[(&str, &str)]) -> TableSpec {
     let schema = Arc::new(Schema::new(vec![Field::new("line", DataType::Utf8View, true)]));
     let mut spec = TableSpec::new("events", schema).with_option("format", "json");
     if !stream.is_empty() {
@@ -116,7 +116,7 @@ pub fn spec(stub: &AwsStub, way: Way, stream: &str, options: &[(&str, &str)]) ->
 }
 
 impl Job {
-    pub fn new(stub: &AwsStub, way: Way, stream: &str, options: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(stub: &AwsStub, way: Way, stream: &str, options: &[(&str, &str)]) -> Self {
         let clock = Arc::new(OffsetClock { inner: SystemClock::new(), offset_ms: AtomicI64::new(0) });
         let mut spec = spec(stub, way, stream, options);
         spec.metadata = vec!["partition-key".to_owned()];
@@ -124,7 +124,7 @@ impl Job {
     }
 
     /// Some hours later, here and at the stub, whose retention has done its work.
-    pub fn hours_later(&self, stub: &AwsStub, stream: &str, hours: i64) {
+    pub(crate) fn hours_later(&self, stub: &AwsStub, stream: &str, hours: i64) {
         let offset = self.clock.offset_ms.load(Ordering::SeqCst) + hours * 3_600_000;
         self.clock.offset_ms.store(offset, Ordering::SeqCst);
         stub.set_offset(offset);
@@ -133,19 +133,19 @@ impl Job {
         stub.with(stream, |s| s.subscriptions.clear());
     }
 
-    pub fn source(&self) -> Result<Arc<dyn Source>> {
+    pub(crate) fn source(&self) -> Result<Arc<dyn Source>> {
         let job = JobContext { job: "test".to_owned(), generation: 1 };
         let clock: Arc<dyn Clock> = self.clock.clone();
         Connectors::new(None, clock, job).source(&self.spec, "kinesis")
     }
 
     /// Reads until `done`, and saves where it stands.
-    pub async fn run(&mut self, start: StartPosition, done: impl Fn(&Seen) -> bool) -> Result<Seen> {
+    pub(crate) async fn run(&mut self, start: StartPosition, done: impl Fn(&Seen) -> bool) -> Result<Seen> {
         self.run_with(start, |_| {}, done).await
     }
 
     /// The same; `began` is called when the splits of the start are open.
-    pub async fn run_with(
+    pub(crate) async fn run_with(
         &mut self,
         start: StartPosition,
         began: impl FnOnce(&Seen),
