@@ -80,7 +80,8 @@ impl Default for State {
             page: 1_000,
             iterator_ms: 300_000,
             subscription: Duration::from_secs(300),
-            heartbeat: Duration::from_secs(5),
+            // 5 s at AWS; tests wait for them.
+            heartbeat: Duration::from_millis(200),
             ignores_filters: false,
             hides_children: false,
             refuses_trimmed: false,

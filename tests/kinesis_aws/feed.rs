@@ -7,8 +7,7 @@ use crate::run::Got;
 
 /// Puts numbered records under a few keys.
 pub(crate) struct Feed {
-    stub: AwsStub,
-    stream: String,
+    to: Option<(AwsStub, String)>,
     keys: usize,
     put: BTreeMap<String, u64>,
     turn: usize,
@@ -16,16 +15,29 @@ pub(crate) struct Feed {
 
 impl Feed {
     pub(crate) fn new(stub: &AwsStub, stream: &str, keys: usize) -> Self {
-        Self { stub: stub.clone(), stream: stream.to_owned(), keys, put: BTreeMap::new(), turn: 0 }
+        Self { to: Some((stub.clone(), stream.to_owned())), ..Self::detached(keys) }
+    }
+
+    /// One whose records somebody else puts.
+    pub(crate) fn detached(keys: usize) -> Self {
+        Self { to: None, keys, put: BTreeMap::new(), turn: 0 }
+    }
+
+    /// Key and data of the next record.
+    pub(crate) fn next(&mut self) -> (String, String) {
+        let key = format!("key-{}", self.turn % self.keys);
+        self.turn += 1;
+        let number = self.put.entry(key.clone()).or_default();
+        let data = format!("{key}:{number}");
+        *number += 1;
+        (key, data)
     }
 
     pub(crate) fn put(&mut self, count: usize) {
         for _ in 0..count {
-            let key = format!("key-{}", self.turn % self.keys);
-            self.turn += 1;
-            let number = self.put.entry(key.clone()).or_default();
-            self.stub.put(&self.stream, &key, &format!("{key}:{number}"));
-            *number += 1;
+            let (key, data) = self.next();
+            let (stub, stream) = self.to.as_ref().expect("a feed of a stub");
+            stub.put(stream, &key, &data);
         }
     }
 

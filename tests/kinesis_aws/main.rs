@@ -6,8 +6,11 @@
 
 #[path = "../aws_stub/mod.rs"]
 mod aws_stub;
+#[path = "../emulators/mod.rs"]
+mod emulators_of_aws;
 
 mod command;
+mod emulators;
 mod fan_out;
 mod faults;
 mod feed;

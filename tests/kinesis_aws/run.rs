@@ -93,14 +93,14 @@ enum Event {
 }
 
 /// A table of one text column.
-pub(crate) fn spec(stub: &AwsStub, way: Way, stream: &str, options: &[(&str, &str)]) -> TableSpec {
+pub(crate) fn spec(endpoint: &str, way: Way, stream: &str, options: &[(&str, &str)]) -> TableSpec {
     let schema = Arc::new(Schema::new(vec![Field::new("line", DataType::Utf8View, true)]));
     let mut spec = TableSpec::new("events", schema).with_option("format", "json");
     if !stream.is_empty() {
         spec = spec.with_option("stream", stream);
     }
     for (key, value) in [
-        ("aws.endpoint", stub.endpoint().as_str()),
+        ("aws.endpoint", endpoint),
         ("aws.region", "eu-west-1"),
         ("aws.credentials.provider", "BASIC"),
         ("aws.credentials.basic.accesskeyid", "test"),
@@ -117,8 +117,12 @@ pub(crate) fn spec(stub: &AwsStub, way: Way, stream: &str, options: &[(&str, &st
 
 impl Job {
     pub(crate) fn new(stub: &AwsStub, way: Way, stream: &str, options: &[(&str, &str)]) -> Self {
+        Self::at(&stub.endpoint(), way, stream, options)
+    }
+
+    pub(crate) fn at(endpoint: &str, way: Way, stream: &str, options: &[(&str, &str)]) -> Self {
         let clock = Arc::new(OffsetClock { inner: SystemClock::new(), offset_ms: AtomicI64::new(0) });
-        let mut spec = spec(stub, way, stream, options);
+        let mut spec = spec(endpoint, way, stream, options);
         spec.metadata = vec!["partition-key".to_owned()];
         Self { spec, clock, saved: None }
     }

@@ -18,7 +18,7 @@ fn schema() -> Arc<Schema> {
 }
 
 fn sink(stub: &AwsStub, keyed: bool, options: &[(&str, &str)]) -> Box<dyn Sink> {
-    let base = spec(stub, Way::Polling, S, options);
+    let base = spec(&stub.endpoint(), Way::Polling, S, options);
     let mut table = TableSpec::new("out", schema());
     table.options = base.options;
     if keyed {

@@ -7,7 +7,7 @@ use aws_smithy_http_client::tls;
 use crate::aws_stub::AwsStub;
 
 /// A client with nothing of ours in between.
-fn client(stub: &AwsStub) -> aws_sdk_kinesis::Client {
+pub(crate) fn client(endpoint: &str) -> aws_sdk_kinesis::Client {
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
         .build_https();
@@ -15,7 +15,7 @@ fn client(stub: &AwsStub) -> aws_sdk_kinesis::Client {
         .behavior_version(BehaviorVersion::latest())
         .http_client(http)
         .region(Region::new("eu-west-1"))
-        .endpoint_url(stub.endpoint())
+        .endpoint_url(endpoint)
         .credentials_provider(Credentials::new("a", "b", None, None, "test"))
         .retry_config(aws_sdk_kinesis::config::retry::RetryConfig::disabled())
         .build();
@@ -28,7 +28,7 @@ async fn listing_pages_and_filters_as_the_service_does() {
     stub.create("s", 3);
     crate::faults::pause(5).await;
     stub.split("s", "shardId-000000000000");
-    let client = client(&stub);
+    let client = client(&stub.endpoint());
     let one = client.list_shards().stream_name("s").max_results(3).send().await.unwrap();
     assert_eq!(one.shards().len(), 3);
     let token = one.next_token().unwrap();
@@ -46,7 +46,7 @@ async fn listing_pages_and_filters_as_the_service_does() {
 async fn records_are_routed_read_and_rationed() {
     let stub = AwsStub::start().await;
     stub.create("s", 2);
-    let client = client(&stub);
+    let client = client(&stub.endpoint());
     // md5("a") begins with 0c, md5("user-1") with more than 80.
     let entry = |key: &str| PutRecordsRequestEntry::builder().data(b"x"[..].into()).partition_key(key).build().unwrap();
     let put = client.put_records().stream_name("s").records(entry("a")).records(entry("user-1")).send().await.unwrap();

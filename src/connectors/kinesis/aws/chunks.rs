@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::buffer::Buffer;
 use aws_sdk_kinesis::types::Record;
+use aws_smithy_types::DateTime;
 
 use crate::contracts::{Arrivals, RECORD_PADDING, RawChunk, RecordRange, SequenceNumbers, SplitId};
 
@@ -44,9 +45,10 @@ struct Open {
     keys: Vec<Box<str>>,
 }
 
-/// Milliseconds since 1970.
+/// Milliseconds since 1970. The service sends seconds with a fraction, as a binary float: they are rounded, not cut off.
 fn arrival_ms(record: &Record) -> i64 {
-    record.approximate_arrival_timestamp().and_then(|t| t.to_millis().ok()).unwrap_or(0)
+    let rounded = |t: &DateTime| t.secs() * 1_000 + i64::from((t.subsec_nanos() + 500_000) / 1_000_000);
+    record.approximate_arrival_timestamp().map_or(0, rounded)
 }
 
 impl Unpacker {

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! ListShards names every shard that still holds records, also those whose records are from before the start. A shard that
-//! was not known is *new* unless it is an ancestor of a known one: the known shards cover the whole hash range at the time of
-//! the start, so whatever is not above them is below. That also finds a live grandchild when a known shard and all its children
-//! have aged out.
+//! was not known is *old* if it is above a known one and below none; all others are new. The known shards cover the whole hash
+//! range at the time of the start, so whatever is not above them is below, whether or not its parents are still listed:
+//! that also finds a live grandchild when a known shard and all its children have aged out. (Above *and* below is the
+//! other parent of a merge, which became known through the first one.)
 //!
 //! What it is not: it makes no calls and knows no positions.
 
@@ -65,7 +66,7 @@ impl Lineage {
 
     /// Takes a whole listing. Answers whether there are new shards.
     pub(super) fn listed(&mut self, listed: Vec<Listed>) -> bool {
-        let old = self.ancestors(&listed);
+        let old = self.old(&listed);
         let names: BTreeSet<ShardId> = listed.iter().map(|s| Arc::clone(&s.id)).collect();
         let before = self.known.len();
         for shard in listed {
@@ -109,19 +110,32 @@ impl Lineage {
         self.known.insert(shard.id, Known { parents: shard.parents, missed: 0 });
     }
 
-    /// Everything above a known shard, as far as the listing goes.
-    fn ancestors(&self, listed: &[Listed]) -> BTreeSet<ShardId> {
+    /// Whether all parents of these shards are known.
+    pub(super) fn knows_parents(&self, children: &[Listed]) -> bool {
+        children.iter().flat_map(|c| &c.parents).all(|p| self.known.contains_key(p))
+    }
+
+    /// Shards above a known one and below none, as far as the listing goes.
+    fn old(&self, listed: &[Listed]) -> BTreeSet<ShardId> {
         let parents: BTreeMap<&str, &[ShardId]> = listed.iter().map(|s| (&*s.id, s.parents.as_slice())).collect();
+        let above = |from: Vec<ShardId>| {
+            let mut above: BTreeSet<ShardId> = BTreeSet::new();
+            let mut next = from;
+            while let Some(id) = next.pop() {
+                if above.insert(Arc::clone(&id)) {
+                    next.extend(parents.get(&*id).copied().unwrap_or_default().iter().cloned());
+                }
+            }
+            above
+        };
         let known_parents = self.known.values().flat_map(|k| k.parents.iter());
         let earlier_parents = self.earlier.iter().flat_map(|id| parents.get(&**id).copied().unwrap_or_default());
-        let mut above: BTreeSet<ShardId> = BTreeSet::new();
-        let mut next: Vec<ShardId> = known_parents.chain(earlier_parents).cloned().collect();
-        while let Some(id) = next.pop() {
-            if above.insert(Arc::clone(&id)) {
-                next.extend(parents.get(&*id).copied().unwrap_or_default().iter().cloned());
-            }
-        }
-        above
+        let mut old = above(known_parents.chain(earlier_parents).cloned().collect());
+        old.retain(|id| {
+            let own = parents.get(&**id).copied().unwrap_or_default().to_vec();
+            !above(own).iter().any(|a| self.known.contains_key(a) || self.earlier.contains(a))
+        });
+        old
     }
 }
 
@@ -164,6 +178,18 @@ mod tests {
         assert!(gone.is_empty());
         // 2 is a sibling of 1: an earlier run that began with 1 alone does not happen, since starts cover all keys.
         assert_eq!(ids(&lineage), ["1", "2", "3"]);
+    }
+
+    /// Found by a merge right after a split: 4 is named by the last answer of 1 before its other parent, 3, was ever listed.
+    #[test]
+    fn the_other_parent_of_a_merge_is_read() {
+        let mut lineage = Lineage::start(shards(&["0", "1"]));
+        let merged = shards(&["4<1<3"]);
+        lineage.children(merged.clone());
+        assert!(!lineage.knows_parents(&merged));
+        lineage.listed(shards(&["0", "1", "2<0", "3<0", "4<1<3"]));
+        assert!(lineage.knows_parents(&merged));
+        assert_eq!(ids(&lineage), ["0", "1", "2", "3", "4"]);
     }
 
     #[test]

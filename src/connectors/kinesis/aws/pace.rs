@@ -41,21 +41,21 @@ impl Pace {
         self.next.saturating_sub(now)
     }
 
-    /// A read began at `began` and gave `bytes`.
-    pub(super) fn took(&mut self, began: Duration, bytes: usize) {
+    /// A read was answered at `answered` and gave `bytes`.
+    pub(super) fn took(&mut self, answered: Duration, bytes: usize) {
         self.idle = self.options.interval;
         // An interval below the quota's is for endpoints that have no quota: emulators.
         let paid = match self.options.interval < READ_INTERVAL {
             true => Duration::ZERO,
             false => Duration::from_micros(bytes as u64 * 1_000_000 / SHARD_BYTES_PER_SECOND),
         };
-        self.next = began + self.options.interval.max(paid);
+        self.next = answered + self.options.interval.max(paid);
     }
 
-    /// A read that began at `began` gave nothing, and nothing newer is there.
-    pub(super) fn idle(&mut self, began: Duration) {
+    /// A read that was answered at `answered` gave nothing, and nothing newer is there.
+    pub(super) fn idle(&mut self, answered: Duration) {
         self.idle = (self.idle * 2).min(self.options.idle).max(self.options.interval);
-        self.next = began + self.idle;
+        self.next = answered + self.idle;
     }
 }
 

@@ -93,11 +93,12 @@ impl PollingReader {
             },
         };
         let limit = self.limit();
-        let (began, asked_ms) = (clock.elapsed(), clock.now_ms());
-        let answer = {
-            let _permit = self.allowance.call().await?;
-            self.shard.stream.client.records(&iterator, i32::try_from(limit).unwrap_or(i32::MAX)).await
-        };
+        let permit = self.allowance.call().await?;
+        let asked_ms = clock.now_ms();
+        let answer = self.shard.stream.client.records(&iterator, i32::try_from(limit).unwrap_or(i32::MAX)).await;
+        drop(permit);
+        // Quotas are counted where the call arrives, some time before this.
+        let answered = clock.elapsed();
         let mut answer = match answer {
             Ok(answer) => answer,
             Err(failure) => return self.failed(failure).await,
@@ -116,7 +117,7 @@ impl PollingReader {
                 answer.records.truncate(cut);
                 self.shard.take(&answer.records, None, asked_ms);
                 self.iterator = None;
-                self.pace.took(began, bytes);
+                self.pace.took(answered, bytes);
                 return Ok(false);
             }
             self.shard.take(&answer.records, answer.behind_ms, asked_ms);
@@ -127,15 +128,15 @@ impl PollingReader {
         self.iterator = answer.next;
         if count > 0 {
             self.stuck = (u64::MAX, 0);
-            self.pace.took(began, bytes);
+            self.pace.took(answered, bytes);
             return Ok(false);
         }
         let caught_up = self.caught_up(answer.behind_ms.unwrap_or(0));
         if caught_up {
             self.shard.caught_up(asked_ms);
-            self.pace.idle(began);
+            self.pace.idle(answered);
         } else {
-            self.pace.took(began, 0);
+            self.pace.took(answered, 0);
         }
         Ok(caught_up && self.end.is_none())
     }
