@@ -5,8 +5,8 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-/// The sequence number of a record, without leading zeros.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// The sequence number of a record, as the service wrote it: what is sent back must be the same text.
+#[derive(Debug, Clone)]
 pub(super) struct SequenceNumber(Box<str>);
 
 impl SequenceNumber {
@@ -15,8 +15,7 @@ impl SequenceNumber {
         if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }
-        let digits = text.trim_start_matches('0');
-        Some(Self(if digits.is_empty() { "0" } else { digits }.into()))
+        Some(Self(text.into()))
     }
 
     /// Its digits.
@@ -27,7 +26,8 @@ impl SequenceNumber {
 
 impl Ord for SequenceNumber {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0.len().cmp(&other.0.len()).then_with(|| self.0.cmp(&other.0))
+        let (one, other) = (self.0.trim_start_matches('0'), other.0.trim_start_matches('0'));
+        one.len().cmp(&other.len()).then_with(|| one.cmp(other))
     }
 }
 
@@ -36,6 +36,14 @@ impl PartialOrd for SequenceNumber {
         Some(self.cmp(other))
     }
 }
+
+impl PartialEq for SequenceNumber {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for SequenceNumber {}
 
 impl fmt::Display for SequenceNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,7 +59,7 @@ mod tests {
     fn numbers_are_compared_as_numbers() {
         let number = |text: &str| SequenceNumber::parse(text).unwrap();
         assert!(number("9") < number("10"));
-        assert!(number("0010") == number("10"));
+        assert!(number("0010") == number("10") && number("0010").as_str() == "0010");
         let long = "49590338271490256608559692538361571095921575989136588898";
         assert!(number(long) < number("49590338271490256608559692538361571095921575989136588899"));
         for text in ["", "-1", "1a", "SHARD_END"] {
