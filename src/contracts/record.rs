@@ -130,9 +130,7 @@ impl RawChunk {
     /// that whoever resumes there can tell how old it is when the record itself is gone.
     pub fn position_after(&self, index: usize) -> Position {
         match &self.sequence {
-            SequenceNumbers::Text(texts) => {
-                Position(format!("{}@{}", texts[index], self.arrivals.get(index)).into())
-            }
+            SequenceNumbers::Text(texts) => Position(format!("{}@{}", texts[index], self.arrivals.get(index)).into()),
             numbers => Position(numbers.get(index).into()),
         }
     }

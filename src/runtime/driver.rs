@@ -150,15 +150,12 @@ impl Driver {
         for _ in 0..self.waiting[index].len() {
             let Some(split) = self.waiting[index].pop_front() else { break };
             let table = &self.tables[index];
-            let ready = split
-                .parents
-                .iter()
-                .all(|parent| match table.by_id.get(parent) {
-                    // One that only the run has ended has more records, which come before its children's.
-                    Some(at) => table.splits[*at].really_finished,
-                    // Gone, or finished and forgotten; but one that waits itself has not even begun.
-                    None => !self.waiting[index].iter().any(|w| w.id == *parent),
-                });
+            let ready = split.parents.iter().all(|parent| match table.by_id.get(parent) {
+                // One that only the run has ended has more records, which come before its children's.
+                Some(at) => table.splits[*at].really_finished,
+                // Gone, or finished and forgotten; but one that waits itself has not even begun.
+                None => !self.waiting[index].iter().any(|w| w.id == *parent),
+            });
             if ready {
                 self.start(index, split).await?;
             } else {

@@ -98,13 +98,17 @@ async fn serve(mut socket: TcpStream, handler: &(dyn Fn(&Request) -> Reply + Sen
         match reply {
             Reply::Json(status, body) => {
                 let body = body.to_string();
-                let head = head(status, &format!("Content-Type: application/x-amz-json-1.1\r\nContent-Length: {}", body.len()));
+                let head = head(
+                    status,
+                    &format!("Content-Type: application/x-amz-json-1.1\r\nContent-Length: {}", body.len()),
+                );
                 socket.write_all((head + &body).as_bytes()).await?;
             }
             Reply::Close => return Ok(()),
             Reply::Cut(body) => {
                 let body = body.to_string();
-                let head = head(200, &format!("Content-Type: application/x-amz-json-1.1\r\nContent-Length: {}", body.len()));
+                let head =
+                    head(200, &format!("Content-Type: application/x-amz-json-1.1\r\nContent-Length: {}", body.len()));
                 socket.write_all((head + &body[..body.len() / 2]).as_bytes()).await?;
                 return Ok(());
             }

@@ -124,7 +124,8 @@ impl StubStream {
         let sequence = self.number();
         let open = |s: &&mut StubShard| s.closed.is_none() && (s.first_hash..=s.last_hash).contains(&hash);
         let shard = self.shards.values_mut().find(open).expect("open shards cover all hashes");
-        let record = StubRecord { sequence: sequence.clone(), arrival_ms: now_ms, key: key.to_owned(), data: data.to_vec() };
+        let record =
+            StubRecord { sequence: sequence.clone(), arrival_ms: now_ms, key: key.to_owned(), data: data.to_vec() };
         shard.records.push(record);
         (shard.id.clone(), sequence)
     }

@@ -63,7 +63,10 @@ pub(super) fn answer(shared: &Arc<Mutex<State>>, now_ms: i64, operation: &str, i
 fn stream<'s>(state: &'s mut State, input: &Value) -> Result<&'s mut StubStream, Reply> {
     let arn = input["StreamARN"].as_str().and_then(|arn| arn.rsplit('/').next());
     let name = input["StreamName"].as_str().or(arn).ok_or_else(|| invalid("no stream is named"))?.to_owned();
-    state.streams.get_mut(&name).ok_or_else(|| not_found(format!("Stream {name} under account 123456789012 not found.")))
+    state
+        .streams
+        .get_mut(&name)
+        .ok_or_else(|| not_found(format!("Stream {name} under account 123456789012 not found.")))
 }
 
 fn summary(state: &mut State, input: &Value) -> Answer {
@@ -111,11 +114,14 @@ pub(super) fn children_json(stream: &StubStream, shard: &str) -> Value {
 fn list_shards(state: &mut State, input: &Value) -> Answer {
     let (page, ignores) = (state.page, state.ignores_filters);
     let (name, skip, filter) = match input["NextToken"].as_str() {
-        Some(_) if !input["StreamName"].is_null() || !input["StreamARN"].is_null() || !input["ShardFilter"].is_null() => {
+        Some(_)
+            if !input["StreamName"].is_null() || !input["StreamARN"].is_null() || !input["ShardFilter"].is_null() =>
+        {
             return Err(invalid("NextToken and StreamName cannot be provided together."));
         }
         Some(token) => {
-            let parsed: Value = serde_json::from_str(token).map_err(|_| refuse("ExpiredNextTokenException", "bad token"))?;
+            let parsed: Value =
+                serde_json::from_str(token).map_err(|_| refuse("ExpiredNextTokenException", "bad token"))?;
             (parsed[0].as_str().unwrap_or("").to_owned(), parsed[1].as_u64().unwrap_or(0) as usize, parsed[2].clone())
         }
         None => (stream(state, input)?.name.clone(), 0, input["ShardFilter"].clone()),
@@ -299,7 +305,8 @@ fn split(state: &mut State, now_ms: i64, input: &Value) -> Answer {
 }
 
 fn merge(state: &mut State, now_ms: i64, input: &Value) -> Answer {
-    let (one, other) = (input["ShardToMerge"].as_str().unwrap_or(""), input["AdjacentShardToMerge"].as_str().unwrap_or(""));
+    let (one, other) =
+        (input["ShardToMerge"].as_str().unwrap_or(""), input["AdjacentShardToMerge"].as_str().unwrap_or(""));
     stream(state, input)?.merge(one, other, now_ms);
     Ok(json!({}))
 }
@@ -330,7 +337,8 @@ fn describe_consumer(state: &mut State, input: &Value) -> Answer {
     let s = stream(state, input)?;
     s.consumers.retain(|c| c.deleting_until.is_none_or(|until| Instant::now() < until));
     let name = input["ConsumerName"].as_str().unwrap_or("");
-    let found = s.consumers.iter().find(|c| c.name == name).ok_or_else(|| not_found(format!("Consumer {name} not found")))?;
+    let found =
+        s.consumers.iter().find(|c| c.name == name).ok_or_else(|| not_found(format!("Consumer {name} not found")))?;
     let mut description = consumer_json(found);
     description["StreamARN"] = json!(s.arn);
     Ok(json!({ "ConsumerDescription": description }))

@@ -38,7 +38,8 @@ pub(super) fn subscribe(shared: &Arc<Mutex<State>>, now_ms: i64, input: &Value) 
     let mut state = shared.lock().unwrap();
     let consumer = input["ConsumerARN"].as_str().unwrap_or("").to_owned();
     let shard = input["ShardId"].as_str().unwrap_or("").to_owned();
-    let found = state.streams.values().find(|s| s.consumers.iter().any(|c| c.arn == consumer && c.deleting_until.is_none()));
+    let found =
+        state.streams.values().find(|s| s.consumers.iter().any(|c| c.arn == consumer && c.deleting_until.is_none()));
     let Some(stream) = found.map(|s| s.name.clone()) else {
         return Reply::error(400, "ResourceNotFoundException", "Consumer not found");
     };

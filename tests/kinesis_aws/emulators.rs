@@ -24,7 +24,8 @@ async fn create(client: &Client, shards: i32) {
 async fn active(client: &Client) {
     for _ in 0..200 {
         let summary = client.describe_stream_summary().stream_name(S).send().await;
-        let status = summary.ok().and_then(|s| Some(s.stream_description_summary()?.stream_status().as_str().to_owned()));
+        let status =
+            summary.ok().and_then(|s| Some(s.stream_description_summary()?.stream_status().as_str().to_owned()));
         if status.as_deref() == Some("ACTIVE") {
             return;
         }
@@ -49,10 +50,8 @@ async fn put(client: &Client, feed: &mut Feed, count: usize) {
 
 async fn open_shards(client: &Client) -> Vec<Shard> {
     let shards = client.list_shards().stream_name(S).send().await.unwrap().shards.unwrap();
-    let mut open: Vec<_> = shards
-        .into_iter()
-        .filter(|s| s.sequence_number_range().unwrap().ending_sequence_number().is_none())
-        .collect();
+    let mut open: Vec<_> =
+        shards.into_iter().filter(|s| s.sequence_number_range().unwrap().ending_sequence_number().is_none()).collect();
     open.sort_by_key(|s| s.hash_key_range().unwrap().starting_hash_key().parse::<u128>().unwrap());
     open
 }

@@ -10,7 +10,13 @@ use crate::feed::{Feed, assert_complete};
 use crate::in_both_ways;
 use crate::run::{Job, Way};
 
-in_both_ways!(throttled_for_long, everything_fails_now_and_then, no_permission, no_such_stream, quiet_streams_cost_little);
+in_both_ways!(
+    throttled_for_long,
+    everything_fails_now_and_then,
+    no_permission,
+    no_such_stream,
+    quiet_streams_cost_little
+);
 
 const S: &str = "s";
 

@@ -59,7 +59,8 @@ pub(crate) fn mark(feed: &Feed) -> BTreeMap<String, u64> {
 
 /// The same for what was put after `from`.
 pub(crate) fn assert_from(feed: &Feed, from: &BTreeMap<String, u64>, got: &[Got]) {
-    let mut next: BTreeMap<String, u64> = feed.put.keys().map(|k| (k.clone(), from.get(k).copied().unwrap_or(0))).collect();
+    let mut next: BTreeMap<String, u64> =
+        feed.put.keys().map(|k| (k.clone(), from.get(k).copied().unwrap_or(0))).collect();
     for record in got {
         let (key, number) = record.data.split_once(':').unwrap_or_else(|| panic!("what is {:?}?", record.data));
         let expected = next.get_mut(key).expect("a key of the feed");

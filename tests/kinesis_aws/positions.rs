@@ -14,6 +14,7 @@ in_both_ways!(
     older_than_retention,
     quiet_for_longer_than_retention,
     start_at_a_time,
+    stop_at_a_time,
     start_older_than_retention,
     made_again_under_the_same_name,
     sequence_numbers_grow_by_a_digit,
@@ -131,6 +132,23 @@ async fn start_at_a_time(way: Way) {
     let mut job = Job::new(&stub, way, S, &[]);
     let seen = job.run(AtTimestamp(time), |s| s.records.len() >= 50 && s.all_idle()).await.unwrap();
     assert_from(&feed, &from, &seen.records);
+}
+
+/// A bounded run ends at a time, and a later one goes on from there.
+async fn stop_at_a_time(way: Way) {
+    let (stub, mut feed) = stub(2).await;
+    feed.put(50);
+    crate::faults::pause(20).await;
+    let time = stub.now_ms() as f64 / 1_000.0;
+    feed.put(50);
+    let mut job = Job::new(&stub, way, S, &[("scan.bounded.timestamp", &format!("{time:.3}"))]);
+    let mut got = job.run(TrimHorizon, |s| s.all_idle()).await.unwrap().records;
+    assert_eq!(got.len(), 50);
+    stub.with(S, |s| s.subscriptions.clear());
+    let mut later = Job::new(&stub, way, S, &[]);
+    later.saved = job.saved;
+    got.extend(later.run(TrimHorizon, |s| s.records.len() >= 50 && s.all_idle()).await.unwrap().records);
+    assert_complete(&feed, &got);
 }
 
 /// A start at a time that is no longer kept is a position older than retention too.

@@ -40,7 +40,8 @@ async fn everything_once_and_in_order(way: Way) {
     stub.state().page = 3;
     feed.put(1_000);
     let total = feed.total();
-    let seen = Job::new(&stub, way, S, &[]).run(TrimHorizon, |s| s.records.len() >= total && s.all_idle()).await.unwrap();
+    let seen =
+        Job::new(&stub, way, S, &[]).run(TrimHorizon, |s| s.records.len() >= total && s.all_idle()).await.unwrap();
     assert_complete(&feed, &seen.records);
     assert_eq!(seen.opened.len(), 4);
     assert_eq!(stub.state().violations, 0);
@@ -115,7 +116,10 @@ async fn live_grandchild_of_expired_shards(way: Way) {
         let result = job.run(Latest, |s| s.records.len() >= 40 && s.all_idle()).await;
         if policy == "fail" {
             let error = result.unwrap_err().to_string();
-            assert!(error.contains("is lost") && error.contains("5 h 59 min") || error.contains("6 h 0 min"), "{error}");
+            assert!(
+                error.contains("is lost") && error.contains("5 h 59 min") || error.contains("6 h 0 min"),
+                "{error}"
+            );
             assert!(error.contains("source.on-expired-position"), "{error}");
             continue;
         }
@@ -193,7 +197,8 @@ async fn children_that_no_answer_names(way: Way) {
     stub.split(S, &shard(0));
     feed.put(50);
     let options = [("source.shard.discovery.interval", "1 h")];
-    let seen = Job::new(&stub, way, S, &options).run(TrimHorizon, |s| s.records.len() >= 100 && s.all_idle()).await.unwrap();
+    let seen =
+        Job::new(&stub, way, S, &options).run(TrimHorizon, |s| s.records.len() >= 100 && s.all_idle()).await.unwrap();
     assert_complete(&feed, &seen.records);
 }
 

@@ -80,7 +80,9 @@ pub(super) fn aws_sink(spec: &TableSpec, session: AwsSession, clock: Arc<dyn Clo
 
 /// A stream of AWS by name or ARN, for producing; credentials, region and endpoint are those of the environment.
 pub async fn aws_target(stream: &str) -> Result<Box<dyn produce::PutBatch>> {
-    let session = AwsSessions::default().of(&arn_spec(stream))?;
+    let sessions = AwsSessions::default();
+    let session =
+        if stream.starts_with("arn:") { sessions.of(&arn_spec(stream))? } else { sessions.default_session()? };
     let target = aws::AwsTarget::new(&session, stream).await?;
     target.reach().await?;
     Ok(Box::new(Arc::new(target)))
@@ -88,6 +90,5 @@ pub async fn aws_target(stream: &str) -> Result<Box<dyn produce::PutBatch>> {
 
 /// A table that says no more than an ARN does: its region.
 fn arn_spec(stream: &str) -> TableSpec {
-    let spec = TableSpec::new(stream, Arc::new(arrow::datatypes::Schema::empty()));
-    if stream.starts_with("arn:") { spec.with_option("stream.arn", stream) } else { spec }
+    TableSpec::new(stream, Arc::new(arrow::datatypes::Schema::empty())).with_option("stream.arn", stream)
 }

@@ -46,7 +46,7 @@ struct Open {
 }
 
 /// Milliseconds since 1970. The service sends seconds with a fraction, as a binary float: they are rounded, not cut off.
-fn arrival_ms(record: &Record) -> i64 {
+pub(super) fn arrival_ms(record: &Record) -> i64 {
     let rounded = |t: &DateTime| t.secs() * 1_000 + i64::from((t.subsec_nanos() + 500_000) / 1_000_000);
     record.approximate_arrival_timestamp().map_or(0, rounded)
 }

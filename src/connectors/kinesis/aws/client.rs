@@ -215,7 +215,11 @@ impl StreamClient {
     }
 
     /// ARN of the consumer of this name and whether it can be subscribed; `None` when there is none.
-    pub(super) async fn consumer(&self, arn: &str, name: &str) -> Result<Option<(Arc<str>, ConsumerStatus)>, AwsFailure> {
+    pub(super) async fn consumer(
+        &self,
+        arn: &str,
+        name: &str,
+    ) -> Result<Option<(Arc<str>, ConsumerStatus)>, AwsFailure> {
         let call = self.client.describe_stream_consumer().stream_arn(arn).consumer_name(name);
         match call.send().await {
             Ok(answer) => {
@@ -253,9 +257,9 @@ impl StreamClient {
     ) -> Result<aws_sdk_kinesis::operation::subscribe_to_shard::SubscribeToShardOutput, AwsFailure> {
         let start = match place {
             Place::Horizon => StartingPosition::builder().r#type(ShardIteratorType::TrimHorizon),
-            Place::At(ms) => StartingPosition::builder()
-                .r#type(ShardIteratorType::AtTimestamp)
-                .timestamp(DateTime::from_millis(*ms)),
+            Place::At(ms) => {
+                StartingPosition::builder().r#type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(*ms))
+            }
             Place::After { sequence, after_sub } => {
                 let kind = match after_sub {
                     None => ShardIteratorType::AfterSequenceNumber,

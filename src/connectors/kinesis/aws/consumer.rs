@@ -42,9 +42,8 @@ impl Consumer {
                 }
                 Some(_) => {}
                 None if options.lifecycle == Lifecycle::SelfManaged => {
-                    return Err(Error::config(format!("stream '{}' has no consumer '{name}'", stream.name())).hint(
-                        "register it, or let the job do it with 'source.efo.lifecycle' = 'JOB_MANAGED'",
-                    ));
+                    return Err(Error::config(format!("stream '{}' has no consumer '{name}'", stream.name()))
+                        .hint("register it, or let the job do it with 'source.efo.lifecycle' = 'JOB_MANAGED'"));
                 }
                 None => {
                     stream.backoff().persist(Some(PATIENCE), || stream.client.register(&arn, name)).await?;

@@ -104,6 +104,10 @@ impl FanOutReader {
                 self.backoff.reset();
                 let behind = u64::try_from(event.millis_behind_latest).unwrap_or(0);
                 self.shard.take(&event.records, Some(behind), asked_ms);
+                if self.shard.stopped() {
+                    self.subscription = None;
+                    return Ok(false);
+                }
                 let children = event.child_shards.unwrap_or_default();
                 if !children.is_empty() || event.continuation_sequence_number.is_empty() {
                     self.subscription = None;
@@ -160,6 +164,10 @@ impl SplitReader for FanOutReader {
             if let Some(children) = &self.end {
                 self.shard.ended(children).await?;
                 return Ok(Fetch::Finished);
+            }
+            if self.shard.stopped() {
+                self.shard.rest().await;
+                return Ok(Fetch::CaughtUp);
             }
             if self.subscription.is_none() {
                 self.subscribe().await?;

@@ -201,7 +201,9 @@ impl KinesisSource {
         for reading in &streams {
             let stream = &reading.stream;
             match progress {
-                Some(progress) if remembered.streams.contains_key(&**stream.name()) || remembered.streams.is_empty() => {
+                Some(progress)
+                    if remembered.streams.contains_key(&**stream.name()) || remembered.streams.is_empty() =>
+                {
                     stream.go_on(&earlier(progress, several.then_some(&**stream.name()))?).await?;
                 }
                 // New in the list: the runtime reads it from its beginning.
@@ -226,7 +228,8 @@ impl KinesisSource {
             _ => (None, &*split.id.0),
         };
         let found = begun.streams.iter().find(|r| stream.is_none_or(|name| &**r.stream.name() == name));
-        let found = found.ok_or_else(|| Error::internal(format!("split '{}' is of no stream of the table", split.id)))?;
+        let found =
+            found.ok_or_else(|| Error::internal(format!("split '{}' is of no stream of the table", split.id)))?;
         Ok((found, shard.into()))
     }
 }
@@ -281,7 +284,11 @@ impl Source for KinesisSource {
         let mut splits = Vec::new();
         for reading in &begun.streams {
             let id = |shard: &ShardId| {
-                SplitId(if begun.several { format!("{}/{shard}", reading.stream.name()).into() } else { Arc::clone(shard) })
+                SplitId(if begun.several {
+                    format!("{}/{shard}", reading.stream.name()).into()
+                } else {
+                    Arc::clone(shard)
+                })
             };
             for shard in reading.stream.shards()? {
                 let parents = shard.parents.iter().map(id).collect();
@@ -301,7 +308,7 @@ impl Source for KinesisSource {
         let (reading, shard) = self.find(split)?;
         let start = ShardPosition::start(start)?;
         let stream = Arc::clone(&reading.stream);
-        let shard = ShardReading::open(stream, shard, split, resume, start, self.options.unpack)?;
+        let shard = ShardReading::open(stream, shard, split, resume, start, &self.options)?;
         let reader: Box<dyn SplitReader> = match &reading.consumer {
             Some(consumer) => Box::new(FanOutReader::new(shard, consumer.arn())),
             None => {

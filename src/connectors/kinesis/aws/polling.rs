@@ -105,7 +105,8 @@ impl PollingReader {
         };
         self.backoff.reset();
         self.failures = 0;
-        let bytes: usize = answer.records.iter().map(|r| r.data().as_ref().len() + r.partition_key().map_or(0, str::len)).sum();
+        let bytes: usize =
+            answer.records.iter().map(|r| r.data().as_ref().len() + r.partition_key().map_or(0, str::len)).sum();
         let count = answer.records.len();
         if count == 0 {
             self.shard.take(&[], answer.behind_ms, asked_ms);
@@ -121,6 +122,9 @@ impl PollingReader {
                 return Ok(false);
             }
             self.shard.take(&answer.records, answer.behind_ms, asked_ms);
+        }
+        if self.shard.stopped() {
+            return Ok(false);
         }
         if answer.next.is_none() {
             self.end = Some(answer.children);
@@ -194,6 +198,10 @@ impl SplitReader for PollingReader {
             if let Some(children) = &self.end {
                 self.shard.ended(children).await?;
                 return Ok(Fetch::Finished);
+            }
+            if self.shard.stopped() {
+                self.shard.rest().await;
+                return Ok(Fetch::CaughtUp);
             }
             if self.ask().await? {
                 return Ok(Fetch::CaughtUp);

@@ -11,12 +11,13 @@
 //! | `source.shard.get-records.idle-interval` | | 1 s |
 //! | `source.shard.discovery.interval` | `scan.shard.discovery.intervalmillis` | 10 s |
 //! | `source.on-expired-position` = `fail`, `oldest` | | `fail` |
+//! | `scan.bounded.timestamp` | | none |
 //! | `kpl.deaggregate` | | true |
 //! | `payload.compression` = `none`, `auto`, `gzip`, `zstd` | | `none` |
 
 use std::time::Duration;
 
-use crate::connectors::options::{Options, parse_duration};
+use crate::connectors::options::{Options, parse_duration, parse_timestamp_ms};
 use crate::contracts::{Error, Result, TableSpec};
 
 use super::chunks::UnpackOptions;
@@ -65,6 +66,8 @@ pub(super) struct ReadOptions {
     pub(super) discovery: Duration,
     pub(super) on_expired: OnExpired,
     pub(super) unpack: UnpackOptions,
+    /// Records that arrived then or later are left for a later run, milliseconds.
+    pub(super) stop_ms: Option<i64>,
 }
 
 impl ReadOptions {
@@ -75,25 +78,24 @@ impl ReadOptions {
             let Some(key) = keys.iter().find(|key| spec.option(key).is_some()) else { return Ok(default) };
             parse_duration(spec.option(key).unwrap_or_default()).map_err(|e| e.context(context(key)))
         };
-        let interval = duration(
-            &["source.shard.get-records.interval", "scan.shard.getrecords.intervalmillis"],
-            READ_INTERVAL,
-        )?;
+        let interval =
+            duration(&["source.shard.get-records.interval", "scan.shard.getrecords.intervalmillis"], READ_INTERVAL)?;
         let idle = duration(&["source.shard.get-records.idle-interval", "scan.shard.idle.interval"], IDLE_INTERVAL)?;
         let discovery =
             duration(&["source.shard.discovery.interval", "scan.shard.discovery.intervalmillis"], DISCOVERY_INTERVAL)?;
-        let most_records =
-            match options.text(&["source.shard.get-records.max-record-count", "scan.shard.getrecords.maxrecordcount"]) {
-                None => LARGEST_LIMIT,
-                Some(text) => match text.trim().parse() {
-                    Ok(most @ 1..=LARGEST_LIMIT) => most,
-                    _ => {
-                        return Err(Error::config(format!("'{text}' is no number of records for one read"))
-                            .hint("GetRecords takes 1 to 10000")
-                            .context(context("source.shard.get-records.max-record-count")));
-                    }
-                },
-            };
+        let most_records = match options
+            .text(&["source.shard.get-records.max-record-count", "scan.shard.getrecords.maxrecordcount"])
+        {
+            None => LARGEST_LIMIT,
+            Some(text) => match text.trim().parse() {
+                Ok(most @ 1..=LARGEST_LIMIT) => most,
+                _ => {
+                    return Err(Error::config(format!("'{text}' is no number of records for one read"))
+                        .hint("GetRecords takes 1 to 10000")
+                        .context(context("source.shard.get-records.max-record-count")));
+                }
+            },
+        };
         let on_expired = match options.text(&["source.on-expired-position"]).unwrap_or("fail") {
             text if text.eq_ignore_ascii_case("fail") => OnExpired::Fail,
             text if text.eq_ignore_ascii_case("oldest") => OnExpired::Oldest,
@@ -103,6 +105,8 @@ impl ReadOptions {
                     .context(context("source.on-expired-position")));
             }
         };
+        let stop = options.text(&["scan.bounded.timestamp"]).map(parse_timestamp_ms).transpose();
+        let stop_ms = stop.map_err(|e| e.context(context("scan.bounded.timestamp")))?;
         let compression = Compression::parse(options.text(&["payload.compression"]).unwrap_or("none"))
             .map_err(|e| e.context(context("payload.compression")))?;
         Ok(Self {
@@ -112,6 +116,7 @@ impl ReadOptions {
             most_records,
             discovery: discovery.max(Duration::from_millis(100)),
             on_expired,
+            stop_ms,
             unpack: UnpackOptions {
                 deaggregate: options.bool("kpl.deaggregate", true)?,
                 compression,
@@ -135,8 +140,9 @@ fn streams(spec: &TableSpec) -> Result<StreamChoice> {
         text.split(';').map(str::trim).filter(|name| !name.is_empty()).map(StreamName::new).collect();
     names.sort_by(|a, b| a.name.cmp(&b.name));
     if names.is_empty() || names.windows(2).any(|pair| pair[0].name == pair[1].name) {
-        return Err(Error::config(format!("table '{}': '{text}' names no stream, or one twice", spec.name))
-            .hint("write 'stream' = 'a' or 'a; b; c'; streams of one name in several accounts need tables of their own"));
+        return Err(Error::config(format!("table '{}': '{text}' names no stream, or one twice", spec.name)).hint(
+            "write 'stream' = 'a' or 'a; b; c'; streams of one name in several accounts need tables of their own",
+        ));
     }
     Ok(StreamChoice::Named(names))
 }

@@ -87,11 +87,7 @@ impl Backoff {
     }
 
     /// Makes a call until it succeeds, fails for good, or has failed for `patience`.
-    pub(super) async fn persist<T, F, Fut>(
-        &mut self,
-        patience: Option<Duration>,
-        mut call: F,
-    ) -> Result<T, AwsFailure>
+    pub(super) async fn persist<T, F, Fut>(&mut self, patience: Option<Duration>, mut call: F) -> Result<T, AwsFailure>
     where
         F: FnMut() -> Fut + Send,
         Fut: Future<Output = Result<T, AwsFailure>> + Send,

@@ -2,19 +2,24 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_sdk_kinesis::types::{ChildShard, Record};
 
 use crate::connectors::aws::AwsFailure;
 use crate::contracts::{Position, RawChunk, Result, Split, SplitId};
 
-use super::chunks::{UnpackOptions, Unpacker};
+use super::chunks::{Unpacker, arrival_ms};
 use super::lineage::ShardId;
 use super::position::{Place, ShardPosition};
+use super::read_options::ReadOptions;
 use super::stream::{Moment, Stream};
 
 /// A timestamp that is refused may be a moment ahead of the service; one that is younger than this is tried again.
 const AHEAD_MS: i64 = 10_000;
+
+/// Between two answers of a shard that has reached the stop position.
+const REST: Duration = Duration::from_secs(1);
 
 /// A shard that is being read.
 #[derive(Debug)]
@@ -29,6 +34,10 @@ pub(super) struct ShardReading {
     from_oldest: bool,
     unpacker: Unpacker,
     behind_ms: Option<u64>,
+    /// Records that arrived then or later are left for a later run.
+    stop_ms: Option<i64>,
+    stopped: bool,
+    rests: bool,
 }
 
 /// What a failed call means for a shard's reader.
@@ -49,7 +58,7 @@ impl ShardReading {
         split: &Split,
         resume: Option<&Position>,
         start: ShardPosition,
-        unpack: UnpackOptions,
+        options: &ReadOptions,
     ) -> Result<Self> {
         let mut position = resume.map_or(Ok(start), ShardPosition::parse)?;
         let inherited = if position.place == Place::Horizon { stream.inherited(&split_parents(split)) } else { None };
@@ -64,8 +73,11 @@ impl ShardReading {
             position,
             ready: VecDeque::new(),
             from_oldest,
-            unpacker: Unpacker::new(split.id.clone(), unpack),
+            unpacker: Unpacker::new(split.id.clone(), options.unpack),
             behind_ms: None,
+            stop_ms: options.stop_ms,
+            stopped: false,
+            rests: false,
         })
     }
 
@@ -84,15 +96,35 @@ impl ShardReading {
 
     /// Takes an answer. `asked_ms` is when it was asked for.
     pub(super) fn take(&mut self, records: &[Record], behind_ms: Option<u64>, asked_ms: i64) {
+        let after_stop = self.stop_ms.and_then(|stop| records.iter().position(|r| arrival_ms(r) >= stop));
+        let records = &records[..after_stop.unwrap_or(records.len())];
         if !records.is_empty() {
             self.from_oldest = false;
             self.ready.extend(self.unpacker.chunks(records, &mut self.position));
+        }
+        if after_stop.is_some() {
+            self.stopped = true;
+            self.behind_ms = Some(0);
+            return;
         }
         self.behind_ms = behind_ms;
         if let Some(behind) = behind_ms {
             // Everything that arrived before then has been given.
             self.position.read_until(asked_ms.saturating_sub(i64::try_from(behind).unwrap_or(i64::MAX)));
         }
+    }
+
+    /// The stop position has been reached: for this run, the shard is caught up.
+    pub(super) fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Waits before the runtime is told again that the stop position has been reached.
+    pub(super) async fn rest(&mut self) {
+        if self.rests {
+            self.stream.clock.sleep(REST).await;
+        }
+        self.rests = true;
     }
 
     /// Nothing newer was there at `asked_ms`, whatever the answer says of how far behind it is.

@@ -90,9 +90,9 @@ impl AwsStreamSink {
         let target = self.target().await?;
         let batches = batches(records, self.keeps_order);
         let calls = if self.keeps_order { 1 } else { CALLS };
-        let puts = batches.into_iter().map(|batch| {
-            put_batch(batch, Arc::clone(&target), Arc::clone(&self.clock), Arc::clone(&self.jitter))
-        });
+        let puts = batches
+            .into_iter()
+            .map(|batch| put_batch(batch, Arc::clone(&target), Arc::clone(&self.clock), Arc::clone(&self.jitter)));
         let mut puts = futures::stream::iter(puts).buffer_unordered(calls);
         while let Some(put) = puts.next().await {
             put?;
@@ -173,10 +173,8 @@ fn batches(records: Vec<OutRecord>, once_a_key: bool) -> Vec<Vec<OutRecord>> {
 fn aggregated(records: Vec<OutRecord>, freely: bool) -> Vec<OutRecord> {
     let mut open: Vec<(String, Aggregate)> = Vec::new();
     let mut done = Vec::new();
-    let close = |key: &str, aggregate: &mut Aggregate| OutRecord {
-        data: aggregate.finish(),
-        partition_key: key.to_owned(),
-    };
+    let close =
+        |key: &str, aggregate: &mut Aggregate| OutRecord { data: aggregate.finish(), partition_key: key.to_owned() };
     let mut index: std::collections::BTreeMap<String, usize> = Default::default();
     for record in records {
         let at = match (freely, index.get(&record.partition_key)) {
