@@ -50,6 +50,8 @@ pub(crate) struct State {
     calls: BTreeMap<String, u64>,
     /// Reads or bytes above a shard's quota.
     pub(crate) violations: u64,
+    /// Whether shards have quotas.
+    pub(crate) quotas: bool,
     /// Shards in a page of ListShards.
     pub(crate) page: usize,
     /// How long an iterator holds.
@@ -77,6 +79,7 @@ impl Default for State {
             faults: BTreeMap::new(),
             calls: BTreeMap::new(),
             violations: 0,
+            quotas: true,
             page: 1_000,
             iterator_ms: 300_000,
             subscription: Duration::from_secs(300),

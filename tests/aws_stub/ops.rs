@@ -215,12 +215,12 @@ fn records(state: &mut State, now_ms: i64, input: &Value) -> Answer {
         return Err(refuse("ExpiredIteratorException", "Iterator expired."));
     }
     let limit = input["Limit"].as_u64().unwrap_or(10_000) as usize;
-    let hides = state.hides_children;
+    let (hides, quotas) = (state.hides_children, state.quotas);
     let (given, next, behind, children, over);
     {
         let s = state.streams.get_mut(&name).ok_or_else(|| not_found(&name))?;
         let known = s.shards.get_mut(&shard).ok_or_else(|| not_found(format!("Shard {shard} does not exist")))?;
-        over = !known.may_read();
+        over = quotas && !known.may_read();
         if over {
             state.violations += 1;
             return Err(refuse("ProvisionedThroughputExceededException", format!("Rate exceeded for shard {shard}")));

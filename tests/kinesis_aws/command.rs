@@ -83,6 +83,30 @@ async fn produce_names_a_stream_that_is_not_there() {
     assert!(!output.status.success() && text.contains("'nowhere'") && text.contains("check its name"), "{text}");
 }
 
+/// Who forgot to log in learns it now, not after a minute of trying.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_without_credentials_says_so_at_once() {
+    let stub = AwsStub::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("job.sql"), JOB.replace("OPTIONS", "")).unwrap();
+    let began = std::time::Duration::from_millis(stub.now_ms() as u64);
+    let output = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .args(["run", "job.sql", "--drain"])
+        .current_dir(dir.path())
+        .env_clear()
+        .env("AWS_ENDPOINT_URL", stub.endpoint())
+        .env("AWS_REGION", "eu-west-1")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("credentials are missing"), "{text}");
+    let took = std::time::Duration::from_millis(stub.now_ms() as u64) - began;
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+}
+
 /// 120 shards with a backlog of 240 MB stay in bounded memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg(target_os = "linux")]

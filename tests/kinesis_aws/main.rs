@@ -16,6 +16,7 @@ mod faults;
 mod feed;
 mod payloads;
 mod positions;
+mod random;
 mod resharding;
 mod run;
 mod several;

@@ -79,7 +79,8 @@ fn region_of_arns(spec: &TableSpec) -> Option<String> {
     (parts.next()? == "arn").then(|| parts.nth(2).map(str::to_owned)).flatten().filter(|r| !r.is_empty())
 }
 
-fn http_client() -> SharedHttpClient {
+/// A client with connections of its own.
+pub(crate) fn http_client() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
         .build_https()

@@ -30,6 +30,17 @@ pub(super) fn stream_name(spec: &TableSpec) -> Result<&str> {
     }
 }
 
+/// The one stream of a table of the embedded Kinesis.
+fn local_name(spec: &TableSpec) -> Result<&str> {
+    let several =
+        spec.option("stream").is_some_and(|name| name.contains(';')) || spec.option("stream.pattern").is_some();
+    if several {
+        return Err(Error::config(format!("table '{}': several streams in one table are read on AWS only", spec.name))
+            .hint("with --local, name one stream"));
+    }
+    stream_name(spec)
+}
+
 /// Where the table's options say that reading starts.
 pub(super) fn start_position(spec: &TableSpec) -> Result<Option<StartPosition>> {
     let options = Options(spec);
@@ -53,14 +64,14 @@ pub(super) fn local_source(
     clock: Arc<dyn Clock>,
     drains: bool,
 ) -> Result<Arc<dyn Source>> {
-    let source = local::LocalKinesisSource::new(local, stream_name(spec)?, clock, drains);
+    let source = local::LocalKinesisSource::new(local, local_name(spec)?, clock, drains);
     let with_keys = spec.metadata.iter().any(|key| key == "partition-key");
     Ok(Arc::new(if with_keys { source.with_partition_keys() } else { source }))
 }
 
 /// A stream of the embedded Kinesis, to write.
 pub(super) fn local_sink(spec: &TableSpec, local: &Path, clock: Arc<dyn Clock>) -> Result<Box<dyn Sink>> {
-    Ok(Box::new(sink::LocalStreamSink::open(spec, local, stream_name(spec)?, clock)?))
+    Ok(Box::new(sink::LocalStreamSink::open(spec, local, local_name(spec)?, clock)?))
 }
 
 /// Streams of AWS, to read.

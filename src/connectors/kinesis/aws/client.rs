@@ -21,7 +21,7 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use crate::connectors::aws::{AwsFailure, AwsSession, Call, failure};
+use crate::connectors::aws::{AwsFailure, AwsSession, Call, failure, http_client};
 use crate::contracts::Result;
 
 use super::position::Place;
@@ -118,6 +118,13 @@ impl StreamClient {
     pub(super) async fn new(session: &AwsSession, stream: StreamName) -> Result<Self> {
         let date = ServerDate::default();
         Ok(Self { client: build(session, Some(date.clone())).await?, stream, date })
+    }
+
+    /// The same with connections of its own. HTTP/2 puts all calls to a host on one connection, whose flow control is
+    /// shared: a shard whose events nobody takes for a while would hold up all others.
+    pub(super) fn apart(&self) -> Self {
+        let config = self.client.config().to_builder().http_client(http_client()).build();
+        Self { client: Client::from_conf(config), stream: self.stream.clone(), date: self.date.clone() }
     }
 
     pub(super) fn name(&self) -> &Arc<str> {

@@ -26,6 +26,7 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use crate::connectors::aws::{AwsFailure, Call, stream_failure};
 use crate::contracts::{Fetch, Position, Result, SplitReader};
 
+use super::client::StreamClient;
 use super::retry::Backoff;
 use super::shard::{ShardReading, Verdict};
 
@@ -34,10 +35,15 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Between two subscriptions: the service allows one in 5 s for a shard and consumer.
 const BETWEEN_SUBSCRIPTIONS: Duration = Duration::from_millis(5_100);
 
+/// Subscriptions on one connection. The client's HTTP/2 windows are 2 MB for a stream and 5 MB for a connection: two that
+/// are held back leave room.
+pub(super) const SHARDS_PER_CONNECTION: usize = 2;
+
 /// Reads one shard as a registered consumer.
 pub(super) struct FanOutReader {
     shard: ShardReading,
     consumer: Arc<str>,
+    client: StreamClient,
     subscription: Option<SubscribeToShardOutput>,
     /// When the last subscription began, by the clock's `elapsed`.
     subscribed: Option<Duration>,
@@ -46,9 +52,10 @@ pub(super) struct FanOutReader {
 }
 
 impl FanOutReader {
-    pub(super) fn new(shard: ShardReading, consumer: Arc<str>) -> Self {
+    /// Subscribes with `client`, which should not be shared by more than [`SHARDS_PER_CONNECTION`].
+    pub(super) fn new(shard: ShardReading, consumer: Arc<str>, client: StreamClient) -> Self {
         let backoff = shard.stream.backoff();
-        Self { shard, consumer, subscription: None, subscribed: None, backoff, end: None }
+        Self { shard, consumer, client, subscription: None, subscribed: None, backoff, end: None }
     }
 
     /// Subscribes, if there is no subscription.
@@ -63,8 +70,7 @@ impl FanOutReader {
         self.shard.check_age()?;
         self.subscribed = Some(clock.elapsed());
         let place = self.shard.place();
-        let client = &self.shard.stream.client;
-        match client.subscribe(&self.consumer, &self.shard.id, &place).await {
+        match self.client.subscribe(&self.consumer, &self.shard.id, &place).await {
             Ok(subscription) => self.subscription = Some(subscription),
             Err(failure) => self.failed(failure).await?,
         }

@@ -59,7 +59,7 @@ pub(super) use sink::AwsStreamSink;
 use budget::Allowance;
 use client::{StreamClient, StreamName};
 use consumer::Consumer;
-use fan_out::FanOutReader;
+use fan_out::{FanOutReader, SHARDS_PER_CONNECTION};
 use lineage::ShardId;
 use polling::PollingReader;
 use position::ShardPosition;
@@ -88,6 +88,22 @@ struct RememberedStream {
 struct Reading {
     stream: Arc<Stream>,
     consumer: Option<Consumer>,
+    /// The client for subscriptions that is not full yet, and how many shards it has.
+    subscriber: Mutex<Option<(StreamClient, usize)>>,
+}
+
+impl Reading {
+    /// A client for one more subscription.
+    fn subscriber(&self) -> StreamClient {
+        let mut subscriber = self.subscriber.lock().unwrap_or_else(PoisonError::into_inner);
+        match subscriber.as_mut() {
+            Some((client, shards)) if *shards < SHARDS_PER_CONNECTION => {
+                *shards += 1;
+                client.clone()
+            }
+            _ => subscriber.insert((self.stream.client.apart(), 1)).0.clone(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -189,7 +205,7 @@ impl KinesisSource {
                     Some(Consumer::ready(&stream, options, ours).await?)
                 }
             };
-            streams.push(Reading { stream: Arc::new(stream), consumer });
+            streams.push(Reading { stream: Arc::new(stream), consumer, subscriber: Mutex::default() });
         }
         let start = match start {
             // After every stream has been reached, so that it is not ahead of any of them.
@@ -310,7 +326,7 @@ impl Source for KinesisSource {
         let stream = Arc::clone(&reading.stream);
         let shard = ShardReading::open(stream, shard, split, resume, start, &self.options)?;
         let reader: Box<dyn SplitReader> = match &reading.consumer {
-            Some(consumer) => Box::new(FanOutReader::new(shard, consumer.arn())),
+            Some(consumer) => Box::new(FanOutReader::new(shard, consumer.arn(), reading.subscriber())),
             None => {
                 let allowance = Allowance::new(Arc::clone(&self.budget));
                 Box::new(PollingReader::new(shard, allowance, self.options.pace, self.options.most_records))
