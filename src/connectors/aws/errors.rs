@@ -3,7 +3,6 @@
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
-use aws_smithy_types::event_stream::RawMessage;
 
 use crate::contracts::{Error, ErrorKind};
 
@@ -89,34 +88,16 @@ const CREDENTIALS: &[&str] = &[
     "MissingAuthenticationToken",
 ];
 
+/// What the SDK says when nothing gives credentials.
+const NO_CREDENTIALS: &[&str] = &["no providers in chain provided", "no credentials found in chain"];
+
 /// Makes an [`AwsFailure`] of what a client returned.
 pub(crate) fn failure<E>(call: Call<'_>, error: &SdkError<E, HttpResponse>) -> AwsFailure
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    made(call, error, error.raw_response(), None)
-}
-
-/// Makes an [`AwsFailure`] of what ended an event stream. `code` names the exception, which is a header there.
-pub(crate) fn stream_failure<E>(call: Call<'_>, error: &SdkError<E, RawMessage>, code: Option<&str>) -> AwsFailure
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    made(call, error, None, code)
-}
-
-fn made<E, R>(
-    call: Call<'_>,
-    error: &SdkError<E, R>,
-    response: Option<&HttpResponse>,
-    known_code: Option<&str>,
-) -> AwsFailure
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug + 'static,
-{
     let Call { service, operation, resource } = call;
-    let status = response.map(|r| r.status().as_u16());
+    let status = error.raw_response().map(|r| r.status().as_u16());
     let (mut code, text, outcome_unknown) = match error {
         SdkError::ServiceError(e) => {
             let code = e.err().code().unwrap_or("").to_owned();
@@ -130,22 +111,20 @@ where
         SdkError::ResponseError(_) => ("BrokenResponse".to_owned(), chain(error), true),
         _ => ("Client".to_owned(), chain(error), false),
     };
-    if let Some(known) = known_code {
-        known.clone_into(&mut code);
-    } else if code.is_empty() {
+    if code.is_empty() {
         code = status.map_or_else(|| "Unknown".to_owned(), |s| format!("HTTP {s}"));
     }
     let throttled = THROTTLED.contains(&code.as_str()) || status == Some(429);
     let server_side = status.is_some_and(|s| s >= 500);
     let retryable = throttled || outcome_unknown || server_side || PASSING.contains(&code.as_str());
     let outcome_unknown = outcome_unknown || server_side;
-    let id = response.and_then(|r| {
+    let id = error.raw_response().and_then(|r| {
         ["x-amzn-requestid", "x-amz-request-id", "x-amzn-request-id"].iter().find_map(|name| r.headers().get(*name))
     });
     let request = id.map_or_else(String::new, |id| format!(", request {id}"));
     let message = format!("{service}:{operation} on '{resource}' failed: {text} ({code}{request})");
     let denied = DENIED.contains(&code.as_str());
-    let credentials = CREDENTIALS.contains(&code.as_str()) || text.contains("no providers in chain provided");
+    let credentials = CREDENTIALS.contains(&code.as_str()) || NO_CREDENTIALS.iter().any(|t| text.contains(t));
     let kind = if retryable { ErrorKind::Unavailable } else { ErrorKind::Config };
     let mut shown = Error::new(kind, message);
     if denied {

@@ -9,5 +9,5 @@
 mod errors;
 mod session;
 
-pub(crate) use errors::{AwsFailure, Call, failure, stream_failure};
+pub(crate) use errors::{AwsFailure, Call, failure};
 pub(crate) use session::{AwsSession, AwsSessions, http_client};

@@ -18,13 +18,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_sdk_kinesis::error::DisplayErrorContext;
 use aws_sdk_kinesis::operation::subscribe_to_shard::SubscribeToShardOutput;
 use aws_sdk_kinesis::types::error::SubscribeToShardEventStreamError as StreamError;
 use aws_sdk_kinesis::types::{ChildShard, SubscribeToShardEventStream as Event};
 use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::event_stream::RawMessage;
 
-use crate::connectors::aws::{AwsFailure, Call, stream_failure};
-use crate::contracts::{Fetch, Position, Result, SplitReader};
+use crate::connectors::aws::AwsFailure;
+use crate::contracts::{Error, ErrorKind, Fetch, Position, Result, SplitReader};
 
 use super::client::StreamClient;
 use super::retry::Backoff;
@@ -130,18 +132,31 @@ impl FanOutReader {
                 Ok(false)
             }
             Err(error) => {
-                let call =
-                    Call { service: "kinesis", operation: "SubscribeToShard", resource: self.shard.stream.name() };
-                let code = match &error {
-                    SdkError::ServiceError(e) => code(e.err()),
-                    _ => None,
-                };
-                let failure = stream_failure(call, &error, code);
+                let failure = within_stream(self.shard.stream.name(), &error);
                 self.failed(failure).await?;
                 Ok(false)
             }
         }
     }
+}
+
+/// What ended an event stream, as a failed call would be told.
+fn within_stream(stream: &str, error: &SdkError<StreamError, RawMessage>) -> AwsFailure {
+    let (code, text) = match error {
+        SdkError::ServiceError(e) => (code(e.err()).unwrap_or("Unknown"), e.err().to_string()),
+        // A broken frame or connection.
+        other => ("Connection", DisplayErrorContext(other).to_string()),
+    };
+    let throttled = code == "KMSThrottlingException";
+    let retryable = throttled || matches!(code, "Connection" | "InternalFailureException");
+    let kind = if retryable { ErrorKind::Unavailable } else { ErrorKind::Config };
+    let error = Error::new(kind, format!("kinesis:SubscribeToShard on '{stream}' failed: {text} ({code})"));
+    let error = if code.starts_with("KMS") {
+        error.hint("the stream is encrypted: its key must be enabled, and the role needs 'kms:Decrypt' on it")
+    } else {
+        error
+    };
+    AwsFailure { code: code.to_owned(), retryable, throttled, outcome_unknown: false, error }
 }
 
 /// The exception's name: within a stream it is no part of the message.

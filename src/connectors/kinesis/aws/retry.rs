@@ -111,7 +111,7 @@ impl Backoff {
 /// Whether nothing says who is calling. Later it may be a metadata service that does not answer for a while; at the start
 /// it is a person who forgot.
 fn no_credentials(failure: &AwsFailure) -> bool {
-    failure.error.message().contains("no providers in chain provided")
+    failure.error.hint_text().is_some_and(|hint| hint.contains("credentials are missing"))
 }
 
 #[cfg(test)]
