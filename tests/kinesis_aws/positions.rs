@@ -160,6 +160,8 @@ async fn start_older_than_retention(way: Way) {
     job.hours_later(&stub, S, 25);
     let error = job.run(AtTimestamp(time - 1), |_| false).await.unwrap_err().to_string();
     assert!(error.contains("is lost"), "{error}");
+    let error = job.run(AtTimestamp(stub.now_ms() + 60_000), |_| false).await.unwrap_err().to_string();
+    assert!(error.contains("in the future"), "{error}");
     // A stream that is younger than that has lost nothing.
     stub.create("young", 1);
     let mut job = Job::new(&stub, way, "young", &[]);

@@ -148,7 +148,8 @@ fn within_stream(stream: &str, error: &SdkError<StreamError, RawMessage>) -> Aws
         other => ("Connection", DisplayErrorContext(other).to_string()),
     };
     let throttled = code == "KMSThrottlingException";
-    let retryable = throttled || matches!(code, "Connection" | "InternalFailureException");
+    // An exception of a later version of the service: if it lasts, the next SubscribeToShard says what it is.
+    let retryable = throttled || matches!(code, "Connection" | "InternalFailureException" | "Unknown");
     let kind = if retryable { ErrorKind::Unavailable } else { ErrorKind::Config };
     let error = Error::new(kind, format!("kinesis:SubscribeToShard on '{stream}' failed: {text} ({code})"));
     let error = if code.starts_with("KMS") {

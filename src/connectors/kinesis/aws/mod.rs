@@ -65,7 +65,7 @@ use polling::PollingReader;
 use position::ShardPosition;
 use read_options::{ReadOptions, StreamChoice};
 use retry::Jitter;
-use shard::ShardReading;
+use shard::{AHEAD_MS, ShardReading};
 use stream::Stream;
 
 /// What a later run must know beside positions.
@@ -211,6 +211,10 @@ impl KinesisSource {
             // After every stream has been reached, so that it is not ahead of any of them.
             StartPosition::Latest => {
                 StartPosition::AtTimestamp(streams.iter().map(|r| r.stream.server_ms()).min().unwrap_or(0))
+            }
+            StartPosition::AtTimestamp(ms) if ms > self.clock.now_ms() + AHEAD_MS => {
+                return Err(Error::config(format!("table '{}': its start time is in the future", self.table))
+                    .hint("use LATEST to begin with what comes from now on"));
             }
             other => other,
         };

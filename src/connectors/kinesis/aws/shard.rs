@@ -16,7 +16,7 @@ use super::read_options::ReadOptions;
 use super::stream::{Moment, Stream};
 
 /// A timestamp that is refused may be a moment ahead of the service; one that is younger than this is tried again.
-const AHEAD_MS: i64 = 10_000;
+pub(super) const AHEAD_MS: i64 = 10_000;
 
 /// Between two answers of a shard that has reached the stop position.
 const REST: Duration = Duration::from_secs(1);
