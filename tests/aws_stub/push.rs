@@ -152,7 +152,6 @@ async fn push(
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the stub stands for a machine elsewhere, with a clock of its own")]
 async fn pause() {
     tokio::time::sleep(LOOK).await;
 }

@@ -4,6 +4,9 @@
 //! and for enhanced fan-out. The stub in `tests/aws_stub` is the service; restarts go through the positions and the snapshot
 //! that the runtime would save. `emulators.rs` runs the general cases on emulators that others wrote.
 
+#![expect(clippy::disallowed_methods, reason = "the stub stands for a machine elsewhere, with a clock of its own")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
+
 #[path = "../aws_stub/mod.rs"]
 mod aws_stub;
 #[path = "../emulators/mod.rs"]

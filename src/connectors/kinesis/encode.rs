@@ -15,6 +15,9 @@ enum Encoding {
     Csv(CsvOptions),
 }
 
+/// Appends a row's payload.
+type WriteRow<'a> = Box<dyn FnMut(usize, &mut Vec<u8>) + 'a>;
+
 /// Where a row's partition key comes from.
 enum Keys {
     /// From these columns (PARTITIONED BY), joined by the delimiter.
@@ -84,7 +87,7 @@ impl RowEncoder {
             return Err(Error::config("a stream takes append streams only").hint("write updates to a keyed table"));
         }
         let key_columns = self.key_columns(batch)?;
-        let mut write: Box<dyn FnMut(usize, &mut Vec<u8>) + '_> = match &self.encoding {
+        let mut write: WriteRow<'_> = match &self.encoding {
             Encoding::Json(style) => {
                 let rows = JsonRows::try_new(batch, *style)?;
                 Box::new(move |row, out| rows.write(row, out))
