@@ -63,13 +63,24 @@ pub struct Connectors {
     names: PartNames,
     tables: Mutex<Option<LocalTables>>,
     aws: AwsSessions,
+    /// Memory of all shard readers together.
+    kinesis_budget: Arc<kinesis::Budget>,
 }
 
 impl Connectors {
     /// Connectors of one run of a job. With `local`, AWS connectors are the embedded ones under that folder.
     pub fn new(local: Option<PathBuf>, clock: Arc<dyn Clock>, job: JobContext) -> Self {
         let names = PartNames::new(&job.job, job.generation);
-        Self { local, clock, drains: false, job, names, tables: Mutex::new(None), aws: AwsSessions::default() }
+        Self {
+            local,
+            clock,
+            drains: false,
+            job,
+            names,
+            tables: Mutex::new(None),
+            aws: AwsSessions::default(),
+            kinesis_budget: Arc::default(),
+        }
     }
 
     /// Whether the run takes what is there and ends (`--drain`, `--once`): then the last line of a growing file counts
@@ -83,7 +94,10 @@ impl Connectors {
     /// The table of `spec`, to read.
     pub fn source(&self, spec: &TableSpec, connector: &str) -> Result<Arc<dyn Source>> {
         match self.known(spec, connector)?.name {
-            "kinesis" => kinesis::local_source(spec, self.need_local(spec, "Kinesis")?, self.clock(), self.drains),
+            "kinesis" => match &self.local {
+                Some(local) => kinesis::local_source(spec, local, self.clock(), self.drains),
+                None => kinesis::aws_source(spec, self.aws.of(spec)?, self.clock(), Arc::clone(&self.kinesis_budget)),
+            },
             "filesystem" | "s3" => files::source(spec, self.local.as_deref(), self.clock()),
             "datagen" => datagen::source(spec, self.clock()),
             other => Err(Error::config(format!("table '{}': connector '{other}' cannot be read", spec.name))),
@@ -93,7 +107,10 @@ impl Connectors {
     /// The table of `spec`, to write.
     pub fn sink(&self, spec: &TableSpec, connector: &str) -> Result<Box<dyn Sink>> {
         match self.known(spec, connector)?.name {
-            "kinesis" => kinesis::local_sink(spec, self.need_local(spec, "Kinesis")?, self.clock()),
+            "kinesis" => match &self.local {
+                Some(local) => kinesis::local_sink(spec, local, self.clock()),
+                None => kinesis::aws_sink(spec, self.aws.of(spec)?, self.clock()),
+            },
             "dynamodb" => dynamodb::local_sink(spec, self.local_tables(self.need_local(spec, "DynamoDB")?)),
             "sns" => sns::local_sink(spec, self.need_local(spec, "SNS")?, &self.job.job),
             "filesystem" | "s3" => files::sink(spec, self.local.as_deref(), self.names.clone()),
@@ -139,7 +156,10 @@ impl Connectors {
     /// A text that is equal for tables which read the same records (`kinesis:analytics-events`): such tables are read once.
     pub fn source_identity(&self, spec: &TableSpec, connector: &str) -> Result<String> {
         match self.known(spec, connector)?.name {
-            "kinesis" => Ok(format!("kinesis:{}", kinesis::stream_name(spec)?)),
+            "kinesis" => match spec.option("stream.pattern") {
+                Some(pattern) => Ok(format!("kinesis:{pattern}")),
+                None => Ok(format!("kinesis:{}", kinesis::stream_name(spec)?)),
+            },
             "filesystem" | "s3" => {
                 let pattern = spec.option("source.path.regex-pattern").unwrap_or("");
                 Ok(format!("files:{}:{pattern}", spec.require("path")?))

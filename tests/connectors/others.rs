@@ -140,7 +140,6 @@ async fn connectors_say_what_they_cannot_do() {
         (local.source(&table, "kafka").err(), "no connector 'kafka'"),
         (local.source(&table, "kinesys").err(), "did you mean 'kinesis'?"),
         (local.source(&table, "print").err(), "cannot be read"),
-        (aws.source(&table, "kinesis").err(), "--local DIR"),
         (aws.source(&table, "filesystem").err(), "--local DIR"),
     ] {
         let error = error.unwrap().to_string();

@@ -10,4 +10,4 @@ mod errors;
 mod session;
 
 pub(crate) use errors::{AwsFailure, Call, failure};
-pub(crate) use session::{AwsSession, AwsSessions};
+pub(crate) use session::{AwsSession, AwsSessions, http_client};

@@ -29,10 +29,17 @@ const ATTEMPTS: u32 = 2;
 const PREFIX: &str = "aws.";
 
 /// Sessions of a job: tables with the same `aws.*` options share one, with its connections and cached credentials.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct AwsSessions {
     http: std::sync::OnceLock<SharedHttpClient>,
     by_options: Mutex<BTreeMap<Vec<(String, String)>, AwsSession>>,
+}
+
+impl std::fmt::Debug for AwsSessions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The options that it is keyed by have secrets.
+        f.debug_struct("AwsSessions").finish_non_exhaustive()
+    }
 }
 
 impl AwsSessions {
@@ -79,7 +86,8 @@ fn region_of_arns(spec: &TableSpec) -> Option<String> {
     (parts.next()? == "arn").then(|| parts.nth(2).map(str::to_owned)).flatten().filter(|r| !r.is_empty())
 }
 
-fn http_client() -> SharedHttpClient {
+/// A client with connections of its own.
+pub(crate) fn http_client() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
         .build_https()
