@@ -114,6 +114,12 @@ impl AwsSession {
         self.inner.config.get_or_try_init(|| self.load()).await.cloned()
     }
 
+    /// The same for clients whose calls [`Requests`](super::Requests) repeats. The SDK would pause within a call, up to a
+    /// second at the first time, and publish again what may be published once only.
+    pub(crate) async fn config_without_retries(&self) -> Result<SdkConfig> {
+        Ok(self.config().await?.to_builder().retry_config(RetryConfig::disabled()).build())
+    }
+
     fn option(&self, key: &str) -> Option<&str> {
         self.inner.options.get(key).map(String::as_str)
     }
