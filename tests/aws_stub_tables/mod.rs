@@ -112,6 +112,14 @@ impl Running {
         *self.stub.script.lock().unwrap() = script;
     }
 
+    /// Lets every write that is still to come come now.
+    pub(crate) async fn raise_all(&self) {
+        let late: Vec<Request> = self.stub.late.lock().unwrap().drain(..).map(|(_, request)| request).collect();
+        for request in late {
+            self.stub.perform(&request, Fault::None).await;
+        }
+    }
+
     /// How often an operation was asked for.
     pub(crate) fn count(&self, operation: &str) -> usize {
         self.stub.calls.lock().unwrap().iter().filter(|(name, _)| name == operation).count()

@@ -22,7 +22,7 @@ impl Clock for Hurried {
     }
 
     fn elapsed(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::SeqCst))
+        Duration::from_nanos(self.0.load(Ordering::SeqCst))
     }
 
     async fn sleep(&self, duration: Duration) {
@@ -30,7 +30,7 @@ impl Clock for Hurried {
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
-        self.0.fetch_add(u64::try_from(duration.as_micros()).unwrap(), Ordering::SeqCst);
+        self.0.fetch_add(u64::try_from(duration.as_nanos()).unwrap(), Ordering::SeqCst);
     }
 }
 
@@ -88,7 +88,8 @@ pub(crate) type EpochRows = BTreeMap<String, Option<(i64, i64)>>;
 /// Columns of [`EpochRows`] as changes: `k`, and two numbers.
 pub(crate) fn changes(schema: &SchemaRef, rows: &EpochRows) -> Changes {
     let keys: Vec<Option<&str>> = rows.keys().map(|k| Some(k.as_str())).collect();
-    let column = |pick: fn(&(i64, i64)) -> i64| numbers(&rows.values().map(|v| v.as_ref().map(pick)).collect::<Vec<_>>());
+    let column =
+        |pick: fn(&(i64, i64)) -> i64| numbers(&rows.values().map(|v| v.as_ref().map(pick)).collect::<Vec<_>>());
     let batch = RecordBatch::try_new(schema.clone(), vec![texts(&keys), column(|v| v.0), column(|v| v.1)]).unwrap();
     let kinds = rows.values().map(|v| if v.is_some() { ChangeKind::Upsert } else { ChangeKind::Delete }).collect();
     Changes { batch, kinds: Some(kinds) }

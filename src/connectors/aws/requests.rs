@@ -84,7 +84,8 @@ impl Jitter {
         };
         let whole = first.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(last);
         let part = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
-        whole.mul_f64(0.5 + part / 2.0)
+        // Whole milliseconds: a clock may count no finer.
+        Duration::from_millis((whole.as_millis() as f64 * (0.5 + part / 2.0)).ceil() as u64)
     }
 }
 
