@@ -74,7 +74,9 @@ impl Topics {
                     None => (format!("{ARN}other-alerts"), "<NextToken>more</NextToken>"),
                     Some(_) => (format!("{ARN}alerts"), ""),
                 };
-                let topics = format!("<Topics><member><TopicArn>{topic}</TopicArn></member></Topics>{token}");
+                let member = |arn: String| format!("<member><TopicArn>{arn}</TopicArn></member>");
+                let members = member(topic) + &member(format!("{ARN}analytics-alerts"));
+                let topics = format!("<Topics>{members}</Topics>{token}");
                 result("ListTopics", &topics)
             }
             "PublishBatch" => self.publish(form, fails),

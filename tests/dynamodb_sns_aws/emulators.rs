@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tidemill::contracts::{ChangeKind, Changes, EpochNumber, SystemClock, TableSpec};
 
 use crate::replay;
+use crate::shipped;
 use crate::stub::http::{Reply, Request, forward};
 use crate::stub::{Fault, Running, calm};
 use crate::support::*;
@@ -344,6 +345,30 @@ async fn alerts_arrive_in_a_queue_by_ministack() {
             assert_eq!(all.into_iter().map(|(_, body)| body).collect::<Vec<_>>(), bodies, "in their order");
         }
     }
+}
+
+/// The shipped job into DynamoDB on dynoxide, and through SNS on ministack into a queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shipped_job_is_exact_on_emulators() {
+    let (Some(dynamodb), Some(sns)) = (dynoxide(), ministack()) else { return };
+    let url = |emulator: &Emulator| format!("http://127.0.0.1:{}", emulator.port);
+    let direct = client(&url(&dynamodb));
+    for (table, keys) in shipped::TABLES {
+        create_table(&direct, table, &keys).await;
+    }
+    let (_, queue) = topic(sns.port, "analytics-alerts").await;
+    shipped::run("weblog.jsonl", &[("DYNAMODB", url(&dynamodb)), ("SNS", url(&sns))], "5000").await;
+    let expected = shipped::expected("weblog");
+    for (table, _) in shipped::TABLES {
+        let mut items = Vec::new();
+        let mut pages = direct.scan().table_name(table).consistent_read(true).into_paginator().items().send();
+        while let Some(item) = pages.next().await {
+            items.push(item.unwrap().iter().map(|(name, value)| (name.clone(), plain(value))).collect());
+        }
+        shipped::check_table(table, &expected, items);
+    }
+    let messages: Vec<String> = received(sns.port, &queue).await.into_iter().map(|(_, message)| message).collect();
+    shipped::check_alerts(&expected, &messages);
 }
 
 /// CPU time of this process, where the system tells.

@@ -2,12 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
 
+#[path = "../support/exact.rs"]
+mod exact;
 #[path = "../aws_stub_tables/mod.rs"]
 mod stub;
 
 mod delivery;
 mod emulators;
 mod replay;
+mod shipped;
 mod support;
 mod table;
 mod target;

@@ -83,8 +83,10 @@ impl SinkOptions {
                     .hint("it takes at-least-once, at-most-once; on a FIFO topic, both mean once"));
             }
         };
+        // A FIFO topic deduplicates what is published again.
+        let delivery = if is_fifo { Delivery::AtLeastOnce } else { delivery };
         let ledger = options.text(&["sink.ledger.table"]).map(str::to_owned);
-        if delivery == Delivery::AtMostOnce && ledger.is_none() && !is_fifo {
+        if delivery == Delivery::AtMostOnce && ledger.is_none() {
             return Err(error(
                 "'sink.delivery' 'at-most-once' needs a ledger: without one, a restart publishes again".to_owned(),
             )
