@@ -2,7 +2,7 @@
 //! were killed at any point, with replies lost and writes that are applied long after they were given up, the table ends
 //! the same, and no state in between takes a value back.
 //!
-//! A case that fails prints its seed.
+//! A case that fails prints its seed. `TIDEMILL_CASES=1000` runs that many of each kind.
 
 use std::sync::Arc;
 
@@ -227,12 +227,15 @@ pub(crate) async fn batches(target: &Target, seed: u64) {
 }
 
 /// Cases on the stub; emulators, which are slower, take fewer.
-const CASES: u64 = 40;
+fn cases() -> std::ops::Range<u64> {
+    let chosen = std::env::var("TIDEMILL_CASES").ok().and_then(|n| n.parse().ok());
+    0..chosen.unwrap_or(10)
+}
 
 #[tokio::test]
 async fn updates_replay_to_the_same_table_and_never_go_back() {
     let target = Target::stub().await;
-    for seed in 0..CASES {
+    for seed in cases() {
         case(&target, &[], seed).await;
     }
 }
@@ -240,7 +243,7 @@ async fn updates_replay_to_the_same_table_and_never_go_back() {
 #[tokio::test]
 async fn whole_items_replay_to_the_same_table_and_never_go_back() {
     let target = Target::stub().await;
-    for seed in 0..CASES {
+    for seed in cases() {
         case(&target, &[("sink.write-mode", "put")], seed).await;
     }
 }
@@ -248,7 +251,7 @@ async fn whole_items_replay_to_the_same_table_and_never_go_back() {
 #[tokio::test]
 async fn inserts_that_share_items_do_not_hinder_each_other() {
     let target = Target::stub().await;
-    for seed in 0..CASES {
+    for seed in cases() {
         shared_items(&target, seed).await;
     }
 }
@@ -256,7 +259,7 @@ async fn inserts_that_share_items_do_not_hinder_each_other() {
 #[tokio::test]
 async fn sums_hold_each_jobs_contribution_once() {
     let target = Target::stub().await;
-    for seed in 0..CASES {
+    for seed in cases() {
         sums(&target, seed % 2 == 0, seed).await;
     }
 }
@@ -264,7 +267,7 @@ async fn sums_hold_each_jobs_contribution_once() {
 #[tokio::test]
 async fn batches_end_the_same_without_late_writes() {
     let target = Target::stub().await;
-    for seed in 0..CASES {
+    for seed in cases() {
         batches(&target, seed).await;
     }
 }
@@ -274,7 +277,7 @@ async fn batches_end_the_same_without_late_writes() {
 async fn a_late_write_does_take_a_value_back_where_nothing_guards_it() {
     let target = Target::stub().await;
     let mut went_back = false;
-    for seed in 0..CASES {
+    for seed in cases() {
         target.empty().await;
         target.running.follow(stormy(seed, &[Fault::Late(3), Fault::Late(40)]));
         let epochs = scenario(seed, false);

@@ -21,7 +21,8 @@ fn sink(spec: &TableSpec) -> tidemill::contracts::Result<Box<dyn Sink>> {
 }
 
 fn table(running: &Running, columns: &[(&str, DataType)], keys: &[&str], options: &[(&str, &str)]) -> TableSpec {
-    with_key(spec(&running.url(), "metrics", &schema(columns), options).with_option("table-name", "m"), keys)
+    let named = [&[("table-name", "m")], options].concat();
+    with_key(spec(&running.url(), "metrics", &schema(columns), &named), keys)
 }
 
 /// Opens the sink and writes one epoch.

@@ -74,7 +74,7 @@ pub(super) struct TableLedger {
     table: String,
     /// Name of the key attribute.
     key: String,
-    /// Names this process among all: it knows its own claims by it after a lost reply.
+    /// Names this sink among all: it knows its own claims by it after a lost reply.
     owner: String,
     ttl: Duration,
     clock: Arc<dyn Clock>,

@@ -16,6 +16,7 @@ mod options;
 mod publish;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -89,6 +90,13 @@ impl AwsTopicSink {
             waiting: Vec::new(),
             options,
         })
+    }
+
+    /// A name that no other sink ever has, in this process or another.
+    fn claimant(&self) -> String {
+        static OPENED: AtomicU64 = AtomicU64::new(0);
+        let (JobContext { job, generation }, process) = (&self.job, std::process::id());
+        format!("{job}/{generation}/{}/{process}/{}", self.clock.now_ms(), OPENED.fetch_add(1, Ordering::Relaxed))
     }
 
     fn requests(clock: &Arc<dyn Clock>, job: &str, table: &str, options: &SinkOptions) -> Requests {
@@ -304,8 +312,7 @@ impl Sink for AwsTopicSink {
             Some(table) => {
                 let dynamodb = aws_sdk_dynamodb::Client::new(&config);
                 let requests = Self::requests(&self.clock, &self.job.job, table, &self.options);
-                let process = std::process::id();
-                let owner = format!("{}/{}/{}/{process}", self.job.job, self.job.generation, self.clock.now_ms());
+                let owner = self.claimant();
                 let (ttl, clock) = (self.options.ledger_ttl, Arc::clone(&self.clock));
                 Box::new(TableLedger::open(dynamodb, table, owner, ttl, clock, requests).await?)
             }
