@@ -228,6 +228,22 @@ async fn a_cooldown_lets_one_alert_of_a_key_through() {
 }
 
 #[tokio::test]
+async fn a_cooldown_may_go_by_the_alerts_own_time() {
+    let running = Running::start(calm()).await;
+    let columns = schema(&[("message", DataType::Utf8), ("at", DataType::Utf8)]);
+    let options = [("sink.cooldown", "1 min"), ("sink.cooldown.key", "message"), ("sink.cooldown.time", "at")];
+    let table = spec(&running.url(), "alerts", &columns, &options).with_option("topic", "alerts");
+    let at = ["10:00:00", "10:00:59", "10:01:00", "09:59:30", "09:58:00", "10:02:30"];
+    let at: Vec<String> = at.iter().map(|time| format!("2026-02-12T{time}Z")).collect();
+    let at: Vec<Option<&str>> = at.iter().map(|time| Some(time.as_str())).collect();
+    let row = rows(&columns, vec![texts(&[Some("m"); 6]), texts(&at)]);
+    write_epoch(opened(&table).await.unwrap().as_mut(), 1, row).await.unwrap();
+    let published = running.topics.published.lock().unwrap().clone();
+    let times: Vec<&str> = published.iter().map(|p| &p.attributes["at"].1[11..19]).collect();
+    assert_eq!(times, ["10:00:00", "10:01:00", "09:58:00", "10:02:30"], "a late alert of a time of its own counts");
+}
+
+#[tokio::test]
 async fn what_sns_would_refuse_and_what_the_options_find() {
     let running = Running::start(calm()).await;
     let table = alerts(&running, &[]);
