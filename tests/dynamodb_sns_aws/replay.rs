@@ -73,8 +73,21 @@ pub(crate) fn last_values(epochs: &[EpochRows]) -> EpochRows {
     last
 }
 
+/// When a process is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kill {
+    /// At any moment: calls that are on their way then may be applied later.
+    Anywhere,
+    /// When none of its calls is on its way.
+    AtRest,
+}
+
 /// Writes all epochs by processes that are killed again and again, each of which starts over at some earlier epoch.
 async fn run_with_kills(target: &Target, spec: &TableSpec, job: &str, epochs: &[EpochRows], seed: u64) {
+    run_and_kill(target, spec, job, epochs, seed, Kill::Anywhere).await;
+}
+
+async fn run_and_kill(target: &Target, spec: &TableSpec, job: &str, epochs: &[EpochRows], seed: u64, kill: Kill) {
     let mut random = Random(seed ^ 0xDEAD);
     let (mut reached, mut kills) = (0, random.below(6));
     loop {
@@ -84,9 +97,10 @@ async fn run_with_kills(target: &Target, spec: &TableSpec, job: &str, epochs: &[
         let mut next = random.below(reached + 1);
         let patience = if kills > 0 { 1 + random.below(60) as usize } else { usize::MAX };
         let deadline = target.running.calls.lock().unwrap().len().saturating_add(patience);
+        let past = || target.running.calls.lock().unwrap().len() >= deadline;
         let life = async {
             sink.open().await.unwrap();
-            while next < epochs.len() as u64 {
+            while next < epochs.len() as u64 && !(kill == Kill::AtRest && past()) {
                 let changes = changes(&spec.schema, &epochs[next as usize]);
                 let outcome = write_epoch(sink.as_mut() as &mut dyn Sink, next + 1, changes).await.unwrap();
                 assert_eq!(reasons(&outcome), [""; 0]);
@@ -95,7 +109,7 @@ async fn run_with_kills(target: &Target, spec: &TableSpec, job: &str, epochs: &[
             }
         };
         let killed = async {
-            while target.running.calls.lock().unwrap().len() < deadline {
+            while kill == Kill::AtRest || !past() {
                 tokio::task::yield_now().await;
             }
         };
@@ -206,7 +220,8 @@ pub(crate) async fn sums(target: &Target, deletes: bool, seed: u64) {
     }
 }
 
-/// Whole items without a condition: the table ends the same where no write comes after its time.
+/// Whole items without a condition: the table ends the same where no write comes after its time, from a connection that
+/// was given up or from a process that was killed.
 pub(crate) async fn batches(target: &Target, seed: u64) {
     const NEVER_LATE: [Fault; 6] = [
         Fault::Throttle,
@@ -220,7 +235,7 @@ pub(crate) async fn batches(target: &Target, seed: u64) {
     target.running.follow(stormy(seed, &NEVER_LATE));
     let epochs = scenario(seed, true);
     let spec = target.spec("t", &columns("a", "b"), &[("sink.write-mode", "batch")]);
-    run_with_kills(target, &spec, "job", &epochs, seed).await;
+    run_and_kill(target, &spec, "job", &epochs, seed, Kill::AtRest).await;
     let mut expected = last_values(&epochs);
     expected.retain(|_, values| values.is_some());
     same_table(target, &expected, seed).await;

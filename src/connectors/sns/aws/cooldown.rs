@@ -12,13 +12,23 @@ use std::collections::HashMap;
 
 use super::options::CooldownOptions;
 
-/// Keys that are remembered, some 100 bytes each. Beyond, the older half is forgotten, and may alert early.
+/// Keys that are remembered, some 150 bytes each. Beyond, the older half is forgotten, and may alert early.
 const KEYS: usize = 100_000;
+/// Alerts of a key that are remembered: one of an earlier time than all of them is suppressed.
+const ALERTS: usize = 8;
 
-#[derive(Debug, Clone, Copy)]
-struct Last {
-    at_ms: i64,
+/// What a key has had.
+#[derive(Debug, Default)]
+struct Had {
+    /// Times of alerts that were published, in order, never none.
+    at_ms: Vec<i64>,
     suppressed: u64,
+}
+
+impl Had {
+    fn last_ms(&self) -> i64 {
+        self.at_ms.last().copied().unwrap_or(i64::MIN)
+    }
 }
 
 /// Alerts of a key that were suppressed.
@@ -35,7 +45,7 @@ pub(super) struct Suppressed {
 pub(super) struct Cooldown {
     every_ms: i64,
     summary: bool,
-    keys: HashMap<String, Last>,
+    keys: HashMap<String, Had>,
     /// Summaries of cooldowns that a later alert has ended.
     ended: Vec<Suppressed>,
     /// The largest time seen.
@@ -51,28 +61,34 @@ impl Cooldown {
     /// Whether the alert is to be published.
     pub(super) fn admits(&mut self, key: &str, at_ms: i64) -> bool {
         self.now_ms = self.now_ms.max(at_ms);
-        if let Some(last) = self.keys.get_mut(key) {
-            // An alert of an earlier time counts too, since events come out of order.
-            if at_ms.abs_diff(last.at_ms) < self.every_ms.unsigned_abs() {
-                last.suppressed += 1;
+        if let Some(had) = self.keys.get_mut(key) {
+            // Events come out of order: an alert of an earlier time counts too.
+            let near = had.at_ms.iter().any(|had| at_ms.abs_diff(*had) < self.every_ms.unsigned_abs());
+            let forgotten = had.at_ms.len() >= ALERTS && had.at_ms.first().is_some_and(|first| at_ms < *first);
+            if near || forgotten {
+                had.suppressed += 1;
                 return false;
             }
-            if at_ms < last.at_ms {
-                return true;
+            if at_ms > had.last_ms() && had.suppressed > 0 {
+                let count = std::mem::take(&mut had.suppressed);
+                if self.summary {
+                    self.ended.push(Suppressed { key: key.to_owned(), since_ms: had.last_ms(), count });
+                }
             }
-            if self.summary && last.suppressed > 0 {
-                self.ended.push(Suppressed { key: key.to_owned(), since_ms: last.at_ms, count: last.suppressed });
+            let place = had.at_ms.partition_point(|had| *had < at_ms);
+            had.at_ms.insert(place, at_ms);
+            if had.at_ms.len() > ALERTS {
+                had.at_ms.remove(0);
             }
-            *last = Last { at_ms, suppressed: 0 };
             return true;
         }
         if self.keys.len() >= KEYS {
-            let mut times: Vec<i64> = self.keys.values().map(|last| last.at_ms).collect();
+            let mut times: Vec<i64> = self.keys.values().map(Had::last_ms).collect();
             let (_, middle, _) = times.select_nth_unstable(KEYS / 2);
             let middle = *middle;
-            self.keys.retain(|_, last| last.at_ms > middle);
+            self.keys.retain(|_, had| had.last_ms() > middle);
         }
-        self.keys.insert(key.to_owned(), Last { at_ms, suppressed: 0 });
+        self.keys.insert(key.to_owned(), Had { at_ms: vec![at_ms], suppressed: 0 });
         true
     }
 
@@ -83,10 +99,10 @@ impl Cooldown {
         }
         let now_ms = now_ms.unwrap_or(self.now_ms);
         let mut summaries = std::mem::take(&mut self.ended);
-        let over = |last: &Last| all || now_ms.saturating_sub(last.at_ms) >= self.every_ms;
-        for (key, last) in self.keys.iter_mut().filter(|(_, last)| last.suppressed > 0 && over(last)) {
-            summaries.push(Suppressed { key: key.clone(), since_ms: last.at_ms, count: last.suppressed });
-            last.suppressed = 0;
+        let over = |had: &Had| all || now_ms.saturating_sub(had.last_ms()) >= self.every_ms;
+        for (key, had) in self.keys.iter_mut().filter(|(_, had)| had.suppressed > 0 && over(had)) {
+            let count = std::mem::take(&mut had.suppressed);
+            summaries.push(Suppressed { key: key.clone(), since_ms: had.last_ms(), count });
         }
         summaries.sort_by(|a, b| (a.since_ms, &a.key).cmp(&(b.since_ms, &b.key)));
         summaries
