@@ -29,10 +29,17 @@ const ATTEMPTS: u32 = 2;
 const PREFIX: &str = "aws.";
 
 /// Sessions of a job: tables with the same `aws.*` options share one, with its connections and cached credentials.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct AwsSessions {
     http: std::sync::OnceLock<SharedHttpClient>,
     by_options: Mutex<BTreeMap<Vec<(String, String)>, AwsSession>>,
+}
+
+impl std::fmt::Debug for AwsSessions {
+    /// The options that sessions are found by hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AwsSessions").finish_non_exhaustive()
+    }
 }
 
 impl AwsSessions {
