@@ -85,6 +85,7 @@ async fn replays(emulator: &Emulator) {
         replay::case(&target, &[], seed).await;
         replay::case(&target, &[("sink.write-mode", "put")], seed).await;
         replay::shared_items(&target, seed).await;
+        replay::two_workers(&target, &[("sink.write-mode", "add")], seed).await;
         replay::sums(&target, seed % 2 == 0, seed).await;
         replay::batches(&target, seed).await;
     }

@@ -170,6 +170,32 @@ pub(crate) async fn case(target: &Target, options: &[(&str, &str)], seed: u64) {
     same_table(target, &last_values(&epochs), seed).await;
 }
 
+/// Two workers of one job at the same time, each of which believes that the other is dead.
+pub(crate) async fn two_workers(target: &Target, options: &[(&str, &str)], seed: u64) {
+    target.empty().await;
+    target.running.follow(stormy(seed, &FAULTS));
+    let epochs = scenario(seed, true);
+    let spec = target.spec("t", &columns("a", "b"), options);
+    let both = async {
+        tokio::join!(
+            run_with_kills(target, &spec, "job", &epochs, seed),
+            run_with_kills(target, &spec, "job", &epochs, seed + 1_000)
+        );
+    };
+    let (states, ()) = target.watched(both).await;
+    target.running.raise_all().await;
+    let last = last_values(&epochs);
+    if options.contains(&("sink.write-mode", "add")) {
+        for item in target.items().await {
+            let expected = last[key(&item)].map_or(0, |v| v.0);
+            assert_eq!(number(&item, "a"), Some(expected), "seed {seed}: {}", key(&item));
+        }
+    } else {
+        never_goes_back(&states, seed);
+        same_table(target, &last, seed).await;
+    }
+}
+
 /// Two INSERTs of a job write different attributes of the same items.
 pub(crate) async fn shared_items(target: &Target, seed: u64) {
     target.empty().await;
@@ -260,6 +286,16 @@ async fn whole_items_replay_to_the_same_table_and_never_go_back() {
     let target = Target::stub().await;
     for seed in cases() {
         case(&target, &[("sink.write-mode", "put")], seed).await;
+    }
+}
+
+#[tokio::test]
+async fn two_workers_at_once_do_no_harm() {
+    let target = Target::stub().await;
+    for seed in cases() {
+        for mode in ["update", "put", "add"] {
+            two_workers(&target, &[("sink.write-mode", mode)], seed).await;
+        }
     }
 }
 
