@@ -36,8 +36,8 @@ pub(crate) struct AwsSessions {
 }
 
 impl std::fmt::Debug for AwsSessions {
-    /// The options that sessions are found by hold secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The options that it is keyed by have secrets.
         f.debug_struct("AwsSessions").finish_non_exhaustive()
     }
 }
