@@ -81,7 +81,8 @@ impl AwsSessions {
 
 /// Region named in one of the ARNs among a table's options.
 fn region_of_arns(spec: &TableSpec) -> Option<String> {
-    let arn = ["stream.arn", "topic.arn", "table.arn", "topic"].iter().find_map(|key| spec.option(key))?;
+    let arn =
+        ["stream.arn", "topic.arn", "table.arn", "topic", "table-name"].iter().find_map(|key| spec.option(key))?;
     let mut parts = arn.split(':');
     (parts.next()? == "arn").then(|| parts.nth(2).map(str::to_owned)).flatten().filter(|r| !r.is_empty())
 }

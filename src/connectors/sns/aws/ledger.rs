@@ -136,7 +136,8 @@ impl TableLedger {
                 _ => None,
             }
         }));
-        match output.unprocessed_keys.unwrap_or_default().remove(&self.table) {
+        // Of the one table that was asked, whether by name or by ARN.
+        match output.unprocessed_keys.unwrap_or_default().into_values().next() {
             Some(left) => {
                 let progress = left.keys.len() < keys.keys.len();
                 Attempt::Again { task: left, throttled: true, progress }
