@@ -214,10 +214,19 @@ const DYNAMODB: ConnectorDescription = ConnectorDescription {
     required: &[&["table-name"]],
     options: &[
         option("table-name", Text),
+        sink("sink.write-mode", Enum(&["update", "put", "batch", "add"])),
+        sink("sink.delete", Enum(&["tombstone", "item"])),
+        sink("sink.add.columns", Text),
+        sink("sink.sets", Text),
         sink("sink.ignore-nulls", Bool),
-        sink("sink.fail-on-error", Bool),
+        sink("sink.version.attribute", Text),
+        sink("sink.contribution.attribute", Text),
+        sink("sink.ttl.attribute", Text),
+        sink("sink.ttl.after", Duration),
+        sink("sink.ttl.column", Text),
+        ignored("sink.fail-on-error", Bool),
+        sink("sink.requests.max-inflight", Number),
         ignored("sink.batch.max-size", Number),
-        ignored("sink.requests.max-inflight", Number),
         ignored("sink.requests.max-buffered", Number),
         ignored("sink.flush-buffer.size", Number),
         ignored("sink.flush-buffer.timeout", Number),
@@ -233,7 +242,40 @@ const SNS: ConnectorDescription = ConnectorDescription {
     can_write: true,
     formats: &[],
     required: &[&["topic", "topic.arn"]],
-    options: &[option("topic", Text), option("topic.arn", Text)],
+    options: &[
+        option("topic", Text),
+        option("topic.arn", Text),
+        sink("sink.delivery", Enum(&["at-least-once", "at-most-once"])),
+        sink("sink.fifo.group", Text),
+        sink("sink.fifo.group.column", Text),
+        sink("sink.ledger.table", Text),
+        sink("sink.ledger.ttl", Duration),
+        sink("sink.cooldown", Duration),
+        sink("sink.cooldown.key", Text),
+        sink("sink.cooldown.time", Text),
+        sink("sink.cooldown.summary", Bool),
+        sink("sink.requests.max-inflight", Number),
+    ],
+    prefixes: AWS_PREFIXES,
+    metadata: &[],
+    updates: Updates::AppendOnly,
+};
+
+const FIREHOSE: ConnectorDescription = ConnectorDescription {
+    name: "firehose",
+    can_read: false,
+    can_write: true,
+    formats: &["json"],
+    required: &[&["delivery-stream"]],
+    options: &[
+        option("delivery-stream", Text),
+        ignored("sink.fail-on-error", Bool),
+        sink("sink.requests.max-inflight", Number),
+        ignored("sink.batch.max-size", Number),
+        ignored("sink.requests.max-buffered", Number),
+        ignored("sink.flush-buffer.size", Number),
+        ignored("sink.flush-buffer.timeout", Number),
+    ],
     prefixes: AWS_PREFIXES,
     metadata: &[],
     updates: Updates::AppendOnly,
@@ -315,7 +357,7 @@ const BLACKHOLE: ConnectorDescription = ConnectorDescription {
     updates: Updates::Any,
 };
 
-const ALL: &[ConnectorDescription] = &[KINESIS, DYNAMODB, SNS, FILES, S3, DATAGEN, PRINT, BLACKHOLE];
+const ALL: &[ConnectorDescription] = &[KINESIS, DYNAMODB, SNS, FIREHOSE, FILES, S3, DATAGEN, PRINT, BLACKHOLE];
 
 /// Names of all connectors.
 pub fn names() -> impl Iterator<Item = &'static str> {

@@ -4,6 +4,7 @@
 //! kinesis     read, write    streams; with --local DIR the embedded one under DIR/kinesis
 //! dynamodb    write          items by key; DIR/dynamodb.sqlite
 //! sns         write          messages; DIR/sns/<topic>.jsonl
+//! firehose    write          records of a delivery stream; DIR/firehose/<stream>.jsonl
 //! filesystem  read, write    JSON lines, CSV, Parquet in folders; s3://bucket/key is DIR/s3/bucket/key
 //! s3          read, write    another name of filesystem
 //! datagen     read           made-up rows
@@ -24,6 +25,7 @@ mod datagen;
 pub mod describe;
 mod dynamodb;
 pub mod files;
+mod firehose;
 pub mod kinesis;
 mod line_file;
 pub mod options;
@@ -111,8 +113,18 @@ impl Connectors {
                 Some(local) => kinesis::local_sink(spec, local, self.clock()),
                 None => kinesis::aws_sink(spec, self.aws.of(spec)?, self.clock()),
             },
-            "dynamodb" => dynamodb::local_sink(spec, self.local_tables(self.need_local(spec, "DynamoDB")?)),
-            "sns" => sns::local_sink(spec, self.need_local(spec, "SNS")?, &self.job.job),
+            "dynamodb" => match &self.local {
+                Some(local) => dynamodb::local_sink(spec, self.local_tables(local)),
+                None => dynamodb::aws_sink(spec, self.aws.of(spec)?, self.clock(), &self.job.job),
+            },
+            "sns" => match &self.local {
+                Some(local) => sns::local_sink(spec, local, &self.job.job),
+                None => sns::aws_sink(spec, self.aws.of(spec)?, self.clock(), &self.job),
+            },
+            "firehose" => match &self.local {
+                Some(local) => firehose::local_sink(spec, local),
+                None => firehose::aws_sink(spec, self.aws.of(spec)?, self.clock(), &self.job.job),
+            },
             "filesystem" | "s3" => files::sink(spec, self.local.as_deref(), self.names.clone()),
             "print" => Ok(Box::new(print::Print::try_new(spec)?)),
             "blackhole" => Ok(Box::new(blackhole::Blackhole)),
