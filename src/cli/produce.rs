@@ -8,13 +8,14 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Outcome, runtime};
+use crate::connectors::kinesis::aws_target;
 use crate::connectors::kinesis::produce::{ProduceOptions, local_target, produce as put};
 use crate::contracts::{Clock, Error, Result, SystemClock};
 
 /// Arguments of `produce`.
 #[derive(Debug, Args)]
 pub(super) struct ProduceArgs {
-    /// The stream; it is created when it is missing
+    /// The stream, by name or ARN; with --local, it is created when it is missing
     stream: String,
     /// Use the embedded Kinesis under this folder
     #[arg(long, value_name = "DIR")]
@@ -45,11 +46,11 @@ pub(super) fn produce(args: ProduceArgs) -> Outcome {
 }
 
 async fn run(args: ProduceArgs) -> Result<()> {
-    let Some(local) = &args.local else {
-        return Err(Error::config("this version does not reach AWS Kinesis yet").hint("use --local DIR"));
-    };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let mut target = local_target(local, &args.stream, Arc::clone(&clock))?;
+    let mut target = match &args.local {
+        Some(local) => local_target(local, &args.stream, Arc::clone(&clock))?,
+        None => aws_target(&args.stream).await?,
+    };
     let input: Box<dyn Read> = match args.from.as_str() {
         "-" => Box::new(stdin()),
         path => Box::new(File::open(path).map_err(|e| Error::config(format!("cannot read '{path}'")).caused_by(e))?),

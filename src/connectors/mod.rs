@@ -4,6 +4,7 @@
 //! kinesis     read, write    streams; with --local DIR the embedded one under DIR/kinesis
 //! dynamodb    write          items by key; DIR/dynamodb.sqlite
 //! sns         write          messages; DIR/sns/<topic>.jsonl
+//! firehose    write          records of a delivery stream; DIR/firehose/<stream>.jsonl
 //! filesystem  read, write    JSON lines, CSV, Parquet in folders and buckets; s3://bucket/key is DIR/s3/bucket/key
 //! s3          read, write    another name of filesystem
 //! datagen     read           made-up rows
@@ -24,6 +25,7 @@ mod datagen;
 pub mod describe;
 mod dynamodb;
 pub mod files;
+mod firehose;
 pub mod kinesis;
 mod line_file;
 pub mod options;
@@ -64,13 +66,24 @@ pub struct Connectors {
     names: PartNames,
     tables: Mutex<Option<LocalTables>>,
     aws: AwsSessions,
+    /// Memory of all shard readers together.
+    kinesis_budget: Arc<kinesis::Budget>,
 }
 
 impl Connectors {
     /// Connectors of one run of a job. With `local`, AWS connectors are the embedded ones under that folder.
     pub fn new(local: Option<PathBuf>, clock: Arc<dyn Clock>, job: JobContext) -> Self {
         let names = PartNames::new(&job.job, job.generation);
-        Self { local, clock, drains: false, job, names, tables: Mutex::new(None), aws: AwsSessions::default() }
+        Self {
+            local,
+            clock,
+            drains: false,
+            job,
+            names,
+            tables: Mutex::new(None),
+            aws: AwsSessions::default(),
+            kinesis_budget: Arc::default(),
+        }
     }
 
     /// Whether the run takes what is there and ends (`--drain`, `--once`): then the last line of a growing file counts
@@ -84,7 +97,10 @@ impl Connectors {
     /// The table of `spec`, to read.
     pub fn source(&self, spec: &TableSpec, connector: &str) -> Result<Arc<dyn Source>> {
         match self.known(spec, connector)?.name {
-            "kinesis" => kinesis::local_source(spec, self.need_local(spec, "Kinesis")?, self.clock(), self.drains),
+            "kinesis" => match &self.local {
+                Some(local) => kinesis::local_source(spec, local, self.clock(), self.drains),
+                None => kinesis::aws_source(spec, self.aws.of(spec)?, self.clock(), Arc::clone(&self.kinesis_budget)),
+            },
             "filesystem" | "s3" => files::source(spec, &self.reach(&|| self.aws.of(spec))),
             "datagen" => datagen::source(spec, self.clock()),
             other => Err(Error::config(format!("table '{}': connector '{other}' cannot be read", spec.name))),
@@ -94,9 +110,22 @@ impl Connectors {
     /// The table of `spec`, to write.
     pub fn sink(&self, spec: &TableSpec, connector: &str) -> Result<Box<dyn Sink>> {
         match self.known(spec, connector)?.name {
-            "kinesis" => kinesis::local_sink(spec, self.need_local(spec, "Kinesis")?, self.clock()),
-            "dynamodb" => dynamodb::local_sink(spec, self.local_tables(self.need_local(spec, "DynamoDB")?)),
-            "sns" => sns::local_sink(spec, self.need_local(spec, "SNS")?, &self.job.job),
+            "kinesis" => match &self.local {
+                Some(local) => kinesis::local_sink(spec, local, self.clock()),
+                None => kinesis::aws_sink(spec, self.aws.of(spec)?, self.clock()),
+            },
+            "dynamodb" => match &self.local {
+                Some(local) => dynamodb::local_sink(spec, self.local_tables(local)),
+                None => dynamodb::aws_sink(spec, self.aws.of(spec)?, self.clock(), &self.job.job),
+            },
+            "sns" => match &self.local {
+                Some(local) => sns::local_sink(spec, local, &self.job.job),
+                None => sns::aws_sink(spec, self.aws.of(spec)?, self.clock(), &self.job),
+            },
+            "firehose" => match &self.local {
+                Some(local) => firehose::local_sink(spec, local),
+                None => firehose::aws_sink(spec, self.aws.of(spec)?, self.clock(), &self.job.job),
+            },
             "filesystem" | "s3" => files::sink(spec, &self.reach(&|| self.aws.of(spec)), self.names.clone()),
             "print" => Ok(Box::new(print::Print::try_new(spec)?)),
             "blackhole" => Ok(Box::new(blackhole::Blackhole)),
@@ -151,7 +180,10 @@ impl Connectors {
     /// A text that is equal for tables which read the same records (`kinesis:analytics-events`): such tables are read once.
     pub fn source_identity(&self, spec: &TableSpec, connector: &str) -> Result<String> {
         match self.known(spec, connector)?.name {
-            "kinesis" => Ok(format!("kinesis:{}", kinesis::stream_name(spec)?)),
+            "kinesis" => match spec.option("stream.pattern") {
+                Some(pattern) => Ok(format!("kinesis:{pattern}")),
+                None => Ok(format!("kinesis:{}", kinesis::stream_name(spec)?)),
+            },
             "filesystem" | "s3" => {
                 let pattern = spec.option("source.path.regex-pattern").unwrap_or("");
                 Ok(format!("files:{}:{pattern}", spec.require("path")?))
@@ -171,13 +203,6 @@ impl Connectors {
                 Some(near) => error.hint(format!("did you mean '{near}'?")),
                 None => error.hint(format!("there are {}", describe::names().collect::<Vec<_>>().join(", "))),
             }
-        })
-    }
-
-    fn need_local(&self, spec: &TableSpec, service: &str) -> Result<&Path> {
-        self.local.as_deref().ok_or_else(|| {
-            Error::config(format!("table '{}': this version does not reach AWS {service} yet", spec.name))
-                .hint(format!("run with --local DIR for an embedded {service}"))
         })
     }
 

@@ -55,7 +55,8 @@ pub enum SequenceNumbers {
     },
     /// One number for each record, e.g. the byte offset of a line.
     Numbers(Arc<[u64]>),
-    /// Decimal text of any length, as AWS Kinesis has it.
+    /// Decimal text of any length, as AWS Kinesis has it. Positions then carry the arrival time too
+    /// (see [`RawChunk::position_after`]).
     Text(Arc<[Box<str>]>),
 }
 
@@ -125,9 +126,13 @@ impl RawChunk {
         self.records.is_empty()
     }
 
-    /// Position after record `index`.
+    /// Position after record `index`: its number; for numbers that are text, `<number>@<arrival in milliseconds>`, so
+    /// that whoever resumes there can tell how old it is when the record itself is gone.
     pub fn position_after(&self, index: usize) -> Position {
-        Position(self.sequence.get(index).into())
+        match &self.sequence {
+            SequenceNumbers::Text(texts) => Position(format!("{}@{}", texts[index], self.arrivals.get(index)).into()),
+            numbers => Position(numbers.get(index).into()),
+        }
     }
 
     /// The bytes of record `index`.

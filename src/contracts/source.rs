@@ -126,6 +126,16 @@ pub trait Source: Send + Sync + fmt::Debug {
         Ok(Vec::new())
     }
 
+    /// METADATA that has one value for all records of a split and that the runtime cannot know (the stream, in a table of
+    /// several): key and an array of length 1. It comes before the runtime's own rule for the key.
+    fn split_metadata(&self, _split: &Split) -> Result<Vec<(String, ArrayRef)>> {
+        Ok(Vec::new())
+    }
+
+    /// Called once when a run ends in order, after the last record has counted: what exists only for readers (a
+    /// registered consumer) is given back. A failure is no reason to fail the run; the source logs it.
+    async fn end(&self) {}
+
     /// Whether the source can end.
     fn boundedness(&self) -> Boundedness;
 }

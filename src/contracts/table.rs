@@ -32,6 +32,8 @@ pub struct TableSpec {
     pub primary_key: Vec<String>,
     /// PARTITIONED BY columns, in DDL order.
     pub partitioned_by: Vec<String>,
+    /// Keys of the METADATA columns that queries use: what costs something to give is given only then.
+    pub metadata: Vec<String>,
 }
 
 impl TableSpec {
@@ -44,6 +46,7 @@ impl TableSpec {
             schema,
             primary_key: Vec::new(),
             partitioned_by: Vec::new(),
+            metadata: Vec::new(),
         }
     }
 

@@ -91,6 +91,11 @@ impl<'a> Group<'a> {
         if let Some(union) = &self.union {
             spec.schema = Arc::clone(union);
         }
+        for key in self.members.iter().flat_map(|member| &member.spec.metadata) {
+            if !spec.metadata.contains(key) {
+                spec.metadata.push(key.clone());
+            }
+        }
         let stream = first.spec.option("stream").or_else(|| first.spec.option("path")).unwrap_or(&first.name);
         Ok(FeedSpecification {
             stream: stream.to_owned(),

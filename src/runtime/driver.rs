@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::DataType;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -165,14 +168,21 @@ impl Driver {
             // A start at the newest record is resolved now, and kept even if the run ends before the first answer.
             position = position.or_else(|| reader.position());
             let constants = feed.specification.source.split_columns(split)?;
+            let split_metadata = feed.specification.source.split_metadata(split)?;
+            let stream = split_metadata
+                .iter()
+                .find(|(key, _)| key == "stream")
+                .and_then(|(_, name)| Some(cast(name, &DataType::Utf8).ok()?.as_string::<i32>().value(0).to_owned()));
+            let stream = stream.as_deref().unwrap_or(&feed.specification.stream);
             let table = |(table, watermark): (&super::feed::TableSpecification, &i64)| TableMaker {
                 name: table.name.as_str().into(),
                 maker: RowMaker {
                     schema: Arc::clone(&table.schema),
-                    stream: feed.specification.stream.as_str().into(),
+                    stream: stream.into(),
                     physical: table.physical,
                     metadata: table.metadata.clone(),
                     constants: constants.clone(),
+                    split_metadata: split_metadata.clone(),
                     rule: table.watermark.clone(),
                     watermark: *watermark,
                     compute: self.compute.clone(),
@@ -312,9 +322,11 @@ impl Driver {
 
     /// Whether everything has been read, and nothing else can come.
     fn is_done(&self) -> bool {
-        let ended = self.feeds.iter().all(|feed| feed.splits.all_finished() && feed.waiting.is_empty());
-        let bounded = |feed: &Feed| feed.specification.source.boundedness() == Boundedness::Bounded;
-        ended && (self.ending != Ending::Run || self.feeds.iter().all(bounded))
+        let ended = self.feeds.iter().all(|feed| feed.splits.all_finished());
+        let over =
+            |feed: &Feed| feed.specification.source.boundedness() == Boundedness::Bounded && feed.waiting.is_empty();
+        // What still waits when nothing is read waits for a split that only this run has ended: a later run reads it.
+        ended && (self.ending != Ending::Run || self.feeds.iter().all(over))
     }
 
     pub(super) async fn take(&mut self, event: Event, epoch: &mut Epoch) -> Result<()> {
@@ -396,6 +408,13 @@ impl Driver {
     /// Counts of each table.
     pub(crate) fn counts(&self) -> impl Iterator<Item = &TableCounts> {
         self.feeds.iter().flat_map(|feed| &feed.counts)
+    }
+
+    /// Tells the sources that the run has ended in order.
+    pub(crate) async fn end(&self) {
+        for feed in &self.feeds {
+            feed.specification.source.end().await;
+        }
     }
 
     /// Stops reading and says where reading stands. `closed` is the end of the last window that a

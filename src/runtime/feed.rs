@@ -110,7 +110,12 @@ impl Feed {
 
     /// Whether a split may be started: its parents have been read.
     pub(crate) fn is_ready(&self, split: &Split) -> bool {
-        let ended = |parent: &SplitId| self.splits.by_id.get(parent).is_none_or(|at| self.splits.has_ended(*at));
+        let ended = |parent: &SplitId| match self.splits.by_id.get(parent) {
+            // One that only the run has ended has more records, which come before its children's.
+            Some(at) => self.splits.list[*at].really_finished,
+            // Gone, or finished and forgotten; but one that waits itself has not even begun.
+            None => !self.waiting.iter().any(|waiting| waiting.id == *parent),
+        };
         split.parents.iter().all(ended)
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct RowMaker {
     pub(crate) metadata: Vec<MetadataColumn>,
     /// What all rows of the split have in common: partitions in a file's path, and metadata by its key.
     pub(crate) constants: Vec<(String, ArrayRef)>,
+    /// Metadata of the split by key, ahead of the rules here.
+    pub(crate) split_metadata: Vec<(String, ArrayRef)>,
     pub(crate) rule: Option<WatermarkRule>,
     /// Largest watermark of the split so far, in milliseconds.
     pub(crate) watermark: i64,
@@ -200,6 +202,9 @@ impl RowMaker {
     }
 
     fn metadata_column(&self, key: &str, from: &Provenance<'_>, rows: usize) -> Result<ArrayRef> {
+        if let Some((_, value)) = self.split_metadata.iter().find(|(name, _)| name == key) {
+            return repeated(value, rows);
+        }
         let texts = |text: &dyn Fn(usize) -> Option<String>| -> ArrayRef {
             let mut builder = StringViewBuilder::with_capacity(rows);
             for row in 0..rows {

@@ -58,10 +58,6 @@ pub(crate) struct FeedSplits {
 }
 
 impl FeedSplits {
-    pub(crate) fn has_ended(&self, split: usize) -> bool {
-        self.list[split].status == Status::Finished
-    }
-
     pub(crate) fn all_finished(&self) -> bool {
         self.list.iter().all(|s| matches!(s.status, Status::Finished | Status::Paused))
     }

@@ -233,6 +233,7 @@ impl Worker {
         drop(error_sender);
         errors.await.map_err(|e| Error::internal("the error output ended early").caused_by(e))??;
         saved.tables = driver.stop(drained, closed.filter(|_| drained));
+        driver.end().await;
         summary.tables = driver.counts().cloned().collect();
         summary.elapsed = job.clock.elapsed().saturating_sub(started);
         summary.check()?;

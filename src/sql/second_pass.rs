@@ -131,7 +131,10 @@ impl JobBuilder<'_> {
             table: index,
             name: self.source_name(table),
             connector: table.connector.clone(),
-            spec: spec(table, Arc::new(Schema::new(physical))),
+            spec: TableSpec {
+                metadata: metadata.iter().map(|m| m.key.clone()).collect(),
+                ..spec(table, Arc::new(Schema::new(physical)))
+            },
             metadata,
             schema,
             watermark,
@@ -233,6 +236,7 @@ pub(super) fn spec(table: &Table, schema: SchemaRef) -> TableSpec {
         physical: table.physical_schema(),
         primary_key: table.primary_key.clone(),
         partitioned_by: table.partitioned_by.clone(),
+        metadata: Vec::new(),
     }
 }
 

@@ -91,6 +91,9 @@ const CREDENTIALS: &[&str] = &[
 /// Codes with which S3 says that a bucket is in another region.
 const ELSEWHERE: &[&str] = &["PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"];
 
+/// What the SDK says when nothing gives credentials.
+const NO_CREDENTIALS: &[&str] = &["no providers in chain provided", "no credentials found in chain"];
+
 /// Makes an [`AwsFailure`] of what a client returned.
 pub(crate) fn failure<E>(call: Call<'_>, error: &SdkError<E, HttpResponse>) -> AwsFailure
 where
@@ -139,7 +142,7 @@ pub(super) fn shown(call: Call<'_>, answer: Answer) -> AwsFailure {
     let request = request.map_or_else(String::new, |id| format!(", request {id}"));
     let message = format!("{service}:{operation} on '{resource}' failed: {text} ({code}{request})");
     let denied = DENIED.contains(&code.as_str());
-    let credentials = CREDENTIALS.contains(&code.as_str()) || text.contains("no providers in chain provided");
+    let credentials = CREDENTIALS.contains(&code.as_str()) || NO_CREDENTIALS.iter().any(|t| text.contains(t));
     let kind = if retryable { ErrorKind::Unavailable } else { ErrorKind::Config };
     let mut shown = Error::new(kind, message);
     if denied {

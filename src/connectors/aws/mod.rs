@@ -1,4 +1,5 @@
-//! What connectors of AWS services share: credentials, region and endpoint of a table, and errors that say what to do.
+//! What connectors of AWS services share: credentials, region and endpoint of a table, errors that say what to do, and
+//! calls that are repeated.
 //!
 //! Clients are the official `aws-sdk-*`. A table's `aws.*` options come first; what they leave open is found as every
 //! AWS tool finds it (environment with `AWS_ENDPOINT_URL*`, profiles, SSO, web identity of EKS, container and instance
@@ -8,8 +9,10 @@
 
 mod bucket;
 mod errors;
+mod requests;
 mod session;
 
 pub(crate) use bucket::{Bucket, object_failure};
 pub(crate) use errors::{AwsFailure, Call, failure};
-pub(crate) use session::{AwsSession, AwsSessions};
+pub(crate) use requests::{Attempt, Jitter, Requests};
+pub(crate) use session::{AwsSession, AwsSessions, http_client};

@@ -36,8 +36,8 @@ pub(crate) struct AwsSessions {
 }
 
 impl std::fmt::Debug for AwsSessions {
-    /// The options that sessions are found by hold secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The options that it is keyed by have secrets.
         f.debug_struct("AwsSessions").finish_non_exhaustive()
     }
 }
@@ -81,12 +81,14 @@ impl AwsSessions {
 
 /// Region named in one of the ARNs among a table's options.
 fn region_of_arns(spec: &TableSpec) -> Option<String> {
-    let arn = ["stream.arn", "topic.arn", "table.arn", "topic"].iter().find_map(|key| spec.option(key))?;
+    let arn =
+        ["stream.arn", "topic.arn", "table.arn", "topic", "table-name"].iter().find_map(|key| spec.option(key))?;
     let mut parts = arn.split(':');
     (parts.next()? == "arn").then(|| parts.nth(2).map(str::to_owned)).flatten().filter(|r| !r.is_empty())
 }
 
-fn http_client() -> SharedHttpClient {
+/// A client with connections of its own.
+pub(crate) fn http_client() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
         .build_https()
@@ -119,6 +121,12 @@ impl AwsSession {
     /// No region, or options that contradict each other.
     pub(crate) async fn config(&self) -> Result<SdkConfig> {
         self.inner.config.get_or_try_init(|| self.load()).await.cloned()
+    }
+
+    /// The same for clients whose calls [`Requests`](super::Requests) repeats. The SDK would pause within a call, up to a
+    /// second at the first time, and publish again what may be published once only.
+    pub(crate) async fn config_without_retries(&self) -> Result<SdkConfig> {
+        Ok(self.config().await?.to_builder().retry_config(RetryConfig::disabled()).build())
     }
 
     /// Whether the bucket's name stands in the path of S3's URLs (`true`) or in the host (`false`); `None` leaves it to

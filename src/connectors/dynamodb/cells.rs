@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int64Array, StringArray,
-    StringViewArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, Decimal256Array, Float64Array, Int64Array,
+    StringArray, StringViewArray,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float32Type};
+use arrow::datatypes::{DataType, Float32Type, i256};
 
 use crate::contracts::{Error, Result};
 use crate::formats::datetime::{write_decimal, write_integer};
@@ -24,8 +24,9 @@ const NUMBER_LEAST: f64 = 1e-130;
 pub(super) enum Cell<'a> {
     /// No such attribute.
     Missing,
-    /// A number that fits 64 bits, or a boolean as 0 or 1.
+    /// A number that fits 64 bits.
     Integer(i64),
+    Boolean(bool),
     /// Any other number, in plain digits without needless zeros.
     Number(String),
     /// A string, a time, or a list or map as JSON.
@@ -38,6 +39,7 @@ impl Cell<'_> {
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Missing => 0,
+            Self::Boolean(_) => 1,
             Self::Integer(v) => (v.unsigned_abs().checked_ilog10().unwrap_or(0) as usize + 2) / 2 + 1,
             Self::Number(text) => text.len() / 2 + 1,
             Self::Text(text) => text.len(),
@@ -59,6 +61,8 @@ enum Values {
     Integer(Int64Array),
     Boolean(BooleanArray),
     Decimal(Decimal128Array, i8),
+    /// Decimals of more digits than DynamoDB keeps: those that need them are refused, row by row.
+    Wide(Decimal256Array, i8),
     Float(Float64Array),
     /// Printed on its own: widening 0.1f32 would show digits that were never there.
     Float32(arrow::array::Float32Array),
@@ -84,9 +88,7 @@ impl CellColumn {
             DataType::UInt64 => Values::Decimal(cast(array, &DataType::Decimal128(20, 0))?.as_primitive().clone(), 0),
             DataType::Boolean => Values::Boolean(array.as_boolean().clone()),
             DataType::Decimal128(_, scale) => Values::Decimal(array.as_primitive().clone(), *scale),
-            DataType::Decimal256(_, scale) => {
-                Values::Decimal(cast(array, &DataType::Decimal128(38, *scale))?.as_primitive().clone(), *scale)
-            }
+            DataType::Decimal256(_, scale) => Values::Wide(array.as_primitive().clone(), *scale),
             DataType::Float32 => Values::Float32(array.as_primitive::<Float32Type>().clone()),
             DataType::Float64 => Values::Float(array.as_primitive().clone()),
             DataType::Utf8 => Values::Utf8(array.as_string().clone()),
@@ -125,8 +127,9 @@ impl CellColumn {
         };
         match &self.values {
             Values::Integer(a) => Ok(Cell::Integer(a.value(row))),
-            Values::Boolean(a) => Ok(Cell::Integer(a.value(row).into())),
+            Values::Boolean(a) => Ok(Cell::Boolean(a.value(row))),
             Values::Decimal(a, scale) => decimal(a.value(row), *scale),
+            Values::Wide(a, scale) => wide_decimal(a.value(row), *scale),
             Values::Float(a) => float(a.value(row), || a.value(row).to_string()),
             Values::Float32(a) => float(a.value(row).into(), || a.value(row).to_string()),
             Values::Utf8(a) => Ok(Cell::Text(Cow::Borrowed(a.value(row)))),
@@ -158,6 +161,22 @@ fn decimal(mut unscaled: i128, mut scale: i8) -> std::result::Result<Cell<'stati
     Ok(Cell::Number(text))
 }
 
+fn wide_decimal(mut unscaled: i256, mut scale: i8) -> std::result::Result<Cell<'static>, Unstorable> {
+    let ten = i256::from_i128(10);
+    while scale > 0 && unscaled % ten == i256::ZERO {
+        unscaled /= ten;
+        scale -= 1;
+    }
+    match unscaled.to_i128() {
+        Some(narrow) => decimal(narrow, scale),
+        None => {
+            let digits = unscaled.to_string().trim_start_matches('-').len();
+            let detail = format!("{unscaled} (times 1E-{scale}) has {digits} digits, DynamoDB keeps {NUMBER_DIGITS}");
+            Err(("number_out_of_range", detail))
+        }
+    }
+}
+
 fn float(value: f64, text: impl FnOnce() -> String) -> std::result::Result<Cell<'static>, Unstorable> {
     if !value.is_finite() {
         return Err(("not_a_number", format!("{value} is no number for DynamoDB")));
@@ -177,6 +196,7 @@ fn float(value: f64, text: impl FnOnce() -> String) -> std::result::Result<Cell<
 pub(super) fn describe(cell: &Cell<'_>) -> String {
     let text: Cow<'_, str> = match cell {
         Cell::Missing => "NULL".into(),
+        Cell::Boolean(v) => v.to_string().into(),
         Cell::Integer(v) => {
             let mut out = Vec::new();
             write_integer((*v).into(), &mut out);

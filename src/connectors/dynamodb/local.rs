@@ -4,13 +4,11 @@
 //! UpdateItem: it changes the attributes of its own INSERT and leaves those of others. All writes of a
 //! flush are one transaction, so a reader sees an epoch of a table wholly or not at all.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{CachedStatement, Connection};
@@ -19,12 +17,8 @@ use crate::contracts::{
     ChangeKind, Changes, Committable, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome,
 };
 
-use super::cells::{Cell, CellColumn, describe};
-
-/// DynamoDB's limits, from "Quotas" in its developer guide.
-const MAX_HASH_KEY_BYTES: usize = 2_048;
-const MAX_RANGE_KEY_BYTES: usize = 1_024;
-const MAX_ITEM_BYTES: usize = 400 * 1_024;
+use super::cells::{Cell, CellColumn};
+use super::rows::{Pending, TableKey};
 
 /// How long to wait for another process that holds the file.
 const BUSY: Duration = Duration::from_secs(10);
@@ -90,13 +84,6 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Rows that wait for their flush.
-struct Pending {
-    batch: RecordBatch,
-    kinds: Option<Vec<ChangeKind>>,
-    refused: HashSet<usize>,
-}
-
 /// Writes one INSERT's attributes into a table.
 pub(super) struct LocalTableSink {
     tables: LocalTables,
@@ -109,10 +96,7 @@ pub(super) struct LocalTableSink {
 /// What a flush needs to know of the table.
 struct TableWriter {
     table: String,
-    primary_key: Vec<String>,
-    /// Places of the key's columns.
-    keys: Vec<usize>,
-    names: Vec<String>,
+    key: TableKey,
     /// A NULL leaves the attribute as it is, instead of removing it.
     ignore_nulls: bool,
     upsert: String,
@@ -134,21 +118,8 @@ impl LocalTableSink {
 
 impl TableWriter {
     fn new(table: &str, spec: &TableSpec, ignore_nulls: bool) -> Result<Self> {
-        if !(1..=2).contains(&spec.primary_key.len()) {
-            return Err(Error::config(format!(
-                "table '{}' has a PRIMARY KEY of {} columns; DynamoDB has a hash key and at most a range key",
-                spec.name,
-                spec.primary_key.len()
-            ))
-            .hint("PRIMARY KEY (hash_column) NOT ENFORCED, or (hash_column, range_column)"));
-        }
-        let position = |name: &String| {
-            spec.schema.index_of(name).map_err(|_| {
-                Error::config(format!("the INSERT into '{}' does not write its key column '{name}'", spec.name))
-            })
-        };
-        let keys = spec.primary_key.iter().map(position).collect::<Result<Vec<_>>>()?;
-        let names: Vec<String> = spec.schema.fields().iter().map(|f| f.name().clone()).collect();
+        let key = TableKey::of(spec)?;
+        let (names, keys) = (&key.names, &key.keys);
         let mut lower: Vec<String> = names.iter().map(|n| n.to_ascii_lowercase()).collect();
         lower.sort();
         if let Some(twice) = lower.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -178,20 +149,12 @@ impl TableWriter {
         );
         let condition: Vec<String> = key_columns.iter().map(|k| format!("{k}=?")).collect();
         let delete = format!("DELETE FROM {} WHERE {}", quoted(table), condition.join(" AND "));
-        Ok(Self {
-            table: table.to_owned(),
-            primary_key: spec.primary_key.clone(),
-            keys,
-            names,
-            ignore_nulls,
-            upsert,
-            delete,
-        })
+        Ok(Self { table: table.to_owned(), key, ignore_nulls, upsert, delete })
     }
 
     /// Columns have no type, so that SQLite stores what is bound as it is.
     fn prepare(&self, tables: &LocalTables) -> Result<()> {
-        let keys: Vec<String> = self.primary_key.iter().map(|k| quoted(k)).collect();
+        let keys: Vec<String> = self.key.primary_key.iter().map(|k| quoted(k)).collect();
         let keys = keys.join(",");
         let create =
             format!("CREATE TABLE IF NOT EXISTS {}({keys},PRIMARY KEY({keys})) WITHOUT ROWID", quoted(&self.table));
@@ -206,7 +169,7 @@ impl TableWriter {
                     found.push((row.get(0)?, row.get(1)?));
                 }
             }
-            for name in &self.names {
+            for name in &self.key.names {
                 if !found.iter().any(|(column, _)| column.eq_ignore_ascii_case(name)) {
                     let sql = format!("ALTER TABLE {} ADD COLUMN {}", quoted(&self.table), quoted(name));
                     transaction.execute(&sql, [])?;
@@ -217,12 +180,12 @@ impl TableWriter {
             found.sort_by_key(|(_, pk)| *pk);
             Ok(found.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
         })?;
-        if found_keys != self.primary_key {
+        if found_keys != self.key.primary_key {
             return Err(Error::config(format!(
                 "local DynamoDB table '{}' exists with the key ({}), the SQL has ({})",
                 self.table,
                 found_keys.join(", "),
-                self.primary_key.join(", ")
+                self.key.primary_key.join(", ")
             ))
             .hint("a table keeps its key: use another table-name, or drop the table in dynamodb.sqlite"));
         }
@@ -233,29 +196,13 @@ impl TableWriter {
         let named = |(column, name): (&_, &String)| {
             CellColumn::try_new(column).map_err(|e| e.context(format!("attribute '{name}' of '{}'", self.table)))
         };
-        batch.columns().iter().zip(&self.names).map(named).collect()
+        batch.columns().iter().zip(&self.key.names).map(named).collect()
     }
 
     /// Why row `row` cannot be stored, if it cannot.
     fn check(&self, columns: &[CellColumn], row: usize, kind: ChangeKind) -> Option<RefusedRow> {
-        let refuse = |reason: &str, column: usize, detail: String| {
-            Some(RefusedRow { row, reason: reason.to_owned(), column: Some(self.names[column].clone()), detail })
-        };
-        for (place, key) in self.keys.iter().enumerate() {
-            let (part, most) = if place == 0 { ("hash", MAX_HASH_KEY_BYTES) } else { ("range", MAX_RANGE_KEY_BYTES) };
-            match columns[*key].cell(row) {
-                Err((reason, detail)) => return refuse(reason, *key, detail),
-                Ok(Cell::Missing) => return refuse("null_key", *key, format!("the {part} key is NULL")),
-                Ok(cell @ (Cell::Text(_) | Cell::Binary(_))) => match cell.size() {
-                    0 => return refuse("empty_key", *key, format!("the {part} key is empty")),
-                    size if size > most => {
-                        let detail = format!("{part} key of {size} bytes, at most {most}: {}…", describe(&cell));
-                        return refuse("key_too_long", *key, detail);
-                    }
-                    _ => {}
-                },
-                Ok(_) => {}
-            }
+        if let Some(refused) = self.key.check(|column| &columns[column], row) {
+            return Some(refused);
         }
         if kind == ChangeKind::Delete {
             return None;
@@ -263,46 +210,19 @@ impl TableWriter {
         let mut size = 0;
         for (index, column) in columns.iter().enumerate() {
             match column.cell(row) {
-                Err((reason, detail)) => return refuse(reason, index, detail),
+                Err((reason, detail)) => return Some(self.key.refuse(row, index, reason, detail)),
                 Ok(Cell::Missing) => {}
-                Ok(cell) => size += self.names[index].len() + cell.size(),
+                Ok(cell) => size += self.key.names[index].len() + cell.size(),
             }
         }
-        if size > MAX_ITEM_BYTES {
-            let detail = format!("item of {size} bytes, at most {MAX_ITEM_BYTES}");
-            return Some(RefusedRow { row, reason: "item_too_large".to_owned(), column: None, detail });
-        }
-        None
-    }
-
-    /// Rows to write, in order: of each key only the last, where a later write replaces all that an earlier one did.
-    fn last_of_each_key(&self, pending: &[Pending]) -> Result<Vec<(usize, usize)>> {
-        let rows = |p: &Pending| (0..p.batch.num_rows()).filter(|r| !p.refused.contains(r)).collect::<Vec<_>>();
-        let mut order = Vec::new();
-        if self.ignore_nulls || pending.iter().all(|p| p.batch.num_rows() <= 1) {
-            for (index, p) in pending.iter().enumerate() {
-                order.extend(rows(p).into_iter().map(|row| (index, row)));
-            }
-            return Ok(order);
-        }
-        let types = self.keys.iter().map(|k| SortField::new(pending[0].batch.column(*k).data_type().clone()));
-        let converter = RowConverter::new(types.collect())?;
-        let mut seen: HashSet<Box<[u8]>> = HashSet::new();
-        for (index, p) in pending.iter().enumerate().rev() {
-            let columns: Vec<_> = self.keys.iter().map(|k| p.batch.column(*k).clone()).collect();
-            let keys = converter.convert_columns(&columns)?;
-            for row in rows(p).into_iter().rev() {
-                if seen.insert(keys.row(row).as_ref().into()) {
-                    order.push((index, row));
-                }
-            }
-        }
-        order.reverse();
-        Ok(order)
+        TableKey::check_size(row, size)
     }
 
     fn flush(&self, tables: &LocalTables, pending: &[Pending]) -> Result<()> {
-        let order = self.last_of_each_key(pending)?;
+        let order = match self.ignore_nulls {
+            true => TableKey::all_rows(pending),
+            false => self.key.last_rows(pending)?,
+        };
         let columns = pending.iter().map(|p| self.columns(&p.batch)).collect::<Result<Vec<_>>>()?;
         tables.with(&self.table, |connection| {
             let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -311,9 +231,9 @@ impl TableWriter {
                 let mut delete = transaction.prepare_cached(&self.delete)?;
                 for (batch, row) in order {
                     let cells = &columns[batch];
-                    match pending[batch].kinds.as_ref().map_or(ChangeKind::Upsert, |k| k[row]) {
+                    match pending[batch].kind(row) {
                         ChangeKind::Upsert => bind_all(&mut upsert, cells.iter(), row)?,
-                        ChangeKind::Delete => bind_all(&mut delete, self.keys.iter().map(|k| &cells[*k]), row)?,
+                        ChangeKind::Delete => bind_all(&mut delete, self.key.keys.iter().map(|k| &cells[*k]), row)?,
                     }
                 }
             }
@@ -333,6 +253,7 @@ fn bind_all<'a>(
         let value = match &cell {
             Cell::Missing => ToSqlOutput::Owned(Value::Null),
             Cell::Integer(v) => ToSqlOutput::Owned(Value::Integer(*v)),
+            Cell::Boolean(v) => ToSqlOutput::Owned(Value::Integer((*v).into())),
             Cell::Number(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
             Cell::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
             Cell::Binary(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),

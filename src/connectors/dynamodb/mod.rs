@@ -1,11 +1,17 @@
 //! The connector `dynamodb`: items kept up to date by primary key.
 
+mod aws;
 mod cells;
 pub(crate) mod local;
+mod rows;
 
-use crate::contracts::{Result, Sink, TableSpec};
+use std::sync::Arc;
 
+use crate::contracts::{Clock, Result, Sink, TableSpec};
+
+use super::aws::AwsSession;
 use super::options::Options;
+use aws::AwsTableSink;
 use local::{LocalTableSink, LocalTables};
 
 /// A sink into the embedded DynamoDB.
@@ -14,4 +20,14 @@ pub(super) fn local_sink(spec: &TableSpec, tables: LocalTables) -> Result<Box<dy
     let table = options.require(&["table-name"])?;
     let ignore_nulls = options.bool("sink.ignore-nulls", false)?;
     Ok(Box::new(LocalTableSink::open(tables, table, spec, ignore_nulls)?))
+}
+
+/// A sink into DynamoDB on AWS. `job` names the job: several may write to one item.
+pub(super) fn aws_sink(
+    spec: &TableSpec,
+    session: AwsSession,
+    clock: Arc<dyn Clock>,
+    job: &str,
+) -> Result<Box<dyn Sink>> {
+    Ok(Box::new(AwsTableSink::try_new(spec, session, clock, job)?))
 }

@@ -1,5 +1,5 @@
-//! Rows as records of a stream: one record a row, put when the epoch is flushed. At least once: a replayed epoch
-//! puts its records again.
+//! Rows as records of a stream of the embedded Kinesis: one record a row, put when the epoch is flushed. At least once: a
+//! replayed epoch puts its records again.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,74 +9,31 @@ use async_trait::async_trait;
 use crate::contracts::{
     Changes, Clock, Committable, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome,
 };
-use crate::formats::csv::CsvOptions;
-use crate::formats::datetime::TimestampStyle;
-use crate::formats::write_csv::CsvRows;
-use crate::formats::write_json::{JsonColumn, JsonRows, JsonStyle};
 
-use super::local::{LocalStream, MAX_KEY_CHARACTERS, MAX_RECORD_BYTES, PutRecord};
+use super::encode::RowEncoder;
+use super::local::{LocalStream, MAX_RECORD_BYTES, PutRecord};
 use super::produce::{BATCH_BYTES, BATCH_RECORDS};
 
-enum Encoding {
-    Json(JsonStyle),
-    Csv(CsvOptions),
+/// A row that no stream takes.
+pub(super) fn too_large(row: usize, bytes: usize) -> RefusedRow {
+    let detail = format!("record of {bytes} bytes, at most {MAX_RECORD_BYTES}");
+    RefusedRow { row, reason: "record_too_large".to_owned(), column: None, detail }
 }
 
 /// Puts rows into a stream of the embedded Kinesis.
 pub(super) struct LocalStreamSink {
     stream: LocalStream,
-    encoding: Encoding,
-    /// Columns whose values make the partition key, joined by the delimiter; none: keys are spread evenly.
-    key_columns: Vec<usize>,
-    key_delimiter: String,
-    counter: u64,
+    encoder: RowEncoder,
     pending: Vec<(Vec<u8>, String)>,
 }
 
 impl LocalStreamSink {
     pub(super) fn open(spec: &TableSpec, local: &Path, stream: &str, clock: Arc<dyn Clock>) -> Result<Self> {
-        let iso = spec.option("json.timestamp-format.standard").is_some_and(|v| v.eq_ignore_ascii_case("ISO-8601"));
-        let style = JsonStyle {
-            timestamps: if iso { TimestampStyle::Iso8601 } else { TimestampStyle::Sql },
-            skip_nulls: spec.option("json.encode.ignore-null-fields") == Some("true"),
-        };
-        let encoding = match spec.require("format")? {
-            "json" => Encoding::Json(style),
-            "csv" => Encoding::Csv(CsvOptions::of(spec)?),
-            other => {
-                return Err(Error::config(format!(
-                    "table '{}': records in format '{other}' cannot be written",
-                    spec.name
-                )));
-            }
-        };
-        let key = |name: &String| {
-            spec.schema.index_of(name).map_err(|_| {
-                Error::config(format!("the INSERT into '{}' does not write its partition column '{name}'", spec.name))
-            })
-        };
         Ok(Self {
+            encoder: RowEncoder::new(spec)?,
             stream: LocalStream::open(local, stream, None, clock)?,
-            encoding,
-            key_columns: spec.partitioned_by.iter().map(key).collect::<Result<_>>()?,
-            key_delimiter: spec.option("sink.partitioner-field-delimiter").unwrap_or("|").to_owned(),
-            counter: 0,
             pending: Vec::new(),
         })
-    }
-
-    fn partition_key(&mut self, columns: &[JsonColumn], row: usize) -> String {
-        if columns.is_empty() {
-            self.counter += 1;
-            return self.counter.to_string();
-        }
-        let text = columns.iter().map(|column| {
-            let mut out = Vec::new();
-            column.write_value(row, JsonStyle::MESSAGE, &mut out);
-            String::from_utf8_lossy(&out).trim_matches('"').to_owned()
-        });
-        let key = text.collect::<Vec<_>>().join(&self.key_delimiter);
-        if key.is_empty() { "-".to_owned() } else { key.chars().take(MAX_KEY_CHARACTERS).collect() }
     }
 
     fn put(&mut self) -> Result<()> {
@@ -103,36 +60,17 @@ impl LocalStreamSink {
 #[async_trait]
 impl Sink for LocalStreamSink {
     async fn write(&mut self, _epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
-        let batch = &changes.batch;
-        if changes.kinds.is_some() {
-            return Err(Error::config("a stream takes append streams only").hint("write updates to a keyed table"));
-        }
-        let keys =
-            self.key_columns.iter().map(|c| JsonColumn::try_new(batch.column(*c))).collect::<Result<Vec<_>>>()?;
-        let mut write: Box<dyn FnMut(usize, &mut Vec<u8>) + Send> = match &self.encoding {
-            Encoding::Json(style) => {
-                let rows = JsonRows::try_new(batch, *style)?;
-                Box::new(move |row, out| rows.write(row, out))
-            }
-            Encoding::Csv(options) => {
-                let rows = CsvRows::try_new(batch, options)?;
-                Box::new(move |row, out| rows.write(row, out))
-            }
-        };
         let mut outcome = WriteOutcome::default();
-        for row in 0..batch.num_rows() {
-            let mut data = Vec::new();
-            write(row, &mut data);
-            let key = self.partition_key(&keys, row);
+        let pending = &mut self.pending;
+        self.encoder.encode(&changes, |row, data, key| {
             let bytes = data.len() + key.len();
             if bytes > MAX_RECORD_BYTES {
-                let detail = format!("record of {bytes} bytes, at most {MAX_RECORD_BYTES}");
-                outcome.refused.push(RefusedRow { row, reason: "record_too_large".to_owned(), column: None, detail });
+                outcome.refused.push(too_large(row, bytes));
             } else {
-                self.pending.push((data, key));
+                pending.push((data, key));
                 outcome.written += 1;
             }
-        }
+        })?;
         Ok(outcome)
     }
 

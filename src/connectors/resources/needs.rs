@@ -85,8 +85,7 @@ fn streams(spec: &TableSpec, role: Role) -> Result<Vec<Resource>> {
         .is_some_and(|kind| kind.eq_ignore_ascii_case("EFO"));
     match role {
         Role::Sink => {
-            grants
-                .push((Target::Itself, &["kinesis:DescribeStreamSummary", "kinesis:ListShards", "kinesis:PutRecords"]));
+            grants.push((Target::Itself, &["kinesis:DescribeStreamSummary", "kinesis:PutRecords"]));
         }
         Role::Source if fans_out => {
             grants.push((Target::Itself, &["kinesis:DescribeStreamSummary", "kinesis:ListShards"]));

@@ -1,32 +1,23 @@
 //! SNS without AWS: a topic is `DIR/sns/<topic>.jsonl`, a line for each message.
 //!
-//! The message id is a hash of the job, the table and the row (of the column `alert_id` alone, where the table has
-//! one), so a message has the same id whenever it is published. A line also keeps the epoch that published it: when an
-//! epoch is replayed, each of its messages that the file has already is left out, and nothing else is: two equal rows
-//! in one epoch are two messages, and an equal row of a later epoch is a new one.
+//! A line keeps the epoch that published it: when an epoch is replayed, each of its messages that the file has already
+//! is left out, and nothing else is: two equal rows in one epoch are two messages, and an equal row of a later epoch is
+//! a new one.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use crate::connectors::line_file::io_error;
-use crate::contracts::{
-    ChangeKind, Changes, Committable, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome,
-};
+use crate::contracts::{Changes, Committable, EpochNumber, Result, Sink, TableSpec, WriteOutcome};
 use crate::formats::datetime::{TimestampStyle, write_timestamp};
 use crate::formats::write_json::{JsonRows, JsonStyle, write_string};
 
-/// SNS takes at most 256 KiB in a message and 100 characters in a subject.
-const MAX_MESSAGE_BYTES: usize = 256 * 1_024;
-const MAX_SUBJECT_CHARACTERS: usize = 100;
+use super::message::{MAX_MESSAGE_BYTES, Messages, project_without, topic_name};
 
 /// Attributes leave NULLs out.
 const ATTRIBUTES: JsonStyle = JsonStyle { timestamps: TimestampStyle::Rfc3339Millis, skip_nulls: true };
@@ -51,7 +42,7 @@ fn cut_torn_line(path: &Path) -> std::io::Result<u64> {
     Ok(whole)
 }
 
-struct Message {
+struct Line {
     id: String,
     /// Everything but the time of publishing, as the inside of a JSON object.
     members: Vec<u8>,
@@ -60,9 +51,8 @@ struct Message {
 /// Appends messages to a topic's file.
 pub(super) struct LocalTopicSink {
     path: PathBuf,
-    job: String,
-    table: String,
-    pending: Vec<Message>,
+    messages: Messages,
+    pending: Vec<Line>,
     /// Length of the file when the run began: what other INSERTs of this run append is no replay.
     length_before: u64,
     /// How often each message of the run's first epoch or later ones was in the file before; read once.
@@ -79,21 +69,11 @@ struct PublishedLine {
 
 impl LocalTopicSink {
     pub(super) fn open(spec: &TableSpec, local: &Path, topic: &str, job: &str) -> Result<Self> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if topic.is_empty() || topic.len() > 256 || !topic.chars().all(allowed) || topic.starts_with('.') {
-            return Err(Error::config(format!("'{topic}' is no name for an SNS topic (table '{}')", spec.name))
-                .hint("letters, digits, '_' and '-', or an ARN"));
-        }
+        let topic = topic_name(topic, &spec.name)?;
         let path = local.join("sns").join(format!("{topic}.jsonl"));
         let length_before = cut_torn_line(&path).map_err(|e| io_error(&path, "opened", e))?;
-        Ok(Self {
-            path,
-            job: job.to_owned(),
-            table: spec.name.clone(),
-            pending: Vec::new(),
-            length_before,
-            published: None,
-        })
+        let messages = Messages::new(spec, job);
+        Ok(Self { path, messages, pending: Vec::new(), length_before, published: None })
     }
 
     /// Counts the messages that this epoch, or a later one, has published before.
@@ -147,104 +127,38 @@ impl LocalTopicSink {
     }
 }
 
-/// A text column of a batch.
-fn text_column(batch: &RecordBatch, name: &str) -> Result<Option<ArrayRef>> {
-    batch.column_by_name(name).map(|c| Ok(cast(c, &DataType::Utf8)?)).transpose()
-}
-
-fn text_at(column: Option<&ArrayRef>, row: usize) -> Option<&str> {
-    column.filter(|c| c.is_valid(row)).map(|c| c.as_string::<i32>().value(row))
-}
-
-/// The columns of a batch whose names are not among `without`.
-fn project_without(batch: &RecordBatch, without: &[&str]) -> Result<RecordBatch> {
-    let schema = batch.schema();
-    let keep: Vec<usize> =
-        (0..batch.num_columns()).filter(|i| !without.contains(&schema.field(*i).name().as_str())).collect();
-    Ok(batch.project(&keep)?)
-}
-
 impl LocalTopicSink {
-    fn messages(&self, changes: &Changes) -> Result<(Vec<Message>, Vec<RefusedRow>)> {
+    fn lines(&self, changes: &Changes) -> Result<(Vec<Line>, WriteOutcome)> {
+        let (messages, refused) = self.messages.of(changes)?;
         let batch = &changes.batch;
-        let subjects = text_column(batch, "subject")?;
-        let bodies = text_column(batch, "message")?;
-        let alert_ids = text_column(batch, "alert_id")?;
+        let has_bodies = batch.column_by_name("message").is_some();
         let attributes = JsonRows::try_new(&project_without(batch, &["subject", "message"])?, ATTRIBUTES)?;
-        let rest = JsonRows::try_new(&project_without(batch, &["subject"])?, JsonStyle::MESSAGE)?;
-        let whole = JsonRows::try_new(batch, JsonStyle::MESSAGE)?;
-        let (mut messages, mut refused) = (Vec::new(), Vec::new());
-        for row in 0..batch.num_rows() {
-            if changes.kinds.as_ref().is_some_and(|k| k[row] == ChangeKind::Delete) {
-                continue;
+        let outcome = WriteOutcome { written: messages.len() as u64, refused };
+        let line = |message: super::message::Message| {
+            let mut members = b",\"subject\":".to_vec();
+            match &message.subject {
+                Some(subject) => write_string(subject, &mut members),
+                None => members.extend_from_slice(b"null"),
             }
-            let mut refuse = |reason: &str, column: &str, detail: String| {
-                refused.push(RefusedRow { row, reason: reason.to_owned(), column: Some(column.to_owned()), detail });
-            };
-            let subject = text_at(subjects.as_ref(), row);
-            let mut json = Vec::new();
-            let body = match &bodies {
-                Some(_) => text_at(bodies.as_ref(), row).unwrap_or(""),
-                None => {
-                    rest.write(row, &mut json);
-                    std::str::from_utf8(&json).map_err(|e| Error::internal("JSON is UTF-8").caused_by(e))?
-                }
-            };
-            let characters = subject.map_or(0, |s| s.chars().count());
-            if characters > MAX_SUBJECT_CHARACTERS {
-                let detail = format!("subject of {characters} characters, at most {MAX_SUBJECT_CHARACTERS}");
-                refuse("subject_too_long", "subject", detail);
-            } else if body.is_empty() {
-                refuse("empty_message", "message", "SNS takes no empty message".to_owned());
-            } else if body.len() > MAX_MESSAGE_BYTES {
-                let detail = format!("message of {} bytes, at most {MAX_MESSAGE_BYTES}", body.len());
-                refuse("message_too_large", "message", detail);
-            } else {
-                let identity = match text_at(alert_ids.as_ref(), row) {
-                    Some(id) => id.as_bytes().to_vec(),
-                    None => {
-                        let mut identity = Vec::new();
-                        whole.write(row, &mut identity);
-                        identity
-                    }
-                };
-                let mut members = b",\"subject\":".to_vec();
-                match subject {
-                    Some(subject) => write_string(subject, &mut members),
-                    None => members.extend_from_slice(b"null"),
-                }
-                members.extend_from_slice(b",\"message\":");
-                write_string(body, &mut members);
-                members.extend_from_slice(b",\"attributes\":");
-                if bodies.is_some() {
-                    attributes.write(row, &mut members)
-                } else {
-                    members.extend_from_slice(b"{}")
-                }
-                messages.push(Message { id: self.id(&identity), members });
+            members.extend_from_slice(b",\"message\":");
+            write_string(&message.body, &mut members);
+            members.extend_from_slice(b",\"attributes\":");
+            match has_bodies {
+                true => attributes.write(message.row, &mut members),
+                false => members.extend_from_slice(b"{}"),
             }
-        }
-        Ok((messages, refused))
-    }
-
-    /// 32 hex digits: the first half of SHA-256 over job, table and row, each with its length before it.
-    fn id(&self, identity: &[u8]) -> String {
-        let mut hash = Sha256::new();
-        for part in [self.job.as_bytes(), self.table.as_bytes(), identity] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
+            Line { id: message.id, members }
+        };
+        Ok((messages.into_iter().map(line).collect(), outcome))
     }
 }
 
 #[async_trait]
 impl Sink for LocalTopicSink {
     async fn write(&mut self, _epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
-        let (messages, refused) = self.messages(&changes)?;
-        let written = messages.len() as u64;
-        self.pending.extend(messages);
-        Ok(WriteOutcome { written, refused })
+        let (lines, outcome) = self.lines(&changes)?;
+        self.pending.extend(lines);
+        Ok(outcome)
     }
 
     async fn flush(&mut self, epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome> {

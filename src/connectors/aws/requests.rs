@@ -1,0 +1,250 @@
+//! Many calls at the same time, each repeated for as long as it takes.
+//!
+//! ```text
+//!  ready ──► running (at most `limit`) ──► done
+//!    ▲            │ throttled, no answer, a part left over
+//!    └─ waiting ◄─┘   pause: doubled each time, jittered
+//! ```
+//!
+//! A task that waits holds no place among the running ones: a hot partition does not keep others from being written.
+//! It is not a rate limiter, and it does not give up: a sink that cannot write is back-pressure for its job.
+//!
+//! Invariant: [`Requests::run`] returns `Ok` only when every task is done.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+
+use super::AwsFailure;
+use crate::contracts::{Clock, Error, Result};
+
+/// Bounds of a pause after a fault that is no throttling (a cut connection, a 500): doubled from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// Bounds after throttling: services count requests by the second, so shorter pauses only cost refused calls.
+const FIRST_THROTTLED_PAUSE: Duration = Duration::from_millis(50);
+const LAST_THROTTLED_PAUSE: Duration = Duration::from_secs(5);
+
+/// What came of one call.
+pub(crate) enum Attempt<T> {
+    /// All of the task is done.
+    Done,
+    /// A part of the task is left; it may succeed later.
+    Again {
+        /// What is left.
+        task: T,
+        /// Whether the service asked for fewer calls.
+        throttled: bool,
+        /// Whether a part of the task was done: then the next pause is a first one again.
+        progress: bool,
+    },
+    /// It never will succeed: the job must end.
+    Failed(Error),
+}
+
+impl<T> Attempt<T> {
+    /// Again, if the failure passes by itself; else the end.
+    pub(crate) fn after(task: T, failure: AwsFailure) -> Self {
+        match failure.retryable {
+            true => Self::Again { task, throttled: failure.throttled, progress: false },
+            false => Self::Failed(failure.error),
+        }
+    }
+}
+
+/// Numbers for jitter: splitmix64 (Steele, Lea, Flood, 2014), seeded, so that a run can be repeated.
+#[derive(Debug, Clone)]
+pub(crate) struct Jitter(u64);
+
+impl Jitter {
+    /// From any texts: tables of one job so do not all pause in step.
+    pub(crate) fn seeded(parts: &[&str]) -> Self {
+        // FNV-1a. No hash of it leaves the process.
+        let bytes = parts.iter().flat_map(|p| p.bytes().chain([0]));
+        Self(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// The pause before attempt `attempt` (from 1): between half and all of the doubled one.
+    pub(crate) fn pause(&mut self, attempt: u32, throttled: bool) -> Duration {
+        let (first, last) = match throttled {
+            true => (FIRST_THROTTLED_PAUSE, LAST_THROTTLED_PAUSE),
+            false => (FIRST_PAUSE, LAST_PAUSE),
+        };
+        let whole = first.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(last);
+        let part = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        // Whole milliseconds: a clock may count no finer.
+        Duration::from_millis((whole.as_millis() as f64 * (0.5 + part / 2.0)).ceil() as u64)
+    }
+}
+
+/// Runs tasks; kept by a sink for its life.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    clock: Arc<dyn Clock>,
+    jitter: Mutex<Jitter>,
+    limit: usize,
+}
+
+impl Requests {
+    /// At most `limit` calls run at the same time.
+    pub(crate) fn new(clock: Arc<dyn Clock>, jitter: Jitter, limit: usize) -> Self {
+        Self { clock, jitter: Mutex::new(jitter), limit: limit.max(1) }
+    }
+
+    /// One call, repeated until it has an answer.
+    pub(crate) async fn once<R, F, Fut>(&self, call: F) -> Result<R>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = std::result::Result<R, AwsFailure>>,
+    {
+        let mut attempt = 0;
+        loop {
+            match call().await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) if !failure.retryable => return Err(failure.error),
+                Err(failure) => {
+                    attempt += 1;
+                    self.clock.sleep(self.pause(attempt, failure.throttled)).await;
+                }
+            }
+        }
+    }
+
+    fn pause(&self, attempt: u32, throttled: bool) -> Duration {
+        self.jitter.lock().unwrap_or_else(PoisonError::into_inner).pause(attempt, throttled)
+    }
+
+    /// Calls for every task until it is done.
+    ///
+    /// # Errors
+    /// The first [`Attempt::Failed`]; calls that run then are dropped.
+    pub(crate) async fn run<T, F, Fut>(&self, tasks: impl IntoIterator<Item = T>, call: F) -> Result<()>
+    where
+        F: Fn(T) -> Fut,
+        Fut: Future<Output = Attempt<T>>,
+    {
+        let mut ready: VecDeque<(u32, T)> = tasks.into_iter().map(|task| (0, task)).collect();
+        let mut waiting: Vec<(Duration, u32, T)> = Vec::new();
+        let mut running = FuturesUnordered::new();
+        loop {
+            let now = self.clock.elapsed();
+            for (_, attempt, task) in waiting.extract_if(.., |(due, _, _)| *due <= now) {
+                ready.push_front((attempt, task));
+            }
+            while running.len() < self.limit
+                && let Some((attempt, task)) = ready.pop_front()
+            {
+                let called = call(task);
+                running.push(async move { (attempt, called.await) });
+            }
+            if running.is_empty() && waiting.is_empty() {
+                return Ok(());
+            }
+            let due = waiting.iter().map(|(due, _, _)| *due).min();
+            let pause = async {
+                match due {
+                    Some(due) => self.clock.sleep(due.saturating_sub(now)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let ended = tokio::select! {
+                biased;
+                Some(ended) = running.next() => ended,
+                () = pause => continue,
+            };
+            match ended {
+                (_, Attempt::Done) => {}
+                (_, Attempt::Failed(error)) => return Err(error),
+                (attempt, Attempt::Again { task, throttled, progress }) => {
+                    let attempt = if progress { 1 } else { attempt + 1 };
+                    let due = self.clock.elapsed() + self.pause(attempt, throttled);
+                    waiting.push((due, attempt, task));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::contracts::SystemClock;
+
+    #[test]
+    fn pauses_grow_within_their_bounds_and_can_be_repeated() {
+        let pauses = |seed: &str| {
+            let mut jitter = Jitter::seeded(&[seed]);
+            (1..40).map(|attempt| jitter.pause(attempt, true)).collect::<Vec<_>>()
+        };
+        let all = pauses("a");
+        assert_eq!(all, pauses("a"));
+        assert_ne!(all, pauses("b"));
+        for (index, pause) in all.iter().enumerate() {
+            let whole = FIRST_THROTTLED_PAUSE.saturating_mul(1 << index.min(16)).min(LAST_THROTTLED_PAUSE);
+            assert!(*pause >= whole / 2 && *pause <= whole, "attempt {}: {pause:?} of {whole:?}", index + 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn all_tasks_are_done_within_the_bound_whatever_fails_on_the_way() {
+        let (now, most, calls) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let requests = Requests::new(Arc::new(SystemClock::new()), Jitter::seeded(&["t"]), 3);
+        let call = |(id, left): (usize, usize)| {
+            let (now, most, calls) = (&now, &most, &calls);
+            async move {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                now.fetch_sub(1, Ordering::SeqCst);
+                calls.fetch_add(1, Ordering::SeqCst);
+                match left {
+                    0 => Attempt::Done,
+                    left => Attempt::Again { task: (id, left - 1), throttled: false, progress: left > 1 },
+                }
+            }
+        };
+        requests.run((0..20).map(|id| (id, id % 3)), call).await.unwrap();
+        assert_eq!(calls.into_inner(), 20 + (0..20).map(|id| id % 3).sum::<usize>());
+        assert_eq!(most.into_inner(), 3);
+        let failed = requests.run([1, 2], |_| async { Attempt::<i32>::Failed(Error::config("no")) }).await;
+        assert!(failed.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_waits_does_not_keep_others_from_running() {
+        let clock = Arc::new(crate::contracts::ManualClock::new(0));
+        let requests = Requests::new(clock.clone(), Jitter::seeded(&["t"]), 1);
+        let others = AtomicUsize::new(0);
+        let call = |(hot, again): (bool, bool)| {
+            let (others, clock) = (&others, &clock);
+            async move {
+                match (hot, again) {
+                    (true, true) => return Attempt::Again { task: (true, false), throttled: true, progress: false },
+                    (true, false) => assert_eq!(others.load(Ordering::SeqCst), 5, "the others came first"),
+                    (false, _) => {
+                        // The last of the others lets time go on.
+                        if others.fetch_add(1, Ordering::SeqCst) == 4 {
+                            clock.advance(Duration::from_secs(1));
+                        }
+                    }
+                }
+                Attempt::Done
+            }
+        };
+        let tasks = std::iter::once((true, true)).chain([(false, false); 5]);
+        requests.run(tasks, call).await.unwrap();
+    }
+}

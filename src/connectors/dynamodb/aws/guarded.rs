@@ -1,0 +1,257 @@
+//! Writes that never take a value back: UpdateItem, PutItem and DeleteItem on condition.
+//!
+//! The item carries the number of the epoch that wrote last, and a write asks that the stored one is *not greater*:
+//!
+//! ```text
+//!  epoch 7 is sent ──────── its reply is lost ──► sent again: 7 <= 7, the same values once more
+//!  epoch 6 arrives late, from a connection or a worker that was thought dead: 7 > 6, refused
+//! ```
+//!
+//! A refusal is no error: it says that the table has this epoch's values or later ones.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+use crate::connectors::aws::{Attempt, Call, failure};
+use crate::contracts::{EpochNumber, RefusedRow};
+
+use super::items::{Change, Expires, ItemWrite};
+use super::options::{DeleteMode, SinkOptions};
+
+/// Conflicts with a transaction or with another region's write: they pass.
+const CONFLICTS: &[&str] = &["TransactionConflictException", "ReplicatedWriteConflictException"];
+
+/// What calls for one epoch share.
+pub(super) struct EpochCalls<'a> {
+    pub(super) client: &'a Client,
+    pub(super) options: &'a SinkOptions,
+    /// Names of the INSERT's columns.
+    pub(super) names: &'a [String],
+    pub(super) epoch: EpochNumber,
+    pub(super) now_ms: i64,
+    /// Items that DynamoDB refused.
+    pub(super) refused: Mutex<Vec<RefusedRow>>,
+}
+
+/// What one expression names and holds.
+#[derive(Default)]
+pub(super) struct Expression {
+    pub(super) set: String,
+    pub(super) remove: String,
+    pub(super) add: String,
+    pub(super) names: HashMap<String, String>,
+    pub(super) values: HashMap<String, AttributeValue>,
+}
+
+impl Expression {
+    fn part(list: &mut String) -> &mut String {
+        if !list.is_empty() {
+            list.push(',');
+        }
+        list
+    }
+
+    /// `#tag` for an attribute's name.
+    pub(super) fn name(&mut self, tag: &str, name: &str) -> String {
+        let placeholder = format!("#{tag}");
+        self.names.insert(placeholder.clone(), name.to_owned());
+        placeholder
+    }
+
+    pub(super) fn set(&mut self, tag: &str, name: &str, value: AttributeValue) {
+        let name = self.name(tag, name);
+        let _infallible = write!(Self::part(&mut self.set), "{name}=:{tag}");
+        self.values.insert(format!(":{tag}"), value);
+    }
+
+    pub(super) fn remove(&mut self, tag: &str, name: &str) {
+        let name = self.name(tag, name);
+        Self::part(&mut self.remove).push_str(&name);
+    }
+
+    pub(super) fn add(&mut self, tag: &str, name: &str, value: AttributeValue) {
+        let name = self.name(tag, name);
+        let _infallible = write!(Self::part(&mut self.add), "{name} :{tag}");
+        self.values.insert(format!(":{tag}"), value);
+    }
+
+    /// The UpdateExpression.
+    pub(super) fn text(&self) -> String {
+        let clauses = [("SET ", &self.set), ("REMOVE ", &self.remove), ("ADD ", &self.add)];
+        let clauses = clauses.iter().filter(|(_, list)| !list.is_empty());
+        clauses.map(|(word, list)| format!("{word}{list}")).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A number as an attribute.
+pub(super) fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+/// Refuses a write that is older than what is stored.
+const NOT_OLDER: &str = "attribute_not_exists(#v) OR #v <= :v";
+
+impl EpochCalls<'_> {
+    pub(super) fn version(&self) -> AttributeValue {
+        number(self.epoch.0)
+    }
+
+    /// Attribute and time at which the item may go, in seconds since 1970, rounded up.
+    pub(super) fn expiry(&self, write: &ItemWrite) -> Option<(&str, AttributeValue)> {
+        let expiry = self.options.expiry.as_ref()?;
+        let after = i64::try_from(expiry.after.as_millis()).unwrap_or(i64::MAX);
+        let at_ms = match write.expires {
+            Expires::Never => return None,
+            Expires::At(at_ms) => at_ms,
+            Expires::AfterEpoch => self.now_ms.saturating_add(after),
+        };
+        Some((&expiry.attribute, number(at_ms.saturating_add(999).div_euclid(1_000))))
+    }
+
+    /// Changes the INSERT's own attributes, and no others.
+    pub(super) async fn update<'w>(&self, write: &'w ItemWrite) -> Attempt<&'w ItemWrite> {
+        if write.deleted && self.options.delete == DeleteMode::Item {
+            return self.delete(write).await;
+        }
+        let mut expression = Expression::default();
+        expression.set("v", &self.options.version, self.version());
+        if let Some((name, value)) = self.expiry(write) {
+            expression.set("t", name, value);
+        }
+        for (place, change) in &write.changes {
+            match change {
+                Change::Keep => {}
+                Change::Remove => expression.remove(&place.to_string(), &self.names[*place]),
+                Change::Set(value) => expression.set(&place.to_string(), &self.names[*place], value.clone()),
+            }
+        }
+        let sent = self
+            .client
+            .update_item()
+            .table_name(&self.options.table)
+            .set_key(Some(write.key.clone()))
+            .update_expression(expression.text())
+            .condition_expression(NOT_OLDER)
+            .set_expression_attribute_names(Some(expression.names))
+            .set_expression_attribute_values(Some(expression.values))
+            .send()
+            .await;
+        self.outcome("UpdateItem", sent.map(drop), write)
+    }
+
+    /// Writes the whole item; of a row that is gone, its key and version.
+    pub(super) async fn put<'w>(&self, write: &'w ItemWrite) -> Attempt<&'w ItemWrite> {
+        if write.deleted && self.options.delete == DeleteMode::Item {
+            return self.delete(write).await;
+        }
+        let mut item = self.whole(write);
+        item.insert(self.options.version.clone(), self.version());
+        let sent = self
+            .client
+            .put_item()
+            .table_name(&self.options.table)
+            .set_item(Some(item))
+            .condition_expression(NOT_OLDER)
+            .expression_attribute_names("#v", &self.options.version)
+            .expression_attribute_values(":v", self.version())
+            .send()
+            .await;
+        self.outcome("PutItem", sent.map(drop), write)
+    }
+
+    /// Key, values and expiry.
+    pub(super) fn whole(&self, write: &ItemWrite) -> HashMap<String, AttributeValue> {
+        let mut item = write.key.clone();
+        item.extend(write.changes.iter().filter_map(|(place, change)| match change {
+            Change::Set(value) => Some((self.names[*place].clone(), value.clone())),
+            Change::Keep | Change::Remove => None,
+        }));
+        item.extend(self.expiry(write).map(|(name, value)| (name.to_owned(), value)));
+        item
+    }
+
+    async fn delete<'w>(&self, write: &'w ItemWrite) -> Attempt<&'w ItemWrite> {
+        let sent = self
+            .client
+            .delete_item()
+            .table_name(&self.options.table)
+            .set_key(Some(write.key.clone()))
+            .condition_expression(NOT_OLDER)
+            .expression_attribute_names("#v", &self.options.version)
+            .expression_attribute_values(":v", self.version())
+            .send()
+            .await;
+        self.outcome("DeleteItem", sent.map(drop), write)
+    }
+
+    fn outcome<'w, E>(
+        &self,
+        operation: &'static str,
+        sent: Result<(), SdkError<E, HttpResponse>>,
+        write: &'w ItemWrite,
+    ) -> Attempt<&'w ItemWrite>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        match sent {
+            Ok(()) => Attempt::Done,
+            Err(e) if e.code() == Some("ConditionalCheckFailedException") => Attempt::Done,
+            Err(e) => self.failed(operation, &e, write),
+        }
+    }
+
+    /// What a failure that is no condition's means for a write.
+    pub(super) fn failed<'w, E>(
+        &self,
+        operation: &'static str,
+        error: &SdkError<E, HttpResponse>,
+        write: &'w ItemWrite,
+    ) -> Attempt<&'w ItemWrite>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let failure = failure(Call { service: "dynamodb", operation, resource: &self.options.table }, error);
+        if CONFLICTS.contains(&failure.code.as_str()) {
+            return Attempt::Again { task: write, throttled: false, progress: false };
+        }
+        let text = error.message().unwrap_or_default();
+        let reason = match failure.code.as_str() {
+            // The attributes of others count too, and only DynamoDB knows them.
+            "ValidationException" if text.contains("Item size") => "item_too_large",
+            "ValidationException" if text.contains("Number overflow") || text.contains("Number underflow") => {
+                "number_out_of_range"
+            }
+            "ItemCollectionSizeLimitExceededException" => "item_collection_too_large",
+            _ => return Attempt::after(write, failure),
+        };
+        let refused = RefusedRow {
+            row: 0,
+            reason: reason.to_owned(),
+            column: None,
+            detail: format!("{text}: item {}", key_text(&write.key)),
+        };
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).push(refused);
+        Attempt::Done
+    }
+}
+
+/// A key for people: `metric_key=pageviews, sort_key=/a`.
+fn key_text(key: &HashMap<String, AttributeValue>) -> String {
+    let mut parts: Vec<String> = key
+        .iter()
+        .map(|(name, value)| match value {
+            AttributeValue::S(text) | AttributeValue::N(text) => format!("{name}={text}"),
+            AttributeValue::B(bytes) => format!("{name}={} bytes", bytes.as_ref().len()),
+            _ => name.clone(),
+        })
+        .collect();
+    parts.sort();
+    parts.join(", ")
+}

@@ -1,0 +1,64 @@
+//! Firehose without AWS: a delivery stream is `DIR/firehose/<name>.jsonl`. At least once, as the real one.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use crate::connectors::line_file::io_error;
+use crate::contracts::{Changes, Committable, EpochNumber, Result, Sink, TableSpec, WriteOutcome};
+
+use super::{Encoding, delivery_stream};
+
+/// Appends records to a file.
+pub(super) struct LocalDeliverySink {
+    path: PathBuf,
+    encoding: Encoding,
+    pending: Vec<u8>,
+}
+
+impl LocalDeliverySink {
+    pub(super) fn try_new(spec: &TableSpec, local: &Path) -> Result<Self> {
+        let path = local.join("firehose").join(format!("{}.jsonl", delivery_stream(spec)?));
+        Ok(Self { path, encoding: Encoding::of(spec)?, pending: Vec::new() })
+    }
+
+    fn append(&mut self) -> std::io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&self.path)?;
+        file.write_all(&self.pending)?;
+        self.pending.clear();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Sink for LocalDeliverySink {
+    async fn write(&mut self, _epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+        let (records, refused) = self.encoding.records(&changes)?;
+        let written = records.len() as u64;
+        self.pending.extend(records.into_iter().flatten());
+        Ok(WriteOutcome { written, refused })
+    }
+
+    async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
+        if !self.pending.is_empty() {
+            self.append().map_err(|e| io_error(&self.path, "written", e))?;
+        }
+        Ok(WriteOutcome::default())
+    }
+
+    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
+        Ok(Vec::new())
+    }
+
+    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
+        Ok(Vec::new())
+    }
+}

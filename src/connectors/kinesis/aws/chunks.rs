@@ -1,0 +1,133 @@
+//! Records of an answer as chunks for the decoder.
+//!
+//! A chunk holds about [`CHUNK_BYTES`] of payloads in one buffer, each with its sequence number and arrival time, and its
+//! partition key where a query asks for it. User records of an aggregate are numbered `<sequence number>/<index>`, so
+//! each has a name of its own and a position may stand between two of them.
+
+use std::sync::Arc;
+
+use arrow::buffer::Buffer;
+use aws_sdk_kinesis::types::Record;
+use aws_smithy_types::DateTime;
+
+use crate::contracts::{Arrivals, RECORD_PADDING, RawChunk, RecordRange, SequenceNumbers, SplitId};
+
+use super::kpl::deaggregate;
+use super::payload::Compression;
+use super::position::{Place, ShardPosition};
+use super::sequence::SequenceNumber;
+
+/// Payload bytes at which a chunk is closed.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What is done with payloads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UnpackOptions {
+    pub(super) deaggregate: bool,
+    pub(super) compression: Compression,
+    /// Whether partition keys are given.
+    pub(super) with_keys: bool,
+}
+
+/// Makes chunks of one shard's records.
+#[derive(Debug)]
+pub(super) struct Unpacker {
+    options: UnpackOptions,
+    split: SplitId,
+}
+
+#[derive(Default)]
+struct Open {
+    data: Vec<u8>,
+    records: Vec<RecordRange>,
+    sequence: Vec<Box<str>>,
+    arrivals: Vec<i64>,
+    keys: Vec<Box<str>>,
+}
+
+/// Milliseconds since 1970. The service sends seconds with a fraction, as a binary float: they are rounded, not cut off.
+pub(super) fn arrival_ms(record: &Record) -> i64 {
+    let rounded = |t: &DateTime| t.secs() * 1_000 + i64::from((t.subsec_nanos() + 500_000) / 1_000_000);
+    record.approximate_arrival_timestamp().map_or(0, rounded)
+}
+
+impl Unpacker {
+    pub(super) fn new(split: SplitId, options: UnpackOptions) -> Self {
+        Self { options, split }
+    }
+
+    /// The records behind `position`, which moves to the last of them. Records that it is past already are left
+    /// out: an answer may begin with the one that reading stopped in.
+    pub(super) fn chunks(&self, records: &[Record], position: &mut ShardPosition) -> Vec<RawChunk> {
+        let mut done = Vec::new();
+        let mut open = Open::default();
+        for record in records {
+            let Some(sequence) = SequenceNumber::parse(record.sequence_number()) else {
+                tracing::warn!(split = %self.split, number = record.sequence_number(), "not a sequence number");
+                continue;
+            };
+            // User records up to this index have been given out before.
+            let mut skip = 0;
+            if let Place::After { sequence: after, after_sub } = &position.place {
+                match (sequence.cmp(after), after_sub) {
+                    (std::cmp::Ordering::Less, _) | (std::cmp::Ordering::Equal, None) => continue,
+                    (std::cmp::Ordering::Equal, Some(sub)) => skip = *sub as usize + 1,
+                    (std::cmp::Ordering::Greater, _) => {}
+                }
+            }
+            let arrival = arrival_ms(record);
+            let data = record.data().as_ref();
+            let user_records = if self.options.deaggregate { deaggregate(data) } else { None };
+            let after_sub = user_records.as_ref().and_then(|r| u32::try_from(r.len()).ok()?.checked_sub(1));
+            match &user_records {
+                None => {
+                    self.push(&mut open, data, sequence.as_str().into(), arrival, record.partition_key().unwrap_or(""));
+                    self.close_if_full(&mut open, &mut done);
+                }
+                Some(user_records) => {
+                    for (index, user) in user_records.iter().enumerate().skip(skip) {
+                        let number = format!("{sequence}/{index}").into();
+                        self.push(&mut open, user.data, number, arrival, user.partition_key);
+                        self.close_if_full(&mut open, &mut done);
+                    }
+                }
+            }
+            position.place = Place::After { sequence, after_sub };
+            position.read_until(arrival);
+        }
+        if !open.records.is_empty() {
+            done.push(self.close(&mut open));
+        }
+        done
+    }
+
+    fn push(&self, open: &mut Open, data: &[u8], sequence: Box<str>, arrival_ms: i64, key: &str) {
+        let start = open.data.len() as u32;
+        self.options.compression.unpack(data, &mut open.data);
+        open.records.push(RecordRange { start, end: open.data.len() as u32 });
+        open.sequence.push(sequence);
+        open.arrivals.push(arrival_ms);
+        if self.options.with_keys {
+            open.keys.push(key.into());
+        }
+    }
+
+    fn close_if_full(&self, open: &mut Open, done: &mut Vec<RawChunk>) {
+        if open.data.len() >= CHUNK_BYTES {
+            done.push(self.close(open));
+        }
+    }
+
+    fn close(&self, open: &mut Open) -> RawChunk {
+        let mut open = std::mem::take(open);
+        open.data.resize(open.data.len() + RECORD_PADDING, 0);
+        RawChunk {
+            split: self.split.clone(),
+            data: Buffer::from_vec(open.data),
+            records: open.records.into(),
+            sequence: SequenceNumbers::Text(open.sequence.into()),
+            arrivals: Arrivals::Each(open.arrivals.into()),
+            partition_keys: self.options.with_keys.then(|| Arc::from(open.keys)),
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Streams of AWS.
+//!
+//! ```text
+//!  KinesisSource ── begin ──► Stream (one for each stream of the table): summary, first listing
+//!       │                        │ watch: lists shards in the background          lineage: what is read
+//!       ├─ splits ◄──────────────┘
+//!       └─ open ──► PollingReader (GetRecords) or FanOutReader (SubscribeToShard)
+//!                        └── ShardReading: position, age, chunks (KPL, compression)
+//! ```
+//!
+//! Rules that hold in both ways of reading:
+//!
+//! - A record is given once, in the order of its shard; children come after their parents (the runtime keeps
+//!   [`Split::parents`]).
+//! - `LATEST` is resolved once, to a time of the service, for all shards: a shard without records keeps it.
+//! - A shard's end is remembered; an ancestor of a known shard is never read.
+//! - What has aged out before it was read is an error or, by option, a warning: never silence.
+//! - What passes by itself is waited for, for ever.
+
+mod budget;
+mod chunks;
+mod client;
+mod consumer;
+mod fan_out;
+mod kpl;
+mod lineage;
+mod pace;
+mod payload;
+mod polling;
+mod position;
+mod put;
+mod read_options;
+mod retry;
+mod sequence;
+mod shard;
+mod sink;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{ArrayRef, StringArray};
+use async_trait::async_trait;
+use md5::{Digest, Md5};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+
+use crate::connectors::aws::{AwsSession, Call, failure};
+use crate::contracts::{
+    Boundedness, Clock, Error, Position, Result, Source, SourceProgress, Split, SplitId, SplitReader, StartPosition,
+    TableSpec,
+};
+
+pub(crate) use budget::Budget;
+pub(super) use put::AwsTarget;
+pub(super) use sink::AwsStreamSink;
+
+use budget::Allowance;
+use client::{StreamClient, StreamName};
+use consumer::Consumer;
+use fan_out::{FanOutReader, SHARDS_PER_CONNECTION};
+use lineage::ShardId;
+use polling::PollingReader;
+use position::ShardPosition;
+use read_options::{ReadOptions, StreamChoice};
+use retry::Jitter;
+use shard::{AHEAD_MS, ShardReading};
+use stream::Stream;
+
+/// What a later run must know beside positions.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Remembered {
+    streams: BTreeMap<String, RememberedStream>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RememberedStream {
+    /// A stream that was made at another time is another stream.
+    created_ms: i64,
+    /// The job registered the consumer, and removes it.
+    #[serde(default)]
+    registered_consumer: bool,
+}
+
+/// A stream, and its consumer where there is one.
+#[derive(Debug)]
+struct Reading {
+    stream: Arc<Stream>,
+    consumer: Option<Consumer>,
+    /// The client for subscriptions that is not full yet, and how many shards it has.
+    subscriber: Mutex<Option<(StreamClient, usize)>>,
+}
+
+impl Reading {
+    /// A client for one more subscription.
+    fn subscriber(&self) -> StreamClient {
+        let mut subscriber = self.subscriber.lock().unwrap_or_else(PoisonError::into_inner);
+        match subscriber.as_mut() {
+            Some((client, shards)) if *shards < SHARDS_PER_CONNECTION => {
+                *shards += 1;
+                client.clone()
+            }
+            _ => subscriber.insert((self.stream.client.apart(), 1)).0.clone(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Begun {
+    streams: Vec<Reading>,
+    /// Several streams: a split's name then begins with its stream's.
+    several: bool,
+    start: StartPosition,
+}
+
+/// A table over one or several streams.
+#[derive(Debug)]
+pub(super) struct KinesisSource {
+    table: String,
+    session: AwsSession,
+    options: ReadOptions,
+    clock: Arc<dyn Clock>,
+    budget: Arc<Budget>,
+    begun: OnceCell<Begun>,
+    watching: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for KinesisSource {
+    fn drop(&mut self) {
+        self.stop_watching();
+    }
+}
+
+impl KinesisSource {
+    /// Nothing is asked of AWS yet.
+    pub(super) fn new(
+        spec: &TableSpec,
+        session: AwsSession,
+        clock: Arc<dyn Clock>,
+        budget: Arc<Budget>,
+    ) -> Result<Self> {
+        Ok(Self {
+            table: spec.name.clone(),
+            session,
+            options: ReadOptions::of(spec)?,
+            clock,
+            budget,
+            begun: OnceCell::new(),
+            watching: Mutex::default(),
+        })
+    }
+
+    fn begun(&self) -> Result<&Begun> {
+        self.begun.get().ok_or_else(|| Error::internal("a Kinesis source was used before it began"))
+    }
+
+    fn stop_watching(&self) {
+        for task in self.watching.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+    }
+
+    async fn names(&self) -> Result<Vec<StreamName>> {
+        let pattern = match &self.options.streams {
+            StreamChoice::Named(names) => return Ok(names.clone()),
+            StreamChoice::Matching(pattern) => pattern,
+        };
+        let client = client::client(&self.session).await?;
+        let mut names = Vec::new();
+        let mut pages = client.list_streams().into_paginator().send();
+        while let Some(page) = pages.next().await {
+            let call = Call { service: "kinesis", operation: "ListStreams", resource: "*" };
+            let page = page.map_err(|e| Error::from(failure(call, &e)))?;
+            names.extend(page.stream_names().iter().filter(|n| pattern.is_match(n)).map(|n| StreamName::new(n)));
+        }
+        if names.is_empty() {
+            return Err(Error::config(format!("no stream matches 'stream.pattern' = '{pattern}'"))
+                .hint("check the region and the account"));
+        }
+        names.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(names)
+    }
+
+    async fn reach(&self, start: StartPosition, progress: Option<&SourceProgress>) -> Result<Begun> {
+        let names = self.names().await?;
+        let several = names.len() > 1 || matches!(self.options.streams, StreamChoice::Matching(_));
+        let remembered = progress.map(remembered).transpose()?.unwrap_or_default();
+        let mut streams = Vec::with_capacity(names.len());
+        for name in names {
+            // The seed is the stream's and the run's: readers of several jobs do not pause in step.
+            let md5: [u8; 16] = Md5::digest(name.name.as_bytes()).into();
+            let seed = (u128::from_le_bytes(md5) as u64) ^ self.clock.now_ms().unsigned_abs();
+            let client = StreamClient::new(&self.session, name.clone()).await?;
+            let jitter = Arc::new(Jitter::new(seed));
+            let stream = Stream::open(client, Arc::clone(&self.clock), jitter, self.options.on_expired).await?;
+            let before = remembered.streams.get(&*name.name);
+            if let Some(before) = before {
+                stream.check_created(before.created_ms, stream.created_ms())?;
+            }
+            let consumer = match &self.options.fan_out {
+                None => None,
+                Some(options) => {
+                    let ours = before.is_some_and(|b| b.registered_consumer);
+                    Some(Consumer::ready(&stream, options, ours).await?)
+                }
+            };
+            streams.push(Reading { stream: Arc::new(stream), consumer, subscriber: Mutex::default() });
+        }
+        let start = match start {
+            // After every stream has been reached, so that it is not ahead of any of them.
+            StartPosition::Latest => {
+                StartPosition::AtTimestamp(streams.iter().map(|r| r.stream.server_ms()).min().unwrap_or(0))
+            }
+            StartPosition::AtTimestamp(ms) if ms > self.clock.now_ms() + AHEAD_MS => {
+                return Err(Error::config(format!("table '{}': its start time is in the future", self.table))
+                    .hint("use LATEST to begin with what comes from now on"));
+            }
+            other => other,
+        };
+        for reading in &streams {
+            let stream = &reading.stream;
+            match progress {
+                Some(progress)
+                    if remembered.streams.contains_key(&**stream.name()) || remembered.streams.is_empty() =>
+                {
+                    stream.go_on(&earlier(progress, several.then_some(&**stream.name()))?).await?;
+                }
+                // New in the list: the runtime reads it from its beginning.
+                Some(_) => stream.start(None).await?,
+                None => {
+                    let from = if let StartPosition::AtTimestamp(ms) = start { Some(ms) } else { None };
+                    stream.start(from).await?;
+                }
+            }
+        }
+        for name in remembered.streams.keys().filter(|name| !streams.iter().any(|r| &**r.stream.name() == *name)) {
+            tracing::warn!(table = self.table, stream = name, "an earlier run read it, and the table names it no more");
+        }
+        Ok(Begun { streams, several, start })
+    }
+
+    /// The stream and the shard of a split.
+    fn find(&self, split: &Split) -> Result<(&Reading, ShardId)> {
+        let begun = self.begun()?;
+        let (stream, shard) = match split.id.0.split_once('/') {
+            Some((stream, shard)) if begun.several => (Some(stream), shard),
+            _ => (None, &*split.id.0),
+        };
+        let found = begun.streams.iter().find(|r| stream.is_none_or(|name| &**r.stream.name() == name));
+        let found =
+            found.ok_or_else(|| Error::internal(format!("split '{}' is of no stream of the table", split.id)))?;
+        Ok((found, shard.into()))
+    }
+}
+
+fn remembered(progress: &SourceProgress) -> Result<Remembered> {
+    let Some(state) = &progress.state else { return Ok(Remembered::default()) };
+    serde_json::from_str(state).map_err(|e| Error::corrupt("the saved state of a Kinesis source").caused_by(e))
+}
+
+/// The shards of an earlier run, of one stream.
+fn earlier(
+    progress: &SourceProgress,
+    stream: Option<&str>,
+) -> Result<BTreeMap<ShardId, (Option<ShardPosition>, bool)>> {
+    let mut shards = BTreeMap::new();
+    for (split, at) in &progress.splits {
+        let shard = match stream {
+            Some(stream) => split.0.strip_prefix(stream).and_then(|rest| rest.strip_prefix('/')),
+            None => Some(&*split.0),
+        };
+        if let Some(shard) = shard {
+            let position = at.after_exclusive.as_ref().map(ShardPosition::parse).transpose()?;
+            shards.insert(shard.into(), (position, at.finished));
+        }
+    }
+    Ok(shards)
+}
+
+#[async_trait]
+impl Source for KinesisSource {
+    async fn begin(&self, start: StartPosition, progress: Option<&SourceProgress>) -> Result<()> {
+        let begun = self.begun.get_or_try_init(|| self.reach(start, progress)).await?;
+        let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        for reading in &begun.streams {
+            watching.push(tokio::spawn(Arc::clone(&reading.stream).watch(self.options.discovery)));
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Option<String> {
+        let stream = |reading: &Reading| {
+            let registered_consumer = reading.consumer.as_ref().is_some_and(Consumer::is_ours);
+            let created_ms = reading.stream.created_ms();
+            (reading.stream.name().to_string(), RememberedStream { created_ms, registered_consumer })
+        };
+        let remembered = Remembered { streams: self.begun.get()?.streams.iter().map(stream).collect() };
+        serde_json::to_string(&remembered).ok()
+    }
+
+    async fn splits(&self) -> Result<Vec<Split>> {
+        let begun = self.begun()?;
+        let mut splits = Vec::new();
+        for reading in &begun.streams {
+            let id = |shard: &ShardId| {
+                SplitId(if begun.several {
+                    format!("{}/{shard}", reading.stream.name()).into()
+                } else {
+                    Arc::clone(shard)
+                })
+            };
+            for shard in reading.stream.shards()? {
+                let parents = shard.parents.iter().map(id).collect();
+                splits.push(Split { id: id(&shard.id), bytes: None, parents });
+            }
+        }
+        Ok(splits)
+    }
+
+    async fn open(
+        &self,
+        split: &Split,
+        resume: Option<&Position>,
+        start: StartPosition,
+    ) -> Result<Box<dyn SplitReader>> {
+        let start = if start == StartPosition::Latest { self.begun()?.start } else { start };
+        let (reading, shard) = self.find(split)?;
+        let start = ShardPosition::start(start)?;
+        let stream = Arc::clone(&reading.stream);
+        let shard = ShardReading::open(stream, shard, split, resume, start, &self.options)?;
+        let reader: Box<dyn SplitReader> = match &reading.consumer {
+            Some(consumer) => Box::new(FanOutReader::new(shard, consumer.arn(), reading.subscriber())),
+            None => {
+                let allowance = Allowance::new(Arc::clone(&self.budget));
+                Box::new(PollingReader::new(shard, allowance, self.options.pace, self.options.most_records))
+            }
+        };
+        Ok(reader)
+    }
+
+    fn split_metadata(&self, split: &Split) -> Result<Vec<(String, ArrayRef)>> {
+        let (reading, shard) = self.find(split)?;
+        let text = |value: &str| -> ArrayRef { Arc::new(StringArray::from(vec![value])) };
+        Ok(vec![("stream".to_owned(), text(reading.stream.name())), ("shard-id".to_owned(), text(&shard))])
+    }
+
+    async fn end(&self) {
+        self.stop_watching();
+        for reading in self.begun.get().map(|b| b.streams.as_slice()).unwrap_or_default() {
+            if let Some(consumer) = &reading.consumer {
+                consumer.release(&reading.stream).await;
+            }
+            if reading.stream.losses() > 0 {
+                let losses = reading.stream.losses();
+                tracing::warn!(stream = %reading.stream.name(), losses, "records had aged out before they were read");
+            }
+        }
+    }
+
+    fn boundedness(&self) -> Boundedness {
+        Boundedness::Unbounded
+    }
+}

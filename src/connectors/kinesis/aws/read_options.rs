@@ -1,0 +1,168 @@
+//! How a table says that its stream is read.
+//!
+//! | option | older spelling | default |
+//! |---|---|---|
+//! | `stream` (several with `;`), `stream.arn`, `stream.pattern` | | one is needed |
+//! | `source.reader.type` = `POLLING`, `EFO` | `scan.stream.recordpublisher` | `POLLING` |
+//! | `source.efo.consumer.name` | `scan.stream.efo.consumername` | needed with `EFO` |
+//! | `source.efo.lifecycle` = `JOB_MANAGED`, `SELF_MANAGED` | | `JOB_MANAGED` |
+//! | `source.shard.get-records.interval` | `scan.shard.getrecords.intervalmillis` | 200 ms |
+//! | `source.shard.get-records.max-record-count` | `scan.shard.getrecords.maxrecordcount` | 10000 |
+//! | `source.shard.get-records.idle-interval` | | 1 s |
+//! | `source.shard.discovery.interval` | `scan.shard.discovery.intervalmillis` | 10 s |
+//! | `source.on-expired-position` = `fail`, `oldest` | | `fail` |
+//! | `scan.bounded.timestamp` | | none |
+//! | `kpl.deaggregate` | | true |
+//! | `payload.compression` = `none`, `auto`, `gzip`, `zstd` | | `none` |
+
+use std::time::Duration;
+
+use crate::connectors::options::{Options, parse_duration, parse_timestamp_ms};
+use crate::contracts::{Error, Result, TableSpec};
+
+use super::chunks::UnpackOptions;
+use super::client::StreamName;
+use super::pace::{PaceOptions, READ_INTERVAL};
+use super::payload::Compression;
+use super::polling::LARGEST_LIMIT;
+use super::stream::OnExpired;
+
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+const DISCOVERY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Which streams a table reads.
+#[derive(Debug, Clone)]
+pub(super) enum StreamChoice {
+    /// These.
+    Named(Vec<StreamName>),
+    /// All that match when the job starts.
+    Matching(regex::Regex),
+}
+
+/// How a consumer for enhanced fan-out comes and goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lifecycle {
+    /// Registered when it is missing; what was registered by the job is removed at its orderly end.
+    JobManaged,
+    /// It must be there, and stays.
+    SelfManaged,
+}
+
+/// A registered consumer.
+#[derive(Debug, Clone)]
+pub(super) struct FanOutOptions {
+    pub(super) consumer: String,
+    pub(super) lifecycle: Lifecycle,
+}
+
+/// All of it.
+#[derive(Debug, Clone)]
+pub(super) struct ReadOptions {
+    pub(super) streams: StreamChoice,
+    /// `None` is polling.
+    pub(super) fan_out: Option<FanOutOptions>,
+    pub(super) pace: PaceOptions,
+    pub(super) most_records: usize,
+    pub(super) discovery: Duration,
+    pub(super) on_expired: OnExpired,
+    pub(super) unpack: UnpackOptions,
+    /// Records that arrived then or later are left for a later run, milliseconds.
+    pub(super) stop_ms: Option<i64>,
+}
+
+impl ReadOptions {
+    pub(super) fn of(spec: &TableSpec) -> Result<Self> {
+        let options = Options(spec);
+        let context = |key: &str| format!("option '{key}' of table '{}'", spec.name);
+        let duration = |keys: &[&str], default: Duration| -> Result<Duration> {
+            let Some(key) = keys.iter().find(|key| spec.option(key).is_some()) else { return Ok(default) };
+            parse_duration(spec.option(key).unwrap_or_default()).map_err(|e| e.context(context(key)))
+        };
+        let interval =
+            duration(&["source.shard.get-records.interval", "scan.shard.getrecords.intervalmillis"], READ_INTERVAL)?;
+        let idle = duration(&["source.shard.get-records.idle-interval", "scan.shard.idle.interval"], IDLE_INTERVAL)?;
+        let discovery =
+            duration(&["source.shard.discovery.interval", "scan.shard.discovery.intervalmillis"], DISCOVERY_INTERVAL)?;
+        let most_records = match options
+            .text(&["source.shard.get-records.max-record-count", "scan.shard.getrecords.maxrecordcount"])
+        {
+            None => LARGEST_LIMIT,
+            Some(text) => match text.trim().parse() {
+                Ok(most @ 1..=LARGEST_LIMIT) => most,
+                _ => {
+                    return Err(Error::config(format!("'{text}' is no number of records for one read"))
+                        .hint("GetRecords takes 1 to 10000")
+                        .context(context("source.shard.get-records.max-record-count")));
+                }
+            },
+        };
+        let on_expired = match options.text(&["source.on-expired-position"]).unwrap_or("fail") {
+            text if text.eq_ignore_ascii_case("fail") => OnExpired::Fail,
+            text if text.eq_ignore_ascii_case("oldest") => OnExpired::Oldest,
+            text => {
+                return Err(Error::config(format!("'{text}' is not one of its values"))
+                    .hint("fail or oldest")
+                    .context(context("source.on-expired-position")));
+            }
+        };
+        let stop = options.text(&["scan.bounded.timestamp"]).map(parse_timestamp_ms).transpose();
+        let stop_ms = stop.map_err(|e| e.context(context("scan.bounded.timestamp")))?;
+        let compression = Compression::parse(options.text(&["payload.compression"]).unwrap_or("none"))
+            .map_err(|e| e.context(context("payload.compression")))?;
+        Ok(Self {
+            streams: streams(spec)?,
+            fan_out: fan_out(spec)?,
+            pace: PaceOptions { interval, idle: idle.max(interval) },
+            most_records,
+            discovery: discovery.max(Duration::from_millis(100)),
+            on_expired,
+            stop_ms,
+            unpack: UnpackOptions {
+                deaggregate: options.bool("kpl.deaggregate", true)?,
+                compression,
+                with_keys: spec.metadata.iter().any(|key| key == "partition-key"),
+            },
+        })
+    }
+}
+
+fn streams(spec: &TableSpec) -> Result<StreamChoice> {
+    let options = Options(spec);
+    if let Some(pattern) = options.text(&["stream.pattern"]) {
+        let whole = regex::Regex::new(&format!("^(?:{pattern})$")).map_err(|e| {
+            Error::config(format!("option 'stream.pattern' of table '{}' is no regular expression", spec.name))
+                .caused_by(e)
+        })?;
+        return Ok(StreamChoice::Matching(whole));
+    }
+    let text = options.require(&["stream.arn", "stream"])?;
+    let mut names: Vec<StreamName> =
+        text.split(';').map(str::trim).filter(|name| !name.is_empty()).map(StreamName::new).collect();
+    names.sort_by(|a, b| a.name.cmp(&b.name));
+    if names.is_empty() || names.windows(2).any(|pair| pair[0].name == pair[1].name) {
+        return Err(Error::config(format!("table '{}': '{text}' names no stream, or one twice", spec.name)).hint(
+            "write 'stream' = 'a' or 'a; b; c'; streams of one name in several accounts need tables of their own",
+        ));
+    }
+    Ok(StreamChoice::Named(names))
+}
+
+fn fan_out(spec: &TableSpec) -> Result<Option<FanOutOptions>> {
+    let options = Options(spec);
+    let kind = options.text(&["source.reader.type", "scan.stream.recordpublisher"]).unwrap_or("POLLING");
+    if kind.eq_ignore_ascii_case("POLLING") {
+        return Ok(None);
+    }
+    if !kind.eq_ignore_ascii_case("EFO") {
+        return Err(Error::config(format!("table '{}': '{kind}' is no way to read a stream", spec.name))
+            .hint("'source.reader.type' is POLLING or EFO"));
+    }
+    let consumer = options.require(&["source.efo.consumer.name", "scan.stream.efo.consumername"])?.to_owned();
+    let none = options.text(&["scan.stream.efo.registration"]).is_some_and(|r| r.eq_ignore_ascii_case("NONE"));
+    let lifecycle = match options.text(&["source.efo.lifecycle"]) {
+        Some(text) if text.eq_ignore_ascii_case("SELF_MANAGED") => Lifecycle::SelfManaged,
+        None if none => Lifecycle::SelfManaged,
+        _ => Lifecycle::JobManaged,
+    };
+    Ok(Some(FanOutOptions { consumer, lifecycle }))
+}

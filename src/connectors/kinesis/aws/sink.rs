@@ -1,0 +1,282 @@
+//! Rows as records of a stream of AWS, put when the epoch is flushed.
+//!
+//! At least once: a replayed epoch, and a call whose answer was lost, puts records again. Of a batch only those that failed are
+//! put again. PutRecords keeps no order between its records, since any of them may fail alone; with `sink.keep-order` a key
+//! is at most once in a batch and the next batch waits, so records of a key never overtake each other.
+//!
+//! `sink.aggregation` packs rows of one key into a record as the Kinesis Producer Library does. Rows of different keys are never
+//! mixed: KCL drops an aggregate of which one key belongs to another shard. Without PARTITIONED BY, rows have no key of
+//! their own and are packed freely.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use tokio::sync::OnceCell;
+
+use crate::connectors::aws::AwsSession;
+use crate::connectors::kinesis::encode::RowEncoder;
+use crate::connectors::kinesis::local::MAX_RECORD_BYTES;
+use crate::connectors::kinesis::produce::{BATCH_BYTES, BATCH_RECORDS, OutRecord, Put, PutBatch};
+use crate::connectors::kinesis::sink::too_large;
+use crate::connectors::options::Options;
+use crate::contracts::{Changes, Clock, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
+
+use super::kpl::Aggregate;
+use super::put::AwsTarget;
+use super::retry::Jitter;
+
+/// PutRecords calls at the same time. A shard takes 1 MB/s, a call up to 5 MB: more calls only meet more throttling.
+const CALLS: usize = 4;
+/// Largest aggregate: a quarter of what a shard takes in a second.
+const AGGREGATE_BYTES: usize = 256 << 10;
+/// A record that fails for so long ends the job.
+const PATIENCE: Duration = Duration::from_secs(600);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Puts rows into a stream of AWS.
+pub(in crate::connectors::kinesis) struct AwsStreamSink {
+    session: AwsSession,
+    stream: String,
+    target: OnceCell<Arc<AwsTarget>>,
+    encoder: RowEncoder,
+    clock: Arc<dyn Clock>,
+    jitter: Arc<Jitter>,
+    keeps_order: bool,
+    aggregates: bool,
+    pending: Vec<OutRecord>,
+}
+
+impl AwsStreamSink {
+    /// Nothing is asked of AWS yet.
+    pub(in crate::connectors::kinesis) fn new(
+        spec: &TableSpec,
+        session: AwsSession,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let options = Options(spec);
+        let seed = clock.now_ms().unsigned_abs();
+        Ok(Self {
+            session,
+            stream: options.require(&["stream.arn", "stream"])?.to_owned(),
+            target: OnceCell::new(),
+            encoder: RowEncoder::new(spec)?,
+            clock,
+            jitter: Arc::new(Jitter::new(seed)),
+            keeps_order: options.bool("sink.keep-order", false)?,
+            aggregates: options.bool("sink.aggregation", false)?,
+            pending: Vec::new(),
+        })
+    }
+
+    async fn target(&self) -> Result<Arc<AwsTarget>> {
+        let target = self.target.get_or_try_init(|| async {
+            let target = AwsTarget::new(&self.session, &self.stream).await?;
+            target.reach().await?;
+            Ok::<_, Error>(Arc::new(target))
+        });
+        target.await.cloned()
+    }
+
+    async fn put_all(&mut self) -> Result<()> {
+        let records = std::mem::take(&mut self.pending);
+        if records.is_empty() {
+            return Ok(());
+        }
+        let records = if self.aggregates { aggregated(records, self.encoder.spreads()) } else { records };
+        let target = self.target().await?;
+        let batches = batches(records, self.keeps_order);
+        let calls = if self.keeps_order { 1 } else { CALLS };
+        let puts = batches
+            .into_iter()
+            .map(|batch| put_batch(batch, Arc::clone(&target), Arc::clone(&self.clock), Arc::clone(&self.jitter)));
+        let mut puts = futures::stream::iter(puts).buffer_unordered(calls);
+        while let Some(put) = puts.next().await {
+            put?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts a batch until all of it is stored.
+async fn put_batch(
+    mut batch: Vec<OutRecord>,
+    mut target: Arc<AwsTarget>,
+    clock: Arc<dyn Clock>,
+    jitter: Arc<Jitter>,
+) -> Result<()> {
+    let began = clock.elapsed();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let results = target.put(&batch).await?;
+        let mut again = Vec::new();
+        let mut reason = String::new();
+        for (record, result) in batch.into_iter().zip(results) {
+            match result {
+                Put::Stored => {}
+                Put::Retry(why) => {
+                    reason = why;
+                    again.push(record);
+                }
+                Put::Refused(why) => return Err(Error::data(format!("the stream refused a record: {why}"))),
+            }
+        }
+        if again.is_empty() {
+            return Ok(());
+        }
+        let failing = clock.elapsed().saturating_sub(began);
+        if failing > PATIENCE {
+            return Err(Error::unavailable(format!(
+                "{} records could not be put in {} s: {reason}",
+                again.len(),
+                failing.as_secs()
+            ))
+            .hint("a shard takes 1,000 records and 1 MB a second: add shards, or spread the partition keys"));
+        }
+        tracing::debug!(records = again.len(), reason, "putting failed records again");
+        batch = again;
+        clock.sleep(pause / 2 + jitter.up_to(pause / 2)).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// Cuts records into batches as large as a call takes; with `once_a_key`, no key is in a batch twice, and batches are in
+/// the order in which they must be put.
+fn batches(records: Vec<OutRecord>, once_a_key: bool) -> Vec<Vec<OutRecord>> {
+    let mut batches = Vec::new();
+    let mut left = records;
+    while !left.is_empty() {
+        let (mut batch, mut later) = (Vec::new(), Vec::new());
+        let (mut keys, mut bytes) = (BTreeSet::new(), 0);
+        for record in left {
+            let size = record.data.len() + record.partition_key.len();
+            let fits = batch.len() < BATCH_RECORDS && (batch.is_empty() || bytes + size <= BATCH_BYTES);
+            // A key of which one record waits has all later ones wait.
+            let free = !once_a_key || keys.insert(record.partition_key.clone());
+            if fits && free {
+                bytes += size;
+                batch.push(record);
+            } else {
+                later.push(record);
+            }
+        }
+        batches.push(batch);
+        left = later;
+    }
+    batches
+}
+
+/// Packs rows into aggregates. With `freely`, whatever comes next is packed together under the first one's key.
+fn aggregated(records: Vec<OutRecord>, freely: bool) -> Vec<OutRecord> {
+    let mut open: Vec<(String, Aggregate)> = Vec::new();
+    let mut done = Vec::new();
+    let close =
+        |key: &str, aggregate: &mut Aggregate| OutRecord { data: aggregate.finish(), partition_key: key.to_owned() };
+    let mut index: std::collections::BTreeMap<String, usize> = Default::default();
+    for record in records {
+        let at = match (freely, index.get(&record.partition_key)) {
+            (true, _) if !open.is_empty() => 0,
+            (false, Some(at)) => *at,
+            _ => {
+                index.insert(record.partition_key.clone(), open.len());
+                open.push((record.partition_key.clone(), Aggregate::default()));
+                open.len() - 1
+            }
+        };
+        let (key, aggregate) = &mut open[at];
+        if aggregate.len() > 0 && aggregate.bytes_with(key, &record.data) > AGGREGATE_BYTES {
+            done.push(close(key, aggregate));
+            if freely {
+                *key = record.partition_key;
+            }
+        }
+        aggregate.push(key, &record.data);
+    }
+    for (key, aggregate) in &mut open {
+        if aggregate.len() > 0 {
+            done.push(close(key, aggregate));
+        }
+    }
+    done
+}
+
+#[async_trait]
+impl Sink for AwsStreamSink {
+    async fn write(&mut self, _epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+        let mut outcome = WriteOutcome::default();
+        let pending = &mut self.pending;
+        self.encoder.encode(&changes, |row, data, partition_key| {
+            // An aggregate has some 50 bytes around a row that fills it alone.
+            let bytes = data.len() + partition_key.len() + if self.aggregates { 64 } else { 0 };
+            if bytes > MAX_RECORD_BYTES {
+                outcome.refused.push(too_large(row, bytes));
+            } else {
+                pending.push(OutRecord { data, partition_key });
+                outcome.written += 1;
+            }
+        })?;
+        Ok(outcome)
+    }
+
+    async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
+        self.put_all().await?;
+        Ok(WriteOutcome::default())
+    }
+
+    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
+        Ok(Vec::new())
+    }
+
+    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
+        Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kpl::deaggregate;
+    use super::*;
+
+    fn record(key: &str, data: &str) -> OutRecord {
+        OutRecord { data: data.as_bytes().to_vec(), partition_key: key.to_owned() }
+    }
+
+    fn texts(batches: &[Vec<OutRecord>]) -> Vec<Vec<&str>> {
+        batches.iter().map(|b| b.iter().map(|r| std::str::from_utf8(&r.data).unwrap()).collect()).collect()
+    }
+
+    #[test]
+    fn a_key_is_once_in_a_batch_and_in_order() {
+        let records = || vec![record("a", "1"), record("b", "2"), record("a", "3"), record("a", "4"), record("b", "5")];
+        assert_eq!(texts(&batches(records(), false)), [["1", "2", "3", "4", "5"]]);
+        assert_eq!(texts(&batches(records(), true)), [vec!["1", "2"], vec!["3", "5"], vec!["4"]]);
+        let many = (0..1_201).map(|i| record(&i.to_string(), "x")).collect();
+        assert_eq!(batches(many, true).iter().map(Vec::len).collect::<Vec<_>>(), [500, 500, 201]);
+        let large = (0..4).map(|_| record("k", &"x".repeat(2 << 20))).collect();
+        assert_eq!(batches(large, false).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+    }
+
+    #[test]
+    fn aggregates_never_mix_keys_that_mean_something() {
+        let records = || (0..1_000).map(|i| record(&(i % 3).to_string(), &format!("{i:0>1000}"))).collect();
+        let packed = aggregated(records(), false);
+        for record in &packed {
+            let user = deaggregate(&record.data).unwrap();
+            assert!(user.iter().all(|u| u.partition_key == record.partition_key));
+            assert!(user.windows(2).all(|pair| pair[0].data < pair[1].data));
+            assert!(record.data.len() <= AGGREGATE_BYTES);
+        }
+        assert_eq!(packed.iter().map(|r| deaggregate(&r.data).unwrap().len()).sum::<usize>(), 1_000);
+        let freely = aggregated(records(), true);
+        let all: Vec<_> = freely.iter().flat_map(|r| deaggregate(&r.data).unwrap()).map(|u| u.data.to_vec()).collect();
+        assert!(all.len() == 1_000 && all.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(freely.len() <= packed.len());
+    }
+}

@@ -1,0 +1,221 @@
+//! What has been published, kept outside of the process.
+//!
+//! ```text
+//!  at least once   ask, publish, mark      a kill between publish and mark publishes again
+//!  at most once    claim, publish          a kill between claim and publish loses the message
+//! ```
+//!
+//! An entry is one *publication*: the message's id, the epoch and how many equal ones came before it in that epoch. A
+//! replayed epoch has the same entries; an equal row of a later epoch has one of its own.
+//!
+//! A checkpoint may keep a ledger too: it would implement [`Ledger`].
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, KeysAndAttributes, PutRequest, ReturnValuesOnConditionCheckFailure, ScalarAttributeType,
+    WriteRequest,
+};
+
+use crate::connectors::aws::{Attempt, Call, Requests, failure};
+use crate::contracts::{Clock, Error, Result};
+
+/// Remembers publications.
+///
+/// # Contract
+/// Calls return when it is durable. `claim` gives an entry to one caller only; a caller that claims again what it has
+/// claimed itself gets it again.
+#[async_trait]
+pub(super) trait Ledger: Send + Sync {
+    /// Those of `entries` that are there.
+    async fn marked(&self, entries: &[String]) -> Result<HashSet<String>>;
+
+    /// Adds them.
+    async fn mark(&self, entries: &[String]) -> Result<()>;
+
+    /// Adds those that are not there, and answers which.
+    async fn claim(&self, entries: &[String]) -> Result<HashSet<String>>;
+}
+
+/// Remembers nothing.
+pub(super) struct NoLedger;
+
+#[async_trait]
+impl Ledger for NoLedger {
+    async fn marked(&self, _entries: &[String]) -> Result<HashSet<String>> {
+        Ok(HashSet::new())
+    }
+
+    async fn mark(&self, _entries: &[String]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn claim(&self, entries: &[String]) -> Result<HashSet<String>> {
+        Ok(entries.iter().cloned().collect())
+    }
+}
+
+/// "BatchGetItem" takes 100 keys, "BatchWriteItem" 25 items.
+const READ_ITEMS: usize = 100;
+const WRITE_ITEMS: usize = 25;
+/// The attribute for the table's time to live, if it is set to it.
+const EXPIRES: &str = "expires_at";
+/// Who claimed the entry.
+const OWNER: &str = "claimed_by";
+
+/// A ledger in a DynamoDB table whose only key is a string.
+pub(super) struct TableLedger {
+    client: Client,
+    table: String,
+    /// Name of the key attribute.
+    key: String,
+    /// Names this sink among all: it knows its own claims by it after a lost reply.
+    owner: String,
+    ttl: Duration,
+    clock: Arc<dyn Clock>,
+    requests: Requests,
+}
+
+impl TableLedger {
+    /// Looks the table up.
+    pub(super) async fn open(
+        client: Client,
+        table: &str,
+        owner: String,
+        ttl: Duration,
+        clock: Arc<dyn Clock>,
+        requests: Requests,
+    ) -> Result<Self> {
+        let call = Call { service: "dynamodb", operation: "DescribeTable", resource: table };
+        let describe =
+            || async { client.describe_table().table_name(table).send().await.map_err(|e| failure(call, &e)) };
+        let found = requests.once(describe).await?.table;
+        let keys = found.as_ref().map(|t| t.key_schema()).unwrap_or_default();
+        let is_text = |name: &str| {
+            let definitions = found.as_ref().map(|t| t.attribute_definitions()).unwrap_or_default();
+            let named = definitions.iter().find(|d| d.attribute_name() == name);
+            named.is_some_and(|d| *d.attribute_type() == ScalarAttributeType::S)
+        };
+        let key = match keys {
+            [key] if is_text(key.attribute_name()) => key.attribute_name().to_owned(),
+            _ => {
+                return Err(Error::config(format!("DynamoDB table '{table}' cannot be a ledger of alerts"))
+                    .hint("it needs a hash key that is a string, and no range key"));
+            }
+        };
+        Ok(Self { client, table: table.to_owned(), key, owner, ttl, clock, requests })
+    }
+
+    fn call(&self, operation: &'static str) -> Call<'_> {
+        Call { service: "dynamodb", operation, resource: &self.table }
+    }
+
+    fn item(&self, entry: &str) -> HashMap<String, AttributeValue> {
+        let expires = self.clock.now_ms() / 1_000 + i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX / 2);
+        HashMap::from([
+            (self.key.clone(), AttributeValue::S(entry.to_owned())),
+            (OWNER.to_owned(), AttributeValue::S(self.owner.clone())),
+            (EXPIRES.to_owned(), AttributeValue::N(expires.to_string())),
+        ])
+    }
+
+    async fn read(&self, keys: KeysAndAttributes, found: &Mutex<HashSet<String>>) -> Attempt<KeysAndAttributes> {
+        let output = match self.client.batch_get_item().request_items(&self.table, keys.clone()).send().await {
+            Ok(output) => output,
+            Err(e) => return Attempt::after(keys, failure(self.call("BatchGetItem"), &e)),
+        };
+        let items = output.responses.unwrap_or_default().into_values().flatten();
+        found.lock().unwrap_or_else(PoisonError::into_inner).extend(items.filter_map(|mut item| {
+            match item.remove(&self.key) {
+                Some(AttributeValue::S(entry)) => Some(entry),
+                _ => None,
+            }
+        }));
+        // Of the one table that was asked, whether by name or by ARN.
+        match output.unprocessed_keys.unwrap_or_default().into_values().next() {
+            Some(left) => {
+                let progress = left.keys.len() < keys.keys.len();
+                Attempt::Again { task: left, throttled: true, progress }
+            }
+            None => Attempt::Done,
+        }
+    }
+
+    async fn write(&self, entries: Vec<WriteRequest>) -> Attempt<Vec<WriteRequest>> {
+        match self.client.batch_write_item().request_items(&self.table, entries.clone()).send().await {
+            Ok(output) => {
+                let left: Vec<_> = output.unprocessed_items.unwrap_or_default().into_values().flatten().collect();
+                let progress = left.len() < entries.len();
+                if left.is_empty() { Attempt::Done } else { Attempt::Again { task: left, throttled: true, progress } }
+            }
+            Err(e) => Attempt::after(entries, failure(self.call("BatchWriteItem"), &e)),
+        }
+    }
+
+    async fn claim_one<'e>(&self, entry: &'e String, claimed: &Mutex<HashSet<String>>) -> Attempt<&'e String> {
+        let sent = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(self.item(entry)))
+            .condition_expression("attribute_not_exists(#k)")
+            .expression_attribute_names("#k", &self.key)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        let ours = match &sent {
+            Ok(_) => true,
+            Err(e) => match e.as_service_error() {
+                // The claim was stored and its reply was lost.
+                Some(PutItemError::ConditionalCheckFailedException(refusal)) => {
+                    let owner = refusal.item().and_then(|item| item.get(OWNER));
+                    owner == Some(&AttributeValue::S(self.owner.clone()))
+                }
+                _ => return Attempt::after(entry, failure(self.call("PutItem"), e)),
+            },
+        };
+        if ours {
+            claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(entry.clone());
+        }
+        Attempt::Done
+    }
+}
+
+#[async_trait]
+impl Ledger for TableLedger {
+    async fn marked(&self, entries: &[String]) -> Result<HashSet<String>> {
+        let found = Mutex::new(HashSet::new());
+        let keys = entries.chunks(READ_ITEMS).map(|entries| {
+            let key = |entry: &String| HashMap::from([(self.key.clone(), AttributeValue::S(entry.clone()))]);
+            KeysAndAttributes::builder()
+                .set_keys(Some(entries.iter().map(key).collect()))
+                .consistent_read(true)
+                .build()
+                .map_err(|e| Error::internal("keys to read are missing").caused_by(e))
+        });
+        let keys = keys.collect::<Result<Vec<_>>>()?;
+        self.requests.run(keys, |keys| self.read(keys, &found)).await?;
+        Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn mark(&self, entries: &[String]) -> Result<()> {
+        let request = |entry: &String| {
+            let put = PutRequest::builder().set_item(Some(self.item(entry))).build();
+            put.map(|put| WriteRequest::builder().put_request(put).build())
+                .map_err(|e| Error::internal("an entry without its item").caused_by(e))
+        };
+        let requests = entries.iter().map(request).collect::<Result<Vec<_>>>()?;
+        self.requests.run(requests.chunks(WRITE_ITEMS).map(<[_]>::to_vec), |batch| self.write(batch)).await
+    }
+
+    async fn claim(&self, entries: &[String]) -> Result<HashSet<String>> {
+        let claimed = Mutex::new(HashSet::new());
+        self.requests.run(entries, |entry| self.claim_one(entry, &claimed)).await?;
+        Ok(claimed.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+}

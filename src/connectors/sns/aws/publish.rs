@@ -1,0 +1,177 @@
+//! PublishBatch: batches of ten, of which only the failed entries are published again.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use aws_sdk_sns::Client;
+use aws_sdk_sns::types::PublishBatchRequestEntry;
+use indexmap::IndexMap;
+
+use crate::connectors::aws::{Attempt, Call, Requests, failure};
+use crate::contracts::{Error, RefusedRow, Result};
+
+use super::super::message::MAX_MESSAGE_BYTES;
+use super::attributes::Attribute;
+use super::ledger::Ledger;
+use super::options::Delivery;
+
+/// "PublishBatch": up to 10 messages, 256 KiB in all.
+const BATCH_MESSAGES: usize = 10;
+
+/// A message that is ready to be sent.
+#[derive(Debug, Clone)]
+pub(super) struct Outgoing {
+    pub(super) id: String,
+    /// Its entry in the ledger.
+    pub(super) entry: String,
+    pub(super) subject: Option<String>,
+    pub(super) body: String,
+    pub(super) attributes: Vec<Attribute>,
+    /// FIFO topics only.
+    pub(super) group: Option<String>,
+}
+
+impl Outgoing {
+    /// Bytes that count for SNS's limit.
+    pub(super) fn bytes(&self) -> usize {
+        self.body.len() + self.attributes.iter().map(Attribute::bytes).sum::<usize>()
+    }
+}
+
+/// What calls of one flush share.
+pub(super) struct Publishing<'a> {
+    pub(super) client: &'a Client,
+    pub(super) topic_arn: &'a str,
+    pub(super) delivery: Delivery,
+    pub(super) ledger: &'a dyn Ledger,
+    pub(super) refused: Mutex<Vec<RefusedRow>>,
+}
+
+impl Publishing<'_> {
+    /// Publishes all, those of a FIFO group in their order.
+    pub(super) async fn run(&self, requests: &Requests, messages: Vec<Outgoing>) -> Result<()> {
+        // A batch may fail in part, so of each group only one message is on its way.
+        let mut groups: IndexMap<Option<String>, VecDeque<Outgoing>> = IndexMap::new();
+        for (index, message) in messages.into_iter().enumerate() {
+            // A standard topic has no order: each message is a group of its own.
+            let group = message.group.clone().or_else(|| Some(index.to_string()));
+            groups.entry(group).or_default().push_back(message);
+        }
+        while !groups.is_empty() {
+            let round: Vec<Outgoing> = groups.values_mut().filter_map(VecDeque::pop_front).collect();
+            groups.retain(|_, left| !left.is_empty());
+            requests.run(batches(round), |batch| self.publish(batch)).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, batch: Vec<Outgoing>) -> Attempt<Vec<Outgoing>> {
+        let entries = match batch.iter().enumerate().map(|(i, m)| entry(i, m)).collect::<Result<Vec<_>>>() {
+            Ok(entries) => entries,
+            Err(e) => return Attempt::Failed(e),
+        };
+        let sent = self
+            .client
+            .publish_batch()
+            .topic_arn(self.topic_arn)
+            .set_publish_batch_request_entries(Some(entries))
+            .send()
+            .await;
+        let output = match sent {
+            Ok(output) => output,
+            Err(e) => {
+                let call = Call { service: "sns", operation: "PublishBatch", resource: self.topic_arn };
+                let failure = failure(call, &e);
+                if self.delivery == Delivery::AtMostOnce && failure.outcome_unknown && !failure.throttled {
+                    batch.iter().for_each(|m| self.refuse(m, "delivery_unknown", failure.error.message()));
+                    return Attempt::Done;
+                }
+                return Attempt::after(batch, failure);
+            }
+        };
+        let total = batch.len();
+        let (mut left, mut published, mut throttled) = (Vec::new(), Vec::new(), false);
+        for (index, message) in batch.into_iter().enumerate() {
+            let id = index.to_string();
+            match output.failed().iter().find(|failed| failed.id() == id) {
+                None => published.push(message.entry),
+                Some(failed) if failed.sender_fault() => {
+                    let text = format!("{} ({})", failed.message().unwrap_or("no reason given"), failed.code());
+                    self.refuse(&message, "refused_by_sns", &text);
+                }
+                Some(failed) => {
+                    throttled |= failed.code().contains("Thrott");
+                    left.push(message);
+                }
+            }
+        }
+        if self.delivery == Delivery::AtLeastOnce
+            && !published.is_empty()
+            && let Err(e) = self.ledger.mark(&published).await
+        {
+            return Attempt::Failed(e);
+        }
+        let progress = left.len() < total;
+        if left.is_empty() { Attempt::Done } else { Attempt::Again { task: left, throttled, progress } }
+    }
+
+    fn refuse(&self, message: &Outgoing, reason: &str, text: &str) {
+        let detail =
+            format!("{text}: message {} of subject '{}'", message.id, message.subject.as_deref().unwrap_or(""));
+        let refused = RefusedRow { row: 0, reason: reason.to_owned(), column: None, detail };
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).push(refused);
+    }
+}
+
+fn entry(index: usize, message: &Outgoing) -> Result<PublishBatchRequestEntry> {
+    let attributes = message.attributes.iter().map(|a| (a.name.clone(), a.value.clone())).collect();
+    PublishBatchRequestEntry::builder()
+        .id(index.to_string())
+        .message(&message.body)
+        .set_subject(message.subject.clone())
+        .set_message_attributes(Some(attributes))
+        .set_message_deduplication_id(message.group.as_ref().map(|_| message.id.clone()))
+        .set_message_group_id(message.group.clone())
+        .build()
+        .map_err(|e| Error::internal("a message without its text").caused_by(e))
+}
+
+/// Cuts messages into batches that one call takes.
+fn batches(messages: Vec<Outgoing>) -> Vec<Vec<Outgoing>> {
+    let (mut batches, mut bytes): (Vec<Vec<Outgoing>>, usize) = (Vec::new(), 0);
+    for message in messages {
+        let length = message.bytes();
+        bytes += length;
+        match batches.last_mut() {
+            Some(batch) if batch.len() < BATCH_MESSAGES && bytes <= MAX_MESSAGE_BYTES => batch.push(message),
+            _ => {
+                bytes = length;
+                batches.push(vec![message]);
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_keep_both_limits() {
+        let message = |bytes: usize| Outgoing {
+            id: String::new(),
+            entry: String::new(),
+            subject: None,
+            body: "x".repeat(bytes),
+            attributes: Vec::new(),
+            group: None,
+        };
+        let sizes = |bytes: &[usize]| {
+            batches(bytes.iter().map(|b| message(*b)).collect()).iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(&[1; 21]), [10, 10, 1]);
+        assert_eq!(sizes(&[100_000, 100_000, 100_000, 200_000]), [2, 1, 1]);
+        assert_eq!(sizes(&[MAX_MESSAGE_BYTES, 1]), [1, 1]);
+    }
+}

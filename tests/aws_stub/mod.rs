@@ -1,0 +1,220 @@
+//! Our own stand-in for what no emulator of AWS does: retention, expired shards, throttling by quota, partial failures,
+//! fan-out on closed shards, cut answers. A small HTTP server on a free loopback port that speaks Kinesis' JSON protocol
+//! and does what a test tells it to.
+//!
+//! It is strict where AWS is (quotas, tokens, iterators of other streams), so that a client that is sloppy fails here; and
+//! it counts calls. `tests/kinesis_aws/stub.rs` tests the stub itself.
+
+pub(crate) mod http;
+pub(crate) mod kinesis;
+mod ops;
+mod push;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use http::{Reply, Request, Server};
+use kinesis::StubStream;
+
+/// What goes wrong instead of an answer.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    /// An error of the service: status and code.
+    Error(u16, &'static str),
+    /// The connection is closed before anything is done.
+    Closed,
+    /// It is done, and the connection is closed within the answer.
+    CutAnswer,
+    /// Within an event stream: an exception.
+    Exception(&'static str),
+    /// Within an event stream: a frame whose checksum is wrong.
+    BadFrame,
+    /// Within an event stream: the connection is closed.
+    CutStream,
+}
+
+/// For how long.
+#[derive(Debug, Clone, Copy)]
+enum Span {
+    Calls(usize),
+    Until(Instant),
+}
+
+/// Shared state of the stub.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) streams: BTreeMap<String, StubStream>,
+    faults: BTreeMap<String, VecDeque<(Span, Fault)>>,
+    calls: BTreeMap<String, u64>,
+    /// Reads or bytes above a shard's quota.
+    pub(crate) violations: u64,
+    /// Whether shards have quotas.
+    pub(crate) quotas: bool,
+    /// Shards in a page of ListShards.
+    pub(crate) page: usize,
+    /// How long an iterator holds.
+    pub(crate) iterator_ms: i64,
+    /// How long a subscription lasts.
+    pub(crate) subscription: Duration,
+    /// Between two events without records.
+    pub(crate) heartbeat: Duration,
+    /// ListShards ignores filters, as some emulators do.
+    pub(crate) ignores_filters: bool,
+    /// Answers at the end of a shard do not name its children.
+    pub(crate) hides_children: bool,
+    /// A sequence number whose record was trimmed is refused instead of taken as the oldest.
+    pub(crate) refuses_trimmed: bool,
+    /// Records of PutRecords that fail next, with this code.
+    pub(crate) failing_puts: VecDeque<&'static str>,
+    /// Iterators of before this one do not hold.
+    pub(crate) generation: u32,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            streams: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            violations: 0,
+            quotas: true,
+            page: 1_000,
+            iterator_ms: 300_000,
+            subscription: Duration::from_secs(300),
+            // 5 s at AWS; tests wait for them.
+            heartbeat: Duration::from_millis(200),
+            ignores_filters: false,
+            hides_children: false,
+            refuses_trimmed: false,
+            failing_puts: VecDeque::new(),
+            generation: 0,
+        }
+    }
+}
+
+impl State {
+    /// The next thing that goes wrong with this operation.
+    fn fault(&mut self, operation: &str) -> Option<Fault> {
+        let queue = self.faults.get_mut(operation)?;
+        loop {
+            match queue.front_mut()? {
+                (Span::Calls(0), _) => {}
+                (Span::Calls(left), fault) => {
+                    *left -= 1;
+                    return Some(fault.clone());
+                }
+                (Span::Until(until), fault) if Instant::now() < *until => return Some(fault.clone()),
+                (Span::Until(_), _) => {}
+            }
+            queue.pop_front();
+        }
+    }
+}
+
+/// A running stub.
+#[derive(Debug, Clone)]
+pub(crate) struct AwsStub {
+    state: Arc<Mutex<State>>,
+    offset_ms: Arc<AtomicI64>,
+    server: Arc<Server>,
+}
+
+impl AwsStub {
+    /// Starts on a free port of the loopback interface.
+    pub(crate) async fn start() -> Self {
+        let state = Arc::new(Mutex::new(State::default()));
+        let offset_ms = Arc::new(AtomicI64::new(0));
+        let (shared, offset) = (Arc::clone(&state), Arc::clone(&offset_ms));
+        let now = move || now_ms() + offset.load(Ordering::SeqCst);
+        let server = Server::start(move |request| answer(&shared, &now, request)).await;
+        Self { state, offset_ms, server: Arc::new(server) }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.server.address)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Milliseconds since 1970, by the stub's clock.
+    pub(crate) fn now_ms(&self) -> i64 {
+        now_ms() + self.offset_ms.load(Ordering::SeqCst)
+    }
+
+    /// Moves the stub's clock.
+    pub(crate) fn set_offset(&self, ms: i64) {
+        self.offset_ms.store(ms, Ordering::SeqCst);
+    }
+
+    /// The next `calls` of an operation fail.
+    pub(crate) fn fail(&self, operation: &str, calls: usize, fault: Fault) {
+        self.state().faults.entry(operation.to_owned()).or_default().push_back((Span::Calls(calls), fault));
+    }
+
+    /// An operation fails for a while.
+    pub(crate) fn fail_for(&self, operation: &str, time: Duration, fault: Fault) {
+        let until = Span::Until(Instant::now() + time);
+        self.state().faults.entry(operation.to_owned()).or_default().push_back((until, fault));
+    }
+
+    /// Calls of an operation so far, failed ones too.
+    pub(crate) fn calls(&self, operation: &str) -> u64 {
+        self.state().calls.get(operation).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn create(&self, stream: &str, shards: usize) {
+        let now = self.now_ms();
+        self.state().streams.insert(stream.to_owned(), StubStream::new(stream, shards, now));
+    }
+
+    /// Runs `f` on a stream.
+    pub(crate) fn with<T>(&self, stream: &str, f: impl FnOnce(&mut StubStream) -> T) -> T {
+        f(self.state().streams.get_mut(stream).expect("the stream exists"))
+    }
+
+    /// Puts a record; answers its shard and sequence number.
+    pub(crate) fn put(&self, stream: &str, key: &str, data: &str) -> (String, String) {
+        let now = self.now_ms();
+        self.with(stream, |s| s.put(key, None, data.as_bytes(), now))
+    }
+
+    /// Splits a shard in the middle.
+    pub(crate) fn split(&self, stream: &str, shard: &str) -> (String, String) {
+        let now = self.now_ms();
+        self.with(stream, |s| s.split(shard, None, now))
+    }
+
+    /// Merges two adjacent shards.
+    pub(crate) fn merge(&self, stream: &str, shard: &str, adjacent: &str) -> String {
+        let now = self.now_ms();
+        self.with(stream, |s| s.merge(shard, adjacent, now))
+    }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+fn answer(state: &Arc<Mutex<State>>, now: &dyn Fn() -> i64, request: &Request) -> Reply {
+    let operation = request.header("x-amz-target").and_then(|t| t.strip_prefix("Kinesis_20131202.")).unwrap_or("");
+    let operation = operation.to_owned();
+    let fault = {
+        let mut state = state.lock().unwrap();
+        *state.calls.entry(operation.clone()).or_default() += 1;
+        state.fault(&operation)
+    };
+    match fault {
+        Some(Fault::Error(status, code)) => return Reply::error(status, code, "as the test asked"),
+        Some(Fault::Closed) => return Reply::Close,
+        Some(Fault::CutAnswer) => {
+            let reply = ops::answer(state, now(), &operation, &request.json());
+            return reply.cut();
+        }
+        _ => {}
+    }
+    ops::answer(state, now(), &operation, &request.json())
+}

@@ -1,0 +1,121 @@
+//! SNS in memory, in its Query protocol.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+/// A message that a topic has got.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub(crate) subject: Option<String>,
+    pub(crate) message: String,
+    /// Type and value.
+    pub(crate) attributes: BTreeMap<String, (String, String)>,
+    pub(crate) group: Option<String>,
+    pub(crate) deduplication: Option<String>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Topics {
+    pub(crate) published: Mutex<Vec<Published>>,
+    /// Sizes of the batches.
+    pub(crate) batches: Mutex<Vec<usize>>,
+}
+
+const NAMESPACE: &str = "http://sns.amazonaws.com/doc/2010-03-31/";
+pub(crate) const ARN: &str = "arn:aws:sns:eu-west-1:000000000000:";
+
+/// An answer with a result element.
+fn result(action: &str, inner: &str) -> (u16, String) {
+    let text = format!(
+        "<{action}Response xmlns=\"{NAMESPACE}\"><{action}Result>{inner}</{action}Result><ResponseMetadata><RequestId>stub</RequestId></ResponseMetadata></{action}Response>"
+    );
+    (200, text)
+}
+
+pub(crate) fn error(status: u16, code: &str) -> (u16, String) {
+    let text = format!(
+        "<ErrorResponse xmlns=\"{NAMESPACE}\"><Error><Type>Sender</Type><Code>{code}</Code><Message>scripted</Message></Error><RequestId>stub</RequestId></ErrorResponse>"
+    );
+    (status, text)
+}
+
+/// `a=1&b=x%20y` by name.
+pub(crate) fn form(body: &[u8]) -> BTreeMap<String, String> {
+    let text = String::from_utf8_lossy(body);
+    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (unescape(name), unescape(value))).collect()
+}
+
+fn unescape(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let (mut out, mut i) = (Vec::new(), 0);
+    while i < bytes.len() {
+        match bytes[i] {
+            b'+' => out.push(b' '),
+            b'%' => {
+                out.push(u8::from_str_radix(&text[i + 1..i + 3], 16).unwrap());
+                i += 2;
+            }
+            byte => out.push(byte),
+        }
+        i += 1;
+    }
+    String::from_utf8(out).unwrap()
+}
+
+impl Topics {
+    /// Performs an action. `fails` says of each entry, by its place, whether it fails for a while.
+    pub(crate) fn perform(&self, form: &BTreeMap<String, String>, fails: impl Fn(usize) -> bool) -> (u16, String) {
+        match form["Action"].as_str() {
+            "GetTopicAttributes" => result("GetTopicAttributes", "<Attributes/>"),
+            "ListTopics" => {
+                // Two pages, so that the reader must ask again.
+                let (topic, token) = match form.get("NextToken") {
+                    None => (format!("{ARN}other-alerts"), "<NextToken>more</NextToken>"),
+                    Some(_) => (format!("{ARN}alerts"), ""),
+                };
+                let member = |arn: String| format!("<member><TopicArn>{arn}</TopicArn></member>");
+                let members = member(topic) + &member(format!("{ARN}analytics-alerts"));
+                let topics = format!("<Topics>{members}</Topics>{token}");
+                result("ListTopics", &topics)
+            }
+            "PublishBatch" => self.publish(form, fails),
+            other => panic!("the stub has no '{other}'"),
+        }
+    }
+
+    fn publish(&self, form: &BTreeMap<String, String>, fails: impl Fn(usize) -> bool) -> (u16, String) {
+        let (mut done, mut failed) = (String::new(), String::new());
+        let mut count = 0;
+        loop {
+            let prefix = format!("PublishBatchRequestEntries.member.{}.", count + 1);
+            let get = |name: &str| form.get(&format!("{prefix}{name}")).cloned();
+            let Some(id) = get("Id") else { break };
+            if fails(count) {
+                failed.push_str(&format!(
+                    "<member><Id>{id}</Id><Code>InternalError</Code><Message>scripted</Message><SenderFault>false</SenderFault></member>"
+                ));
+            } else {
+                let mut message = Published {
+                    subject: get("Subject"),
+                    message: get("Message").unwrap(),
+                    group: get("MessageGroupId"),
+                    deduplication: get("MessageDeduplicationId"),
+                    ..Published::default()
+                };
+                for i in 1.. {
+                    let at = |name: &str| get(&format!("MessageAttributes.entry.{i}.{name}"));
+                    let Some(name) = at("Name") else { break };
+                    let value = at("Value.StringValue").or(at("Value.BinaryValue")).unwrap();
+                    message.attributes.insert(name, (at("Value.DataType").unwrap(), value));
+                }
+                self.published.lock().unwrap().push(message);
+                done.push_str(&format!("<member><Id>{id}</Id><MessageId>m</MessageId></member>"));
+            }
+            count += 1;
+        }
+        assert!((1..=10).contains(&count), "{count} messages in a batch");
+        self.batches.lock().unwrap().push(count);
+        result("PublishBatch", &format!("<Successful>{done}</Successful><Failed>{failed}</Failed>"))
+    }
+}

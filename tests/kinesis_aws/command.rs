@@ -1,0 +1,168 @@
+//! The program itself, as people run it, against the stub.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::aws_stub::AwsStub;
+use crate::feed::Feed;
+
+const JOB: &str = "
+CREATE TABLE clicks (
+  page STRING, n BIGINT,
+  shard STRING METADATA FROM 'shard-id' VIRTUAL,
+  stream STRING METADATA VIRTUAL,
+  pk STRING METADATA FROM 'partition-key' VIRTUAL
+) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json'OPTIONS);
+CREATE TABLE out (page STRING, n BIGINT, shard STRING, stream STRING, pk STRING)
+WITH ('connector' = 'kinesis', 'stream' = 'copies', 'format' = 'json');
+INSERT INTO out SELECT page, n, shard, stream, pk FROM clicks;
+";
+
+fn tidemill(stub: &AwsStub, dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .args(arguments)
+        .current_dir(dir)
+        .env_remove("AWS_PROFILE")
+        .env("AWS_ENDPOINT_URL", stub.endpoint())
+        .env("AWS_REGION", "eu-west-1")
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .output()
+        .unwrap()
+}
+
+fn succeeded(output: &Output) -> String {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+fn copies(stub: &AwsStub) -> Vec<serde_json::Value> {
+    stub.with("copies", |s| {
+        let records = s.shards.values().flat_map(|s| &s.records);
+        records.map(|r| serde_json::from_slice(&r.data).unwrap()).collect()
+    })
+}
+
+/// `produce`, then a job from stream to stream, polling and by fan-out, with a split in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_produce_to_a_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines: String = (0..700).map(|n| format!("{{\"page\":\"/{}\",\"n\":{n}}}\n", n % 5)).collect();
+    std::fs::write(dir.path().join("in.jsonl"), &lines).unwrap();
+    for options in ["", ", 'source.reader.type' = 'EFO', 'source.efo.consumer.name' = 'job'"] {
+        let stub = AwsStub::start().await;
+        stub.create("clicks", 2);
+        stub.create("copies", 2);
+        std::fs::write(dir.path().join("job.sql"), JOB.replace("OPTIONS", options)).unwrap();
+        stub.state().failing_puts = ["ProvisionedThroughputExceededException"; 20].into();
+        let produce = ["produce", "clicks", "--from", "in.jsonl", "--partition-key", "page"];
+        let produced = succeeded(&tidemill(&stub, dir.path(), &produce));
+        assert!(produced.contains("700 records") && produced.contains("20 retried"), "{produced}");
+        stub.split("clicks", "shardId-000000000000");
+        succeeded(&tidemill(&stub, dir.path(), &produce));
+        succeeded(&tidemill(&stub, dir.path(), &["run", "job.sql", "--drain"]));
+        let copies = copies(&stub);
+        assert_eq!(copies.len(), 1_400);
+        let mut numbers: Vec<_> = copies.iter().map(|c| c["n"].as_i64().unwrap()).collect();
+        numbers.sort_unstable();
+        assert!(numbers.chunks(2).enumerate().all(|(i, pair)| pair == [i as i64; 2]));
+        assert!(copies.iter().all(|c| c["stream"] == "clicks" && c["pk"] == c["page"]));
+        assert!(copies.iter().any(|c| c["shard"] == "shardId-000000000002"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn produce_names_a_stream_that_is_not_there() {
+    let stub = AwsStub::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let output = tidemill(&stub, dir.path(), &["produce", "nowhere"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("'nowhere'") && text.contains("check its name"), "{text}");
+}
+
+/// Who forgot to log in learns it now, not after a minute of trying.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_without_credentials_says_so_at_once() {
+    let stub = AwsStub::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("job.sql"), JOB.replace("OPTIONS", "")).unwrap();
+    let began = std::time::Duration::from_millis(stub.now_ms() as u64);
+    let output = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .args(["run", "job.sql", "--drain"])
+        .current_dir(dir.path())
+        .env_clear()
+        .env("AWS_ENDPOINT_URL", stub.endpoint())
+        .env("AWS_REGION", "eu-west-1")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("AWS_CONFIG_FILE", "/dev/null")
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("credentials are missing"), "{text}");
+    let took = std::time::Duration::from_millis(stub.now_ms() as u64) - began;
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+}
+
+/// 120 shards with a backlog of 240 MB stay in bounded memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg(target_os = "linux")]
+async fn a_backlog_of_120_shards_in_bounded_memory() {
+    let stub = AwsStub::start().await;
+    stub.create("clicks", 120);
+    stub.create("copies", 1);
+    let mut feed = Feed::new(&stub, "clicks", 1_000);
+    feed.put(1_000);
+    let filler = "x".repeat(100_000);
+    let now = stub.now_ms();
+    stub.with("clicks", |s| {
+        for shard in s.shards.values_mut() {
+            shard.records.clear();
+        }
+        for n in 0..2_400u128 {
+            let hash = (n % 120) * (u128::MAX / 120) + 5;
+            let data = format!("{{\"page\":\"{filler}\",\"n\":{n}}}");
+            s.put("k", Some(hash), data.as_bytes(), now);
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let job = JOB.replace("OPTIONS", "").replace(
+        "INSERT INTO out SELECT page, n, shard, stream, pk FROM clicks;",
+        "INSERT INTO out SELECT CAST(CHAR_LENGTH(page) AS STRING), n, shard, stream, pk FROM clicks;",
+    );
+    std::fs::write(dir.path().join("job.sql"), job).unwrap();
+    let mut command = Command::new("/usr/bin/env");
+    command
+        .args(["bash", "-c", "\"$0\" run job.sql --drain & wait $!; exit $?", env!("CARGO_BIN_EXE_tidemill")])
+        .current_dir(dir.path())
+        .env("AWS_ENDPOINT_URL", stub.endpoint())
+        .env("AWS_REGION", "eu-west-1")
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test");
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let watcher = tokio::task::spawn_blocking(move || {
+        let child = command.spawn().unwrap();
+        sender.send(child.id()).unwrap();
+        child.wait_with_output().unwrap().status.success()
+    });
+    let shell = receiver.recv().unwrap();
+    let mut most = 0;
+    while !watcher.is_finished() {
+        // The program is the shell's only child.
+        let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            most = most.max(peak.and_then(|p| p.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0));
+        }
+        crate::faults::pause(20).await;
+    }
+    assert!(watcher.await.unwrap());
+    assert_eq!(copies(&stub).len(), 2_400);
+    assert_eq!(stub.state().violations, 0);
+    eprintln!("at most {most} kB");
+    assert!(most > 10_000 && most < 512 << 10, "{most} kB");
+}

@@ -1,0 +1,135 @@
+//! What only enhanced fan-out does.
+
+use std::time::Duration;
+
+use tidemill::contracts::StartPosition::TrimHorizon;
+use tidemill::contracts::{Clock, SystemClock};
+
+use crate::aws_stub::{AwsStub, Fault};
+use crate::feed::{Feed, assert_complete};
+use crate::run::{Job, Way};
+
+const S: &str = "s";
+
+async fn stub(shards: usize) -> (AwsStub, Feed) {
+    let stub = AwsStub::start().await;
+    stub.create(S, shards);
+    let feed = Feed::new(&stub, S, 23);
+    (stub, feed)
+}
+
+/// A subscription ends after five minutes (here 400 ms); the next one goes on behind the last record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscriptions_end_after_five_minutes() {
+    let (stub, mut feed) = stub(1).await;
+    stub.state().subscription = Duration::from_millis(400);
+    feed.put(150);
+    let producer = {
+        let mut feed = feed;
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                crate::faults::pause(150).await;
+                feed.put(15);
+            }
+            feed
+        })
+    };
+    let mut job = Job::new(&stub, Way::FanOut, S, &[]);
+    let seen = job.run(TrimHorizon, |s| s.records.len() >= 300).await.unwrap();
+    assert_complete(&producer.await.unwrap(), &seen.records);
+    assert!(stub.calls("SubscribeToShard") >= 2);
+    // The service refuses a second one within 5 s; ours does not even ask.
+    assert_eq!(stub.calls("SubscribeToShard"), stub.with(S, |s| s.starts.len()) as u64);
+}
+
+/// Exceptions within the stream, a frame with a wrong checksum, a cut connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_within_a_subscription() {
+    for fault in [
+        Fault::Exception("InternalFailureException"),
+        Fault::Exception("KMSThrottlingException"),
+        Fault::BadFrame,
+        Fault::CutStream,
+    ] {
+        let (stub, mut feed) = stub(1).await;
+        feed.put(250);
+        // The first event goes through, the second does not.
+        stub.fail("event", 1, fault);
+        let mut job = Job::new(&stub, Way::FanOut, S, &[]);
+        let seen = job.run(TrimHorizon, |s| s.records.len() >= 250 && s.all_idle()).await.unwrap();
+        assert_complete(&feed, &seen.records);
+    }
+}
+
+/// An exception that no repetition mends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_disabled_ends_the_job() {
+    let (stub, mut feed) = stub(1).await;
+    feed.put(1);
+    stub.fail("event", 1, Fault::Exception("KMSDisabledException"));
+    let error = Job::new(&stub, Way::FanOut, S, &[]).run(TrimHorizon, |_| false).await.unwrap_err().to_string();
+    assert!(error.contains("KMSDisabledException") && error.contains("SubscribeToShard"), "{error}");
+}
+
+/// FLINK-39540, FLINK-38814: a job that is restarted at once finds its consumer being deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restart_against_a_consumer_that_is_being_deleted() {
+    let (stub, mut feed) = stub(1).await;
+    feed.put(10);
+    let mut job = Job::new(&stub, Way::FanOut, S, &[]);
+    let mut got = job.run(TrimHorizon, |s| s.records.len() >= 5).await.unwrap().records;
+    assert!(stub.with(S, |s| s.consumers[0].deleting_until.is_some()), "what the job registered it removes");
+    got.extend(job.run(TrimHorizon, |s| s.records.len() >= 5).await.unwrap().records);
+    assert_complete(&feed, &got);
+    assert_eq!(stub.calls("RegisterStreamConsumer"), 2);
+}
+
+/// A consumer that was there before stays, and `SELF_MANAGED` never makes one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_of_somebody_else_stays() {
+    let (stub, mut feed) = stub(1).await;
+    feed.put(10);
+    let own = [("source.efo.lifecycle", "SELF_MANAGED")];
+    let error = Job::new(&stub, Way::FanOut, S, &own).run(TrimHorizon, |_| false).await.unwrap_err().to_string();
+    assert!(error.contains("no consumer 'tidemill-test'"), "{error}");
+    stub.with(S, |s| {
+        s.consumers.push(crate::aws_stub::kinesis::StubConsumer {
+            name: "tidemill-test".to_owned(),
+            arn: format!("{}/consumer/tidemill-test:1", s.arn),
+            created_ms: 0,
+            deleting_until: None,
+        });
+    });
+    for options in [&own[..], &[]] {
+        stub.with(S, |s| s.subscriptions.clear());
+        Job::new(&stub, Way::FanOut, S, options).run(TrimHorizon, |s| s.records.len() >= 10).await.unwrap();
+        assert!(stub.with(S, |s| s.consumers[0].deleting_until.is_none()));
+    }
+    assert_eq!(stub.calls("RegisterStreamConsumer"), 0);
+}
+
+/// FLINK-37908: another subscription of the same consumer (ours of before a crash) is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_of_before_a_crash_is_waited_for() {
+    let (stub, mut feed) = stub(1).await;
+    feed.put(10);
+    stub.fail_for("SubscribeToShard", Duration::from_secs(3), Fault::Error(400, "ResourceInUseException"));
+    let clock = SystemClock::new();
+    let seen = Job::new(&stub, Way::FanOut, S, &[]).run(TrimHorizon, |s| s.records.len() >= 10).await.unwrap();
+    assert_complete(&feed, &seen.records);
+    assert!(clock.elapsed() > Duration::from_secs(3));
+}
+
+/// A shard that was closed and drained before the job began, which no emulator gets right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_was_closed_long_ago() {
+    let (stub, mut feed) = stub(2).await;
+    stub.merge(S, "shardId-000000000000", "shardId-000000000001");
+    feed.put(20);
+    let options = [("scan.stream.recordpublisher", "EFO"), ("scan.stream.efo.consumername", "older-spelling")];
+    let mut job = Job::new(&stub, Way::Polling, S, &options);
+    let seen = job.run(TrimHorizon, |s| s.records.len() >= 20 && s.all_idle()).await.unwrap();
+    assert_complete(&feed, &seen.records);
+    assert_eq!(seen.finished.len(), 2);
+    assert_eq!(stub.calls("GetRecords"), 0);
+}

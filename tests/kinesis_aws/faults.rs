@@ -1,0 +1,172 @@
+//! Throttling, broken answers, quotas, quiet streams.
+
+use std::time::Duration;
+
+use tidemill::contracts::StartPosition::TrimHorizon;
+use tidemill::contracts::{Clock, SystemClock};
+
+use crate::aws_stub::{AwsStub, Fault};
+use crate::feed::{Feed, assert_complete};
+use crate::in_both_ways;
+use crate::run::{Job, Way};
+
+in_both_ways!(
+    throttled_for_long,
+    everything_fails_now_and_then,
+    no_permission,
+    no_such_stream,
+    quiet_streams_cost_little
+);
+
+const S: &str = "s";
+
+pub(crate) async fn pause(ms: u64) {
+    SystemClock::new().sleep(Duration::from_millis(ms)).await;
+}
+
+async fn stub(shards: usize) -> (AwsStub, Feed) {
+    let stub = AwsStub::start().await;
+    stub.create(S, shards);
+    let feed = Feed::new(&stub, S, 23);
+    (stub, feed)
+}
+
+/// risingwave#7453: throttling that lasts hung the reader; others gave up. Six seconds stand for minutes: pauses have
+/// reached their bound by then.
+async fn throttled_for_long(way: Way) {
+    let (stub, mut feed) = stub(2).await;
+    feed.put(200);
+    let throttled = Fault::Error(400, "ProvisionedThroughputExceededException");
+    for operation in ["GetRecords", "GetShardIterator", "SubscribeToShard"] {
+        stub.fail_for(operation, Duration::from_secs(6), throttled.clone());
+    }
+    stub.fail("ListShards", 3, Fault::Error(400, "LimitExceededException"));
+    let began = SystemClock::new();
+    let seen = Job::new(&stub, way, S, &[]).run(TrimHorizon, |s| s.records.len() >= 200 && s.all_idle()).await.unwrap();
+    assert_complete(&feed, &seen.records);
+    assert!(began.elapsed() >= Duration::from_secs(6));
+    // Pauses grow: about 7 in 6 s, not 30.
+    let calls = stub.calls("GetShardIterator") + stub.calls("SubscribeToShard");
+    assert!(calls < 60, "{calls} calls");
+}
+
+async fn everything_fails_now_and_then(way: Way) {
+    let (stub, mut feed) = stub(2).await;
+    feed.put(500);
+    let server = Fault::Error(500, "InternalFailure");
+    for operation in ["DescribeStreamSummary", "ListShards", "GetShardIterator", "RegisterStreamConsumer"] {
+        stub.fail(operation, 1, server.clone());
+        stub.fail(operation, 1, Fault::CutAnswer);
+        stub.fail(operation, 1, Fault::Closed);
+    }
+    for fault in [server, Fault::CutAnswer, Fault::Closed, Fault::Error(503, "ServiceUnavailable")] {
+        stub.fail("GetRecords", 1, fault);
+    }
+    let seen = Job::new(&stub, way, S, &[("source.shard.get-records.max-record-count", "60")])
+        .run(TrimHorizon, |s| s.records.len() >= 500 && s.all_idle())
+        .await
+        .unwrap();
+    assert_complete(&feed, &seen.records);
+}
+
+/// What no repetition mends ends the job, with what to do.
+async fn no_permission(way: Way) {
+    let (stub, mut feed) = stub(1).await;
+    feed.put(1);
+    let operation = if way == Way::Polling { "GetShardIterator" } else { "SubscribeToShard" };
+    stub.fail(operation, 1, Fault::Error(400, "AccessDeniedException"));
+    let error = Job::new(&stub, way, S, &[]).run(TrimHorizon, |_| false).await.unwrap_err().to_string();
+    for part in ["shardId-000000000000", &format!("allow the action 'kinesis:{operation}'"), "stub-1"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+async fn no_such_stream(way: Way) {
+    let stub = AwsStub::start().await;
+    let error = Job::new(&stub, way, "nowhere", &[]).run(TrimHorizon, |_| false).await.unwrap_err().to_string();
+    assert!(error.contains("'nowhere'") && error.contains("check its name"), "{error}");
+}
+
+/// FLINK-36947, spring-cloud-stream#2611: an idle stream cost hundreds of calls a second, or 300 dollars a month.
+async fn quiet_streams_cost_little(way: Way) {
+    let (stub, mut feed) = stub(2).await;
+    feed.put(10);
+    let mut job = Job::new(&stub, way, S, &[("source.shard.discovery.interval", "10 s")]);
+    let start = SystemClock::new();
+    job.run(TrimHorizon, |s| s.all_idle() && start.elapsed() > Duration::from_secs(8)).await.unwrap();
+    let calls: u64 = ["GetRecords", "GetShardIterator", "SubscribeToShard", "ListShards", "DescribeStreamSummary"]
+        .iter()
+        .map(|operation| stub.calls(operation))
+        .sum();
+    // Polling: 2 shards × (8 calls, one a second, and 3 on the way there), and 5 at the start. Fan-out: nothing but those.
+    let most = if way == Way::Polling { 2 * 11 + 5 } else { 6 };
+    assert!(calls <= most, "{calls} calls");
+}
+
+/// telegraf#19509: a new iterator must begin after the last record seen, not after the last one that was acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expired_iterators_go_on_after_the_last_record_seen() {
+    let (stub, mut feed) = stub(1).await;
+    feed.put(100);
+    let producer = {
+        let stub = stub.clone();
+        tokio::spawn(async move {
+            for _ in 0..5 {
+                pause(300).await;
+                stub.state().generation += 1;
+                feed.put(20);
+            }
+            feed
+        })
+    };
+    let mut job = Job::new(&stub, Way::Polling, S, &[("source.shard.get-records.max-record-count", "7")]);
+    let seen = job.run(TrimHorizon, |s| s.records.len() >= 200 && s.all_idle()).await.unwrap();
+    assert_complete(&producer.await.unwrap(), &seen.records);
+    assert!(stub.calls("GetShardIterator") >= 4);
+}
+
+/// boto3#1301: long runs of empty answers come before data. materialize#2288: an answer that is "0 ms behind" has records.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_answers_are_not_the_end_and_nothing_behind_is_not_nothing() {
+    let (stub, mut feed) = stub(1).await;
+    feed.put(10);
+    stub.with(S, |s| s.shards.values_mut().for_each(|s| s.empty_answers = 12));
+    let mut job = Job::new(&stub, Way::Polling, S, &[]);
+    let mut got = job.run(TrimHorizon, |s| s.all_idle()).await.unwrap().records;
+    assert_eq!(got.len(), 10);
+    feed.put(10);
+    stub.with(S, |s| s.shards.values_mut().for_each(|s| s.behind_ms = Some(0)));
+    got.extend(job.run(TrimHorizon, |s| s.all_idle()).await.unwrap().records);
+    assert_complete(&feed, &got);
+}
+
+/// spark-sql-kinesis-connector#49, druid#11005: "behind" that never falls on a stream without records is no lag.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_for_ever_on_a_quiet_stream_is_caught_up() {
+    let (stub, mut feed) = stub(1).await;
+    feed.put(10);
+    stub.with(S, |s| s.shards.values_mut().for_each(|s| s.behind_ms = Some(3_600_000)));
+    let mut job = Job::new(&stub, Way::Polling, S, &[]);
+    let seen = job.run(TrimHorizon, |s| s.all_idle()).await.unwrap();
+    assert_complete(&feed, &seen.records);
+    assert_eq!(seen.behind["shardId-000000000000"], Some(0));
+}
+
+/// pinot#9863: five reads and 2 MB a second and shard. 12 MB in large records: an answer of up to 10 MB is paid for with 5 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_of_a_shard_are_kept() {
+    let stub = AwsStub::start().await;
+    stub.create(S, 1);
+    let large = "x".repeat(100_000);
+    for _ in 0..80 {
+        stub.put(S, "k", &large);
+    }
+    let began = SystemClock::new();
+    let mut job = Job::new(&stub, Way::Polling, S, &[]);
+    let seen = job.run(TrimHorizon, |s| s.records.len() >= 80).await.unwrap();
+    assert!(seen.records.iter().all(|r| r.data.len() == 100_000));
+    assert_eq!(stub.state().violations, 0);
+    // 8 MB at 2 MB/s, of which the last answer's share is not waited for; and no slower than need be.
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(2_500) && took < Duration::from_secs(8), "{took:?}");
+}

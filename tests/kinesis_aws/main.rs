@@ -1,0 +1,47 @@
+//! Conformance of the Kinesis source for AWS, and its sink.
+//!
+//! Each case is a bug that another program had, with its source; the expected result is ours. Most run twice, for polling
+//! and for enhanced fan-out. The stub in `tests/aws_stub` is the service; restarts go through the positions and the snapshot
+//! that the runtime would save. `emulators.rs` runs the general cases on emulators that others wrote.
+
+#![expect(clippy::disallowed_methods, reason = "the stub stands for a machine elsewhere, with a clock of its own")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
+
+#[path = "../aws_stub/mod.rs"]
+mod aws_stub;
+#[path = "../emulators/mod.rs"]
+mod emulators_of_aws;
+
+mod command;
+mod emulators;
+mod fan_out;
+mod faults;
+mod feed;
+mod payloads;
+mod positions;
+mod random;
+mod resharding;
+mod run;
+mod several;
+mod sinks;
+mod stub;
+
+/// Runs a case in both ways of reading.
+macro_rules! in_both_ways {
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            use crate::run::Way;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn polling() {
+                super::$name(Way::Polling).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn efo() {
+                super::$name(Way::FanOut).await;
+            }
+        }
+    )+};
+}
+pub(crate) use in_both_ways;
