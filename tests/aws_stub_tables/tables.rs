@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
@@ -17,7 +18,11 @@ struct Table {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Tables(Mutex<BTreeMap<String, Table>>);
+pub(crate) struct Tables {
+    by_name: Mutex<BTreeMap<String, Table>>,
+    /// Every condition is taken for fulfilled: what would a test see if a sink did not state it?
+    pub(crate) blind: AtomicBool,
+}
 
 type Answer = (u16, Value);
 
@@ -111,21 +116,21 @@ impl Tables {
     /// Makes a table; `keys` are names and types.
     pub(crate) fn create(&self, name: &str, keys: &[(&str, &str)]) {
         let keys = keys.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned())).collect();
-        self.0.lock().unwrap().insert(name.to_owned(), Table { keys, ..Table::default() });
+        self.by_name.lock().unwrap().insert(name.to_owned(), Table { keys, ..Table::default() });
     }
 
     pub(crate) fn items(&self, table: &str) -> Vec<Item> {
-        self.0.lock().unwrap()[table].items.values().cloned().collect()
+        self.by_name.lock().unwrap()[table].items.values().cloned().collect()
     }
 
     /// Every state of every item.
     pub(crate) fn history(&self, table: &str) -> Vec<(String, Option<Item>)> {
-        self.0.lock().unwrap()[table].history.clone()
+        self.by_name.lock().unwrap()[table].history.clone()
     }
 
     /// Performs an operation.
     pub(crate) fn perform(&self, operation: &str, input: &Value) -> Answer {
-        let mut tables = self.0.lock().unwrap();
+        let mut tables = self.by_name.lock().unwrap();
         if matches!(operation, "BatchWriteItem" | "BatchGetItem") {
             return batch(&mut tables, operation, input);
         }
@@ -136,7 +141,7 @@ impl Tables {
         match operation {
             "DescribeTable" => (200, json!({ "Table": table.describe(name) })),
             "Scan" => (200, json!({ "Items": table.items.values().collect::<Vec<_>>() })),
-            "UpdateItem" | "PutItem" | "DeleteItem" => table.write(operation, input),
+            "UpdateItem" | "PutItem" | "DeleteItem" => table.write(operation, input, self.blind.load(Ordering::SeqCst)),
             other => panic!("the stub has no '{other}'"),
         }
     }
@@ -191,13 +196,13 @@ impl Table {
         self.history.push((key, item));
     }
 
-    fn write(&mut self, operation: &str, input: &Value) -> Answer {
+    fn write(&mut self, operation: &str, input: &Value, blind: bool) -> Answer {
         let put = input["Item"].as_object();
         let key = self.key_text(put.or(input["Key"].as_object()).unwrap());
         let stored = self.items.get(&key);
         let expression =
             Expression { names: &input["ExpressionAttributeNames"], values: &input["ExpressionAttributeValues"] };
-        if !expression.holds(input["ConditionExpression"].as_str().unwrap(), stored) {
+        if !blind && !expression.holds(input["ConditionExpression"].as_str().unwrap(), stored) {
             let (status, mut answer) = error("ConditionalCheckFailedException", "The conditional request failed");
             if let Some(item) = stored
                 && input["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
