@@ -4,6 +4,8 @@
 //!
 //! A query in `golden/UNSUPPORTED.txt` must be refused at planning, with its place. `GOLDEN=name,name` runs some only.
 
+#![recursion_limit = "256"]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;

@@ -33,7 +33,6 @@ use super::lower::{WindowForm, lower};
 use super::nodes::{Gate, ReportHandle, WindowTvf, window_bound};
 use super::prefilter::{Demand, demands_below};
 use super::require::is_require;
-use super::required::path_of;
 use super::tables::SlotTable;
 use crate::operators::{
     ColumnPath, EqualityTest, GateKind, GateReport, ORIGIN_COLUMN, Operator, Slot, SlotSource, StageInput, TIME_COLUMN,
@@ -42,9 +41,6 @@ use crate::operators::{
 
 /// Columns that are never shown.
 pub(crate) const HIDDEN: [&str; 4] = [WATERMARK_COLUMN, TIME_COLUMN, ORIGIN_COLUMN, WEIGHT_COLUMN];
-
-/// Begins the names of fields that the condition of a gate reads.
-const GATE_FIELD: &str = "__tm_gate_";
 
 /// Whether the plan is for epochs or for everything at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,33 +253,6 @@ impl Compiler<'_> {
             plan = self.require(plan, condition, reason)?;
         }
         Ok(Piece { plan, ..piece })
-    }
-
-    /// A gate whose condition reads the fields that it names, not the whole of the columns they are in: nothing would
-    /// push that reading through a gate, and all of a wide ROW would have to come up to it.
-    fn require(&mut self, input: LogicalPlan, condition: Expr, reason: String) -> Result<LogicalPlan> {
-        let own: Vec<Expr> =
-            input.schema().iter().map(|(q, f)| Expr::Column(Column::new(q.cloned(), f.name()))).collect();
-        let mut fields: Vec<Expr> = Vec::new();
-        let condition = condition.transform_down(|expr| match path_of(&expr, input.schema()) {
-            Some((_, path)) if !path.is_empty() => {
-                let at = fields.iter().position(|field| *field == expr).unwrap_or_else(|| {
-                    fields.push(expr);
-                    fields.len() - 1
-                });
-                let column = Expr::Column(Column::from_name(format!("{GATE_FIELD}{at}")));
-                Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
-            }
-            _ => Ok(Transformed::no(expr)),
-        })?;
-        if fields.is_empty() {
-            return Ok(self.gate(input, condition.data, GateKind::Require(reason)));
-        }
-        let named = fields.into_iter().enumerate().map(|(at, field)| field.alias(format!("{GATE_FIELD}{at}")));
-        let exprs = own.iter().cloned().chain(named).collect();
-        let below = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input))?);
-        let gate = self.gate(below, condition.data, GateKind::Require(reason));
-        Ok(LogicalPlan::Projection(Projection::try_new(own, Arc::new(gate))?))
     }
 
     pub(crate) fn gate(&mut self, input: LogicalPlan, predicate: Expr, kind: GateKind) -> LogicalPlan {

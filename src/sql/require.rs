@@ -1,11 +1,19 @@
 //! `REQUIRE(condition, 'reason')`: a condition whose failures are reported, not dropped.
 
-use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{Result, internal_err};
-use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
+use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, Result, internal_err};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, LogicalPlan, Projection, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+};
+
+use super::compile::Compiler;
 use super::errors::PlanError;
+use super::required::path_of;
+use crate::operators::GateKind;
 
 /// The function as the planner knows it; the compiler turns it into a gate, so it is never called.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -76,4 +84,36 @@ pub(crate) fn refuse_require(expr: &Expr) -> Result<()> {
             .into());
     }
     Ok(())
+}
+
+/// Begins the names of fields that the condition of a gate reads.
+const GATE_FIELD: &str = "__tm_gate_";
+
+impl Compiler<'_> {
+    /// A gate whose condition reads the fields that it names, not the whole of the columns they are in: nothing would
+    /// push that reading through a gate, and all of a wide ROW would have to come up to it.
+    pub(super) fn require(&mut self, input: LogicalPlan, condition: Expr, reason: String) -> Result<LogicalPlan> {
+        let own: Vec<Expr> =
+            input.schema().iter().map(|(q, f)| Expr::Column(Column::new(q.cloned(), f.name()))).collect();
+        let mut fields: Vec<Expr> = Vec::new();
+        let condition = condition.transform_down(|expr| match path_of(&expr, input.schema()) {
+            Some((_, path)) if !path.is_empty() => {
+                let at = fields.iter().position(|field| *field == expr).unwrap_or_else(|| {
+                    fields.push(expr);
+                    fields.len() - 1
+                });
+                let column = Expr::Column(Column::from_name(format!("{GATE_FIELD}{at}")));
+                Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
+            }
+            _ => Ok(Transformed::no(expr)),
+        })?;
+        if fields.is_empty() {
+            return Ok(self.gate(input, condition.data, GateKind::Require(reason)));
+        }
+        let named = fields.into_iter().enumerate().map(|(at, field)| field.alias(format!("{GATE_FIELD}{at}")));
+        let exprs = own.iter().cloned().chain(named).collect();
+        let below = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input))?);
+        let gate = self.gate(below, condition.data, GateKind::Require(reason));
+        Ok(LogicalPlan::Projection(Projection::try_new(own, Arc::new(gate))?))
+    }
 }
