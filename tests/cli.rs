@@ -42,6 +42,9 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
         command.args(args).current_dir(self.path()).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("COLUMNS").env_remove("RUST_LOG");
+        // No account of whoever runs the tests, and no wait for a metadata service.
+        command.env_remove("AWS_REGION").env_remove("AWS_DEFAULT_REGION").env_remove("AWS_PROFILE");
+        command.env("AWS_EC2_METADATA_DISABLED", "true").env("AWS_CONFIG_FILE", "none");
         command
     }
 
@@ -288,7 +291,7 @@ fn a_changed_query_does_not_take_the_state_of_the_old_one() {
 }
 
 #[test]
-fn without_local_an_aws_table_is_refused_with_a_hint() {
+fn without_a_region_an_aws_table_says_where_to_set_it() {
     let place = Place::with(&[("counts.sql", COUNTS)]);
     assert_snapshot!(place.said(&["run", "counts.sql"]));
 }

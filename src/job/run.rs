@@ -92,10 +92,10 @@ async fn connect(
     let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
     let store = options.local.as_ref().map(|dir| StateStore::new(dir.join("checkpoints").join(&name)));
     let SavedRun { mut saved, log } = saved_run(options, store.as_ref())?;
-    // Without a log nothing is kept that could count runs and epochs. The time grows from run to run too, and faster than
+    // Without a log, and after `--fresh`, nothing is kept that could count runs and epochs. The time grows from run to run too, and faster than
     // epochs follow each other: so what DynamoDB keeps of one run is not newer than the epochs of the next.
     let by_time = || u64::try_from(clock.now_ms()).unwrap_or(1);
-    if log.is_none() {
+    if log.is_none() || options.fresh {
         saved.epoch = by_time();
     }
     let generation = log.as_ref().map_or_else(by_time, |log| log.generation);

@@ -96,8 +96,7 @@ impl Driver {
             let specification = &feed.specification;
             // All tables of a feed stand at the same positions.
             let progress = feed.saved.iter().flatten().next().map(SavedTable::progress);
-            let began = specification.source.begin(specification.start, progress.as_ref()).await;
-            began.map_err(|e| e.context(format!("table '{}'", feed.name())))?;
+            specification.source.begin(specification.start, progress.as_ref()).await?;
         }
         self.replay = replay;
         if self.replay.is_empty() { self.discover().await } else { Ok(()) }
