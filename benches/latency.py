@@ -163,8 +163,11 @@ def percentile(values, share):
 def measure(args, interval):
     local = tempfile.mkdtemp(prefix="tidemill-latency-")
     worker = Worker(args, local, interval)
-    connection = connect(worker, local)
     producer = produce(args, local, stdin=subprocess.PIPE)
+    # The worker makes the table with its first row.
+    producer.stdin.write(event(random.Random(3), 0, "/first"))
+    producer.stdin.flush()
+    connection = connect(worker, local)
     sent, seen = {}, {}
     feeder = Feeder(args, producer.stdin, sent)
     cpu_before, start = worker.cpu_seconds(), time.monotonic()
