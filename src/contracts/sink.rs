@@ -64,6 +64,8 @@ pub struct Committable {
 ///   idempotent: committing twice, also in another process, changes nothing.
 /// - `finish` ends the input: open files are closed and staged, as `prepare`.
 /// - Writing the same epoch again leaves the same table (replay).
+///
+/// A sink whose rows are visible when `flush` returns stages nothing: for it `prepare`, `commit` and `finish` are there.
 #[async_trait]
 pub trait Sink: Send {
     /// Reaches the service, so that a missing table or right is found before the first row.
@@ -85,11 +87,17 @@ pub trait Sink: Send {
     async fn flush(&mut self, epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome>;
 
     /// Stages effects for a checkpoint.
-    async fn prepare(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>>;
+    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
+        Ok(Vec::new())
+    }
 
     /// Makes staged effects visible.
-    async fn commit(&mut self, committables: Vec<Committable>) -> Result<()>;
+    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
+        Ok(())
+    }
 
     /// Closes everything that is open and stages it; called once, after the last flush.
-    async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>>;
+    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
+        Ok(Vec::new())
+    }
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::contracts::{Changes, Committable, EpochNumber, Result, Sink, WriteOutcome};
+use crate::contracts::{Changes, EpochNumber, Result, Sink, WriteOutcome};
 
 /// Swallows rows.
 pub(super) struct Blackhole;
@@ -15,17 +15,5 @@ impl Sink for Blackhole {
 
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
         Ok(WriteOutcome::default())
-    }
-
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-
-    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
     }
 }

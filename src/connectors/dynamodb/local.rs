@@ -13,9 +13,7 @@ use async_trait::async_trait;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{CachedStatement, Connection};
 
-use crate::contracts::{
-    ChangeKind, Changes, Committable, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome,
-};
+use crate::contracts::{ChangeKind, Changes, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome};
 
 use super::cells::{Cell, CellColumn};
 use super::rows::{Pending, TableKey};
@@ -294,17 +292,5 @@ impl Sink for LocalTableSink {
         task.await.map_err(|e| Error::internal("the task that wrote to SQLite died").caused_by(e))??;
         self.prepared = true;
         Ok(WriteOutcome::default())
-    }
-
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-
-    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
     }
 }

@@ -9,7 +9,7 @@ use aws_sdk_firehose::types::{DeliveryStreamStatus, Record};
 
 use crate::connectors::aws::{Attempt, AwsSession, Call, Jitter, Requests, failure};
 use crate::connectors::options::Options;
-use crate::contracts::{Changes, Clock, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
+use crate::contracts::{Changes, Clock, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
 use super::{Encoding, delivery_stream};
 
@@ -123,18 +123,6 @@ impl Sink for AwsDeliverySink {
             self.requests.run(batches(pending), |batch| put(client, stream, batch)).await?;
         }
         Ok(WriteOutcome::default())
-    }
-
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-
-    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
     }
 }
 

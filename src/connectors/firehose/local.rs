@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 use crate::connectors::line_file::io_error;
-use crate::contracts::{Changes, Committable, EpochNumber, Result, Sink, TableSpec, WriteOutcome};
+use crate::contracts::{Changes, EpochNumber, Result, Sink, TableSpec, WriteOutcome};
 
 use super::{Encoding, delivery_stream};
 
@@ -48,17 +48,5 @@ impl Sink for LocalDeliverySink {
             self.append().map_err(|e| io_error(&self.path, "written", e))?;
         }
         Ok(WriteOutcome::default())
-    }
-
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-
-    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
     }
 }

@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::contracts::{
-    Changes, Clock, Committable, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome,
-};
+use crate::contracts::{Changes, Clock, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome};
 
 use super::encode::RowEncoder;
 use super::local::{LocalStream, MAX_RECORD_BYTES, PutRecord};
@@ -77,17 +75,5 @@ impl Sink for LocalStreamSink {
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
         self.put()?;
         Ok(WriteOutcome::default())
-    }
-
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-
-    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
     }
 }

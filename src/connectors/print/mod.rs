@@ -11,7 +11,7 @@ use std::io::Write;
 use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 
-use crate::contracts::{ChangeKind, Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
+use crate::contracts::{ChangeKind, Changes, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
 use super::options::Options;
 use values::PrintColumn;
@@ -95,17 +95,5 @@ impl Sink for Print {
         let flushed = std::io::stdout().lock().flush();
         flushed.map_err(|e| Error::unavailable("the output was closed").caused_by(e))?;
         Ok(WriteOutcome::default())
-    }
-
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-
-    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
     }
 }

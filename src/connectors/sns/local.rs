@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use serde::Deserialize;
 
 use crate::connectors::line_file::io_error;
-use crate::contracts::{Changes, Committable, EpochNumber, Result, Sink, TableSpec, WriteOutcome};
+use crate::contracts::{Changes, EpochNumber, Result, Sink, TableSpec, WriteOutcome};
 use crate::formats::datetime::{TimestampStyle, write_timestamp};
 use crate::formats::write_json::{JsonRows, JsonStyle, write_string};
 
@@ -167,17 +167,5 @@ impl Sink for LocalTopicSink {
             published.map_err(|e| io_error(&self.path, "written", e))?;
         }
         Ok(WriteOutcome::default())
-    }
-
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-
-    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
     }
 }

@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 
 use crate::connectors::aws::{AwsSession, Jitter, Requests};
-use crate::contracts::{Changes, Clock, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
+use crate::contracts::{Changes, Clock, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
 use super::rows::TableKey;
 use add::Adder;
@@ -124,17 +124,5 @@ impl Sink for AwsTableSink {
         }
         let refused = calls.refused.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(WriteOutcome { written: 0, refused })
-    }
-
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-
-    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
     }
 }

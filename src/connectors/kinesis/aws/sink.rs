@@ -22,7 +22,7 @@ use crate::connectors::kinesis::local::MAX_RECORD_BYTES;
 use crate::connectors::kinesis::produce::{BATCH_BYTES, BATCH_RECORDS, OutRecord, Put, PutBatch};
 use crate::connectors::kinesis::sink::too_large;
 use crate::connectors::options::Options;
-use crate::contracts::{Changes, Clock, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
+use crate::contracts::{Changes, Clock, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
 use super::kpl::Aggregate;
 use super::put::AwsTarget;
@@ -224,18 +224,6 @@ impl Sink for AwsStreamSink {
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
         self.put_all().await?;
         Ok(WriteOutcome::default())
-    }
-
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-
-    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
-
-    async fn finish(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
     }
 }
 
