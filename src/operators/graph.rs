@@ -114,9 +114,11 @@ impl TableRows {
         }
     }
 
-    fn under(&self, test: Option<&EqualityTest>) -> &[Arc<SharedRows>] {
-        let found = test.and_then(|test| self.tested.iter().find(|(own, _)| own == test));
-        found.map_or(&self.all, |(_, rows)| rows)
+    /// The rows for a slot. Its plan does not ask again for what the test asks, so other rows would be wrong.
+    fn under(&self, test: Option<&EqualityTest>) -> Result<&[Arc<SharedRows>]> {
+        let Some(test) = test else { return Ok(&self.all) };
+        let found = self.tested.iter().find(|(own, _)| own == test);
+        found.map(|(_, rows)| rows.as_slice()).ok_or_else(|| Error::internal("rows were not made ready for a test"))
     }
 }
 
@@ -286,7 +288,7 @@ async fn run_stage(
     for input in &stage.inputs {
         match input.source {
             SlotSource::Table(table) => {
-                let rows = epoch.tables[table].under(input.slot.test());
+                let rows = epoch.tables[table].under(input.slot.test())?;
                 any |= rows.iter().any(|rows| !rows.is_empty());
                 input.slot.fill_shared(rows);
             }

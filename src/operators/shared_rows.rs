@@ -3,7 +3,7 @@
 //! Ten queries over one stream mostly begin alike: nine of them ask `event_type` for one of three texts, and take the
 //! same few columns of the rows that have it. So a batch is not filtered by each query for itself. It is shared under a
 //! *test* (a column equals a text, [`EqualityTest`]), and each column is filtered the first time that a query reads it,
-//! once for all. The query's own WHERE stays as it is: it finds nothing more to leave out.
+//! once for all. The planner takes the condition out of the query's WHERE, so a slot with a test must get tested rows.
 //!
 //! What it is not: a cache between epochs. Batches and their filtered columns go when the epoch does.
 

@@ -332,14 +332,6 @@ impl Sink for AwsTopicSink {
         self.publish(epoch, now_ms, false).await
     }
 
-    async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
-        Ok(Vec::new())
-    }
-
-    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
-        Ok(())
-    }
-
     async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
         // Cooldowns end with the run: what they hold back is told now.
         self.publish(epoch, 0, true).await.map(|_| Vec::new())
