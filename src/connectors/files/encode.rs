@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use arrow::array::RecordBatch;
-use parquet::arrow::ArrowWriter;
 
 use crate::connectors::options::Options;
 use crate::contracts::{ChangeKind, Error, Result, TableSpec};
@@ -14,6 +13,7 @@ use crate::formats::write_json::{JsonRows, JsonStyle};
 
 use super::output::{Output, Staged, write_error};
 use super::packed::{Packer, Packing};
+use super::parquet_columns::ParquetFile;
 use super::parquet_write::{self, ParquetStyle};
 
 /// Text is gathered up to this size before it is written.
@@ -73,7 +73,7 @@ pub(super) struct Rows<'a> {
 pub(super) enum Writer {
     Json(Text, JsonStyle),
     Csv(Text, CsvOptions),
-    Parquet(Box<ArrowWriter<Output>>),
+    Parquet(Box<ParquetFile>),
 }
 
 /// A text file and how much is in it.
@@ -155,7 +155,18 @@ impl Writer {
             }
             Self::Parquet(writer) => {
                 let written = writer.write(rows.batch);
-                written.map_err(|e| parquet_write::failed(&writer.inner().name(), e))
+                written.map_err(|e| parquet_write::failed(&writer.output().name(), e))
+            }
+        }
+    }
+
+    /// Lets go of rows that wait to be written with others: the epoch ends.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        match self {
+            Self::Json(..) | Self::Csv(..) => Ok(()),
+            Self::Parquet(writer) => {
+                let encoded = writer.encode();
+                encoded.map_err(|e| parquet_write::failed(&writer.output().name(), e))
             }
         }
     }
@@ -165,7 +176,7 @@ impl Writer {
         match self {
             Self::Json(text, _) | Self::Csv(text, _) if text.packed => text.output.get_ref().bytes(),
             Self::Json(text, _) | Self::Csv(text, _) => text.bytes,
-            Self::Parquet(writer) => (writer.bytes_written() + writer.in_progress_size()) as u64,
+            Self::Parquet(writer) => writer.bytes(),
         }
     }
 
@@ -174,8 +185,8 @@ impl Writer {
         match self {
             Self::Json(text, _) | Self::Csv(text, _) => text.close(),
             Self::Parquet(writer) => {
-                let name = writer.inner().name();
-                writer.into_inner().map_err(|e| parquet_write::failed(&name, e))?.finish()
+                let name = writer.output().name();
+                writer.finish().map_err(|e| parquet_write::failed(&name, e))?.finish()
             }
         }
     }

@@ -20,6 +20,7 @@ mod location;
 mod object;
 mod output;
 mod packed;
+mod parquet_columns;
 mod parquet_read;
 mod parquet_write;
 mod part;

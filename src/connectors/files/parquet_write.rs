@@ -2,11 +2,12 @@
 //!
 //! Measured on the clickstream archive (see the test `archive_rate`): dictionaries cost most where they
 //! do not fit (ids), statistics where they say nothing (ids again). So the first batch is sampled, and a
-//! column whose values are mostly distinct is written plainly and without statistics; times are packed as
-//! deltas; everything else keeps its dictionary.
+//! column whose values are mostly distinct is written plainly and without statistics, or, where each begins like the one
+//! before (sequence numbers), as what differs; times are packed as deltas; everything else keeps its dictionary.
 
 use std::collections::HashSet;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Decimal128Type, Int32Type, Int64Type, SchemaRef};
@@ -21,6 +22,7 @@ use crate::connectors::options::{Options, parse_size};
 use crate::contracts::{Error, Result, TableSpec};
 
 use super::output::{Output, write_error};
+use super::parquet_columns::ParquetFile;
 
 /// Bounds of a row group: what a writer holds in memory.
 const ROW_GROUP_ROWS: usize = 1 << 20;
@@ -101,13 +103,11 @@ fn compression(spec: &TableSpec) -> Result<Compression> {
 }
 
 /// A writer whose encodings suit `sample`.
-pub(super) fn writer(output: Output, sample: &RecordBatch, style: &ParquetStyle) -> Result<ArrowWriter<Output>> {
+pub(super) fn writer(output: Output, sample: &RecordBatch, style: &ParquetStyle) -> Result<ParquetFile> {
     let statistics = if style.statistics { EnabledStatistics::Chunk } else { EnabledStatistics::None };
     let mut properties = WriterProperties::builder()
         .set_compression(style.compression)
         .set_created_by(concat!("tidemill ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_max_row_group_bytes(Some(style.row_group_bytes))
         .set_dictionary_enabled(style.dictionaries)
         .set_statistics_enabled(statistics);
     let schema: SchemaRef = sample.schema();
@@ -120,7 +120,8 @@ pub(super) fn writer(output: Output, sample: &RecordBatch, style: &ParquetStyle)
         // A sorted column repeats itself whatever its values are, and its statistics are what a reader skips by.
         properties = properties.set_sorting_columns(Some(leaves(&schema, &style.sorted_by)));
     }
-    ArrowWriter::try_new(output, schema, Some(properties.build()))
+    ArrowWriter::try_new(output, Arc::clone(&schema), Some(properties.build()))
+        .and_then(|writer| ParquetFile::new(writer, schema, ROW_GROUP_ROWS, style.row_group_bytes))
         .map_err(|e| Error::config("this schema cannot be written as Parquet").caused_by(e))
 }
 
@@ -165,9 +166,28 @@ fn tune(properties: WriterPropertiesBuilder, path: &mut Vec<String>, column: &Ar
         }
         DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 if mostly_distinct(column) => properties
             .set_column_dictionary_enabled(leaf(), false)
-            .set_column_encoding(leaf(), Encoding::PLAIN)
+            .set_column_encoding(leaf(), if alike(column) { Encoding::DELTA_BYTE_ARRAY } else { Encoding::PLAIN })
             .set_column_statistics_enabled(leaf(), EnabledStatistics::None),
         _ => properties,
+    }
+}
+
+/// Whether texts share at least half of their bytes with the one before, at the front.
+fn alike(column: &ArrayRef) -> bool {
+    fn shared<'a>(values: impl Iterator<Item = Option<&'a str>>) -> bool {
+        let (mut before, mut shared, mut bytes) = ("", 0, 0);
+        for value in values.flatten() {
+            shared += before.bytes().zip(value.bytes()).take_while(|(a, b)| a == b).count();
+            bytes += value.len();
+            before = value;
+        }
+        shared * 2 >= bytes
+    }
+    match column.data_type() {
+        DataType::Utf8 => shared(column.as_string::<i32>().iter()),
+        DataType::LargeUtf8 => shared(column.as_string::<i64>().iter()),
+        DataType::Utf8View => shared(column.as_string_view().iter()),
+        _ => false,
     }
 }
 

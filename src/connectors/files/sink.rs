@@ -245,6 +245,7 @@ impl Files {
         while let Some((folder, open)) = self.open.get_index_mut(index) {
             let opened_ms = *open.opened_ms.get_or_insert(now_ms);
             let old = now_ms.saturating_sub(opened_ms) >= rollover_ms;
+            open.writer.settle()?;
             let bytes = open.writer.bytes().max(open.held.bytes());
             if old || bytes >= file_bytes || split.contains(folder) {
                 self.close(index)?;

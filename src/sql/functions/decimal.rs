@@ -112,6 +112,9 @@ fn result_field(fields: &[FieldRef], operation: Operation) -> Result<DataType> {
 }
 
 pub(crate) fn power_of_ten(exponent: u32) -> i256 {
+    if exponent <= 38 {
+        return i256::from_i128(10i128.pow(exponent));
+    }
     // 76 digits are the most that 256 bits hold.
     i256::from_i128(10).wrapping_pow(exponent.min(76))
 }
@@ -191,7 +194,12 @@ fn compute(call: &Call, operation: Operation) -> Result<ArrayRef> {
             values.push(None);
             continue;
         }
-        let (a, b) = (i256::from_i128(left.value(l)), i256::from_i128(right.value(r)));
+        let (a, b) = (left.value(l), right.value(r));
+        if let Some(value) = operate_small(operation, (a, s1), (b, s2), (precision, scale)) {
+            values.push(Some(value));
+            continue;
+        }
+        let (a, b) = (i256::from_i128(a), i256::from_i128(b));
         if b == i256::ZERO && matches!(operation, Operation::Divide | Operation::Remainder) {
             return exec_err!("division by zero; guard it with NULLIF(divisor, 0)");
         }
@@ -199,6 +207,28 @@ fn compute(call: &Call, operation: Operation) -> Result<ArrayRef> {
     }
     let array = Decimal128Array::from(values).with_precision_and_scale(precision, scale)?;
     Ok(Arc::new(array))
+}
+
+/// The same for values that 128 bits are enough for, which most are; `None` if unsure.
+fn operate_small(
+    operation: Operation,
+    (a, s1): (i128, i8),
+    (b, s2): (i128, i8),
+    (precision, scale): Digits,
+) -> Option<i128> {
+    let (s1, s2, scale) = (i32::from(s1), i32::from(s2), i32::from(scale));
+    let common = s1.max(s2);
+    let aligned = |value: i128, own: i32| match common - own {
+        0 => Some(value),
+        more => value.checked_mul(10i128.checked_pow(more as u32)?),
+    };
+    let (value, from) = match operation {
+        Operation::Multiply => (a.checked_mul(b)?, s1 + s2),
+        Operation::Add => (aligned(a, s1)?.checked_add(aligned(b, s2)?)?, common),
+        Operation::Subtract => (aligned(a, s1)?.checked_sub(aligned(b, s2)?)?, common),
+        Operation::Divide | Operation::Remainder => return None,
+    };
+    rescale_small(value, from, scale, precision)
 }
 
 fn operate(operation: Operation, (a, s1): (i256, i8), (b, s2): (i256, i8), (precision, scale): Digits) -> Option<i128> {
@@ -258,6 +288,26 @@ mod tests {
         assert_eq!(of(Operation::Multiply, (38, 18), (10, 0)), (38, 7));
         assert_eq!(of(Operation::Add, (38, 18), (38, 18)), (38, 17));
         assert_eq!(of(Operation::Remainder, (2, 1), (10, 0)), (2, 1));
+    }
+
+    /// What fits 128 bits is answered as 256 bits answer it, and what does not is left to them.
+    #[test]
+    fn small_values_are_as_large_ones() {
+        let limit = 10i128.pow(38) - 1;
+        let values = [0, 1, -1, 5, -5, 49, 50, -50, 51, 1999, -1999, i128::from(i64::MAX), 10i128.pow(20) + 5, limit];
+        let types: [(Digits, Digits); 4] =
+            [((38, 18), (10, 0)), ((12, 2), (12, 4)), ((38, 0), (38, 18)), ((5, 2), (5, 2))];
+        for operation in [Operation::Add, Operation::Subtract, Operation::Multiply] {
+            for (left, right) in types {
+                let result = fit(exact_digits(operation, left, right));
+                for (a, b) in values.iter().flat_map(|a| values.iter().map(move |b| (*a, *b))) {
+                    let wide = operate(operation, (i256::from_i128(a), left.1), (i256::from_i128(b), right.1), result);
+                    let small = operate_small(operation, (a, left.1), (b, right.1), result);
+                    assert!(small.is_none() || small == wide, "{operation:?} {a} {b}: {small:?}, {wide:?}");
+                }
+            }
+        }
+        assert_eq!(operate_small(Operation::Multiply, (1999, 2), (100, 0), (38, 2)), Some(199_900));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use arrow::datatypes::{
 use datafusion::common::{Result, ScalarValue, exec_err};
 
 use super::call::Call;
-use super::decimal::{literal_integer, power_of_ten, rescale};
+use super::decimal::{literal_integer, rescale};
 use super::function::{Definition, Nulls, Returns, define};
 
 macro_rules! doubles {
@@ -183,7 +183,7 @@ fn round_unscaled(value: i128, drop: i64, rounding: Rounding) -> i128 {
     if drop > 38 {
         return 0;
     }
-    let unit = power_of_ten(drop as u32).as_i128();
+    let unit = 10i128.pow(drop as u32);
     let (quotient, remainder) = (value / unit, value % unit);
     let step = match rounding {
         Rounding::HalfUp if remainder.unsigned_abs() >= (unit as u128).div_ceil(2) => value.signum(),
@@ -258,7 +258,7 @@ fn sign(call: &Call) -> Result<ArrayRef> {
             if x == 0.0 { x } else { x.signum() }
         }))),
         DataType::Decimal128(p, s) => {
-            let one = power_of_ten(s.unsigned_abs().into()).as_i128();
+            let one = 10i128.pow(s.unsigned_abs().into());
             let signs: Decimal128Array =
                 unary::<Decimal128Type, _, Decimal128Type>(values.as_primitive(), |x| x.signum() * one);
             Ok(Arc::new(signs.with_precision_and_scale(*p, *s)?))
