@@ -9,6 +9,7 @@ pub mod cli;
 pub mod connectors;
 pub mod contracts;
 pub mod formats;
+pub mod ha;
 pub mod job;
 pub mod operators;
 pub mod runtime;

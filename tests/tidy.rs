@@ -5,17 +5,18 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The layers from the bottom up, and which of the crate's other layers each may name.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("contracts", &[]),
     ("formats", &["contracts"]),
     ("connectors", &["contracts", "formats"]),
     ("state", &["contracts"]),
+    ("ha", &["contracts"]),
     ("operators", &["contracts", "state"]),
     ("runtime", &["contracts", "state", "operators"]),
     // The connectors' descriptions (which options and metadata there are), and how the runtime takes a watermark.
     ("sql", &["contracts", "connectors", "operators", "runtime"]),
-    ("job", &["contracts", "formats", "connectors", "state", "operators", "runtime", "sql"]),
-    ("cli", &["contracts", "formats", "connectors", "runtime", "sql", "job"]),
+    ("job", &["contracts", "formats", "connectors", "state", "ha", "operators", "runtime", "sql"]),
+    ("cli", &["contracts", "formats", "connectors", "ha", "runtime", "sql", "job"]),
 ];
 
 /// What connectors share: files of `src/connectors/` itself.

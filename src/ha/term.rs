@@ -1,0 +1,264 @@
+//! Getting a lease, keeping it, and noticing that it is gone.
+//!
+//! ```text
+//!  replica A   take(7) ─ beat ─ beat ─ ✗ (dies)
+//!  replica B   watch ─── watch ── watch ─ … no beat for `ttl` on B's own clock … ─ take(8) ─ beat ─
+//! ```
+//!
+//! B counts from the moment its read has returned, A from the moment its renewal was sent: so A knows that its term is
+//! over before B begins, as long as both clocks run at the same speed. Where they do not, or A is paused between looking
+//! and acting, see the module above.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::contracts::{Clock, Error, ErrorKind, Lease, LeaseStore, Result};
+
+/// How long things take. A successor begins at most `ttl` + `beat` after the last sign of life, and within `beat` after a
+/// release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// Silence after which a lease may be taken.
+    pub ttl: Duration,
+    /// Time between two renewals, and between two looks of those who wait. At most a third of `ttl`, so that one lost
+    /// renewal is no failure.
+    pub beat: Duration,
+}
+
+impl Default for Times {
+    /// 10 s and 2 s: with the start of a job, less than 15 s from a crash to the next result. DynamoDB writes 1.3 M times a
+    /// month for it.
+    fn default() -> Self {
+        Self { ttl: Duration::from_secs(10), beat: Duration::from_secs(2) }
+    }
+}
+
+/// A replica that wants to run a job.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    store: Arc<dyn LeaseStore>,
+    clock: Arc<dyn Clock>,
+    holder: String,
+    times: Times,
+    /// Terms that this process has: the more, the longer it hesitates to take another.
+    terms: Arc<AtomicUsize>,
+    /// Attempts to take or renew, each under a number of its own. An attempt whose answer is lost may have been stored
+    /// long ago; if the next one looked the same, it would be taken for that, and the term would seem younger than it is.
+    attempts: Arc<AtomicU64>,
+}
+
+/// Why a term has ended.
+#[derive(Debug)]
+pub enum Lost {
+    /// Another replica has the lease.
+    Taken(Lease),
+    /// The store could not be reached for as long as the lease lasts; the last failure, if there was an answer.
+    Unreachable(Option<Error>),
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Taken(by) => write!(f, "'{}' has taken the lease (generation {})", by.holder, by.generation),
+            Self::Unreachable(Some(error)) => write!(f, "the lease could not be renewed: {error}"),
+            Self::Unreachable(None) => write!(f, "the lease could not be renewed: no answer"),
+        }
+    }
+}
+
+impl Candidate {
+    /// `holder` must be different for each start of each process. `terms` is shared by all candidates of a process.
+    pub fn new(
+        store: Arc<dyn LeaseStore>,
+        clock: Arc<dyn Clock>,
+        holder: impl Into<String>,
+        times: Times,
+        terms: Arc<AtomicUsize>,
+    ) -> Self {
+        Self { store, clock, holder: holder.into(), times, terms, attempts: Arc::default() }
+    }
+
+    /// Waits until the lease is free, and takes it. `waiting` is told who has it, each time that changes.
+    ///
+    /// # Errors
+    /// What can not pass by waiting: a missing table, a missing right.
+    pub async fn acquire(&self, mut waiting: impl FnMut(&Lease)) -> Result<Term> {
+        let mut seen: Option<(Lease, Duration)> = None;
+        let mut told: Option<String> = None;
+        loop {
+            match self.answer(self.store.read(), self.times.beat).await {
+                None => {}
+                Some(Err(error)) if error.kind() == ErrorKind::Unavailable => {}
+                Some(Err(error)) => return Err(error.context(format!("lease in {}", self.store.place()))),
+                Some(Ok(found)) => {
+                    let since = match (&seen, &found) {
+                        (Some((before, since)), Some(now)) if before == now => *since,
+                        _ => self.clock.elapsed(),
+                    };
+                    let silent = self.clock.elapsed().saturating_sub(since) >= self.times.ttl;
+                    if found.as_ref().is_none_or(|lease| lease.released || silent) {
+                        if let Some(term) = self.take(found.as_ref()).await? {
+                            return Ok(term);
+                        }
+                        // Another one was quicker, or nobody knows: look again at once.
+                        seen = None;
+                        continue;
+                    }
+                    if let Some(lease) = found {
+                        if told.as_ref() != Some(&lease.holder) {
+                            waiting(&lease);
+                            told = Some(lease.holder.clone());
+                        }
+                        seen = Some((lease, since));
+                    }
+                }
+            }
+            let left = seen.as_ref().map(|(_, since)| {
+                (*since + self.times.ttl).saturating_sub(self.clock.elapsed()).max(Duration::from_millis(1))
+            });
+            self.clock.sleep(left.map_or(self.times.beat, |left| left.min(self.times.beat))).await;
+        }
+    }
+
+    /// Takes a free lease; `None` if it is another's, or was not answered in time.
+    async fn take(&self, found: Option<&Lease>) -> Result<Option<Term>> {
+        // A process that has nothing to do is first, so that the jobs of a fleet spread.
+        let busy = u32::try_from(self.terms.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        if busy > 0 {
+            self.clock.sleep(self.times.beat.saturating_mul(busy.min(8))).await;
+        }
+        let generation = found.map_or(0, |lease| lease.generation) + 1;
+        let lease = Lease { holder: self.holder.clone(), generation, beat: self.attempt(), released: false };
+        let sent = self.clock.elapsed();
+        match self.set(found, &lease, self.times.ttl).await {
+            // Taken, but so long ago that another one may have taken it since: this process was paused.
+            Ok(Set::Ours) if self.clock.elapsed().saturating_sub(sent) >= self.times.ttl => Ok(None),
+            Ok(Set::Ours) => {
+                self.terms.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(Term { candidate: self.clone(), lease, renewed: sent }))
+            }
+            Ok(Set::Theirs(_) | Set::Unknown) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::Unavailable => Ok(None),
+            Err(error) => Err(error.context(format!("lease in {}", self.store.place()))),
+        }
+    }
+
+    fn attempt(&self) -> u64 {
+        self.attempts.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Compares and sets; when the answer is no, or lost, what is stored tells.
+    async fn set(&self, expected: Option<&Lease>, next: &Lease, within: Duration) -> Result<Set> {
+        let until = self.clock.elapsed() + within;
+        let outcome = self.answer(self.store.replace(expected, next), within).await;
+        if let Some(Ok(true)) = outcome {
+            return Ok(Set::Ours);
+        }
+        let left = until.saturating_sub(self.clock.elapsed());
+        match self.answer(self.store.read(), left).await {
+            Some(Ok(Some(stored))) if stored == *next => Ok(Set::Ours),
+            Some(Ok(Some(stored))) if Some(&stored) != expected => Ok(Set::Theirs(stored)),
+            Some(Ok(_)) | None => match outcome {
+                Some(Err(error)) => Err(error),
+                _ => Ok(Set::Unknown),
+            },
+            Some(Err(error)) => Err(error),
+        }
+    }
+
+    /// An answer within `limit`; `None` when there was none.
+    async fn answer<T>(&self, call: impl Future<Output = T>, limit: Duration) -> Option<T> {
+        tokio::select! {
+            biased;
+            answer = call => Some(answer),
+            () = self.clock.sleep(limit) => None,
+        }
+    }
+}
+
+enum Set {
+    Ours,
+    Theirs(Lease),
+    Unknown,
+}
+
+/// A lease that this replica has.
+#[derive(Debug)]
+pub struct Term {
+    candidate: Candidate,
+    lease: Lease,
+    /// When the last renewal that succeeded was sent.
+    renewed: Duration,
+}
+
+impl Term {
+    /// Number of the term: higher than that of every earlier one.
+    pub fn generation(&self) -> u64 {
+        self.lease.generation
+    }
+
+    /// Renews the lease until it is lost. May be dropped at any time and called again.
+    pub async fn keep(&mut self) -> Lost {
+        let Times { ttl, beat } = self.candidate.times;
+        let mut last = None;
+        loop {
+            let clock = Arc::clone(&self.candidate.clock);
+            let age = clock.elapsed().saturating_sub(self.renewed);
+            if age >= ttl {
+                return Lost::Unreachable(last);
+            }
+            if age < beat {
+                clock.sleep(beat - age).await;
+                continue;
+            }
+            let next = Lease { beat: self.candidate.attempt(), ..self.lease.clone() };
+            let sent = clock.elapsed();
+            match self.candidate.set(Some(&self.lease), &next, ttl - age).await {
+                Ok(Set::Ours) => {
+                    (self.lease, self.renewed) = (next, sent);
+                    last = None;
+                }
+                // A renewal of ours whose answer came too late, or never.
+                Ok(Set::Theirs(stored)) if self.is_own(&stored) => self.lease = stored,
+                Ok(Set::Theirs(stored)) => return Lost::Taken(stored),
+                Ok(Set::Unknown) => self.pause(beat / 4).await,
+                Err(error) => {
+                    last = Some(error);
+                    self.pause(beat / 4).await;
+                }
+            }
+        }
+    }
+
+    /// Waits, but not beyond the end of the term.
+    async fn pause(&self, pause: Duration) {
+        let clock = &self.candidate.clock;
+        let left = (self.renewed + self.candidate.times.ttl).saturating_sub(clock.elapsed());
+        clock.sleep(pause.min(left)).await;
+    }
+
+    fn is_own(&self, stored: &Lease) -> bool {
+        stored.holder == self.lease.holder && stored.generation == self.lease.generation
+    }
+
+    /// Gives the lease back, so that a successor need not wait. A failure costs only that wait.
+    pub async fn release(mut self) -> Result<()> {
+        let next = Lease { released: true, beat: self.candidate.attempt(), ..self.lease.clone() };
+        let set = self.candidate.set(Some(&self.lease), &next, self.candidate.times.beat).await?;
+        if let Set::Theirs(stored) = set
+            && self.is_own(&stored)
+        {
+            self.lease = stored;
+            let next = Lease { released: true, beat: self.candidate.attempt(), ..self.lease.clone() };
+            self.candidate.set(Some(&self.lease), &next, self.candidate.times.beat).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Term {
+    fn drop(&mut self) {
+        self.candidate.terms.fetch_sub(1, Ordering::Relaxed);
+    }
+}

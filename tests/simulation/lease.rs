@@ -1,0 +1,306 @@
+//! Replicas that want the same lease, in a bad network.
+//!
+//! What must hold, whatever fails: terms have growing numbers; nobody believes to have the lease while another has it,
+//! but for one that was paused between looking and acting; and when the network is well, a job is without a leader for
+//! less than 15 s.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tidemill::contracts::{Clock, Error, Lease, LeaseStore, Result};
+use tidemill::ha::{Candidate, Times};
+
+use super::world::{Chance, MachineClock, Pausable, World, seeds};
+
+const REPLICAS: usize = 3;
+const SECONDS: u64 = 300;
+/// In this last part of a run nothing fails any more.
+const QUIET_SECONDS: u64 = 60;
+
+/// What has happened in a run, so that a fault which never comes is noticed.
+#[derive(Debug, Default)]
+struct Counts {
+    lost_requests: u64,
+    lost_replies: u64,
+    late: u64,
+    crashes: u64,
+    pauses: u64,
+    cut_off: u64,
+    terms: u64,
+    releases: u64,
+}
+
+struct Shared {
+    chance: Chance,
+    stored: Option<Lease>,
+    counts: Counts,
+    /// Replicas that cannot reach the store, until then.
+    cut: BTreeMap<usize, Duration>,
+    /// Terms that a replica believes to have.
+    believers: BTreeMap<usize, u64>,
+    paused: BTreeMap<usize, Duration>,
+    last_generation: u64,
+    /// Since when nobody has had a term.
+    vacant: Option<Duration>,
+    problems: Vec<String>,
+    trace: Vec<String>,
+}
+
+type Common = Arc<Mutex<Shared>>;
+
+fn lock(shared: &Common) -> std::sync::MutexGuard<'_, Shared> {
+    shared.lock().expect("no panic while it is held")
+}
+
+/// A store beyond a network, as one replica sees it.
+struct FarStore {
+    world: Arc<World>,
+    shared: Common,
+    replica: usize,
+}
+
+impl std::fmt::Debug for FarStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FarStore")
+    }
+}
+
+impl FarStore {
+    fn fails_now(&self) -> bool {
+        self.world.now() < Duration::from_secs(SECONDS - QUIET_SECONDS)
+    }
+
+    /// The way of a message; `Err` if it does not arrive.
+    async fn way(&self, reply: bool) -> Result<()> {
+        let (ms, lost) = {
+            let mut shared = lock(&self.shared);
+            let cut = shared.cut.get(&self.replica).is_some_and(|until| *until > self.world.now());
+            let lost = cut || (self.fails_now() && shared.chance.percent(4));
+            let late = self.fails_now() && shared.chance.percent(4);
+            let ms = 1 + shared.chance.below(if late { 8_000 } else { 30 });
+            let counts = &mut shared.counts;
+            counts.late += u64::from(late);
+            counts.cut_off += u64::from(cut);
+            match reply {
+                true => counts.lost_replies += u64::from(lost),
+                false => counts.lost_requests += u64::from(lost),
+            }
+            (ms, lost)
+        };
+        self.world.sleep(Duration::from_millis(ms)).await;
+        if lost {
+            // A connection that hangs, and breaks in the end.
+            let seconds = lock(&self.shared).chance.below(20);
+            self.world.sleep(Duration::from_secs(seconds)).await;
+            return Err(Error::unavailable("the connection broke"));
+        }
+        Ok(())
+    }
+
+    /// A request that is on its way arrives, whether or not somebody still waits for the answer.
+    async fn call<T: Send + 'static>(&self, work: impl FnOnce(&mut Shared) -> T + Send + 'static) -> Result<T> {
+        let far = FarStore { world: Arc::clone(&self.world), shared: Arc::clone(&self.shared), replica: self.replica };
+        let sent = tokio::spawn(async move {
+            far.way(false).await?;
+            Ok::<_, Error>(work(&mut lock(&far.shared)))
+        });
+        let answer = sent.await.expect("the network does not panic")?;
+        self.way(true).await?;
+        Ok(answer)
+    }
+}
+
+#[async_trait]
+impl LeaseStore for FarStore {
+    fn place(&self) -> String {
+        "the simulated store".to_owned()
+    }
+
+    async fn read(&self) -> Result<Option<Lease>> {
+        self.call(|shared| shared.stored.clone()).await
+    }
+
+    async fn replace(&self, expected: Option<&Lease>, next: &Lease) -> Result<bool> {
+        let (expected, next) = (expected.cloned(), next.clone());
+        self.call(move |shared| {
+            let fits = shared.stored == expected;
+            if fits {
+                shared.stored = Some(next);
+            }
+            fits
+        })
+        .await
+    }
+}
+
+/// One life of a replica: from its start to a crash.
+async fn life(world: Arc<World>, shared: Common, replica: usize, start: u64, per_mille: u32) {
+    let store = FarStore { world: Arc::clone(&world), shared: Arc::clone(&shared), replica };
+    // Clocks of different machines may be hours apart.
+    let offset_ms = i64::try_from(start % 7).expect("small") * 3_600_000;
+    let clock: Arc<dyn Clock> = Arc::new(MachineClock { world: Arc::clone(&world), offset_ms, per_mille });
+    let name = format!("replica-{replica}-{start}");
+    let candidate = Candidate::new(Arc::new(store), clock, name, Times::default(), Arc::new(AtomicUsize::new(0)));
+    loop {
+        let mut term = candidate.acquire(|_| {}).await.expect("nothing but the network fails");
+        begin(&world, &shared, replica, term.generation());
+        let works = world.sleep(Duration::from_secs(20 + lock(&shared).chance.below(60)));
+        let lost = tokio::select! {
+            lost = term.keep() => Some(lost),
+            () = works => None,
+        };
+        end(&world, &shared, replica);
+        if lost.is_none() {
+            lock(&shared).counts.releases += 1;
+            let _ = term.release().await;
+        }
+    }
+}
+
+fn begin(world: &World, shared: &Common, replica: usize, generation: u64) {
+    let now = world.now();
+    let mut shared = lock(shared);
+    shared.trace.push(format!("{now:?} {replica} begins {generation}"));
+    if generation <= shared.last_generation {
+        let last = shared.last_generation;
+        shared.problems.push(format!("{now:?}: term {generation} after {last}"));
+    }
+    // One that is paused cannot have looked.
+    let others: Vec<usize> = shared.believers.keys().copied().filter(|other| *other != replica).collect();
+    for other in others {
+        if shared.paused.get(&other).is_none_or(|until| *until < now) {
+            shared.problems.push(format!("{now:?}: {replica} has the lease, and {other} believes to have it"));
+        }
+    }
+    if let Some(since) = shared.vacant.take() {
+        // A request that was on its way when things became well may still hang for a moment.
+        let quiet = Duration::from_secs(SECONDS - QUIET_SECONDS + 3);
+        let since = since.max(quiet);
+        if now > since + Duration::from_secs(15) {
+            shared.problems.push(format!("without a leader from {since:?} to {now:?}"));
+        }
+    }
+    shared.last_generation = generation;
+    shared.believers.insert(replica, generation);
+    shared.counts.terms += 1;
+}
+
+fn end(world: &World, shared: &Common, replica: usize) {
+    let mut shared = lock(shared);
+    shared.trace.push(format!("{:?} {replica} ends", world.now()));
+    shared.believers.remove(&replica);
+    if shared.believers.is_empty() {
+        shared.vacant = Some(world.now());
+    }
+}
+
+/// One run; `per_mille` is how fast the clocks of the replicas run.
+fn run(seed: u64, per_mille: [u32; REPLICAS]) -> (Vec<String>, Counts, Vec<String>) {
+    let world = Arc::<World>::default();
+    let shared = Arc::new(Mutex::new(Shared {
+        chance: Chance::new(seed),
+        stored: None,
+        counts: Counts::default(),
+        cut: BTreeMap::new(),
+        believers: BTreeMap::new(),
+        paused: BTreeMap::new(),
+        last_generation: 0,
+        vacant: Some(Duration::ZERO),
+        problems: Vec::new(),
+        trace: Vec::new(),
+    }));
+    world.run(async {
+        let until: Vec<_> = (0..REPLICAS).map(|_| Arc::new(Mutex::new(Duration::ZERO))).collect();
+        let spawn = |replica: usize, start: u64| {
+            let life = life(Arc::clone(&world), Arc::clone(&shared), replica, start, per_mille[replica]);
+            tokio::spawn(Pausable::new(&world, Arc::clone(&until[replica]), life))
+        };
+        let mut replicas: Vec<_> = (0..REPLICAS).map(|replica| spawn(replica, 0)).collect();
+        let mut starts = 0;
+        while world.now() < Duration::from_secs(SECONDS) {
+            world.sleep(Duration::from_secs(1)).await;
+            if world.now() > Duration::from_secs(SECONDS - QUIET_SECONDS) {
+                continue;
+            }
+            let (replica, what, seconds) = {
+                let shared = lock(&shared);
+                let chance = &shared.chance;
+                (chance.below(REPLICAS as u64) as usize, chance.below(40), 1 + chance.below(25))
+            };
+            let later = (world.now() + Duration::from_secs(seconds)).min(Duration::from_secs(SECONDS - QUIET_SECONDS));
+            match what {
+                0 => {
+                    replicas[replica].abort();
+                    end(&world, &shared, replica);
+                    lock(&shared).counts.crashes += 1;
+                    starts += 1;
+                    replicas[replica] = spawn(replica, starts);
+                }
+                1 => {
+                    let mut until = until[replica].lock().expect("no panic while it is held");
+                    let later = later.max(*until);
+                    *until = later;
+                    let mut shared = lock(&shared);
+                    shared.paused.insert(replica, later);
+                    shared.counts.pauses += 1;
+                }
+                2 => {
+                    lock(&shared).cut.insert(replica, later);
+                }
+                _ => {}
+            }
+        }
+        for replica in replicas {
+            replica.abort();
+        }
+    });
+    let mut shared = lock(&shared);
+    if shared.believers.is_empty() && shared.vacant.is_none_or(|since| since < Duration::from_secs(SECONDS - 15)) {
+        shared.problems.push("nobody leads at the end".to_owned());
+    }
+    (std::mem::take(&mut shared.problems), std::mem::take(&mut shared.counts), std::mem::take(&mut shared.trace))
+}
+
+const TRUE: [u32; REPLICAS] = [1_000; REPLICAS];
+
+#[test]
+fn one_leads_and_a_successor_comes_in_time() {
+    let mut all = Counts::default();
+    for seed in seeds(1_000) {
+        let (problems, counts, trace) = run(seed, TRUE);
+        assert!(problems.is_empty(), "SIMULATION_SEED={seed}: {problems:#?}\n{}", trace.join("\n"));
+        all.lost_requests += counts.lost_requests;
+        all.lost_replies += counts.lost_replies;
+        all.late += counts.late;
+        all.crashes += counts.crashes;
+        all.pauses += counts.pauses;
+        all.cut_off += counts.cut_off;
+        all.terms += counts.terms;
+        all.releases += counts.releases;
+    }
+    println!("{all:?}");
+    let counted =
+        [all.lost_requests, all.lost_replies, all.late, all.crashes, all.pauses, all.cut_off, all.terms, all.releases];
+    assert!(counted.iter().all(|count| *count > 0), "a fault never came: {all:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let (_, _, one) = run(7, TRUE);
+    let (_, _, other) = run(7, TRUE);
+    assert!(one.len() > 4);
+    assert_eq!(one, other);
+}
+
+/// The checker can fail: a replica whose clock runs at half speed believes in its lease for twice as long.
+#[test]
+fn a_clock_at_half_speed_is_noticed() {
+    let caught = (0..50).find(|seed| {
+        let (problems, ..) = run(*seed, [500, 1_000, 1_000]);
+        problems.iter().any(|problem| problem.contains("believes to have it"))
+    });
+    assert!(caught.is_some(), "no seed of 50 shows it");
+}

@@ -1,0 +1,7 @@
+//! Parts of Tidemill under a scheduler that is deterministic: time is virtual, faults come from a seed, and the same seed
+//! gives the same run.
+//!
+//! `SIMULATION_SEED=N` runs one seed; `SIMULATION_SEEDS=N` runs that many.
+
+mod lease;
+mod world;
