@@ -8,6 +8,7 @@ mod files;
 mod portable;
 mod resources;
 mod run;
+mod saved;
 
 pub use backfill::{BackfillOptions, Backfilled, backfill};
 pub use batch::{BatchDone, run_batch};
@@ -16,3 +17,4 @@ pub use files::load;
 pub use portable::not_portable;
 pub use resources::{athena, job_resources};
 pub use run::{JobOptions, Prepared, check, plan, prepare};
+pub use saved::StateOptions;

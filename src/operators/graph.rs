@@ -222,21 +222,21 @@ impl QueryGraph {
         stages.any(|stage| multiplies(&stage.plan))
     }
 
-    /// State of each operator.
-    pub fn snapshot(&self) -> Result<Vec<OperatorState>> {
+    /// State of each operator. Cheap: batches are shared, not copied.
+    pub fn snapshot(&self) -> Vec<OperatorState> {
         let state = |operator: &Operator| {
-            let (watermark, rows) = match &operator.kind {
+            let (watermark, pieces) = match &operator.kind {
                 OperatorKind::Window(window) => window.snapshot(),
-                OperatorKind::Running(running) => running.snapshot()?,
+                OperatorKind::Running(running) => running.snapshot(),
                 OperatorKind::Buffer(buffer) => buffer.snapshot(),
             };
-            Ok(OperatorState { fingerprint: operator.fingerprint.clone(), watermark, rows })
+            OperatorState { fingerprint: operator.fingerprint.clone(), watermark: Some(watermark), pieces }
         };
         self.operators.iter().map(state).collect()
     }
 
-    /// Takes the state of a snapshot. An operator of another query than the saved one is refused.
-    pub async fn restore(&mut self, saved: &[OperatorState], compute: &Compute) -> Result<()> {
+    /// Takes the state of a snapshot of the same query.
+    pub fn restore(&mut self, saved: Vec<OperatorState>) -> Result<()> {
         let same = saved.len() == self.operators.len()
             && saved.iter().zip(&self.operators).all(|(state, operator)| state.fingerprint == operator.fingerprint);
         if !same {
@@ -244,11 +244,12 @@ impl QueryGraph {
                 .hint("run with --fresh to start anew, or give the changed query another file name"));
         }
         self.started = true;
-        for (operator, OperatorState { watermark, rows, .. }) in self.operators.iter_mut().zip(saved) {
+        for (operator, OperatorState { watermark, pieces, .. }) in self.operators.iter_mut().zip(saved) {
+            let watermark = watermark.unwrap_or(Watermark::MIN);
             match &mut operator.kind {
-                OperatorKind::Window(window) => window.restore(*watermark, rows.clone(), compute).await?,
-                OperatorKind::Running(running) => running.restore(*watermark, rows)?,
-                OperatorKind::Buffer(buffer) => buffer.restore(*watermark, rows)?,
+                OperatorKind::Window(window) => window.restore(watermark, pieces)?,
+                OperatorKind::Running(running) => running.restore(watermark, pieces)?,
+                OperatorKind::Buffer(buffer) => buffer.restore(watermark, pieces)?,
             }
         }
         Ok(())

@@ -15,6 +15,7 @@
 //! [`crate::contracts`] and the plans in [`crate::operators`].
 
 mod accounting;
+mod checkpoints;
 mod driver;
 mod epoch;
 mod feed;
@@ -29,10 +30,11 @@ mod worker;
 mod writer;
 
 pub use accounting::{QueryCounts, Summary, TableCounts};
+pub use checkpoints::{CheckpointCounts, Checkpointing};
 pub use epoch::EpochLimits;
 pub use feed::{DecoderFactory, FeedSpecification, TableSpecification};
 pub use read_all::{AllRows, read_all};
-pub use repeat::JobLog;
+pub use repeat::{JobLog, identity};
 pub use rows::WatermarkRule;
 pub use shared_decode::union_of;
 pub use worker::{Ending, Job, Progress, QuerySpec, ReferenceLoader, Worker};

@@ -11,18 +11,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::accounting::{QueryCounts, Summary};
+use super::checkpoints::{Checkpointer, Checkpointing};
 use super::driver::Driver;
 use super::epoch::{Epoch, EpochLimits};
 use super::feed::FeedSpecification;
 use super::reader::rejected;
-use super::repeat::{JobLog, Repeated, append, identity, repeated};
-use super::writer::{EPOCHS_WAITING, Order, SharedLog, WriterLog, Written, run_errors, run_writer};
+use super::repeat::{JobLog, Repeated, append, identities, repeated};
+use super::writer::{EPOCHS_WAITING, Order, WriterLog, Written, run_errors, run_writer};
 use crate::contracts::{
-    ChangeKind, Changes, Clock, EpochCut, EpochNumber, Error, ErrorOutput, LogEntry, Reject, RejectReason,
+    ChangeKind, Changes, Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Reject, RejectReason,
     RejectedRecord, Result, Sink, Watermark,
 };
 use crate::operators::{ChangeMode, Compute, EpochInputs, EqualityTest, GateKind, QueryGraph, TableRows, consolidate};
-use crate::state::{OperatorState, SavedJob};
+use crate::state::{SavedJob, SavedQuery};
 
 /// How a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub enum Ending {
 pub struct QuerySpec {
     /// `file:sink`.
     pub name: String,
+    /// What it computes, in its normal form.
+    pub plan: String,
     /// The query.
     pub graph: QueryGraph,
     /// Source tables that it reads.
@@ -88,6 +91,8 @@ pub struct Job {
     pub saved: SavedJob,
     /// Where cuts are written; `None` when nothing outlives the run.
     pub log: Option<JobLog>,
+    /// Where checkpoints are kept; `None` when nothing outlives the run.
+    pub checkpointing: Option<Checkpointing>,
 }
 
 /// Figures that a display may read while the run goes on.
@@ -115,6 +120,7 @@ pub struct Worker;
 
 struct RunningQuery {
     name: String,
+    plan: String,
     graph: QueryGraph,
     tables: Vec<usize>,
     gates: Vec<GateKind>,
@@ -130,16 +136,16 @@ impl Worker {
     ///
     /// # Errors
     /// The first failure of a source, query or sink, with its name. Nothing is saved then.
-    pub async fn run(
-        mut job: Job,
-        mut stop: watch::Receiver<bool>,
-        progress: Arc<Progress>,
-    ) -> Result<(Summary, SavedJob)> {
+    pub async fn run(mut job: Job, mut stop: watch::Receiver<bool>, progress: Arc<Progress>) -> Result<Summary> {
         let started = job.clock.elapsed();
         let Repeated { cuts, mut committed } = repeated(&job)?;
         let generation = job.log.as_ref().map_or(0, |log| log.generation);
-        let begins = LogEntry::Started { generation, job: identity(&job) };
-        let log: Option<SharedLog> = job.log.map(|log| Arc::new(tokio::sync::Mutex::new(log.log)));
+        let begins = LogEntry::Started { generation, queries: identities(&job) };
+        let log: Option<Arc<dyn EpochLog>> = job.log.map(|log| log.log);
+        let clock = Arc::clone(&job.clock);
+        let checkpointer = job
+            .checkpointing
+            .map(|checkpointing| Checkpointer::new(checkpointing, &job.saved, log.clone(), generation, clock));
         append(log.as_ref(), Some(&begins)).await?;
         let after = EpochNumber(job.saved.epoch);
         let (error_sender, error_receiver) = mpsc::channel(16);
@@ -148,7 +154,7 @@ impl Worker {
         for query in job.queries {
             let committed = committed.remove(&query.name).unwrap_or_default();
             let log = WriterLog { log: log.clone(), committed, after };
-            queries.push(start_query(query, &job.saved, &job.compute, error_sender.clone(), log).await?);
+            queries.push(start_query(query, &job.saved, error_sender.clone(), log).await?);
         }
         let mut driver = Driver::new(
             job.feeds,
@@ -225,7 +231,7 @@ impl Worker {
         let mut saved = SavedJob { epoch: epoch_number.0, ..SavedJob::default() };
         let mut closed = None;
         for query in queries {
-            let (counts, state, end) = end_query(query).await?;
+            let (counts, state, end) = end_query(query, epoch_number).await?;
             closed = closed.max(end);
             saved.queries.insert(counts.name.clone(), state);
             summary.queries.push(counts);
@@ -237,7 +243,10 @@ impl Worker {
         summary.tables = driver.counts().cloned().collect();
         summary.elapsed = job.clock.elapsed().saturating_sub(started);
         summary.check()?;
-        Ok((summary, saved))
+        if let Some(checkpointer) = checkpointer {
+            summary.checkpoints = Some(checkpointer.finish(&saved).await?);
+        }
+        Ok(summary)
     }
 }
 
@@ -279,19 +288,19 @@ fn inputs(
 async fn start_query(
     query: QuerySpec,
     saved: &SavedJob,
-    compute: &Compute,
     errors: mpsc::Sender<Vec<RejectedRecord>>,
     log: WriterLog,
 ) -> Result<RunningQuery> {
     let mut graph = query.graph;
     if let Some(state) = saved.queries.get(&query.name) {
-        graph.restore(state, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;
+        graph.restore(state.operators.clone()).map_err(|e| e.context(format!("query '{}'", query.name)))?;
     }
     let (orders, receiver) = mpsc::channel(EPOCHS_WAITING);
     let writer = tokio::spawn(run_writer(query.name.clone(), query.sink, receiver, errors, log));
     let counts = QueryCounts { name: query.name.clone(), ..QueryCounts::default() };
     Ok(RunningQuery {
         name: query.name,
+        plan: query.plan,
         graph,
         tables: query.tables,
         gates: query.gates,
@@ -408,7 +417,7 @@ fn changes(rows: Vec<RecordBatch>, mode: ChangeMode, key: &[usize], schema: &Sch
 }
 
 /// Closes a query's sink and takes its state.
-async fn end_query(query: RunningQuery) -> Result<(QueryCounts, Vec<OperatorState>, Option<i64>)> {
+async fn end_query(query: RunningQuery, epoch: EpochNumber) -> Result<(QueryCounts, SavedQuery, Option<i64>)> {
     drop(query.orders);
     let written = query.writer.await.map_err(|e| Error::internal("a writer's task failed").caused_by(e))??;
     let mut counts = query.counts;
@@ -419,9 +428,10 @@ async fn end_query(query: RunningQuery) -> Result<(QueryCounts, Vec<OperatorStat
     // More taken than read would wrap to a sum that the check refuses.
     counts.filtered = (!graph.multiplies()).then(|| counts.rows_in.saturating_sub(taken));
     let closed = graph.reopen();
-    let operators = graph.snapshot()?;
+    let (plan, operators) = (query.plan, graph.snapshot());
+    let saved = SavedQuery { plan, durable_epoch: epoch.0, operators, unwritten: None };
     debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");
-    Ok((counts, operators, closed))
+    Ok((counts, saved, closed))
 }
 
 async fn errors_failed(errors: JoinHandle<Result<()>>) -> Error {

@@ -12,9 +12,6 @@ use crate::contracts::{
     RejectedRecord, Result, Sink,
 };
 
-/// The epoch log, which the worker and all writers append to.
-pub(crate) type SharedLog = Arc<tokio::sync::Mutex<Box<dyn EpochLog>>>;
-
 /// What a writer is asked to do.
 #[derive(Debug)]
 pub(crate) enum Order {
@@ -36,7 +33,7 @@ pub(crate) const EPOCHS_WAITING: usize = 2;
 #[derive(Default)]
 pub(crate) struct WriterLog {
     /// What is about to appear is written there first.
-    pub(crate) log: Option<SharedLog>,
+    pub(crate) log: Option<Arc<dyn EpochLog>>,
     /// What a run that did not end in order had written there.
     pub(crate) committed: Vec<Committable>,
     /// The last epoch of the saved state, which the run goes on from.
@@ -87,7 +84,7 @@ pub(crate) async fn run_writer(
 async fn commit(
     query: &str,
     sink: &mut dyn Sink,
-    log: Option<&SharedLog>,
+    log: Option<&Arc<dyn EpochLog>>,
     epoch: EpochNumber,
     staged: Vec<Committable>,
 ) -> Result<()> {
@@ -96,7 +93,7 @@ async fn commit(
     }
     if let Some(log) = log {
         let payloads = staged.iter().map(|committable| committable.payload.clone()).collect();
-        log.lock().await.append(&LogEntry::Committed { query: query.to_owned(), epoch: epoch.0, payloads }).await?;
+        log.append(&LogEntry::Committed { query: query.to_owned(), epoch: epoch.0, payloads }).await?;
     }
     sink.commit(staged).await
 }
