@@ -2,6 +2,7 @@
 
 mod backfill;
 mod batch;
+mod changes;
 mod explain;
 mod feeds;
 mod files;

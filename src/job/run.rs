@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 
+use super::changes::reconcile;
 use super::feeds::feeds;
 use super::saved::{SavedRun, StateOptions, saved_run};
 use crate::connectors::files::reference::{FileVersion, ReferenceFiles};
@@ -102,6 +103,8 @@ async fn connect(
         Connectors::new(options.local.clone(), Arc::clone(&clock), context).draining(options.ending != Ending::Run);
     let mut warnings = plan.warnings;
     warnings.extend(notes);
+    let entries = log.as_ref().map(|log| log.entries.as_slice()).unwrap_or_default();
+    warnings.extend(reconcile(&plan.queries, &mut saved, entries, &options.state)?);
     let sinks = sink_tables(&plan.queries);
     let place = errors_place(&plan.settings.errors_path, options.local.as_deref(), &name, &sinks);
     if options.fresh {

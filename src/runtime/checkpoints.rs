@@ -15,9 +15,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::writer::ErrorsOrder;
 use crate::contracts::{Clock, EpochLog, EpochNumber, Error, ErrorKind, Result};
 use crate::state::{CheckpointStore, OperatorState, Reread, SavedJob, SavedQuery, SavedTable, Stamp};
 
@@ -35,7 +36,7 @@ pub(crate) enum Report {
     /// State of a query's operators.
     State { query: String, plan: String, operators: Vec<OperatorState> },
     /// Up to which epoch a query's rows are durable in its sink, and those that are not and cannot be computed again.
-    Sink { query: String, durable_epoch: EpochNumber, unwritten: Option<OperatorState> },
+    Sink { query: String, durable_epoch: EpochNumber, unwritten: Option<OperatorState>, sink: Option<String> },
 }
 
 /// Asks a query for its reports; sent after the last epoch that they are to contain.
@@ -133,12 +134,14 @@ impl Checkpointer {
         Ok(!self.interval.is_zero() && self.clock.elapsed().saturating_sub(self.last) >= self.interval)
     }
 
-    /// Begins a checkpoint after `epoch`. The order is for each of `queries` queries and its writer.
+    /// Begins a checkpoint after `epoch`. The order is for each of `queries` queries and its writer; what they and the driver
+    /// have sent to `errors` before is part of it.
     pub(crate) async fn begin(
         &mut self,
         epoch: EpochNumber,
         tables: BTreeMap<String, SavedTable>,
         queries: usize,
+        errors: mpsc::Sender<ErrorsOrder>,
     ) -> Result<CheckpointOrder> {
         self.settle().await?;
         let Begun::Idle(mut store) = std::mem::replace(&mut self.state, Begun::Lost) else {
@@ -153,6 +156,7 @@ impl Checkpointer {
             clock: Arc::clone(&self.clock),
             log: self.log.clone(),
             generation: self.generation,
+            errors,
         };
         self.history.push_back((epoch.0, tables.clone()));
         self.state = Begun::UnderWay(tokio::spawn(async move {
@@ -240,6 +244,7 @@ struct Collect {
     clock: Arc<dyn Clock>,
     log: Option<Arc<dyn EpochLog>>,
     generation: u64,
+    errors: mpsc::Sender<ErrorsOrder>,
 }
 
 impl Collect {
@@ -260,9 +265,10 @@ impl Collect {
                     let saved = queries.entry(query).or_default();
                     (saved.plan, saved.operators) = (plan, operators);
                 }
-                Report::Sink { query, durable_epoch, unwritten } => {
+                Report::Sink { query, durable_epoch, unwritten, sink } => {
                     let saved = queries.entry(query).or_default();
-                    (saved.durable_epoch, saved.unwritten) = (durable_epoch.0, unwritten);
+                    saved.durable_epoch = durable_epoch.0.min(self.epoch);
+                    (saved.unwritten, saved.sink) = (unwritten, sink);
                 }
             }
             if missing == 0 {
@@ -270,6 +276,11 @@ impl Collect {
             }
         }
         if missing > 0 {
+            return Ok(None);
+        }
+        // Records that were refused are not read again: they must be in the error output.
+        let (flushed, done) = oneshot::channel();
+        if self.errors.send(ErrorsOrder::Flush(flushed)).await.is_err() || done.await.is_err() {
             return Ok(None);
         }
         let (reread, log_after) = self.needed(&queries);

@@ -416,12 +416,15 @@ impl Driver {
         }
     }
 
-    /// Stops reading and says where reading stands. `closed` is the end of the last window that a
-    /// drained run has closed.
-    pub(crate) fn stop(&mut self, drained: bool, closed: Option<i64>) -> BTreeMap<String, SavedTable> {
+    /// Stops reading.
+    pub(crate) fn stop(&mut self) {
         for reader in &self.readers {
             reader.abort();
         }
+    }
+
+    /// Where reading stands, between two epochs. `closed` is the end of the last window that a drained run has closed.
+    pub(crate) fn saved_tables(&self, drained: bool, closed: Option<i64>) -> BTreeMap<String, SavedTable> {
         let mut saved = BTreeMap::new();
         for feed in &self.feeds {
             let source = &feed.specification.source;

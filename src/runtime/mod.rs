@@ -26,6 +26,7 @@ mod replay;
 mod rows;
 mod shared_decode;
 mod splits;
+mod unwritten;
 mod worker;
 mod writer;
 
@@ -38,4 +39,4 @@ pub use repeat::{JobLog, identity};
 pub use rows::WatermarkRule;
 pub use shared_decode::union_of;
 pub use worker::{Ending, Job, Progress, QuerySpec, ReferenceLoader, Worker};
-pub(crate) use writer::{Order, WriterLog, run_errors, run_writer};
+pub(crate) use writer::{ErrorsOrder, Order, WriterLog, run_errors, run_writer};

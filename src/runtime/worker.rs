@@ -11,16 +11,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::accounting::{QueryCounts, Summary};
-use super::checkpoints::{Checkpointer, Checkpointing};
+use super::checkpoints::{CheckpointOrder, Checkpointer, Checkpointing, Report};
 use super::driver::Driver;
 use super::epoch::{Epoch, EpochLimits};
 use super::feed::FeedSpecification;
 use super::reader::rejected;
 use super::repeat::{JobLog, Repeated, append, identities, repeated};
-use super::writer::{EPOCHS_WAITING, Order, WriterLog, Written, run_errors, run_writer};
+use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, run_errors, run_writer};
 use crate::contracts::{
     ChangeKind, Changes, Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Reject, RejectReason,
-    RejectedRecord, Result, Sink, Watermark,
+    Result, Sink, Watermark,
 };
 use crate::operators::{ChangeMode, Compute, EpochInputs, EqualityTest, GateKind, QueryGraph, TableRows, consolidate};
 use crate::state::{SavedJob, SavedQuery};
@@ -129,6 +129,8 @@ struct RunningQuery {
     orders: mpsc::Sender<Order>,
     writer: JoinHandle<Result<Written>>,
     counts: QueryCounts,
+    /// It has had all epochs up to this one.
+    after: EpochNumber,
 }
 
 impl Worker {
@@ -143,7 +145,7 @@ impl Worker {
         let begins = LogEntry::Started { generation, queries: identities(&job) };
         let log: Option<Arc<dyn EpochLog>> = job.log.map(|log| log.log);
         let clock = Arc::clone(&job.clock);
-        let checkpointer = job
+        let mut checkpointer = job
             .checkpointing
             .map(|checkpointing| Checkpointer::new(checkpointing, &job.saved, log.clone(), generation, clock));
         append(log.as_ref(), Some(&begins)).await?;
@@ -153,8 +155,8 @@ impl Worker {
         let mut queries = Vec::new();
         for query in job.queries {
             let committed = committed.remove(&query.name).unwrap_or_default();
-            let log = WriterLog { log: log.clone(), committed, after };
-            queries.push(start_query(query, &job.saved, error_sender.clone(), log).await?);
+            let log = WriterLog { log: log.clone(), committed, after, ..WriterLog::default() };
+            queries.push(start_query(query, &mut job.saved, error_sender.clone(), log)?);
         }
         let mut driver = Driver::new(
             job.feeds,
@@ -163,10 +165,14 @@ impl Worker {
             job.compute.clone(),
             job.limits,
             job.ending,
-            std::mem::take(&mut job.saved.tables),
+            match job.saved.reread.take() {
+                Some(reread) => reread.tables,
+                None => std::mem::take(&mut job.saved.tables),
+            },
         );
         driver.begin(cuts).await?;
         let mut epoch_number = after;
+        let mut saved_epoch = after;
         let mut summary = Summary::default();
         let mut told = vec![Watermark::MIN; job.slots];
         let tests = tests_of(&queries, job.slots);
@@ -174,7 +180,8 @@ impl Worker {
             let mut epoch = driver.next(&mut stop).await?;
             let last = epoch.last;
             if last && driver.is_replaying() {
-                // Stopped between two logged epochs: the next run repeats the rest of them.
+                // Stopped between two logged epochs: the last checkpoint and the log have everything for the next run.
+                checkpointer = None;
                 break;
             }
             let mut references = Vec::new();
@@ -204,15 +211,18 @@ impl Worker {
                 let inputs = Arc::new(inputs(&epoch, &tests, references, closes));
                 // The cut is written while the queries compute; nothing leaves the process before both are done.
                 let entry = (!repeats).then_some(LogEntry::Cut(cut));
-                let computed = run_queries(queries, &inputs, &job.compute);
+                let computed = run_queries(queries, &inputs, &job.compute, epoch_number);
                 let (computed, logged) = tokio::join!(computed, append(log.as_ref(), entry.as_ref()));
                 queries = computed?;
                 logged?;
-                if !epoch.rejects.is_empty() && error_sender.send(epoch.rejects.clone()).await.is_err() {
+                // Up to the saved state, they have been written.
+                let rejects = std::mem::take(&mut epoch.rejects);
+                let is_new = epoch_number > after && !rejects.is_empty();
+                if is_new && error_sender.send(ErrorsOrder::Records(rejects)).await.is_err() {
                     return Err(errors_failed(errors).await);
                 }
-                let context = EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms };
-                for query in &mut queries {
+                let context = EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms, saved: after };
+                for query in queries.iter_mut().filter(|query| query.after < epoch_number) {
                     finish_query(query, &context, job.late_to_errors, &error_sender).await?;
                 }
                 progress.epochs.store(summary.epochs, Ordering::Relaxed);
@@ -221,6 +231,20 @@ impl Worker {
                 if repeats {
                     let closed = if closes { queries.iter_mut().filter_map(|q| q.graph.reopen()).max() } else { None };
                     driver.go_on(closes, closed).await?;
+                }
+            }
+            if let Some(checkpointer) = &mut checkpointer
+                && !last
+                && epoch_number > saved_epoch
+                && !driver.is_replaying()
+                && checkpointer.is_due().await?
+            {
+                saved_epoch = epoch_number;
+                let tables = driver.saved_tables(false, None);
+                let errors = error_sender.clone();
+                let order = checkpointer.begin(epoch_number, tables, queries.len(), errors).await?;
+                for query in &mut queries {
+                    checkpoint_query(query, order.clone()).await?;
                 }
             }
             if last {
@@ -238,7 +262,8 @@ impl Worker {
         }
         drop(error_sender);
         errors.await.map_err(|e| Error::internal("the error output ended early").caused_by(e))??;
-        saved.tables = driver.stop(drained, closed.filter(|_| drained));
+        driver.stop();
+        saved.tables = driver.saved_tables(drained, closed.filter(|_| drained));
         driver.end().await;
         summary.tables = driver.counts().cloned().collect();
         summary.elapsed = job.clock.elapsed().saturating_sub(started);
@@ -285,15 +310,21 @@ fn inputs(
     EpochInputs { tables, watermarks, references }
 }
 
-async fn start_query(
+fn start_query(
     query: QuerySpec,
-    saved: &SavedJob,
-    errors: mpsc::Sender<Vec<RejectedRecord>>,
-    log: WriterLog,
+    saved: &mut SavedJob,
+    errors: mpsc::Sender<ErrorsOrder>,
+    mut log: WriterLog,
 ) -> Result<RunningQuery> {
     let mut graph = query.graph;
-    if let Some(state) = saved.queries.get(&query.name) {
-        graph.restore(state.operators.clone()).map_err(|e| e.context(format!("query '{}'", query.name)))?;
+    let mut after = log.after;
+    log.keeps_rows = !graph.operators.is_empty();
+    if let Some(state) = saved.queries.remove(&query.name) {
+        graph.restore(state.operators).map_err(|e| e.context(format!("query '{}'", query.name)))?;
+        (log.unwritten, log.sink) = (state.unwritten, state.sink);
+        if graph.operators.is_empty() {
+            after = EpochNumber(state.durable_epoch);
+        }
     }
     let (orders, receiver) = mpsc::channel(EPOCHS_WAITING);
     let writer = tokio::spawn(run_writer(query.name.clone(), query.sink, receiver, errors, log));
@@ -309,6 +340,7 @@ async fn start_query(
         orders,
         writer,
         counts,
+        after,
     })
 }
 
@@ -317,12 +349,17 @@ async fn run_queries(
     queries: Vec<RunningQuery>,
     inputs: &Arc<EpochInputs>,
     compute: &Compute,
+    epoch: EpochNumber,
 ) -> Result<Vec<RunningQuery>> {
     let mut tasks = Vec::with_capacity(queries.len());
     for mut query in queries {
         let (inputs, compute) = (Arc::clone(inputs), compute.clone());
         tasks.push(tokio::spawn(async move {
             let context = |error: Error| error.context(format!("query '{}'", query.name));
+            if epoch <= query.after {
+                query.graph.pass(&inputs).map_err(context)?;
+                return Ok(query);
+            }
             let output = query.graph.process(&inputs, &compute).await.map_err(context)?;
             let rows: usize = query.tables.iter().map(|t| inputs.tables[*t].rows).sum();
             query.counts.rows_in += rows as u64;
@@ -342,6 +379,8 @@ struct EpochContext<'a> {
     epoch: &'a Epoch,
     epoch_number: EpochNumber,
     now_ms: i64,
+    /// Up to this epoch, what was refused has been written.
+    saved: EpochNumber,
 }
 
 /// Sends what a query gave to its writer, and what its gates refused to the error output.
@@ -349,7 +388,7 @@ async fn finish_query(
     query: &mut RunningQuery,
     context: &EpochContext<'_>,
     late_to_errors: bool,
-    errors: &mpsc::Sender<Vec<RejectedRecord>>,
+    errors: &mpsc::Sender<ErrorsOrder>,
 ) -> Result<()> {
     let (late, _, refused) = query.graph.gates.take();
     query.counts.late += late;
@@ -368,13 +407,25 @@ async fn finish_query(
         let reject = Reject { record: origin as u32, reason, column: None, detail: String::new() };
         records.push(rejected(&query.name, context.driver.stream(*table), chunk, reject));
     }
-    if !records.is_empty() && errors.send(records).await.is_err() {
+    let is_new = context.epoch_number > context.saved && !records.is_empty();
+    if is_new && errors.send(ErrorsOrder::Records(records)).await.is_err() {
         return Err(Error::internal("the error output has gone"));
     }
     let rows = std::mem::take(&mut query.graph.pending);
     let changes = changes(rows, query.graph.mode, &query.key, &query.schema)?;
     query.counts.rows_out += changes.iter().map(|c| c.batch.num_rows() as u64).sum::<u64>();
     let order = Order::Epoch { epoch: context.epoch_number, now_ms: context.now_ms, changes };
+    order_query(query, order).await
+}
+
+/// Reports a query's state, and passes the order on to its writer.
+async fn checkpoint_query(query: &mut RunningQuery, order: CheckpointOrder) -> Result<()> {
+    let (name, plan, operators) = (query.name.clone(), query.plan.clone(), query.graph.snapshot());
+    order.report(Report::State { query: name, plan, operators }).await;
+    order_query(query, Order::Checkpoint(order)).await
+}
+
+async fn order_query(query: &mut RunningQuery, order: Order) -> Result<()> {
     if query.orders.send(order).await.is_err() {
         // The writer has gone: its own error says why.
         let outcome = (&mut query.writer).await;
@@ -429,7 +480,7 @@ async fn end_query(query: RunningQuery, epoch: EpochNumber) -> Result<(QueryCoun
     counts.filtered = (!graph.multiplies()).then(|| counts.rows_in.saturating_sub(taken));
     let closed = graph.reopen();
     let (plan, operators) = (query.plan, graph.snapshot());
-    let saved = SavedQuery { plan, durable_epoch: epoch.0, operators, unwritten: None };
+    let saved = SavedQuery { plan, durable_epoch: epoch.0, operators, unwritten: None, sink: None };
     debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");
     Ok((counts, saved, closed))
 }

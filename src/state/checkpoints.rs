@@ -171,8 +171,8 @@ impl CheckpointStore {
                 Some(unwritten) => Some(self.load_operator((name.clone(), None), unwritten).await.map_err(context)?),
                 None => None,
             };
-            let (plan, durable_epoch) = (query.plan.clone(), query.durable_epoch);
-            queries.insert(name.clone(), SavedQuery { plan, durable_epoch, operators, unwritten });
+            let (plan, durable_epoch, sink) = (query.plan.clone(), query.durable_epoch, query.sink.clone());
+            queries.insert(name.clone(), SavedQuery { plan, durable_epoch, operators, unwritten, sink });
         }
         let (epoch, tables, reread) = (manifest.epoch, manifest.tables.clone(), manifest.reread.clone());
         Ok(SavedJob { epoch, tables, queries, reread })
@@ -253,6 +253,7 @@ impl CheckpointStore {
                 durable_epoch: query.durable_epoch,
                 operators: Vec::new(),
                 unwritten: None,
+                sink: query.sink.clone(),
             };
             let states = query.operators.iter().enumerate().map(|(index, state)| (Some(index), state));
             for (index, state) in states.chain(query.unwritten.iter().map(|state| (None, state))) {

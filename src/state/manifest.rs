@@ -58,6 +58,9 @@ pub struct ManifestQuery {
     /// Rows in open files of its sink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unwritten: Option<ManifestOperator>,
+    /// What the sink itself wants to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<String>,
 }
 
 /// The state of an operator in a manifest.

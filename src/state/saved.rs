@@ -22,6 +22,13 @@ pub struct SavedJob {
     pub reread: Option<Reread>,
 }
 
+impl SavedJob {
+    /// Positions and time of the tables where reading begins.
+    pub fn read_from(&self) -> &BTreeMap<String, SavedTable> {
+        self.reread.as_ref().map_or(&self.tables, |reread| &reread.tables)
+    }
+}
+
 /// An earlier point, from which logged epochs are cut again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reread {
@@ -42,6 +49,8 @@ pub struct SavedQuery {
     pub operators: Vec<OperatorState>,
     /// Rows that its sink holds in open files, where they cannot be computed again.
     pub unwritten: Option<OperatorState>,
+    /// What the sink itself wants to be kept.
+    pub sink: Option<String>,
 }
 
 /// State of one operator.

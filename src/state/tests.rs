@@ -47,6 +47,7 @@ fn job(epoch: u64, pieces: Vec<StatePiece>) -> SavedJob {
         durable_epoch: epoch - 1,
         operators: vec![operator(pieces), operator(vec![])],
         unwritten: Some(operator(vec![piece(4, 0..3, &[])])),
+        sink: Some("what the sink knows".to_owned()),
     };
     let reread = Some(Reread { after_epoch: epoch - 2, tables: tables.clone() });
     SavedJob { epoch, tables, queries: BTreeMap::from([("a.sql:counts/by day".to_owned(), query)]), reread }
@@ -88,7 +89,8 @@ fn operators(job: &SavedJob) -> Vec<String> {
 
 /// Everything of it, as text.
 fn shown(job: &SavedJob) -> String {
-    let plans: Vec<_> = job.queries.iter().map(|(name, query)| (name, &query.plan, query.durable_epoch)).collect();
+    let plans: Vec<_> =
+        job.queries.iter().map(|(name, query)| (name, &query.plan, query.durable_epoch, &query.sink)).collect();
     format!("{} {:?} {:?} {plans:?} {:?}", job.epoch, job.tables, job.reread, operators(job))
 }
 
