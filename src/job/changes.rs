@@ -4,13 +4,14 @@
 //! them. A query that is new begins without state behind the checkpoint. One that is gone, or whose operators have changed,
 //! needs a word from a person. After a kill the logged epochs are repeated, and then a query must be the same as a whole.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
 use crate::runtime::identity;
 use crate::sql::QueryPlan;
-use crate::state::{SavedJob, SavedQuery};
+use crate::state::{Manifest, ManifestQuery};
 
 /// Lines of a difference that are shown.
 const LINES_SHOWN: usize = 40;
@@ -22,17 +23,22 @@ const LINES_SHOWN: usize = 40;
 /// not.
 pub(super) fn reconcile(
     queries: &[QueryPlan],
-    saved: &mut SavedJob,
+    saved: Option<&mut Manifest>,
     log: &[LogEntry],
     state: &StateOptions,
 ) -> Result<Vec<String>> {
-    let repeats = log.iter().filter(|entry| matches!(entry, LogEntry::Cut(cut) if cut.epoch > saved.epoch)).count();
+    let mut nothing = (0, BTreeMap::new());
+    let (epoch, saved) = match saved {
+        Some(manifest) => (manifest.epoch, &mut manifest.queries),
+        None => (nothing.0, &mut nothing.1),
+    };
+    let repeats = log.iter().filter(|entry| matches!(entry, LogEntry::Cut(cut) if cut.epoch > epoch)).count();
     let started = log.iter().rev().find_map(|entry| match entry {
         LogEntry::Started { queries, .. } => Some(queries),
         _ => None,
     });
     let known = |given: &String| {
-        let names = saved.queries.keys().chain(started.into_iter().flat_map(|queries| queries.keys()));
+        let names = saved.keys().chain(started.into_iter().flat_map(|queries| queries.keys()));
         let names: Vec<&str> = names.map(String::as_str).collect();
         if names.iter().any(|name| means(given, name)) {
             return Ok(());
@@ -47,39 +53,39 @@ pub(super) fn reconcile(
     state.drop_state.iter().chain(&state.reset).try_for_each(known)?;
     let mut notes = Vec::new();
     let gone: Vec<String> =
-        saved.queries.keys().filter(|name| !queries.iter().any(|query| query.name == **name)).cloned().collect();
+        saved.keys().filter(|name| !queries.iter().any(|query| query.name == **name)).cloned().collect();
     for name in gone {
-        let Some(query) = saved.queries.remove(&name) else { continue };
+        let Some(query) = saved.remove(&name) else { continue };
         let dropped = state.drop_state.iter().any(|given| means(given, &name));
-        let loses = !query.operators.is_empty() || query.durable_epoch < saved.epoch || repeats > 0;
+        let loses = !query.operators.is_empty() || query.durable_epoch < epoch || repeats > 0;
         if loses && !dropped {
             return Err(is_gone(&name, &query, repeats));
         }
         notes.push(format!("query '{name}' is gone, and so is its state"));
     }
-    let had_queries = !saved.queries.is_empty();
+    let had_queries = !saved.is_empty();
     for query in queries {
         let reset = state.reset.iter().any(|given| means(given, &query.name));
         if repeats > 0
             && !reset
-            && started.and_then(|queries| queries.get(&query.name)).is_some_and(|of| *of != identity(&query.logical))
+            && started.and_then(|queries| queries.get(&query.name)).is_some_and(|of| *of != identity(&query.normal))
         {
-            return Err(changed_after_kill(&query.name, saved.queries.get(&query.name), &query.logical, repeats));
+            return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, repeats));
         }
-        match saved.queries.get(&query.name) {
+        match saved.get(&query.name) {
             None if had_queries => {
                 notes.push(format!("query '{}' is new: it begins behind the last checkpoint", query.name));
             }
             None => {}
             Some(before) if reset => {
-                if before.unwritten.as_ref().is_some_and(|rows| rows.live_rows() > 0) {
+                if before.unwritten.as_ref().is_some_and(|rows| rows.rows > 0) {
                     return Err(Error::config(format!(
                         "query '{}' has rows that its sink has not written",
                         query.name
                     ))
                     .hint("run the unchanged files once with --once, and then the changed ones"));
                 }
-                saved.queries.remove(&query.name);
+                saved.remove(&query.name);
                 notes.push(format!("query '{}' begins without state behind the last checkpoint", query.name));
             }
             Some(before) => same_operators(query, before)?,
@@ -93,7 +99,7 @@ fn means(given: &str, name: &str) -> bool {
     given == name || name.rsplit_once(':').is_some_and(|(_, sink)| sink == given)
 }
 
-fn same_operators(query: &QueryPlan, before: &SavedQuery) -> Result<()> {
+fn same_operators(query: &QueryPlan, before: &ManifestQuery) -> Result<()> {
     let own: Vec<&str> = query.graph.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
     let saved: Vec<&str> = before.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
     if own == saved {
@@ -102,7 +108,7 @@ fn same_operators(query: &QueryPlan, before: &SavedQuery) -> Result<()> {
     let differs = own.iter().zip(&saved).find(|(own, saved)| own != saved);
     let (own, saved) = match differs {
         Some((own, saved)) => ((*own).to_owned(), (*saved).to_owned()),
-        None => (query.logical.clone(), before.plan.clone()),
+        None => (query.normal.clone(), before.plan.clone()),
     };
     let error = format!(
         "the query '{}' has changed since its state was saved:\n{}",
@@ -116,7 +122,7 @@ fn same_operators(query: &QueryPlan, before: &SavedQuery) -> Result<()> {
     )))
 }
 
-fn changed_after_kill(name: &str, before: Option<&SavedQuery>, plan: &str, repeats: usize) -> Error {
+fn changed_after_kill(name: &str, before: Option<&ManifestQuery>, plan: &str, repeats: usize) -> Error {
     let shown = before.map(|before| format!(":\n{}", difference(&before.plan, plan).trim_end())).unwrap_or_default();
     Error::config(format!(
         "the run before did not end in order, so its last {repeats} epoch(s) are repeated, and the query '{name}' has \
@@ -125,8 +131,8 @@ fn changed_after_kill(name: &str, before: Option<&SavedQuery>, plan: &str, repea
     .hint(format!("undo the change and run once; or let the query begin without state with --reset {name}"))
 }
 
-fn is_gone(name: &str, query: &SavedQuery, repeats: usize) -> Error {
-    let rows: u64 = query.operators.iter().map(crate::state::OperatorState::live_rows).sum();
+fn is_gone(name: &str, query: &ManifestQuery, repeats: usize) -> Error {
+    let rows: u64 = query.operators.iter().map(|operator| operator.rows).sum();
     let what = match (rows, repeats) {
         (0, 0) => "rows that its sink has not written".to_owned(),
         (0, _) => format!("{repeats} epoch(s) of the run before to repeat"),
@@ -137,7 +143,7 @@ fn is_gone(name: &str, query: &SavedQuery, repeats: usize) -> Error {
 }
 
 /// Lines of both texts: `-` only in the first, `+` only in the second.
-fn difference(before: &str, after: &str) -> String {
+pub(super) fn difference(before: &str, after: &str) -> String {
     let (before, after): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     // Longest common subsequence from each pair of ends; plans have some dozen lines.
     let mut common = vec![vec![0_u32; after.len() + 1]; before.len() + 1];

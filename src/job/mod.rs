@@ -10,6 +10,7 @@ mod portable;
 mod resources;
 mod run;
 mod saved;
+mod state_tools;
 
 pub use backfill::{BackfillOptions, Backfilled, backfill};
 pub use batch::{BatchDone, run_batch};
@@ -19,3 +20,4 @@ pub use portable::not_portable;
 pub use resources::{athena, job_resources};
 pub use run::{JobOptions, Prepared, check, plan, prepare};
 pub use saved::StateOptions;
+pub use state_tools::StateTools;

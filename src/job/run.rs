@@ -9,7 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 
-use super::changes::reconcile;
 use super::feeds::feeds;
 use super::saved::{SavedRun, StateOptions, saved_run};
 use crate::connectors::files::reference::{FileVersion, ReferenceFiles};
@@ -91,7 +90,7 @@ async fn connect(
     epoch_time: Arc<AtomicI64>,
 ) -> Result<Prepared> {
     let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
-    let SavedRun { mut saved, log, checkpointing, notes } = saved_run(options, &plan.settings, &name, &clock).await?;
+    let SavedRun { mut saved, log, checkpointing, notes } = saved_run(options, &plan, &name, &clock).await?;
     // Without a log nothing is kept that could count runs and epochs. The time grows from run to run too.
     let by_time = || u64::try_from(clock.now_ms()).unwrap_or(1);
     if log.is_none() {
@@ -103,8 +102,6 @@ async fn connect(
         Connectors::new(options.local.clone(), Arc::clone(&clock), context).draining(options.ending != Ending::Run);
     let mut warnings = plan.warnings;
     warnings.extend(notes);
-    let entries = log.as_ref().map(|log| log.entries.as_slice()).unwrap_or_default();
-    warnings.extend(reconcile(&plan.queries, &mut saved, entries, &options.state)?);
     let sinks = sink_tables(&plan.queries);
     let place = errors_place(&plan.settings.errors_path, options.local.as_deref(), &name, &sinks);
     if options.fresh {
@@ -129,7 +126,7 @@ async fn connect(
         let sink = connectors.sink(&query.sink.spec, &query.sink.connector)?;
         queries.push(QuerySpec {
             name: query.name,
-            plan: query.logical,
+            plan: query.normal,
             graph: query.graph,
             tables: query.tables,
             gates: query.gates,

@@ -4,12 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::changes::reconcile;
 use super::run::JobOptions;
 use crate::connectors::files::{StatePlace, state_place};
 use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LogEntry, Result, Storage};
-use crate::runtime::{Checkpointing, JobLog};
-use crate::sql::Settings;
-use crate::state::{CheckpointStore, FileEpochLog, LocalStorage, ObjectEpochLog, ObjectStorage, SavedJob, Stamp};
+use crate::runtime::{Checkpointing, JobLog, identity};
+use crate::sql::JobPlan;
+use crate::state::{
+    CheckpointStore, FileEpochLog, LocalStorage, Manifest, ObjectEpochLog, ObjectStorage, SavedJob, Stamp,
+};
 
 /// What a person asks for of a job's saved state.
 #[derive(Debug, Clone, Default)]
@@ -57,13 +60,20 @@ pub(super) fn nonce() -> Result<String> {
     Ok(format!("{random:016x}"))
 }
 
+/// Times that a run tries to take over from another one that goes on writing meanwhile.
+const ATTEMPTS: usize = 20;
+
 /// Opens what is there. With `--local`, checkpoints are in that folder; else where the job says, if it does.
+///
+/// Everything that can be refused is refused before anything is written, so that a job that is running is not disturbed by
+/// one that cannot.
 pub(super) async fn saved_run(
     options: &JobOptions,
-    settings: &Settings,
+    plan: &JobPlan,
     job: &str,
     clock: &Arc<dyn Clock>,
 ) -> Result<SavedRun> {
+    let settings = &plan.settings;
     let path = match (&options.state.path, &options.local, &settings.checkpoints_path) {
         (Some(path), _, _) => Some(format!("{}/{job}", path.trim_end_matches('/'))),
         (None, Some(local), _) => Some(local.join("checkpoints").join(job).to_string_lossy().into_owned()),
@@ -75,64 +85,20 @@ pub(super) async fn saved_run(
         return Ok(SavedRun { notes: vec![note.to_owned()], ..SavedRun::default() });
     };
     let (storage, folder) = storage(&path, Arc::clone(clock)).await?;
-    let nonce = nonce()?;
-    let has_results = options.local.as_deref().filter(|local| !local.join("checkpoints").exists()).and_then(results);
-    let (log, entries): (Arc<dyn EpochLog>, _) = match &folder {
-        Some(folder) => {
-            refuse_old_layout(folder.root(), options.fresh)?;
-            // The lock first: what follows is for one run at a time.
-            let (log, entries) = open_file_log(folder.root(), options.fresh)?;
-            folder.remove_leftovers()?;
-            (Arc::new(log), entries)
-        }
-        None => {
-            let (log, entries) = ObjectEpochLog::open(Arc::clone(&storage), &nonce).await?;
-            (Arc::new(log), entries)
+    let opening = Opening { options, plan, clock, storage, folder };
+    let mut attempt = 1;
+    let begun = loop {
+        match opening.begin().await {
+            // The run that is being taken over has written meanwhile. In a folder, its lock keeps this one out.
+            Err(e) if e.kind() == ErrorKind::Fenced && opening.folder.is_none() && attempt < ATTEMPTS => attempt += 1,
+            begun => break begun?,
         }
     };
-    let mut store = CheckpointStore::new(storage, nonce, settings.checkpoints_kept);
-    let mut notes = Vec::new();
-    let newest = newest(&store, options, &mut notes).await?;
-    let generation = last_generation(&entries).max(newest.generation) + 1;
-    let stamp = Stamp { generation, time_ms: clock.now_ms() };
-    let epoch = entries.iter().filter_map(LogEntry::epoch).max().unwrap_or(0).max(newest.epoch);
-    let mut repeats = entries;
-    let manifest = if options.fresh {
-        store.clear().await?;
-        log.forget(u64::MAX).await?;
-        repeats = Vec::new();
-        None
-    } else if let Some(name) = &options.state.from_savepoint {
-        let savepoint = store.savepoint(name).await?;
-        let manifest = store.rewind(&savepoint, &format!("savepoint {name}"), epoch, stamp).await?;
-        log.forget(u64::MAX).await?;
-        repeats = Vec::new();
-        Some(manifest)
-    } else if newest.damaged {
-        let Some(before) = &newest.manifest else {
-            return Err(
-                Error::corrupt(format!("no checkpoint in '{path}' can be read")).hint("start anew with --fresh")
-            );
-        };
-        let manifest = store.rewind(before, &format!("checkpoint {}", before.number), epoch, stamp).await?;
-        log.forget(u64::MAX).await?;
-        repeats = Vec::new();
-        Some(manifest)
-    } else {
-        newest.manifest
-    };
-    if let (None, true, false, Some(path)) = (&manifest, repeats.is_empty(), options.fresh, has_results) {
-        return Err(Error::config(format!("'{}' has results, but no saved state to go on from", path.display()))
-            .hint("run with --fresh to read everything again and write over them, or use another folder"));
-    }
+    let Begun { mut store, log, manifest, repeats, generation, notes } = begun;
     let saved = match &manifest {
         Some(manifest) => store.load(manifest).await?,
         None => SavedJob { epoch: first_epoch(&repeats, options, clock), ..SavedJob::default() },
     };
-    if let Some(manifest) = &manifest {
-        // What a crash has left of entries that were being removed.
-        repeats.retain(|entry| entry.epoch().is_none_or(|epoch| epoch > manifest.log_after));
-    }
     let interval = Duration::from_millis(u64::try_from(settings.checkpoint_interval_ms).unwrap_or(0));
     let interval = options.state.interval.unwrap_or(interval);
     Ok(SavedRun {
@@ -143,10 +109,111 @@ pub(super) async fn saved_run(
     })
 }
 
+struct Opening<'a> {
+    options: &'a JobOptions,
+    plan: &'a JobPlan,
+    clock: &'a Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+    /// The storage, when it is a folder.
+    folder: Option<Arc<LocalStorage>>,
+}
+
+/// This run is the one that writes.
+struct Begun {
+    store: CheckpointStore,
+    log: Arc<dyn EpochLog>,
+    manifest: Option<Manifest>,
+    /// Of the log, what is to be repeated.
+    repeats: Vec<LogEntry>,
+    generation: u64,
+    notes: Vec<String>,
+}
+
+impl Opening<'_> {
+    async fn open_log(&self, nonce: &str) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)> {
+        let Some(folder) = &self.folder else {
+            let (log, entries) = ObjectEpochLog::open(Arc::clone(&self.storage), nonce).await?;
+            return Ok((Arc::new(log), entries));
+        };
+        refuse_old_layout(folder.root(), self.options.fresh)?;
+        // The lock first: what follows is for one run at a time.
+        let (log, entries) = open_file_log(folder.root(), self.options.fresh)?;
+        folder.remove_leftovers()?;
+        Ok((Arc::new(log), entries))
+    }
+
+    /// # Errors
+    /// `fenced` when another run has written while this one took over; what is wrong with state, SQL or options.
+    async fn begin(&self) -> Result<Begun> {
+        let (options, state) = (self.options, &self.options.state);
+        let nonce = nonce()?;
+        let local = options.local.as_deref();
+        let has_results = local.filter(|local| !local.join("checkpoints").exists()).and_then(results);
+        let (log, entries) = self.open_log(&nonce).await?;
+        let mut store = CheckpointStore::new(Arc::clone(&self.storage), nonce, self.plan.settings.checkpoints_kept);
+        let mut notes = Vec::new();
+        let mut newest = newest(&store, options, &mut notes).await?;
+        let generation = last_generation(&entries).max(newest.generation) + 1;
+        let stamp = Stamp { generation, time_ms: self.clock.now_ms() };
+        let epoch = entries.iter().filter_map(LogEntry::epoch).max().unwrap_or(0).max(newest.epoch);
+        // Where to go back to, and what that is called.
+        let back = match &state.from_savepoint {
+            Some(name) => Some((store.savepoint(name).await?, format!("savepoint {name}"))),
+            None if newest.damaged => {
+                let before = newest.manifest.take().ok_or_else(|| {
+                    let error = format!("no checkpoint in '{}' can be read", self.storage.place());
+                    Error::corrupt(error).hint("start anew with --fresh")
+                })?;
+                let name = format!("checkpoint {}", before.number);
+                Some((before, name))
+            }
+            None => None,
+        };
+        let anew = options.fresh || back.is_some();
+        let mut repeats = if anew { Vec::new() } else { entries };
+        let mut manifest = match &back {
+            _ if options.fresh => None,
+            Some((back, _)) => Some(back.clone()),
+            None => newest.manifest,
+        };
+        if let (None, true, false, Some(path)) = (&manifest, repeats.is_empty(), options.fresh, has_results) {
+            return Err(Error::config(format!("'{}' has results, but no saved state to go on from", path.display()))
+                .hint("run with --fresh to read everything again and write over them, or use another folder"));
+        }
+        let queries = &self.plan.queries;
+        let changes = reconcile(queries, manifest.as_mut(), &repeats, state)?;
+        let names = queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
+        log.append(&LogEntry::Started { generation, queries: names }).await?;
+        if options.fresh {
+            store.clear().await?;
+        }
+        manifest = match (manifest, &back) {
+            (Some(manifest), Some((_, name))) => Some(store.rewind(&manifest, name, epoch, stamp).await?),
+            (manifest, _) if self.folder.is_some() => manifest,
+            // A checkpoint that the run before has under way must not be committed any more.
+            _ => {
+                let mut latest = if options.fresh { None } else { store.latest().await? };
+                reconcile(queries, latest.as_mut(), &repeats, state)?;
+                let first = first_epoch(&repeats, options, self.clock);
+                Some(store.take_over(latest.as_ref(), first, stamp).await?)
+            }
+        };
+        if anew {
+            log.forget(u64::MAX).await?;
+        }
+        if let Some(manifest) = &manifest {
+            // What a crash has left of entries that were being removed.
+            repeats.retain(|entry| entry.epoch().is_none_or(|epoch| epoch > manifest.log_after));
+        }
+        notes.extend(changes);
+        Ok(Begun { store, log, manifest, repeats, generation, notes })
+    }
+}
+
 /// The newest checkpoint that can be read.
 #[derive(Default)]
 struct Newest {
-    manifest: Option<crate::state::Manifest>,
+    manifest: Option<Manifest>,
     /// There is a newer one, which cannot.
     damaged: bool,
     generation: u64,
@@ -191,7 +258,7 @@ fn first_epoch(log: &[LogEntry], options: &JobOptions, clock: &Arc<dyn Clock>) -
     logged.unwrap_or_else(by_time)
 }
 
-fn last_generation(entries: &[LogEntry]) -> u64 {
+pub(super) fn last_generation(entries: &[LogEntry]) -> u64 {
     let started = entries.iter().filter_map(|entry| match entry {
         LogEntry::Started { generation, .. } => Some(*generation),
         _ => None,

@@ -55,11 +55,6 @@ pub(super) fn repeated(job: &Job) -> Result<Repeated> {
     Ok(repeated)
 }
 
-/// A hash of what each query computes.
-pub(super) fn identities(job: &Job) -> BTreeMap<String, String> {
-    job.queries.iter().map(|query| (query.name.clone(), identity(&query.plan))).collect()
-}
-
 /// A hash of what a query computes.
 pub fn identity(plan: &str) -> String {
     hex_digest(plan.as_bytes())

@@ -16,7 +16,7 @@ use super::driver::Driver;
 use super::epoch::{Epoch, EpochLimits};
 use super::feed::FeedSpecification;
 use super::reader::rejected;
-use super::repeat::{JobLog, Repeated, append, identities, repeated};
+use super::repeat::{JobLog, Repeated, append, repeated};
 use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, run_errors, run_writer};
 use crate::contracts::{
     ChangeKind, Changes, Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Reject, RejectReason,
@@ -142,13 +142,11 @@ impl Worker {
         let started = job.clock.elapsed();
         let Repeated { cuts, mut committed } = repeated(&job)?;
         let generation = job.log.as_ref().map_or(0, |log| log.generation);
-        let begins = LogEntry::Started { generation, queries: identities(&job) };
         let log: Option<Arc<dyn EpochLog>> = job.log.map(|log| log.log);
         let clock = Arc::clone(&job.clock);
         let mut checkpointer = job
             .checkpointing
             .map(|checkpointing| Checkpointer::new(checkpointing, &job.saved, log.clone(), generation, clock));
-        append(log.as_ref(), Some(&begins)).await?;
         let after = EpochNumber(job.saved.epoch);
         let (error_sender, error_receiver) = mpsc::channel(16);
         let errors = tokio::spawn(run_errors(job.errors, error_receiver));

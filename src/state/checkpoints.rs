@@ -294,6 +294,23 @@ impl CheckpointStore {
         }
     }
 
+    /// Commits the content of the newest checkpoint once more, as this run's: a run before it can commit nothing any more.
+    /// Without one, it is an empty checkpoint after `epoch`.
+    pub async fn take_over(&mut self, latest: Option<&Manifest>, epoch: u64, stamp: Stamp) -> Result<Manifest> {
+        self.number = match latest {
+            Some(latest) => latest.number,
+            None => self.numbers().await?.last().copied().unwrap_or(0),
+        };
+        let mut manifest = self.next_manifest(epoch, epoch, stamp);
+        if let Some(latest) = latest {
+            (manifest.epoch, manifest.log_after) = (latest.epoch, latest.log_after);
+            (manifest.tables, manifest.queries) = (latest.tables.clone(), latest.queries.clone());
+            manifest.reread.clone_from(&latest.reread);
+        }
+        self.publish(&manifest).await?;
+        Ok(manifest)
+    }
+
     /// Makes the content of `of` the newest checkpoint: epochs are counted on from `epoch`, and nothing of the log is needed.
     pub async fn rewind(&mut self, of: &Manifest, from: &str, epoch: u64, stamp: Stamp) -> Result<Manifest> {
         self.number = self.numbers().await?.last().copied().unwrap_or(0);
@@ -432,14 +449,15 @@ impl CheckpointStore {
             .await
     }
 
-    /// Removes everything, savepoints too.
+    /// Forgets all checkpoints, but not savepoints. Numbers are counted on.
     pub async fn clear(&mut self) -> Result<()> {
-        for folder in [MANIFESTS, SAVEPOINTS, STATE] {
-            for name in self.storage.list(folder).await? {
-                self.storage.remove(&name).await?;
-            }
+        let numbers = self.numbers().await?;
+        self.number = numbers.last().copied().unwrap_or(0).max(self.number);
+        for number in numbers {
+            self.storage.remove(&manifest_name(number)).await?;
         }
-        (self.stored, self.dead, self.number) = (HashMap::new(), HashMap::new(), 0);
+        self.sweep().await?;
+        (self.stored, self.dead) = (HashMap::new(), HashMap::new());
         Ok(())
     }
 }
