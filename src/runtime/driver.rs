@@ -158,8 +158,7 @@ impl Driver {
         quota: Option<(mpsc::Sender<u64>, mpsc::Receiver<u64>)>,
     ) -> Result<()> {
         let Opening { mut position, start, watermarks, finished } = opening;
-        let feed = &mut self.feeds[index];
-        let (quota, quotas) = quota.unzip();
+        let (feed, (quota, quotas)) = (&mut self.feeds[index], quota.unzip());
         let number = feed.splits.list.len();
         let brake = Arc::new(Brake::default());
         if !finished {

@@ -1,28 +1,28 @@
 //! The life of a run: epochs from start to end, then flush and save.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::compute::{concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::SchemaRef;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::accounting::{QueryCounts, Summary};
+use super::changes::changes;
 use super::checkpoints::{CheckpointOrder, Checkpointer, Checkpointing, Report};
 use super::driver::Driver;
 use super::epoch::{Epoch, EpochLimits};
 use super::feed::FeedSpecification;
+use super::progress::{Progress, report};
 use super::reader::rejected;
 use super::repeat::{JobLog, Repeated, append, repeated};
 use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, run_errors, run_writer};
 use crate::contracts::{
-    ChangeKind, Changes, Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Reject, RejectReason,
-    Result, Sink, Watermark,
+    Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Reject, RejectReason, Result, Sink, Watermark,
 };
-use crate::operators::{ChangeMode, Compute, EpochInputs, EqualityTest, GateKind, QueryGraph, TableRows, consolidate};
+use crate::operators::{Compute, EpochInputs, EqualityTest, GateKind, QueryGraph, TableRows};
 use crate::state::{SavedJob, SavedQuery};
 
 /// How a run ends.
@@ -93,25 +93,6 @@ pub struct Job {
     pub log: Option<JobLog>,
     /// Where checkpoints are kept; `None` when nothing outlives the run.
     pub checkpointing: Option<Checkpointing>,
-}
-
-/// Figures that a display may read while the run goes on.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Records read.
-    pub records: AtomicU64,
-    /// Bytes read.
-    pub bytes: AtomicU64,
-    /// Records refused.
-    pub rejected: AtomicU64,
-    /// Rows given to sinks.
-    pub rows_out: AtomicU64,
-    /// Epochs run.
-    pub epochs: AtomicU64,
-    /// Least watermark of all tables, milliseconds.
-    pub watermark_ms: AtomicI64,
-    /// How far reading is behind the newest record, milliseconds; -1 where sources do not say.
-    pub behind_ms: AtomicI64,
 }
 
 /// Runs jobs.
@@ -273,19 +254,6 @@ impl Worker {
     }
 }
 
-fn report(progress: &Progress, driver: &Driver, epoch: &Epoch) {
-    let read = || driver.counts().filter(|table| table.read_with.is_none());
-    progress.records.store(read().map(|t| t.records).sum(), Ordering::Relaxed);
-    progress.bytes.store(read().map(|t| t.bytes).sum(), Ordering::Relaxed);
-    let rejected = driver.counts().flat_map(|t| t.rejected.values()).sum();
-    progress.rejected.store(rejected, Ordering::Relaxed);
-    let behind = driver.behind_ms().map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
-    progress.behind_ms.store(behind, Ordering::Relaxed);
-    if let Some(least) = epoch.watermarks.iter().filter(|w| **w != Watermark::MIN).min() {
-        progress.watermark_ms.store(least.0, Ordering::Relaxed);
-    }
-}
-
 /// The tests under which queries read each table, each once.
 fn tests_of(queries: &[RunningQuery], tables: usize) -> Vec<Vec<EqualityTest>> {
     let mut tests: Vec<Vec<EqualityTest>> = vec![Vec::new(); tables];
@@ -434,35 +402,6 @@ async fn order_query(query: &mut RunningQuery, order: Order) -> Result<()> {
         });
     }
     Ok(())
-}
-
-/// Rows of a query as changes of its sink's table.
-fn changes(rows: Vec<RecordBatch>, mode: ChangeMode, key: &[usize], schema: &SchemaRef) -> Result<Vec<Changes>> {
-    let named = |batch: RecordBatch| -> Result<RecordBatch> {
-        Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?)
-    };
-    if mode != ChangeMode::Delta {
-        return rows.into_iter().map(|b| Ok(Changes { batch: named(b)?, kinds: None })).collect();
-    }
-    let Some(first) = rows.first() else { return Ok(Vec::new()) };
-    let all = concat_batches(&first.schema(), &rows)?;
-    let weight = all.num_columns() - 1;
-    let (rows, deletes) = if key.is_empty() {
-        let weights = all.column(weight);
-        let weights =
-            datafusion::arrow::array::AsArray::as_primitive::<datafusion::arrow::datatypes::Int8Type>(weights);
-        (None, weights.values().iter().map(|w| *w < 0).collect())
-    } else {
-        let (rows, deletes) = consolidate(&all, key, weight)?;
-        (Some(rows), deletes)
-    };
-    let all = match rows {
-        Some(rows) => take_record_batch(&all, &rows)?,
-        None => all,
-    };
-    let batch = RecordBatch::try_new(Arc::clone(schema), all.columns()[..weight].to_vec())?;
-    let kind = |delete: &bool| if *delete { ChangeKind::Delete } else { ChangeKind::Upsert };
-    Ok(vec![Changes { batch, kinds: Some(deletes.iter().map(kind).collect()) }])
 }
 
 /// Closes a query's sink and takes its state.

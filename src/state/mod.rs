@@ -17,6 +17,7 @@ mod object_epoch_log;
 mod object_storage;
 mod ranges;
 mod saved;
+mod savepoints;
 #[cfg(test)]
 mod test_faults;
 #[cfg(test)]
