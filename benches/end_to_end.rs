@@ -104,7 +104,7 @@ fn end_to_end(criterion: &mut Criterion) {
                         let prepared = prepared.unwrap_or_else(|errors| panic!("{}", errors[0]));
                         let (_stop, stopped) = tokio::sync::watch::channel(false);
                         let started = clock.elapsed();
-                        let (summary, _) =
+                        let summary =
                             Worker::run(prepared.job, stopped, Arc::new(Progress::default())).await.expect("it runs");
                         assert_eq!(summary.records(), EVENTS);
                         clock.elapsed().saturating_sub(started)

@@ -1,7 +1,8 @@
 //! A run is killed at moments that nobody chose; the next one repeats the epochs that had been cut, as they were, and
 //! goes on: tables, alerts and archive are those of a run that nothing has disturbed.
 //!
-//! `CRASH_SEED=N` repeats a run of the test; `CRASH_ROUNDS=N` makes it longer.
+//! Each seed is another job: files that stay open for a moment or over many checkpoints; and each run another interval
+//! between checkpoints, or none. `CRASH_SEED=N` repeats a run of the test; `CRASH_ROUNDS=N` makes it longer.
 
 #![expect(clippy::disallowed_methods, reason = "the program under test lives in real time")]
 
@@ -139,6 +140,41 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Results of windows in files: rows that no epoch gives again once their window has closed.
+const WINDOW_FILES: &str = "
+CREATE TABLE minutes (window_start TIMESTAMP(3), event_type STRING, events BIGINT, users BIGINT, `day` STRING)
+PARTITIONED BY (`day`) WITH ('connector' = 'filesystem', 'path' = 's3://minutes/m/', 'format' = 'parquet',
+  'sink.rolling-policy.rollover-interval' = '300 s');
+INSERT INTO minutes
+SELECT window_start, event_type, COUNT(*), COUNT(DISTINCT data.user_id), DATE_FORMAT(window_start, 'yyyy-MM-dd')
+FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(`timestamp`), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end, event_type;
+";
+
+/// How long a file stays open at most, by seed: some are complete when the kill comes, some are not, some never are.
+const ROLLOVERS: [&str; 3] = ["150 ms", "600 ms", "300 s"];
+/// Between checkpoints; 0 is only at the end of a run.
+const INTERVALS: [&str; 4] = ["0", "40ms", "150ms", "400ms"];
+
+/// The shipped job, and windows into files; files are rolled after `rollover`.
+fn queries(folder: &Path, rollover: &str) -> PathBuf {
+    let queries = folder.join("queries");
+    copy(&Path::new(ROOT).join("queries"), &queries);
+    std::fs::write(queries.join("minutes.sql"), WINDOW_FILES).expect("written");
+    for file in ["archive.sql", "minutes.sql"] {
+        let text = std::fs::read_to_string(queries.join(file)).expect("a query");
+        assert!(text.contains("'300 s'"), "the rollover that is changed here");
+        std::fs::write(queries.join(file), text.replace("'300 s'", &format!("'{rollover}'"))).expect("written");
+    }
+    queries
+}
+
+/// Number of the newest checkpoint.
+fn checkpoint(local: &Path) -> u64 {
+    let manifests = std::fs::read_dir(local.join("checkpoints/queries/manifests")).into_iter().flatten().flatten();
+    let number = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().strip_suffix(".json")?.parse().ok();
+    manifests.filter_map(number).max().unwrap_or(0)
+}
+
 /// Epochs in the log of the job.
 fn logged(local: &Path) -> usize {
     let log = std::fs::read_to_string(local.join("checkpoints/queries/epochs.log")).unwrap_or_default();
@@ -148,14 +184,8 @@ fn logged(local: &Path) -> usize {
 #[test]
 fn a_killed_run_is_repeated_exactly_and_goes_on() {
     let seed = std::env::var("CRASH_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(20_260_301);
-    let rounds: u64 = std::env::var("CRASH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+    let rounds: u64 = std::env::var("CRASH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
     let folder = tempfile::tempdir().expect("a folder");
-    // The shipped job, but with files that are rolled often: some are complete when the kill comes, and some are not.
-    let queries = folder.path().join("queries");
-    copy(&Path::new(ROOT).join("queries"), &queries);
-    let archive_sql = std::fs::read_to_string(queries.join("archive.sql")).expect("the archive's query");
-    assert!(archive_sql.contains("'300 s'"), "the rollover that is changed here");
-    std::fs::write(queries.join("archive.sql"), archive_sql.replace("'300 s'", "'150 ms'")).expect("written");
     let whole = folder.path().join("whole");
     let events = Path::new(ROOT).join("tests/data/shop.jsonl");
     let stream = [
@@ -171,16 +201,23 @@ fn a_killed_run_is_repeated_exactly_and_goes_on() {
     tidemill(&stream);
     let untouched = folder.path().join("stream");
     copy(&whole, &untouched);
-    tidemill(&["run", text(&queries), "--local", text(&whole), "--drain"]);
-    let wanted = (tables(&whole), alerts(&whole), archive(&whole.join("s3/my-analytics-archive/events")));
+    let undisturbed = queries(&folder.path().join("undisturbed"), "300 s");
+    tidemill(&["run", text(&undisturbed), "--local", text(&whole), "--drain"]);
+    let files =
+        |local: &Path| ["my-analytics-archive/events", "minutes/m"].map(|path| archive(&local.join("s3").join(path)));
+    let wanted = (tables(&whole), alerts(&whole), files(&whole));
+    let mut checkpoints = 0;
     for seed in seed..seed + rounds {
         let mut random = Random(seed);
         let local = folder.path().join(format!("killed-{seed}"));
         copy(&untouched, &local);
+        let rollover = ROLLOVERS[(seed % 3) as usize];
+        let queries = queries(&folder.path().join(format!("job-{seed}")), rollover);
         let run = ["run", text(&queries), "--local", text(&local), "--epoch-rows", "300", "--epoch-interval", "30ms"];
         let (mut kills_in_midst, mut stopped) = (0, 0);
         for _ in 0..6 {
-            let mut child = start(&run);
+            let interval = INTERVALS[random.below(4) as usize];
+            let mut child = start(&[&run[..], &["--checkpoint-interval", interval]].concat());
             let orderly = random.below(5) == 0;
             std::thread::sleep(Duration::from_millis(250 + random.below(1_250)));
             if orderly {
@@ -200,10 +237,16 @@ fn a_killed_run_is_repeated_exactly_and_goes_on() {
             kills_in_midst > 0,
             "CRASH_SEED={seed}: no run was killed before it had saved ({stopped} were stopped)"
         );
+        checkpoints += checkpoint(&local);
         tidemill(&["run", text(&queries), "--local", text(&local), "--drain"]);
         assert_same("rows of tables", seed, &wanted.0, &tables(&local));
         assert_same("alerts", seed, &wanted.1, &alerts(&local));
-        assert_same("archived rows", seed, &wanted.2, &archive(&local.join("s3/my-analytics-archive/events")));
+        let [archived, minutes] = files(&local);
+        assert_same("archived rows", seed, &wanted.2[0], &archived);
+        assert_same("rows of windows", seed, &wanted.2[1], &minutes);
         assert_eq!(logged(&local), 0, "a saved state needs no log");
+        let manifests = std::fs::read_dir(local.join("checkpoints/queries/manifests")).expect("checkpoints").count();
+        assert!(manifests <= 3, "CRASH_SEED={seed}: {manifests} checkpoints are kept");
     }
+    assert!(checkpoints > 3 * rounds, "there were {checkpoints} checkpoints in {rounds} rounds");
 }

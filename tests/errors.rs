@@ -73,6 +73,7 @@ fn options(path: &Path) -> JobOptions {
         from: None,
         parameters: BTreeMap::new(),
         fresh: false,
+        state: Default::default(),
         threads: 1,
         epoch_interval: None,
         epoch_rows: None,

@@ -134,9 +134,9 @@ fn aggregated(rows: &[Vec<i64>]) -> BTreeMap<i64, Vec<i64>> {
 }
 
 async fn restored(operator: RunningAggregate, parts: &Aggregation, emit: Emit) -> RunningAggregate {
-    let (watermark, rows) = operator.snapshot().expect("a snapshot");
+    let (watermark, rows) = operator.snapshot();
     let mut other = RunningAggregate::try_new(Arc::clone(&parts.parts), emit, None).expect("an operator");
-    other.restore(watermark, &rows).expect("restored");
+    other.restore(watermark, rows).expect("restored");
     assert_eq!(other.size().0, operator.size().0, "keys after a restore");
     other
 }
@@ -232,9 +232,9 @@ fn a_key_that_was_not_seen_for_its_time_to_live_begins_anew() {
                 let kept = model.values().filter(|(_, seen)| *seen >= now - TTL - TTL / 16).count();
                 assert!(operator.size().0 <= kept, "{} keys, {kept} at most", operator.size().0);
                 if restore {
-                    let (watermark, state) = operator.snapshot().expect("a snapshot");
+                    let (watermark, state) = operator.snapshot();
                     operator = new();
-                    operator.restore(watermark, &state).expect("restored");
+                    operator.restore(watermark, state).expect("restored");
                 }
             }
         });
@@ -328,7 +328,7 @@ fn a_window_aggregate_gives_each_window_once_with_the_rows_that_came_in_time() {
                 if restore {
                     let (at, state) = operator.snapshot();
                     operator = new();
-                    operator.restore(at, state, &compute()).await.expect("restored");
+                    operator.restore(at, state).expect("restored");
                 }
                 watermark = if step == i64::MAX { i64::MAX } else { watermark.max(-50) + step };
                 let closed = operator.advance(Watermark(watermark), &compute()).await.expect("closed windows");
@@ -367,7 +367,7 @@ fn a_window_buffer_gives_the_rows_of_each_window_once_in_order_of_ends() {
             if restore {
                 let (at, state) = buffer.snapshot();
                 buffer = WindowBuffer::new(0);
-                buffer.restore(at, &state).expect("restored");
+                buffer.restore(at, state).expect("restored");
             }
             watermark = if step == i64::MAX { i64::MAX } else { watermark.max(-50) + step };
             let closed = numbers(&buffer.advance(Watermark(watermark)));

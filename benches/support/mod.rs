@@ -39,6 +39,7 @@ pub(crate) fn options(
         from: None,
         parameters,
         fresh: false,
+        state: Default::default(),
         threads,
         epoch_interval: None,
         epoch_rows: None,

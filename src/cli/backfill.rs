@@ -51,6 +51,7 @@ pub(super) fn backfill(args: BackfillArgs) -> Outcome {
             ending: Ending::Drain,
             from: None,
             fresh: false,
+            state: Default::default(),
             threads,
             epoch_interval: None,
             epoch_rows: None,

@@ -50,6 +50,7 @@ pub(super) fn options(source: &Source) -> JobOptions {
         from: None,
         parameters: source.parameters(),
         fresh: false,
+        state: Default::default(),
         threads: default_threads(),
         epoch_interval: None,
         epoch_rows: None,

@@ -94,6 +94,7 @@ async fn run(args: DemoArgs) -> Outcome {
         from: None,
         parameters: PARAMETERS.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         fresh: folder.own,
+        state: Default::default(),
         threads: default_threads(),
         epoch_interval: None,
         epoch_rows: None,
@@ -128,10 +129,7 @@ async fn run(args: DemoArgs) -> Outcome {
         watched.settle().await;
     }
     let _ = stop_job.send(true);
-    let (summary, saved) = joined(job.await).map_err(|e| vec![e])?;
-    if let Some(store) = &prepared.store {
-        store.save(&saved).map_err(|e| vec![e])?;
-    }
+    let summary = joined(job.await).map_err(|e| vec![e])?;
     watched.close();
     print_summary(&summary);
     print_ways_on(&folder);

@@ -7,6 +7,7 @@ mod demo;
 mod display;
 mod produce;
 mod run;
+mod state;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,6 +43,8 @@ enum Command {
     Iam(aws::IamArgs),
     /// Print CREATE EXTERNAL TABLE statements for what the job writes to S3
     Athena(aws::AthenaArgs),
+    /// Look at a job's checkpoints, keep them, go back to them
+    State(state::StateArgs),
     /// Run the shipped job on generated live traffic, and show counters, alerts and windows as they change
     Demo(demo::DemoArgs),
 }
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Provision(args) => aws::provision(args),
         Command::Iam(args) => aws::iam(args),
         Command::Athena(args) => aws::athena(args),
+        Command::State(args) => state::state(args),
         Command::Demo(args) => demo::demo(args),
     };
     match outcome {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{Outcome, Source, default_threads, display, runtime, start_position};
 use crate::contracts::{Clock, Error, Result, StartPosition, SystemClock};
-use crate::job::{JobOptions, prepare};
+use crate::job::{JobOptions, StateOptions, prepare};
 use crate::runtime::{Ending, Progress, Summary, Worker};
 
 /// Arguments of `run`.
@@ -32,6 +32,8 @@ pub(super) struct RunArgs {
     /// Forget saved positions and state, and set aside the files that earlier runs of this job wrote
     #[arg(long)]
     fresh: bool,
+    #[command(flatten)]
+    state: StateArgs,
     /// Threads to compute with [default: the number of cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -41,6 +43,43 @@ pub(super) struct RunArgs {
     /// Rows at which an epoch closes before its time
     #[arg(long, value_name = "N")]
     epoch_rows: Option<usize>,
+}
+
+/// Which saved state a run goes on from, and where it keeps its own.
+#[derive(Debug, Args)]
+struct StateArgs {
+    /// Where checkpoints are kept: a folder or s3://bucket/prefix [default: DIR/checkpoints of --local DIR, or the job's own
+    /// setting 'state.checkpoints.dir']
+    #[arg(long, value_name = "PATH")]
+    checkpoints: Option<String>,
+    /// Time between two checkpoints, e.g. 10s [default: 10 s, or the job's own setting]; 0 is only at the end
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    checkpoint_interval: Option<Duration>,
+    /// Go on from this savepoint (see `tidemill state`)
+    #[arg(long, value_name = "NAME", conflicts_with = "fresh")]
+    from_savepoint: Option<String>,
+    /// If the newest checkpoint is damaged, go on from the one before
+    #[arg(long, conflicts_with = "fresh")]
+    previous_checkpoint: bool,
+    /// Forget the state of a query that is gone; may be repeated
+    #[arg(long, value_name = "QUERY")]
+    drop_state: Vec<String>,
+    /// Let a query that has changed begin without state; may be repeated
+    #[arg(long, value_name = "QUERY")]
+    reset: Vec<String>,
+}
+
+impl StateArgs {
+    fn options(self) -> StateOptions {
+        StateOptions {
+            path: self.checkpoints,
+            interval: self.checkpoint_interval,
+            previous_checkpoint: self.previous_checkpoint,
+            from_savepoint: self.from_savepoint,
+            drop_state: self.drop_state,
+            reset: self.reset,
+        }
+    }
 }
 
 fn duration(text: &str) -> std::result::Result<Duration, String> {
@@ -60,6 +99,7 @@ pub(super) fn run(args: RunArgs) -> Outcome {
         },
         from: args.from,
         fresh: args.fresh,
+        state: args.state.options(),
         threads,
         epoch_interval: args.epoch_interval,
         epoch_rows: args.epoch_rows,
@@ -77,11 +117,7 @@ pub(super) fn run(args: RunArgs) -> Outcome {
         let outcome = Worker::run(prepared.job, stop, progress).await;
         shown.abort();
         display::clear();
-        let (summary, saved) = outcome.map_err(|e| vec![e])?;
-        if let Some(store) = &prepared.store {
-            store.save(&saved).map_err(|e| vec![e])?;
-        }
-        print_summary(&summary);
+        print_summary(&outcome.map_err(|e| vec![e])?);
         Ok(())
     })
 }
@@ -138,6 +174,27 @@ pub(super) fn print_summary(summary: &Summary) {
             query.rows_out,
             reasons(&query.refused)
         );
+    }
+    if let Some(counts) = &summary.checkpoints {
+        let failed = if counts.failed > 0 { format!(", {} failed", counts.failed) } else { String::new() };
+        println!(
+            "  checkpoints: {}{failed}, {} written, {} kept, {} ms each, {} ms the longest",
+            counts.checkpoints,
+            bytes(counts.written_bytes),
+            bytes(counts.total_bytes),
+            counts.together.as_millis() / u128::from(counts.checkpoints.max(1)),
+            counts.longest.as_millis()
+        );
+    }
+}
+
+/// `17 B`, `1.5 KiB`, `2.3 GiB`.
+pub(super) fn bytes(count: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let power = (count.max(1).ilog2() / 10).min(4);
+    match power {
+        0 => format!("{count} B"),
+        _ => format!("{:.1} {}", count as f64 / 1024_f64.powi(power as i32), units[power as usize]),
     }
 }
 

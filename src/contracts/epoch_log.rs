@@ -9,6 +9,8 @@
 //! `now()`, values and message ids. Results that had left already are written again with the same content, or left out
 //! where their sink knows them ([`LogEntry::Committed`]).
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -96,8 +98,9 @@ pub enum LogEntry {
     Started {
         /// Its number.
         generation: u64,
-        /// What it computes: another job cannot repeat its epochs.
-        job: String,
+        /// A hash of what each query computes: another query cannot repeat its epochs.
+        #[serde(default)]
+        queries: BTreeMap<String, String>,
     },
     /// An epoch has been cut.
     Cut(EpochCut),
@@ -131,11 +134,13 @@ fn is_false(value: &bool) -> bool {
 ///
 /// # Contract
 /// - When `append` has returned, the entry survives a crash of process and machine.
-/// - An entry is whole or not there; entries keep their order.
+/// - An entry is whole or not there; entries keep their order, also those of calls at the same time.
 /// - At most one run appends: one that another has taken over from gets [`ErrorKind::Fenced`](super::ErrorKind::Fenced).
-/// - Entries up to the epoch of a saved state may be forgotten once that state is durable.
 #[async_trait]
-pub trait EpochLog: Send {
+pub trait EpochLog: Send + Sync {
     /// Adds an entry.
-    async fn append(&mut self, entry: &LogEntry) -> Result<()>;
+    async fn append(&self, entry: &LogEntry) -> Result<()>;
+
+    /// Removes entries of epochs up to `epoch`: a checkpoint has what they did. A crash in the midst may leave some.
+    async fn forget(&self, epoch: u64) -> Result<()>;
 }

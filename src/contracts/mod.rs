@@ -21,6 +21,7 @@ mod record;
 mod reject;
 mod sink;
 mod source;
+mod storage;
 mod table;
 mod time;
 
@@ -35,5 +36,6 @@ pub use sink::{ChangeKind, Changes, Committable, RefusedRow, Sink, WriteOutcome}
 pub use source::{
     Boundedness, Fetch, Source, SourceProgress, Split, SplitId, SplitProgress, SplitReader, StartPosition,
 };
+pub use storage::{Created, Storage};
 pub use table::{MetadataColumn, TableSpec};
 pub use time::{EpochNumber, Watermark};

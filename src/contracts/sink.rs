@@ -65,7 +65,7 @@ pub struct Committable {
 /// - `finish` ends the input: open files are closed and staged, as `prepare`.
 /// - Writing the same epoch again leaves the same table (replay).
 ///
-/// A sink whose rows are visible when `flush` returns stages nothing: for it `prepare`, `commit` and `finish` are there.
+/// A sink whose rows are visible when `flush` returns stages nothing and holds nothing back: for it most methods are there.
 #[async_trait]
 pub trait Sink: Send {
     /// Reaches the service, so that a missing table or right is found before the first row.
@@ -78,6 +78,21 @@ pub trait Sink: Send {
     /// made so. The epochs in it are going to be written again; a sink that can tell leaves them out.
     async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
         self.commit(committed).await
+    }
+
+    /// What a later run must know beside rows and committables, as text; taken between two epochs, when nothing is staged.
+    fn snapshot(&self) -> Option<String> {
+        None
+    }
+
+    /// Takes what [`Self::snapshot`] gave in an earlier run; called before `recover`.
+    fn restore(&mut self, _snapshot: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// The first epoch of which rows lie in open files, where some do: those are lost in a crash, and written again.
+    fn open_since(&self) -> Option<EpochNumber> {
+        None
     }
 
     /// Takes rows of an epoch.

@@ -22,7 +22,7 @@ use super::run::{JobOptions, errors_place, job_name, parameters, sink_tables};
 use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Changes, Clock, EpochNumber, Error, RejectedRecord, Result};
 use crate::operators::{Compute, TIME_COLUMN, WATERMARK_COLUMN};
-use crate::runtime::{WatermarkRule, WriterLog};
+use crate::runtime::{ErrorsOrder, WatermarkRule, WriterLog};
 use crate::sql::{JobPlan, PlanOptions, QueryPlan, SourcePlan, plan_job};
 
 /// What a person asks for on the command line.
@@ -107,7 +107,7 @@ pub(super) async fn run_queries(
     let error_task = tokio::spawn(crate::runtime::run_errors(errors, error_receiver));
     if !rejects.is_empty() {
         // An output that has gone says why when it is awaited.
-        let _ = error_sender.send(rejects).await;
+        let _ = error_sender.send(ErrorsOrder::Records(rejects)).await;
     }
     let compute = Compute::new(options.threads);
     let mut done = Vec::new();
@@ -149,7 +149,7 @@ async fn run_query(
     references: &[RecordBatch],
     connectors: &Connectors,
     compute: &Compute,
-    errors: mpsc::Sender<Vec<RejectedRecord>>,
+    errors: mpsc::Sender<ErrorsOrder>,
 ) -> Result<Backfilled> {
     let context = |e: Error| e.context(format!("query '{}'", query.name));
     let sink = connectors.sink(&query.sink.spec, &query.sink.connector)?;

@@ -2,12 +2,15 @@
 
 mod backfill;
 mod batch;
+mod changes;
 mod explain;
 mod feeds;
 mod files;
 mod portable;
 mod resources;
 mod run;
+mod saved;
+mod state_tools;
 
 pub use backfill::{BackfillOptions, Backfilled, backfill};
 pub use batch::{BatchDone, run_batch};
@@ -16,3 +19,5 @@ pub use files::load;
 pub use portable::not_portable;
 pub use resources::{athena, job_resources};
 pub use run::{JobOptions, Prepared, check, plan, prepare};
+pub use saved::StateOptions;
+pub use state_tools::StateTools;

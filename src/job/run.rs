@@ -10,14 +10,14 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 
 use super::feeds::feeds;
+use super::saved::{SavedRun, StateOptions, saved_run};
 use crate::connectors::files::reference::{FileVersion, ReferenceFiles};
 use crate::connectors::files::s3_path;
 use crate::connectors::{Connectors, JobContext};
-use crate::contracts::{Clock, Error, ErrorOutput, LogEntry, Result, StartPosition, TableSpec};
+use crate::contracts::{Clock, Error, ErrorOutput, Result, StartPosition, TableSpec};
 use crate::operators::Compute;
-use crate::runtime::{Ending, EpochLimits, Job, JobLog, QuerySpec, ReferenceLoader};
+use crate::runtime::{Ending, EpochLimits, Job, QuerySpec, ReferenceLoader};
 use crate::sql::{JobPlan, Parameters, PlanOptions, QueryPlan, plan_job};
-use crate::state::{SavedJob, StateStore};
 
 /// What a person asks for on the command line.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct JobOptions {
     pub parameters: BTreeMap<String, String>,
     /// Forget saved positions and state.
     pub fresh: bool,
+    /// Where state is kept, and which one to go on from.
+    pub state: StateOptions,
     /// Tasks of a stage; the number of cores by default.
     pub threads: usize,
     /// Overrides the job's own epoch settings.
@@ -42,12 +44,10 @@ pub struct JobOptions {
     pub epoch_rows: Option<usize>,
 }
 
-/// A job that can be run, and where its state is saved afterwards.
+/// A job that can be run.
 pub struct Prepared {
     /// For the worker.
     pub job: Job,
-    /// Where to save; `None` when nothing outlives the run.
-    pub store: Option<StateStore>,
     /// Accepted, but worth knowing.
     pub warnings: Vec<String>,
     /// Name of the job.
@@ -90,12 +90,10 @@ async fn connect(
     epoch_time: Arc<AtomicI64>,
 ) -> Result<Prepared> {
     let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
-    let store = options.local.as_ref().map(|dir| StateStore::new(dir.join("checkpoints").join(&name)));
-    let SavedRun { mut saved, log } = saved_run(options, store.as_ref())?;
-    // Without a log, and after `--fresh`, nothing is kept that could count runs and epochs. The time grows from run to run too, and faster than
-    // epochs follow each other: so what DynamoDB keeps of one run is not newer than the epochs of the next.
+    let SavedRun { mut saved, log, checkpointing, notes } = saved_run(options, &plan, &name, &clock).await?;
+    // Without a log nothing is kept that could count runs and epochs. The time grows from run to run too.
     let by_time = || u64::try_from(clock.now_ms()).unwrap_or(1);
-    if log.is_none() || options.fresh {
+    if log.is_none() {
         saved.epoch = by_time();
     }
     let generation = log.as_ref().map_or_else(by_time, |log| log.generation);
@@ -103,6 +101,7 @@ async fn connect(
     let connectors =
         Connectors::new(options.local.clone(), Arc::clone(&clock), context).draining(options.ending != Ending::Run);
     let mut warnings = plan.warnings;
+    warnings.extend(notes);
     let sinks = sink_tables(&plan.queries);
     let place = errors_place(&plan.settings.errors_path, options.local.as_deref(), &name, &sinks);
     if options.fresh {
@@ -127,6 +126,7 @@ async fn connect(
         let sink = connectors.sink(&query.sink.spec, &query.sink.connector)?;
         queries.push(QuerySpec {
             name: query.name,
+            plan: query.normal,
             graph: query.graph,
             tables: query.tables,
             gates: query.gates,
@@ -158,43 +158,9 @@ async fn connect(
         ending: options.ending,
         saved,
         log,
+        checkpointing,
     };
-    Ok(Prepared { job, store, warnings, name })
-}
-
-/// Where the run before has stopped.
-#[derive(Default)]
-struct SavedRun {
-    saved: SavedJob,
-    log: Option<JobLog>,
-}
-
-fn saved_run(options: &JobOptions, store: Option<&StateStore>) -> Result<SavedRun> {
-    let Some(store) = store else { return Ok(SavedRun::default()) };
-    let number = store.numbers()?.last().copied().unwrap_or(0);
-    if options.fresh {
-        store.clear()?;
-    }
-    let saved = store.latest()?;
-    let has_log = store.has_log();
-    if let (None, false, false, Some(local)) = (&saved, has_log, options.fresh, &options.local)
-        && !local.join("checkpoints").exists()
-    {
-        let results = ["dynamodb.sqlite", "sns", "s3"].iter().map(|n| local.join(n)).find(|p| p.exists());
-        if let Some(path) = results {
-            return Err(Error::config(format!("'{}' has results, but no saved state to go on from", path.display()))
-                .hint("run with --fresh to read everything again and write over them, or use another folder"));
-        }
-    }
-    let (log, entries) = store.open_log()?;
-    let started = |entry: &LogEntry| match entry {
-        LogEntry::Started { generation, .. } => Some(*generation),
-        _ => None,
-    };
-    // A run that was killed has saved nothing, but it has made files under its number.
-    let generation = entries.iter().filter_map(started).max().unwrap_or(0).max(number) + 1;
-    let log = JobLog { log: Box::new(log), entries, generation };
-    Ok(SavedRun { saved: saved.unwrap_or_default(), log: Some(log) })
+    Ok(Prepared { job, warnings, name })
 }
 
 pub(super) fn job_name(paths: &[PathBuf]) -> String {

@@ -197,6 +197,17 @@ impl QueryGraph {
 }
 
 impl QueryGraph {
+    /// Takes the reference tables of an epoch whose rows this query has had in an earlier run.
+    pub fn pass(&mut self, epoch: &EpochInputs) -> Result<()> {
+        let stages = self.operators.iter_mut().map(|operator| &mut operator.input).chain([&mut self.root]);
+        for stage in stages {
+            for number in 0..stage.inputs.len() {
+                fill_reference(stage, number, epoch)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs a batch plan: one stage that reads its tables itself, but for reference tables.
     pub async fn run_batch(&mut self, references: &[RecordBatch], compute: &Compute) -> Result<Vec<RecordBatch>> {
         for input in &self.root.inputs {
@@ -222,21 +233,21 @@ impl QueryGraph {
         stages.any(|stage| multiplies(&stage.plan))
     }
 
-    /// State of each operator.
-    pub fn snapshot(&self) -> Result<Vec<OperatorState>> {
+    /// State of each operator. Cheap: batches are shared, not copied.
+    pub fn snapshot(&self) -> Vec<OperatorState> {
         let state = |operator: &Operator| {
-            let (watermark, rows) = match &operator.kind {
+            let (watermark, pieces) = match &operator.kind {
                 OperatorKind::Window(window) => window.snapshot(),
-                OperatorKind::Running(running) => running.snapshot()?,
+                OperatorKind::Running(running) => running.snapshot(),
                 OperatorKind::Buffer(buffer) => buffer.snapshot(),
             };
-            Ok(OperatorState { fingerprint: operator.fingerprint.clone(), watermark, rows })
+            OperatorState { fingerprint: operator.fingerprint.clone(), watermark: Some(watermark), pieces }
         };
         self.operators.iter().map(state).collect()
     }
 
-    /// Takes the state of a snapshot. An operator of another query than the saved one is refused.
-    pub async fn restore(&mut self, saved: &[OperatorState], compute: &Compute) -> Result<()> {
+    /// Takes the state of a snapshot of the same query.
+    pub fn restore(&mut self, saved: Vec<OperatorState>) -> Result<()> {
         let same = saved.len() == self.operators.len()
             && saved.iter().zip(&self.operators).all(|(state, operator)| state.fingerprint == operator.fingerprint);
         if !same {
@@ -244,11 +255,12 @@ impl QueryGraph {
                 .hint("run with --fresh to start anew, or give the changed query another file name"));
         }
         self.started = true;
-        for (operator, OperatorState { watermark, rows, .. }) in self.operators.iter_mut().zip(saved) {
+        for (operator, OperatorState { watermark, pieces, .. }) in self.operators.iter_mut().zip(saved) {
+            let watermark = watermark.unwrap_or(Watermark::MIN);
             match &mut operator.kind {
-                OperatorKind::Window(window) => window.restore(*watermark, rows.clone(), compute).await?,
-                OperatorKind::Running(running) => running.restore(*watermark, rows)?,
-                OperatorKind::Buffer(buffer) => buffer.restore(*watermark, rows)?,
+                OperatorKind::Window(window) => window.restore(watermark, pieces)?,
+                OperatorKind::Running(running) => running.restore(watermark, pieces)?,
+                OperatorKind::Buffer(buffer) => buffer.restore(watermark, pieces)?,
             }
         }
         Ok(())
@@ -278,6 +290,19 @@ fn watermark_of(stage: &Stage, epoch: &EpochInputs, outputs: &[(Vec<RecordBatch>
     watermarks.min().unwrap_or(Watermark::MAX)
 }
 
+/// Gives a stage the rows of its reference table, where these are new.
+fn fill_reference(stage: &mut Stage, number: usize, epoch: &EpochInputs) -> Result<()> {
+    let input = &stage.inputs[number];
+    if let SlotSource::Reference(table) = input.source
+        && let Some(rows) = &epoch.references[table]
+    {
+        input.slot.fill(std::slice::from_ref(rows));
+        // The plan keeps an index of the table from run to run; a changed table needs a new one.
+        stage.plan = reset_plan_states(Arc::clone(&stage.plan)).map_err(failure)?;
+    }
+    Ok(())
+}
+
 async fn run_stage(
     stage: &mut Stage,
     epoch: &EpochInputs,
@@ -285,7 +310,8 @@ async fn run_stage(
     compute: &Compute,
 ) -> Result<Vec<RecordBatch>> {
     let mut any = false;
-    for input in &stage.inputs {
+    for number in 0..stage.inputs.len() {
+        let input = &stage.inputs[number];
         match input.source {
             SlotSource::Table(table) => {
                 let rows = epoch.tables[table].under(input.slot.test())?;
@@ -297,13 +323,7 @@ async fn run_stage(
                 any |= rows.iter().any(|b| b.num_rows() > 0);
                 input.slot.fill(rows);
             }
-            SlotSource::Reference(table) => {
-                if let Some(rows) = &epoch.references[table] {
-                    input.slot.fill(std::slice::from_ref(rows));
-                    // The plan keeps an index of the table from run to run; a changed table needs a new one.
-                    stage.plan = reset_plan_states(Arc::clone(&stage.plan)).map_err(failure)?;
-                }
-            }
+            SlotSource::Reference(_) => fill_reference(stage, number, epoch)?,
         }
     }
     // Nothing in, nothing out: a stage has no state, and aggregates above it have their own.

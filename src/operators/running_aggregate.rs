@@ -14,6 +14,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, Int8Array, PrimitiveArray, RecordBatch, UInt32Array};
+use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::compute::{concat_batches, interleave_record_batch, take_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMillisecondType};
 use datafusion::arrow::row::{OwnedRow, RowConverter, Rows, SortField};
@@ -24,6 +25,7 @@ use super::compute::Compute;
 use super::partials::AggregateParts;
 use super::window_aggregate::millis;
 use crate::contracts::{Result, Watermark};
+use crate::state::{PieceIds, StatePiece};
 
 /// What the operator tells downstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct TimeToLive {
 
 #[derive(Debug)]
 struct Chunk {
+    /// Its name in snapshots.
+    id: u64,
     batch: RecordBatch,
     keys: Rows,
     /// When each key was last seen, where there is a time-to-live.
@@ -64,7 +68,9 @@ pub struct RunningAggregate {
     emit: Emit,
     ttl: Option<TimeToLive>,
     converter: RowConverter,
+    /// By age.
     chunks: Vec<Chunk>,
+    ids: PieceIds,
     index: HashTable<(u64, Place)>,
     hasher: foldhash::quality::FixedState,
     watermark: Watermark,
@@ -88,6 +94,7 @@ impl RunningAggregate {
             ttl,
             converter,
             chunks: Vec::new(),
+            ids: PieceIds::default(),
             index: HashTable::new(),
             // A fixed seed: the order of work, and so of results, is the same in every run.
             hasher: foldhash::quality::FixedState::with_seed(0),
@@ -236,17 +243,23 @@ impl RunningAggregate {
     }
 
     fn add_chunk(&mut self, batch: RecordBatch) -> Result<()> {
+        let (id, rows) = (self.ids.take(), batch.num_rows());
+        self.put_chunk(id, batch, vec![false; rows])
+    }
+
+    fn put_chunk(&mut self, id: u64, batch: RecordBatch, dead: Vec<bool>) -> Result<()> {
         let keys = self.convert(&batch)?;
         let number = self.chunks.len() as u32;
         let rows = batch.num_rows();
         let keyless = self.parts.key_columns() == 0;
         let seen = self.ttl.map(|ttl| millis(batch.column(ttl.last_seen))).transpose()?;
-        self.chunks.push(Chunk { batch, keys, seen, dead: vec![false; rows], live: rows });
+        let live = dead.iter().filter(|dead| !**dead).count();
+        self.chunks.push(Chunk { id, batch, keys, seen, dead, live });
         let (chunks, hasher) = (&self.chunks, &self.hasher);
         let hash_of = |(chunk, row): Place| {
             if keyless { 0 } else { hasher.hash_one(chunks[chunk as usize].keys.row(row as usize).data()) }
         };
-        for row in 0..rows {
+        for row in (0..rows).filter(|row| !chunks[number as usize].dead[*row]) {
             let place = (number, row as u32);
             let hash = hash_of(place);
             let same = |(h, at): &(u64, Place)| {
@@ -325,18 +338,26 @@ impl RunningAggregate {
         }
     }
 
-    /// All live state, for a snapshot.
-    pub fn snapshot(&self) -> Result<(Watermark, Vec<RecordBatch>)> {
-        Ok((self.watermark, self.chunks.iter().map(live_rows).collect::<Result<_>>()?))
+    /// All state, for a snapshot: chunks, and which of their rows are dead.
+    pub fn snapshot(&self) -> (Watermark, Vec<StatePiece>) {
+        let piece = |chunk: &Chunk| StatePiece {
+            id: chunk.id,
+            batch: chunk.batch.clone(),
+            dead: (chunk.live < chunk.dead.len()).then(|| BooleanBuffer::from(chunk.dead.as_slice())),
+        };
+        (self.watermark, self.chunks.iter().map(piece).collect())
     }
 
-    /// Takes the state of a snapshot.
-    pub fn restore(&mut self, watermark: Watermark, states: &[RecordBatch]) -> Result<()> {
+    /// Takes the state of a snapshot, in place of its own.
+    pub fn restore(&mut self, watermark: Watermark, mut pieces: Vec<StatePiece>) -> Result<()> {
         self.watermark = watermark;
         self.chunks.clear();
         self.index.clear();
-        if !states.is_empty() {
-            self.add_chunk(concat_batches(self.parts.state_schema(), states)?)?;
+        pieces.sort_by_key(|piece| piece.id);
+        for StatePiece { id, batch, dead } in pieces {
+            self.ids.known(id);
+            let dead = dead.map_or_else(|| vec![false; batch.num_rows()], |dead| dead.iter().collect());
+            self.put_chunk(id, batch, dead)?;
         }
         Ok(())
     }

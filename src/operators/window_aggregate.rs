@@ -26,6 +26,7 @@ use super::compute::Compute;
 use super::partials::AggregateParts;
 use super::window_spec::WindowSpec;
 use crate::contracts::{Result, Watermark};
+use crate::state::{PieceIds, StatePiece};
 
 /// Where a state row says which window (or pane) it belongs to: indexes of its key columns.
 #[derive(Debug, Clone)]
@@ -42,10 +43,14 @@ pub struct WindowColumns {
 
 #[derive(Debug, Default)]
 struct Pane {
-    batches: Vec<RecordBatch>,
+    /// Batches by age.
+    batches: Vec<Named>,
     rows: usize,
     rows_after_compaction: usize,
 }
+
+/// A batch and its name in snapshots.
+type Named = (u64, RecordBatch);
 
 /// See the module's description.
 #[derive(Debug)]
@@ -56,6 +61,7 @@ pub struct WindowAggregate {
     shared: Option<WindowSpec>,
     /// By (end, start): the windows that close first come first. With sharing: (first open end, pane).
     panes: BTreeMap<(i64, i64), Pane>,
+    ids: PieceIds,
     watermark: Watermark,
     /// End of the last window that was closed, minus 1 ms.
     closed: Option<i64>,
@@ -85,6 +91,7 @@ impl WindowAggregate {
             columns,
             shared,
             panes: BTreeMap::new(),
+            ids: PieceIds::default(),
             watermark: Watermark::MIN,
             closed: None,
             compact_rows: FEWEST_ROWS_TO_COMPACT,
@@ -109,7 +116,7 @@ impl WindowAggregate {
                 }
                 let pane = self.panes.entry(key).or_default();
                 pane.rows += rows.num_rows();
-                pane.batches.push(own_text(rows)?);
+                pane.batches.push((self.ids.take(), own_text(rows)?));
                 touched.push(key);
             }
         }
@@ -120,13 +127,14 @@ impl WindowAggregate {
             }
             if pane.rows >= self.compact_rows.max(2 * pane.rows_after_compaction) {
                 let before = pane.rows;
-                compact(pane, &self.parts, compute).await?;
+                compact(pane, &self.parts, &mut self.ids, compute).await?;
                 self.compact_rows = match pane.rows as f64 / before as f64 {
                     share if share > POOR_SHARE => (self.compact_rows * 8).min(MOST_ROWS_WITHOUT_COMPACTION),
                     _ => FEWEST_ROWS_TO_COMPACT,
                 };
             } else if pane.batches.len() >= CONCAT_AFTER_BATCHES {
-                pane.batches = vec![concat_batches(self.parts.state_schema(), &pane.batches)?];
+                let all = concat_batches(self.parts.state_schema(), pane.batches.iter().map(|(_, batch)| batch))?;
+                pane.batches = vec![(self.ids.take(), all)];
             }
         }
         Ok(())
@@ -153,7 +161,7 @@ impl WindowAggregate {
             }
             self.closed = self.closed.max(Some(entry.key().0 - 1));
             let pane = entry.remove();
-            lists.add(pane.batches, pane.rows);
+            lists.add(pane.batches.into_iter().map(|(_, batch)| batch).collect(), pane.rows);
             if lists.rows >= ROWS_PER_CLOSE {
                 out.extend(self.parts.finish_disjoint(lists.take(), compute).await?);
             }
@@ -187,9 +195,9 @@ impl WindowAggregate {
             for key in panes {
                 let Some(pane) = self.panes.get_mut(&key) else { continue };
                 if pane.batches.len() > 1 {
-                    compact(pane, &self.parts, compute).await?;
+                    compact(pane, &self.parts, &mut self.ids, compute).await?;
                 }
-                for batch in &pane.batches {
+                for (_, batch) in &pane.batches {
                     rows += batch.num_rows();
                     batches.push(with_bounds(&self.columns, batch, start, end)?);
                 }
@@ -254,13 +262,26 @@ impl WindowAggregate {
     }
 
     /// All state, for a snapshot.
-    pub fn snapshot(&self) -> (Watermark, Vec<RecordBatch>) {
-        (self.watermark, self.panes.values().flat_map(|pane| pane.batches.iter().cloned()).collect())
+    pub fn snapshot(&self) -> (Watermark, Vec<StatePiece>) {
+        let piece = |(id, batch): &Named| StatePiece { id: *id, batch: batch.clone(), dead: None };
+        (self.watermark, self.panes.values().flat_map(|pane| pane.batches.iter().map(piece)).collect())
     }
 
-    /// Takes the state of a snapshot.
-    pub async fn restore(&mut self, watermark: Watermark, states: Vec<RecordBatch>, compute: &Compute) -> Result<()> {
-        self.push(states, compute).await?;
+    /// Takes the state of a snapshot, in place of its own.
+    pub fn restore(&mut self, watermark: Watermark, mut pieces: Vec<StatePiece>) -> Result<()> {
+        self.panes.clear();
+        // In the order in which they came, so that merging them gives what it would have given.
+        pieces.sort_by_key(|piece| piece.id);
+        pieces.iter().for_each(|piece| self.ids.known(piece.id));
+        for StatePiece { id, batch, .. } in pieces {
+            let parts = self.split(&batch)?;
+            let whole = parts.len() == 1;
+            for (key, rows) in parts {
+                let pane = self.panes.entry(key).or_default();
+                pane.rows += rows.num_rows();
+                pane.batches.push((if whole { id } else { self.ids.take() }, rows));
+            }
+        }
         self.watermark = watermark;
         Ok(())
     }
@@ -279,9 +300,11 @@ fn with_bounds(bounds: &WindowColumns, batch: &RecordBatch, start: i64, end: i64
     Ok(RecordBatch::try_new(batch.schema(), columns)?)
 }
 
-async fn compact(pane: &mut Pane, parts: &AggregateParts, compute: &Compute) -> Result<()> {
-    pane.batches = parts.reduce(&pane.batches, compute).await?;
-    pane.rows = pane.batches.iter().map(RecordBatch::num_rows).sum();
+async fn compact(pane: &mut Pane, parts: &AggregateParts, ids: &mut PieceIds, compute: &Compute) -> Result<()> {
+    let batches: Vec<RecordBatch> = pane.batches.iter().map(|(_, batch)| batch.clone()).collect();
+    let reduced = parts.reduce(&batches, compute).await?;
+    pane.rows = reduced.iter().map(RecordBatch::num_rows).sum();
+    pane.batches = reduced.into_iter().map(|batch| (ids.take(), batch)).collect();
     pane.rows_after_compaction = pane.rows;
     Ok(())
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::checkpoints::CheckpointCounts;
 use crate::contracts::{Error, Result};
 
 /// Counts of a source table.
@@ -60,6 +61,8 @@ pub struct Summary {
     pub epochs: u64,
     /// Wall time.
     pub elapsed: Duration,
+    /// What checkpoints have cost; `None` when none are kept.
+    pub checkpoints: Option<CheckpointCounts>,
 }
 
 impl Summary {

@@ -158,8 +158,7 @@ impl Driver {
         quota: Option<(mpsc::Sender<u64>, mpsc::Receiver<u64>)>,
     ) -> Result<()> {
         let Opening { mut position, start, watermarks, finished } = opening;
-        let feed = &mut self.feeds[index];
-        let (quota, quotas) = quota.unzip();
+        let (feed, (quota, quotas)) = (&mut self.feeds[index], quota.unzip());
         let number = feed.splits.list.len();
         let brake = Arc::new(Brake::default());
         if !finished {
@@ -416,12 +415,15 @@ impl Driver {
         }
     }
 
-    /// Stops reading and says where reading stands. `closed` is the end of the last window that a
-    /// drained run has closed.
-    pub(crate) fn stop(&mut self, drained: bool, closed: Option<i64>) -> BTreeMap<String, SavedTable> {
+    /// Stops reading.
+    pub(crate) fn stop(&mut self) {
         for reader in &self.readers {
             reader.abort();
         }
+    }
+
+    /// Where reading stands, between two epochs. `closed` is the end of the last window that a drained run has closed.
+    pub(crate) fn saved_tables(&self, drained: bool, closed: Option<i64>) -> BTreeMap<String, SavedTable> {
         let mut saved = BTreeMap::new();
         for feed in &self.feeds {
             let source = &feed.specification.source;

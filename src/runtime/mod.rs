@@ -15,9 +15,12 @@
 //! [`crate::contracts`] and the plans in [`crate::operators`].
 
 mod accounting;
+mod changes;
+mod checkpoints;
 mod driver;
 mod epoch;
 mod feed;
+mod progress;
 mod read_all;
 mod reader;
 mod repeat;
@@ -25,15 +28,18 @@ mod replay;
 mod rows;
 mod shared_decode;
 mod splits;
+mod unwritten;
 mod worker;
 mod writer;
 
 pub use accounting::{QueryCounts, Summary, TableCounts};
+pub use checkpoints::{CheckpointCounts, Checkpointing};
 pub use epoch::EpochLimits;
 pub use feed::{DecoderFactory, FeedSpecification, TableSpecification};
+pub use progress::Progress;
 pub use read_all::{AllRows, read_all};
-pub use repeat::JobLog;
+pub use repeat::{JobLog, identity};
 pub use rows::WatermarkRule;
 pub use shared_decode::union_of;
-pub use worker::{Ending, Job, Progress, QuerySpec, ReferenceLoader, Worker};
-pub(crate) use writer::{Order, WriterLog, run_errors, run_writer};
+pub use worker::{Ending, Job, QuerySpec, ReferenceLoader, Worker};
+pub(crate) use writer::{ErrorsOrder, Order, WriterLog, run_errors, run_writer};

@@ -52,7 +52,7 @@ pub async fn read_all(
             break;
         }
     }
-    driver.stop(true, None);
+    driver.stop();
     all.counts = driver.counts().cloned().collect();
     Ok(all)
 }

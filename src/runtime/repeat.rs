@@ -1,17 +1,16 @@
 //! What a run repeats of one that was killed: the logged epochs since the saved state, and what was about to appear.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use super::feed::feed_name;
-use super::worker::{Job, QuerySpec};
-use super::writer::SharedLog;
+use super::worker::Job;
 use crate::contracts::{Committable, EpochCut, EpochLog, Error, LogEntry, Result};
 use crate::state::hex_digest;
 
 /// The epoch log as a run finds it.
 pub struct JobLog {
     /// The log.
-    pub log: Box<dyn EpochLog>,
+    pub log: Arc<dyn EpochLog>,
     /// What is in it.
     pub entries: Vec<LogEntry>,
     /// Number of this run, higher than any before.
@@ -27,50 +26,43 @@ pub(super) struct Repeated {
 
 pub(super) fn repeated(job: &Job) -> Result<Repeated> {
     let mut repeated = Repeated { cuts: VecDeque::new(), committed: BTreeMap::new() };
-    let mut of = None;
+    let after = job.saved.reread.as_ref().map_or(job.saved.epoch, |reread| reread.after_epoch);
+    let mut next = after;
     for entry in job.log.iter().flat_map(|log| &log.entries) {
-        if entry.epoch().is_some_and(|epoch| epoch <= job.saved.epoch) {
-            continue;
-        }
         match entry {
-            LogEntry::Started { job, .. } => of = Some(job),
-            LogEntry::Cut(cut) => repeated.cuts.push_back(cut.clone()),
+            LogEntry::Started { .. } => {}
+            LogEntry::Cut(cut) if cut.epoch <= after => {}
+            LogEntry::Cut(cut) => {
+                next += 1;
+                if cut.epoch != next {
+                    return Err(Error::corrupt(format!("the epoch log has epoch {} where {next} is due", cut.epoch))
+                        .hint("state and log are not of one job: start anew with --fresh"));
+                }
+                repeated.cuts.push_back(cut.clone());
+            }
+            // Sinks know by them what they have of the epochs that are written again.
             LogEntry::Committed { query, payloads, .. } => {
                 let committable = |payload: &String| Committable { payload: payload.clone() };
                 repeated.committed.entry(query.clone()).or_default().extend(payloads.iter().map(committable));
             }
         }
     }
-    let (expected, mut next) = (identity(job), job.saved.epoch);
-    if !repeated.cuts.is_empty() && of.is_some_and(|of| *of != expected) {
+    if next < job.saved.epoch {
         let error =
-            "the run before did not end in order, and the job has changed since: its last epochs cannot be repeated";
-        return Err(Error::config(error).hint("undo the change to go on, or start anew with --fresh"));
-    }
-    for cut in &repeated.cuts {
-        next += 1;
-        if cut.epoch != next {
-            return Err(Error::corrupt(format!("the epoch log has epoch {} where {next} is due", cut.epoch))
-                .hint("state and log are not of one job: start anew with --fresh"));
-        }
+            format!("the epoch log ends with epoch {next}, and the checkpoint needs it up to {}", job.saved.epoch);
+        return Err(Error::corrupt(error).hint("go on from the checkpoint before with --previous-checkpoint"));
     }
     Ok(repeated)
 }
 
-/// What the epochs of a job mean something for: its feeds, its queries and their state.
-pub(super) fn identity(job: &Job) -> String {
-    let feeds = job.feeds.iter().map(feed_name);
-    let query = |query: &QuerySpec| {
-        let operators: Vec<&str> = query.graph.operators.iter().map(|o| o.fingerprint.as_str()).collect();
-        format!("{} {}", query.name, operators.join(" "))
-    };
-    let parts: Vec<String> = feeds.chain(job.queries.iter().map(query)).collect();
-    hex_digest(parts.join("; ").as_bytes())
+/// A hash of what a query computes.
+pub fn identity(plan: &str) -> String {
+    hex_digest(plan.as_bytes())
 }
 
-pub(super) async fn append(log: Option<&SharedLog>, entry: Option<&LogEntry>) -> Result<()> {
+pub(super) async fn append(log: Option<&Arc<dyn EpochLog>>, entry: Option<&LogEntry>) -> Result<()> {
     match (log, entry) {
-        (Some(log), Some(entry)) => log.lock().await.append(entry).await,
+        (Some(log), Some(entry)) => log.append(entry).await,
         _ => Ok(()),
     }
 }

@@ -1,28 +1,29 @@
 //! The life of a run: epochs from start to end, then flush and save.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::compute::{concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::SchemaRef;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::accounting::{QueryCounts, Summary};
+use super::changes::changes;
+use super::checkpoints::{CheckpointOrder, Checkpointer, Checkpointing, Report};
 use super::driver::Driver;
 use super::epoch::{Epoch, EpochLimits};
 use super::feed::FeedSpecification;
+use super::progress::{Progress, report};
 use super::reader::rejected;
-use super::repeat::{JobLog, Repeated, append, identity, repeated};
-use super::writer::{EPOCHS_WAITING, Order, SharedLog, WriterLog, Written, run_errors, run_writer};
+use super::repeat::{JobLog, Repeated, append, repeated};
+use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, run_errors, run_writer};
 use crate::contracts::{
-    ChangeKind, Changes, Clock, EpochCut, EpochNumber, Error, ErrorOutput, LogEntry, Reject, RejectReason,
-    RejectedRecord, Result, Sink, Watermark,
+    Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Reject, RejectReason, Result, Sink, Watermark,
 };
-use crate::operators::{ChangeMode, Compute, EpochInputs, EqualityTest, GateKind, QueryGraph, TableRows, consolidate};
-use crate::state::{OperatorState, SavedJob};
+use crate::operators::{Compute, EpochInputs, EqualityTest, GateKind, QueryGraph, TableRows};
+use crate::state::{SavedJob, SavedQuery};
 
 /// How a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub enum Ending {
 pub struct QuerySpec {
     /// `file:sink`.
     pub name: String,
+    /// What it computes, in its normal form.
+    pub plan: String,
     /// The query.
     pub graph: QueryGraph,
     /// Source tables that it reads.
@@ -88,25 +91,8 @@ pub struct Job {
     pub saved: SavedJob,
     /// Where cuts are written; `None` when nothing outlives the run.
     pub log: Option<JobLog>,
-}
-
-/// Figures that a display may read while the run goes on.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Records read.
-    pub records: AtomicU64,
-    /// Bytes read.
-    pub bytes: AtomicU64,
-    /// Records refused.
-    pub rejected: AtomicU64,
-    /// Rows given to sinks.
-    pub rows_out: AtomicU64,
-    /// Epochs run.
-    pub epochs: AtomicU64,
-    /// Least watermark of all tables, milliseconds.
-    pub watermark_ms: AtomicI64,
-    /// How far reading is behind the newest record, milliseconds; -1 where sources do not say.
-    pub behind_ms: AtomicI64,
+    /// Where checkpoints are kept; `None` when nothing outlives the run.
+    pub checkpointing: Option<Checkpointing>,
 }
 
 /// Runs jobs.
@@ -115,6 +101,7 @@ pub struct Worker;
 
 struct RunningQuery {
     name: String,
+    plan: String,
     graph: QueryGraph,
     tables: Vec<usize>,
     gates: Vec<GateKind>,
@@ -123,6 +110,8 @@ struct RunningQuery {
     orders: mpsc::Sender<Order>,
     writer: JoinHandle<Result<Written>>,
     counts: QueryCounts,
+    /// It has had all epochs up to this one.
+    after: EpochNumber,
 }
 
 impl Worker {
@@ -130,25 +119,23 @@ impl Worker {
     ///
     /// # Errors
     /// The first failure of a source, query or sink, with its name. Nothing is saved then.
-    pub async fn run(
-        mut job: Job,
-        mut stop: watch::Receiver<bool>,
-        progress: Arc<Progress>,
-    ) -> Result<(Summary, SavedJob)> {
+    pub async fn run(mut job: Job, mut stop: watch::Receiver<bool>, progress: Arc<Progress>) -> Result<Summary> {
         let started = job.clock.elapsed();
         let Repeated { cuts, mut committed } = repeated(&job)?;
         let generation = job.log.as_ref().map_or(0, |log| log.generation);
-        let begins = LogEntry::Started { generation, job: identity(&job) };
-        let log: Option<SharedLog> = job.log.map(|log| Arc::new(tokio::sync::Mutex::new(log.log)));
-        append(log.as_ref(), Some(&begins)).await?;
+        let log: Option<Arc<dyn EpochLog>> = job.log.map(|log| log.log);
+        let clock = Arc::clone(&job.clock);
+        let mut checkpointer = job
+            .checkpointing
+            .map(|checkpointing| Checkpointer::new(checkpointing, &job.saved, log.clone(), generation, clock));
         let after = EpochNumber(job.saved.epoch);
         let (error_sender, error_receiver) = mpsc::channel(16);
         let errors = tokio::spawn(run_errors(job.errors, error_receiver));
         let mut queries = Vec::new();
         for query in job.queries {
             let committed = committed.remove(&query.name).unwrap_or_default();
-            let log = WriterLog { log: log.clone(), committed, after };
-            queries.push(start_query(query, &job.saved, &job.compute, error_sender.clone(), log).await?);
+            let log = WriterLog { log: log.clone(), committed, after, ..WriterLog::default() };
+            queries.push(start_query(query, &mut job.saved, error_sender.clone(), log)?);
         }
         let mut driver = Driver::new(
             job.feeds,
@@ -157,10 +144,14 @@ impl Worker {
             job.compute.clone(),
             job.limits,
             job.ending,
-            std::mem::take(&mut job.saved.tables),
+            match job.saved.reread.take() {
+                Some(reread) => reread.tables,
+                None => std::mem::take(&mut job.saved.tables),
+            },
         );
         driver.begin(cuts).await?;
         let mut epoch_number = after;
+        let mut saved_epoch = after;
         let mut summary = Summary::default();
         let mut told = vec![Watermark::MIN; job.slots];
         let tests = tests_of(&queries, job.slots);
@@ -168,7 +159,8 @@ impl Worker {
             let mut epoch = driver.next(&mut stop).await?;
             let last = epoch.last;
             if last && driver.is_replaying() {
-                // Stopped between two logged epochs: the next run repeats the rest of them.
+                // Stopped between two logged epochs: the last checkpoint and the log have everything for the next run.
+                checkpointer = None;
                 break;
             }
             let mut references = Vec::new();
@@ -198,15 +190,18 @@ impl Worker {
                 let inputs = Arc::new(inputs(&epoch, &tests, references, closes));
                 // The cut is written while the queries compute; nothing leaves the process before both are done.
                 let entry = (!repeats).then_some(LogEntry::Cut(cut));
-                let computed = run_queries(queries, &inputs, &job.compute);
+                let computed = run_queries(queries, &inputs, &job.compute, epoch_number);
                 let (computed, logged) = tokio::join!(computed, append(log.as_ref(), entry.as_ref()));
                 queries = computed?;
                 logged?;
-                if !epoch.rejects.is_empty() && error_sender.send(epoch.rejects.clone()).await.is_err() {
+                // Up to the saved state, they have been written.
+                let rejects = std::mem::take(&mut epoch.rejects);
+                let is_new = epoch_number > after && !rejects.is_empty();
+                if is_new && error_sender.send(ErrorsOrder::Records(rejects)).await.is_err() {
                     return Err(errors_failed(errors).await);
                 }
-                let context = EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms };
-                for query in &mut queries {
+                let context = EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms, saved: after };
+                for query in queries.iter_mut().filter(|query| query.after < epoch_number) {
                     finish_query(query, &context, job.late_to_errors, &error_sender).await?;
                 }
                 progress.epochs.store(summary.epochs, Ordering::Relaxed);
@@ -217,6 +212,20 @@ impl Worker {
                     driver.go_on(closes, closed).await?;
                 }
             }
+            if let Some(checkpointer) = &mut checkpointer
+                && !last
+                && epoch_number > saved_epoch
+                && !driver.is_replaying()
+                && checkpointer.is_due().await?
+            {
+                saved_epoch = epoch_number;
+                let tables = driver.saved_tables(false, None);
+                let errors = error_sender.clone();
+                let order = checkpointer.begin(epoch_number, tables, queries.len(), errors).await?;
+                for query in &mut queries {
+                    checkpoint_query(query, order.clone()).await?;
+                }
+            }
             if last {
                 break;
             }
@@ -225,32 +234,23 @@ impl Worker {
         let mut saved = SavedJob { epoch: epoch_number.0, ..SavedJob::default() };
         let mut closed = None;
         for query in queries {
-            let (counts, state, end) = end_query(query).await?;
+            let (counts, state, end) = end_query(query, epoch_number).await?;
             closed = closed.max(end);
             saved.queries.insert(counts.name.clone(), state);
             summary.queries.push(counts);
         }
         drop(error_sender);
         errors.await.map_err(|e| Error::internal("the error output ended early").caused_by(e))??;
-        saved.tables = driver.stop(drained, closed.filter(|_| drained));
+        driver.stop();
+        saved.tables = driver.saved_tables(drained, closed.filter(|_| drained));
         driver.end().await;
         summary.tables = driver.counts().cloned().collect();
         summary.elapsed = job.clock.elapsed().saturating_sub(started);
         summary.check()?;
-        Ok((summary, saved))
-    }
-}
-
-fn report(progress: &Progress, driver: &Driver, epoch: &Epoch) {
-    let read = || driver.counts().filter(|table| table.read_with.is_none());
-    progress.records.store(read().map(|t| t.records).sum(), Ordering::Relaxed);
-    progress.bytes.store(read().map(|t| t.bytes).sum(), Ordering::Relaxed);
-    let rejected = driver.counts().flat_map(|t| t.rejected.values()).sum();
-    progress.rejected.store(rejected, Ordering::Relaxed);
-    let behind = driver.behind_ms().map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
-    progress.behind_ms.store(behind, Ordering::Relaxed);
-    if let Some(least) = epoch.watermarks.iter().filter(|w| **w != Watermark::MIN).min() {
-        progress.watermark_ms.store(least.0, Ordering::Relaxed);
+        if let Some(checkpointer) = checkpointer {
+            summary.checkpoints = Some(checkpointer.finish(&saved).await?);
+        }
+        Ok(summary)
     }
 }
 
@@ -276,22 +276,28 @@ fn inputs(
     EpochInputs { tables, watermarks, references }
 }
 
-async fn start_query(
+fn start_query(
     query: QuerySpec,
-    saved: &SavedJob,
-    compute: &Compute,
-    errors: mpsc::Sender<Vec<RejectedRecord>>,
-    log: WriterLog,
+    saved: &mut SavedJob,
+    errors: mpsc::Sender<ErrorsOrder>,
+    mut log: WriterLog,
 ) -> Result<RunningQuery> {
     let mut graph = query.graph;
-    if let Some(state) = saved.queries.get(&query.name) {
-        graph.restore(state, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;
+    let mut after = log.after;
+    log.keeps_rows = !graph.operators.is_empty();
+    if let Some(state) = saved.queries.remove(&query.name) {
+        graph.restore(state.operators).map_err(|e| e.context(format!("query '{}'", query.name)))?;
+        (log.unwritten, log.sink) = (state.unwritten, state.sink);
+        if graph.operators.is_empty() {
+            after = EpochNumber(state.durable_epoch);
+        }
     }
     let (orders, receiver) = mpsc::channel(EPOCHS_WAITING);
     let writer = tokio::spawn(run_writer(query.name.clone(), query.sink, receiver, errors, log));
     let counts = QueryCounts { name: query.name.clone(), ..QueryCounts::default() };
     Ok(RunningQuery {
         name: query.name,
+        plan: query.plan,
         graph,
         tables: query.tables,
         gates: query.gates,
@@ -300,6 +306,7 @@ async fn start_query(
         orders,
         writer,
         counts,
+        after,
     })
 }
 
@@ -308,12 +315,17 @@ async fn run_queries(
     queries: Vec<RunningQuery>,
     inputs: &Arc<EpochInputs>,
     compute: &Compute,
+    epoch: EpochNumber,
 ) -> Result<Vec<RunningQuery>> {
     let mut tasks = Vec::with_capacity(queries.len());
     for mut query in queries {
         let (inputs, compute) = (Arc::clone(inputs), compute.clone());
         tasks.push(tokio::spawn(async move {
             let context = |error: Error| error.context(format!("query '{}'", query.name));
+            if epoch <= query.after {
+                query.graph.pass(&inputs).map_err(context)?;
+                return Ok(query);
+            }
             let output = query.graph.process(&inputs, &compute).await.map_err(context)?;
             let rows: usize = query.tables.iter().map(|t| inputs.tables[*t].rows).sum();
             query.counts.rows_in += rows as u64;
@@ -333,6 +345,8 @@ struct EpochContext<'a> {
     epoch: &'a Epoch,
     epoch_number: EpochNumber,
     now_ms: i64,
+    /// Up to this epoch, what was refused has been written.
+    saved: EpochNumber,
 }
 
 /// Sends what a query gave to its writer, and what its gates refused to the error output.
@@ -340,7 +354,7 @@ async fn finish_query(
     query: &mut RunningQuery,
     context: &EpochContext<'_>,
     late_to_errors: bool,
-    errors: &mpsc::Sender<Vec<RejectedRecord>>,
+    errors: &mpsc::Sender<ErrorsOrder>,
 ) -> Result<()> {
     let (late, _, refused) = query.graph.gates.take();
     query.counts.late += late;
@@ -359,13 +373,25 @@ async fn finish_query(
         let reject = Reject { record: origin as u32, reason, column: None, detail: String::new() };
         records.push(rejected(&query.name, context.driver.stream(*table), chunk, reject));
     }
-    if !records.is_empty() && errors.send(records).await.is_err() {
+    let is_new = context.epoch_number > context.saved && !records.is_empty();
+    if is_new && errors.send(ErrorsOrder::Records(records)).await.is_err() {
         return Err(Error::internal("the error output has gone"));
     }
     let rows = std::mem::take(&mut query.graph.pending);
     let changes = changes(rows, query.graph.mode, &query.key, &query.schema)?;
     query.counts.rows_out += changes.iter().map(|c| c.batch.num_rows() as u64).sum::<u64>();
     let order = Order::Epoch { epoch: context.epoch_number, now_ms: context.now_ms, changes };
+    order_query(query, order).await
+}
+
+/// Reports a query's state, and passes the order on to its writer.
+async fn checkpoint_query(query: &mut RunningQuery, order: CheckpointOrder) -> Result<()> {
+    let (name, plan, operators) = (query.name.clone(), query.plan.clone(), query.graph.snapshot());
+    order.report(Report::State { query: name, plan, operators }).await;
+    order_query(query, Order::Checkpoint(order)).await
+}
+
+async fn order_query(query: &mut RunningQuery, order: Order) -> Result<()> {
     if query.orders.send(order).await.is_err() {
         // The writer has gone: its own error says why.
         let outcome = (&mut query.writer).await;
@@ -378,37 +404,8 @@ async fn finish_query(
     Ok(())
 }
 
-/// Rows of a query as changes of its sink's table.
-fn changes(rows: Vec<RecordBatch>, mode: ChangeMode, key: &[usize], schema: &SchemaRef) -> Result<Vec<Changes>> {
-    let named = |batch: RecordBatch| -> Result<RecordBatch> {
-        Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?)
-    };
-    if mode != ChangeMode::Delta {
-        return rows.into_iter().map(|b| Ok(Changes { batch: named(b)?, kinds: None })).collect();
-    }
-    let Some(first) = rows.first() else { return Ok(Vec::new()) };
-    let all = concat_batches(&first.schema(), &rows)?;
-    let weight = all.num_columns() - 1;
-    let (rows, deletes) = if key.is_empty() {
-        let weights = all.column(weight);
-        let weights =
-            datafusion::arrow::array::AsArray::as_primitive::<datafusion::arrow::datatypes::Int8Type>(weights);
-        (None, weights.values().iter().map(|w| *w < 0).collect())
-    } else {
-        let (rows, deletes) = consolidate(&all, key, weight)?;
-        (Some(rows), deletes)
-    };
-    let all = match rows {
-        Some(rows) => take_record_batch(&all, &rows)?,
-        None => all,
-    };
-    let batch = RecordBatch::try_new(Arc::clone(schema), all.columns()[..weight].to_vec())?;
-    let kind = |delete: &bool| if *delete { ChangeKind::Delete } else { ChangeKind::Upsert };
-    Ok(vec![Changes { batch, kinds: Some(deletes.iter().map(kind).collect()) }])
-}
-
 /// Closes a query's sink and takes its state.
-async fn end_query(query: RunningQuery) -> Result<(QueryCounts, Vec<OperatorState>, Option<i64>)> {
+async fn end_query(query: RunningQuery, epoch: EpochNumber) -> Result<(QueryCounts, SavedQuery, Option<i64>)> {
     drop(query.orders);
     let written = query.writer.await.map_err(|e| Error::internal("a writer's task failed").caused_by(e))??;
     let mut counts = query.counts;
@@ -419,9 +416,10 @@ async fn end_query(query: RunningQuery) -> Result<(QueryCounts, Vec<OperatorStat
     // More taken than read would wrap to a sum that the check refuses.
     counts.filtered = (!graph.multiplies()).then(|| counts.rows_in.saturating_sub(taken));
     let closed = graph.reopen();
-    let operators = graph.snapshot()?;
+    let (plan, operators) = (query.plan, graph.snapshot());
+    let saved = SavedQuery { plan, durable_epoch: epoch.0, operators, unwritten: None, sink: None };
     debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");
-    Ok((counts, operators, closed))
+    Ok((counts, saved, closed))
 }
 
 async fn errors_failed(errors: JoinHandle<Result<()>>) -> Error {

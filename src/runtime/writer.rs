@@ -4,22 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::checkpoints::{CheckpointOrder, Report};
 use super::reader::row_json;
+use super::unwritten::Unwritten;
 use crate::contracts::{
     Changes, Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason,
     RejectedRecord, Result, Sink,
 };
-
-/// The epoch log, which the worker and all writers append to.
-pub(crate) type SharedLog = Arc<tokio::sync::Mutex<Box<dyn EpochLog>>>;
+use crate::state::OperatorState;
 
 /// What a writer is asked to do.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Write the rows of an epoch and make them visible.
     Epoch { epoch: EpochNumber, now_ms: i64, changes: Vec<Changes> },
+    /// Say up to which epoch all rows are durable, after everything before has been done.
+    Checkpoint(CheckpointOrder),
 }
 
 /// What a writer did.
@@ -36,69 +38,144 @@ pub(crate) const EPOCHS_WAITING: usize = 2;
 #[derive(Default)]
 pub(crate) struct WriterLog {
     /// What is about to appear is written there first.
-    pub(crate) log: Option<SharedLog>,
+    pub(crate) log: Option<Arc<dyn EpochLog>>,
     /// What a run that did not end in order had written there.
     pub(crate) committed: Vec<Committable>,
-    /// The last epoch of the saved state, which the run goes on from.
+    /// The last epoch of the saved state, which the run goes on from. Up to it, refused rows have been reported.
     pub(crate) after: EpochNumber,
+    /// Whether rows in open files are to be kept for checkpoints: the query has state, so it cannot give them again.
+    pub(crate) keeps_rows: bool,
+    /// Such rows of the run before.
+    pub(crate) unwritten: Option<OperatorState>,
+    /// What the sink of the run before wanted to be kept.
+    pub(crate) sink: Option<String>,
 }
 
 /// Runs until the channel closes, then closes the sink.
 pub(crate) async fn run_writer(
     query: String,
-    mut sink: Box<dyn Sink>,
+    sink: Box<dyn Sink>,
     mut orders: mpsc::Receiver<Order>,
-    errors: mpsc::Sender<Vec<RejectedRecord>>,
-    WriterLog { log, committed, after }: WriterLog,
+    errors: mpsc::Sender<ErrorsOrder>,
+    start: WriterLog,
 ) -> Result<Written> {
-    let mut written = Written::default();
-    let mut last = after;
-    let context = |error: Error| error.context(format!("query '{query}'"));
-    sink.open().await.map_err(context)?;
-    if !committed.is_empty() {
-        sink.recover(committed).await.map_err(context)?;
+    let mut writer = Writer {
+        query,
+        sink,
+        errors,
+        log: start.log,
+        after: start.after,
+        last: start.after,
+        unwritten: start.keeps_rows.then(Unwritten::default),
+        written: Written::default(),
+    };
+    let query = writer.query.clone();
+    let run = async {
+        writer.begin(start.committed, start.unwritten, start.sink.as_deref()).await?;
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Epoch { epoch, now_ms, changes } => writer.write(epoch, now_ms, changes).await?,
+                Order::Checkpoint(order) => order.report(writer.report()?).await,
+            }
+        }
+        let staged = writer.sink.finish(writer.last).await?;
+        writer.commit(writer.last, staged).await?;
+        Ok(writer.written)
+    };
+    run.await.map_err(|e: Error| e.context(format!("query '{query}'")))
+}
+
+/// A sink and what is known of it.
+struct Writer {
+    query: String,
+    sink: Box<dyn Sink>,
+    errors: mpsc::Sender<ErrorsOrder>,
+    log: Option<Arc<dyn EpochLog>>,
+    after: EpochNumber,
+    last: EpochNumber,
+    unwritten: Option<Unwritten>,
+    written: Written,
+}
+
+impl Writer {
+    /// Reaches the sink, lets appear what a run before has staged, and writes again what that had in open files.
+    async fn begin(
+        &mut self,
+        committed: Vec<Committable>,
+        unwritten: Option<OperatorState>,
+        snapshot: Option<&str>,
+    ) -> Result<()> {
+        self.sink.open().await?;
+        if let Some(snapshot) = snapshot {
+            self.sink.restore(snapshot)?;
+        }
+        if !committed.is_empty() {
+            self.sink.recover(committed).await?;
+        }
+        let (Some(state), Some(held)) = (unwritten, &mut self.unwritten) else { return Ok(()) };
+        for again in held.restore(state)? {
+            for changes in again.changes {
+                self.sink.write(again.epoch, changes).await?;
+            }
+            self.sink.flush(again.epoch, again.now_ms).await?;
+            let staged = self.sink.prepare(again.epoch).await?;
+            self.commit(again.epoch, staged).await?;
+        }
+        Ok(())
     }
-    while let Some(Order::Epoch { epoch, now_ms, changes }) = orders.recv().await {
-        last = epoch;
+
+    async fn write(&mut self, epoch: EpochNumber, now_ms: i64, changes: Vec<Changes>) -> Result<()> {
+        self.last = epoch;
+        if let Some(unwritten) = &mut self.unwritten {
+            unwritten.add(epoch, now_ms, &changes);
+        }
         let mut refused = Vec::new();
         for changes in changes {
             let batch = changes.batch.clone();
-            let outcome = sink.write(epoch, changes).await.map_err(context)?;
-            written.rows += outcome.written;
-            refused.extend(outcome.refused.into_iter().map(|row| refusal(&query, Some(&batch), row)));
+            let outcome = self.sink.write(epoch, changes).await?;
+            self.written.rows += outcome.written;
+            refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, Some(&batch), row)));
         }
-        let outcome = sink.flush(epoch, now_ms).await.map_err(context)?;
-        refused.extend(outcome.refused.into_iter().map(|row| refusal(&query, None, row)));
+        let outcome = self.sink.flush(epoch, now_ms).await?;
+        refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
         for record in &refused {
-            *written.refused.entry(record.reason.to_string()).or_default() += 1;
+            *self.written.refused.entry(record.reason.to_string()).or_default() += 1;
         }
-        if !refused.is_empty() && errors.send(refused).await.is_err() {
-            return Err(context(Error::internal("the error output has gone")));
+        if !refused.is_empty() && epoch > self.after && self.errors.send(ErrorsOrder::Records(refused)).await.is_err() {
+            return Err(Error::internal("the error output has gone"));
         }
-        let staged = sink.prepare(epoch).await.map_err(context)?;
-        commit(&query, sink.as_mut(), log.as_ref(), epoch, staged).await.map_err(context)?;
+        let staged = self.sink.prepare(epoch).await?;
+        self.commit(epoch, staged).await?;
+        if let Some(unwritten) = &mut self.unwritten {
+            unwritten.forget(self.sink.open_since());
+        }
+        Ok(())
     }
-    let staged = sink.finish(last).await.map_err(context)?;
-    commit(&query, sink.as_mut(), log.as_ref(), last, staged).await.map_err(context)?;
-    Ok(written)
-}
 
-/// Lets staged effects appear, once the log names them.
-async fn commit(
-    query: &str,
-    sink: &mut dyn Sink,
-    log: Option<&SharedLog>,
-    epoch: EpochNumber,
-    staged: Vec<Committable>,
-) -> Result<()> {
-    if staged.is_empty() {
-        return Ok(());
+    /// Lets staged effects appear, once the log names them.
+    async fn commit(&mut self, epoch: EpochNumber, staged: Vec<Committable>) -> Result<()> {
+        if staged.is_empty() {
+            return Ok(());
+        }
+        if let Some(log) = &self.log {
+            let payloads = staged.iter().map(|committable| committable.payload.clone()).collect();
+            log.append(&LogEntry::Committed { query: self.query.clone(), epoch: epoch.0, payloads }).await?;
+        }
+        self.sink.commit(staged).await
     }
-    if let Some(log) = log {
-        let payloads = staged.iter().map(|committable| committable.payload.clone()).collect();
-        log.lock().await.append(&LogEntry::Committed { query: query.to_owned(), epoch: epoch.0, payloads }).await?;
+
+    /// Everything that was written has been committed, or lies in open files.
+    fn report(&self) -> Result<Report> {
+        let durable_epoch = match self.sink.open_since() {
+            Some(since) => EpochNumber(since.0.saturating_sub(1)),
+            None => EpochNumber(u64::MAX),
+        };
+        let unwritten = match &self.unwritten {
+            Some(unwritten) => unwritten.snapshot()?,
+            None => None,
+        };
+        Ok(Report::Sink { query: self.query.clone(), durable_epoch, unwritten, sink: self.sink.snapshot() })
     }
-    sink.commit(staged).await
 }
 
 fn refusal(query: &str, batch: Option<&RecordBatch>, row: RefusedRow) -> RejectedRecord {
@@ -115,17 +192,35 @@ fn refusal(query: &str, batch: Option<&RecordBatch>, row: RefusedRow) -> Rejecte
     }
 }
 
+/// What the error output is asked to do.
+#[derive(Debug)]
+pub(crate) enum ErrorsOrder {
+    /// Write these.
+    Records(Vec<RejectedRecord>),
+    /// Answer when everything before has been written and flushed.
+    Flush(oneshot::Sender<()>),
+}
+
 /// Writes refused records until the channel closes.
 pub(crate) async fn run_errors(
     mut output: Box<dyn ErrorOutput>,
-    mut records: mpsc::Receiver<Vec<RejectedRecord>>,
+    mut orders: mpsc::Receiver<ErrorsOrder>,
 ) -> Result<()> {
-    while let Some(list) = records.recv().await {
-        output.write(&list).await?;
-        while let Ok(more) = records.try_recv() {
-            output.write(&more).await?;
+    while let Some(order) = orders.recv().await {
+        let mut waiting = Vec::new();
+        let mut next = Some(order);
+        while let Some(order) = next.take() {
+            match order {
+                ErrorsOrder::Records(list) => output.write(&list).await?,
+                ErrorsOrder::Flush(done) => waiting.push(done),
+            }
+            next = orders.try_recv().ok();
         }
         output.flush().await?;
+        // Whoever does not wait any more has given up for a reason of its own.
+        for done in waiting {
+            let _ = done.send(());
+        }
     }
     output.flush().await
 }

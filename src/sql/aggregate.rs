@@ -144,7 +144,7 @@ impl Compiler<'_> {
             None => "window aggregate".to_owned(),
         };
         let operator = OperatorKind::Window(Box::new(WindowAggregate::new(Arc::new(parts), columns, shared)));
-        self.cut(aggregate.schema.as_ref().clone(), stage, operator, kind, note, &fingerprint(aggregate))
+        self.cut(aggregate.schema.as_ref().clone(), stage, operator, kind, note, &self.fingerprint(aggregate)?)
     }
 
     async fn running(&mut self, aggregate: &Aggregate, piece: Piece, deltas: bool) -> Result<Piece> {
@@ -206,7 +206,7 @@ impl Compiler<'_> {
             (false, None) => format!("running aggregate, {keys} key column(s), kept for ever"),
         };
         let operator = OperatorKind::Running(Box::new(running));
-        self.cut(schema, stage, operator, kind, note, &fingerprint(aggregate))
+        self.cut(schema, stage, operator, kind, note, &self.fingerprint(aggregate)?)
     }
 
     /// `SELECT DISTINCT`: an aggregation without aggregates.
@@ -270,10 +270,28 @@ impl Compiler<'_> {
         let schema = piece.plan.schema().as_ref().clone();
         let end_column = schema.index_of_column_by_name(None, &end).unwrap_or_default();
         let stage = self.stage(&piece).await?;
-        let print = format!("buffer {}", piece.plan.schema());
+        let print = format!("rows {} of\n{}", piece.plan.schema(), self.normal(&piece.plan)?);
         let operator = OperatorKind::Buffer(Box::new(WindowBuffer::new(end_column)));
         let rows = self.cut(schema, stage, operator, kind, "rows held until their window closes".into(), &print)?;
         Ok(Piece { plan: rebuild(rows.plan)?, ..rows })
+    }
+
+    /// What a snapshot must agree with: the aggregation and the types it works on, not what is above it.
+    fn fingerprint(&self, aggregate: &Aggregate) -> Result<String> {
+        let list = |exprs: &[Expr]| exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let types = aggregate.schema.fields().iter().map(|f| f.data_type().to_string()).collect::<Vec<_>>().join(", ");
+        Ok(format!(
+            "group by {} aggregate {} types {types} over\n{}",
+            list(&aggregate.group_expr),
+            list(&aggregate.aggr_expr),
+            self.normal(&LogicalPlan::Aggregate(aggregate.clone()))?
+        ))
+    }
+
+    /// A plan in its normal form, as text. It has only what the query itself uses: other queries of the job, for which
+    /// tables have more columns, must not show.
+    pub(crate) fn normal(&self, plan: &LogicalPlan) -> Result<String> {
+        Ok(self.state.optimize(plan)?.display_indent().to_string())
     }
 
     /// Puts an operator in place and returns the leaf of the stage above it.
@@ -533,18 +551,6 @@ fn partition_by(expr: &Expr) -> Option<&Vec<Expr>> {
 
 fn unsupported_window<T>(plan: &LogicalPlan) -> Result<T> {
     Err(PlanError::new(format!("{} is not supported on a stream", plan.display())).word("OVER").into())
-}
-
-/// What a snapshot must agree with: the aggregation and the types it works on, not what is above it.
-fn fingerprint(aggregate: &Aggregate) -> String {
-    let list = |exprs: &[Expr]| exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let types = aggregate.schema.fields().iter().map(|f| f.data_type().to_string()).collect::<Vec<_>>().join(", ");
-    let below = aggregate.input.display_indent().to_string();
-    format!(
-        "group by {} aggregate {} types {types} over\n{below}",
-        list(&aggregate.group_expr),
-        list(&aggregate.aggr_expr)
-    )
 }
 
 fn describe(spec: &WindowSpec, shared: bool) -> String {

@@ -69,6 +69,7 @@ impl JobBuilder<'_> {
         compiler.provider = provider;
         let any = super::validate::takes_anything(&table.connector);
         let deltas = any || !places.iter().all(|place| key_only(&plan, *place));
+        let normal = compiler.normal(&plan).map_err(planned)?;
         let piece = compiler.compile(&plan, deltas).await.map_err(planned)?;
         self.check_sink(&table, &piece, insert)?;
         let (root, schema) = self.root(&plan, piece.clone(), (&columns, &written), &partition, insert, &table)?;
@@ -109,6 +110,7 @@ impl JobBuilder<'_> {
             tables,
             gates,
             logical: plan.display_indent().to_string(),
+            normal,
             notes,
             warnings,
             reads: reads_by_table(reads),

@@ -80,6 +80,8 @@ pub struct QueryPlan {
     pub gates: Vec<GateKind>,
     /// The plan as it was understood, for people.
     pub logical: String,
+    /// The plan in its normal form: equal for queries that compute the same.
+    pub normal: String,
     /// A line for each operator.
     pub notes: Vec<String>,
     /// What is likely to surprise.

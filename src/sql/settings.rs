@@ -26,6 +26,12 @@ pub struct Settings {
     pub drop_nulls: bool,
     /// Where refused records go, instead of the default place.
     pub errors_path: Option<String>,
+    /// Where checkpoints lie, when the job does not run on local stand-ins.
+    pub checkpoints_path: Option<String>,
+    /// Time between two checkpoints; 0 is only at the end of a run.
+    pub checkpoint_interval_ms: i64,
+    /// Checkpoints that are kept.
+    pub checkpoints_kept: usize,
 }
 
 impl Default for Settings {
@@ -40,12 +46,15 @@ impl Default for Settings {
             late_to_errors: false,
             drop_nulls: false,
             errors_path: None,
+            checkpoints_path: None,
+            checkpoint_interval_ms: 10_000,
+            checkpoints_kept: 3,
         }
     }
 }
 
 /// Keys that change something here.
-const HONOURED: [&str; 14] = [
+const HONOURED: [&str; 18] = [
     "pipeline.name",
     "table.local-time-zone",
     "table.exec.state.ttl",
@@ -58,6 +67,10 @@ const HONOURED: [&str; 14] = [
     "tidemill.late-rows",
     "tidemill.errors.path",
     "execution.checkpointing.interval",
+    "execution.checkpointing.dir",
+    "execution.checkpointing.num-retained",
+    "state.checkpoints.dir",
+    "state.checkpoints.num-retained",
     "execution.runtime-mode",
     "table.exec.sink.not-null-enforcer",
 ];
@@ -135,8 +148,11 @@ impl Settings {
                 return Err(wrong("'true' or 'false'"));
             }
             "table.exec.mini-batch.size" if value.parse::<u64>().is_err() => return Err(wrong("a number")),
-            "execution.checkpointing.interval" => {
-                length()?;
+            "execution.checkpointing.interval" => self.checkpoint_interval_ms = length()?.max(0),
+            "state.checkpoints.dir" | "execution.checkpointing.dir" => self.checkpoints_path = Some(value.to_owned()),
+            "state.checkpoints.num-retained" | "execution.checkpointing.num-retained" => {
+                self.checkpoints_kept =
+                    value.parse().ok().filter(|kept| *kept > 0).ok_or_else(|| wrong("a number from 1 on"))?;
             }
             _ if HONOURED.contains(&key) => {}
             _ if IGNORED.iter().any(|known| key.starts_with(known)) => {

@@ -2,12 +2,12 @@
 //!
 //! A line that a crash cut off is the last one, has no line end and never took effect: it is removed when the log is
 //! opened. Any other damage is an error. The file is locked while a run has it, so that two runs of a job on one folder cannot
-//! mix. [`StateStore::save`](super::StateStore::save) shortens it: entries up to the saved epoch are not needed again.
+//! mix. Shortening writes a new file, which is locked before it takes the place of the old one.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
@@ -23,7 +23,7 @@ const CHECKSUM_DIGITS: usize = 16;
 #[derive(Debug)]
 pub struct FileEpochLog {
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<Mutex<File>>,
 }
 
 impl FileEpochLog {
@@ -51,59 +51,80 @@ impl FileEpochLog {
             file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(failed)?;
         }
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        Ok((Self { path, file: Arc::new(file) }, entries))
+        Ok((Self { path, file: Arc::new(Mutex::new(file)) }, entries))
+    }
+}
+
+impl FileEpochLog {
+    /// Removes a log that cannot be read. Blocks.
+    pub fn discard(folder: &Path) -> Result<()> {
+        let path = folder.join(FILE);
+        fs::remove_file(&path).map_err(|e| failed("remove", &path, e))
     }
 }
 
 #[async_trait]
 impl EpochLog for FileEpochLog {
-    async fn append(&mut self, entry: &LogEntry) -> Result<()> {
+    async fn append(&self, entry: &LogEntry) -> Result<()> {
         let line = line(entry)?;
         let file = Arc::clone(&self.file);
-        let write = move || (&*file).write_all(&line).and_then(|()| file.sync_data());
+        let write = move || {
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            file.write_all(&line).and_then(|()| file.sync_data())
+        };
         let written = tokio::task::spawn_blocking(write).await;
         written
             .map_err(|e| Error::internal("the task that wrote the epoch log died").caused_by(e))?
             .map_err(|e| failed("write", &self.path, e))
     }
+
+    async fn forget(&self, epoch: u64) -> Result<()> {
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        let work = move || {
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            forget(&mut file, &path, epoch)
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|e| Error::internal("the task that shortened the epoch log died").caused_by(e))?
+    }
 }
 
-/// Whether there is anything in the log of `folder`.
-pub(super) fn has_entries(folder: &Path) -> bool {
-    fs::metadata(folder.join(FILE)).is_ok_and(|file| file.len() > 0)
-}
-
-/// Removes entries up to and with `epoch`, and the beginnings of runs when nothing else is left. Blocks.
-pub(super) fn forget(folder: &Path, epoch: u64) -> Result<()> {
-    let path = folder.join(FILE);
-    let failed = |e| failed("shorten", &path, e);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed(e)),
-    };
-    let (entries, _) = parse(&bytes, &path)?;
+/// Removes entries up to and with `epoch`, and the beginnings of runs when nothing else is left.
+fn forget(file: &mut File, path: &Path, epoch: u64) -> Result<()> {
+    let failed = |e| failed("shorten", path, e);
+    let bytes = fs::read(path).map_err(failed)?;
+    let (entries, _) = parse(&bytes, path)?;
     let needed = |entry: &LogEntry| entry.epoch().is_none_or(|own| own > epoch);
+    if entries.iter().all(needed) {
+        return Ok(());
+    }
     if !entries.iter().any(|entry| entry.epoch().is_some() && needed(entry)) {
         // Entries that a crash leaves here are known by their numbers.
-        return File::options().write(true).open(&path).and_then(|file| file.set_len(0)).map_err(failed);
+        return file.set_len(0).map_err(failed);
     }
-    let temporary = folder.join(".epochs.next");
+    let temporary = path.with_file_name(".epochs.next");
     let mut text = Vec::new();
     for entry in entries.iter().filter(|entry| needed(entry)) {
         text.extend(line(entry)?);
     }
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(folder)?.sync_all()
+    let write = || -> std::io::Result<File> {
+        let _ = fs::remove_file(&temporary);
+        let mut next = OpenOptions::new().read(true).append(true).create_new(true).open(&temporary)?;
+        next.try_lock().map_err(std::io::Error::from)?;
+        next.write_all(&text)?;
+        next.sync_all()?;
+        fs::rename(&temporary, path)?;
+        if let Some(folder) = path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(next)
     };
-    write().map_err(failed)
+    *file = write().map_err(failed)?;
+    Ok(())
 }
 
-fn line(entry: &LogEntry) -> Result<Vec<u8>> {
+/// An entry as it is stored.
+pub(super) fn line(entry: &LogEntry) -> Result<Vec<u8>> {
     let json = serde_json::to_string(entry);
     let json = json.map_err(|e| Error::internal("a log entry cannot be written as JSON").caused_by(e))?;
     Ok(format!("{} {json}\n", &hex_digest(json.as_bytes())[..CHECKSUM_DIGITS]).into_bytes())
@@ -128,7 +149,7 @@ fn parse(bytes: &[u8], path: &Path) -> Result<(Vec<LogEntry>, usize)> {
     Ok((entries, whole))
 }
 
-fn parse_line(line: &[u8]) -> Option<LogEntry> {
+pub(super) fn parse_line(line: &[u8]) -> Option<LogEntry> {
     let (checksum, json) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     (checksum == &hex_digest(json.as_bytes())[..CHECKSUM_DIGITS]).then(|| serde_json::from_str(json).ok())?
 }
@@ -155,8 +176,8 @@ mod tests {
     }
 
     async fn written(folder: &Path, epochs: std::ops::Range<u64>) -> Vec<u8> {
-        let (mut log, _) = FileEpochLog::open(folder).expect("a log");
-        log.append(&LogEntry::Started { generation: 1, job: "j".to_owned() }).await.expect("an entry");
+        let (log, _) = FileEpochLog::open(folder).expect("a log");
+        log.append(&LogEntry::Started { generation: 1, queries: Default::default() }).await.expect("an entry");
         for epoch in epochs {
             log.append(&cut(epoch)).await.expect("an entry");
         }
@@ -170,7 +191,7 @@ mod tests {
         let last = bytes.len() - bytes.split_inclusive(|b| *b == b'\n').next_back().map_or(0, <[u8]>::len);
         for end in last..bytes.len() {
             fs::write(folder.path().join(FILE), &bytes[..end]).expect("a torn file");
-            let (mut log, entries) = FileEpochLog::open(folder.path()).expect("a torn tail is no error");
+            let (log, entries) = FileEpochLog::open(folder.path()).expect("a torn tail is no error");
             assert_eq!(entries.last(), Some(&cut(2)), "torn at {end}");
             log.append(&cut(3)).await.expect("goes on");
             assert_eq!(fs::read(folder.path().join(FILE)).expect("the file"), bytes, "torn at {end}");
@@ -193,15 +214,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn forgets_what_a_saved_state_covers() {
+    async fn forgets_what_a_checkpoint_covers_while_a_run_has_it() {
         let folder = tempfile::tempdir().expect("a folder");
         written(folder.path(), 1..6).await;
-        forget(folder.path(), 3).expect("shortened");
         let epochs = |entries: Vec<LogEntry>| entries.iter().filter_map(LogEntry::epoch).collect::<Vec<_>>();
-        assert_eq!(epochs(FileEpochLog::open(folder.path()).expect("a log").1), [4, 5]);
-        forget(folder.path(), 5).expect("shortened");
-        assert_eq!(FileEpochLog::open(folder.path()).expect("a log").1, []);
-        assert_eq!(fs::metadata(folder.path().join(FILE)).expect("the file").len(), 0);
+        let (log, _) = FileEpochLog::open(folder.path()).expect("a log");
+        log.forget(3).await.expect("shortened");
+        assert_eq!(FileEpochLog::open(folder.path()).err().map(|e| e.kind()), Some(ErrorKind::Fenced));
+        log.append(&cut(6)).await.expect("goes on");
+        drop(log);
+        let (log, entries) = FileEpochLog::open(folder.path()).expect("a log");
+        assert_eq!(epochs(entries), [4, 5, 6]);
+        log.forget(6).await.expect("shortened");
+        log.append(&cut(7)).await.expect("goes on");
+        drop(log);
+        assert_eq!(epochs(FileEpochLog::open(folder.path()).expect("a log").1), [7]);
     }
 
     #[test]

@@ -1,9 +1,34 @@
-//! State on disk between two runs of a job, and the log of the epochs since.
+//! Checkpoints of a job, and the log of the epochs since.
+//!
+//! ```text
+//!  SavedJob ─► increments (what is new) ─► files (Arrow IPC) ─┐
+//!                                                            ├─► Storage: a folder, or a prefix of a bucket
+//!                         manifest (JSON, by number) ◄───────┘
+//! ```
 
+mod checkpoints;
 mod checksum;
 mod epoch_log;
-mod store;
+mod files;
+mod increments;
+mod local_storage;
+mod manifest;
+mod object_epoch_log;
+mod object_storage;
+mod ranges;
+mod saved;
+mod savepoints;
+#[cfg(test)]
+mod test_faults;
+#[cfg(test)]
+mod tests;
 
+pub use checkpoints::{CheckpointStore, Committed, DEFAULT_KEPT, Stamp};
 pub(crate) use checksum::hex_digest;
 pub use epoch_log::FileEpochLog;
-pub use store::{OperatorState, SavedJob, SavedSplit, SavedTable, StateStore};
+pub use local_storage::LocalStorage;
+pub use manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
+pub use object_epoch_log::ObjectEpochLog;
+pub use object_storage::ObjectStorage;
+pub use ranges::Ranges;
+pub use saved::{OperatorState, PieceIds, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece};

@@ -9,6 +9,7 @@
 #[expect(dead_code, reason = "shared with the tests of local connectors, which use all of it")]
 mod support;
 
+mod checkpoints;
 mod emulator;
 mod faults;
 mod job;

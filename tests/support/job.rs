@@ -53,6 +53,7 @@ pub(crate) fn options(
         from: None,
         parameters,
         fresh: false,
+        state: Default::default(),
         threads: variant.threads,
         // Epochs close by their rows alone.
         epoch_interval: Some(Duration::from_secs(3_600)),
@@ -68,9 +69,5 @@ pub(crate) async fn run(options: &JobOptions) -> Result<Summary, String> {
     let (_stop, stopped) = watch::channel(false);
     let worker = tokio::spawn(Worker::run(prepared.job, stopped, Arc::new(Progress::default())));
     let outcome = tokio::time::timeout(LONGEST, worker).await.map_err(|_| "hangs".to_owned())?;
-    let (summary, saved) = outcome.map_err(|e| format!("panicked: {e}"))?.map_err(|e| format!("failed: {e}"))?;
-    if let Some(store) = &prepared.store {
-        store.save(&saved).map_err(|e| format!("not saved: {e}"))?;
-    }
-    Ok(summary)
+    outcome.map_err(|e| format!("panicked: {e}"))?.map_err(|e| format!("failed: {e}"))
 }

@@ -56,6 +56,19 @@ impl Marks {
         }
     }
 
+    /// Partitions that wait, for a later run; `None` when there are none.
+    pub(super) fn snapshot(&self) -> Option<String> {
+        if self.waiting.is_empty() { None } else { serde_json::to_string(&Vec::from_iter(&self.waiting)).ok() }
+    }
+
+    /// Takes what [`Self::snapshot`] gave.
+    pub(super) fn restore(&mut self, snapshot: &str) -> Result<()> {
+        let unreadable = |e| Error::corrupt("the partitions that wait for their marks cannot be read").caused_by(e);
+        let waiting: Vec<(String, Option<i64>)> = serde_json::from_str(snapshot).map_err(unreadable)?;
+        self.waiting = waiting.into_iter().collect();
+        Ok(())
+    }
+
     /// An epoch has ended.
     pub(super) fn tick(&mut self, now_ms: i64) {
         for since in self.waiting.values_mut() {

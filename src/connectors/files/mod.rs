@@ -29,6 +29,7 @@ pub mod reference;
 mod sink;
 mod sorting;
 mod source;
+mod state_place;
 mod time_folders;
 mod upload;
 
@@ -41,6 +42,7 @@ pub(super) use errors::FileErrorOutput;
 pub(super) use location::Reach;
 pub use location::s3_path;
 pub use part::PartNames;
+pub use state_place::{StatePlace, state_place};
 
 /// A readable table of files.
 pub(super) fn source(spec: &TableSpec, reach: &Reach<'_>) -> Result<Arc<dyn Source>> {

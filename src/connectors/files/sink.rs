@@ -61,6 +61,8 @@ struct Files {
     durable: Durable,
     marks: Option<Marks>,
     now_ms: Option<i64>,
+    /// The epoch of the rows that are being written.
+    epoch: EpochNumber,
 }
 
 struct OpenFile {
@@ -69,6 +71,7 @@ struct OpenFile {
     rows: u64,
     /// Time of the epoch in which it was opened, known when that epoch ends.
     opened_ms: Option<i64>,
+    opened_in: EpochNumber,
 }
 
 impl FileSink {
@@ -113,6 +116,7 @@ impl FileSink {
             durable: Durable::default(),
             marks: Marks::of(spec)?,
             now_ms: None,
+            epoch: EpochNumber(0),
         };
         Ok(Self { target, table: spec.name.clone(), files: Some(Box::new(files)), cleaned: false })
     }
@@ -140,6 +144,7 @@ impl FileSink {
 impl Files {
     fn write(&mut self, epoch: EpochNumber, changes: &Changes) -> Result<u64> {
         let Changes { batch, kinds } = changes;
+        self.epoch = epoch;
         if kinds.is_some() && (self.primary_key.is_empty() || !matches!(self.encoding, Encoding::Json(..))) {
             return Err(Error::config("an update stream needs the format 'json' and a PRIMARY KEY here")
                 .hint("declare PRIMARY KEY (…) NOT ENFORCED, or write to a keyed table, e.g. of 'dynamodb'"));
@@ -198,7 +203,7 @@ impl Files {
             }
             let output = self.target.create(folder, &self.extension)?;
             let writer = Writer::open(output, &self.encoding, &in_file)?;
-            let open = OpenFile { writer, held: Held::default(), rows: 0, opened_ms: None };
+            let open = OpenFile { writer, held: Held::default(), rows: 0, opened_ms: None, opened_in: self.epoch };
             self.open.insert(folder.to_owned(), open);
         }
         let Some((index, _, open)) = self.open.get_full_mut(folder) else { return Ok(()) };
@@ -294,6 +299,21 @@ impl Sink for FileSink {
             noted.iter().for_each(|file| marks.touch(file.folder()));
         }
         Ok(())
+    }
+
+    fn snapshot(&self) -> Option<String> {
+        self.files.as_ref()?.marks.as_ref()?.snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &str) -> Result<()> {
+        match self.files.as_mut().and_then(|files| files.marks.as_mut()) {
+            Some(marks) => marks.restore(snapshot).map_err(|e| e.context(format!("table '{}'", self.table))),
+            None => Ok(()),
+        }
+    }
+
+    fn open_since(&self) -> Option<EpochNumber> {
+        self.files.as_ref()?.open.values().map(|open| open.opened_in).min()
     }
 
     async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {

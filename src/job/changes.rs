@@ -1,0 +1,196 @@
+//! A job whose SQL has changed since its last checkpoint: which queries go on, and which must not without being told to.
+//!
+//! Each operator's fingerprint is what it computes, in its normal form: equal ones keep their state, whatever stands above
+//! them. A query that is new begins without state behind the checkpoint. One that is gone, or whose operators have changed,
+//! needs a word from a person. After a kill the logged epochs are repeated, and then a query must be the same as a whole.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::saved::StateOptions;
+use crate::contracts::{Error, LogEntry, Result};
+use crate::runtime::identity;
+use crate::sql::QueryPlan;
+use crate::state::{Manifest, ManifestQuery};
+
+/// Lines of a difference that are shown.
+const LINES_SHOWN: usize = 40;
+
+/// Takes out of `saved` what no query goes on with. Answers what a person should know.
+///
+/// # Errors
+/// A query has changed or is gone, and nobody said what shall become of its state; or somebody named a query that there is
+/// not.
+pub(super) fn reconcile(
+    queries: &[QueryPlan],
+    saved: Option<&mut Manifest>,
+    log: &[LogEntry],
+    state: &StateOptions,
+) -> Result<Vec<String>> {
+    let mut nothing = (0, BTreeMap::new());
+    let (epoch, saved) = match saved {
+        Some(manifest) => (manifest.epoch, &mut manifest.queries),
+        None => (nothing.0, &mut nothing.1),
+    };
+    let repeats = log.iter().filter(|entry| matches!(entry, LogEntry::Cut(cut) if cut.epoch > epoch)).count();
+    let started = log.iter().rev().find_map(|entry| match entry {
+        LogEntry::Started { queries, .. } => Some(queries),
+        _ => None,
+    });
+    let known = |given: &String| {
+        let names = saved.keys().chain(started.into_iter().flat_map(|queries| queries.keys()));
+        let names: Vec<&str> = names.map(String::as_str).collect();
+        if names.iter().any(|name| means(given, name)) {
+            return Ok(());
+        }
+        let names = if names.is_empty() {
+            "there is no saved state".to_owned()
+        } else {
+            format!("there are {}", names.join(", "))
+        };
+        Err(Error::config(format!("no saved query is called '{given}'")).hint(names))
+    };
+    state.drop_state.iter().chain(&state.reset).try_for_each(known)?;
+    let mut notes = Vec::new();
+    let gone: Vec<String> =
+        saved.keys().filter(|name| !queries.iter().any(|query| query.name == **name)).cloned().collect();
+    for name in gone {
+        let Some(query) = saved.remove(&name) else { continue };
+        let dropped = state.drop_state.iter().any(|given| means(given, &name));
+        let loses = !query.operators.is_empty() || query.durable_epoch < epoch || repeats > 0;
+        if loses && !dropped {
+            return Err(is_gone(&name, &query, repeats));
+        }
+        notes.push(format!("query '{name}' is gone, and so is its state"));
+    }
+    let had_queries = !saved.is_empty();
+    for query in queries {
+        let reset = state.reset.iter().any(|given| means(given, &query.name));
+        if repeats > 0
+            && !reset
+            && started.and_then(|queries| queries.get(&query.name)).is_some_and(|of| *of != identity(&query.normal))
+        {
+            return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, repeats));
+        }
+        match saved.get(&query.name) {
+            None if had_queries => {
+                notes.push(format!("query '{}' is new: it begins behind the last checkpoint", query.name));
+            }
+            None => {}
+            Some(before) if reset => {
+                if before.unwritten.as_ref().is_some_and(|rows| rows.rows > 0) {
+                    return Err(Error::config(format!(
+                        "query '{}' has rows that its sink has not written",
+                        query.name
+                    ))
+                    .hint("run the unchanged files once with --once, and then the changed ones"));
+                }
+                saved.remove(&query.name);
+                notes.push(format!("query '{}' begins without state behind the last checkpoint", query.name));
+            }
+            Some(before) => same_operators(query, before)?,
+        }
+    }
+    Ok(notes)
+}
+
+/// `file:sink`, or the sink alone.
+fn means(given: &str, name: &str) -> bool {
+    given == name || name.rsplit_once(':').is_some_and(|(_, sink)| sink == given)
+}
+
+fn same_operators(query: &QueryPlan, before: &ManifestQuery) -> Result<()> {
+    let own: Vec<&str> = query.graph.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
+    let saved: Vec<&str> = before.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
+    if own == saved {
+        return Ok(());
+    }
+    let differs = own.iter().zip(&saved).find(|(own, saved)| own != saved);
+    let (own, saved) = match differs {
+        Some((own, saved)) => ((*own).to_owned(), (*saved).to_owned()),
+        None => (query.normal.clone(), before.plan.clone()),
+    };
+    let error = format!(
+        "the query '{}' has changed since its state was saved:\n{}",
+        query.name,
+        difference(&saved, &own).trim_end()
+    );
+    Err(Error::config(error).hint(format!(
+        "undo the change; or let the query begin without state with --reset {}; or give the changed one another file name \
+         or sink",
+        query.name
+    )))
+}
+
+fn changed_after_kill(name: &str, before: Option<&ManifestQuery>, plan: &str, repeats: usize) -> Error {
+    let shown = before.map(|before| format!(":\n{}", difference(&before.plan, plan).trim_end())).unwrap_or_default();
+    Error::config(format!(
+        "the run before did not end in order, so its last {repeats} epoch(s) are repeated, and the query '{name}' has \
+         changed since{shown}"
+    ))
+    .hint(format!("undo the change and run once; or let the query begin without state with --reset {name}"))
+}
+
+fn is_gone(name: &str, query: &ManifestQuery, repeats: usize) -> Error {
+    let rows: u64 = query.operators.iter().map(|operator| operator.rows).sum();
+    let what = match (rows, repeats) {
+        (0, 0) => "rows that its sink has not written".to_owned(),
+        (0, _) => format!("{repeats} epoch(s) of the run before to repeat"),
+        (rows, _) => format!("{rows} rows of state"),
+    };
+    Error::config(format!("the query '{name}' is not in the job any more, and has {what}"))
+        .hint(format!("put it back, or forget its state with --drop-state {name}"))
+}
+
+/// Lines of both texts: `-` only in the first, `+` only in the second.
+pub(super) fn difference(before: &str, after: &str) -> String {
+    let (before, after): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
+    // Longest common subsequence from each pair of ends; plans have some dozen lines.
+    let mut common = vec![vec![0_u32; after.len() + 1]; before.len() + 1];
+    for i in (0..before.len()).rev() {
+        for j in (0..after.len()).rev() {
+            common[i][j] =
+                if before[i] == after[j] { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
+        }
+    }
+    let (mut i, mut j, mut lines) = (0, 0, Vec::new());
+    while i < before.len() || j < after.len() {
+        if i < before.len() && j < after.len() && before[i] == after[j] {
+            lines.push(format!("    {}", before[i]));
+            (i, j) = (i + 1, j + 1);
+        } else if j == after.len() || (i < before.len() && common[i + 1][j] >= common[i][j + 1]) {
+            lines.push(format!("  - {}", before[i]));
+            i += 1;
+        } else {
+            lines.push(format!("  + {}", after[j]));
+            j += 1;
+        }
+    }
+    let mut text = String::new();
+    for line in lines.iter().take(LINES_SHOWN) {
+        let _ = writeln!(text, "{line}");
+    }
+    if lines.len() > LINES_SHOWN {
+        let _ = writeln!(text, "  … and {} lines more", lines.len() - LINES_SHOWN);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_shows_what_went_and_what_came() {
+        let shown = difference("a\nb\nc\nd", "a\nx\nc\nd\ne");
+        assert_eq!(shown, "    a\n  - b\n  + x\n    c\n    d\n  + e\n");
+        let long: String = (0..100).map(|n| format!("{n}\n")).collect();
+        assert!(difference(&long, "").ends_with("… and 60 lines more\n"));
+    }
+
+    #[test]
+    fn a_query_is_known_by_its_name_or_its_sink() {
+        assert!(means("job:per_hour", "job:per_hour") && means("per_hour", "job:per_hour"));
+        assert!(!means("hour", "job:per_hour") && !means("job", "job:per_hour"));
+    }
+}

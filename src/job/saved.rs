@@ -1,0 +1,303 @@
+//! Where a job goes on: its checkpoints and its epoch log are opened, and the one to go on from is chosen.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::changes::reconcile;
+use super::run::JobOptions;
+use crate::connectors::files::{StatePlace, state_place};
+use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LogEntry, Result, Storage};
+use crate::runtime::{Checkpointing, JobLog, identity};
+use crate::sql::JobPlan;
+use crate::state::{
+    CheckpointStore, FileEpochLog, LocalStorage, Manifest, ObjectEpochLog, ObjectStorage, SavedJob, Stamp,
+};
+
+/// What a person asks for of a job's saved state.
+#[derive(Debug, Clone, Default)]
+pub struct StateOptions {
+    /// Where checkpoints lie, instead of the job's own setting.
+    pub path: Option<String>,
+    /// Time between two checkpoints, instead of the job's own setting.
+    pub interval: Option<Duration>,
+    /// Go on from the newest checkpoint that is not damaged.
+    pub previous_checkpoint: bool,
+    /// Go on from this savepoint.
+    pub from_savepoint: Option<String>,
+    /// Queries that are gone, and whose state may go.
+    pub drop_state: Vec<String>,
+    /// Queries that have changed, and begin without state.
+    pub reset: Vec<String>,
+}
+
+/// Where the run before has stopped, and where this one keeps what it does.
+#[derive(Default)]
+pub(super) struct SavedRun {
+    pub(super) saved: SavedJob,
+    pub(super) log: Option<JobLog>,
+    pub(super) checkpointing: Option<Checkpointing>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Storage of a job's checkpoints below `path`, and its folder if it is one.
+pub(super) async fn storage(
+    path: &str,
+    clock: Arc<dyn Clock>,
+) -> Result<(Arc<dyn Storage>, Option<Arc<LocalStorage>>)> {
+    match state_place(path, Arc::clone(&clock)).await? {
+        StatePlace::Folder(folder) => {
+            let folder = Arc::new(LocalStorage::new(folder));
+            Ok((Arc::clone(&folder) as Arc<dyn Storage>, Some(folder)))
+        }
+        StatePlace::Bucket { store, prefix } => Ok((Arc::new(ObjectStorage::new(store, &prefix, path, clock)), None)),
+    }
+}
+
+/// A text that no other run has.
+pub(super) fn nonce() -> Result<String> {
+    let random = getrandom::u64().map_err(|e| Error::unavailable("the system gives no random numbers").caused_by(e))?;
+    Ok(format!("{random:016x}"))
+}
+
+/// Times that a run tries to take over from another one that goes on writing meanwhile.
+const ATTEMPTS: usize = 20;
+
+/// Opens what is there. With `--local`, checkpoints are in that folder; else where the job says, if it does.
+///
+/// Everything that can be refused is refused before anything is written, so that a job that is running is not disturbed by
+/// one that cannot.
+pub(super) async fn saved_run(
+    options: &JobOptions,
+    plan: &JobPlan,
+    job: &str,
+    clock: &Arc<dyn Clock>,
+) -> Result<SavedRun> {
+    let settings = &plan.settings;
+    let path = match (&options.state.path, &options.local, &settings.checkpoints_path) {
+        (Some(path), _, _) => Some(format!("{}/{job}", path.trim_end_matches('/'))),
+        (None, Some(local), _) => Some(local.join("checkpoints").join(job).to_string_lossy().into_owned()),
+        (None, None, path) => path.as_ref().map(|path| format!("{}/{job}", path.trim_end_matches('/'))),
+    };
+    let Some(path) = path else {
+        let note = "positions and state are not kept: what is read now is read again by the next run \
+                    (SET 'state.checkpoints.dir' = 's3://bucket/prefix', or --checkpoints)";
+        return Ok(SavedRun { notes: vec![note.to_owned()], ..SavedRun::default() });
+    };
+    let (storage, folder) = storage(&path, Arc::clone(clock)).await?;
+    let opening = Opening { options, plan, clock, storage, folder };
+    let mut attempt = 1;
+    let begun = loop {
+        match opening.begin().await {
+            // The run that is being taken over has written meanwhile. In a folder, its lock keeps this one out.
+            Err(e) if e.kind() == ErrorKind::Fenced && opening.folder.is_none() && attempt < ATTEMPTS => attempt += 1,
+            begun => break begun?,
+        }
+    };
+    let Begun { mut store, log, manifest, repeats, generation, notes } = begun;
+    let saved = match &manifest {
+        Some(manifest) => store.load(manifest).await?,
+        None => SavedJob { epoch: first_epoch(&repeats, options, clock), ..SavedJob::default() },
+    };
+    let interval = Duration::from_millis(u64::try_from(settings.checkpoint_interval_ms).unwrap_or(0));
+    let interval = options.state.interval.unwrap_or(interval);
+    Ok(SavedRun {
+        saved,
+        log: Some(JobLog { log, entries: repeats, generation }),
+        checkpointing: Some(Checkpointing { store, interval }),
+        notes,
+    })
+}
+
+struct Opening<'a> {
+    options: &'a JobOptions,
+    plan: &'a JobPlan,
+    clock: &'a Arc<dyn Clock>,
+    storage: Arc<dyn Storage>,
+    /// The storage, when it is a folder.
+    folder: Option<Arc<LocalStorage>>,
+}
+
+/// This run is the one that writes.
+struct Begun {
+    store: CheckpointStore,
+    log: Arc<dyn EpochLog>,
+    manifest: Option<Manifest>,
+    /// Of the log, what is to be repeated.
+    repeats: Vec<LogEntry>,
+    generation: u64,
+    notes: Vec<String>,
+}
+
+impl Opening<'_> {
+    async fn open_log(&self, nonce: &str) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)> {
+        let Some(folder) = &self.folder else {
+            let (log, entries) = ObjectEpochLog::open(Arc::clone(&self.storage), nonce).await?;
+            return Ok((Arc::new(log), entries));
+        };
+        refuse_old_layout(folder.root(), self.options.fresh)?;
+        // The lock first: what follows is for one run at a time.
+        let (log, entries) = open_file_log(folder.root(), self.options.fresh)?;
+        folder.remove_leftovers()?;
+        Ok((Arc::new(log), entries))
+    }
+
+    /// # Errors
+    /// `fenced` when another run has written while this one took over; what is wrong with state, SQL or options.
+    async fn begin(&self) -> Result<Begun> {
+        let (options, state) = (self.options, &self.options.state);
+        let nonce = nonce()?;
+        let local = options.local.as_deref();
+        let has_results = local.filter(|local| !local.join("checkpoints").exists()).and_then(results);
+        let (log, entries) = self.open_log(&nonce).await?;
+        let mut store = CheckpointStore::new(Arc::clone(&self.storage), nonce, self.plan.settings.checkpoints_kept);
+        let mut notes = Vec::new();
+        let mut newest = newest(&store, options, &mut notes).await?;
+        let generation = last_generation(&entries).max(newest.generation) + 1;
+        let stamp = Stamp { generation, time_ms: self.clock.now_ms() };
+        let epoch = entries.iter().filter_map(LogEntry::epoch).max().unwrap_or(0).max(newest.epoch);
+        // Where to go back to, and what that is called.
+        let back = match &state.from_savepoint {
+            Some(name) => Some((store.savepoint(name).await?, format!("savepoint {name}"))),
+            None if newest.damaged => {
+                let before = newest.manifest.take().ok_or_else(|| {
+                    let error = format!("no checkpoint in '{}' can be read", self.storage.place());
+                    Error::corrupt(error).hint("start anew with --fresh")
+                })?;
+                let name = format!("checkpoint {}", before.number);
+                Some((before, name))
+            }
+            None => None,
+        };
+        let anew = options.fresh || back.is_some();
+        let mut repeats = if anew { Vec::new() } else { entries };
+        let mut manifest = match &back {
+            _ if options.fresh => None,
+            Some((back, _)) => Some(back.clone()),
+            None => newest.manifest,
+        };
+        if let (None, true, false, Some(path)) = (&manifest, repeats.is_empty(), options.fresh, has_results) {
+            return Err(Error::config(format!("'{}' has results, but no saved state to go on from", path.display()))
+                .hint("run with --fresh to read everything again and write over them, or use another folder"));
+        }
+        let queries = &self.plan.queries;
+        let changes = reconcile(queries, manifest.as_mut(), &repeats, state)?;
+        let names = queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
+        log.append(&LogEntry::Started { generation, queries: names }).await?;
+        if options.fresh {
+            store.clear().await?;
+        }
+        manifest = match (manifest, &back) {
+            (Some(manifest), Some((_, name))) => Some(store.rewind(&manifest, name, epoch, stamp).await?),
+            (manifest, _) if self.folder.is_some() => manifest,
+            // A checkpoint that the run before has under way must not be committed any more.
+            _ => {
+                let mut latest = if options.fresh { None } else { store.latest().await? };
+                reconcile(queries, latest.as_mut(), &repeats, state)?;
+                let first = first_epoch(&repeats, options, self.clock);
+                Some(store.take_over(latest.as_ref(), first, stamp).await?)
+            }
+        };
+        if anew {
+            log.forget(u64::MAX).await?;
+        }
+        if let Some(manifest) = &manifest {
+            // What a crash has left of entries that were being removed.
+            repeats.retain(|entry| entry.epoch().is_none_or(|epoch| epoch > manifest.log_after));
+        }
+        notes.extend(changes);
+        Ok(Begun { store, log, manifest, repeats, generation, notes })
+    }
+}
+
+/// The newest checkpoint that can be read.
+#[derive(Default)]
+struct Newest {
+    manifest: Option<Manifest>,
+    /// There is a newer one, which cannot.
+    damaged: bool,
+    generation: u64,
+    epoch: u64,
+}
+
+async fn newest(store: &CheckpointStore, options: &JobOptions, notes: &mut Vec<String>) -> Result<Newest> {
+    let mut newest = Newest::default();
+    for number in store.numbers().await?.into_iter().rev() {
+        match store.manifest(number).await {
+            Ok(manifest) => {
+                (newest.generation, newest.epoch) = (manifest.generation, manifest.epoch);
+                newest.manifest = Some(manifest);
+                break;
+            }
+            // What it says is not known: its run and its epochs are passed over by the time.
+            Err(error) if options.fresh => notes.push(format!("--fresh: {}", error.message())),
+            Err(error) if error.kind() == ErrorKind::Corrupt && options.state.previous_checkpoint => {
+                notes.push(format!("{}: going on from the one before", error.message()));
+                newest.damaged = true;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if newest.damaged
+        && let Some(manifest) = &newest.manifest
+    {
+        // The damaged one was at most so many checkpoints later; numbers of epochs must not be used twice.
+        newest.generation += 1_000;
+        newest.epoch = manifest.epoch + 1_000_000;
+    }
+    Ok(newest)
+}
+
+/// Where epochs are counted from without a checkpoint: from where the log begins, if there is one. Else from 0 in a folder
+/// that was empty; where earlier runs may have written, from the time, which grows faster than epochs follow each other: so
+/// what DynamoDB keeps of one run is not newer than the epochs of the next.
+fn first_epoch(log: &[LogEntry], options: &JobOptions, clock: &Arc<dyn Clock>) -> u64 {
+    let logged = log.iter().find_map(LogEntry::epoch).map(|epoch| epoch.saturating_sub(1));
+    let by_time =
+        || if options.fresh || options.local.is_none() { u64::try_from(clock.now_ms()).unwrap_or(1) } else { 0 };
+    logged.unwrap_or_else(by_time)
+}
+
+pub(super) fn last_generation(entries: &[LogEntry]) -> u64 {
+    let started = entries.iter().filter_map(|entry| match entry {
+        LogEntry::Started { generation, .. } => Some(*generation),
+        _ => None,
+    });
+    started.max().unwrap_or(0)
+}
+
+fn open_file_log(folder: &Path, fresh: bool) -> Result<(FileEpochLog, Vec<LogEntry>)> {
+    match FileEpochLog::open(folder) {
+        Err(error) if error.kind() == ErrorKind::Corrupt && fresh => {
+            FileEpochLog::discard(folder)?;
+            FileEpochLog::open(folder)
+        }
+        opened => opened,
+    }
+}
+
+/// Results of earlier runs below a folder.
+fn results(local: &Path) -> Option<std::path::PathBuf> {
+    ["dynamodb.sqlite", "sns", "s3"].iter().map(|name| local.join(name)).find(|path| path.exists())
+}
+
+/// States of versions that saved only at the end of a run lie in the folder itself, as `<n>.json`.
+fn refuse_old_layout(folder: &Path, fresh: bool) -> Result<()> {
+    let failed = |e| Error::unavailable(format!("cannot read '{}'", folder.display())).caused_by(e);
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let old = path.is_file() && (name.ends_with(".json") || name.ends_with(".arrow"));
+        if old && fresh {
+            std::fs::remove_file(&path).map_err(failed)?;
+        } else if old {
+            return Err(Error::corrupt(format!("the saved state in '{}' is of an earlier version", folder.display()))
+                .hint("end it with the program that wrote it, or start anew with --fresh"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! What people do with a job's saved state by hand: look at it, keep it, go back to it, take it elsewhere.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{BooleanArray, RecordBatch};
+use datafusion::arrow::compute::filter_record_batch;
+use parquet::arrow::ArrowWriter;
+
+use super::changes::difference;
+use super::saved::{nonce, storage};
+use crate::contracts::{Clock, EpochLog, Error, LogEntry, Result, Watermark};
+use crate::state::{
+    CheckpointStore, FileEpochLog, LocalStorage, Manifest, ManifestOperator, ObjectEpochLog, OperatorState, SavedTable,
+    Stamp, StatePiece,
+};
+
+/// Checkpoints that a rewind leaves beside savepoints.
+const KEPT: usize = 3;
+
+/// The saved state of a job.
+pub struct StateTools {
+    store: CheckpointStore,
+    folder: Option<Arc<LocalStorage>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl StateTools {
+    /// Opens `path`: the folder or `s3://` prefix of a job's checkpoints, or a folder with one job's below it, such as that of
+    /// `--local`.
+    pub async fn open(path: &str, clock: Arc<dyn Clock>) -> Result<Self> {
+        let (own, folder) = storage(path, Arc::clone(&clock)).await?;
+        let (own, folder) = match &folder {
+            Some(outer) => match only_job(outer.root())? {
+                Some(inner) => storage(&inner.to_string_lossy(), Arc::clone(&clock)).await?,
+                None => (own, folder),
+            },
+            None => (own, None),
+        };
+        Ok(Self { store: CheckpointStore::new(own, nonce()?, KEPT), folder, clock })
+    }
+
+    /// A checkpoint by its number, `latest`, or the name of a savepoint.
+    async fn find(&self, which: &str) -> Result<(Manifest, String)> {
+        if let Ok(number) = which.parse() {
+            return Ok((self.store.manifest(number).await?, format!("checkpoint {number}")));
+        }
+        if which != "latest" {
+            return Ok((self.store.savepoint(which).await?, format!("savepoint {which}")));
+        }
+        let latest = self.store.latest().await?.ok_or_else(|| {
+            Error::config(format!("there is no checkpoint in '{}'", self.store.storage().place()))
+                .hint("give the folder of one job: DIR/checkpoints/JOB")
+        })?;
+        let name = format!("checkpoint {}", latest.number);
+        Ok((latest, name))
+    }
+
+    /// A line for each checkpoint and savepoint.
+    pub async fn list(&self) -> Result<String> {
+        let mut text = format!("{}\n", self.store.storage().place());
+        let line = |name: String, manifest: Result<Manifest>| match manifest {
+            Ok(manifest) => format!("  {name}  {}", short(&manifest)),
+            Err(error) => format!("  {name}  {}", error.message()),
+        };
+        for number in self.store.numbers().await? {
+            let _ = writeln!(text, "{}", line(format!("{number:>6}"), self.store.manifest(number).await));
+        }
+        for name in self.store.savepoints().await? {
+            let _ = writeln!(text, "{}", line(name.clone(), self.store.savepoint(&name).await));
+        }
+        Ok(text)
+    }
+
+    /// Everything that a checkpoint says, for people.
+    pub async fn show(&self, which: &str) -> Result<String> {
+        let (manifest, name) = self.find(which).await?;
+        let mut text = format!("{name}: {}\n", short(&manifest));
+        let _ = writeln!(text, "  written by {} in run {}", manifest.program, manifest.generation);
+        for (table, saved) in &manifest.tables {
+            let _ = writeln!(text, "  table {table}");
+            for (split, at) in &saved.splits {
+                let after = at.after_exclusive.as_deref().unwrap_or("(its beginning)");
+                let end = if at.finished { ", finished" } else { "" };
+                let _ = writeln!(text, "    {split}: after {after}, watermark {}{end}", Watermark(at.watermark_ms));
+            }
+        }
+        for (query, saved) in &manifest.queries {
+            let _ = writeln!(text, "  query {query}: durable up to epoch {}", saved.durable_epoch);
+            for (number, operator) in saved.operators.iter().enumerate() {
+                let _ = writeln!(text, "    operator {number}: {}", size(operator));
+                for line in operator.fingerprint.lines() {
+                    let _ = writeln!(text, "      {line}");
+                }
+            }
+            if let Some(unwritten) = &saved.unwritten {
+                let _ = writeln!(text, "    in open files of its sink: {}", size(unwritten));
+            }
+        }
+        Ok(text)
+    }
+
+    /// What has changed between two checkpoints.
+    pub async fn diff(&self, before: &str, after: &str) -> Result<String> {
+        let ((before, name_before), (after, name_after)) = (self.find(before).await?, self.find(after).await?);
+        let mut text = format!("{name_before}: {}\n{name_after}: {}\n", short(&before), short(&after));
+        for table in keys(&before.tables, &after.tables) {
+            let none = SavedTable::default();
+            let [old, new] = [&before, &after].map(|manifest| manifest.tables.get(table).unwrap_or(&none));
+            for split in keys(&old.splits, &new.splits) {
+                let (was, is) = (old.splits.get(split), new.splits.get(split));
+                if was != is {
+                    let at = |at: Option<&crate::state::SavedSplit>| match at {
+                        Some(at) => at.after_exclusive.clone().unwrap_or_else(|| "its beginning".to_owned()),
+                        None => "not known".to_owned(),
+                    };
+                    let _ = writeln!(text, "  table {table}, {split}: {} -> {}", at(was), at(is));
+                }
+            }
+        }
+        for query in keys(&before.queries, &after.queries) {
+            let (Some(old), Some(new)) = (before.queries.get(query), after.queries.get(query)) else {
+                let only = if before.queries.contains_key(query) { &name_before } else { &name_after };
+                let _ = writeln!(text, "  query {query}: only in {only}");
+                continue;
+            };
+            for (number, (was, is)) in old.operators.iter().zip(&new.operators).enumerate() {
+                if was.fingerprint != is.fingerprint {
+                    let _ = writeln!(text, "  query {query}, operator {number}:");
+                    text.push_str(&difference(&was.fingerprint, &is.fingerprint));
+                }
+                if was != is {
+                    let _ = writeln!(text, "  query {query}, operator {number}: {} -> {}", size(was), size(is));
+                }
+            }
+        }
+        Ok(text)
+    }
+
+    /// Writes the state of each operator (of one query, if it is named) as Parquet below `folder`. Answers the files.
+    pub async fn export(&mut self, which: &str, query: Option<&str>, folder: &Path) -> Result<Vec<PathBuf>> {
+        let (mut manifest, _) = self.find(which).await?;
+        if let Some(query) = query {
+            manifest.queries.retain(|name, _| name == query);
+            if manifest.queries.is_empty() {
+                return Err(Error::config(format!("there is no query '{query}' in it"))
+                    .hint("`tidemill state show` has the names"));
+            }
+        }
+        let saved = self.store.load(&manifest).await?;
+        let failed =
+            |e: std::io::Error| Error::unavailable(format!("cannot write below '{}'", folder.display())).caused_by(e);
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let mut files = Vec::new();
+        for (name, query) in &saved.queries {
+            for (number, operator) in query.operators.iter().enumerate() {
+                let safe: String =
+                    name.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '-' }).collect();
+                let path = folder.join(format!("{safe}-{number}.parquet"));
+                if write_parquet(operator, &path).map_err(|e| e.context(format!("query '{name}'")))? {
+                    files.push(path);
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// Keeps a checkpoint as a savepoint.
+    pub async fn save(&self, which: &str, name: &str) -> Result<String> {
+        let (manifest, found) = self.find(which).await?;
+        if name == "latest" || name.parse::<u64>().is_ok() {
+            return Err(Error::config(format!("a savepoint cannot be called '{name}'")).hint("take a word"));
+        }
+        self.store.save_as(&manifest, name).await?;
+        Ok(format!("{found} is kept as savepoint {name}"))
+    }
+
+    /// Removes a savepoint.
+    pub async fn drop_savepoint(&self, name: &str) -> Result<String> {
+        self.store.drop_savepoint(name).await?;
+        Ok(format!("savepoint {name} is gone; its files go with the next checkpoint"))
+    }
+
+    /// Makes the content of a checkpoint the newest one, so that the next run goes on from it. A run that is under way is
+    /// refused, or ends with `fenced`.
+    pub async fn rewind(&mut self, which: &str) -> Result<String> {
+        let (of, name) = self.find(which).await?;
+        let (epoch, stamp, log) = self.take_over().await?;
+        let manifest = self.store.rewind(&of, &name, epoch, stamp).await?;
+        log.forget(u64::MAX).await?;
+        Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}", manifest.number))
+    }
+
+    /// Copies a checkpoint with all its files to the store at `path`, where it becomes the newest.
+    pub async fn restore(&self, which: &str, path: &str) -> Result<String> {
+        let (of, name) = self.find(which).await?;
+        let (to, folder) = storage(path, Arc::clone(&self.clock)).await?;
+        let store = CheckpointStore::new(to, nonce()?, KEPT);
+        let mut other = Self { store, folder, clock: Arc::clone(&self.clock) };
+        let (epoch, stamp, log) = other.take_over().await?;
+        let epoch = epoch.max(of.epoch);
+        let manifest = self.store.copy_to(&of, &mut other.store, epoch, stamp).await?;
+        log.forget(u64::MAX).await?;
+        Ok(format!("{name} is checkpoint {} of {path}", manifest.number))
+    }
+
+    /// Makes this program the one that may write: the last epoch, a stamp, and the log.
+    async fn take_over(&mut self) -> Result<(u64, Stamp, Arc<dyn EpochLog>)> {
+        let (log, entries): (Arc<dyn EpochLog>, Vec<LogEntry>) = match &self.folder {
+            Some(folder) => {
+                let (log, entries) = FileEpochLog::open(folder.root())?;
+                (Arc::new(log), entries)
+            }
+            None => {
+                let (log, entries) = ObjectEpochLog::open(Arc::clone(self.store.storage()), &nonce()?).await?;
+                (Arc::new(log), entries)
+            }
+        };
+        let newest = self.store.latest().await?;
+        let (epoch, generation) = newest.map_or((0, 0), |manifest| (manifest.epoch, manifest.generation));
+        let epoch = entries.iter().filter_map(LogEntry::epoch).max().unwrap_or(0).max(epoch);
+        let generation = super::saved::last_generation(&entries).max(generation) + 1;
+        // From here on, a run that is under way can write nothing any more.
+        log.append(&LogEntry::Started { generation, queries: Default::default() }).await?;
+        Ok((epoch, Stamp { generation, time_ms: self.clock.now_ms() }, log))
+    }
+}
+
+/// The folder of the one job below `folder`, when that is not a job's itself.
+fn only_job(folder: &Path) -> Result<Option<PathBuf>> {
+    if folder.join("manifests").is_dir() || folder.join("savepoints").is_dir() {
+        return Ok(None);
+    }
+    let below = if folder.join("checkpoints").is_dir() { folder.join("checkpoints") } else { folder.to_owned() };
+    let entries = std::fs::read_dir(&below).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut jobs: Vec<PathBuf> = entries.filter(|path| path.join("manifests").is_dir()).collect();
+    jobs.sort();
+    match jobs.len() {
+        0 => Err(Error::config(format!("there are no checkpoints in '{}'", folder.display()))
+            .hint("give the folder of --local, or that of one job: DIR/checkpoints/JOB")),
+        1 => Ok(jobs.pop()),
+        _ => {
+            let names: Vec<String> = jobs.iter().map(|job| job.display().to_string()).collect();
+            Err(Error::config(format!("'{}' has the checkpoints of several jobs", folder.display()))
+                .hint(format!("give one of {}", names.join(", "))))
+        }
+    }
+}
+
+fn keys<'a, T>(
+    before: &'a std::collections::BTreeMap<String, T>,
+    after: &'a std::collections::BTreeMap<String, T>,
+) -> BTreeSet<&'a String> {
+    before.keys().chain(after.keys()).collect()
+}
+
+fn short(manifest: &Manifest) -> String {
+    let files = manifest.files().count();
+    let from = manifest.from.as_ref().map(|from| format!(", from {from}")).unwrap_or_default();
+    format!(
+        "{}, epoch {}, {} bytes in {files} files{from}",
+        Watermark(manifest.time_ms),
+        manifest.epoch,
+        manifest.bytes()
+    )
+}
+
+fn size(operator: &ManifestOperator) -> String {
+    let bytes: u64 = operator.all_files().map(|file| file.bytes).sum();
+    let watermark = operator.watermark_ms.map(|ms| format!(", watermark {}", Watermark(ms))).unwrap_or_default();
+    format!("{} rows, {bytes} bytes in {} files{watermark}", operator.rows, operator.all_files().count())
+}
+
+/// Writes the live rows; false when there are none.
+fn write_parquet(operator: &OperatorState, path: &Path) -> Result<bool> {
+    let failed = |e: parquet::errors::ParquetError| {
+        Error::unavailable(format!("cannot write '{}'", path.display())).caused_by(e)
+    };
+    let Some(first) = operator.pieces.first() else { return Ok(false) };
+    let file = File::create(path).map_err(|e| failed(e.into()))?;
+    let mut writer = ArrowWriter::try_new(file, first.batch.schema(), None).map_err(failed)?;
+    for piece in &operator.pieces {
+        writer.write(&live(piece)?).map_err(failed)?;
+    }
+    writer.close().map_err(failed)?;
+    Ok(true)
+}
+
+fn live(piece: &StatePiece) -> Result<RecordBatch> {
+    match &piece.dead {
+        Some(dead) => Ok(filter_record_batch(&piece.batch, &BooleanArray::from(!dead))?),
+        None => Ok(piece.batch.clone()),
+    }
+}

@@ -1,0 +1,40 @@
+//! Figures of a run for whoever watches it.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use super::driver::Driver;
+use super::epoch::Epoch;
+use crate::contracts::Watermark;
+
+/// Figures that a display may read while the run goes on.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Records read.
+    pub records: AtomicU64,
+    /// Bytes read.
+    pub bytes: AtomicU64,
+    /// Records refused.
+    pub rejected: AtomicU64,
+    /// Rows given to sinks.
+    pub rows_out: AtomicU64,
+    /// Epochs run.
+    pub epochs: AtomicU64,
+    /// Least watermark of all tables, milliseconds.
+    pub watermark_ms: AtomicI64,
+    /// How far reading is behind the newest record, milliseconds; -1 where sources do not say.
+    pub behind_ms: AtomicI64,
+}
+
+/// Brings the figures of reading up to date.
+pub(super) fn report(progress: &Progress, driver: &Driver, epoch: &Epoch) {
+    let read = || driver.counts().filter(|table| table.read_with.is_none());
+    progress.records.store(read().map(|t| t.records).sum(), Ordering::Relaxed);
+    progress.bytes.store(read().map(|t| t.bytes).sum(), Ordering::Relaxed);
+    let rejected = driver.counts().flat_map(|t| t.rejected.values()).sum();
+    progress.rejected.store(rejected, Ordering::Relaxed);
+    let behind = driver.behind_ms().map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
+    progress.behind_ms.store(behind, Ordering::Relaxed);
+    if let Some(least) = epoch.watermarks.iter().filter(|w| **w != Watermark::MIN).min() {
+        progress.watermark_ms.store(least.0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,416 @@
+//! The checkpoints of a job: manifests and state files in a [`Storage`].
+//!
+//! ```text
+//!   manifests/0000000012.json     one for each checkpoint that is kept; created, never changed
+//!   savepoints/<name>.json        copies of manifests that clean-up leaves alone
+//!   state/<number>-<nonce>-….arrow    rows, named by the manifests
+//!   log/…                         the epoch log, where it is kept in objects
+//! ```
+//!
+//! State files are written first, then the manifest is created under the next number. Of two runs that want the same
+//! number, one gets it; the other is [`Fenced`](ErrorKind::Fenced). A number is given once although old manifests are
+//! removed: after creating one, a run looks whether there are higher ones.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+
+use super::checksum::hex_digest;
+use super::files::{self, RESTORE, arrange, dead_rows, decode, encode, parse_dead_rows};
+use super::increments::{KeptFile, increment};
+use super::manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
+use super::saved::{OperatorState, SavedJob, SavedQuery, StatePiece};
+use crate::contracts::{Created, Error, ErrorKind, Result, Storage, Watermark};
+
+/// Files that are read or written side by side; each has up to 32 MiB in memory.
+const FILES_AT_ONCE: usize = 4;
+/// Checkpoints that are kept beside savepoints.
+pub const DEFAULT_KEPT: usize = 3;
+const MANIFESTS: &str = "manifests";
+pub(super) const SAVEPOINTS: &str = "savepoints";
+const STATE: &str = "state";
+
+/// What a checkpoint has cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Its number.
+    pub number: u64,
+    /// Bytes that it has written, the manifest included.
+    pub written_bytes: u64,
+    /// Bytes of all files that it names.
+    pub total_bytes: u64,
+}
+
+/// Who writes a checkpoint, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp {
+    /// Number of the run.
+    pub generation: u64,
+    /// Now, in milliseconds since 1970.
+    pub time_ms: i64,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct CheckpointStore {
+    pub(super) storage: Arc<dyn Storage>,
+    /// Different in every run.
+    nonce: String,
+    kept: usize,
+    /// Number of the last checkpoint that this run has loaded or committed.
+    pub(super) number: u64,
+    /// State files of the last checkpoint, by query and number of the operator; `None` is what its sink has not written.
+    stored: HashMap<StateKey, Vec<KeptFile>>,
+    dead: HashMap<StateKey, StateFile>,
+    /// Files that this run has named.
+    named: u64,
+}
+
+type StateKey = (String, Option<usize>);
+
+impl CheckpointStore {
+    /// Checkpoints in `storage`. `nonce` must differ from that of every other run; `kept` checkpoints are kept.
+    pub fn new(storage: Arc<dyn Storage>, nonce: impl Into<String>, kept: usize) -> Self {
+        let (stored, dead) = (HashMap::new(), HashMap::new());
+        Self { storage, nonce: nonce.into(), kept: kept.max(1), number: 0, stored, dead, named: 0 }
+    }
+
+    /// Where they are kept.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Numbers of the checkpoints, growing.
+    pub async fn numbers(&self) -> Result<Vec<u64>> {
+        let names = self.storage.list(MANIFESTS).await?;
+        let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// The manifest of a checkpoint.
+    pub async fn manifest(&self, number: u64) -> Result<Manifest> {
+        let name = manifest_name(number);
+        self.read_manifest(&name).await?.ok_or_else(|| {
+            Error::config(format!("there is no checkpoint {number} in '{}'", self.storage.place()))
+                .hint("`tidemill state list` shows which there are")
+        })
+    }
+
+    /// The newest manifest.
+    pub async fn latest(&self) -> Result<Option<Manifest>> {
+        match self.numbers().await?.last() {
+            Some(number) => self.manifest(*number).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) async fn read_manifest(&self, name: &str) -> Result<Option<Manifest>> {
+        let shown = format!("{}/{name}", self.storage.place());
+        self.storage.read(name).await?.map(|text| Manifest::parse(&text, &shown)).transpose()
+    }
+
+    /// Everything that a manifest names, and takes it as what is stored: the next checkpoint writes what is new since.
+    pub async fn load(&mut self, manifest: &Manifest) -> Result<SavedJob> {
+        let mut queries = BTreeMap::new();
+        self.number = self.number.max(manifest.number);
+        for (name, query) in &manifest.queries {
+            let context = |e: Error| e.context(format!("state of query '{name}'"));
+            let mut operators = Vec::new();
+            for (index, operator) in query.operators.iter().enumerate() {
+                operators.push(self.load_operator((name.clone(), Some(index)), operator).await.map_err(context)?);
+            }
+            let unwritten = match &query.unwritten {
+                Some(unwritten) => Some(self.load_operator((name.clone(), None), unwritten).await.map_err(context)?),
+                None => None,
+            };
+            let (plan, durable_epoch, sink) = (query.plan.clone(), query.durable_epoch, query.sink.clone());
+            queries.insert(name.clone(), SavedQuery { plan, durable_epoch, operators, unwritten, sink });
+        }
+        let (epoch, tables, reread) = (manifest.epoch, manifest.tables.clone(), manifest.reread.clone());
+        Ok(SavedJob { epoch, tables, queries, reread })
+    }
+
+    async fn load_operator(&mut self, key: StateKey, operator: &ManifestOperator) -> Result<OperatorState> {
+        let reads: Vec<_> = operator.files.iter().map(|file| self.read_file(file).boxed()).collect();
+        let read: Vec<_> = futures::stream::iter(reads).buffered(FILES_AT_ONCE).try_collect().await?;
+        let mut dead = match &operator.dead {
+            Some(file) => parse_dead_rows(&self.read_file(file).await?, &file.name)?,
+            None => HashMap::new(),
+        };
+        let (mut kept, mut parts) = (Vec::new(), BTreeMap::<u64, Vec<_>>::new());
+        for (file, batches) in operator.files.iter().zip(read) {
+            let live: BTreeSet<u64> = file.pieces.numbers().iter().copied().collect();
+            let rows = batches.iter().map(|(id, batch)| (*id, batch.num_rows())).collect();
+            kept.push(KeptFile { file: file.clone(), batches: rows });
+            for (id, batch) in batches.into_iter().filter(|(id, _)| live.contains(id)) {
+                parts.entry(id).or_default().push(batch);
+            }
+        }
+        let mut pieces = Vec::with_capacity(parts.len());
+        for (id, mut batches) in parts {
+            let batch = match batches.len() {
+                1 => batches.remove(0),
+                _ => arrow::compute::concat_batches(&batches[0].schema(), &batches)?,
+            };
+            let dead = dead.remove(&id);
+            if dead.as_ref().is_some_and(|dead| dead.len() != batch.num_rows()) {
+                let error = format!("piece {id} has {} rows, and others are said to be dead", batch.num_rows());
+                return Err(Error::corrupt(error).hint(RESTORE));
+            }
+            pieces.push(StatePiece { id, batch, dead });
+        }
+        let watermark = operator.watermark_ms.map(Watermark);
+        let state = OperatorState { fingerprint: operator.fingerprint.clone(), watermark, pieces };
+        if state.live_rows() != operator.rows {
+            let error = format!("there are {} rows, the manifest says {}", state.live_rows(), operator.rows);
+            return Err(Error::corrupt(error).hint(RESTORE));
+        }
+        if let Some(file) = &operator.dead {
+            self.dead.insert(key.clone(), file.clone());
+        }
+        self.stored.insert(key, kept);
+        Ok(state)
+    }
+
+    async fn read_file(&self, file: &StateFile) -> Result<Vec<(u64, arrow::array::RecordBatch)>> {
+        let shown = format!("{}/{}", self.storage.place(), file.name);
+        let damaged = |what: &str| Error::corrupt(format!("state file '{shown}' {what}")).hint(RESTORE);
+        let content = self.storage.read(&file.name).await?.ok_or_else(|| damaged("is missing"))?;
+        let wanted = file.sha256.clone();
+        let checked = tokio::task::spawn_blocking(move || {
+            let intact = hex_digest(&content) == wanted;
+            intact.then(|| decode(content, &shown))
+        });
+        let checked = checked.await.map_err(|e| Error::internal("a task that read state died").caused_by(e))?;
+        checked.ok_or_else(|| {
+            let shown = format!("{}/{}", self.storage.place(), file.name);
+            Error::corrupt(format!("state file '{shown}' is damaged: its checksum is not the one in its manifest"))
+                .hint(RESTORE)
+        })?
+    }
+
+    /// Writes a checkpoint under the next number. `log_after` is the epoch up to which the log is not needed any more.
+    ///
+    /// # Errors
+    /// `fenced` when another run has gone on from the same checkpoint; `unavailable` when the storage does not answer: then
+    /// the same may be tried again.
+    pub async fn commit(&mut self, job: &SavedJob, log_after: u64, stamp: Stamp) -> Result<Committed> {
+        let mut manifest = self.next_manifest(job.epoch, log_after, stamp);
+        manifest.tables.clone_from(&job.tables);
+        manifest.reread.clone_from(&job.reread);
+        let (mut stored, mut dead, mut written_bytes) = (HashMap::new(), HashMap::new(), 0);
+        for (name, query) in &job.queries {
+            let mut written = ManifestQuery {
+                plan: query.plan.clone(),
+                durable_epoch: query.durable_epoch,
+                operators: Vec::new(),
+                unwritten: None,
+                sink: query.sink.clone(),
+            };
+            let states = query.operators.iter().enumerate().map(|(index, state)| (Some(index), state));
+            for (index, state) in states.chain(query.unwritten.iter().map(|state| (None, state))) {
+                let key = (name.clone(), index);
+                let (operator, kept, bytes) = self.write_operator(&key, state, manifest.number).await?;
+                written_bytes += bytes;
+                if let Some(file) = &operator.dead {
+                    dead.insert(key.clone(), file.clone());
+                }
+                stored.insert(key, kept);
+                match index {
+                    Some(_) => written.operators.push(operator),
+                    None => written.unwritten = Some(operator),
+                }
+            }
+            manifest.queries.insert(name.clone(), written);
+        }
+        written_bytes += self.publish(&manifest).await?;
+        (self.stored, self.dead) = (stored, dead);
+        Ok(Committed { number: manifest.number, written_bytes, total_bytes: manifest.bytes() })
+    }
+
+    /// A manifest with the next number and nothing in it.
+    pub(super) fn next_manifest(&self, epoch: u64, log_after: u64, stamp: Stamp) -> Manifest {
+        Manifest {
+            version: MANIFEST_VERSION,
+            program: format!("tidemill {}", env!("CARGO_PKG_VERSION")),
+            number: self.number + 1,
+            nonce: self.nonce.clone(),
+            generation: stamp.generation,
+            time_ms: stamp.time_ms,
+            epoch,
+            log_after,
+            from: None,
+            tables: BTreeMap::new(),
+            reread: None,
+            queries: BTreeMap::new(),
+        }
+    }
+
+    /// Writes what is new of an operator's state. Answers what the manifest says of it, and bytes written.
+    async fn write_operator(
+        &mut self,
+        key: &StateKey,
+        state: &OperatorState,
+        number: u64,
+    ) -> Result<(ManifestOperator, Vec<KeptFile>, u64)> {
+        let before = self.stored.get(key).map(Vec::as_slice).unwrap_or_default();
+        let increment = increment(before, &state.pieces);
+        let (mut kept, mut bytes) = (increment.kept, 0);
+        let pieces = increment.written.into_iter().map(|piece| (piece.id, piece.batch)).collect();
+        let mut names = |count: usize| -> Vec<String> {
+            let first = self.named;
+            self.named += count as u64;
+            (first..self.named).map(|n| format!("{STATE}/{number}-{}-{n}.arrow", self.nonce)).collect()
+        };
+        let files = arrange(pieces);
+        let names_of_files = names(files.len());
+        let writes = files.into_iter().zip(names_of_files);
+        let writes: Vec<_> = writes.map(|(batches, name)| write_file(&self.storage, name, batches).boxed()).collect();
+        let written: Vec<KeptFile> = futures::stream::iter(writes).buffered(FILES_AT_ONCE).try_collect().await?;
+        bytes += written.iter().map(|file| file.file.bytes).sum::<u64>();
+        kept.extend(written);
+        let with_dead: Vec<(u64, &arrow::buffer::BooleanBuffer)> =
+            state.pieces.iter().filter_map(|piece| Some((piece.id, piece.dead.as_ref()?))).collect();
+        let dead = if with_dead.is_empty() {
+            None
+        } else {
+            let encoded = encode(&[(0, dead_rows(&with_dead)?)])?;
+            match self.dead.get(key) {
+                Some(same) if same.sha256 == encoded.sha256 => Some(same.clone()),
+                _ => {
+                    let name = names(1).remove(0);
+                    bytes += encoded.content.len() as u64;
+                    Some(put(&self.storage, name, encoded, Default::default()).await?)
+                }
+            }
+        };
+        let operator = ManifestOperator {
+            fingerprint: state.fingerprint.clone(),
+            watermark_ms: state.watermark.map(|watermark| watermark.0),
+            rows: state.live_rows(),
+            files: kept.iter().map(|kept| kept.file.clone()).collect(),
+            dead,
+        };
+        Ok((operator, kept, bytes))
+    }
+
+    /// Creates the manifest, which makes it the newest checkpoint. Answers its length.
+    pub(super) async fn publish(&mut self, manifest: &Manifest) -> Result<u64> {
+        let (name, text) = (manifest_name(manifest.number), Bytes::from(manifest.text()?));
+        let bytes = text.len() as u64;
+        if self.storage.create(&name, text).await? == Created::Taken {
+            let other = self.read_manifest(&name).await;
+            if let Ok(Some(own)) = &other
+                && own.nonce == self.nonce
+            {
+                // An attempt of this run whose answer was lost has taken the number.
+                self.number = own.number;
+                let again = Error::unavailable(format!("checkpoint {} was written twice", own.number));
+                return Err(again.hint("the next one goes on from there"));
+            }
+            return Err(fenced(&self.storage.place(), manifest.number, other.ok().flatten().as_ref()));
+        }
+        // The number was free because it has been removed again: the job has gone on without this run.
+        if self.numbers().await?.last().is_some_and(|newest| *newest > manifest.number) {
+            self.storage.remove(&name).await?;
+            let newest = self.latest().await.ok().flatten();
+            return Err(fenced(&self.storage.place(), manifest.number, newest.as_ref()));
+        }
+        self.number = manifest.number;
+        Ok(bytes)
+    }
+
+    /// Removes old checkpoints, and state files that no manifest names.
+    ///
+    /// A run touches only files with numbers up to its own last one: what its successor is writing has higher ones.
+    pub async fn sweep(&self) -> Result<()> {
+        let numbers = self.numbers().await?;
+        let (own, others): (Vec<u64>, Vec<u64>) = numbers.into_iter().partition(|number| *number <= self.number);
+        let (old, kept) = own.split_at(own.len().saturating_sub(self.kept));
+        for number in old {
+            self.storage.remove(&manifest_name(*number)).await?;
+        }
+        let numbered = kept.iter().chain(&others).map(|number| manifest_name(*number));
+        let saved = self.savepoints().await?;
+        let mut needed = BTreeSet::new();
+        for name in numbered.chain(saved.iter().map(|name| savepoint_name(name))) {
+            match self.read_manifest(&name).await {
+                Ok(Some(manifest)) => needed.extend(manifest.files().map(|file| file.name.clone())),
+                // What a damaged one names is not known: nothing is removed until a person has looked. And one that has
+                // gone meanwhile was another run's to remove: so is the rest.
+                Ok(None) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        for name in self.storage.list(STATE).await? {
+            let number = name.strip_prefix(STATE).and_then(|rest| rest[1..].split('-').next()?.parse::<u64>().ok());
+            if number.is_some_and(|number| number <= self.number) && !needed.contains(&name) {
+                self.storage.remove(&name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets all checkpoints, but not savepoints. Numbers are counted on.
+    pub async fn clear(&mut self) -> Result<()> {
+        let numbers = self.numbers().await?;
+        self.number = numbers.last().copied().unwrap_or(0).max(self.number);
+        for number in numbers {
+            self.storage.remove(&manifest_name(number)).await?;
+        }
+        self.sweep().await?;
+        (self.stored, self.dead) = (HashMap::new(), HashMap::new());
+        Ok(())
+    }
+}
+
+async fn write_file(
+    storage: &Arc<dyn Storage>,
+    name: String,
+    batches: Vec<(u64, arrow::array::RecordBatch)>,
+) -> Result<KeptFile> {
+    let rows: Vec<(u64, usize)> = batches.iter().map(|(id, batch)| (*id, batch.num_rows())).collect();
+    let encoded = tokio::task::spawn_blocking(move || files::encode(&batches)).await;
+    let encoded = encoded.map_err(|e| Error::internal("a task that encoded state died").caused_by(e))??;
+    let pieces = rows.iter().map(|(id, _)| *id).collect();
+    Ok(KeptFile { file: put(storage, name, encoded, pieces).await?, batches: rows })
+}
+
+async fn put(
+    storage: &Arc<dyn Storage>,
+    name: String,
+    encoded: files::Encoded,
+    pieces: super::ranges::Ranges,
+) -> Result<StateFile> {
+    let bytes = encoded.content.len() as u64;
+    if storage.create(&name, encoded.content).await? == Created::Taken {
+        return Err(Error::internal(format!("state file '{}/{name}' was there already", storage.place())));
+    }
+    Ok(StateFile { name, bytes, sha256: encoded.sha256, pieces })
+}
+
+fn fenced(place: &str, number: u64, other: Option<&Manifest>) -> Error {
+    let who = other
+        .map_or_else(String::new, |other| format!(" (run {} is at checkpoint {})", other.generation, other.number));
+    Error::new(
+        ErrorKind::Fenced,
+        format!("another run has taken over: checkpoint {number} in '{place}' is not this run's{who}"),
+    )
+    .hint("stop one of the two, or give them different names: SET 'pipeline.name' = '…'")
+}
+
+fn manifest_name(number: u64) -> String {
+    format!("{MANIFESTS}/{number:010}.json")
+}
+
+pub(super) fn savepoint_name(name: &str) -> String {
+    format!("{SAVEPOINTS}/{name}.json")
+}
+
+fn number_of(name: &str) -> Option<u64> {
+    name.strip_prefix(MANIFESTS)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()
+}

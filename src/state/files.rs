@@ -1,0 +1,154 @@
+//! State rows as Arrow IPC files: one batch for each piece, or several for a large one.
+//!
+//! The names of the pieces, batch by batch, stand in the schema's metadata. Rows that died since their piece was written
+//! are in a file of their own, as bitmaps, so that a piece is written once.
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow::buffer::{BooleanBuffer, Buffer};
+use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
+use arrow::ipc::reader::FileReader;
+use arrow::ipc::writer::FileWriter;
+use bytes::Bytes;
+
+use super::checksum::hex_digest;
+use super::ranges::Ranges;
+use crate::contracts::{Error, Result};
+
+/// Bytes of state in a file; a larger piece is cut into several.
+pub(super) const FILE_BYTES: usize = 32 << 20;
+/// Key of the schema's metadata with the names of the pieces.
+const PIECES: &str = "tidemill.pieces";
+
+/// A file that is to be written.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) content: Bytes,
+    pub(super) sha256: String,
+}
+
+/// Cuts pieces into batches and those into files of about [`FILE_BYTES`]. All batches of a file have one schema.
+pub(super) fn arrange(pieces: Vec<(u64, RecordBatch)>) -> Vec<Vec<(u64, RecordBatch)>> {
+    let mut files: Vec<Vec<(u64, RecordBatch)>> = Vec::new();
+    let mut bytes = 0;
+    for (id, batch) in pieces {
+        let size = batch.get_array_memory_size();
+        let parts = size.div_ceil(FILE_BYTES).clamp(1, batch.num_rows().max(1));
+        let rows = batch.num_rows().div_ceil(parts).max(1);
+        for from in (0..batch.num_rows().max(1)).step_by(rows) {
+            let part = if parts == 1 { batch.clone() } else { batch.slice(from, rows.min(batch.num_rows() - from)) };
+            let fits = files
+                .last()
+                .and_then(|file| file.last())
+                .is_some_and(|(_, last)| last.schema_ref() == part.schema_ref());
+            let size = size / parts;
+            match files.last_mut() {
+                Some(file) if fits && bytes + size <= FILE_BYTES => file.push((id, part)),
+                _ => {
+                    files.push(vec![(id, part)]);
+                    bytes = 0;
+                }
+            }
+            bytes += size;
+        }
+    }
+    files
+}
+
+/// Encodes the batches of a file. Takes its time.
+pub(super) fn encode(batches: &[(u64, RecordBatch)]) -> Result<Encoded> {
+    let Some((_, first)) = batches.first() else { return Err(Error::internal("a state file without pieces")) };
+    let ids: Ranges = batches.iter().map(|(id, _)| *id).collect();
+    let mut metadata = first.schema_ref().metadata().clone();
+    metadata.insert(PIECES.to_owned(), ids.to_string());
+    let schema = Arc::new(first.schema_ref().as_ref().clone().with_metadata(metadata));
+    let mut writer = FileWriter::try_new(Vec::new(), &schema)?;
+    for (_, batch) in batches {
+        let columns = batch.columns().iter().map(compact).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        writer.write(&RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?)?;
+    }
+    let content = writer.into_inner()?;
+    Ok(Encoded { sha256: hex_digest(&content), content: content.into() })
+}
+
+/// Views without the bytes that they do not show: IPC writes whole buffers.
+fn compact(column: &ArrayRef) -> ArrayRef {
+    if let Some(texts) = column.as_string_view_opt() {
+        let held: usize = texts.data_buffers().iter().map(|buffer| buffer.len()).sum();
+        if held > texts.total_buffer_bytes_used() {
+            return Arc::new(texts.gc());
+        }
+    } else if let Some(bytes) = column.as_binary_view_opt() {
+        let held: usize = bytes.data_buffers().iter().map(|buffer| buffer.len()).sum();
+        if held > bytes.total_buffer_bytes_used() {
+            return Arc::new(bytes.gc());
+        }
+    }
+    Arc::clone(column)
+}
+
+/// The batches of a file, each with the name of its piece. `name` is for people.
+pub(super) fn decode(content: Bytes, name: &str) -> Result<Vec<(u64, RecordBatch)>> {
+    let unreadable = |what: &str| Error::corrupt(format!("state file '{name}' {what}")).hint(RESTORE);
+    let reader =
+        FileReader::try_new(Cursor::new(content), None).map_err(|e| unreadable("cannot be read").caused_by(e))?;
+    let ids = reader.schema().metadata().get(PIECES).and_then(|text| Ranges::parse(text));
+    let ids = ids.ok_or_else(|| unreadable("does not name its pieces"))?;
+    // What the operator knows has no such metadata.
+    let mut metadata = reader.schema().metadata().clone();
+    metadata.remove(PIECES);
+    let schema = Arc::new(reader.schema().as_ref().clone().with_metadata(metadata));
+    let mut batches = Vec::with_capacity(ids.numbers().len());
+    for batch in reader {
+        let batch = batch.map_err(|e| unreadable("cannot be read").caused_by(e))?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        batches.push(RecordBatch::try_new_with_options(Arc::clone(&schema), batch.columns().to_vec(), &options)?);
+    }
+    if batches.len() != ids.numbers().len() {
+        return Err(unreadable("has not as many batches as it names"));
+    }
+    Ok(ids.numbers().iter().copied().zip(batches).collect())
+}
+
+/// What to do about a damaged file.
+pub(super) const RESTORE: &str = "restore the file from a copy, go on from the checkpoint before with --previous-checkpoint, or run with \
+                                  --fresh to read everything again";
+
+/// Dead rows of pieces as one batch: piece, number of its rows, a bit for each.
+pub(super) fn dead_rows(pieces: &[(u64, &BooleanBuffer)]) -> Result<RecordBatch> {
+    let ids = UInt64Array::from_iter_values(pieces.iter().map(|(id, _)| *id));
+    let rows = UInt64Array::from_iter_values(pieces.iter().map(|(_, dead)| dead.len() as u64));
+    let bits: BinaryArray = pieces.iter().map(|(_, dead)| Some(dead.sliced().as_slice().to_vec())).collect();
+    let schema = Schema::new(vec![
+        Field::new("piece", DataType::UInt64, false),
+        Field::new("rows", DataType::UInt64, false),
+        Field::new("dead", DataType::Binary, true),
+    ]);
+    Ok(RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), Arc::new(rows), Arc::new(bits)])?)
+}
+
+/// Reads what [`dead_rows`] has made.
+pub(super) fn parse_dead_rows(batches: &[(u64, RecordBatch)], name: &str) -> Result<HashMap<u64, BooleanBuffer>> {
+    let wrong = || Error::corrupt(format!("state file '{name}' does not say which rows are dead")).hint(RESTORE);
+    let mut found = HashMap::new();
+    for (_, batch) in batches {
+        let [ids, rows, bits] = batch.columns() else { return Err(wrong()) };
+        let (Some(ids), Some(rows)) = (ids.as_primitive_opt::<UInt64Type>(), rows.as_primitive_opt::<UInt64Type>())
+        else {
+            return Err(wrong());
+        };
+        let bits = bits.as_binary_opt::<i32>().ok_or_else(wrong)?;
+        for row in 0..batch.num_rows() {
+            let (count, bytes) = (usize::try_from(rows.value(row)).map_err(|_| wrong())?, bits.value(row));
+            if bytes.len() < count.div_ceil(8) {
+                return Err(wrong());
+            }
+            found.insert(ids.value(row), BooleanBuffer::new(Buffer::from(bytes), 0, count));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,142 @@
+//! Storage in a folder of this machine: temporary file, fsync, link, fsync of the folder.
+//!
+//! A link never replaces a file, so the first of two that create a name wins. (`object_store` has folders too, but does
+//! not sync what it writes.)
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::contracts::{Created, Error, Result, Storage};
+
+/// A folder, which need not exist.
+#[derive(Debug)]
+pub struct LocalStorage {
+    root: PathBuf,
+    /// Number of the next temporary file.
+    next: AtomicU64,
+}
+
+impl LocalStorage {
+    /// Objects below `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), next: AtomicU64::new(0) }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Removes the temporary files of runs that died. Only while no other run can use the folder. Blocks.
+    pub fn remove_leftovers(&self) -> Result<()> {
+        remove_hidden(&self.root).map_err(|e| failed("tidy", &self.root, e))
+    }
+}
+
+fn remove_hidden(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_hidden(&entry.path())?;
+        } else if entry.file_name().to_string_lossy().starts_with('.') {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn create(root: &Path, name: &str, content: &[u8], number: u64) -> io::Result<Created> {
+    let path = root.join(name);
+    let (Some(folder), Some(file)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::other("an object needs a name"));
+    };
+    if !folder.is_dir() {
+        fs::create_dir_all(folder)?;
+        File::open(root)?.sync_all()?;
+    }
+    let temporary = folder.join(format!(".{}.{}-{number}", file.to_string_lossy(), std::process::id()));
+    let mut written = File::create(&temporary)?;
+    written.write_all(content)?;
+    written.sync_all()?;
+    let linked = match fs::hard_link(&temporary, &path) {
+        Ok(()) => Ok(Created::New),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            Ok(if fs::read(&path)? == content { Created::New } else { Created::Taken })
+        }
+        // A file system without links: the lock of the epoch log keeps other runs out.
+        Err(_) if !path.exists() => fs::rename(&temporary, &path).map(|()| Created::New),
+        Err(e) => Err(e),
+    };
+    match fs::remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    File::open(folder)?.sync_all()?;
+    linked
+}
+
+fn failed(what: &str, path: &Path, error: io::Error) -> Error {
+    Error::unavailable(format!("cannot {what} '{}'", path.display())).caused_by(error)
+}
+
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    path: PathBuf,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let task = tokio::task::spawn_blocking(move || work(&path).map_err(|e| failed(what, &path, e)));
+    task.await.map_err(|e| Error::internal("a task that uses the disk died").caused_by(e))?
+}
+
+fn missing_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+#[async_trait]
+impl Storage for LocalStorage {
+    fn place(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (root, name_in_root) = (self.root.clone(), name.to_owned());
+        blocking("write", self.root.join(name), move |_| create(&root, &name_in_root, &content, number)).await
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        blocking("read", self.root.join(name), |path| Ok(missing_is_none(fs::read(path))?.map(Bytes::from))).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        blocking("list", self.root.join(folder), move |path| {
+            let mut names = Vec::new();
+            for entry in missing_is_none(fs::read_dir(path))?.into_iter().flatten() {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if entry.file_type()?.is_file() && !name.starts_with('.') {
+                    names.push(format!("{prefix}{name}"));
+                }
+            }
+            Ok(names)
+        })
+        .await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        blocking("remove", self.root.join(name), |path| missing_is_none(fs::remove_file(path)).map(drop)).await
+    }
+}

@@ -1,0 +1,159 @@
+//! The manifest of a checkpoint: everything of it but the state rows, and the names and checksums of the files that hold
+//! those. JSON, so that people can read it; its own checksum stands in the last line.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::checksum::hex_digest;
+use super::ranges::Ranges;
+use super::saved::{Reread, SavedTable};
+use crate::contracts::{Error, Result};
+
+/// Version of the layout. 1 and 2 were states of whole runs, in one folder without sub-folders.
+pub const MANIFEST_VERSION: u32 = 3;
+/// What stands before and behind the manifest's own checksum, which covers everything before.
+const CHECKSUM: (&str, &str) = (",\n  \"checksum\": \"", "\"\n}\n");
+
+/// A checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub version: u32,
+    /// The program that wrote it.
+    pub program: String,
+    /// Its number: one more than that of the checkpoint before.
+    pub number: u64,
+    /// Tells the manifests of two runs apart that wanted the same number.
+    pub nonce: String,
+    /// The run that wrote it.
+    pub generation: u64,
+    /// When, in milliseconds since 1970.
+    pub time_ms: i64,
+    /// The last epoch that is in it.
+    pub epoch: u64,
+    /// Entries of the epoch log up to this epoch are not needed.
+    pub log_after: u64,
+    /// Where the content came from, when no run computed it: `checkpoint 12`, `savepoint before-upgrade`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Positions and time of source tables.
+    pub tables: BTreeMap<String, SavedTable>,
+    /// An earlier point from which epochs are cut again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reread: Option<Reread>,
+    /// The queries.
+    pub queries: BTreeMap<String, ManifestQuery>,
+}
+
+/// A query in a manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ManifestQuery {
+    /// What it computes, in its normal form.
+    pub plan: String,
+    /// The last epoch whose rows are durable in its sink.
+    pub durable_epoch: u64,
+    /// Its operators.
+    pub operators: Vec<ManifestOperator>,
+    /// Rows in open files of its sink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwritten: Option<ManifestOperator>,
+    /// What the sink itself wants to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<String>,
+}
+
+/// The state of an operator in a manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ManifestOperator {
+    /// What it computes, in its normal form.
+    pub fingerprint: String,
+    /// Its event time in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark_ms: Option<i64>,
+    /// State rows that are not dead.
+    pub rows: u64,
+    /// The files that hold its pieces, in the order of writing.
+    pub files: Vec<StateFile>,
+    /// The file that says which rows of the pieces are dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead: Option<StateFile>,
+}
+
+/// A file of state rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StateFile {
+    /// Its name in the store.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 of its content, as hex digits.
+    pub sha256: String,
+    /// Pieces in it that are still part of the state.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    pub pieces: Ranges,
+}
+
+impl ManifestQuery {
+    /// All states with files.
+    fn states(&self) -> impl Iterator<Item = &ManifestOperator> {
+        self.operators.iter().chain(&self.unwritten)
+    }
+}
+
+impl ManifestOperator {
+    /// All its files.
+    pub fn all_files(&self) -> impl Iterator<Item = &StateFile> {
+        self.files.iter().chain(&self.dead)
+    }
+}
+
+impl Manifest {
+    /// All files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &StateFile> {
+        self.queries.values().flat_map(ManifestQuery::states).flat_map(ManifestOperator::all_files)
+    }
+
+    /// Bytes of all files that it names.
+    pub fn bytes(&self) -> u64 {
+        self.files().map(|file| file.bytes).sum()
+    }
+
+    /// As it is stored.
+    pub fn text(&self) -> Result<Vec<u8>> {
+        let json = serde_json::to_string_pretty(self);
+        let json = json.map_err(|e| Error::internal("a manifest cannot be written as JSON").caused_by(e))?;
+        let content = json.strip_suffix("\n}").unwrap_or(&json);
+        Ok(format!("{content}{}{}{}", CHECKSUM.0, hex_digest(content.as_bytes()), CHECKSUM.1).into_bytes())
+    }
+
+    /// Reads what [`Self::text`] has written; `name` is for people.
+    ///
+    /// # Errors
+    /// `corrupt` when a bit of it has changed, or another version of the program wrote it.
+    pub fn parse(text: &[u8], name: &str) -> Result<Self> {
+        let damaged = |what: &str| {
+            Error::corrupt(format!("checkpoint '{name}' {what}")).hint(
+                "restore the file from a copy, go on from the checkpoint before with --previous-checkpoint, or run with \
+                 --fresh to read everything again",
+            )
+        };
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        // A layout of another version may have its checksum elsewhere.
+        if let Ok(Versioned { version }) = serde_json::from_slice(text)
+            && version != MANIFEST_VERSION
+        {
+            let error = format!("checkpoint '{name}' has version {version}, this program reads {MANIFEST_VERSION}");
+            return Err(Error::corrupt(error).hint("run the program that wrote it, or start anew with --fresh"));
+        }
+        let whole = std::str::from_utf8(text).ok().and_then(|text| {
+            let (content, checksum) = text.strip_suffix(CHECKSUM.1)?.rsplit_once(CHECKSUM.0)?;
+            (checksum == hex_digest(content.as_bytes())).then(|| format!("{content}\n}}"))
+        });
+        let json = whole.ok_or_else(|| damaged("is damaged"))?;
+        serde_json::from_str(&json).map_err(|e| damaged("cannot be read").caused_by(e))
+    }
+}

@@ -1,0 +1,151 @@
+//! What a checkpoint holds, as the runtime knows it: positions and time of tables, state of operators.
+
+use std::collections::BTreeMap;
+
+use arrow::array::RecordBatch;
+use arrow::buffer::BooleanBuffer;
+use serde::{Deserialize, Serialize};
+
+use crate::contracts::{Position, SourceProgress, SplitId, SplitProgress, Watermark};
+
+/// State of a job between two epochs.
+#[derive(Debug, Clone, Default)]
+pub struct SavedJob {
+    /// The last epoch that is in it.
+    pub epoch: u64,
+    /// By source table.
+    pub tables: BTreeMap<String, SavedTable>,
+    /// By query.
+    pub queries: BTreeMap<String, SavedQuery>,
+    /// Where reading begins again, when a query needs records of epochs before `epoch` once more; `None` when it goes on
+    /// behind `epoch`.
+    pub reread: Option<Reread>,
+}
+
+impl SavedJob {
+    /// Positions and time of the tables where reading begins.
+    pub fn read_from(&self) -> &BTreeMap<String, SavedTable> {
+        self.reread.as_ref().map_or(&self.tables, |reread| &reread.tables)
+    }
+}
+
+/// An earlier point, from which logged epochs are cut again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reread {
+    /// The last epoch that nobody needs again.
+    pub after_epoch: u64,
+    /// Positions and time of all tables then.
+    pub tables: BTreeMap<String, SavedTable>,
+}
+
+/// State of a query.
+#[derive(Debug, Clone, Default)]
+pub struct SavedQuery {
+    /// What the query computes, in its normal form.
+    pub plan: String,
+    /// The last epoch whose rows are durable in its sink.
+    pub durable_epoch: u64,
+    /// Its operators, each after those that feed it.
+    pub operators: Vec<OperatorState>,
+    /// Rows that its sink holds in open files, where they cannot be computed again.
+    pub unwritten: Option<OperatorState>,
+    /// What the sink itself wants to be kept.
+    pub sink: Option<String>,
+}
+
+/// State of one operator.
+#[derive(Debug, Clone, Default)]
+pub struct OperatorState {
+    /// What the operator computes, in its normal form; another one cannot take this state.
+    pub fingerprint: String,
+    /// Its event time, in milliseconds; `None` before the first.
+    pub watermark: Option<Watermark>,
+    /// Its rows.
+    pub pieces: Vec<StatePiece>,
+}
+
+/// A batch of state rows that never changes, but that its rows may die.
+#[derive(Debug, Clone)]
+pub struct StatePiece {
+    /// Its name within the operator: never given twice, and growing with age.
+    pub id: u64,
+    /// The rows.
+    pub batch: RecordBatch,
+    /// Which rows are dead, where some are.
+    pub dead: Option<BooleanBuffer>,
+}
+
+/// Gives names to pieces.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PieceIds {
+    last: u64,
+}
+
+impl PieceIds {
+    /// A name that no other piece has had.
+    pub fn take(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Takes note of a restored piece.
+    pub fn known(&mut self, id: u64) {
+        self.last = self.last.max(id);
+    }
+}
+
+impl OperatorState {
+    /// Rows that are not dead.
+    pub fn live_rows(&self) -> u64 {
+        self.pieces.iter().map(StatePiece::live_rows).sum()
+    }
+}
+
+impl StatePiece {
+    /// Rows that are not dead.
+    pub fn live_rows(&self) -> u64 {
+        let dead = self.dead.as_ref().map_or(0, BooleanBuffer::count_set_bits);
+        (self.batch.num_rows() - dead) as u64
+    }
+}
+
+/// Positions and time of a source table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SavedTable {
+    /// By split.
+    pub splits: BTreeMap<String, SavedSplit>,
+    /// Windows up to here have fired whatever the splits say, in milliseconds.
+    pub floor: i64,
+    /// What the source itself wants to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+impl SavedTable {
+    /// The same as the source knows it.
+    pub fn progress(&self) -> SourceProgress {
+        let split = |(id, saved): (&String, &SavedSplit)| {
+            let progress = SplitProgress { after_exclusive: saved.position(), finished: saved.finished };
+            (SplitId(id.as_str().into()), progress)
+        };
+        SourceProgress { splits: self.splits.iter().map(split).collect(), state: self.source.clone() }
+    }
+}
+
+/// Where reading stands in a split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedSplit {
+    /// Name of the last record that counted; reading resumes after it.
+    pub after_exclusive: Option<String>,
+    /// The split's watermark, in milliseconds.
+    pub watermark_ms: i64,
+    /// Whether the split has ended.
+    pub finished: bool,
+}
+
+impl SavedSplit {
+    /// The position as the source knows it.
+    pub fn position(&self) -> Option<Position> {
+        self.after_exclusive.as_deref().map(|text| Position(text.into()))
+    }
+}

@@ -1,0 +1,102 @@
+//! Checkpoints under names, and checkpoints whose content is an earlier one's: rewound, taken over, copied.
+
+use super::checkpoints::{CheckpointStore, SAVEPOINTS, Stamp, savepoint_name};
+use super::checksum::hex_digest;
+use super::manifest::Manifest;
+use crate::contracts::{Created, Error, Result};
+
+impl CheckpointStore {
+    /// Names of the savepoints, in their order.
+    pub async fn savepoints(&self) -> Result<Vec<String>> {
+        let names = self.storage.list(SAVEPOINTS).await?;
+        let name = |path: &String| Some(path.strip_prefix(SAVEPOINTS)?[1..].strip_suffix(".json")?.to_owned());
+        let mut names: Vec<String> = names.iter().filter_map(name).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The manifest of a savepoint.
+    pub async fn savepoint(&self, name: &str) -> Result<Manifest> {
+        self.read_manifest(&savepoint_name(name)).await?.ok_or_else(|| {
+            Error::config(format!("there is no savepoint '{name}' in '{}'", self.storage.place()))
+                .hint("`tidemill state list` shows which there are")
+        })
+    }
+
+    /// Gives a checkpoint a name under which it is kept until it is removed by hand.
+    pub async fn save_as(&self, manifest: &Manifest, name: &str) -> Result<()> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(allowed) {
+            return Err(Error::config(format!("'{name}' is no name for a savepoint"))
+                .hint("take letters, digits, '-', '_' and '.'"));
+        }
+        match self.storage.create(&savepoint_name(name), manifest.text()?.into()).await? {
+            Created::New => {}
+            Created::Taken => {
+                return Err(Error::config(format!("there is a savepoint '{name}' already"))
+                    .hint("take another name, or remove that one with `tidemill state drop`"));
+            }
+        }
+        // Clean-up removes a manifest first, and asks then which savepoints there are: if it is still there, its files are safe.
+        if self.numbers().await?.contains(&manifest.number) {
+            return Ok(());
+        }
+        self.storage.remove(&savepoint_name(name)).await?;
+        Err(Error::unavailable(format!("checkpoint {} was removed meanwhile", manifest.number)).hint("try again"))
+    }
+
+    /// Removes a savepoint.
+    pub async fn drop_savepoint(&self, name: &str) -> Result<()> {
+        self.savepoint(name).await?;
+        self.storage.remove(&savepoint_name(name)).await
+    }
+
+    /// Commits the content of the newest checkpoint once more, as this run's: a run before it can commit nothing any more.
+    /// Without one, it is an empty checkpoint after `epoch`.
+    pub async fn take_over(&mut self, latest: Option<&Manifest>, epoch: u64, stamp: Stamp) -> Result<Manifest> {
+        self.number = match latest {
+            Some(latest) => latest.number,
+            None => self.numbers().await?.last().copied().unwrap_or(0),
+        };
+        let mut manifest = self.next_manifest(epoch, epoch, stamp);
+        if let Some(latest) = latest {
+            (manifest.epoch, manifest.log_after) = (latest.epoch, latest.log_after);
+            (manifest.tables, manifest.queries) = (latest.tables.clone(), latest.queries.clone());
+            manifest.reread.clone_from(&latest.reread);
+        }
+        self.publish(&manifest).await?;
+        Ok(manifest)
+    }
+
+    /// Makes the content of `of` the newest checkpoint: epochs are counted on from `epoch`, and nothing of the log is needed.
+    pub async fn rewind(&mut self, of: &Manifest, from: &str, epoch: u64, stamp: Stamp) -> Result<Manifest> {
+        self.number = self.numbers().await?.last().copied().unwrap_or(0);
+        let mut manifest = self.next_manifest(epoch, epoch, stamp);
+        manifest.from = Some(from.to_owned());
+        // Where records of earlier epochs are needed again, all are read from there on, under new numbers.
+        manifest.tables = of.reread.as_ref().map_or(&of.tables, |reread| &reread.tables).clone();
+        manifest.queries.clone_from(&of.queries);
+        for query in manifest.queries.values_mut() {
+            query.durable_epoch = epoch;
+        }
+        self.publish(&manifest).await?;
+        Ok(manifest)
+    }
+
+    /// Copies a checkpoint with its files to `other`, where it becomes the newest.
+    pub async fn copy_to(&self, manifest: &Manifest, other: &mut Self, epoch: u64, stamp: Stamp) -> Result<Manifest> {
+        for file in manifest.files() {
+            let content = self.storage.read(&file.name).await?.filter(|content| hex_digest(content) == file.sha256);
+            let content = content.ok_or_else(|| {
+                Error::corrupt(format!("state file '{}/{}' is missing or damaged", self.storage.place(), file.name))
+            })?;
+            if other.storage.create(&file.name, content).await? == Created::Taken {
+                let error = format!("'{}/{}' is another file", other.storage.place(), file.name);
+                return Err(Error::config(error).hint("copy into an empty folder"));
+            }
+        }
+        other
+            .rewind(manifest, &format!("checkpoint {} of {}", manifest.number, self.storage.place()), epoch, stamp)
+            .await
+    }
+}

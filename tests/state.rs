@@ -1,0 +1,284 @@
+//! A job's saved state from outside: looked at, kept, gone back to, taken elsewhere, damaged; and what becomes of it when
+//! the SQL changes.
+
+#![expect(clippy::disallowed_methods, reason = "the program under test lives in real time")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use tempfile::TempDir;
+
+const SOURCE: &str = "\
+CREATE TABLE events (event_type STRING, `timestamp` TIMESTAMP_LTZ(3), data ROW<page STRING>,
+  WATERMARK FOR `timestamp` AS `timestamp` - INTERVAL '5' SECOND)
+WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
+";
+const COUNTS: &str = "\
+CREATE TABLE counts (event_type STRING, events BIGINT, PRIMARY KEY (event_type) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
+INSERT INTO counts SELECT event_type, COUNT(*) FROM events GROUP BY event_type;
+";
+const PAGES: &str = "\
+CREATE TABLE pages (page STRING, views BIGINT, PRIMARY KEY (page) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'pages');
+INSERT INTO pages SELECT data.page, COUNT(*) FROM events WHERE data.page <> '' GROUP BY data.page;
+";
+
+struct Place(TempDir);
+
+impl Place {
+    /// A job of these files, and a stream with the first events.
+    fn new(files: &[(&str, &str)]) -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        std::fs::create_dir(place.at("job")).unwrap();
+        files.iter().for_each(|(name, text)| place.write(name, text));
+        place.produce(0, 300);
+        place
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.at("job").join(name), text).unwrap();
+    }
+
+    fn produce(&self, from: usize, count: usize) {
+        let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weblog.jsonl");
+        let text = std::fs::read_to_string(all).unwrap();
+        let lines: Vec<&str> = text.lines().skip(from).take(count).collect();
+        std::fs::write(self.at("events.jsonl"), lines.join("\n") + "\n").unwrap();
+        self.done(&["produce", "clicks", "--local", "local", "--from", "events.jsonl"]);
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        command
+            .args(args)
+            .current_dir(self.0.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Whether it succeeds, and what it says.
+    fn said(&self, args: &[&str]) -> (bool, String) {
+        let output = self.command(args).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    }
+
+    #[track_caller]
+    fn done(&self, args: &[&str]) -> String {
+        let (success, text) = self.said(args);
+        assert!(success, "tidemill {args:?}: {text}");
+        text
+    }
+
+    #[track_caller]
+    fn refused(&self, args: &[&str]) -> String {
+        let (success, text) = self.said(args);
+        assert!(!success, "tidemill {args:?}: {text}");
+        text
+    }
+
+    /// Runs what is there.
+    #[track_caller]
+    fn run(&self, more: &[&str]) -> String {
+        self.done(&[&["run", "job", "--local", "local", "--once"], more].concat())
+    }
+
+    fn number(&self, query: &str) -> i64 {
+        let connection = rusqlite::Connection::open(self.at("local/dynamodb.sqlite")).unwrap();
+        connection.query_row(query, [], |row| row.get(0)).unwrap()
+    }
+
+    fn manifests(&self) -> Vec<PathBuf> {
+        let folder = self.at("local/checkpoints/job/manifests");
+        let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+}
+
+const TOTAL: &str = "SELECT SUM(events) FROM counts";
+const VIEWS: &str = "SELECT SUM(views) FROM pages";
+
+#[test]
+fn state_is_looked_at_kept_and_gone_back_to() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    let kept = place.done(&["state", "save", "local", "first"]);
+    assert!(kept.contains("checkpoint 1 is kept as savepoint first"), "{kept}");
+    place.produce(300, 200);
+    assert!(place.run(&[]).contains("200 records"));
+    assert_eq!(place.number(TOTAL), 500);
+    let list = place.done(&["state", "list", "local"]);
+    assert!(
+        list.contains("local/checkpoints/job\n") && list.contains("     2  20") && list.contains("  first  20"),
+        "{list}"
+    );
+    let shown = place.done(&["state", "show", "local"]);
+    for wanted in
+        ["checkpoint 2: ", "shardId-000000000000: after ", "query counts:counts: durable", "group by events.event_type"]
+    {
+        assert!(shown.contains(wanted), "'{wanted}' in {shown}");
+    }
+    let diff = place.done(&["state", "diff", "local", "1"]);
+    assert!(diff.contains("table events, shardId-000000000000: ") && diff.contains(" -> "), "{diff}");
+    let exported = place.done(&["state", "export", "local", "--to", "out"]);
+    assert!(exported.contains("out/counts-counts-0.parquet\n1 files"), "{exported}");
+    let file = std::fs::File::open(place.at("out/counts-counts-0.parquet")).unwrap();
+    let rows: Vec<String> = SerializedFileReader::new(file)
+        .unwrap()
+        .get_row_iter(None)
+        .unwrap()
+        .map(|row| row.unwrap().to_string())
+        .collect();
+    let kinds = place.number("SELECT COUNT(*) FROM counts");
+    assert_eq!(rows.len() as i64, kinds, "only live rows: {rows:?}");
+    // Back to the first checkpoint: the same records are read again, and give the same numbers.
+    let rewound = place.done(&["state", "rewind", "local", "1"]);
+    assert!(rewound.contains("checkpoint 3 is checkpoint 1 again"), "{rewound}");
+    assert!(place.run(&[]).contains("200 records"));
+    assert_eq!(place.number(TOTAL), 500);
+    assert!(place.run(&["--from-savepoint", "first"]).contains("200 records"));
+    assert_eq!(place.number(TOTAL), 500);
+    let unknown = place.refused(&["run", "job", "--local", "local", "--from-savepoint", "other"]);
+    assert!(unknown.contains("there is no savepoint 'other'"), "{unknown}");
+    // The savepoint has outlived its checkpoint; and it goes to another place.
+    assert!(place.refused(&["state", "show", "local", "1"]).contains("there is no checkpoint 1"));
+    place.done(&["state", "restore", "local", "first", "--to", "elsewhere"]);
+    let moved = place.done(&["state", "show", "elsewhere"]);
+    assert!(moved.contains("from checkpoint 1 of "), "{moved}");
+    place.done(&["state", "drop", "local", "first"]);
+    assert!(!place.done(&["state", "list", "local"]).contains("\n  first "));
+    let (outcome, text) = place.said(&["state", "list", "job"]);
+    assert!(!outcome && text.contains("there are no checkpoints in 'job'"), "{text}");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_told_and_the_one_before_is_used_only_when_asked() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    place.produce(300, 200);
+    place.run(&[]);
+    let newest = place.manifests().pop().unwrap();
+    let whole = std::fs::read(&newest).unwrap();
+    let run = ["run", "job", "--local", "local", "--once"];
+    for damaged in [
+        whole[..whole.len() / 2].to_vec(),
+        whole.iter().map(|b| if *b == b'7' { b'8' } else { *b }).collect(),
+        Vec::new(),
+    ] {
+        std::fs::write(&newest, damaged).unwrap();
+        let refused = place.refused(&run);
+        assert!(
+            refused.contains("0000000002.json' is damaged") && refused.contains("--previous-checkpoint"),
+            "{refused}"
+        );
+    }
+    let list = place.done(&["state", "list", "local"]);
+    assert!(list.contains("is damaged"), "{list}");
+    let again = place.run(&["--previous-checkpoint"]);
+    assert!(again.contains("going on from the one before") && again.contains("200 records"), "{again}");
+    assert_eq!(place.number(TOTAL), 500);
+    // What came of it is a checkpoint as any other.
+    place.produce(500, 100);
+    assert!(place.run(&[]).contains("100 records"));
+    assert_eq!(place.number(TOTAL), 600);
+    // The flag does nothing where nothing is damaged.
+    assert!(place.run(&["--previous-checkpoint"]).starts_with("0 records"));
+}
+
+#[test]
+fn a_changed_job_goes_on_as_far_as_it_is_the_same() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    // A new query begins behind the checkpoint; the other one goes on.
+    place.write("pages.sql", PAGES);
+    place.produce(300, 200);
+    let added = place.run(&[]);
+    assert!(added.contains("query 'pages:pages' is new"), "{added}");
+    assert_eq!(place.number(TOTAL), 500);
+    let views = place.number(VIEWS);
+    assert!(views > 0 && views <= 200, "{views}");
+    // What stands above an operator may change.
+    place.write("counts.sql", &COUNTS.replace("COUNT(*)", "COUNT(*) * 2"));
+    place.produce(500, 100);
+    place.run(&[]);
+    assert!(place.number(TOTAL) > 600, "the state went on, and what is made of it is new");
+    // An operator may not, but for a word.
+    place.write("pages.sql", &PAGES.replace("COUNT(*)", "SUM(2)"));
+    let run = ["run", "job", "--local", "local", "--once"];
+    let changed = place.refused(&run);
+    for wanted in ["the query 'pages:pages' has changed", "\n  - group by ", "\n  + group by ", "--reset pages:pages"] {
+        assert!(changed.contains(wanted), "'{wanted}' in {changed}");
+    }
+    let wrong = place.refused(&[&run[..], &["--reset", "page"]].concat());
+    assert!(wrong.contains("no saved query is called 'page'") && wrong.contains("pages:pages"), "{wrong}");
+    place.produce(600, 100);
+    let reset = place.run(&["--reset", "pages"]);
+    assert!(reset.contains("query 'pages:pages' begins without state"), "{reset}");
+    // One that is gone needs a word too, since its state goes with it.
+    std::fs::remove_file(place.at("job/pages.sql")).unwrap();
+    let gone = place.refused(&run);
+    assert!(
+        gone.contains("the query 'pages:pages' is not in the job any more") && gone.contains("--drop-state"),
+        "{gone}"
+    );
+    place.run(&["--drop-state", "pages:pages"]);
+    assert!(place.run(&[]).starts_with("0 records"));
+}
+
+#[test]
+fn a_killed_run_that_began_anew_goes_on() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    for interval in ["0", "20ms"] {
+        let options = ["--fresh", "--epoch-rows", "20", "--epoch-interval", "10ms", "--checkpoint-interval", interval];
+        let mut child = place.command(&[&["run", "job", "--local", "local"], &options[..]].concat()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        child.kill().unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.stderr.is_empty() || !String::from_utf8_lossy(&output.stderr).contains("error"));
+        place.run(&[]);
+        assert_eq!(place.number(TOTAL), 300);
+    }
+}
+
+#[test]
+fn checkpoints_lie_where_the_job_says() {
+    let sql = format!("SET 'execution.checkpointing.dir' = 'kept';\n{SOURCE}{COUNTS}")
+        .replace("'connector' = 'kinesis', 'stream' = 'clicks'", "'connector' = 'filesystem', 'path' = 'in'")
+        .replace(
+            "'connector' = 'dynamodb', 'table-name' = 'counts'",
+            "'connector' = 'filesystem', 'path' = 'out', 'format' = 'json'",
+        );
+    let place = Place::new(&[("a.sql", &sql)]);
+    std::fs::create_dir(place.at("job/in")).unwrap();
+    std::fs::copy(place.at("events.jsonl"), place.at("job/in/1.jsonl")).unwrap();
+    assert!(place.done(&["run", "job", "--once"]).contains("300 records"));
+    assert!(place.at("kept/job/manifests/0000000001.json").exists());
+    assert!(place.done(&["run", "job", "--once"]).starts_with("0 records"));
+    let other = place.done(&["run", "job", "--once", "--checkpoints", "other"]);
+    assert!(other.contains("300 records") && place.at("other/job/manifests").is_dir(), "{other}");
+}
+
+#[test]
+fn two_runs_cannot_share_a_folder() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    let mut first = place.command(&["run", "job", "--local", "local"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1_000));
+    let second = place.refused(&["run", "job", "--local", "local"]);
+    assert!(second.contains("another run of this job uses"), "{second}");
+    let rewind = place.refused(&["state", "rewind", "local", "latest"]);
+    assert!(rewind.contains("another run of this job uses") || rewind.contains("no checkpoint"), "{rewind}");
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
