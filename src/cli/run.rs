@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{Outcome, Source, default_threads, display, runtime, start_position};
 use crate::contracts::{Clock, Error, Result, StartPosition, SystemClock};
-use crate::job::{JobOptions, StateOptions, prepare};
+use crate::job::{JobOptions, LeasePlace, Replica, Stage, StateOptions, prepare};
 use crate::runtime::{Ending, Progress, Summary, Worker};
 
 /// Arguments of `run`.
@@ -67,6 +67,10 @@ struct StateArgs {
     /// Let a query that has changed begin without state; may be repeated
     #[arg(long, value_name = "QUERY")]
     reset: Vec<String>,
+    /// Run as one of several replicas: the one that has the lease works, the others wait for it. PLACE is `checkpoints` or
+    /// `dynamodb:TABLE` [default: the job's own setting 'tidemill.lease']
+    #[arg(long, value_name = "PLACE", value_parser = LeasePlace::parse)]
+    lease: Option<LeasePlace>,
 }
 
 impl StateArgs {
@@ -78,6 +82,7 @@ impl StateArgs {
             from_savepoint: self.from_savepoint,
             drop_state: self.drop_state,
             reset: self.reset,
+            lease: self.lease,
         }
     }
 }
@@ -106,13 +111,18 @@ pub(super) fn run(args: RunArgs) -> Outcome {
     };
     runtime(threads)?.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let replica = Replica::of(&options, &clock).await?;
+        let (stop_sender, stop) = watch::channel(false);
+        let progress = Arc::new(Progress::default());
+        if let Some(replica) = replica {
+            tokio::spawn(stop_on_signal(stop_sender));
+            return run_replica(replica, &clock, &stop, &progress).await;
+        }
         let prepared = prepare(&options, Arc::clone(&clock)).await?;
         for warning in &prepared.warnings {
             eprintln!("note: {warning}");
         }
-        let (stop_sender, stop) = watch::channel(false);
         tokio::spawn(stop_on_signal(stop_sender));
-        let progress = Arc::new(Progress::default());
         let shown = display::show(Arc::clone(&progress), Arc::clone(&clock), &prepared.name);
         let outcome = Worker::run(prepared.job, stop, progress).await;
         shown.abort();
@@ -120,6 +130,41 @@ pub(super) fn run(args: RunArgs) -> Outcome {
         print_summary(&outcome.map_err(|e| vec![e])?);
         Ok(())
     })
+}
+
+async fn run_replica(
+    replica: Replica,
+    clock: &Arc<dyn Clock>,
+    stop: &watch::Receiver<bool>,
+    progress: &Arc<Progress>,
+) -> Outcome {
+    let mut shown: Option<tokio::task::JoinHandle<()>> = None;
+    let mut tell = |stage: Stage<'_>| match stage {
+        Stage::Waits { leader } => eprintln!("waits: '{leader}' runs the job"),
+        Stage::Leads { generation } => eprintln!("leads: this replica runs the job (generation {generation})"),
+        Stage::Begins { prepared } => {
+            for warning in &prepared.warnings {
+                eprintln!("note: {warning}");
+            }
+            shown = Some(display::show(Arc::clone(progress), Arc::clone(clock), &prepared.name));
+        }
+        Stage::Lost { reason } => {
+            if let Some(shown) = shown.take() {
+                shown.abort();
+                display::clear();
+            }
+            eprintln!("waits: {reason}");
+        }
+    };
+    let outcome = replica.run(stop, progress, &mut tell).await;
+    if let Some(shown) = shown.take() {
+        shown.abort();
+        display::clear();
+    }
+    if let Some(summary) = outcome? {
+        print_summary(&summary);
+    }
+    Ok(())
 }
 
 /// The first signal asks for an orderly end, the second ends at once.

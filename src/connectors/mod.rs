@@ -23,7 +23,7 @@ mod blackhole;
 mod blocking;
 mod datagen;
 pub mod describe;
-mod dynamodb;
+pub mod dynamodb;
 pub mod files;
 mod firehose;
 pub mod kinesis;

@@ -1,11 +1,12 @@
 //! Who runs a job: of all replicas, one.
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use super::error::Result;
 
 /// The right to run a job, as a store has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// The replica that has it: different for each process and start.
     pub holder: String,

@@ -101,6 +101,12 @@ pub trait Sink: Send {
     /// Ends an epoch. `now_ms` is the epoch's time, for rolling by age.
     async fn flush(&mut self, epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome>;
 
+    /// Time (as of `flush`) from which it wants an epoch to end, though no row has come for it: something is too old to
+    /// wait longer.
+    fn wants_flush_at(&self) -> Option<i64> {
+        None
+    }
+
     /// Stages effects for a checkpoint.
     async fn prepare(&mut self, _epoch: EpochNumber) -> Result<Vec<Committable>> {
         Ok(Vec::new())

@@ -6,6 +6,10 @@
 //!
 //! Architecture invariant: imports nothing but [`crate::contracts`].
 
+mod folder;
+mod object;
 mod term;
 
+pub use folder::FolderLease;
+pub use object::ObjectLease;
 pub use term::{Candidate, Lost, Term, Times};

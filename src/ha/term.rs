@@ -79,6 +79,11 @@ impl Candidate {
         Self { store, clock, holder: holder.into(), times, terms, attempts: Arc::default() }
     }
 
+    /// How long things take.
+    pub fn times(&self) -> Times {
+        self.times
+    }
+
     /// Waits until the lease is free, and takes it. `waiting` is told who has it, each time that changes.
     ///
     /// # Errors

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::changes::reconcile;
+use super::replica::LeasePlace;
 use super::run::JobOptions;
 use crate::connectors::files::{StatePlace, state_place};
 use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LogEntry, Result, Storage};
 use crate::runtime::{Checkpointing, JobLog, identity};
-use crate::sql::JobPlan;
+use crate::sql::{JobPlan, Settings};
 use crate::state::{
     CheckpointStore, FileEpochLog, LocalStorage, Manifest, ObjectEpochLog, ObjectStorage, SavedJob, Stamp,
 };
@@ -29,6 +30,17 @@ pub struct StateOptions {
     pub drop_state: Vec<String>,
     /// Queries that have changed, and begin without state.
     pub reset: Vec<String>,
+    /// Where the job's lease is kept, instead of the job's own setting.
+    pub lease: Option<LeasePlace>,
+}
+
+/// Where a job's checkpoints lie, if it has any.
+pub(super) fn checkpoints_path(options: &JobOptions, settings: &Settings, job: &str) -> Option<String> {
+    match (&options.state.path, &options.local, &settings.checkpoints_path) {
+        (Some(path), _, _) => Some(format!("{}/{job}", path.trim_end_matches('/'))),
+        (None, Some(local), _) => Some(local.join("checkpoints").join(job).to_string_lossy().into_owned()),
+        (None, None, path) => path.as_ref().map(|path| format!("{}/{job}", path.trim_end_matches('/'))),
+    }
 }
 
 /// Where the run before has stopped, and where this one keeps what it does.
@@ -74,12 +86,7 @@ pub(super) async fn saved_run(
     clock: &Arc<dyn Clock>,
 ) -> Result<SavedRun> {
     let settings = &plan.settings;
-    let path = match (&options.state.path, &options.local, &settings.checkpoints_path) {
-        (Some(path), _, _) => Some(format!("{}/{job}", path.trim_end_matches('/'))),
-        (None, Some(local), _) => Some(local.join("checkpoints").join(job).to_string_lossy().into_owned()),
-        (None, None, path) => path.as_ref().map(|path| format!("{}/{job}", path.trim_end_matches('/'))),
-    };
-    let Some(path) = path else {
+    let Some(path) = checkpoints_path(options, settings, job) else {
         let note = "positions and state are not kept: what is read now is read again by the next run \
                     (SET 'state.checkpoints.dir' = 's3://bucket/prefix', or --checkpoints)";
         return Ok(SavedRun { notes: vec![note.to_owned()], ..SavedRun::default() });

@@ -112,6 +112,8 @@ struct RunningQuery {
     counts: QueryCounts,
     /// It has had all epochs up to this one.
     after: EpochNumber,
+    /// When its sink wants an epoch to end, though no row has come.
+    due: Arc<AtomicI64>,
 }
 
 impl Worker {
@@ -170,7 +172,9 @@ impl Worker {
             let loaded = references.iter().any(Option::is_some);
             let first = summary.epochs == 0;
             let repeats = epoch.logged.is_some();
-            if epoch.total_rows > 0 || epoch.watermarks != told || loaded || first || last || repeats {
+            let now_ms = job.clock.now_ms();
+            let due = queries.iter().any(|query| query.due.load(Ordering::Relaxed) <= now_ms);
+            if epoch.total_rows > 0 || epoch.watermarks != told || loaded || first || last || repeats || due {
                 told.clone_from(&epoch.watermarks);
                 let cut = match epoch.logged.take() {
                     Some(cut) => cut,
@@ -284,6 +288,8 @@ fn start_query(
 ) -> Result<RunningQuery> {
     let mut graph = query.graph;
     let mut after = log.after;
+    let due = Arc::new(AtomicI64::new(i64::MAX));
+    log.due = Arc::clone(&due);
     log.keeps_rows = !graph.operators.is_empty();
     if let Some(state) = saved.queries.remove(&query.name) {
         graph.restore(state.operators).map_err(|e| e.context(format!("query '{}'", query.name)))?;
@@ -307,6 +313,7 @@ fn start_query(
         writer,
         counts,
         after,
+        due,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use datafusion::arrow::array::RecordBatch;
 use tokio::sync::{mpsc, oneshot};
@@ -49,6 +50,8 @@ pub(crate) struct WriterLog {
     pub(crate) unwritten: Option<OperatorState>,
     /// What the sink of the run before wanted to be kept.
     pub(crate) sink: Option<String>,
+    /// Where the writer says when its sink wants an epoch to end, whether or not rows come.
+    pub(crate) due: Arc<AtomicI64>,
 }
 
 /// Runs until the channel closes, then closes the sink.
@@ -68,10 +71,12 @@ pub(crate) async fn run_writer(
         last: start.after,
         unwritten: start.keeps_rows.then(Unwritten::default),
         written: Written::default(),
+        due: start.due,
     };
     let query = writer.query.clone();
     let run = async {
         writer.begin(start.committed, start.unwritten, start.sink.as_deref()).await?;
+        writer.tell_due();
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Epoch { epoch, now_ms, changes } => writer.write(epoch, now_ms, changes).await?,
@@ -95,6 +100,7 @@ struct Writer {
     last: EpochNumber,
     unwritten: Option<Unwritten>,
     written: Written,
+    due: Arc<AtomicI64>,
 }
 
 impl Writer {
@@ -149,7 +155,13 @@ impl Writer {
         if let Some(unwritten) = &mut self.unwritten {
             unwritten.forget(self.sink.open_since());
         }
+        self.tell_due();
         Ok(())
+    }
+
+    /// Says when the sink wants an epoch to end.
+    fn tell_due(&self) {
+        self.due.store(self.sink.wants_flush_at().unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     /// Lets staged effects appear, once the log names them.

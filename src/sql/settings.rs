@@ -32,6 +32,10 @@ pub struct Settings {
     pub checkpoint_interval_ms: i64,
     /// Checkpoints that are kept.
     pub checkpoints_kept: usize,
+    /// Where the job's lease is kept, so that one of several replicas runs it.
+    pub lease: Option<String>,
+    /// Silence of the leader after which another replica takes over.
+    pub lease_ttl_ms: i64,
 }
 
 impl Default for Settings {
@@ -49,12 +53,14 @@ impl Default for Settings {
             checkpoints_path: None,
             checkpoint_interval_ms: 10_000,
             checkpoints_kept: 3,
+            lease: None,
+            lease_ttl_ms: 10_000,
         }
     }
 }
 
 /// Keys that change something here.
-const HONOURED: [&str; 18] = [
+const HONOURED: [&str; 20] = [
     "pipeline.name",
     "table.local-time-zone",
     "table.exec.state.ttl",
@@ -66,6 +72,8 @@ const HONOURED: [&str; 18] = [
     "tidemill.epoch.rows",
     "tidemill.late-rows",
     "tidemill.errors.path",
+    "tidemill.lease",
+    "tidemill.lease.ttl",
     "execution.checkpointing.interval",
     "execution.checkpointing.dir",
     "execution.checkpointing.num-retained",
@@ -141,6 +149,13 @@ impl Settings {
                     "DROP" => true,
                     "ERROR" => false,
                     _ => return Err(wrong("'DROP' or 'ERROR'")),
+                }
+            }
+            "tidemill.lease" => self.lease = Some(value.to_owned()),
+            "tidemill.lease.ttl" => {
+                self.lease_ttl_ms = length()?;
+                if self.lease_ttl_ms < 500 {
+                    return Err(wrong("at least 500 ms"));
                 }
             }
             "tidemill.errors.path" => self.errors_path = Some(value.to_owned()),

@@ -16,6 +16,7 @@ mod job;
 mod policy;
 mod proxy;
 mod reading;
+mod replicas;
 mod writing;
 
 use std::sync::Arc;

@@ -7,9 +7,9 @@ mod rows;
 
 use std::sync::Arc;
 
-use crate::contracts::{Clock, Result, Sink, TableSpec};
+use crate::contracts::{Clock, LeaseStore, Result, Sink, TableSpec};
 
-use super::aws::AwsSession;
+use super::aws::{AwsSession, AwsSessions};
 use super::options::Options;
 use aws::AwsTableSink;
 use local::{LocalTableSink, LocalTables};
@@ -30,4 +30,13 @@ pub(super) fn aws_sink(
     job: &str,
 ) -> Result<Box<dyn Sink>> {
     Ok(Box::new(AwsTableSink::try_new(spec, session, clock, job)?))
+}
+
+/// The lease of a job, as an item of a table, with the credentials that the environment gives.
+///
+/// # Errors
+/// No such table, one whose key is not a single string, no rights.
+pub async fn lease(table: &str, job: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn LeaseStore>> {
+    let session = AwsSessions::default().default_session()?;
+    Ok(Arc::new(aws::lease::TableLease::open(session, table, job, clock).await?))
 }

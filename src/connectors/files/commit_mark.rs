@@ -69,6 +69,11 @@ impl Marks {
         Ok(())
     }
 
+    /// When the next partition is old enough.
+    pub(super) fn next_due(&self) -> Option<i64> {
+        self.waiting.values().filter_map(|since| Some(since.as_ref()?.saturating_add(self.delay_ms))).min()
+    }
+
     /// An epoch has ended.
     pub(super) fn tick(&mut self, now_ms: i64) {
         for since in self.waiting.values_mut() {

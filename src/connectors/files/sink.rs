@@ -265,6 +265,15 @@ impl Files {
         Ok(())
     }
 
+    /// When the oldest open file, or a partition that waits for its mark, is old enough.
+    fn next_due(&self) -> Option<i64> {
+        let opened = self.open.values().filter_map(|open| open.opened_ms).min();
+        let file = opened.map(|opened_ms| opened_ms.saturating_add(self.rollover_ms));
+        // A partition with an open file is marked after that.
+        let mark = self.marks.as_ref().filter(|_| self.open.is_empty()).and_then(Marks::next_due);
+        file.into_iter().chain(mark).min()
+    }
+
     /// The closed files, which hold everything of their partitions up to `epoch`, and the marks of partitions that are
     /// complete; at the end of input (`now_ms` of `None`) all are.
     fn staged(&mut self, epoch: EpochNumber, now_ms: Option<i64>) -> Result<Vec<Committable>> {
@@ -335,6 +344,10 @@ impl Sink for FileSink {
             self.run(move |files| files.roll(now_ms)).await?;
         }
         Ok(WriteOutcome::default())
+    }
+
+    fn wants_flush_at(&self) -> Option<i64> {
+        self.files.as_ref()?.next_due()
     }
 
     async fn prepare(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {

@@ -17,6 +17,7 @@ mod attributes;
 mod batch;
 mod guarded;
 mod items;
+pub(super) mod lease;
 mod options;
 mod table;
 

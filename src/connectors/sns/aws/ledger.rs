@@ -18,11 +18,10 @@ use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, KeysAndAttributes, PutRequest, ReturnValuesOnConditionCheckFailure, ScalarAttributeType,
-    WriteRequest,
+    AttributeValue, KeysAndAttributes, PutRequest, ReturnValuesOnConditionCheckFailure, WriteRequest,
 };
 
-use crate::connectors::aws::{Attempt, Call, Requests, failure};
+use crate::connectors::aws::{Attempt, Call, Requests, failure, string_key};
 use crate::contracts::{Clock, Error, Result};
 
 /// Remembers publications.
@@ -91,23 +90,7 @@ impl TableLedger {
         clock: Arc<dyn Clock>,
         requests: Requests,
     ) -> Result<Self> {
-        let call = Call { service: "dynamodb", operation: "DescribeTable", resource: table };
-        let describe =
-            || async { client.describe_table().table_name(table).send().await.map_err(|e| failure(call, &e)) };
-        let found = requests.once(describe).await?.table;
-        let keys = found.as_ref().map(|t| t.key_schema()).unwrap_or_default();
-        let is_text = |name: &str| {
-            let definitions = found.as_ref().map(|t| t.attribute_definitions()).unwrap_or_default();
-            let named = definitions.iter().find(|d| d.attribute_name() == name);
-            named.is_some_and(|d| *d.attribute_type() == ScalarAttributeType::S)
-        };
-        let key = match keys {
-            [key] if is_text(key.attribute_name()) => key.attribute_name().to_owned(),
-            _ => {
-                return Err(Error::config(format!("DynamoDB table '{table}' cannot be a ledger of alerts"))
-                    .hint("it needs a hash key that is a string, and no range key"));
-            }
-        };
+        let key = string_key(&client, &requests, table, "a ledger of alerts").await?;
         Ok(Self { client, table: table.to_owned(), key, owner, ttl, clock, requests })
     }
 

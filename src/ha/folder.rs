@@ -1,0 +1,67 @@
+//! A lease in a file, for replicas on one machine: compared and set under the lock of a file beside it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use crate::contracts::{Error, Lease, LeaseStore, Result};
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct FolderLease {
+    folder: PathBuf,
+}
+
+const FILE: &str = "lease.json";
+
+impl FolderLease {
+    /// The lease in `folder`, which need not exist.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// The lock is held for a read and a write of a few bytes, so this may run on any thread.
+    fn locked<T>(&self, work: impl FnOnce(&Path) -> io::Result<T>) -> Result<T> {
+        let work = || {
+            fs::create_dir_all(&self.folder)?;
+            let lock = File::create(self.folder.join("lease.lock"))?;
+            lock.lock()?;
+            work(&self.folder)
+        };
+        work().map_err(|e| Error::unavailable(format!("the lease in '{}'", self.folder.display())).caused_by(e))
+    }
+}
+
+fn stored(folder: &Path) -> io::Result<Option<Lease>> {
+    match fs::read(folder.join(FILE)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => Ok(Some(serde_json::from_slice(&text?)?)),
+    }
+}
+
+#[async_trait]
+impl LeaseStore for FolderLease {
+    fn place(&self) -> String {
+        self.folder.join(FILE).display().to_string()
+    }
+
+    async fn read(&self) -> Result<Option<Lease>> {
+        self.locked(stored)
+    }
+
+    async fn replace(&self, expected: Option<&Lease>, next: &Lease) -> Result<bool> {
+        self.locked(|folder| {
+            if stored(folder)?.as_ref() != expected {
+                return Ok(false);
+            }
+            let temporary = folder.join("lease.json.new");
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec(next)?)?;
+            file.sync_all()?;
+            fs::rename(&temporary, folder.join(FILE))?;
+            Ok(true)
+        })
+    }
+}
