@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use job::{Variant, run};
 use support::compare::{Sink, differences};
@@ -139,8 +140,10 @@ async fn straight(name: &str, inputs: &Inputs, variant: Variant) -> Result<Vec<S
 
 async fn killed(name: &str, variant: Variant) -> Result<Vec<String>, String> {
     let inputs = Inputs::make(name, variant.splits);
-    let options = inputs.options(variant, Ending::Drain);
-    for entries in KILLED_AFTER {
+    let mut options = inputs.options(variant, Ending::Drain);
+    for (run, entries) in KILLED_AFTER.into_iter().enumerate() {
+        // By turns: a checkpoint after every epoch, as far as one is done before the next; and the log alone.
+        options.state.interval = Some(Duration::from_millis(u64::from(run % 2 == 0)));
         if !dies_after(&options, entries).await? {
             break;
         }

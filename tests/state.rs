@@ -253,6 +253,38 @@ fn a_killed_run_that_began_anew_goes_on() {
 }
 
 #[test]
+fn after_a_kill_a_job_goes_on_though_tables_came_and_went() {
+    let other = PAGES.replace("FROM events", "FROM clicks");
+    let clicks = SOURCE.replace("TABLE events", "TABLE clicks");
+    let place =
+        Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("clicks.sql", &clicks), ("pages.sql", &other)]);
+    let options = ["--epoch-rows", "20", "--epoch-interval", "10ms", "--checkpoint-interval", "0"];
+    let kill = || {
+        let mut child = place.command(&[&["run", "job", "--local", "local"], &options[..]].concat()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let log = std::fs::read_to_string(place.at("local/checkpoints/job/epochs.log")).unwrap();
+        assert!(log.lines().count() > 5, "{log}");
+    };
+    // One reader has served both tables; now one of them is gone.
+    kill();
+    std::fs::remove_file(place.at("job/clicks.sql")).unwrap();
+    std::fs::remove_file(place.at("job/pages.sql")).unwrap();
+    assert!(place.run(&[]).starts_with("300 records"));
+    assert_eq!(place.number(TOTAL), 300);
+    // And now there is another one, which has not been read before.
+    place.produce(300, 200);
+    kill();
+    place.write("clicks.sql", &clicks);
+    place.write("pages.sql", &other);
+    let text = place.run(&[]);
+    assert!(text.contains("query 'pages:pages' is new"), "{text}");
+    assert_eq!(place.number(TOTAL), 500);
+    assert!(place.number(VIEWS) > 400, "the new table is read from its beginning");
+}
+
+#[test]
 fn checkpoints_lie_where_the_job_says() {
     let sql = format!("SET 'execution.checkpointing.dir' = 'kept';\n{SOURCE}{COUNTS}")
         .replace("'connector' = 'kinesis', 'stream' = 'clicks'", "'connector' = 'filesystem', 'path' = 'in'")

@@ -13,6 +13,7 @@
 //! Architecture invariant: this module imports no other module of the crate.
 
 mod clock;
+mod crash;
 mod decode;
 mod epoch_log;
 mod error;
@@ -26,6 +27,7 @@ mod table;
 mod time;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use crash::{CRASH_POINTS, crash_point};
 pub use decode::{Decoded, Decoder, SkippedTime};
 pub use epoch_log::{EpochCut, EpochLog, LogEntry, Opened, OpenedAt, SplitCut, TableCut};
 pub use error::{Error, ErrorKind, Location, Result};

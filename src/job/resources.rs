@@ -34,6 +34,10 @@ fn of_plan(plan: &JobPlan, options: &JobOptions) -> Result<Vec<Resource>> {
     if let Some(spec) = errors.beside.or_else(|| plan.queries.first().map(|q| &q.sink.spec)) {
         all.extend(resources::error_output(&errors.path, spec)?);
     }
+    let any = plan.queries.first().map(|query| &query.sink.spec);
+    if let (Some(path), Some(spec)) = (&plan.settings.checkpoints_path, any) {
+        all.extend(resources::checkpoints(&format!("{}/{name}", path.trim_end_matches('/')), spec)?);
+    }
     resources::merge(all)
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::writer::ErrorsOrder;
-use crate::contracts::{Clock, EpochLog, EpochNumber, Error, ErrorKind, Result};
+use crate::contracts::{Clock, EpochLog, EpochNumber, Error, ErrorKind, Result, crash_point};
 use crate::state::{CheckpointStore, OperatorState, Reread, SavedJob, SavedQuery, SavedTable, Stamp};
 
 /// Where a run keeps its checkpoints, and how often it makes one.
@@ -224,9 +224,13 @@ impl Checkpointer {
 async fn tidy(store: &CheckpointStore, log: Option<&Arc<dyn EpochLog>>, log_after: u64) -> Result<()> {
     let swept = store.sweep().await;
     let shortened = match log {
-        Some(log) => log.forget(log_after).await,
+        Some(log) => {
+            crash_point("forget.before");
+            log.forget(log_after).await
+        }
         None => Ok(()),
     };
+    crash_point("forget.after");
     for outcome in [swept, shortened] {
         match outcome {
             Err(error) if error.kind() == ErrorKind::Unavailable => tracing::warn!("not tidied: {error}"),

@@ -123,5 +123,17 @@ impl Feed {
 /// The tables of a feed, which name it.
 pub(crate) fn feed_name(specification: &FeedSpecification) -> String {
     let names: Vec<&str> = specification.tables.iter().map(|table| table.name.as_str()).collect();
-    names.join(" + ")
+    names.join(BETWEEN_NAMES)
+}
+
+const BETWEEN_NAMES: &str = " + ";
+
+/// The tables of the feed of this name, in their order.
+pub(crate) fn table_names(feed: &str) -> impl Iterator<Item = &str> {
+    feed.split(BETWEEN_NAMES)
+}
+
+/// Whether a table is one of the feed of this name.
+pub(crate) fn is_of_feed(table: &str, feed: &str) -> bool {
+    table_names(feed).any(|name| name == table)
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::worker::Job;
-use crate::contracts::{Committable, EpochCut, EpochLog, Error, LogEntry, Result};
+use crate::contracts::{Committable, EpochCut, EpochLog, Error, LogEntry, Result, crash_point};
 use crate::state::hex_digest;
 
 /// The epoch log as a run finds it.
@@ -62,7 +62,12 @@ pub fn identity(plan: &str) -> String {
 
 pub(super) async fn append(log: Option<&Arc<dyn EpochLog>>, entry: Option<&LogEntry>) -> Result<()> {
     match (log, entry) {
-        (Some(log), Some(entry)) => log.append(entry).await,
+        (Some(log), Some(entry)) => {
+            crash_point("cut.before");
+            log.append(entry).await?;
+            crash_point("cut.after");
+            Ok(())
+        }
         _ => Ok(()),
     }
 }

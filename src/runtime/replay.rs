@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::driver::{Driver, Opening};
 use super::epoch::Epoch;
+use super::feed::{Feed, TableSpecification, is_of_feed, table_names};
 use super::reader::Event;
 use crate::contracts::{
     EpochCut, Error, OpenedAt, Position, Result, Split, SplitCut, SplitId, StartPosition, TableCut, Watermark,
@@ -54,19 +55,19 @@ impl Driver {
     pub(super) async fn gather_logged(&mut self, epoch: &mut Epoch, cut: &EpochCut) -> Result<()> {
         let mut missing: BTreeMap<(usize, usize), (u64, Option<&str>)> = BTreeMap::new();
         for split in &cut.splits {
-            let feed =
-                self.feeds.iter().position(|feed| feed.name() == split.feed).ok_or_else(|| changed(&split.feed))?;
             let id = SplitId(split.split.as_str().into());
-            if !self.feeds[feed].splits.by_id.contains_key(&id) {
-                self.open_logged(feed, split, &id).await?;
-            }
-            let number = self.feeds[feed].splits.by_id.get(&id);
-            let number = *number.ok_or_else(|| unreadable(split))?;
-            if split.records > 0 {
-                missing.insert((feed, number), (split.records, split.after.as_deref()));
-                let quota = self.feeds[feed].splits.list[number].quota.as_ref().ok_or_else(|| unreadable(split))?;
-                // A reader that has gone has sent its error.
-                let _ = quota.send(split.records).await;
+            for feed in self.logged_feeds(&split.feed) {
+                if !self.feeds[feed].splits.by_id.contains_key(&id) {
+                    self.open_logged(feed, split, &id).await?;
+                }
+                let number = self.feeds[feed].splits.by_id.get(&id);
+                let number = *number.ok_or_else(|| unreadable(split))?;
+                if split.records > 0 {
+                    missing.insert((feed, number), (split.records, split.after.as_deref()));
+                    let quota = self.feeds[feed].splits.list[number].quota.as_ref().ok_or_else(|| unreadable(split))?;
+                    // A reader that has gone has sent its error.
+                    let _ = quota.send(split.records).await;
+                }
             }
         }
         while !missing.is_empty() {
@@ -118,6 +119,12 @@ impl Driver {
         self.close(epoch)
     }
 
+    /// The feeds that read what the feed of this name has read. Since then, tables may have come or gone, or be read apart.
+    fn logged_feeds(&self, name: &str) -> Vec<usize> {
+        let reads = |feed: &Feed| feed.specification.tables.iter().any(|table| is_of_feed(&table.name, name));
+        (0..self.feeds.len()).filter(|feed| reads(&self.feeds[*feed])).collect()
+    }
+
     /// Whether logged epochs are left to be cut again.
     pub(crate) fn is_replaying(&self) -> bool {
         !self.replay.is_empty()
@@ -164,7 +171,13 @@ impl Driver {
                     OpenedAt::AtTimestamp(ms) => (None, StartPosition::AtTimestamp(*ms)),
                     OpenedAt::Latest => return Err(unknown_start(cut)),
                 };
-                Opening { position, start, watermarks: opened.watermarks.clone(), finished }
+                let logged: Vec<&str> = table_names(&cut.feed).collect();
+                let watermark = |table: &TableSpecification| {
+                    let at = logged.iter().position(|name| *name == table.name);
+                    at.and_then(|at| opened.watermarks.get(at)).copied().unwrap_or(i64::MIN)
+                };
+                let watermarks = feed.specification.tables.iter().map(watermark).collect();
+                Opening { position, start, watermarks, finished }
             }
             None => {
                 let saved = feed.saved.iter().flatten().find_map(|table| table.splits.get(&cut.split));
@@ -174,9 +187,6 @@ impl Driver {
                 Opening { position, start: StartPosition::TrimHorizon, watermarks, finished }
             }
         };
-        if opening.watermarks.len() != feed.times.len() {
-            return Err(changed(&cut.feed));
-        }
         self.open(index, &split, opening, Some(mpsc::channel(QUOTAS_WAITING))).await
     }
 }
@@ -192,9 +202,4 @@ fn unknown_start(cut: &SplitCut) -> Error {
 fn unreadable(cut: &SplitCut) -> Error {
     Error::corrupt(format!("split '{}' of '{}' is needed to repeat the last epochs, and is gone", cut.split, cut.feed))
         .hint("the run before was killed: start anew with --fresh")
-}
-
-fn changed(feed: &str) -> Error {
-    Error::config(format!("the log of the run before has epochs of '{feed}', which this job does not read"))
-        .hint("run the unchanged files once, or start anew with --fresh")
 }

@@ -12,7 +12,7 @@ use super::reader::row_json;
 use super::unwritten::Unwritten;
 use crate::contracts::{
     Changes, Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason,
-    RejectedRecord, Result, Sink,
+    RejectedRecord, Result, Sink, crash_point,
 };
 use crate::state::OperatorState;
 
@@ -150,6 +150,7 @@ impl Writer {
         if !refused.is_empty() && epoch > self.after && self.errors.send(ErrorsOrder::Records(refused)).await.is_err() {
             return Err(Error::internal("the error output has gone"));
         }
+        crash_point("sink.flushed");
         let staged = self.sink.prepare(epoch).await?;
         self.commit(epoch, staged).await?;
         if let Some(unwritten) = &mut self.unwritten {
@@ -173,7 +174,10 @@ impl Writer {
             let payloads = staged.iter().map(|committable| committable.payload.clone()).collect();
             log.append(&LogEntry::Committed { query: self.query.clone(), epoch: epoch.0, payloads }).await?;
         }
-        self.sink.commit(staged).await
+        crash_point("committable.logged");
+        self.sink.commit(staged).await?;
+        crash_point("committed");
+        Ok(())
     }
 
     /// Everything that was written has been committed, or lies in open files.

@@ -22,7 +22,7 @@ use super::files::{self, RESTORE, arrange, dead_rows, decode, encode, parse_dead
 use super::increments::{KeptFile, increment};
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
 use super::saved::{OperatorState, SavedJob, SavedQuery, StatePiece};
-use crate::contracts::{Created, Error, ErrorKind, Result, Storage, Watermark};
+use crate::contracts::{Created, Error, ErrorKind, Result, Storage, Watermark, crash_point};
 
 /// Files that are read or written side by side; each has up to 32 MiB in memory.
 const FILES_AT_ONCE: usize = 4;
@@ -301,7 +301,10 @@ impl CheckpointStore {
     pub(super) async fn publish(&mut self, manifest: &Manifest) -> Result<u64> {
         let (name, text) = (manifest_name(manifest.number), Bytes::from(manifest.text()?));
         let bytes = text.len() as u64;
-        if self.storage.create(&name, text).await? == Created::Taken {
+        crash_point("manifest.before");
+        let created = self.storage.create(&name, text).await?;
+        crash_point("manifest.after");
+        if created == Created::Taken {
             let other = self.read_manifest(&name).await;
             if let Ok(Some(own)) = &other
                 && own.nonce == self.nonce
@@ -333,6 +336,7 @@ impl CheckpointStore {
         for number in old {
             self.storage.remove(&manifest_name(*number)).await?;
         }
+        crash_point("sweep.midst");
         let numbered = kept.iter().chain(&others).map(|number| manifest_name(*number));
         let saved = self.savepoints().await?;
         let mut needed = BTreeSet::new();
@@ -352,6 +356,7 @@ impl CheckpointStore {
                 self.storage.remove(&name).await?;
             }
         }
+        crash_point("sweep.after");
         Ok(())
     }
 
@@ -387,7 +392,10 @@ async fn put(
     pieces: super::ranges::Ranges,
 ) -> Result<StateFile> {
     let bytes = encoded.content.len() as u64;
-    if storage.create(&name, encoded.content).await? == Created::Taken {
+    crash_point("state_file.before");
+    let created = storage.create(&name, encoded.content).await?;
+    crash_point("state_file.after");
+    if created == Created::Taken {
         return Err(Error::internal(format!("state file '{}/{name}' was there already", storage.place())));
     }
     Ok(StateFile { name, bytes, sha256: encoded.sha256, pieces })

@@ -5,7 +5,8 @@
 //! mix. Shortening writes a new file, which is locked before it takes the place of the old one.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,7 +24,14 @@ const CHECKSUM_DIGITS: usize = 16;
 #[derive(Debug)]
 pub struct FileEpochLog {
     path: PathBuf,
-    file: Arc<Mutex<File>>,
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    /// Epoch and length of each line.
+    lines: Vec<(Option<u64>, usize)>,
 }
 
 impl FileEpochLog {
@@ -35,14 +43,13 @@ impl FileEpochLog {
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(
-                    ErrorKind::Fenced,
-                    format!("another run of this job uses '{}'", folder.display()),
-                )
-                .hint("stop it first, or give this one another --local folder"));
-            }
+            Err(TryLockError::WouldBlock) => return Err(in_use(folder)),
             Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
+        // The run that has it may have put a shorter one in its place since this one was opened.
+        let (own, named) = (file.metadata().map_err(failed)?, fs::metadata(&path).map_err(failed)?);
+        if (own.dev(), own.ino()) != (named.dev(), named.ino()) {
+            return Err(in_use(folder));
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
@@ -51,8 +58,15 @@ impl FileEpochLog {
             file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(failed)?;
         }
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        Ok((Self { path, file: Arc::new(Mutex::new(file)) }, entries))
+        let lengths = bytes[..whole].split_inclusive(|b| *b == b'\n').map(<[u8]>::len);
+        let lines = entries.iter().map(LogEntry::epoch).zip(lengths).collect();
+        Ok((Self { path, open: Arc::new(Mutex::new(Open { file, lines })) }, entries))
     }
+}
+
+fn in_use(folder: &Path) -> Error {
+    Error::new(ErrorKind::Fenced, format!("another run of this job uses '{}'", folder.display()))
+        .hint("stop it first, or give this one another --local folder")
 }
 
 impl FileEpochLog {
@@ -66,11 +80,12 @@ impl FileEpochLog {
 #[async_trait]
 impl EpochLog for FileEpochLog {
     async fn append(&self, entry: &LogEntry) -> Result<()> {
-        let line = line(entry)?;
-        let file = Arc::clone(&self.file);
+        let (line, epoch, open) = (line(entry)?, entry.epoch(), Arc::clone(&self.open));
         let write = move || {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.write_all(&line).and_then(|()| file.sync_data())
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.file.write_all(&line).and_then(|()| open.file.sync_data())?;
+            open.lines.push((epoch, line.len()));
+            Ok(())
         };
         let written = tokio::task::spawn_blocking(write).await;
         written
@@ -79,48 +94,53 @@ impl EpochLog for FileEpochLog {
     }
 
     async fn forget(&self, epoch: u64) -> Result<()> {
-        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        let (open, path) = (Arc::clone(&self.open), self.path.clone());
         let work = move || {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            forget(&mut file, &path, epoch)
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.forget(&path, epoch).map_err(|e| failed("shorten", &path, e))
         };
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|e| Error::internal("the task that shortened the epoch log died").caused_by(e))?
     }
 }
 
-/// Removes entries up to and with `epoch`, and the beginnings of runs when nothing else is left.
-fn forget(file: &mut File, path: &Path, epoch: u64) -> Result<()> {
-    let failed = |e| failed("shorten", path, e);
-    let bytes = fs::read(path).map_err(failed)?;
-    let (entries, _) = parse(&bytes, path)?;
-    let needed = |entry: &LogEntry| entry.epoch().is_none_or(|own| own > epoch);
-    if entries.iter().all(needed) {
-        return Ok(());
-    }
-    if !entries.iter().any(|entry| entry.epoch().is_some() && needed(entry)) {
-        // Entries that a crash leaves here are known by their numbers.
-        return file.set_len(0).map_err(failed);
-    }
-    let temporary = path.with_file_name(".epochs.next");
-    let mut text = Vec::new();
-    for entry in entries.iter().filter(|entry| needed(entry)) {
-        text.extend(line(entry)?);
-    }
-    let write = || -> std::io::Result<File> {
+impl Open {
+    /// Removes entries up to and with `epoch`, when they are at least half of the log: so it is written a constant number of
+    /// times. The beginnings of runs go when nothing else is left.
+    fn forget(&mut self, path: &Path, epoch: u64) -> io::Result<()> {
+        let needed = |own: &Option<u64>| own.is_none_or(|own| own > epoch);
+        if !self.lines.iter().any(|(own, _)| own.is_some_and(|own| own > epoch)) {
+            // Entries that a crash leaves here are known by their numbers.
+            self.lines.clear();
+            return self.file.set_len(0);
+        }
+        let bytes =
+            |lines: &mut dyn Iterator<Item = &(Option<u64>, usize)>| lines.map(|(_, bytes)| bytes).sum::<usize>();
+        let kept = bytes(&mut self.lines.iter().filter(|(own, _)| needed(own)));
+        if kept * 2 > bytes(&mut self.lines.iter()) {
+            return Ok(());
+        }
+        let (all, mut text, mut at) = (fs::read(path)?, Vec::with_capacity(kept), 0);
+        for (own, length) in &self.lines {
+            if needed(own) {
+                text.extend_from_slice(&all[at..at + length]);
+            }
+            at += length;
+        }
+        let temporary = path.with_file_name(".epochs.next");
         let _ = fs::remove_file(&temporary);
         let mut next = OpenOptions::new().read(true).append(true).create_new(true).open(&temporary)?;
-        next.try_lock().map_err(std::io::Error::from)?;
+        next.try_lock()?;
         next.write_all(&text)?;
         next.sync_all()?;
         fs::rename(&temporary, path)?;
         if let Some(folder) = path.parent() {
             File::open(folder)?.sync_all()?;
         }
-        Ok(next)
-    };
-    *file = write().map_err(failed)?;
-    Ok(())
+        self.file = next;
+        self.lines.retain(|(own, _)| needed(own));
+        Ok(())
+    }
 }
 
 /// An entry as it is stored.
@@ -219,7 +239,11 @@ mod tests {
         written(folder.path(), 1..6).await;
         let epochs = |entries: Vec<LogEntry>| entries.iter().filter_map(LogEntry::epoch).collect::<Vec<_>>();
         let (log, _) = FileEpochLog::open(folder.path()).expect("a log");
+        let long = fs::metadata(folder.path().join(FILE)).expect("the file").len();
+        log.forget(1).await.expect("not worth it");
+        assert_eq!(fs::metadata(folder.path().join(FILE)).expect("the file").len(), long);
         log.forget(3).await.expect("shortened");
+        assert!(fs::metadata(folder.path().join(FILE)).expect("the file").len() < long);
         assert_eq!(FileEpochLog::open(folder.path()).err().map(|e| e.kind()), Some(ErrorKind::Fenced));
         log.append(&cut(6)).await.expect("goes on");
         drop(log);

@@ -233,6 +233,18 @@ pub fn error_output(path: &str, spec: &TableSpec) -> Result<Vec<Resource>> {
     Ok(vec![bucket])
 }
 
+/// What checkpoints at `path` need; `spec` is any table of the job.
+///
+/// # Errors
+/// `path` is no path of S3 although it begins like one.
+pub fn checkpoints(path: &str, spec: &TableSpec) -> Result<Vec<Resource>> {
+    let Some((mut bucket, key)) = bucket(path, spec)? else { return Ok(Vec::new()) };
+    bucket.tables = vec!["(checkpoints)".to_owned()];
+    allow(&mut bucket, &Target::Listing(key.clone()), &["s3:ListBucket"]);
+    allow(&mut bucket, &Target::Objects(key), &["s3:DeleteObject", "s3:GetObject", "s3:PutObject"]);
+    Ok(vec![bucket])
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -300,6 +312,16 @@ mod tests {
         let kinds: Vec<_> = both.iter().map(|r| (r.kind, r.name.as_str())).collect();
         assert_eq!(kinds, [(Kind::Topic, "alerts.fifo"), (Kind::Table, "sent")]);
         assert_eq!(both[0].shape, Shape::Topic { fifo: true });
+    }
+
+    #[test]
+    fn checkpoints_are_read_written_and_removed_below_their_prefix() {
+        let [bucket] = &checkpoints("s3://b/kept/job", &table(&[])).unwrap()[..] else { panic!("one bucket") };
+        let grants: Vec<String> = bucket.grants.iter().map(|(target, action)| format!("{action} {target:?}")).collect();
+        let below = "Objects(\"kept/job\")";
+        let wanted = ["DeleteObject", "GetObject", "PutObject"].map(|action| format!("s3:{action} {below}"));
+        assert_eq!(grants, [&wanted[..], &["s3:ListBucket Listing(\"kept/job\")".to_owned()]].concat());
+        assert!(checkpoints("/a/folder", &table(&[])).unwrap().is_empty());
     }
 
     #[test]

@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""What checkpoints cost: CPU seconds of the shipped job with one each 10 s and with none but the last, in interleaved pairs.
+
+    python3 benches/peers/generate.py --help            # makes the events
+    python3 benches/checkpoints.py target/release/tidemill EVENTS.jsonl [--pairs 10] [--interval 10s]
+
+EVENTS.jsonl is sent to a local stream once, outside of the measurement. Each run works on a copy of the folder (hard links
+for the stream, which nothing writes to) and reads all of it with --drain. Measured is user + system time of the process
+(wait4), so that waiting for the disk does not count. A run should last for several intervals: with fewer than three
+checkpoints in a run the script says so and fails.
+
+Printed for each pair: both times, the share by which the one with checkpoints is dearer, how many checkpoints it made and
+what they wrote; at the end the median share and the quartiles.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+
+def run(args, template, interval):
+    """CPU seconds of a run, and what it says of its checkpoints."""
+    local = tempfile.mkdtemp(dir=os.path.dirname(template))
+    os.rmdir(local)
+    shutil.copytree(template, local, copy_function=os.link)
+    command = [args.binary, "run", args.queries, "--local", local, "--drain", "--checkpoint-interval", interval]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    text = process.stdout.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    shutil.rmtree(local)
+    if status != 0:
+        sys.exit(f"{' '.join(command)} failed: {text}")
+    return usage.ru_utime + usage.ru_stime, re.search(r"checkpoints: (\d+).*", text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary")
+    parser.add_argument("events")
+    parser.add_argument("--queries", default="queries")
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--interval", default="10s")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        template = os.path.join(folder, "template")
+        produce = [args.binary, "produce", "analytics-events", "--local", template, "--from", args.events,
+                   "--partition-key", "data.user_id"]
+        subprocess.run(produce, check=True, stdout=subprocess.DEVNULL)
+        run(args, template, "0")  # the page cache
+        shares = []
+        for pair in range(args.pairs):
+            # The one that comes first changes, so that a drift of the machine falls on both.
+            order = [args.interval, "0"] if pair % 2 else ["0", args.interval]
+            found = {interval: run(args, template, interval) for interval in order}
+            (on, said), (off, _) = found[args.interval], found["0"]
+            if int(said.group(1)) < 4:
+                sys.exit(f"only {said.group(0)}: take more events, or a shorter --interval")
+            shares.append(on / off - 1)
+            print(f"{off:7.2f} s without, {on:7.2f} s with: {100 * shares[-1]:+5.1f} %   ({said.group(0)})", flush=True)
+        low, middle, high = statistics.quantiles(shares, n=4) if len(shares) > 1 else shares * 3
+        print(f"median {100 * middle:+.1f} %, quartiles {100 * low:+.1f} % and {100 * high:+.1f} %")
+
+
+if __name__ == "__main__":
+    main()
