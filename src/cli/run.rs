@@ -83,6 +83,7 @@ impl StateArgs {
             drop_state: self.drop_state,
             reset: self.reset,
             lease: self.lease,
+            outside: None,
         }
     }
 }

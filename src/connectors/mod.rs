@@ -37,7 +37,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::contracts::{Clock, Error, ErrorOutput, Result, Sink, Source, StartPosition, TableSpec};
+use crate::contracts::{Clock, Error, ErrorOutput, Outside, Result, Sink, Source, StartPosition, TableSpec};
 
 use aws::{AwsSession, AwsSessions};
 use describe::{ConnectorDescription, Role};
@@ -66,6 +66,8 @@ pub struct Connectors {
     names: PartNames,
     tables: Mutex<Option<LocalTables>>,
     aws: AwsSessions,
+    /// What stands in for all of them.
+    outside: Option<Arc<dyn Outside>>,
     /// Memory of all shard readers together.
     kinesis_budget: Arc<kinesis::Budget>,
 }
@@ -82,6 +84,7 @@ impl Connectors {
             names,
             tables: Mutex::new(None),
             aws: AwsSessions::default(),
+            outside: None,
             kinesis_budget: Arc::default(),
         }
     }
@@ -94,8 +97,18 @@ impl Connectors {
         self
     }
 
+    /// With `outside`, that is where tables are read and written.
+    #[must_use]
+    pub fn within(mut self, outside: Option<Arc<dyn Outside>>) -> Self {
+        self.outside = outside;
+        self
+    }
+
     /// The table of `spec`, to read.
     pub fn source(&self, spec: &TableSpec, connector: &str) -> Result<Arc<dyn Source>> {
+        if let Some(outside) = &self.outside {
+            return outside.source(spec);
+        }
         match self.known(spec, connector)?.name {
             "kinesis" => match &self.local {
                 Some(local) => kinesis::local_source(spec, local, self.clock(), self.drains),
@@ -109,6 +122,9 @@ impl Connectors {
 
     /// The table of `spec`, to write.
     pub fn sink(&self, spec: &TableSpec, connector: &str) -> Result<Box<dyn Sink>> {
+        if let Some(outside) = &self.outside {
+            return outside.sink(spec, self.job.generation);
+        }
         match self.known(spec, connector)?.name {
             "kinesis" => match &self.local {
                 Some(local) => kinesis::local_sink(spec, local, self.clock()),
@@ -144,11 +160,17 @@ impl Connectors {
 
     /// The error output in the folder `path` (plain, `file://` or `s3://bucket/prefix`).
     pub fn error_output(&self, path: &str) -> Result<Box<dyn ErrorOutput>> {
+        if let Some(outside) = &self.outside {
+            return outside.error_output();
+        }
         files::error_output(path, &self.reach(&|| self.aws.default_session()), self.names.clone())
     }
 
     /// The same, reached as the table of `spec` is: with its endpoint, region and credentials.
     pub fn error_output_beside(&self, path: &str, spec: &TableSpec) -> Result<Box<dyn ErrorOutput>> {
+        if let Some(outside) = &self.outside {
+            return outside.error_output();
+        }
         files::error_output(path, &self.reach(&|| self.aws.of(spec)), self.names.clone())
     }
 

@@ -89,6 +89,11 @@ impl Replica {
         Ok(candidate.map(replica))
     }
 
+    /// A replica with a candidate of its own making.
+    pub fn new(options: JobOptions, candidate: Candidate, clock: Arc<dyn Clock>) -> Self {
+        Self { options, candidate, clock }
+    }
+
     /// Runs the job whenever this replica has the lease, until the job ends or `stop` turns true. `None`: stopped while
     /// another one led.
     ///
@@ -116,8 +121,8 @@ impl Replica {
                 done = run => End::Done(done),
             };
             // What was to be forgotten is forgotten: a later term goes on from what this one has done.
-            let StateOptions { path, interval, lease, .. } = std::mem::take(&mut self.options.state);
-            self.options.state = StateOptions { path, interval, lease, ..StateOptions::default() };
+            let StateOptions { path, interval, lease, outside, .. } = std::mem::take(&mut self.options.state);
+            self.options.state = StateOptions { path, interval, lease, outside, ..StateOptions::default() };
             self.options.fresh = false;
             match end {
                 End::Lost(lost) => tell(Stage::Lost { reason: lost.to_string() }),

@@ -98,8 +98,9 @@ async fn connect(
     }
     let generation = log.as_ref().map_or_else(by_time, |log| log.generation);
     let context = JobContext { job: name.clone(), generation };
-    let connectors =
-        Connectors::new(options.local.clone(), Arc::clone(&clock), context).draining(options.ending != Ending::Run);
+    let connectors = Connectors::new(options.local.clone(), Arc::clone(&clock), context)
+        .draining(options.ending != Ending::Run)
+        .within(options.state.outside.clone());
     let mut warnings = plan.warnings;
     warnings.extend(notes);
     let sinks = sink_tables(&plan.queries);

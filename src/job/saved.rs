@@ -8,7 +8,7 @@ use super::changes::reconcile;
 use super::replica::LeasePlace;
 use super::run::JobOptions;
 use crate::connectors::files::{StatePlace, state_place};
-use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LogEntry, Result, Storage};
+use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LogEntry, Outside, Result, Storage};
 use crate::runtime::{Checkpointing, JobLog, identity};
 use crate::sql::{JobPlan, Settings};
 use crate::state::{
@@ -32,6 +32,15 @@ pub struct StateOptions {
     pub reset: Vec<String>,
     /// Where the job's lease is kept, instead of the job's own setting.
     pub lease: Option<LeasePlace>,
+    /// The world to run in, instead of the connectors'.
+    pub outside: Option<Arc<dyn Outside>>,
+}
+
+impl StateOptions {
+    /// A text that no other run has.
+    pub(super) fn nonce(&self) -> Result<String> {
+        self.outside.as_ref().map_or_else(nonce, |outside| Ok(outside.nonce()))
+    }
 }
 
 /// Where a job's checkpoints lie, if it has any.
@@ -86,12 +95,16 @@ pub(super) async fn saved_run(
     clock: &Arc<dyn Clock>,
 ) -> Result<SavedRun> {
     let settings = &plan.settings;
-    let Some(path) = checkpoints_path(options, settings, job) else {
+    let simulated = options.state.outside.as_ref().map(|outside| outside.storage());
+    let Some(path) = checkpoints_path(options, settings, job).or(simulated.as_ref().map(|s| s.place())) else {
         let note = "positions and state are not kept: what is read now is read again by the next run \
                     (SET 'state.checkpoints.dir' = 's3://bucket/prefix', or --checkpoints)";
         return Ok(SavedRun { notes: vec![note.to_owned()], ..SavedRun::default() });
     };
-    let (storage, folder) = storage(&path, Arc::clone(clock)).await?;
+    let (storage, folder) = match simulated {
+        Some(storage) => (storage, None),
+        None => storage(&path, Arc::clone(clock)).await?,
+    };
     let opening = Opening { options, plan, clock, storage, folder };
     let mut attempt = 1;
     let begun = loop {
@@ -153,7 +166,7 @@ impl Opening<'_> {
     /// `fenced` when another run has written while this one took over; what is wrong with state, SQL or options.
     async fn begin(&self) -> Result<Begun> {
         let (options, state) = (self.options, &self.options.state);
-        let nonce = nonce()?;
+        let nonce = state.nonce()?;
         let local = options.local.as_deref();
         let has_results = local.filter(|local| !local.join("checkpoints").exists()).and_then(results);
         let (log, entries) = self.open_log(&nonce).await?;

@@ -180,12 +180,11 @@ impl CheckpointStore {
         let damaged = |what: &str| Error::corrupt(format!("state file '{shown}' {what}")).hint(RESTORE);
         let content = self.storage.read(&file.name).await?.ok_or_else(|| damaged("is missing"))?;
         let wanted = file.sha256.clone();
-        let checked = tokio::task::spawn_blocking(move || {
+        let checked = off_the_runtime(move || {
             let intact = hex_digest(&content) == wanted;
             intact.then(|| decode(content, &shown))
         });
-        let checked = checked.await.map_err(|e| Error::internal("a task that read state died").caused_by(e))?;
-        checked.ok_or_else(|| {
+        checked.await?.ok_or_else(|| {
             let shown = format!("{}/{}", self.storage.place(), file.name);
             Error::corrupt(format!("state file '{shown}' is damaged: its checksum is not the one in its manifest"))
                 .hint(RESTORE)
@@ -373,14 +372,22 @@ impl CheckpointStore {
     }
 }
 
+/// Work that takes long, in the pool for such. A runtime of one thread has a reason to have no other: a simulation.
+async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    if tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread {
+        return Ok(work());
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| Error::internal("a task that reads or writes state died").caused_by(e))
+}
+
 async fn write_file(
     storage: &Arc<dyn Storage>,
     name: String,
     batches: Vec<(u64, arrow::array::RecordBatch)>,
 ) -> Result<KeptFile> {
     let rows: Vec<(u64, usize)> = batches.iter().map(|(id, batch)| (*id, batch.num_rows())).collect();
-    let encoded = tokio::task::spawn_blocking(move || files::encode(&batches)).await;
-    let encoded = encoded.map_err(|e| Error::internal("a task that encoded state died").caused_by(e))??;
+    let encoded = off_the_runtime(move || files::encode(&batches)).await??;
     let pieces = rows.iter().map(|(id, _)| *id).collect();
     Ok(KeptFile { file: put(storage, name, encoded, pieces).await?, batches: rows })
 }

@@ -3,5 +3,6 @@
 //!
 //! `SIMULATION_SEED=N` runs one seed; `SIMULATION_SEEDS=N` runs that many.
 
+mod job;
 mod lease;
 mod world;

@@ -1,0 +1,30 @@
+//! What a run of a job touches outside of its process, where connectors do not stand for it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::error::Result;
+use super::reject::ErrorOutput;
+use super::sink::Sink;
+use super::source::Source;
+use super::storage::Storage;
+use super::table::TableSpec;
+
+/// A world for a job: a simulation brings its own, with faults that it chooses. Everything between these parts is the
+/// program as it is.
+pub trait Outside: Send + Sync + fmt::Debug {
+    /// The table of `spec`, to read.
+    fn source(&self, spec: &TableSpec) -> Result<Arc<dyn Source>>;
+
+    /// The table of `spec`, to write, by the run of this number.
+    fn sink(&self, spec: &TableSpec, generation: u64) -> Result<Box<dyn Sink>>;
+
+    /// Where refused records go.
+    fn error_output(&self) -> Result<Box<dyn ErrorOutput>>;
+
+    /// Where checkpoints and the epoch log are kept.
+    fn storage(&self) -> Arc<dyn Storage>;
+
+    /// A text that no other run has.
+    fn nonce(&self) -> String;
+}

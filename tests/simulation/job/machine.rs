@@ -1,0 +1,209 @@
+//! A machine that a replica runs on, its network, and what fails there.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::world::{Chance, World};
+
+/// How often each fault has come.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Faults {
+    pub(crate) lost_requests: u64,
+    pub(crate) lost_replies: u64,
+    pub(crate) late_requests: u64,
+    pub(crate) crashes: u64,
+    pub(crate) pauses: u64,
+    pub(crate) cuts: u64,
+    pub(crate) reshards: u64,
+    pub(crate) fenced: u64,
+    pub(crate) stale_writes: u64,
+}
+
+impl Faults {
+    fn each(&self) -> [u64; 9] {
+        let f = self;
+        [
+            f.lost_requests,
+            f.lost_replies,
+            f.late_requests,
+            f.crashes,
+            f.pauses,
+            f.cuts,
+            f.reshards,
+            f.fenced,
+            f.stale_writes,
+        ]
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.lost_requests += other.lost_requests;
+        self.lost_replies += other.lost_replies;
+        self.late_requests += other.late_requests;
+        self.crashes += other.crashes;
+        self.pauses += other.pauses;
+        self.cuts += other.cuts;
+        self.reshards += other.reshards;
+        self.fenced += other.fenced;
+        self.stale_writes += other.stale_writes;
+    }
+
+    pub(crate) fn all_came(&self) -> bool {
+        self.each().iter().all(|count| *count > 0)
+    }
+}
+
+/// What all machines share: chance, counts, and what is written down of a run.
+#[derive(Debug)]
+pub(crate) struct Nature {
+    pub(crate) world: Arc<World>,
+    inner: Mutex<Inner>,
+    /// Nothing fails from then on.
+    pub(crate) calm: Duration,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) chance: Chance,
+    pub(crate) faults: Faults,
+    pub(crate) trace: Vec<String>,
+    pub(crate) problems: Vec<String>,
+}
+
+impl Nature {
+    pub(crate) fn new(world: Arc<World>, seed: u64, calm: Duration) -> Self {
+        let inner =
+            Inner { chance: Chance::new(seed), faults: Faults::default(), trace: Vec::new(), problems: Vec::new() };
+        Self { world, inner: Mutex::new(inner), calm }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no panic while it is held")
+    }
+
+    pub(crate) fn trace(&self, text: impl std::fmt::Display) {
+        let line = format!("{:>10.3?} {text}", self.world.now().as_secs_f64());
+        self.lock().trace.push(line);
+    }
+
+    pub(crate) fn is_calm(&self) -> bool {
+        self.world.now() >= self.calm
+    }
+}
+
+/// A machine. A dead one, and one that stands still, send nothing and hear nothing.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) nature: Arc<Nature>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    dead: bool,
+    stands_until: Duration,
+    cut_until: Duration,
+}
+
+/// The answer did not come.
+#[derive(Debug)]
+pub(crate) struct Lost;
+
+impl Machine {
+    pub(crate) fn new(nature: &Arc<Nature>) -> Arc<Self> {
+        Arc::new(Self { nature: Arc::clone(nature), state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while it is held")
+    }
+
+    pub(crate) fn die(&self) {
+        self.state().dead = true;
+    }
+
+    pub(crate) fn stand_until(&self, until: Duration) {
+        let mut state = self.state();
+        state.stands_until = state.stands_until.max(until);
+    }
+
+    pub(crate) fn cut_until(&self, until: Duration) {
+        let mut state = self.state();
+        state.cut_until = state.cut_until.max(until);
+    }
+
+    /// Goes on when the machine does; never on a dead one.
+    pub(crate) async fn goes(&self) {
+        loop {
+            let (dead, until) = {
+                let state = self.state();
+                (state.dead, state.stands_until)
+            };
+            if dead {
+                std::future::pending::<()>().await;
+            }
+            let left = until.saturating_sub(self.nature.world.now());
+            if left.is_zero() {
+                return;
+            }
+            self.nature.world.sleep(left).await;
+        }
+    }
+
+    /// Asks a service to do something. A request that was sent arrives, sooner or later, whatever becomes of the sender.
+    pub(crate) async fn call<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        self.goes().await;
+        let calm = self.nature.is_calm();
+        let (there, back, request_lost, reply_lost) = {
+            let cut = self.state().cut_until > self.nature.world.now();
+            let mut inner = self.nature.lock();
+            let request_lost = cut || (!calm && inner.chance.percent(2));
+            let reply_lost = !calm && inner.chance.percent(2);
+            let late = !calm && inner.chance.percent(2);
+            let there = 1 + inner.chance.below(if late { 9_000 } else { 20 });
+            let back = 1 + inner.chance.below(20);
+            inner.faults.lost_requests += u64::from(request_lost);
+            inner.faults.lost_replies += u64::from(reply_lost && !request_lost);
+            inner.faults.late_requests += u64::from(late && !request_lost);
+            (there, back, request_lost, reply_lost)
+        };
+        let world = Arc::clone(&self.nature.world);
+        if request_lost {
+            world.sleep(Duration::from_millis(1_500)).await;
+            self.goes().await;
+            return Err(Lost);
+        }
+        let sent = tokio::spawn({
+            let world = Arc::clone(&world);
+            async move {
+                world.sleep(Duration::from_millis(there)).await;
+                work()
+            }
+        });
+        // Whoever waits gives up after a while; the request is still on its way.
+        let answer = tokio::select! {
+            biased;
+            answer = sent => Ok(answer.expect("a service does not panic")),
+            () = world.sleep(Duration::from_millis(2_000)) => Err(Lost),
+        };
+        let back = if reply_lost { 1_500 } else { back };
+        world.sleep(Duration::from_millis(back)).await;
+        self.goes().await;
+        if reply_lost { Err(Lost) } else { answer }
+    }
+
+    /// The same, until there is an answer.
+    pub(crate) async fn insist<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl Fn() -> T + Clone + Send + 'static,
+    ) -> T {
+        loop {
+            let work = work.clone();
+            if let Ok(answer) = self.call(work).await {
+                return answer;
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! An object store beyond the network: checkpoints, epoch log and lease lie there.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::FutureExt;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+use super::machine::{Lost, Machine};
+use super::scenario::Bug;
+
+/// The store as one machine sees it.
+#[derive(Debug)]
+pub(crate) struct FarStore {
+    pub(crate) inner: Arc<InMemory>,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) bug: Option<Bug>,
+}
+
+impl fmt::Display for FarStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the simulated store")
+    }
+}
+
+fn lost(_: Lost) -> Error {
+    Error::Generic { store: "simulated", source: "no answer".into() }
+}
+
+/// What is in memory is done at once.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("memory does not wait")
+}
+
+#[async_trait]
+impl ObjectStore for FarStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let (inner, location) = (Arc::clone(&self.inner), location.clone());
+        let mut options = options;
+        if self.bug == Some(Bug::SkipsFence) && options.mode == PutMode::Create {
+            options.mode = PutMode::Overwrite;
+        }
+        if self.bug == Some(Bug::LosesObjects) && self.machine.nature.lock().chance.percent(3) {
+            return Ok(PutResult { e_tag: None, version: None });
+        }
+        self.machine.call(move || now(inner.put_opts(&location, payload, options))).await.map_err(lost)?
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        Err(Error::NotImplemented { operation: "multipart".into(), implementer: self.to_string() })
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let (inner, location) = (Arc::clone(&self.inner), location.clone());
+        self.machine.call(move || now(inner.get_opts(&location, options))).await.map_err(lost)?
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let (inner, machine) = (Arc::clone(&self.inner), Arc::clone(&self.machine));
+        let remove = move |location: Result<Path>| {
+            let (inner, machine) = (Arc::clone(&inner), Arc::clone(&machine));
+            async move {
+                let location = location?;
+                let one = location.clone();
+                let removed = machine.call(move || {
+                    now(inner.delete_stream(futures::stream::iter([Ok(one)]).boxed()).try_collect::<Vec<_>>())
+                });
+                removed.await.map_err(lost)??;
+                Ok(location)
+            }
+        };
+        locations.then(remove).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (inner, machine, prefix) = (Arc::clone(&self.inner), Arc::clone(&self.machine), prefix.cloned());
+        let listed = async move {
+            let listed = machine.call(move || now(inner.list(prefix.as_ref()).collect::<Vec<_>>())).await;
+            listed.unwrap_or_else(|e| vec![Err(lost(e))])
+        };
+        futures::stream::once(listed).flat_map(futures::stream::iter).boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        Err(Error::NotImplemented { operation: "copy".into(), implementer: self.to_string() })
+    }
+}

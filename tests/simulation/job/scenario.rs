@@ -1,0 +1,339 @@
+//! One run: a world from a seed, replicas in it, faults for a while, then peace and the end of the stream.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use object_store::memory::InMemory;
+use tidemill::contracts::{
+    Clock, Error, ErrorKind, ErrorOutput, Outside, RejectedRecord, Result, Sink, Source, Storage, TableSpec,
+};
+use tidemill::ha::{Candidate, ObjectLease, Times};
+use tidemill::job::{JobOptions, Replica, Stage, StateOptions, prepare};
+use tidemill::runtime::{Ending, Progress, Worker};
+use tidemill::state::ObjectStorage;
+use tokio::sync::watch;
+
+use super::checks;
+use super::machine::{Faults, Machine, Nature};
+use super::objects::FarStore;
+use super::sinks::{FileSink, ItemSink, Services};
+use super::stream::{FarStream, Stream};
+use crate::world::{Chance, MachineClock, World};
+
+/// Length of the windows in the queries.
+pub(crate) const WINDOW_MS: u64 = 5_000;
+/// Events come for so long, and things fail for so long.
+const STREAM_S: u64 = 40;
+const FAULTS_S: u64 = 60;
+/// By then, whoever leads has read everything.
+const END_S: u64 = 110;
+const REPLICAS: usize = 2;
+
+/// A fault of a part of the program that the checks must notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// A reader goes on *at* the last record, not after it.
+    ResumesInclusive,
+    /// A shard that is closed is not listed any more, though it has not been read to its end.
+    DropsClosedShards,
+    /// An item is written whatever is stored.
+    IgnoresVersions,
+    /// A file is seen before the log names it.
+    ShowsBeforeCommit,
+    /// After a crash, what is in committed files is written again.
+    ForgetsCommitted,
+    /// Rows in open files are called durable.
+    SaysDurable,
+    /// Two runs give their files the same names.
+    ReusesNames,
+    /// Objects that are to be created replace others: nobody is fenced.
+    SkipsFence,
+    /// An object that was acknowledged is not there, now and then.
+    LosesObjects,
+}
+
+impl Bug {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::ResumesInclusive,
+        Self::DropsClosedShards,
+        Self::IgnoresVersions,
+        Self::ShowsBeforeCommit,
+        Self::ForgetsCommitted,
+        Self::SaysDurable,
+        Self::ReusesNames,
+        Self::SkipsFence,
+        Self::LosesObjects,
+    ];
+}
+
+/// What came of a run.
+pub(crate) struct Outcome {
+    pub(crate) problems: Vec<String>,
+    pub(crate) faults: Faults,
+    pub(crate) trace: Vec<String>,
+}
+
+const TABLES: &str = "
+SET 'table.exec.source.idle-timeout' = '1 h';
+SET 'execution.checkpointing.interval' = '2 s';
+SET 'tidemill.epoch.interval' = '400 ms';
+CREATE TABLE events (id BIGINT, k STRING, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '2' SECOND)
+WITH ('connector' = 'kinesis', 'stream' = 's', 'format' = 'json');
+CREATE TABLE counts (k STRING, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
+CREATE TABLE copies (id BIGINT, k STRING) WITH ('connector' = 's3', 'path' = 's3://b/copies', 'format' = 'json');
+CREATE TABLE window_files (window_start TIMESTAMP(3), k STRING, n BIGINT)
+WITH ('connector' = 's3', 'path' = 's3://b/window_files', 'format' = 'json');
+CREATE TABLE window_items (k STRING, window_start TIMESTAMP(3), n BIGINT, PRIMARY KEY (k, window_start) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'window_items');
+";
+const COUNTS: &str = "INSERT INTO counts SELECT k, COUNT(*) FROM events GROUP BY k;\n";
+const COPIES: &str = "INSERT INTO copies SELECT id, k FROM events;\n";
+const FILES: &str = "INSERT INTO window_files SELECT window_start, k, COUNT(*) FROM \
+  TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '5' SECOND)) GROUP BY window_start, window_end, k;\n";
+/// Through the panes of a hopping window, whose hops are as long as the window.
+const ITEMS: &str = "INSERT INTO window_items SELECT k, window_start, COUNT(DISTINCT id) FROM \
+  TABLE(HOP(TABLE events, DESCRIPTOR(ts), INTERVAL '5' SECOND, INTERVAL '5' SECOND)) GROUP BY window_start, window_end, k;\n";
+
+/// A job's file, and the tables of windows that it writes.
+type JobFile = (PathBuf, Vec<&'static str>);
+
+/// The jobs.
+fn jobs() -> &'static [JobFile] {
+    static JOBS: OnceLock<(tempfile::TempDir, Vec<JobFile>)> = OnceLock::new();
+    let jobs = JOBS.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let shapes: [(&str, &[&str], Vec<&'static str>); 3] = [
+            ("plain.sql", &[COUNTS, COPIES], vec![]),
+            ("files.sql", &[FILES, COPIES, COUNTS], vec!["window_files"]),
+            ("items.sql", &[COPIES, ITEMS, FILES, COUNTS], vec!["window_files", "window_items"]),
+        ];
+        let jobs = shapes.into_iter().map(|(name, inserts, windows)| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, format!("{TABLES}{}", inserts.concat())).expect("written");
+            (path, windows)
+        });
+        let jobs = jobs.collect();
+        (folder, jobs)
+    });
+    &jobs.1
+}
+
+/// The world as one machine sees it.
+#[derive(Debug)]
+struct Site {
+    machine: Arc<Machine>,
+    shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stream: Arc<Stream>,
+    services: Arc<Services>,
+    objects: Arc<InMemory>,
+    nonces: AtomicU64,
+    bug: Option<Bug>,
+}
+
+impl Site {
+    fn store(&self) -> Arc<FarStore> {
+        Arc::new(FarStore {
+            inner: Arc::clone(&self.shared.objects),
+            machine: Arc::clone(&self.machine),
+            bug: self.shared.bug,
+        })
+    }
+}
+
+impl Outside for Site {
+    fn source(&self, _: &TableSpec) -> Result<Arc<dyn Source>> {
+        let stream = Arc::clone(&self.shared.stream);
+        Ok(Arc::new(FarStream { stream, machine: Arc::clone(&self.machine), bug: self.shared.bug }))
+    }
+
+    fn sink(&self, spec: &TableSpec, generation: u64) -> Result<Box<dyn Sink>> {
+        let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
+        Ok(match spec.primary_key.is_empty() {
+            true => Box::new(FileSink::new(services, machine, &spec.name, generation, self.shared.bug)),
+            false => Box::new(ItemSink::new(services, machine, spec.clone(), self.shared.bug)),
+        })
+    }
+
+    fn error_output(&self) -> Result<Box<dyn ErrorOutput>> {
+        Ok(Box::new(Refused(Arc::clone(&self.machine))))
+    }
+
+    fn storage(&self) -> Arc<dyn Storage> {
+        Arc::new(ObjectStorage::new(self.store(), "kept", "s3://simulated/kept", Arc::clone(&self.clock)))
+    }
+
+    fn nonce(&self) -> String {
+        format!("nonce-{}", self.shared.nonces.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// No record of the stream is to be refused.
+struct Refused(Arc<Machine>);
+
+#[async_trait]
+impl ErrorOutput for Refused {
+    async fn write(&mut self, records: &[RejectedRecord]) -> Result<()> {
+        self.0.nature.lock().problems.push(format!("refused: {:?}", records.first()));
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn options(job: &std::path::Path, site: &Arc<Site>, ending: Ending) -> JobOptions {
+    JobOptions {
+        paths: vec![job.to_owned()],
+        local: None,
+        ending,
+        from: Some(tidemill::contracts::StartPosition::TrimHorizon),
+        parameters: Default::default(),
+        fresh: false,
+        state: StateOptions { outside: Some(Arc::clone(site) as Arc<dyn Outside>), ..StateOptions::default() },
+        threads: 1,
+        epoch_interval: None,
+        epoch_rows: None,
+    }
+}
+
+fn site(shared: &Arc<Shared>, nature: &Arc<Nature>, offset_ms: i64) -> Arc<Site> {
+    let machine = Machine::new(nature);
+    // The hour differs from machine to machine; no more than that may hold for what is right.
+    let clock = Arc::new(MachineClock { world: Arc::clone(&nature.world), offset_ms, per_mille: 1_000 });
+    Arc::new(Site { machine, shared: Arc::clone(shared), clock })
+}
+
+/// A process from its start to its end; a supervisor starts another one.
+async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: watch::Receiver<bool>) -> bool {
+    let nature = &site.machine.nature;
+    let lease = ObjectLease::new(site.store(), "lease.json", "s3://simulated/lease.json");
+    let terms = Arc::new(AtomicUsize::new(0));
+    let times = Times { ttl: Duration::from_secs(4), beat: Duration::from_millis(800) };
+    let candidate = Candidate::new(Arc::new(lease), Arc::clone(&site.clock), format!("process-{number}"), times, terms);
+    let replica = Replica::new(options(&job, &site, Ending::Run), candidate, Arc::clone(&site.clock));
+    let mut tell = |stage: Stage<'_>| match stage {
+        Stage::Leads { generation } => nature.trace(format!("{number} leads, term {generation}")),
+        Stage::Lost { reason } => {
+            nature.trace(format!("{number} lost: {reason}"));
+            nature.lock().faults.fenced += 1;
+        }
+        Stage::Begins { .. } => nature.trace(format!("{number} begins")),
+        Stage::Waits { .. } => {}
+    };
+    let ended = replica.run(&stop, &Arc::new(Progress::default()), &mut tell).await;
+    site.machine.goes().await;
+    match ended {
+        Ok(summary) => nature.trace(format!("{number} ends, {} epochs", summary.map_or(0, |s| s.epochs))),
+        Err(errors) => {
+            let text: Vec<String> = errors.iter().map(Error::to_string).collect();
+            nature.trace(format!("{number} failed: {}", text.join("; ")));
+            // What a supervisor's restart mends.
+            let passes = |e: &Error| matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Fenced);
+            if !errors.iter().all(passes) {
+                nature.lock().problems.push(format!("process {number}: {}", text.join("; ")));
+            }
+        }
+    }
+    *stop.borrow()
+}
+
+/// Runs a seed; with `bug`, a part of the program has that fault.
+pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Outcome {
+    let world = Arc::<World>::default();
+    let calm = Duration::from_secs(FAULTS_S);
+    let nature = Arc::new(Nature::new(Arc::clone(&world), seed, calm));
+    let (stream, job) = {
+        let chance = Chance::new(seed ^ 0x5eed);
+        (Arc::new(Stream::new(&chance, STREAM_S)), &jobs()[chance.below(3) as usize])
+    };
+    nature.lock().faults.reshards = stream.reshards;
+    let services = Services::new(&nature);
+    let shared = Arc::new(Shared {
+        stream: Arc::clone(&stream),
+        services: Arc::clone(&services),
+        objects: Arc::default(),
+        nonces: AtomicU64::new(0),
+        bug,
+    });
+    world.run(async {
+        let (stop_sender, stop) = watch::channel(false);
+        let mut started = 0;
+        let mut start = |replica: usize| {
+            started += 1;
+            let site = site(&shared, &nature, 3_600_000 * replica as i64);
+            nature.trace(format!("{started} starts"));
+            let task = tokio::spawn(process(started, Arc::clone(&site), job.0.clone(), stop.clone()));
+            (started, site, task)
+        };
+        let mut replicas: Vec<_> = (0..REPLICAS).map(&mut start).collect();
+        while world.now() < Duration::from_secs(END_S) {
+            world.sleep(Duration::from_millis(500)).await;
+            for (replica, running) in replicas.iter_mut().enumerate() {
+                if running.2.is_finished() {
+                    *running = start(replica);
+                }
+                if nature.is_calm() {
+                    continue;
+                }
+                let (what, seconds) = {
+                    let inner = nature.lock();
+                    (inner.chance.below(60), 1 + inner.chance.below(12))
+                };
+                let until = (world.now() + Duration::from_secs(seconds)).min(calm);
+                let number = running.0;
+                match what {
+                    0 | 1 => {
+                        nature.trace(format!("{number} crashes"));
+                        nature.lock().faults.crashes += 1;
+                        running.1.machine.die();
+                        running.2.abort();
+                        *running = start(replica);
+                    }
+                    2 => {
+                        nature.trace(format!("{number} stands still until {until:?}"));
+                        nature.lock().faults.pauses += 1;
+                        running.1.machine.stand_until(until);
+                    }
+                    3 => {
+                        nature.trace(format!("{number} is cut off until {until:?}"));
+                        nature.lock().faults.cuts += 1;
+                        running.1.machine.cut_until(until);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let _ = stop_sender.send(true);
+        for (number, _, task) in replicas {
+            if task.await.is_err() {
+                nature.lock().problems.push(format!("process {number} panicked"));
+            }
+        }
+        // The end of the stream: windows close.
+        let site = site(&shared, &nature, 0);
+        let drained = async {
+            let prepared = prepare(&options(&job.0, &site, Ending::Drain), Arc::clone(&site.clock)).await?;
+            let progress = Arc::new(Progress::default());
+            Worker::run(prepared.job, watch::channel(false).1, progress).await.map_err(|e| vec![e])
+        };
+        match drained.await {
+            Ok(summary) => nature.trace(format!("drained {} records", summary.records())),
+            Err(errors) => nature.lock().problems.push(format!("the last run: {errors:?}")),
+        }
+    });
+    let mut inner = nature.lock();
+    let mut problems = std::mem::take(&mut inner.problems);
+    let (faults, trace) = (inner.faults.clone(), std::mem::take(&mut inner.trace));
+    drop(inner);
+    problems.extend(checks::problems(&stream, &services, &job.1));
+    Outcome { problems, faults, trace }
+}

@@ -1,0 +1,248 @@
+//! Services that results go to, and the sinks that write there: items by key under the condition that what is stored is
+//! not newer, and files that appear when they are committed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use arrow::array::RecordBatch;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use async_trait::async_trait;
+use tidemill::contracts::{Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
+
+use super::machine::{Machine, Nature};
+use super::scenario::Bug;
+
+/// A row as text, by column.
+pub(crate) type Row = BTreeMap<String, String>;
+
+/// What is stored under a key, and by which epoch.
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    pub(crate) row: Row,
+    epoch: u64,
+}
+
+/// Everything that has been written.
+#[derive(Debug)]
+pub(crate) struct Services {
+    nature: Arc<Nature>,
+    pub(crate) items: Mutex<BTreeMap<(String, String), Item>>,
+    staged: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
+    pub(crate) visible: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
+}
+
+impl Services {
+    pub(crate) fn new(nature: &Arc<Nature>) -> Arc<Self> {
+        Arc::new(Self {
+            nature: Arc::clone(nature),
+            items: Mutex::default(),
+            staged: Mutex::default(),
+            visible: Mutex::default(),
+        })
+    }
+
+    /// Stores an item, unless a later epoch has.
+    fn update(&self, table: &str, key: &str, row: &Row, epoch: u64, checks: bool) {
+        let mut items = self.items.lock().expect("no panic while it is held");
+        let place = (table.to_owned(), key.to_owned());
+        let before = items.get(&place);
+        if checks && before.is_some_and(|before| before.epoch > epoch) {
+            self.nature.lock().faults.stale_writes += 1;
+            return;
+        }
+        let count = |row: &Row| row.get("n").and_then(|n| n.parse::<u64>().ok());
+        if let Some(before) = before
+            && count(&before.row) > count(row)
+        {
+            let text = format!("{table} {key} went back from {:?} to {row:?} in epoch {epoch}", before.row);
+            self.nature.lock().problems.push(text);
+        }
+        items.insert(place, Item { row: row.clone(), epoch });
+    }
+
+    /// Rows of all visible files of a table.
+    pub(crate) fn rows(&self, table: &str) -> Vec<Row> {
+        let visible = self.visible.lock().expect("no panic while it is held");
+        visible.values().filter(|(of, _)| of == table).flat_map(|(_, rows)| rows.clone()).collect()
+    }
+}
+
+fn rows(batch: &RecordBatch) -> Vec<Row> {
+    let options = FormatOptions::default().with_null("NULL");
+    let columns: Vec<_> = batch
+        .schema()
+        .fields()
+        .iter()
+        .zip(batch.columns())
+        .map(|(field, column)| (field.name().clone(), ArrayFormatter::try_new(column, &options).expect("plain types")))
+        .map(|(name, texts)| (name, (0..batch.num_rows()).map(|row| texts.value(row).to_string()).collect::<Vec<_>>()))
+        .collect();
+    (0..batch.num_rows())
+        .map(|row| columns.iter().map(|(name, texts)| (name.clone(), texts[row].clone())).collect())
+        .collect()
+}
+
+/// Writes items.
+pub(crate) struct ItemSink {
+    pub(crate) services: Arc<Services>,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) spec: TableSpec,
+    pub(crate) bug: Option<Bug>,
+    waiting: BTreeMap<String, Row>,
+}
+
+impl ItemSink {
+    pub(crate) fn new(services: Arc<Services>, machine: Arc<Machine>, spec: TableSpec, bug: Option<Bug>) -> Self {
+        Self { services, machine, spec, bug, waiting: BTreeMap::new() }
+    }
+}
+
+#[async_trait]
+impl Sink for ItemSink {
+    async fn write(&mut self, _: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+        for row in rows(&changes.batch) {
+            let key: Vec<&str> = self.spec.primary_key.iter().map(|name| row[name].as_str()).collect();
+            self.waiting.insert(key.join("/"), row);
+        }
+        Ok(WriteOutcome { written: changes.batch.num_rows() as u64, refused: Vec::new() })
+    }
+
+    async fn flush(&mut self, epoch: EpochNumber, _: i64) -> Result<WriteOutcome> {
+        for (key, row) in std::mem::take(&mut self.waiting) {
+            let (services, table) = (Arc::clone(&self.services), self.spec.name.clone());
+            let checks = self.bug != Some(Bug::IgnoresVersions);
+            self.machine.insist(move || services.update(&table, &key, &row, epoch.0, checks)).await;
+        }
+        Ok(WriteOutcome::default())
+    }
+}
+
+/// Epochs after which an open file is closed.
+const FILE_EPOCHS: u64 = 6;
+
+/// Writes files of one table.
+pub(crate) struct FileSink {
+    pub(crate) services: Arc<Services>,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) table: String,
+    pub(crate) generation: u64,
+    pub(crate) bug: Option<Bug>,
+    open: Vec<Row>,
+    opened_in: Option<EpochNumber>,
+    closed: Vec<Vec<Row>>,
+    /// Rows up to this epoch are in committed files.
+    durable: u64,
+    next: u64,
+}
+
+impl FileSink {
+    pub(crate) fn new(
+        services: Arc<Services>,
+        machine: Arc<Machine>,
+        table: &str,
+        generation: u64,
+        bug: Option<Bug>,
+    ) -> Self {
+        Self {
+            services,
+            machine,
+            table: table.to_owned(),
+            generation,
+            bug,
+            open: Vec::new(),
+            opened_in: None,
+            closed: Vec::new(),
+            durable: 0,
+            next: 0,
+        }
+    }
+
+    fn close(&mut self) {
+        if self.opened_in.take().is_some() {
+            self.closed.push(std::mem::take(&mut self.open));
+        }
+    }
+
+    async fn show(&self, id: String) {
+        let services = Arc::clone(&self.services);
+        let work = move || {
+            let staged = services.staged.lock().expect("no panic while it is held").get(&id).cloned();
+            let mut visible = services.visible.lock().expect("no panic while it is held");
+            match staged {
+                Some(file) => {
+                    visible.entry(id.clone()).or_insert(file);
+                }
+                None => services.nature.lock().problems.push(format!("{id} was committed, and is not there")),
+            }
+        };
+        self.machine.insist(work).await;
+    }
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
+        self.commit(committed).await?;
+        if self.bug == Some(Bug::ForgetsCommitted) {
+            self.durable = 0;
+        }
+        Ok(())
+    }
+
+    fn open_since(&self) -> Option<EpochNumber> {
+        self.opened_in.filter(|_| self.bug != Some(Bug::SaysDurable))
+    }
+
+    async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+        let count = changes.batch.num_rows();
+        if count > 0 && epoch.0 > self.durable {
+            self.opened_in.get_or_insert(epoch);
+            self.open.extend(rows(&changes.batch));
+        }
+        Ok(WriteOutcome { written: count as u64, refused: Vec::new() })
+    }
+
+    async fn flush(&mut self, epoch: EpochNumber, _: i64) -> Result<WriteOutcome> {
+        if self.opened_in.is_some_and(|opened| epoch.0 >= opened.0 + FILE_EPOCHS) {
+            self.close();
+        }
+        Ok(WriteOutcome::default())
+    }
+
+    async fn prepare(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+        let mut staged = Vec::new();
+        for rows in std::mem::take(&mut self.closed) {
+            let generation = if self.bug == Some(Bug::ReusesNames) { 0 } else { self.generation };
+            let id = format!("{}-{generation}-{}", self.table, self.next);
+            self.next += 1;
+            let (services, file) = (Arc::clone(&self.services), (self.table.clone(), rows));
+            let upload = {
+                let id = id.clone();
+                move || {
+                    services.staged.lock().expect("no panic while it is held").insert(id.clone(), file.clone());
+                }
+            };
+            self.machine.insist(upload).await;
+            if self.bug == Some(Bug::ShowsBeforeCommit) {
+                self.show(id.clone()).await;
+            }
+            staged.push(Committable { payload: format!("{} {id}", epoch.0) });
+        }
+        Ok(staged)
+    }
+
+    async fn commit(&mut self, committables: Vec<Committable>) -> Result<()> {
+        for committable in committables {
+            let (through, id) = committable.payload.split_once(' ').ok_or_else(|| Error::corrupt("no committable"))?;
+            self.show(id.to_owned()).await;
+            let through = through.parse::<u64>().map_err(|e| Error::corrupt("no committable").caused_by(e))?;
+            self.durable = self.durable.max(through);
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+        self.close();
+        self.prepare(epoch).await
+    }
+}

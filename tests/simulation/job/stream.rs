@@ -1,0 +1,173 @@
+//! A stream of shards that is resharded while it is written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::buffer::Buffer;
+use async_trait::async_trait;
+use tidemill::contracts::{
+    Arrivals, Boundedness, Fetch, Position, RECORD_PADDING, RawChunk, RecordRange, Result, SequenceNumbers, Source,
+    Split, SplitId, SplitReader, StartPosition,
+};
+
+use super::machine::Machine;
+use super::scenario::Bug;
+use crate::world::Chance;
+
+/// An event as it was produced.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    pub(crate) id: u64,
+    pub(crate) key: String,
+    /// Event time, and when it arrives, in milliseconds of the simulation.
+    pub(crate) time_ms: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shard {
+    id: String,
+    parents: Vec<String>,
+    opens_ms: u64,
+    closes_ms: Option<u64>,
+    pub(crate) events: Vec<Event>,
+}
+
+/// All that ever will be in the stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) reshards: u64,
+}
+
+impl Stream {
+    /// Events of `seconds`, in shards that split and merge.
+    pub(crate) fn new(chance: &Chance, seconds: u64) -> Self {
+        let shard = |number: usize, parents: Vec<String>, opens_ms: u64| Shard {
+            id: format!("shard-{number:03}"),
+            parents,
+            opens_ms,
+            closes_ms: None,
+            events: Vec::new(),
+        };
+        let mut shards: Vec<Shard> = (0..1 + chance.below(3) as usize).map(|n| shard(n, Vec::new(), 0)).collect();
+        let keys = 2 + chance.below(6);
+        let (mut time_ms, mut id, mut reshards) = (0, 0, 0);
+        while time_ms < seconds * 1_000 {
+            time_ms += 1 + chance.below(150);
+            let open: Vec<usize> = (0..shards.len()).filter(|at| shards[*at].closes_ms.is_none()).collect();
+            let at = open[chance.below(open.len() as u64) as usize];
+            let key = format!("k{}", chance.below(keys));
+            shards[at].events.push(Event { id, key, time_ms });
+            id += 1;
+            if chance.below(seconds * 4) == 0 {
+                reshards += 1;
+                let number = shards.len();
+                if open.len() > 1 && chance.percent(50) {
+                    let mut parents = Vec::new();
+                    for parent in [open[0], open[1]] {
+                        shards[parent].closes_ms = Some(time_ms);
+                        parents.push(shards[parent].id.clone());
+                    }
+                    shards.push(shard(number, parents, time_ms));
+                } else {
+                    shards[at].closes_ms = Some(time_ms);
+                    let parent = shards[at].id.clone();
+                    shards.push(shard(number, vec![parent.clone()], time_ms));
+                    shards.push(shard(number + 1, vec![parent], time_ms));
+                }
+            }
+        }
+        Self { shards, reshards }
+    }
+
+    pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
+        self.shards.iter().flat_map(|shard| &shard.events)
+    }
+}
+
+/// The stream as one machine reads it.
+#[derive(Debug)]
+pub(crate) struct FarStream {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) bug: Option<Bug>,
+}
+
+impl FarStream {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.machine.nature.world.now().as_millis()).expect("a short simulation")
+    }
+}
+
+#[async_trait]
+impl Source for FarStream {
+    async fn splits(&self) -> Result<Vec<Split>> {
+        let now_ms = self.now_ms();
+        let split = |shard: &Shard| Split {
+            id: SplitId(shard.id.as_str().into()),
+            bytes: None,
+            parents: shard.parents.iter().map(|parent| SplitId(parent.as_str().into())).collect(),
+        };
+        let drops =
+            |shard: &&Shard| self.bug != Some(Bug::DropsClosedShards) || shard.closes_ms.is_none_or(|at| at > now_ms);
+        Ok(self.stream.shards.iter().filter(|shard| shard.opens_ms <= now_ms).filter(drops).map(split).collect())
+    }
+
+    async fn open(&self, split: &Split, resume: Option<&Position>, _: StartPosition) -> Result<Box<dyn SplitReader>> {
+        let shard = self.stream.shards.iter().position(|shard| shard.id == *split.id.0).expect("a shard of the stream");
+        let after = resume.map_or(0, |position| position.0.parse::<usize>().expect("a number") + 1);
+        let next = if self.bug == Some(Bug::ResumesInclusive) { after.saturating_sub(1) } else { after };
+        let stream = FarStream { stream: Arc::clone(&self.stream), machine: Arc::clone(&self.machine), bug: self.bug };
+        Ok(Box::new(Reader { stream, shard, next }))
+    }
+
+    fn boundedness(&self) -> Boundedness {
+        Boundedness::Unbounded
+    }
+}
+
+struct Reader {
+    stream: FarStream,
+    shard: usize,
+    next: usize,
+}
+
+#[async_trait]
+impl SplitReader for Reader {
+    async fn next(&mut self) -> Result<Fetch> {
+        let machine = &self.stream.machine;
+        let (pause, most) = {
+            let inner = machine.nature.lock();
+            (5 + inner.chance.below(200), 1 + inner.chance.below(40) as usize)
+        };
+        machine.nature.world.sleep(Duration::from_millis(pause)).await;
+        machine.goes().await;
+        let now_ms = self.stream.now_ms();
+        let shard = &self.stream.stream.shards[self.shard];
+        let events: Vec<&Event> =
+            shard.events[self.next..].iter().take_while(|event| event.time_ms <= now_ms).take(most).collect();
+        if events.is_empty() {
+            let ended = shard.closes_ms.is_some_and(|at| at <= now_ms) && self.next == shard.events.len();
+            return Ok(if ended { Fetch::Finished } else { Fetch::CaughtUp });
+        }
+        let (mut data, mut records) = (Vec::new(), Vec::new());
+        for event in &events {
+            let start = data.len() as u32;
+            let time = chrono::DateTime::from_timestamp_millis(event.time_ms as i64).expect("a time");
+            let time = time.format("%Y-%m-%d %H:%M:%S%.3f");
+            data.extend(format!("{{\"id\":{},\"k\":\"{}\",\"ts\":\"{time}\"}}", event.id, event.key).bytes());
+            records.push(RecordRange { start, end: data.len() as u32 });
+        }
+        data.resize(data.len() + RECORD_PADDING, b' ');
+        let first = self.next as u64;
+        self.next += events.len();
+        Ok(Fetch::Records(RawChunk {
+            split: SplitId(shard.id.as_str().into()),
+            data: Buffer::from_vec(data),
+            records: records.into(),
+            sequence: SequenceNumbers::Dense { first },
+            arrivals: Arrivals::Same(now_ms as i64),
+            partition_keys: None,
+        }))
+    }
+}
