@@ -46,7 +46,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
-use crate::connectors::aws::{AwsSession, Call, failure};
+use crate::connectors::aws::{AwsSession, Call, Jitter, failure};
 use crate::contracts::{
     Boundedness, Clock, Error, Position, Result, Source, SourceProgress, Split, SplitId, SplitReader, StartPosition,
     TableSpec,
@@ -64,7 +64,6 @@ use lineage::ShardId;
 use polling::PollingReader;
 use position::ShardPosition;
 use read_options::{ReadOptions, StreamChoice};
-use retry::Jitter;
 use shard::{AHEAD_MS, ShardReading};
 use stream::Stream;
 
