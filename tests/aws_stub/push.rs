@@ -8,9 +8,9 @@ use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::http::{Part, Reply};
 use super::ops::{children_json, record_json, start};
 use super::{Fault, State};
+use crate::http::{Part, Reply};
 
 /// Records in an event.
 const MOST: usize = 100;

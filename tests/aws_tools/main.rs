@@ -8,6 +8,9 @@
 #[path = "../s3_aws/emulator.rs"]
 #[expect(dead_code, reason = "shared with the tests of S3, which use all of it")]
 mod emulator;
+#[path = "../emulators/mod.rs"]
+#[expect(dead_code, reason = "shared with the tests of each service")]
+mod emulators_of_aws;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,24 +1,29 @@
-//! HTTP/1.1 with keep-alive, as much as the SDK uses.
+//! HTTP/1.1 with keep-alive on a free loopback port: as much as the AWS SDKs use, and able to do what a server should not.
+//! Both stubs stand on it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// A request.
-#[derive(Debug)]
+/// A request. Names of headers are in lower case.
+#[derive(Debug, Clone)]
 pub(crate) struct Request {
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    /// Service and operation of the JSON protocols: `DynamoDB_20120810` and `PutItem`.
+    pub(crate) fn target(&self) -> Option<(&str, &str)> {
+        self.headers.get("x-amz-target")?.split_once('.')
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -33,34 +38,45 @@ pub(crate) enum Part {
     Cut,
 }
 
-/// An answer.
+/// What the client sees.
+#[derive(Debug)]
 pub(crate) enum Reply {
-    Json(u16, Value),
+    Answer(u16, Vec<u8>),
     /// A body that comes bit by bit.
     Stream(mpsc::Receiver<Part>),
-    /// The connection is closed.
-    Close,
-    /// The connection is closed in the middle of this body.
-    Cut(Value),
+    /// The connection ends without a word.
+    Cut,
+    /// The connection ends in the middle of this body.
+    CutWithin(Vec<u8>),
 }
 
 impl Reply {
-    pub(crate) fn error(status: u16, code: &str, message: &str) -> Self {
-        Self::Json(status, json!({ "__type": code, "message": message }))
+    pub(crate) fn json(status: u16, body: &Value) -> Self {
+        Self::Answer(status, body.to_string().into_bytes())
     }
 
-    pub(crate) fn cut(self) -> Self {
+    pub(crate) fn error(status: u16, code: &str, message: &str) -> Self {
+        Self::json(status, &json!({ "__type": code, "message": message }))
+    }
+
+    /// The same, cut off in the middle.
+    pub(crate) fn cut_within(self) -> Self {
         match self {
-            Self::Json(_, body) => Self::Cut(body),
+            Self::Answer(_, body) => Self::CutWithin(body),
             other => other,
         }
     }
 }
 
-/// Listens until it is dropped.
+#[async_trait]
+pub(crate) trait Service: Send + Sync + 'static {
+    async fn answer(&self, request: Request) -> Reply;
+}
+
+/// Listens until it is dropped; its connections end with it.
 #[derive(Debug)]
 pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
+    address: SocketAddr,
     task: JoinHandle<()>,
 }
 
@@ -71,80 +87,94 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub(crate) async fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(service: Arc<dyn Service>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let handler = Arc::new(handler);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
-                let handler = Arc::clone(&handler);
+                let service = Arc::clone(&service);
                 connections.spawn(async move {
                     // A client that goes away is no fault of the stub.
-                    let _ = serve(socket, handler.as_ref()).await;
+                    let _ = serve(socket, service.as_ref()).await;
                 });
                 while connections.try_join_next().is_some() {}
             }
         });
         Self { address, task }
     }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
 }
 
-async fn serve(mut socket: TcpStream, handler: &(dyn Fn(&Request) -> Reply + Send + Sync)) -> std::io::Result<()> {
+async fn serve(mut socket: TcpStream, service: &dyn Service) -> std::io::Result<()> {
     let mut buffer = Vec::new();
     socket.set_nodelay(true)?;
     while let Some(request) = read(&mut socket, &mut buffer).await? {
-        let reply = handler(&request);
-        match reply {
-            Reply::Json(status, body) => {
-                let body = body.to_string();
-                let head = head(
-                    status,
-                    &format!("Content-Type: application/x-amz-json-1.1\r\nContent-Length: {}", body.len()),
-                );
-                socket.write_all((head + &body).as_bytes()).await?;
+        match service.answer(request).await {
+            Reply::Answer(status, body) => {
+                let head = head(status, &json_of(body.len()));
+                socket.write_all(&[head.into_bytes(), body].concat()).await?;
             }
-            Reply::Close => return Ok(()),
-            Reply::Cut(body) => {
-                let body = body.to_string();
-                let head =
-                    head(200, &format!("Content-Type: application/x-amz-json-1.1\r\nContent-Length: {}", body.len()));
-                socket.write_all((head + &body[..body.len() / 2]).as_bytes()).await?;
+            Reply::Cut => return Ok(()),
+            Reply::CutWithin(body) => {
+                let head = head(200, &json_of(body.len()));
+                socket.write_all(&[head.as_bytes(), &body[..body.len() / 2]].concat()).await?;
                 return Ok(());
             }
-            Reply::Stream(mut parts) => {
-                let kind = "Content-Type: application/vnd.amazon.eventstream\r\nTransfer-Encoding: chunked";
-                socket.write_all(head(200, kind).as_bytes()).await?;
-                let mut byte = [0u8; 1];
-                loop {
-                    tokio::select! {
-                        part = parts.recv() => match part {
-                            Some(Part::Bytes(bytes)) => {
-                                let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
-                                chunk.extend_from_slice(&bytes);
-                                chunk.extend_from_slice(b"\r\n");
-                                socket.write_all(&chunk).await?;
-                            }
-                            Some(Part::Cut) => return Ok(()),
-                            None => break,
-                        },
-                        // The client has gone.
-                        read = socket.read(&mut byte) => {
-                            if read? == 0 {
-                                return Ok(());
-                            }
-                        }
-                    }
+            Reply::Stream(parts) => {
+                if !stream(&mut socket, parts).await? {
+                    return Ok(());
                 }
-                socket.write_all(b"0\r\n\r\n").await?;
             }
         }
     }
     Ok(())
 }
 
+/// Sends events until they end, as chunks; `false` when the connection is over.
+async fn stream(socket: &mut TcpStream, mut parts: mpsc::Receiver<Part>) -> std::io::Result<bool> {
+    let kind = "Content-Type: application/vnd.amazon.eventstream\r\nTransfer-Encoding: chunked";
+    socket.write_all(head(200, kind).as_bytes()).await?;
+    let mut byte = [0u8; 1];
+    loop {
+        tokio::select! {
+            part = parts.recv() => match part {
+                Some(Part::Bytes(bytes)) => {
+                    let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+                    chunk.extend_from_slice(&bytes);
+                    chunk.extend_from_slice(b"\r\n");
+                    socket.write_all(&chunk).await?;
+                }
+                Some(Part::Cut) => return Ok(false),
+                None => break,
+            },
+            // The client has gone.
+            read = socket.read(&mut byte) => {
+                if read? == 0 {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    socket.write_all(b"0\r\n\r\n").await?;
+    Ok(true)
+}
+
+/// Milliseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "a stub stands for a machine elsewhere, with a clock of its own")]
+pub(crate) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+fn json_of(length: usize) -> String {
+    format!("Content-Type: application/x-amz-json-1.1\r\nContent-Length: {length}")
+}
+
 fn head(status: u16, more: &str) -> String {
-    let date = chrono::DateTime::from_timestamp_millis(super::now_ms()).unwrap().format("%a, %d %b %Y %H:%M:%S GMT");
+    let date = chrono::DateTime::from_timestamp_millis(now_ms()).unwrap().format("%a, %d %b %Y %H:%M:%S GMT");
     format!("HTTP/1.1 {status} Stub\r\nDate: {date}\r\nx-amzn-RequestId: stub-1\r\n{more}\r\n\r\n")
 }
 
@@ -153,10 +183,10 @@ async fn read(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<O
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut parsed = httparse::Request::new(&mut headers);
         if let Ok(httparse::Status::Complete(at)) = parsed.parse(buffer) {
-            let text = |h: &httparse::Header| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned());
-            let headers: Vec<_> = parsed.headers.iter().map(text).collect();
-            let length = headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("content-length"));
-            let length: usize = length.and_then(|(_, v)| v.parse().ok()).unwrap_or(0);
+            let text = |h: &httparse::Header<'_>| String::from_utf8_lossy(h.value).into_owned();
+            let headers: BTreeMap<String, String> =
+                parsed.headers.iter().map(|h| (h.name.to_ascii_lowercase(), text(h))).collect();
+            let length: usize = headers.get("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
             while buffer.len() < at + length {
                 if socket.read_buf(buffer).await? == 0 {
                     return Ok(None);
