@@ -208,12 +208,16 @@ const KINESIS: ConnectorDescription = ConnectorDescription {
 
 const DYNAMODB: ConnectorDescription = ConnectorDescription {
     name: "dynamodb",
-    can_read: false,
+    can_read: true,
     can_write: true,
     formats: &[],
     required: &[&["table-name"]],
     options: &[
         option("table-name", Text),
+        source("lookup.cache", Enum(&["NONE", "PARTIAL"])),
+        source("lookup.partial-cache.max-rows", Number),
+        source("lookup.partial-cache.expire-after-write", Duration),
+        source("lookup.partial-cache.cache-missing-key", Bool),
         sink("sink.write-mode", Enum(&["update", "put", "batch", "add"])),
         sink("sink.delete", Enum(&["tombstone", "item"])),
         sink("sink.add.columns", Text),

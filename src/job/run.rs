@@ -121,6 +121,7 @@ async fn connect(
         let files = connectors.reference(&reference.spec, &reference.connector)?;
         references.push(Box::new(Reloading { files, version: None }));
     }
+    super::lookups::connect(&plan.lookups, &connectors).await?;
     let mut queries = Vec::new();
     for query in plan.queries {
         let sink = connectors.sink(&query.sink.spec, &query.sink.connector)?;

@@ -169,6 +169,25 @@ fn halve(request: &Request) -> (Request, Value) {
     (done, left)
 }
 
+/// The same of a BatchGetItem.
+fn halve_keys(request: &Request) -> (Request, Value) {
+    let mut input: Value = serde_json::from_slice(&request.body).unwrap();
+    let mut left = json!({});
+    for (table, wanted) in input["RequestItems"].as_object_mut().unwrap() {
+        let mut rest = wanted.clone();
+        let keys = wanted["Keys"].as_array_mut().unwrap();
+        let half = (keys.len() / 2).max(1);
+        let others = keys.split_off(half);
+        if !others.is_empty() {
+            rest["Keys"] = Value::Array(others);
+            left[table] = rest;
+        }
+    }
+    let mut done = request.clone();
+    done.body = serde_json::to_vec(&input).unwrap();
+    (done, left)
+}
+
 impl Stub {
     /// Performs a request as it should be.
     async fn perform(&self, request: &Request, fault: Fault) -> Reply {
@@ -274,6 +293,17 @@ impl Service for Stub {
                 let (done, left) = halve(&request);
                 match self.perform(&done, fault).await {
                     Reply::Answer(200, _) => Reply::json(200, &json!({ "UnprocessedItems": left })),
+                    other => other,
+                }
+            }
+            Fault::Partial if operation == "BatchGetItem" => {
+                let (done, left) = halve_keys(&request);
+                match self.perform(&done, fault).await {
+                    Reply::Answer(200, body) => {
+                        let mut answer: Value = serde_json::from_slice(&body).unwrap();
+                        answer["UnprocessedKeys"] = left;
+                        Reply::json(200, &answer)
+                    }
                     other => other,
                 }
             }

@@ -21,6 +21,7 @@ mod tables;
 
 mod delivery;
 mod emulators;
+mod lookups;
 mod replay;
 mod shipped;
 mod support;
