@@ -58,6 +58,8 @@ pub(crate) struct State {
     pub(crate) iterator_ms: i64,
     /// How long a subscription lasts.
     pub(crate) subscription: Duration,
+    /// A second subscription within this time is refused.
+    pub(crate) subscription_gap: Duration,
     /// Between two events without records.
     pub(crate) heartbeat: Duration,
     /// ListShards ignores filters, as some emulators do.
@@ -83,6 +85,7 @@ impl Default for State {
             page: 1_000,
             iterator_ms: 300_000,
             subscription: Duration::from_secs(300),
+            subscription_gap: Duration::from_secs(5),
             // 5 s at AWS; tests wait for them.
             heartbeat: Duration::from_millis(200),
             ignores_filters: false,

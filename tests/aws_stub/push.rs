@@ -16,8 +16,6 @@ use crate::http::{Part, Reply};
 const MOST: usize = 100;
 /// Between two looks for records.
 const LOOK: Duration = Duration::from_millis(10);
-/// Within that time of a subscription, another one is refused.
-const GAP: Duration = Duration::from_secs(5);
 
 fn frame(kind: &str, name_header: &'static str, name: &str, payload: &Value) -> Vec<u8> {
     let text = |s: &str| HeaderValue::String(s.to_owned().into());
@@ -45,7 +43,7 @@ pub(super) fn subscribe(shared: &Arc<Mutex<State>>, now_ms: i64, input: &Value) 
     };
     let key = (consumer, shard.clone());
     let subscriptions = &state.streams[&stream].subscriptions;
-    if subscriptions.get(&key).is_some_and(|(_, began)| began.elapsed() < GAP) {
+    if subscriptions.get(&key).is_some_and(|(_, began)| began.elapsed() < state.subscription_gap) {
         return Reply::error(400, "ResourceInUseException", "Another active subscription exists for this consumer");
     }
     let position = &input["StartingPosition"];
