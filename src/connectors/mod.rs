@@ -185,6 +185,17 @@ impl Connectors {
         files::set_aside(path, &self.reach(&|| self.aws.default_session()), &self.names)
     }
 
+    /// An object of S3 that an earlier run of this job wrote into the table of `spec`, if there is one. It cannot be moved.
+    pub async fn own_object(&self, spec: &TableSpec, connector: &str) -> Result<Option<String>> {
+        match (self.known(spec, connector)?.name, &self.local) {
+            ("filesystem" | "s3", None) => {
+                let find = files::own_object(spec.require("path")?, &self.reach(&|| self.aws.of(spec)), &self.names)?;
+                find.await
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Where the table's own options say that reading starts; `None` when they do not.
     pub fn start_position(&self, spec: &TableSpec, connector: &str) -> Result<Option<StartPosition>> {
         if self.known(spec, connector)?.name == "kinesis" { kinesis::start_position(spec) } else { Ok(None) }

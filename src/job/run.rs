@@ -90,6 +90,7 @@ async fn connect(
     epoch_time: Arc<AtomicI64>,
 ) -> Result<Prepared> {
     let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
+    super::fresh::refuse_beside_objects(options, &plan, &name, &clock).await?;
     let SavedRun { mut saved, log, checkpointing, notes } = saved_run(options, &plan, &name, &clock).await?;
     // Without a log nothing is kept that could count runs and epochs. The time grows from run to run too.
     let by_time = || u64::try_from(clock.now_ms()).unwrap_or(1);
