@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::ops::{children_json, record_json, start};
 use super::{Fault, State};
-use crate::http::{Part, Reply};
+use crate::http::{Part, Reply, now_ms};
 
 /// Records in an event.
 const MOST: usize = 100;
@@ -76,7 +76,7 @@ fn next_event(state: &mut State, stream: &str, shard: &str, index: &mut usize, b
         return None;
     }
     *index += taken.len();
-    let behind = known.records.get(*index).map_or(0, |_| 1);
+    let behind = known.records.get(*index).map_or(0, |next| (now_ms() - next.arrival_ms).max(1));
     let fallback = known.records.get(index.wrapping_sub(1)).map(|r| r.sequence.clone());
     let continuation = last.or(fallback).unwrap_or_else(|| known.first_sequence.clone());
     let mut event = json!({ "Records": taken, "MillisBehindLatest": behind });

@@ -9,6 +9,7 @@ use crate::run::{Job, Way};
 
 in_both_ways!(
     latest_is_resolved_once,
+    ten_minutes_behind,
     latest_survives_a_reshard,
     resume_is_exclusive,
     older_than_retention,
@@ -205,4 +206,32 @@ async fn unread_child_of_a_finished_shard_ages(way: Way) {
     job.hours_later(&stub, S, 25);
     let error = job.run(TrimHorizon, |_| false).await.unwrap_err().to_string();
     assert!(error.contains("is lost"), "{error}");
+}
+
+/// A consumer that is ten minutes behind says so, and catches up while records go on coming.
+async fn ten_minutes_behind(way: Way) {
+    let (stub, mut feed) = stub(2).await;
+    stub.set_offset(-600_000);
+    feed.put(3_000);
+    stub.set_offset(0);
+    let most_behind = std::sync::atomic::AtomicU64::new(0);
+    let mut job = Job::new(&stub, way, S, &[("source.shard.get-records.max-record-count", "500")]);
+    let producer = tokio::spawn(async move {
+        for _ in 0..20 {
+            crate::faults::pause(100).await;
+            feed.put(10);
+        }
+        feed
+    });
+    let done = |seen: &crate::run::Seen| {
+        let behind = seen.behind.values().flatten().max().copied().unwrap_or(0);
+        most_behind.fetch_max(behind, std::sync::atomic::Ordering::Relaxed);
+        seen.records.len() >= 3_200 && seen.all_idle()
+    };
+    let seen = job.run(TrimHorizon, done).await.unwrap();
+    assert_complete(&producer.await.unwrap(), &seen.records);
+    let most = most_behind.into_inner();
+    assert!((590_000..700_000).contains(&most), "{most} ms behind");
+    assert!(seen.behind.values().all(|behind| *behind == Some(0)), "{:?}", seen.behind);
+    assert_eq!(stub.state().violations, 0);
 }
