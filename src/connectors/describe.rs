@@ -160,6 +160,7 @@ const KINESIS: ConnectorDescription = ConnectorDescription {
         option("stream", Text),
         option("stream.arn", Text),
         source("stream.pattern", Text),
+        source("source.init.sequence-numbers", Text),
         source("scan.bounded.timestamp", Timestamp),
         source("source.on-expired-position", Enum(&["fail", "oldest"])),
         source("kpl.deaggregate", Bool),

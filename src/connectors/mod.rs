@@ -204,10 +204,14 @@ impl Connectors {
     /// A text that is equal for tables which read the same records (`kinesis:analytics-events`): such tables are read once.
     pub fn source_identity(&self, spec: &TableSpec, connector: &str) -> Result<String> {
         match self.known(spec, connector)?.name {
-            "kinesis" => match spec.option("stream.pattern") {
-                Some(pattern) => Ok(format!("kinesis:{pattern}")),
-                None => Ok(format!("kinesis:{}", kinesis::stream_name(spec)?)),
-            },
+            "kinesis" => {
+                let name = match spec.option("stream.pattern") {
+                    Some(pattern) => pattern,
+                    None => kinesis::stream_name(spec)?,
+                };
+                let begins = spec.option("source.init.sequence-numbers").unwrap_or("");
+                Ok(format!("kinesis:{name}:{begins}"))
+            }
             "filesystem" | "s3" => {
                 let pattern = spec.option("source.path.regex-pattern").unwrap_or("");
                 Ok(format!("files:{}:{pattern}", spec.require("path")?))

@@ -10,6 +10,7 @@ use crate::run::{Job, Way};
 in_both_ways!(
     latest_is_resolved_once,
     ten_minutes_behind,
+    start_at_sequence_numbers,
     latest_survives_a_reshard,
     resume_is_exclusive,
     older_than_retention,
@@ -234,4 +235,45 @@ async fn ten_minutes_behind(way: Way) {
     assert!((590_000..700_000).contains(&most), "{most} ms behind");
     assert!(seen.behind.values().all(|behind| *behind == Some(0)), "{:?}", seen.behind);
     assert_eq!(stub.state().violations, 0);
+}
+
+/// A first run begins behind the records that the table names, in shards that have been split since, and reads what is not
+/// named from its beginning; a later run goes on where the first one stood.
+async fn start_at_sequence_numbers(way: Way) {
+    let (stub, mut feed) = stub(3).await;
+    feed.put(300);
+    // Behind the tenth record of the first shard and the last of the second; the third is not named.
+    let number = |shard: &str, index: usize| {
+        stub.with(S, |s| {
+            let records = &s.shards[shard].records;
+            records[index.min(records.len() - 1)].sequence.clone()
+        })
+    };
+    let (first, second) = ("shardId-000000000000", "shardId-000000000001");
+    let named = format!("{first}={}; {second}={}@{}", number(first, 9), number(second, 999), stub.now_ms());
+    let texts = |shard: &str, from: usize| {
+        stub.with(S, |s| {
+            let records = s.shards[shard].records.iter().skip(from);
+            records.map(|r| String::from_utf8(r.data.clone()).unwrap()).collect::<Vec<_>>()
+        })
+    };
+    let behind = texts(second, 0).len();
+    stub.split(S, first);
+    feed.put(60);
+    let children = [texts("shardId-000000000003", 0), texts("shardId-000000000004", 0)].concat();
+    let parts = [texts(first, 10), texts(second, behind), texts("shardId-000000000002", 0), children];
+    let mut wanted = parts.concat();
+    wanted.sort();
+    let mut job = Job::new(&stub, way, S, &[("source.init.sequence-numbers", &named)]);
+    // LATEST, which is the default on AWS, says nothing of shards beside the option.
+    let seen = job.run(Latest, |s| s.records.len() >= 50).await.unwrap();
+    let mut got: Vec<String> = seen.records.into_iter().map(|r| r.data).collect();
+    stub.with(S, |s| s.subscriptions.clear());
+    let left = wanted.len() - got.len();
+    let seen = job.run(Latest, |s| s.records.len() >= left && s.all_idle()).await.unwrap();
+    got.extend(seen.records.into_iter().map(|r| r.data));
+    got.sort();
+    assert_eq!(got, wanted);
+    let wrong = Job::new(&stub, way, S, &[("source.init.sequence-numbers", "shardId-000000000000: 5")]).source();
+    assert!(wrong.unwrap_err().to_string().contains("shardId-000000000000=4959"));
 }
