@@ -108,6 +108,13 @@ impl Job {
         self.child.lock().unwrap().try_wait().unwrap().is_none()
     }
 
+    /// Ends it without a word to it.
+    pub(crate) fn kill(&self) {
+        let mut child = self.child.lock().unwrap();
+        child.kill().unwrap();
+        assert!(!child.wait().unwrap().success());
+    }
+
     /// Asks for an orderly end, as a service manager does; answers what it has printed.
     pub(crate) async fn stop(&self) -> String {
         let process = self.child.lock().unwrap().id().to_string();
