@@ -49,7 +49,7 @@ async fn run(args: ProduceArgs) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let mut target = match &args.local {
         Some(local) => local_target(local, &args.stream, Arc::clone(&clock))?,
-        None => aws_target(&args.stream).await?,
+        None => aws_target(&args.stream, Arc::clone(&clock)).await?,
     };
     let input: Box<dyn Read> = match args.from.as_str() {
         "-" => Box::new(stdin()),

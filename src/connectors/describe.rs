@@ -160,6 +160,7 @@ const KINESIS: ConnectorDescription = ConnectorDescription {
         option("stream", Text),
         option("stream.arn", Text),
         source("stream.pattern", Text),
+        source("source.init.sequence-numbers", Text),
         source("scan.bounded.timestamp", Timestamp),
         source("source.on-expired-position", Enum(&["fail", "oldest"])),
         source("kpl.deaggregate", Bool),
@@ -208,12 +209,16 @@ const KINESIS: ConnectorDescription = ConnectorDescription {
 
 const DYNAMODB: ConnectorDescription = ConnectorDescription {
     name: "dynamodb",
-    can_read: false,
+    can_read: true,
     can_write: true,
     formats: &[],
     required: &[&["table-name"]],
     options: &[
         option("table-name", Text),
+        source("lookup.cache", Enum(&["NONE", "PARTIAL"])),
+        source("lookup.partial-cache.max-rows", Number),
+        source("lookup.partial-cache.expire-after-write", Duration),
+        source("lookup.partial-cache.cache-missing-key", Bool),
         sink("sink.write-mode", Enum(&["update", "put", "batch", "add"])),
         sink("sink.delete", Enum(&["tombstone", "item"])),
         sink("sink.add.columns", Text),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kinesis     read, write    streams; with --local DIR the embedded one under DIR/kinesis
-//! dynamodb    write          items by key; DIR/dynamodb.sqlite
+//! dynamodb    write, look up items by key; DIR/dynamodb.sqlite
 //! sns         write          messages; DIR/sns/<topic>.jsonl
 //! firehose    write          records of a delivery stream; DIR/firehose/<stream>.jsonl
 //! filesystem  read, write    JSON lines, CSV, Parquet in folders and buckets; s3://bucket/key is DIR/s3/bucket/key
@@ -37,7 +37,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::contracts::{Clock, Error, ErrorOutput, Outside, Result, Sink, Source, StartPosition, TableSpec};
+use crate::contracts::{
+    Clock, Error, ErrorOutput, Lookup, LookupCache, Outside, Result, Sink, Source, StartPosition, TableSpec,
+};
 
 use aws::{AwsSession, AwsSessions};
 use describe::{ConnectorDescription, Role};
@@ -158,6 +160,17 @@ impl Connectors {
         }
     }
 
+    /// A table that is asked for rows by their keys.
+    pub fn lookup(&self, spec: &TableSpec, connector: &str) -> Result<Arc<dyn Lookup>> {
+        match self.known(spec, connector)?.name {
+            "dynamodb" => match &self.local {
+                Some(local) => dynamodb::local_lookup(spec, self.local_tables(local)),
+                None => dynamodb::aws_lookup(spec, self.aws.of(spec)?, self.clock(), &self.job.job),
+            },
+            other => Err(Error::config(format!("table '{}': connector '{other}' cannot be looked up", spec.name))),
+        }
+    }
+
     /// The error output in the folder `path` (plain, `file://` or `s3://bucket/prefix`).
     pub fn error_output(&self, path: &str) -> Result<Box<dyn ErrorOutput>> {
         if let Some(outside) = &self.outside {
@@ -194,6 +207,17 @@ impl Connectors {
         files::set_aside(path, &self.reach(&|| self.aws.default_session()), &self.names)
     }
 
+    /// An object of S3 that an earlier run of this job wrote into the table of `spec`, if there is one. It cannot be moved.
+    pub async fn own_object(&self, spec: &TableSpec, connector: &str) -> Result<Option<String>> {
+        match (self.known(spec, connector)?.name, &self.local) {
+            ("filesystem" | "s3", None) => {
+                let find = files::own_object(spec.require("path")?, &self.reach(&|| self.aws.of(spec)), &self.names)?;
+                find.await
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Where the table's own options say that reading starts; `None` when they do not.
     pub fn start_position(&self, spec: &TableSpec, connector: &str) -> Result<Option<StartPosition>> {
         if self.known(spec, connector)?.name == "kinesis" { kinesis::start_position(spec) } else { Ok(None) }
@@ -202,10 +226,14 @@ impl Connectors {
     /// A text that is equal for tables which read the same records (`kinesis:analytics-events`): such tables are read once.
     pub fn source_identity(&self, spec: &TableSpec, connector: &str) -> Result<String> {
         match self.known(spec, connector)?.name {
-            "kinesis" => match spec.option("stream.pattern") {
-                Some(pattern) => Ok(format!("kinesis:{pattern}")),
-                None => Ok(format!("kinesis:{}", kinesis::stream_name(spec)?)),
-            },
+            "kinesis" => {
+                let name = match spec.option("stream.pattern") {
+                    Some(pattern) => pattern,
+                    None => kinesis::stream_name(spec)?,
+                };
+                let begins = spec.option("source.init.sequence-numbers").unwrap_or("");
+                Ok(format!("kinesis:{name}:{begins}"))
+            }
             "filesystem" | "s3" => {
                 let pattern = spec.option("source.path.regex-pattern").unwrap_or("");
                 Ok(format!("files:{}:{pattern}", spec.require("path")?))
@@ -214,7 +242,8 @@ impl Connectors {
         }
     }
 
-    fn clock(&self) -> Arc<dyn Clock> {
+    /// The clock of the run.
+    pub fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.clock)
     }
 
@@ -234,6 +263,31 @@ impl Connectors {
         tables.get_or_insert_with(|| LocalTables::new(local)).clone()
     }
 }
+
+/// What the options `lookup.*` of a table say of a cache; `None` is no cache.
+///
+/// # Errors
+/// A bound that is no bound.
+pub fn lookup_cache(spec: &TableSpec) -> Result<Option<LookupCache>> {
+    let options = options::Options(spec);
+    if !options.text(&["lookup.cache"]).is_some_and(|kind| kind.eq_ignore_ascii_case("PARTIAL")) {
+        return Ok(None);
+    }
+    let most = options.number("lookup.partial-cache.max-rows")?.unwrap_or(LOOKUP_ROWS);
+    let max_rows = usize::try_from(most).ok().filter(|rows| *rows > 0).ok_or_else(|| {
+        Error::config(format!("table '{}': 'lookup.partial-cache.max-rows' is at least 1", spec.name))
+    })?;
+    Ok(Some(LookupCache {
+        max_rows,
+        expire_after_write: options.duration("lookup.partial-cache.expire-after-write", LOOKUP_AGE)?,
+        cache_missing_key: options.bool("lookup.partial-cache.cache-missing-key", true)?,
+    }))
+}
+
+/// Bounds of a cache that are not said: some 100 MB of rows of 1 KB, and as old as a person who has changed a row may
+/// have patience.
+const LOOKUP_ROWS: i64 = 100_000;
+const LOOKUP_AGE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What the connector of this name says of itself.
 pub fn describe(connector: &str) -> Option<&'static ConnectorDescription> {

@@ -99,6 +99,7 @@ pub(super) async fn run_queries(
         let files = connectors.reference(&reference.spec, &reference.connector)?;
         references.push(files.load().await?.1);
     }
+    super::lookups::connect(&plan.lookups, connectors).await?;
     let sinks = sink_tables(&plan.queries);
     let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
     let place = errors_place(&plan.settings.errors_path, options.local.as_deref(), &name, &sinks);

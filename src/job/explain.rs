@@ -59,6 +59,9 @@ pub fn explain_text(plan: &JobPlan, physical: bool) -> String {
         if query.notes.is_empty() {
             line(1, "state: none");
         }
+        for lookup in super::lookups::explain(plan, query) {
+            line(1, &format!("looks up {lookup}"));
+        }
         if late(query) {
             line(1, "late rows: counted, not used");
         }
@@ -99,6 +102,7 @@ pub fn explain_json(plan: &JobPlan) -> Value {
             "mode": mode(query),
             "sink": { "table": query.sink.name, "connector": query.sink.connector, "primary_key": query.sink.spec.primary_key },
             "state": query.notes,
+            "lookups": super::lookups::explain(plan, query),
             "drops_late_rows": late(query),
             "requires": requires(query),
             "reads": query.reads,

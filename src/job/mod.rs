@@ -6,6 +6,8 @@ mod changes;
 mod explain;
 mod feeds;
 mod files;
+mod fresh;
+mod lookups;
 mod portable;
 mod replica;
 mod resources;

@@ -25,6 +25,9 @@ fn of_plan(plan: &JobPlan, options: &JobOptions) -> Result<Vec<Resource>> {
     for reference in &plan.references {
         all.extend(resources::needs(&reference.spec, &reference.connector, Role::Source)?);
     }
+    for lookup in &plan.lookups {
+        all.extend(resources::needs(&lookup.spec, &lookup.connector, Role::Source)?);
+    }
     for query in &plan.queries {
         all.extend(resources::needs(&query.sink.spec, &query.sink.connector, Role::Sink)?);
     }

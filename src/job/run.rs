@@ -90,6 +90,7 @@ async fn connect(
     epoch_time: Arc<AtomicI64>,
 ) -> Result<Prepared> {
     let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
+    super::fresh::refuse_beside_objects(options, &plan, &name, &clock).await?;
     let SavedRun { mut saved, log, checkpointing, notes } = saved_run(options, &plan, &name, &clock).await?;
     // Without a log nothing is kept that could count runs and epochs. The time grows from run to run too.
     let by_time = || u64::try_from(clock.now_ms()).unwrap_or(1);
@@ -122,6 +123,7 @@ async fn connect(
         let files = connectors.reference(&reference.spec, &reference.connector)?;
         references.push(Box::new(Reloading { files, version: None }));
     }
+    super::lookups::connect(&plan.lookups, &connectors).await?;
     let mut queries = Vec::new();
     for query in plan.queries {
         let sink = connectors.sink(&query.sink.spec, &query.sink.connector)?;

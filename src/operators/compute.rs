@@ -75,6 +75,14 @@ async fn collect(
 /// A failure while rows were computed is the data's or the query's, not the machine's.
 pub(crate) fn failure(error: datafusion::error::DataFusionError) -> Error {
     use datafusion::error::DataFusionError as E;
+    let error = match error {
+        // One of our own, on its way through a plan.
+        E::External(source) => match source.downcast::<Error>() {
+            Ok(own) => return *own,
+            Err(other) => E::External(other),
+        },
+        other => other,
+    };
     let kind = match error.find_root() {
         E::Internal(_) | E::Plan(_) | E::SchemaError(..) => ErrorKind::Internal,
         E::ResourcesExhausted(_) => ErrorKind::Unavailable,

@@ -7,6 +7,7 @@ mod compute;
 mod count;
 mod gate;
 mod graph;
+mod lookup_join;
 mod partials;
 mod running_aggregate;
 mod shared_rows;
@@ -22,6 +23,7 @@ pub use gate::{GateExec, GateKind, GateReport, RejectedRow};
 pub use graph::{
     ChangeMode, EpochInputs, Operator, OperatorKind, QueryGraph, QueryOutput, SlotSource, Stage, StageInput, TableRows,
 };
+pub use lookup_join::{LookupExec, LookupTable};
 pub use partials::AggregateParts;
 pub use running_aggregate::{Emit, RunningAggregate, TimeToLive, consolidate};
 pub use shared_rows::{ColumnPath, EqualityTest, SharedRows};

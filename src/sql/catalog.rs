@@ -117,6 +117,16 @@ impl Table {
             && self.option("source.monitor-interval").is_none()
     }
 
+    /// Whether rows are looked up in it by their key, and it is never read as a whole.
+    pub(crate) fn is_looked_up(&self) -> bool {
+        self.connector == "dynamodb"
+    }
+
+    /// The columns of its key: PRIMARY KEY, or, as Flink has it for DynamoDB, PARTITIONED BY.
+    pub(crate) fn lookup_key(&self) -> &[String] {
+        if self.primary_key.is_empty() { &self.partitioned_by } else { &self.primary_key }
+    }
+
     /// Where the option stands, or else the table's name.
     pub(crate) fn option_place(&self, key: &str, value: bool) -> Location {
         let pair = self.option_places.iter().find(|p| p.key == key);

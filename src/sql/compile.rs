@@ -35,8 +35,8 @@ use super::prefilter::{Demand, demands_below};
 use super::require::is_require;
 use super::tables::SlotTable;
 use crate::operators::{
-    ColumnPath, EqualityTest, GateKind, GateReport, ORIGIN_COLUMN, Operator, Slot, SlotSource, StageInput, TIME_COLUMN,
-    WATERMARK_COLUMN, WEIGHT_COLUMN,
+    ColumnPath, EqualityTest, GateKind, GateReport, LookupTable, ORIGIN_COLUMN, Operator, Slot, SlotSource, StageInput,
+    TIME_COLUMN, WATERMARK_COLUMN, WEIGHT_COLUMN,
 };
 
 /// Columns that are never shown.
@@ -79,6 +79,8 @@ pub(crate) struct TableInput {
     pub(crate) schema: datafusion::arrow::datatypes::SchemaRef,
     /// Whether it may stand on the still side of a join.
     pub(crate) can_be_reference: bool,
+    /// The table, if rows are looked up in it.
+    pub(crate) lookup: Option<Arc<LookupTable>>,
 }
 
 /// Makes the table that a batch scans, by index among the tables.
@@ -101,6 +103,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) paned: BTreeSet<usize>,
     /// Reference tables in use, by their index in `tables`.
     pub(crate) references: Vec<usize>,
+    /// Tables that are looked up, by their index in `tables`: one entry for each join.
+    pub(crate) lookups: Vec<usize>,
     /// What explanations say of each operator.
     pub(crate) notes: Vec<String>,
     /// What is likely to surprise: state that is kept for ever, results that depend on arrival.
@@ -192,6 +196,9 @@ impl Compiler<'_> {
             return Err(PlanError::new(format!("table '{name}' not found")).word(name).into());
         };
         let table = &self.tables[index];
+        if let Some(looked_up) = &table.lookup {
+            return Err(super::lookup::only_looked_up(looked_up.name()).into());
+        }
         let (slot, source, kind) = if as_reference {
             let place = self.references.iter().position(|r| *r == index).unwrap_or_else(|| {
                 self.references.push(index);
@@ -294,6 +301,9 @@ impl Compiler<'_> {
     }
 
     async fn join(&mut self, join: &Join, _deltas: bool) -> Result<Piece> {
+        if let Some(piece) = self.lookup_join(join).await? {
+            return Ok(piece);
+        }
         if matches!(join.join_type, JoinType::LeftAnti | JoinType::LeftSemi) {
             let word = if join.join_type == JoinType::LeftAnti { "EXCEPT" } else { "INTERSECT" };
             return Err(PlanError::new(format!("{word} is not supported on a stream yet")).word(word).into());

@@ -86,6 +86,7 @@ impl JobBuilder<'_> {
         let used = Arc::clone(&compiler.used);
         *references = compiler.references;
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
+        let lookups = compiler.lookups;
         let mut warnings = compiler.warnings;
         warnings.extend(super::surprises::narrow_key(&plan, &places, &table.name));
         warnings.extend(super::surprises::ties(&plan));
@@ -108,6 +109,7 @@ impl JobBuilder<'_> {
                 key,
             },
             tables,
+            lookups,
             gates,
             logical: plan.display_indent().to_string(),
             normal,

@@ -14,6 +14,7 @@ mod jargon;
 mod job;
 mod joins;
 mod legacy;
+mod lookup;
 mod lower;
 mod nodes;
 mod plan;
@@ -35,7 +36,7 @@ mod windows;
 
 pub use dialect::FlinkDialect;
 pub use job::plan_job;
-pub use plan::{BatchTables, JobPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan};
+pub use plan::{BatchTables, JobPlan, LookupPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan};
 pub use settings::Settings;
 pub(crate) use tables::SlotTable;
 pub use text::{Parameters, SqlText};

@@ -9,7 +9,7 @@ use datafusion::catalog::TableProvider;
 
 use super::settings::Settings;
 use crate::contracts::{MetadataColumn, Result, TableSpec};
-use crate::operators::{GateKind, QueryGraph};
+use crate::operators::{GateKind, LookupTable, QueryGraph};
 use crate::runtime::WatermarkRule;
 
 /// A table that is read.
@@ -52,6 +52,19 @@ pub struct ReferencePlan {
     pub spec: TableSpec,
 }
 
+/// A table in which rows are looked up.
+#[derive(Debug, Clone)]
+pub struct LookupPlan {
+    /// By which queries name it.
+    pub index: usize,
+    /// Value of `connector`.
+    pub connector: String,
+    /// What the connector needs to know; its schema has the columns in use.
+    pub spec: TableSpec,
+    /// Where plans ask for it.
+    pub table: Arc<LookupTable>,
+}
+
 /// A table that is written.
 #[derive(Debug, Clone)]
 pub struct SinkPlan {
@@ -76,6 +89,8 @@ pub struct QueryPlan {
     pub sink: SinkPlan,
     /// Source tables that it reads.
     pub tables: Vec<usize>,
+    /// Tables that it looks up, by index: one entry for each join.
+    pub lookups: Vec<usize>,
     /// What its gates check, by number.
     pub gates: Vec<GateKind>,
     /// The plan as it was understood, for people.
@@ -99,6 +114,8 @@ pub struct JobPlan {
     pub sources: Vec<SourcePlan>,
     /// Tables on the still side of joins.
     pub references: Vec<ReferencePlan>,
+    /// Tables in which rows are looked up.
+    pub lookups: Vec<LookupPlan>,
     /// The INSERTs.
     pub queries: Vec<QueryPlan>,
     /// What is accepted and has no effect, and what is likely to surprise.

@@ -196,6 +196,7 @@ impl<'a> Planner<'a> {
 
     /// Plans a query and checks its types.
     pub(crate) async fn query(&self, query: &Query, statement: &Statement) -> Result<LogicalPlan> {
+        super::lookup::check(query, self.catalog, statement)?;
         let mut query = Box::new(query.clone());
         rewrite_group_windows(&mut query).map_err(|e| e.locate(statement))?;
         functions::rewrite_query(&mut query);

@@ -9,7 +9,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Operator as BinaryOperator};
 
 use super::catalog::{Catalog, Table};
 use super::compile::{Compiler, Mode, Provider, TableInput};
-use super::plan::{BatchTables, JobPlan, PlanOptions, ReferencePlan, SourcePlan};
+use super::plan::{BatchTables, JobPlan, LookupPlan, PlanOptions, ReferencePlan, SourcePlan};
 use super::planner::Planner;
 use super::required::Required;
 use super::settings::{Settings, duration_ms};
@@ -17,7 +17,7 @@ use super::statement::ColumnKind;
 use super::text::HINT_MARK;
 use super::types::flink_name;
 use crate::contracts::{Error, MetadataColumn, Result, TableSpec};
-use crate::operators::{GateReport, ORIGIN_COLUMN, TIME_COLUMN, WATERMARK_COLUMN};
+use crate::operators::{GateReport, LookupTable, ORIGIN_COLUMN, TIME_COLUMN, WATERMARK_COLUMN};
 use crate::runtime::WatermarkRule;
 
 /// Plans everything again over tables that have only the columns in use.
@@ -85,11 +85,19 @@ impl JobBuilder<'_> {
             ReferencePlan { name: source.name.clone(), connector: source.connector.clone(), spec: source.spec.clone() }
         };
         let references = references.iter().map(plan_reference).collect();
+        let looked_up: BTreeSet<usize> = queries.iter().flat_map(|query| query.lookups.iter().copied()).collect();
+        let plan_lookup = |index: usize| {
+            let (source, input) = (&sources[index], &inputs[index]);
+            let table = Arc::clone(input.lookup.as_ref()?);
+            Some(LookupPlan { index, connector: source.connector.clone(), spec: source.spec.clone(), table })
+        };
+        let lookups = looked_up.into_iter().filter_map(plan_lookup).collect();
         sources.retain(|source| used.contains(&source.table));
         Some(JobPlan {
             settings: self.settings.clone(),
             sources,
             references,
+            lookups,
             queries,
             warnings: std::mem::take(&mut self.warnings),
             tables: inputs.len(),
@@ -124,6 +132,10 @@ impl JobBuilder<'_> {
             declared: base.fields().len(),
             schema: Arc::clone(&schema),
             can_be_reference: table.can_be_reference(),
+            lookup: table.is_looked_up().then(|| {
+                let name = table.name.split(HINT_MARK).next().unwrap_or_default();
+                Arc::new(LookupTable::new(name, Arc::clone(&base), table.lookup_key().to_vec()))
+            }),
         };
         let ms = |key: &str| table.option(key).and_then(duration_ms);
         let idle = ms("scan.watermark.idle-timeout").unwrap_or(self.settings.idle_timeout_ms);
@@ -184,6 +196,7 @@ impl JobBuilder<'_> {
             declared: base.fields().len(),
             schema: Arc::clone(base),
             can_be_reference: false,
+            lookup: None,
         }];
         let mut compiler = self.compiler(Mode::Stream, &tables, &[], 1);
         // It runs once a piece: in a batch too, nothing may be dealt out to tasks that run once.
@@ -213,6 +226,7 @@ impl JobBuilder<'_> {
             operators: Vec::new(),
             paned: BTreeSet::new(),
             references: references.to_vec(),
+            lookups: Vec::new(),
             notes: Vec::new(),
             warnings: Vec::new(),
             scanned: BTreeSet::new(),

@@ -15,10 +15,11 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use datafusion::prelude::SessionConfig;
 
+use super::lookup::LookupNode;
 use super::nodes::{Gate, OperatorRows};
 use super::types::timestamp;
 use super::windows::WindowPlanner;
-use crate::operators::{GateExec, ORIGIN_COLUMN, SlotExec};
+use crate::operators::{GateExec, LookupExec, ORIGIN_COLUMN, SlotExec};
 
 /// Settings for streamed stages: one task a partition, and no optimisation that looks at the data. A batch
 /// is spread over `batch_tasks` tasks by DataFusion itself.
@@ -105,6 +106,14 @@ impl ExtensionPlanner for StageNodes {
             let input = Arc::clone(&physical_inputs[0]);
             let report = Arc::clone(&gate.report.0);
             return Ok(Some(Arc::new(GateExec::new(input, predicate, gate.kind.clone(), gate.number, origin, report))));
+        }
+        if let Some(lookup) = node.as_any().downcast_ref::<LookupNode>() {
+            let below = logical_inputs[0].schema();
+            let key = |key| planner.create_physical_expr(key, below, session_state, context);
+            let keys = lookup.keys.iter().map(key).collect::<Result<Vec<_>>>()?;
+            let (input, table) = (Arc::clone(&physical_inputs[0]), Arc::clone(&lookup.table.0));
+            let schema = Arc::clone(UserDefinedLogicalNode::schema(lookup).inner());
+            return Ok(Some(Arc::new(LookupExec::new(input, keys, table, schema))));
         }
         Ok(None)
     }

@@ -5,7 +5,6 @@
 //! It is strict where AWS is (quotas, tokens, iterators of other streams), so that a client that is sloppy fails here; and
 //! it counts calls. `tests/kinesis_aws/stub.rs` tests the stub itself.
 
-pub(crate) mod http;
 pub(crate) mod kinesis;
 mod ops;
 mod push;
@@ -13,9 +12,10 @@ mod push;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use http::{Reply, Request, Server};
+use crate::http::{Reply, Request, Server, Service, now_ms};
+use async_trait::async_trait;
 use kinesis::StubStream;
 
 /// What goes wrong instead of an answer.
@@ -58,6 +58,8 @@ pub(crate) struct State {
     pub(crate) iterator_ms: i64,
     /// How long a subscription lasts.
     pub(crate) subscription: Duration,
+    /// A second subscription within this time is refused.
+    pub(crate) subscription_gap: Duration,
     /// Between two events without records.
     pub(crate) heartbeat: Duration,
     /// ListShards ignores filters, as some emulators do.
@@ -83,6 +85,7 @@ impl Default for State {
             page: 1_000,
             iterator_ms: 300_000,
             subscription: Duration::from_secs(300),
+            subscription_gap: Duration::from_secs(5),
             // 5 s at AWS; tests wait for them.
             heartbeat: Duration::from_millis(200),
             ignores_filters: false,
@@ -127,13 +130,12 @@ impl AwsStub {
         let state = Arc::new(Mutex::new(State::default()));
         let offset_ms = Arc::new(AtomicI64::new(0));
         let (shared, offset) = (Arc::clone(&state), Arc::clone(&offset_ms));
-        let now = move || now_ms() + offset.load(Ordering::SeqCst);
-        let server = Server::start(move |request| answer(&shared, &now, request)).await;
+        let server = Server::start(Arc::new(Front { state: shared, offset_ms: offset })).await;
         Self { state, offset_ms, server: Arc::new(server) }
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.server.address)
+        self.server.url()
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -159,6 +161,12 @@ impl AwsStub {
     pub(crate) fn fail_for(&self, operation: &str, time: Duration, fault: Fault) {
         let until = Span::Until(Instant::now() + time);
         self.state().faults.entry(operation.to_owned()).or_default().push_back((until, fault));
+    }
+
+    /// Faults that no call has met yet, of those with a number.
+    pub(crate) fn faults_left(&self) -> usize {
+        let left = |(span, _): &(Span, Fault)| if let Span::Calls(left) = span { *left } else { 0 };
+        self.state().faults.values().flatten().map(left).sum()
     }
 
     /// Calls of an operation so far, failed ones too.
@@ -195,26 +203,31 @@ impl AwsStub {
     }
 }
 
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+/// What stands behind the port.
+struct Front {
+    state: Arc<Mutex<State>>,
+    offset_ms: Arc<AtomicI64>,
 }
 
-fn answer(state: &Arc<Mutex<State>>, now: &dyn Fn() -> i64, request: &Request) -> Reply {
-    let operation = request.header("x-amz-target").and_then(|t| t.strip_prefix("Kinesis_20131202.")).unwrap_or("");
-    let operation = operation.to_owned();
-    let fault = {
-        let mut state = state.lock().unwrap();
-        *state.calls.entry(operation.clone()).or_default() += 1;
-        state.fault(&operation)
-    };
-    match fault {
-        Some(Fault::Error(status, code)) => return Reply::error(status, code, "as the test asked"),
-        Some(Fault::Closed) => return Reply::Close,
-        Some(Fault::CutAnswer) => {
-            let reply = ops::answer(state, now(), &operation, &request.json());
-            return reply.cut();
+#[async_trait]
+impl Service for Front {
+    async fn answer(&self, request: Request) -> Reply {
+        let operation = match request.target() {
+            Some(("Kinesis_20131202", operation)) => operation.to_owned(),
+            _ => String::new(),
+        };
+        let fault = {
+            let mut state = self.state.lock().unwrap();
+            *state.calls.entry(operation.clone()).or_default() += 1;
+            state.fault(&operation)
+        };
+        let now = now_ms() + self.offset_ms.load(Ordering::SeqCst);
+        let answer = || ops::answer(&self.state, now, &operation, &request.json());
+        match fault {
+            Some(Fault::Error(status, code)) => Reply::error(status, code, "as the test asked"),
+            Some(Fault::Closed) => Reply::Cut,
+            Some(Fault::CutAnswer) => answer().cut_within(),
+            _ => answer(),
         }
-        _ => {}
     }
-    ops::answer(state, now(), &operation, &request.json())
 }

@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::State;
-use super::http::Reply;
 use super::kinesis::{StubConsumer, StubRecord, StubShard, StubStream};
 use super::push;
+use crate::http::Reply;
 
 type Answer = Result<Value, Reply>;
 
@@ -56,7 +56,7 @@ pub(super) fn answer(shared: &Arc<Mutex<State>>, now_ms: i64, operation: &str, i
         "DeregisterStreamConsumer" => deregister(&mut state, input),
         other => Err(refuse("UnknownOperationException", other)),
     };
-    result.map_or_else(|reply| reply, |value| Reply::Json(200, value))
+    result.map_or_else(|reply| reply, |value| Reply::json(200, &value))
 }
 
 /// The stream that the input names, by name or ARN.

@@ -8,16 +8,14 @@ use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::http::{Part, Reply};
 use super::ops::{children_json, record_json, start};
 use super::{Fault, State};
+use crate::http::{Part, Reply, now_ms};
 
 /// Records in an event.
 const MOST: usize = 100;
 /// Between two looks for records.
 const LOOK: Duration = Duration::from_millis(10);
-/// Within that time of a subscription, another one is refused.
-const GAP: Duration = Duration::from_secs(5);
 
 fn frame(kind: &str, name_header: &'static str, name: &str, payload: &Value) -> Vec<u8> {
     let text = |s: &str| HeaderValue::String(s.to_owned().into());
@@ -45,7 +43,7 @@ pub(super) fn subscribe(shared: &Arc<Mutex<State>>, now_ms: i64, input: &Value) 
     };
     let key = (consumer, shard.clone());
     let subscriptions = &state.streams[&stream].subscriptions;
-    if subscriptions.get(&key).is_some_and(|(_, began)| began.elapsed() < GAP) {
+    if subscriptions.get(&key).is_some_and(|(_, began)| began.elapsed() < state.subscription_gap) {
         return Reply::error(400, "ResourceInUseException", "Another active subscription exists for this consumer");
     }
     let position = &input["StartingPosition"];
@@ -78,7 +76,7 @@ fn next_event(state: &mut State, stream: &str, shard: &str, index: &mut usize, b
         return None;
     }
     *index += taken.len();
-    let behind = known.records.get(*index).map_or(0, |_| 1);
+    let behind = known.records.get(*index).map_or(0, |next| (now_ms() - next.arrival_ms).max(1));
     let fallback = known.records.get(index.wrapping_sub(1)).map(|r| r.sequence.clone());
     let continuation = last.or(fallback).unwrap_or_else(|| known.first_sequence.clone());
     let mut event = json!({ "Records": taken, "MillisBehindLatest": behind });

@@ -8,6 +8,9 @@
 #[path = "../s3_aws/emulator.rs"]
 #[expect(dead_code, reason = "shared with the tests of S3, which use all of it")]
 mod emulator;
+#[path = "../emulators/mod.rs"]
+#[expect(dead_code, reason = "shared with the tests of each service")]
+mod emulators_of_aws;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -177,4 +180,28 @@ async fn what_is_missing_is_made_and_what_exists_is_left_alone() {
     assert!(checked.ends_with("code 1\n"), "{checked}");
     let policy = say(&["iam", "job.sql", "--account"]);
     assert!(policy.contains("arn:aws:dynamodb:eu-west-1:000000000000:table/live-counts"), "{policy}");
+}
+
+/// A table that is looked up, with its key as Flink's DynamoDB tables name it.
+const LOOKUP: &str = "
+CREATE TABLE orders (id BIGINT, product STRING, region INT, proc_time AS PROCTIME())
+WITH ('connector' = 'kinesis', 'stream' = 'orders', 'format' = 'json');
+CREATE TABLE products (product STRING, region INT, category STRING, price DECIMAL(12, 2)) PARTITIONED BY (product, region)
+WITH ('connector' = 'dynamodb', 'table-name' = 'products', 'lookup.cache' = 'PARTIAL', 'lookup.partial-cache.max-rows' = '5000');
+CREATE TABLE enriched (id BIGINT, category STRING) WITH ('connector' = 'kinesis', 'stream' = 'enriched', 'format' = 'json');
+INSERT INTO enriched
+SELECT o.id, p.category FROM orders AS o
+LEFT JOIN products FOR SYSTEM_TIME AS OF o.proc_time AS p ON p.product = o.product AND p.region = o.region AND p.price > 0;
+";
+
+#[test]
+fn a_table_that_is_looked_up() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("job.sql"), LOOKUP).unwrap();
+    assert_snapshot!("iam_of_a_lookup", said(dir.path(), &[], &["iam", "job.sql"]));
+    assert_snapshot!(
+        "provision_of_a_lookup",
+        said(dir.path(), &[], &["provision", "job.sql", "--format", "cloudformation"])
+    );
+    assert_snapshot!("explain_of_a_lookup", said(dir.path(), &[], &["explain", "--physical", "job.sql"]));
 }

@@ -4,79 +4,20 @@
 //! `tests/emulators/setup-tables` installs them. Without them, a test says that it was skipped; with CI set, it fails.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arrow::array::*;
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Value, json};
 use tidemill::contracts::{ChangeKind, Changes, Clock, EpochNumber, SystemClock, TableSpec};
 
+use crate::emulators_of_aws::{Emulator, dynoxide, ministack};
+use crate::queues::{received, topic};
 use crate::replay;
-use crate::shipped;
-use crate::stub::http::{Reply, Request, forward};
 use crate::stub::{Fault, Running, calm};
 use crate::support::*;
-use crate::target::{Target, client, create_table, plain};
-
-/// Where emulators are installed.
-fn installed() -> PathBuf {
-    let named = std::env::var_os("TIDEMILL_EMULATORS").map(PathBuf::from);
-    named.unwrap_or_else(|| {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-        cache.unwrap_or_default().join("tidemill/emulators")
-    })
-}
-
-/// A running emulator; it ends with the test.
-struct Emulator {
-    port: u16,
-    process: Child,
-}
-
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
-fn start(program: &str, command: impl Fn(&mut Command, u16)) -> Option<Emulator> {
-    let path = installed().join(program);
-    if !path.exists() {
-        let text = format!("'{program}' is not installed: run tests/emulators/setup-tables");
-        assert!(std::env::var_os("CI").is_none(), "{text}");
-        eprintln!("skipped: {text}");
-        return None;
-    }
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut child = Command::new(&path);
-    command(&mut child, port);
-    let process = child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let emulator = Emulator { port, process };
-    let started = Instant::now();
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(started.elapsed() < Duration::from_secs(30), "'{program}' does not listen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Some(emulator)
-}
-
-fn dynoxide() -> Option<Emulator> {
-    start("dynoxide/bin/dynoxide", |command, port| {
-        command.args(["serve", "--host", "127.0.0.1", "--port", &port.to_string()]);
-    })
-}
-
-fn ministack() -> Option<Emulator> {
-    start("python/bin/ministack", |command, port| {
-        command.env("BIND_HOST", "127.0.0.1").env("GATEWAY_PORT", port.to_string());
-    })
-}
+use crate::tables::{client, create_table, plain};
+use crate::target::Target;
 
 /// The property of `replay`, with fewer cases: an emulator takes milliseconds for a write.
 async fn replays(emulator: &Emulator) {
@@ -93,14 +34,14 @@ async fn replays(emulator: &Emulator) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replays_on_dynoxide() {
-    if let Some(emulator) = dynoxide() {
+    if let Some(emulator) = dynoxide().await {
         replays(&emulator).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replays_on_ministack() {
-    if let Some(emulator) = ministack() {
+    if let Some(emulator) = ministack().await {
         replays(&emulator).await;
     }
 }
@@ -218,85 +159,21 @@ async fn table_on(emulator: &Emulator) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_on_dynoxide() {
-    if let Some(emulator) = dynoxide() {
+    if let Some(emulator) = dynoxide().await {
         table_on(&emulator).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_on_ministack() {
-    if let Some(emulator) = ministack() {
+    if let Some(emulator) = ministack().await {
         table_on(&emulator).await;
-    }
-}
-
-/// A call of SQS, whose SDK is no dependency.
-async fn sqs(port: u16, operation: &str, input: Value) -> Value {
-    let scope = "AWS4-HMAC-SHA256 Credential=test/20260101/eu-west-1/sqs/aws4_request, SignedHeaders=host, Signature=0";
-    let headers = [
-        ("host", "127.0.0.1"),
-        ("content-type", "application/x-amz-json-1.0"),
-        ("x-amz-target", &format!("AmazonSQS.{operation}")),
-        ("authorization", scope),
-    ];
-    let headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    match forward(port, &Request { headers, body: input.to_string().into_bytes() }).await {
-        Reply::Answer(200, body) => serde_json::from_slice(&body).unwrap(),
-        other => panic!("{operation}: {other:?}"),
-    }
-}
-
-fn sns_client(url: &str) -> aws_sdk_sns::Client {
-    let config = aws_sdk_sns::Config::builder()
-        .behavior_version(aws_sdk_sns::config::BehaviorVersion::latest())
-        .region(aws_sdk_sns::config::Region::new("eu-west-1"))
-        .endpoint_url(url)
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .credentials_provider(aws_credential_types::Credentials::new("test", "test", None, None, "test"));
-    aws_sdk_sns::Client::from_conf(config.build())
-}
-
-/// A topic, and a queue behind it.
-async fn topic(port: u16, name: &str) -> (String, String) {
-    let sns = sns_client(&format!("http://127.0.0.1:{port}"));
-    let fifo = name.ends_with(".fifo");
-    let mut create = sns.create_topic().name(name);
-    let mut attributes = json!({});
-    if fifo {
-        create = create.attributes("FifoTopic", "true");
-        attributes = json!({ "FifoQueue": "true" });
-    }
-    let arn = create.send().await.unwrap().topic_arn.unwrap();
-    let queue = sqs(port, "CreateQueue", json!({ "QueueName": name, "Attributes": attributes })).await;
-    let url = queue["QueueUrl"].as_str().unwrap().to_owned();
-    let names = json!({ "QueueUrl": url, "AttributeNames": ["QueueArn"] });
-    let queue_arn = sqs(port, "GetQueueAttributes", names).await["Attributes"]["QueueArn"].as_str().unwrap().to_owned();
-    sns.subscribe().topic_arn(&arn).protocol("sqs").endpoint(queue_arn).send().await.unwrap();
-    (arn, url)
-}
-
-/// Everything that the queue holds: id and message.
-async fn received(port: u16, queue: &str) -> Vec<(String, String)> {
-    let mut all = Vec::new();
-    loop {
-        let input = json!({ "QueueUrl": queue, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 0 });
-        let messages = sqs(port, "ReceiveMessage", input).await["Messages"].as_array().cloned().unwrap_or_default();
-        if messages.is_empty() {
-            return all;
-        }
-        for message in messages {
-            let envelope: Value = serde_json::from_str(message["Body"].as_str().unwrap()).unwrap();
-            let id = envelope["MessageAttributes"]["alert_id"]["Value"].as_str().unwrap().to_owned();
-            all.push((id, envelope["Message"].as_str().unwrap().to_owned()));
-            let handle = json!({ "QueueUrl": queue, "ReceiptHandle": message["ReceiptHandle"] });
-            sqs(port, "DeleteMessage", handle).await;
-        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn alerts_arrive_in_a_queue_by_ministack() {
-    let Some(emulator) = ministack() else { return };
+    let Some(emulator) = ministack().await else { return };
     let port = emulator.port;
     let running = Running::before(port, calm()).await;
     create_table(&client(&format!("http://127.0.0.1:{port}")), "published", &[("id", "S")]).await;
@@ -348,30 +225,6 @@ async fn alerts_arrive_in_a_queue_by_ministack() {
     }
 }
 
-/// The shipped job into DynamoDB on dynoxide, and through SNS on ministack into a queue.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_shipped_job_is_exact_on_emulators() {
-    let (Some(dynamodb), Some(sns)) = (dynoxide(), ministack()) else { return };
-    let url = |emulator: &Emulator| format!("http://127.0.0.1:{}", emulator.port);
-    let direct = client(&url(&dynamodb));
-    for (table, keys) in shipped::TABLES {
-        create_table(&direct, table, &keys).await;
-    }
-    let (_, queue) = topic(sns.port, "analytics-alerts").await;
-    shipped::run("weblog.jsonl", &[("DYNAMODB", url(&dynamodb)), ("SNS", url(&sns))], "5000").await;
-    let expected = shipped::expected("weblog");
-    for (table, _) in shipped::TABLES {
-        let mut items = Vec::new();
-        let mut pages = direct.scan().table_name(table).consistent_read(true).into_paginator().items().send();
-        while let Some(item) = pages.next().await {
-            items.push(item.unwrap().iter().map(|(name, value)| (name.clone(), plain(value))).collect());
-        }
-        shipped::check_table(table, &expected, items);
-    }
-    let messages: Vec<String> = received(sns.port, &queue).await.into_iter().map(|(_, message)| message).collect();
-    shipped::check_alerts(&expected, &messages);
-}
-
 /// CPU time of this process, where the system tells.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -384,7 +237,7 @@ fn cpu_seconds() -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_modes_cost() {
     const ITEMS: i64 = 2_000;
-    let Some(emulator) = dynoxide() else { return };
+    let Some(emulator) = dynoxide().await else { return };
     let target = Target::emulator(emulator.port).await;
     for (mode, calls) in [("update", 2_000), ("put", 2_000), ("batch", 80), ("add", 2_000)] {
         target.empty().await;

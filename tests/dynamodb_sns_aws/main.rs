@@ -2,13 +2,26 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
 
+#[path = "../emulators/mod.rs"]
+#[expect(dead_code, reason = "shared with the tests of other services")]
+mod emulators_of_aws;
 #[path = "../support/exact.rs"]
 mod exact;
+#[path = "../support/shipped.rs"]
+mod expected;
+#[path = "../support/http.rs"]
+#[expect(dead_code, reason = "shared with the stub of Kinesis, which also streams")]
+mod http;
+#[path = "../support/queues.rs"]
+mod queues;
 #[path = "../aws_stub_tables/mod.rs"]
 mod stub;
+#[path = "../support/tables.rs"]
+mod tables;
 
 mod delivery;
 mod emulators;
+mod lookups;
 mod replay;
 mod shipped;
 mod support;

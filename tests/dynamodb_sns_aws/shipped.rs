@@ -4,25 +4,13 @@
 //! Events come from a file here, so `events.sql` names it, and `archive.sql`, which needs columns that only Kinesis has, is
 //! left out.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
-
-use crate::exact::canonical;
-use crate::stub::tables::Item;
+use crate::expected::{TABLES, alerts_difference, expected, table_difference};
 use crate::stub::{Fault, Running};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-/// Tables and their keys.
-pub(crate) const TABLES: [(&str, [(&str, &str); 2]); 4] = [
-    ("analytics-metrics", [("metric_key", "S"), ("sort_key", "S")]),
-    ("page-views-per-minute", [("page", "S"), ("window_start", "S")]),
-    ("top-pages", [("window_start", "S"), ("rank", "N")]),
-    ("revenue-by-category", [("category", "S"), ("window_start", "S")]),
-];
 
 /// A folder with the job, over the events of `file`.
 fn job(file: &str) -> tempfile::TempDir {
@@ -48,7 +36,7 @@ fn job(file: &str) -> tempfile::TempDir {
 }
 
 /// Runs the program over all events; `endpoints` are services with their addresses.
-pub(crate) async fn run(file: &str, endpoints: &[(&str, String)], epoch_rows: &str) {
+async fn run(file: &str, endpoints: &[(&str, String)], epoch_rows: &str) {
     let folder = job(file);
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
     command.args(["run", ".", "--drain", "--epoch-rows", epoch_rows]).current_dir(folder.path());
@@ -64,45 +52,6 @@ pub(crate) async fn run(file: &str, endpoints: &[(&str, String)], epoch_rows: &s
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
-}
-
-pub(crate) fn expected(name: &str) -> Value {
-    let path = Path::new(ROOT).join("tests/data/expected").join(format!("{name}.json"));
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-/// Items without what the SQL does not name, as text.
-pub(crate) fn stored(items: Vec<Item>) -> Vec<String> {
-    let text = |item: Item| {
-        let visible = item.into_iter().filter(|(name, _)| !name.starts_with("tm_"));
-        let text = |value: Value| value.as_object().unwrap().values().next().unwrap().as_str().unwrap().to_owned();
-        format!("{:?}", visible.map(|(name, value)| (name, text(value))).collect::<BTreeMap<_, _>>())
-    };
-    items.into_iter().map(text).collect()
-}
-
-pub(crate) fn check_table(name: &str, expected: &Value, items: Vec<Item>) {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let wanted = expected[name].as_array().unwrap().iter().map(|item| {
-        let present = item.as_object().unwrap().iter().filter(|(_, value)| !value.is_null());
-        format!("{:?}", present.map(|(name, value)| (name.clone(), text(value))).collect::<BTreeMap<_, _>>())
-    });
-    same(name, wanted.collect(), stored(items));
-}
-
-pub(crate) fn check_alerts(expected: &Value, messages: &[String]) {
-    let wanted = expected["alerts"].as_array().unwrap().iter().map(|alert| canonical(&alert["message"]));
-    let found = messages.iter().map(|message| canonical(&serde_json::from_str(message).unwrap()));
-    same("alerts", wanted.collect(), found.collect());
-}
-
-fn same(what: &str, mut wanted: Vec<String>, mut found: Vec<String>) {
-    wanted.sort();
-    found.sort();
-    let missing: Vec<_> = wanted.iter().filter(|row| found.binary_search(row).is_err()).take(5).collect();
-    let surplus: Vec<_> = found.iter().filter(|row| wanted.binary_search(row).is_err()).take(5).collect();
-    let (n, m) = (wanted.len(), found.len());
-    assert!(wanted == found, "{what}: {n} wanted, {m} found\nmissing: {missing:#?}\ntoo many: {surplus:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,9 +81,10 @@ async fn the_shipped_job_is_exact_while_the_services_fail() {
     run("shop.jsonl", &[("DYNAMODB", running.url()), ("SNS", running.url())], "3000").await;
     let expected = expected("shop");
     for (table, _) in TABLES {
-        check_table(table, &expected, running.tables.items(table));
+        assert_eq!(table_difference(table, &expected, running.tables.items(table)), None);
     }
     let published = running.topics.published.lock().unwrap().clone();
-    check_alerts(&expected, &published.iter().map(|p| p.message.clone()).collect::<Vec<_>>());
+    let messages: Vec<String> = published.iter().map(|p| p.message.clone()).collect();
+    assert_eq!(alerts_difference(&expected, &messages), None);
     assert!(published.iter().all(|p| p.attributes.contains_key("alert_id") && p.attributes.contains_key("alert_type")));
 }

@@ -1,17 +1,29 @@
-//! Emulators of AWS: each is started on a free port of the loopback interface and stopped when it is dropped.
+//! Emulators of AWS: each is started on free ports of the loopback interface and stopped when it is dropped.
 //!
 //! `tests/emulators/setup` installs them. Where one is missing a test says so and is skipped; with `CI` set it fails.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// How long an emulator may take until it listens, in steps of [`STEP`].
+const STEPS: usize = 600;
+const STEP: Duration = Duration::from_millis(50);
+
+/// The only key that SeaweedFS takes; the others take any.
+pub(crate) const KEY_ID: &str = "test";
+/// See [`KEY_ID`].
+pub(crate) const SECRET: &str = "testtest";
 
 /// A running emulator.
 #[derive(Debug)]
 pub(crate) struct Emulator {
-    child: Child,
+    pub(crate) name: &'static str,
+    pub(crate) port: u16,
     pub(crate) endpoint: String,
-    _folder: tempfile::TempDir,
+    child: Child,
+    folder: tempfile::TempDir,
 }
 
 impl Drop for Emulator {
@@ -19,6 +31,13 @@ impl Drop for Emulator {
         // It has nothing to keep.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Emulator {
+    /// What it has said so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("emulator.log")).unwrap_or_default()
     }
 }
 
@@ -33,7 +52,8 @@ fn installed() -> PathBuf {
 }
 
 /// `None`, and a line that says so, when `path` is not there.
-fn needed(path: PathBuf) -> Option<PathBuf> {
+fn needed(path: &str) -> Option<PathBuf> {
+    let path = installed().join(path);
     if path.exists() {
         return Some(path);
     }
@@ -43,28 +63,31 @@ fn needed(path: PathBuf) -> Option<PathBuf> {
     None
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+/// Ports that are free now.
+fn ports<const N: usize>() -> [u16; N] {
+    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
-async fn start(mut command: Command, port: u16) -> Emulator {
-    let folder = tempfile::tempdir().unwrap();
-    command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+#[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
+async fn start(name: &'static str, mut command: Command, port: u16, folder: tempfile::TempDir) -> Emulator {
+    let log = std::fs::File::create(folder.path().join("emulator.log")).unwrap();
+    command.current_dir(folder.path()).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     let child = command.spawn().unwrap();
-    let emulator = Emulator { child, endpoint: format!("http://127.0.0.1:{port}"), _folder: folder };
-    for _ in 0..600 {
+    let emulator = Emulator { name, port, endpoint: format!("http://127.0.0.1:{port}"), child, folder };
+    for _ in 0..STEPS {
         if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
             return emulator;
         }
-        crate::faults::pause(50).await;
+        tokio::time::sleep(STEP).await;
     }
-    panic!("{command:?} does not listen after 30 s");
+    panic!("{name} does not listen on port {port} after {:?}:\n{}", STEP * STEPS as u32, emulator.log());
 }
 
-/// Kinesis by kinesis-local 0.6.2 (kinesis-mock).
+/// Kinesis by kinesis-local 0.6.2 (kinesis-mock): polling and resharding.
 pub(crate) async fn kinesis_local() -> Option<Emulator> {
-    let package = needed(installed().join("kinesis-local/node_modules/kinesis-local"))?;
-    let (port, tls) = (free_port(), free_port());
+    let package = needed("kinesis-local/node_modules/kinesis-local")?;
+    let [port, tls] = ports();
     let mut command = Command::new("node");
     command
         .arg("-r")
@@ -75,14 +98,56 @@ pub(crate) async fn kinesis_local() -> Option<Emulator> {
         .env("KINESIS_MOCK_TLS_PORT", tls.to_string())
         .env("SHARD_LIMIT", "1000")
         .env("LOG_LEVEL", "ERROR");
-    Some(start(command, port).await)
+    Some(start("kinesis-local", command, port, tempfile::tempdir().unwrap()).await)
 }
 
-/// Kinesis with enhanced fan-out by ministack 1.5.33.
+/// ministack 1.5.33: Kinesis with enhanced fan-out, SNS and SQS; a second mind about DynamoDB and S3. It checks no
+/// signature.
 pub(crate) async fn ministack() -> Option<Emulator> {
-    let program = needed(installed().join("python/bin/ministack"))?;
-    let port = free_port();
+    let program = needed("python/bin/ministack")?;
+    let [port] = ports();
     let mut command = Command::new(program);
     command.env("BIND_HOST", "127.0.0.1").env("GATEWAY_PORT", port.to_string());
-    Some(start(command, port).await)
+    Some(start("ministack", command, port, tempfile::tempdir().unwrap()).await)
+}
+
+/// DynamoDB by dynoxide 3.2.0, in memory.
+pub(crate) async fn dynoxide() -> Option<Emulator> {
+    let program = needed("dynoxide/bin/dynoxide")?;
+    let [port] = ports();
+    let mut command = Command::new(program);
+    command.args(["serve", "--host", "127.0.0.1", "--port", &port.to_string()]);
+    Some(start("dynoxide", command, port, tempfile::tempdir().unwrap()).await)
+}
+
+/// S3 by SeaweedFS 4.48: real signatures, uploads that outlive a crash. It listens before it answers: ask it for its
+/// buckets first.
+pub(crate) async fn seaweed() -> Option<Emulator> {
+    let program = needed("python/bin/weed")?;
+    let folder = tempfile::tempdir().unwrap();
+    let p: [u16; 10] = ports();
+    let flags = [
+        format!("-dir={}", folder.path().display()),
+        "-ip=127.0.0.1".to_owned(),
+        "-ip.bind=127.0.0.1".to_owned(),
+        "-master.telemetry=false".to_owned(),
+        "-admin.ui=false".to_owned(),
+        "-webdav=false".to_owned(),
+        "-s3.port.iceberg=0".to_owned(),
+        "-s3.port.lance=0".to_owned(),
+        "-s3.autoCreateBucket=false".to_owned(),
+        format!("-s3.port={}", p[0]),
+        format!("-s3.port.grpc={}", p[1]),
+        format!("-master.port={}", p[2]),
+        format!("-master.port.grpc={}", p[3]),
+        format!("-volume.port={}", p[4]),
+        format!("-volume.port.grpc={}", p[5]),
+        format!("-filer.port={}", p[6]),
+        format!("-filer.port.grpc={}", p[7]),
+        format!("-admin.port={}", p[8]),
+        format!("-admin.port.grpc={}", p[9]),
+    ];
+    let mut command = Command::new(program);
+    command.arg("mini").args(flags).env("AWS_ACCESS_KEY_ID", KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET);
+    Some(start("seaweedfs", command, p[0], folder).await)
 }

@@ -58,6 +58,7 @@ async fn errors_within_a_subscription() {
         let mut job = Job::new(&stub, Way::FanOut, S, &[]);
         let seen = job.run(TrimHorizon, |s| s.records.len() >= 250 && s.all_idle()).await.unwrap();
         assert_complete(&feed, &seen.records);
+        assert_eq!(stub.faults_left(), 0);
     }
 }
 

@@ -10,7 +10,10 @@
 #[path = "../aws_stub/mod.rs"]
 mod aws_stub;
 #[path = "../emulators/mod.rs"]
+#[expect(dead_code, reason = "shared with the tests of other services")]
 mod emulators_of_aws;
+#[path = "../support/http.rs"]
+mod http;
 
 mod command;
 mod emulators;
@@ -22,6 +25,7 @@ mod positions;
 mod random;
 mod resharding;
 mod run;
+mod serve;
 mod several;
 mod sinks;
 mod stub;

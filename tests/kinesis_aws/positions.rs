@@ -9,6 +9,8 @@ use crate::run::{Job, Way};
 
 in_both_ways!(
     latest_is_resolved_once,
+    ten_minutes_behind,
+    start_at_sequence_numbers,
     latest_survives_a_reshard,
     resume_is_exclusive,
     older_than_retention,
@@ -205,4 +207,73 @@ async fn unread_child_of_a_finished_shard_ages(way: Way) {
     job.hours_later(&stub, S, 25);
     let error = job.run(TrimHorizon, |_| false).await.unwrap_err().to_string();
     assert!(error.contains("is lost"), "{error}");
+}
+
+/// A consumer that is ten minutes behind says so, and catches up while records go on coming.
+async fn ten_minutes_behind(way: Way) {
+    let (stub, mut feed) = stub(2).await;
+    stub.set_offset(-600_000);
+    feed.put(3_000);
+    stub.set_offset(0);
+    let most_behind = std::sync::atomic::AtomicU64::new(0);
+    let mut job = Job::new(&stub, way, S, &[("source.shard.get-records.max-record-count", "500")]);
+    let producer = tokio::spawn(async move {
+        for _ in 0..20 {
+            crate::faults::pause(100).await;
+            feed.put(10);
+        }
+        feed
+    });
+    let done = |seen: &crate::run::Seen| {
+        let behind = seen.behind.values().flatten().max().copied().unwrap_or(0);
+        most_behind.fetch_max(behind, std::sync::atomic::Ordering::Relaxed);
+        seen.records.len() >= 3_200 && seen.all_idle()
+    };
+    let seen = job.run(TrimHorizon, done).await.unwrap();
+    assert_complete(&producer.await.unwrap(), &seen.records);
+    let most = most_behind.into_inner();
+    assert!((590_000..700_000).contains(&most), "{most} ms behind");
+    assert!(seen.behind.values().all(|behind| *behind == Some(0)), "{:?}", seen.behind);
+    assert_eq!(stub.state().violations, 0);
+}
+
+/// A first run begins behind the records that the table names, in shards that have been split since, and reads what is not
+/// named from its beginning; a later run goes on where the first one stood.
+async fn start_at_sequence_numbers(way: Way) {
+    let (stub, mut feed) = stub(3).await;
+    feed.put(300);
+    // Behind the tenth record of the first shard and the last of the second; the third is not named.
+    let number = |shard: &str, index: usize| {
+        stub.with(S, |s| {
+            let records = &s.shards[shard].records;
+            records[index.min(records.len() - 1)].sequence.clone()
+        })
+    };
+    let (first, second) = ("shardId-000000000000", "shardId-000000000001");
+    let named = format!("{first}={}; {second}={}@{}", number(first, 9), number(second, 999), stub.now_ms());
+    let texts = |shard: &str, from: usize| {
+        stub.with(S, |s| {
+            let records = s.shards[shard].records.iter().skip(from);
+            records.map(|r| String::from_utf8(r.data.clone()).unwrap()).collect::<Vec<_>>()
+        })
+    };
+    let behind = texts(second, 0).len();
+    stub.split(S, first);
+    feed.put(60);
+    let children = [texts("shardId-000000000003", 0), texts("shardId-000000000004", 0)].concat();
+    let parts = [texts(first, 10), texts(second, behind), texts("shardId-000000000002", 0), children];
+    let mut wanted = parts.concat();
+    wanted.sort();
+    let mut job = Job::new(&stub, way, S, &[("source.init.sequence-numbers", &named)]);
+    // LATEST, which is the default on AWS, says nothing of shards beside the option.
+    let seen = job.run(Latest, |s| s.records.len() >= 50).await.unwrap();
+    let mut got: Vec<String> = seen.records.into_iter().map(|r| r.data).collect();
+    stub.with(S, |s| s.subscriptions.clear());
+    let left = wanted.len() - got.len();
+    let seen = job.run(Latest, |s| s.records.len() >= left && s.all_idle()).await.unwrap();
+    got.extend(seen.records.into_iter().map(|r| r.data));
+    got.sort();
+    assert_eq!(got, wanted);
+    let wrong = Job::new(&stub, way, S, &[("source.init.sequence-numbers", "shardId-000000000000: 5")]).source();
+    assert!(wrong.unwrap_err().to_string().contains("shardId-000000000000=4959"));
 }

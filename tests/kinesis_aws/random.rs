@@ -3,10 +3,13 @@
 //!
 //! `TIDEMILL_SEED=17 cargo test --test kinesis_aws random` plays one seed again.
 
+use std::time::Duration;
+
 use tidemill::contracts::StartPosition::TrimHorizon;
 
 use crate::aws_stub::{AwsStub, Fault};
 use crate::feed::{Feed, assert_complete};
+use crate::in_both_ways;
 use crate::run::{Job, Way};
 
 const S: &str = "s";
@@ -22,8 +25,32 @@ impl Dice {
     }
 }
 
+/// How much faster the program's pauses pass by fan-out: there are 5 s between two subscriptions of a shard.
+const SPEED: u32 = 50;
+
+/// A call, or a subscription, that goes wrong.
+fn fail(stub: &AwsStub, way: Way, dice: &mut Dice) {
+    let server = Fault::Error(500, "InternalFailure");
+    let (operation, faults) = match (way, dice.roll(3)) {
+        (_, 0) => ("ListShards", vec![server, Fault::Error(400, "LimitExceededException")]),
+        (Way::Polling, _) => {
+            let throttled = Fault::Error(400, "ProvisionedThroughputExceededException");
+            let expired = Fault::Error(400, "ExpiredIteratorException");
+            ("GetRecords", vec![server, throttled, expired, Fault::Closed, Fault::CutAnswer])
+        }
+        (Way::FanOut, 1) => {
+            ("SubscribeToShard", vec![server, Fault::Error(400, "LimitExceededException"), Fault::Closed])
+        }
+        (Way::FanOut, _) => {
+            ("event", vec![Fault::Exception("InternalFailureException"), Fault::BadFrame, Fault::CutStream])
+        }
+    };
+    let fault = faults[dice.roll(faults.len())].clone();
+    stub.fail(operation, 1 + dice.roll(2), fault);
+}
+
 /// One thing that happens to the stream.
-fn happen(stub: &AwsStub, feed: &mut Feed, dice: &mut Dice) {
+fn happen(stub: &AwsStub, way: Way, feed: &mut Feed, dice: &mut Dice) {
     match dice.roll(10) {
         0 | 1 => {
             let open = stub.with(S, |s| s.open_shards());
@@ -42,18 +69,7 @@ fn happen(stub: &AwsStub, feed: &mut Feed, dice: &mut Dice) {
                 stub.merge(S, &open[at].1, &open[at + 1].1);
             }
         }
-        4 => {
-            let faults = [
-                Fault::Error(500, "InternalFailure"),
-                Fault::Error(400, "ProvisionedThroughputExceededException"),
-                Fault::Error(400, "ExpiredIteratorException"),
-                Fault::Closed,
-                Fault::CutAnswer,
-            ];
-            let operation = ["GetRecords", "GetRecords", "ListShards"][dice.roll(3)];
-            let fault = faults[dice.roll(if operation == "GetRecords" { 5 } else { 2 })].clone();
-            stub.fail(operation, 1 + dice.roll(2), fault);
-        }
+        4 => fail(stub, way, dice),
         5 => stub.state().generation += 1,
         6 => {
             let hides = dice.roll(2) == 0;
@@ -66,11 +82,18 @@ fn happen(stub: &AwsStub, feed: &mut Feed, dice: &mut Dice) {
     }
 }
 
-async fn play(seed: u64) {
+async fn play(way: Way, seed: u64) {
     let mut dice = Dice(seed);
     let stub = AwsStub::start().await;
     stub.create(S, 1 + dice.roll(4));
-    stub.state().quotas = false;
+    {
+        let mut state = stub.state();
+        state.quotas = false;
+        state.subscription_gap = Duration::from_secs(5) / SPEED;
+        state.heartbeat = Duration::from_millis(20);
+        // Some end by themselves.
+        state.subscription = Duration::from_millis(400);
+    }
     let mut feed = Feed::new(&stub, S, 17);
     let options = [
         ("source.shard.get-records.interval", "1 ms"),
@@ -78,11 +101,14 @@ async fn play(seed: u64) {
         ("source.shard.discovery.interval", "100 ms"),
         ("source.shard.get-records.max-record-count", "9"),
     ];
-    let mut job = Job::new(&stub, Way::Polling, S, &options);
+    let mut job = Job::new(&stub, way, S, &options);
+    if way == Way::FanOut {
+        job.hurry(SPEED);
+    }
     let mut got = Vec::new();
     for _ in 0..4 {
         for _ in 0..dice.roll(8) {
-            happen(&stub, &mut feed, &mut dice);
+            happen(&stub, way, &mut feed, &mut dice);
         }
         // At least so many come while the run goes on.
         feed.put(10);
@@ -91,7 +117,7 @@ async fn play(seed: u64) {
             let (stub, mut dice) = (stub.clone(), Dice(dice.0 ^ 0xabcd));
             tokio::spawn(async move {
                 for _ in 0..10 {
-                    happen(&stub, &mut feed, &mut dice);
+                    happen(&stub, way, &mut feed, &mut dice);
                     crate::faults::pause(3).await;
                 }
                 feed
@@ -105,11 +131,12 @@ async fn play(seed: u64) {
     assert_complete(&feed, &got);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_schedule_gives_each_record_once_and_in_order() {
+in_both_ways!(any_schedule_gives_each_record_once_and_in_order);
+
+async fn any_schedule_gives_each_record_once_and_in_order(way: Way) {
     let chosen = std::env::var("TIDEMILL_SEED").ok().and_then(|s| s.parse::<u64>().ok());
     for seed in chosen.map_or(0..SEEDS, |seed| seed..seed + 1) {
         eprintln!("TIDEMILL_SEED={seed}");
-        play(seed).await;
+        play(way, seed).await;
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arrow::array::AsArray;
@@ -25,11 +25,12 @@ pub(crate) enum Way {
     FanOut,
 }
 
-/// The machine's clock, some hours away.
+/// The machine's clock, some hours away; pauses pass `speed` times as fast, so that minutes of them fit a test.
 #[derive(Debug)]
 pub(crate) struct OffsetClock {
     inner: SystemClock,
     offset_ms: AtomicI64,
+    speed: AtomicU32,
 }
 
 #[async_trait]
@@ -39,11 +40,11 @@ impl Clock for OffsetClock {
     }
 
     fn elapsed(&self) -> Duration {
-        self.inner.elapsed()
+        self.inner.elapsed() * self.speed.load(Ordering::SeqCst)
     }
 
     async fn sleep(&self, duration: Duration) {
-        self.inner.sleep(duration).await;
+        self.inner.sleep(duration / self.speed.load(Ordering::SeqCst)).await;
     }
 }
 
@@ -121,10 +122,16 @@ impl Job {
     }
 
     pub(crate) fn at(endpoint: &str, way: Way, stream: &str, options: &[(&str, &str)]) -> Self {
-        let clock = Arc::new(OffsetClock { inner: SystemClock::new(), offset_ms: AtomicI64::new(0) });
+        let clock =
+            Arc::new(OffsetClock { inner: SystemClock::new(), offset_ms: AtomicI64::new(0), speed: AtomicU32::new(1) });
         let mut spec = spec(endpoint, way, stream, options);
         spec.metadata = vec!["partition-key".to_owned()];
         Self { spec, clock, saved: None }
+    }
+
+    /// Makes the program's pauses so many times shorter; the stub must not ration it then.
+    pub(crate) fn hurry(&self, speed: u32) {
+        self.clock.speed.store(speed, Ordering::SeqCst);
     }
 
     /// Some hours later, here and at the stub, whose retention has done its work.
@@ -172,13 +179,13 @@ impl Job {
         run.discover(&sender).await?;
         run.first = false;
         began(&run.seen);
-        let deadline = self.clock.elapsed() + Duration::from_secs(90);
+        let deadline = self.clock.inner.elapsed() + Duration::from_secs(90);
         while !done(&run.seen) {
             let event = tokio::select! {
                 event = events.recv() => event,
-                () = self.clock.sleep(Duration::from_millis(100)) => None,
+                () = self.clock.inner.sleep(Duration::from_millis(100)) => None,
             };
-            assert!(self.clock.elapsed() < deadline, "nothing more comes: {:?}", run.seen);
+            assert!(self.clock.inner.elapsed() < deadline, "nothing more comes: {:?}", run.seen);
             match event {
                 Some((split, event)) => run.take(split, event, &done, &sender).await?,
                 None => run.discover(&sender).await?,

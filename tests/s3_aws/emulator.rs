@@ -1,8 +1,7 @@
-//! S3 emulators on free ports of the loopback: started for a test, ended with it.
+//! S3 emulators, and a bucket as a test sees it.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::ops::Deref;
+use std::path::Path;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
@@ -10,82 +9,27 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::primitives::ByteStream;
 use tidemill::contracts::TableSpec;
 
-pub(crate) const KEY_ID: &str = "test";
-pub(crate) const SECRET: &str = "testtest";
+use crate::emulators_of_aws::{self as emulators, KEY_ID, SECRET};
 
-/// A running emulator.
-pub(crate) struct Emulator {
-    pub(crate) name: &'static str,
-    pub(crate) endpoint: String,
-    child: Child,
-    _folder: tempfile::TempDir,
-}
+/// A running emulator that answers.
+pub(crate) struct Emulator(emulators::Emulator);
 
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Deref for Emulator {
+    type Target = emulators::Emulator;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
-}
-
-fn installed(program: &str) -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-    let path = cache.join("tidemill/emulators/python/bin").join(program);
-    if path.exists() {
-        return Some(path);
-    }
-    let how = format!("'{program}' is not installed; run tests/emulators/setup-s3");
-    assert!(std::env::var_os("CI").is_none(), "{how}");
-    eprintln!("SKIPPED: {how}");
-    None
-}
-
-/// Ports that are free now.
-fn ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// SeaweedFS: real signatures, uploads that outlive a crash.
 pub(crate) async fn seaweed() -> Option<Emulator> {
-    let program = installed("weed")?;
-    let folder = tempfile::tempdir().unwrap();
-    let p: [u16; 10] = ports();
-    let flags = [
-        format!("-dir={}", folder.path().display()),
-        "-ip=127.0.0.1".to_owned(),
-        "-ip.bind=127.0.0.1".to_owned(),
-        "-master.telemetry=false".to_owned(),
-        "-admin.ui=false".to_owned(),
-        "-webdav=false".to_owned(),
-        "-s3.port.iceberg=0".to_owned(),
-        "-s3.port.lance=0".to_owned(),
-        "-s3.autoCreateBucket=false".to_owned(),
-        format!("-s3.port={}", p[0]),
-        format!("-s3.port.grpc={}", p[1]),
-        format!("-master.port={}", p[2]),
-        format!("-master.port.grpc={}", p[3]),
-        format!("-volume.port={}", p[4]),
-        format!("-volume.port.grpc={}", p[5]),
-        format!("-filer.port={}", p[6]),
-        format!("-filer.port.grpc={}", p[7]),
-        format!("-admin.port={}", p[8]),
-        format!("-admin.port.grpc={}", p[9]),
-    ];
-    let mut command = Command::new(program);
-    command.arg("mini").args(flags).env("AWS_ACCESS_KEY_ID", KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET);
-    Some(start("seaweedfs", command, p[0], folder).await)
+    answering(emulators::seaweed().await?).await
 }
 
 /// ministack: another mind about the same protocol; it checks no signature.
 pub(crate) async fn ministack() -> Option<Emulator> {
-    let program = installed("ministack")?;
-    let folder = tempfile::tempdir().unwrap();
-    let [port] = ports();
-    let mut command = Command::new(program);
-    command.env("BIND_HOST", "127.0.0.1").env("GATEWAY_PORT", port.to_string()).current_dir(folder.path());
-    Some(start("ministack", command, port, folder).await)
+    answering(emulators::ministack().await?).await
 }
 
 /// All that are installed.
@@ -93,20 +37,16 @@ pub(crate) async fn both() -> Vec<Emulator> {
     [seaweed().await, ministack().await].into_iter().flatten().collect()
 }
 
-async fn start(name: &'static str, mut command: Command, port: u16, folder: tempfile::TempDir) -> Emulator {
-    let log = std::fs::File::create(folder.path().join("emulator.log")).unwrap();
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    let child = command.spawn().unwrap();
-    let emulator = Emulator { name, endpoint: format!("http://127.0.0.1:{port}"), child, _folder: folder };
+async fn answering(process: emulators::Emulator) -> Option<Emulator> {
+    let emulator = Emulator(process);
     let client = emulator.client();
     for _ in 0..300 {
         if client.list_buckets().send().await.is_ok() {
-            return emulator;
+            return Some(emulator);
         }
         pause(100).await;
     }
-    let log = std::fs::read_to_string(emulator._folder.path().join("emulator.log")).unwrap_or_default();
-    panic!("{name} does not answer on port {port} after 30 s:\n{log}");
+    panic!("{} does not answer after 30 s:\n{}", emulator.name, emulator.log());
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test waits for another process")]

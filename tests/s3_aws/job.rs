@@ -44,6 +44,34 @@ async fn a_job_runs_from_s3_to_s3() {
     }
 }
 
+/// `--fresh` moves files of a folder aside; objects it does not touch, and says so before anything is written twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn fresh_does_not_write_beside_what_is_there() {
+    for emulator in both().await {
+        let bucket = emulator.bucket("job-bucket").await;
+        bucket.put("in/a.json", "{\"id\":1,\"product\":\"p\",\"day\":\"a\"}\n").await;
+        bucket.put("reference/products.csv", "p,shoes\n").await;
+        // Of another job, and of nobody: they do not count.
+        bucket.put("out/day=a/part-other-1-0.jsonl", "x").await;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("job.sql"), SQL).unwrap();
+        let run = |arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+            command.args(["run", "job.sql", "--drain"]).args(arguments).current_dir(dir.path());
+            let output = command.envs(emulator.environment()).output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        assert!(run(&["--fresh"]).0);
+        let own = |keys: Vec<String>| keys.into_iter().filter(|k| k.contains("part-job-")).count();
+        assert_eq!(own(bucket.keys().await), 1);
+        let (done, said) = run(&["--fresh"]);
+        assert!(!done && said.contains("s3://job-bucket/out/day=a/part-job-") && said.contains("'out'"), "{said}");
+        assert_eq!(own(bucket.keys().await), 1);
+        assert!(run(&["--fresh", "--from", "trim_horizon"]).0, "who says where to begin knows");
+        assert_eq!(own(bucket.keys().await), 2);
+    }
+}
+
 const MANY: &str = "
 CREATE TABLE events (id BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '5' SECOND)
 WITH ('connector' = 's3', 'path' = 's3://many-bucket/in/', 'format' = 'json',

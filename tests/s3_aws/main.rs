@@ -10,6 +10,10 @@
 mod support;
 
 mod checkpoints;
+#[path = "../emulators/mod.rs"]
+#[expect(dead_code, reason = "shared with the tests of other services")]
+mod emulators_of_aws;
+
 mod emulator;
 mod faults;
 mod job;

@@ -7,19 +7,18 @@
 use arrow::datatypes::TimeUnit;
 
 use crate::connectors::kinesis::produce::OutRecord;
+use crate::contracts::{SPLITMIX64_STEP, splitmix64};
 use crate::formats::datetime::{TimestampStyle, write_timestamp};
 
-/// Seeded random numbers: splitmix64 (<https://prng.di.unimi.it/splitmix64.c>).
+/// Seeded random numbers.
 #[derive(Debug)]
 struct Dice(u64);
 
 impl Dice {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        let number = splitmix64(self.0);
+        self.0 = self.0.wrapping_add(SPLITMIX64_STEP);
+        number
     }
 
     /// From 0 to below 1.

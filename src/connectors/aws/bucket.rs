@@ -27,6 +27,8 @@ const RETRIES: usize = 8;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(15);
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Attempts to reach a bucket when a run begins: pauses of 100, 200, 400 and 800 ms at most.
+const START_ATTEMPTS: u32 = 5;
 /// Credentials are asked for again this long before they expire, and at least this often.
 const CREDENTIALS_MARGIN_MS: i64 = 5 * 60_000;
 const CREDENTIALS_AGE_MS: i64 = 10 * 60_000;
@@ -103,8 +105,8 @@ impl Bucket {
     pub(crate) async fn reach(&self, prefix: &str) -> Result<()> {
         let sdk = self.clients().await?.sdk;
         // Not HeadBucket: its answer has no body, so neither a code nor a reason.
-        // At the start a wrong endpoint should show at once.
-        let hasty = aws_sdk_s3::Config::builder().retry_config(patient().with_max_attempts(2));
+        // At the start a wrong endpoint should show within seconds, and a busy service is not the end.
+        let hasty = aws_sdk_s3::Config::builder().retry_config(patient().with_max_attempts(START_ATTEMPTS));
         let ask = sdk.list_objects_v2().bucket(self.name()).prefix(prefix).max_keys(1).customize();
         let listed = ask.config_override(hasty).send().await;
         let call = Call { service: "s3", operation: "ListObjectsV2", resource: self.name() };

@@ -9,12 +9,14 @@
 
 mod bucket;
 mod errors;
+mod jitter;
 mod requests;
 mod session;
 mod string_key;
 
 pub(crate) use bucket::{Bucket, object_failure};
 pub(crate) use errors::{AwsFailure, Call, failure};
-pub(crate) use requests::{Attempt, Jitter, Requests};
+pub(crate) use jitter::Jitter;
+pub(crate) use requests::{Attempt, Requests};
 pub(crate) use session::{AwsSession, AwsSessions, http_client};
 pub(crate) use string_key::string_key;

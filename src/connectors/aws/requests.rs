@@ -13,13 +13,13 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use super::AwsFailure;
+use super::{AwsFailure, Jitter};
 use crate::contracts::{Clock, Error, Result};
 
 /// Bounds of a pause after a fault that is no throttling (a cut connection, a 500): doubled from the first to the last.
@@ -56,51 +56,27 @@ impl<T> Attempt<T> {
     }
 }
 
-/// Numbers for jitter: splitmix64 (Steele, Lea, Flood, 2014), seeded, so that a run can be repeated.
-#[derive(Debug, Clone)]
-pub(crate) struct Jitter(u64);
-
-impl Jitter {
-    /// From any texts: tables of one job so do not all pause in step.
-    pub(crate) fn seeded(parts: &[&str]) -> Self {
-        // FNV-1a. No hash of it leaves the process.
-        let bytes = parts.iter().flat_map(|p| p.bytes().chain([0]));
-        Self(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// The pause before attempt `attempt` (from 1): between half and all of the doubled one.
-    pub(crate) fn pause(&mut self, attempt: u32, throttled: bool) -> Duration {
-        let (first, last) = match throttled {
-            true => (FIRST_THROTTLED_PAUSE, LAST_THROTTLED_PAUSE),
-            false => (FIRST_PAUSE, LAST_PAUSE),
-        };
-        let whole = first.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(last);
-        let part = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
-        // Whole milliseconds: a clock may count no finer.
-        Duration::from_millis((whole.as_millis() as f64 * (0.5 + part / 2.0)).ceil() as u64)
-    }
+/// The pause before attempt `attempt` (from 1), before chance.
+fn whole_pause(attempt: u32, throttled: bool) -> Duration {
+    let (first, last) = match throttled {
+        true => (FIRST_THROTTLED_PAUSE, LAST_THROTTLED_PAUSE),
+        false => (FIRST_PAUSE, LAST_PAUSE),
+    };
+    first.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(last)
 }
 
 /// Runs tasks; kept by a sink for its life.
 #[derive(Debug)]
 pub(crate) struct Requests {
     clock: Arc<dyn Clock>,
-    jitter: Mutex<Jitter>,
+    jitter: Jitter,
     limit: usize,
 }
 
 impl Requests {
     /// At most `limit` calls run at the same time.
     pub(crate) fn new(clock: Arc<dyn Clock>, jitter: Jitter, limit: usize) -> Self {
-        Self { clock, jitter: Mutex::new(jitter), limit: limit.max(1) }
+        Self { clock, jitter, limit: limit.max(1) }
     }
 
     /// One call, repeated until it has an answer.
@@ -123,7 +99,7 @@ impl Requests {
     }
 
     fn pause(&self, attempt: u32, throttled: bool) -> Duration {
-        self.jitter.lock().unwrap_or_else(PoisonError::into_inner).pause(attempt, throttled)
+        self.jitter.half_to_all(whole_pause(attempt, throttled))
     }
 
     /// Calls for every task until it is done.
@@ -185,18 +161,10 @@ mod tests {
     use crate::contracts::SystemClock;
 
     #[test]
-    fn pauses_grow_within_their_bounds_and_can_be_repeated() {
-        let pauses = |seed: &str| {
-            let mut jitter = Jitter::seeded(&[seed]);
-            (1..40).map(|attempt| jitter.pause(attempt, true)).collect::<Vec<_>>()
-        };
-        let all = pauses("a");
-        assert_eq!(all, pauses("a"));
-        assert_ne!(all, pauses("b"));
-        for (index, pause) in all.iter().enumerate() {
-            let whole = FIRST_THROTTLED_PAUSE.saturating_mul(1 << index.min(16)).min(LAST_THROTTLED_PAUSE);
-            assert!(*pause >= whole / 2 && *pause <= whole, "attempt {}: {pause:?} of {whole:?}", index + 1);
-        }
+    fn pauses_double_up_to_their_last() {
+        let pauses: Vec<u128> = (1..10).map(|attempt| whole_pause(attempt, true).as_millis()).collect();
+        assert_eq!(pauses, [50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!([whole_pause(1, false), whole_pause(99, false)], [FIRST_PAUSE, LAST_PAUSE]);
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use sha2::{Digest, Sha256};
 
 use crate::connectors::options::{Options, parse_duration};
-use crate::contracts::{Error, Result, TableSpec};
+use crate::contracts::{Error, Result, TableSpec, splitmix64};
 
 /// Flink's defaults.
 const TEXT_LENGTH: i64 = 100;
@@ -76,14 +76,6 @@ enum Kind {
     Row(Vec<Column>, arrow::datatypes::Fields),
 }
 
-/// SplitMix64 (Steele, Lea & Flood 2014): one step is enough to make neighbouring numbers unlike.
-fn mix(mut z: u64) -> u64 {
-    z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 /// Between 0 and 1, 1 excluded.
 fn unit(random: u64) -> f64 {
     (random >> 11) as f64 / (1u64 << 53) as f64
@@ -91,7 +83,7 @@ fn unit(random: u64) -> f64 {
 
 fn between(random: u64, min: i128, max: i128) -> i128 {
     let width = max.wrapping_sub(min).wrapping_add(1) as u128;
-    let wide = (u128::from(random) << 64) | u128::from(mix(random));
+    let wide = (u128::from(random) << 64) | u128::from(splitmix64(random));
     if width == 0 { wide as i128 } else { min.wrapping_add((wide % width) as i128) }
 }
 
@@ -145,7 +137,7 @@ impl Column {
                     .hint("random or sequence"));
             }
         };
-        Ok(Self { salt: mix(salt ^ mix(seed)), data_type: data_type.clone(), null_rate, kind })
+        Ok(Self { salt: splitmix64(salt ^ splitmix64(seed)), data_type: data_type.clone(), null_rate, kind })
     }
 
     fn random(spec: &TableSpec, path: &str, data_type: &DataType, seed: u64) -> Result<Kind> {
@@ -249,9 +241,9 @@ impl Column {
         if self.null_rate >= 1.0 {
             return Ok(new_null_array(&self.data_type, rows.len()));
         }
-        let random = |row: &u64| mix(self.salt ^ mix(*row));
+        let random = |row: &u64| splitmix64(self.salt ^ splitmix64(*row));
         let nulls = (self.null_rate > 0.0).then(|| {
-            let valid = rows.iter().map(|row| unit(mix(random(row) ^ 0x006E_756C_6C73)) >= self.null_rate);
+            let valid = rows.iter().map(|row| unit(splitmix64(random(row) ^ 0x006E_756C_6C73)) >= self.null_rate);
             NullBuffer::from(valid.collect::<Vec<_>>())
         });
         let days = |ms: i64| i32::try_from(ms.div_euclid(86_400_000)).unwrap_or(0);
@@ -334,7 +326,9 @@ impl Column {
 
     /// Numbers for the items of collections: mixed with the row's, so that they are unlike in each row.
     fn item_rows(&self, rows: &[u64], length: usize) -> Vec<u64> {
-        rows.iter().flat_map(|row| (0..length as u64).map(|item| mix(self.salt ^ *row).wrapping_add(item))).collect()
+        rows.iter()
+            .flat_map(|row| (0..length as u64).map(|item| splitmix64(self.salt ^ *row).wrapping_add(item)))
+            .collect()
     }
 }
 
@@ -347,7 +341,7 @@ fn hex(mut random: u64, length: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(length + 16);
     while out.len() < length {
         out.extend_from_slice(format!("{random:016x}").as_bytes());
-        random = mix(random);
+        random = splitmix64(random);
     }
     out.truncate(length);
     out

@@ -35,7 +35,7 @@ impl LocalTables {
         Self { path: local.join("dynamodb.sqlite"), connection: Arc::new(Mutex::new(None)) }
     }
 
-    fn exist(&self) -> bool {
+    pub(super) fn exist(&self) -> bool {
         self.path.exists()
     }
 
@@ -48,7 +48,7 @@ impl LocalTables {
         Ok(connection)
     }
 
-    fn with<T>(&self, table: &str, run: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
+    pub(super) fn with<T>(&self, table: &str, run: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if connection.is_none() {
             if let Some(folder) = self.path.parent() {
@@ -78,7 +78,7 @@ fn failed(table: &str, error: rusqlite::Error) -> Error {
 }
 
 /// A name in SQL quotes.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -230,8 +230,14 @@ impl TableWriter {
                 for (batch, row) in order {
                     let cells = &columns[batch];
                     match pending[batch].kind(row) {
-                        ChangeKind::Upsert => bind_all(&mut upsert, cells.iter(), row)?,
-                        ChangeKind::Delete => bind_all(&mut delete, self.key.keys.iter().map(|k| &cells[*k]), row)?,
+                        ChangeKind::Upsert => {
+                            bind_all(&mut upsert, cells.iter(), row)?;
+                            upsert.raw_execute()?;
+                        }
+                        ChangeKind::Delete => {
+                            bind_all(&mut delete, self.key.keys.iter().map(|k| &cells[*k]), row)?;
+                            delete.raw_execute()?;
+                        }
                     }
                 }
             }
@@ -240,7 +246,8 @@ impl TableWriter {
     }
 }
 
-fn bind_all<'a>(
+/// Gives a statement the cells of a row as its parameters.
+pub(super) fn bind_all<'a>(
     statement: &mut CachedStatement<'_>,
     cells: impl Iterator<Item = &'a CellColumn>,
     row: usize,
@@ -258,7 +265,7 @@ fn bind_all<'a>(
         };
         statement.raw_bind_parameter(index + 1, value)?;
     }
-    statement.raw_execute().map(drop)
+    Ok(())
 }
 
 #[async_trait]

@@ -1,18 +1,21 @@
-//! The connector `dynamodb`: items kept up to date by primary key.
+//! The connector `dynamodb`: items kept up to date by primary key, and looked up by it.
 
 mod aws;
 mod cells;
 pub(crate) mod local;
+mod local_lookup;
+mod lookup;
 mod rows;
 
 use std::sync::Arc;
 
-use crate::contracts::{Clock, LeaseStore, Result, Sink, TableSpec};
+use crate::contracts::{Clock, LeaseStore, Lookup, Result, Sink, TableSpec};
 
 use super::aws::{AwsSession, AwsSessions};
 use super::options::Options;
-use aws::AwsTableSink;
+use aws::{AwsLookup, AwsTableSink};
 use local::{LocalTableSink, LocalTables};
+use local_lookup::LocalLookup;
 
 /// A sink into the embedded DynamoDB.
 pub(super) fn local_sink(spec: &TableSpec, tables: LocalTables) -> Result<Box<dyn Sink>> {
@@ -39,4 +42,19 @@ pub(super) fn aws_sink(
 pub async fn lease(table: &str, job: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn LeaseStore>> {
     let session = AwsSessions::default().default_session()?;
     Ok(Arc::new(aws::lease::TableLease::open(session, table, job, clock).await?))
+}
+
+/// Looks rows up in the embedded DynamoDB.
+pub(super) fn local_lookup(spec: &TableSpec, tables: LocalTables) -> Result<Arc<dyn Lookup>> {
+    Ok(Arc::new(LocalLookup::try_new(spec, tables)?))
+}
+
+/// Looks rows up in DynamoDB on AWS.
+pub(super) fn aws_lookup(
+    spec: &TableSpec,
+    session: AwsSession,
+    clock: Arc<dyn Clock>,
+    job: &str,
+) -> Result<Arc<dyn Lookup>> {
+    Ok(Arc::new(AwsLookup::try_new(spec, session, clock, job)?))
 }

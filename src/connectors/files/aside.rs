@@ -2,12 +2,19 @@
 //!
 //! With `--fresh` everything is read and written again; rows in files would then be there twice. Nobody wants to lose an
 //! archive over that: the files of this job (they carry its name) are moved to a folder beside, and the person is told.
+//! Objects of a bucket cannot be moved, only copied at a price and with other rights: there the run is refused.
 
 use std::path::{Path, PathBuf};
 
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+
+use crate::connectors::aws::object_failure;
 use crate::connectors::line_file::io_error;
 use crate::contracts::Result;
 
+use super::listing::object_path;
+use super::location::Prefix;
 use super::part::PartNames;
 
 /// What was moved, and where to.
@@ -39,6 +46,24 @@ pub(super) fn set_aside(root: &Path, names: &PartNames) -> Result<Option<SetAsid
         std::fs::rename(file, &target).map_err(|e| io_error(file, "moved", e))?;
     }
     Ok(Some(SetAside { files: found.len(), from: root.to_owned(), to }))
+}
+
+/// An object below `prefix` that a run of this job has written, if there is one.
+pub(super) async fn own_object(prefix: &Prefix, names: &PartNames) -> Result<Option<String>> {
+    let store = prefix.bucket.store().await?;
+    let path = object_path(&prefix.key)?;
+    let below = if prefix.key.is_empty() { None } else { Some(&path) };
+    let mut objects = store.list(below);
+    loop {
+        match objects.try_next().await {
+            Ok(Some(object)) if object.location.filename().is_some_and(|name| names.is_own(name)) => {
+                return Ok(Some(prefix.url(object.location.as_ref())));
+            }
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(None),
+            Err(e) => return Err(object_failure("ListObjectsV2", &prefix.bucket, &prefix.key, &e).into()),
+        }
+    }
 }
 
 fn own_files(folder: &Path, names: &PartNames, found: &mut Vec<PathBuf>) -> Result<()> {

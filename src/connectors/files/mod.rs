@@ -59,11 +59,25 @@ pub(super) fn error_output(path: &str, reach: &Reach<'_>, names: PartNames) -> R
     Ok(Box::new(FileErrorOutput::open(reach.place(path)?, names)))
 }
 
-/// Moves the files that earlier runs of this job wrote below `path` to a folder beside. Objects cannot be moved: those of
-/// a bucket stay, and their names tell the run that wrote them.
+/// Moves the files that earlier runs of this job wrote below `path` to a folder beside. Objects stay: see [`own_object`].
 pub(super) fn set_aside(path: &str, reach: &Reach<'_>, names: &PartNames) -> Result<Option<SetAside>> {
     match reach.place(path)? {
         location::Place::Local(root) => aside::set_aside(&root, names),
         location::Place::S3(_) => Ok(None),
     }
+}
+
+/// Finds an object that an earlier run of this job wrote below `path`, if that is in a bucket.
+pub(super) fn own_object(
+    path: &str,
+    reach: &Reach<'_>,
+    names: &PartNames,
+) -> Result<impl Future<Output = Result<Option<String>>> + Send + use<>> {
+    let (place, names) = (reach.place(path)?, names.clone());
+    Ok(async move {
+        match place {
+            location::Place::Local(_) => Ok(None),
+            location::Place::S3(prefix) => aside::own_object(&prefix, &names).await,
+        }
+    })
 }

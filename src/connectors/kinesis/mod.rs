@@ -90,12 +90,12 @@ pub(super) fn aws_sink(spec: &TableSpec, session: AwsSession, clock: Arc<dyn Clo
 }
 
 /// A stream of AWS by name or ARN, for producing; credentials, region and endpoint are those of the environment.
-pub async fn aws_target(stream: &str) -> Result<Box<dyn produce::PutBatch>> {
+pub async fn aws_target(stream: &str, clock: Arc<dyn Clock>) -> Result<Box<dyn produce::PutBatch>> {
     let sessions = AwsSessions::default();
     let session =
         if stream.starts_with("arn:") { sessions.of(&arn_spec(stream))? } else { sessions.default_session()? };
     let target = aws::AwsTarget::new(&session, stream).await?;
-    target.reach().await?;
+    target.reach(clock).await?;
     Ok(Box::new(Arc::new(target)))
 }
 

@@ -122,7 +122,8 @@ fn dynamodb(spec: &TableSpec, role: Role) -> Result<Vec<Resource>> {
     let options = Options(spec);
     let named = Named::of(options.require(&["table-name"])?);
     let mut key = Vec::new();
-    for column in &spec.primary_key {
+    // As the connector takes it: Flink's PARTITIONED BY names the key where there is no PRIMARY KEY.
+    for column in if spec.primary_key.is_empty() { &spec.partitioned_by } else { &spec.primary_key } {
         let field = spec
             .physical
             .field_with_name(column)
@@ -136,7 +137,7 @@ fn dynamodb(spec: &TableSpec, role: Role) -> Result<Vec<Resource>> {
     let mut table = resource(Kind::Table, named, Shape::Table { key, ttl }, spec);
     allow(&mut table, &Target::Itself, &["dynamodb:DescribeTable"]);
     if role == Role::Source {
-        allow(&mut table, &Target::Itself, &["dynamodb:BatchGetItem", "dynamodb:GetItem"]);
+        allow(&mut table, &Target::Itself, &["dynamodb:BatchGetItem"]);
         return Ok(vec![table]);
     }
     let mode = spec.option("sink.write-mode").unwrap_or("update").to_ascii_lowercase();

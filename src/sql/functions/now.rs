@@ -24,6 +24,7 @@ use super::calendar::{Moment, SECONDS_PER_DAY, offset_at};
 use super::call::Call;
 use super::function::{Definition, Nulls, Returns, define};
 use super::types::LTZ_ZONE;
+use crate::contracts::{SPLITMIX64_STEP, splitmix64};
 
 const LTZ: Returns = Returns::With(|_, _| Ok(DataType::Timestamp(TimeUnit::Millisecond, Some(LTZ_ZONE.into()))));
 const TIMESTAMP: Returns = Returns::With(|_, _| Ok(DataType::Timestamp(TimeUnit::Millisecond, None)));
@@ -93,11 +94,9 @@ impl Random {
     }
 
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let number = splitmix64(self.0);
+        self.0 = self.0.wrapping_add(SPLITMIX64_STEP);
+        number
     }
 }
 

@@ -181,14 +181,7 @@ impl EpochCalls<'_> {
                 Err(e) => return Attempt::Failed(e),
             };
             let sent = self
-                .client
-                .update_item()
-                .table_name(&self.options.table)
-                .set_key(Some(write.key.clone()))
-                .update_expression(expression.text())
-                .condition_expression(condition)
-                .set_expression_attribute_names(Some(expression.names))
-                .set_expression_attribute_values(Some(expression.values))
+                .update_item(write, expression, &condition)
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
                 .send()
                 .await;
@@ -228,8 +221,7 @@ impl EpochCalls<'_> {
         stored: &Stored,
         wanted: &[i128],
     ) -> Result<(Expression, String)> {
-        let mut expression = Expression::default();
-        expression.set("v", &self.options.version, self.version());
+        let mut expression = self.changes(write, |place| adder.summands.iter().all(|s| s.place != place));
         let mut condition = match stored.epoch {
             None => "attribute_not_exists(#v)".to_owned(),
             Some(epoch) => {
@@ -252,17 +244,6 @@ impl EpochCalls<'_> {
                     expression.values.insert(format!(":s{tag}"), amount(*before, summand.scale));
                     condition.push_str(&format!(" AND #{tag} = :s{tag}"));
                 }
-            }
-        }
-        if let Some((name, value)) = self.expiry(write) {
-            expression.set("t", name, value);
-        }
-        let added = |place: &usize| adder.summands.iter().any(|s| s.place == *place);
-        for (place, change) in write.changes.iter().filter(|(place, _)| !added(place)) {
-            match change {
-                Change::Keep => {}
-                Change::Remove => expression.remove(&place.to_string(), &self.names[*place]),
-                Change::Set(value) => expression.set(&place.to_string(), &self.names[*place], value.clone()),
             }
         }
         Ok((expression, condition))

@@ -14,6 +14,7 @@ use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -99,12 +100,12 @@ pub(super) fn number(value: impl ToString) -> AttributeValue {
 const NOT_OLDER: &str = "attribute_not_exists(#v) OR #v <= :v";
 
 impl EpochCalls<'_> {
-    pub(super) fn version(&self) -> AttributeValue {
+    fn version(&self) -> AttributeValue {
         number(self.epoch.0)
     }
 
     /// Attribute and time at which the item may go, in seconds since 1970, rounded up.
-    pub(super) fn expiry(&self, write: &ItemWrite) -> Option<(&str, AttributeValue)> {
+    fn expiry(&self, write: &ItemWrite) -> Option<(&str, AttributeValue)> {
         let expiry = self.options.expiry.as_ref()?;
         let after = i64::try_from(expiry.after.as_millis()).unwrap_or(i64::MAX);
         let at_ms = match write.expires {
@@ -120,30 +121,43 @@ impl EpochCalls<'_> {
         if write.deleted && self.options.delete == DeleteMode::Item {
             return self.delete(write).await;
         }
+        let expression = self.changes(write, |_| true);
+        let sent = self.update_item(write, expression, NOT_OLDER).send().await;
+        self.outcome("UpdateItem", sent.map(drop), write)
+    }
+
+    /// Version, expiry, and what a write does to the columns that `wanted` chooses by their places.
+    pub(super) fn changes(&self, write: &ItemWrite, wanted: impl Fn(usize) -> bool) -> Expression {
         let mut expression = Expression::default();
         expression.set("v", &self.options.version, self.version());
         if let Some((name, value)) = self.expiry(write) {
             expression.set("t", name, value);
         }
-        for (place, change) in &write.changes {
+        for (place, change) in write.changes.iter().filter(|(place, _)| wanted(*place)) {
             match change {
                 Change::Keep => {}
                 Change::Remove => expression.remove(&place.to_string(), &self.names[*place]),
                 Change::Set(value) => expression.set(&place.to_string(), &self.names[*place], value.clone()),
             }
         }
-        let sent = self
-            .client
+        expression
+    }
+
+    /// The call that updates an item on condition.
+    pub(super) fn update_item(
+        &self,
+        write: &ItemWrite,
+        expression: Expression,
+        condition: &str,
+    ) -> UpdateItemFluentBuilder {
+        self.client
             .update_item()
             .table_name(&self.options.table)
             .set_key(Some(write.key.clone()))
             .update_expression(expression.text())
-            .condition_expression(NOT_OLDER)
+            .condition_expression(condition)
             .set_expression_attribute_names(Some(expression.names))
             .set_expression_attribute_values(Some(expression.values))
-            .send()
-            .await;
-        self.outcome("UpdateItem", sent.map(drop), write)
     }
 
     /// Writes the whole item; of a row that is gone, its key and version.

@@ -18,6 +18,7 @@ mod batch;
 mod guarded;
 mod items;
 pub(super) mod lease;
+mod lookup;
 mod options;
 mod table;
 
@@ -34,6 +35,7 @@ use add::Adder;
 use batch::BATCH_ITEMS;
 use guarded::EpochCalls;
 use items::Items;
+pub(super) use lookup::AwsLookup;
 use options::{SinkOptions, WriteMode};
 
 /// An UpdateExpression has 4 KB at most; an attribute takes up to 12 of them.

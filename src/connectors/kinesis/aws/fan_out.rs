@@ -180,16 +180,8 @@ fn code(error: &StreamError) -> Option<&'static str> {
 impl SplitReader for FanOutReader {
     async fn next(&mut self) -> Result<Fetch> {
         loop {
-            if let Some(chunk) = self.shard.ready.pop_front() {
-                return Ok(Fetch::Records(chunk));
-            }
-            if let Some(children) = &self.end {
-                self.shard.ended(children).await?;
-                return Ok(Fetch::Finished);
-            }
-            if self.shard.stopped() {
-                self.shard.rest().await;
-                return Ok(Fetch::CaughtUp);
+            if let Some(fetch) = self.shard.before_asking(self.end.as_deref()).await? {
+                return Ok(fetch);
             }
             if self.subscription.is_none() {
                 self.subscribe().await?;

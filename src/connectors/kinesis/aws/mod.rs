@@ -46,10 +46,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
-use crate::connectors::aws::{AwsSession, Call, failure};
+use crate::connectors::aws::{AwsSession, Call, Jitter, failure};
 use crate::contracts::{
-    Boundedness, Clock, Error, Position, Result, Source, SourceProgress, Split, SplitId, SplitReader, StartPosition,
-    TableSpec,
+    Boundedness, Clock, Error, Position, Result, Source, SourceProgress, Split, SplitId, SplitProgress, SplitReader,
+    StartPosition, TableSpec,
 };
 
 pub(crate) use budget::Budget;
@@ -64,7 +64,6 @@ use lineage::ShardId;
 use polling::PollingReader;
 use position::ShardPosition;
 use read_options::{ReadOptions, StreamChoice};
-use retry::Jitter;
 use shard::{AHEAD_MS, ShardReading};
 use stream::Stream;
 
@@ -112,6 +111,8 @@ struct Begun {
     /// Several streams: a split's name then begins with its stream's.
     several: bool,
     start: StartPosition,
+    /// No earlier run has left positions.
+    first: bool,
 }
 
 /// A table over one or several streams.
@@ -237,7 +238,16 @@ impl KinesisSource {
         for name in remembered.streams.keys().filter(|name| !streams.iter().any(|r| &**r.stream.name() == *name)) {
             tracing::warn!(table = self.table, stream = name, "an earlier run read it, and the table names it no more");
         }
-        Ok(Begun { streams, several, start })
+        let first = progress.is_none_or(|p| p.state.is_none() && !self.options.begin_after.is_empty());
+        Ok(Begun { streams, several, start, first })
+    }
+
+    /// Where `source.init.sequence-numbers` says that reading begins, as saved positions.
+    fn named_positions(&self) -> SourceProgress {
+        let at = |(split, position): (&SplitId, &Position)| {
+            (split.clone(), SplitProgress { after_exclusive: Some(position.clone()), finished: false })
+        };
+        SourceProgress { splits: self.options.begin_after.iter().map(at).collect(), state: None }
     }
 
     /// The stream and the shard of a split.
@@ -281,6 +291,12 @@ fn earlier(
 #[async_trait]
 impl Source for KinesisSource {
     async fn begin(&self, start: StartPosition, progress: Option<&SourceProgress>) -> Result<()> {
+        // Records to begin after are as if an earlier run had stopped there.
+        let named = (progress.is_none() && !self.options.begin_after.is_empty()).then(|| self.named_positions());
+        let (start, progress) = match &named {
+            Some(named) => (StartPosition::TrimHorizon, Some(named)),
+            None => (start, progress),
+        };
         let begun = self.begun.get_or_try_init(|| self.reach(start, progress)).await?;
         let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
         for reading in &begun.streams {
@@ -324,7 +340,14 @@ impl Source for KinesisSource {
         resume: Option<&Position>,
         start: StartPosition,
     ) -> Result<Box<dyn SplitReader>> {
-        let start = if start == StartPosition::Latest { self.begun()?.start } else { start };
+        let begun = self.begun()?;
+        let named = if begun.first { self.options.begin_after.get(&split.id) } else { None };
+        let (resume, start) = match (resume.or(named), start) {
+            // Shards that are not named are read from their beginning.
+            (resume, _) if begun.first && !self.options.begin_after.is_empty() => (resume, StartPosition::TrimHorizon),
+            (resume, StartPosition::Latest) => (resume, begun.start),
+            (resume, start) => (resume, start),
+        };
         let (reading, shard) = self.find(split)?;
         let start = ShardPosition::start(start)?;
         let stream = Arc::clone(&reading.stream);

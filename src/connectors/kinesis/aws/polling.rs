@@ -192,16 +192,8 @@ impl PollingReader {
 impl SplitReader for PollingReader {
     async fn next(&mut self) -> Result<Fetch> {
         loop {
-            if let Some(chunk) = self.shard.ready.pop_front() {
-                return Ok(Fetch::Records(chunk));
-            }
-            if let Some(children) = &self.end {
-                self.shard.ended(children).await?;
-                return Ok(Fetch::Finished);
-            }
-            if self.shard.stopped() {
-                self.shard.rest().await;
-                return Ok(Fetch::CaughtUp);
+            if let Some(fetch) = self.shard.before_asking(self.end.as_deref()).await? {
+                return Ok(fetch);
             }
             if self.ask().await? {
                 return Ok(Fetch::CaughtUp);

@@ -7,11 +7,12 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 
-use crate::connectors::aws::{AwsFailure, AwsSession, Call, failure};
+use crate::connectors::aws::{AwsFailure, AwsSession, Call, Jitter, failure};
 use crate::connectors::kinesis::produce::{OutRecord, Put, PutBatch};
-use crate::contracts::{Error, Result};
+use crate::contracts::{Clock, Error, Result};
 
 use super::client::{StreamName, client};
+use super::retry::{Backoff, START_PATIENCE};
 
 /// A stream of AWS, to put records into.
 #[derive(Debug, Clone)]
@@ -26,11 +27,16 @@ impl AwsTarget {
         Ok(Self { client: client(session).await?, stream: StreamName::new(stream) })
     }
 
-    /// Reaches the stream, so that a wrong name is found before anything is put.
-    pub(in crate::connectors::kinesis) async fn reach(&self) -> Result<()> {
-        let name = self.stream.arn.is_none().then(|| self.stream.name.to_string());
-        let call = self.client.describe_stream_summary().set_stream_name(name).set_stream_arn(self.arn());
-        call.send().await.map(drop).map_err(|e| Error::from(failure(self.call("DescribeStreamSummary"), &e)))
+    /// Reaches the stream, so that a wrong name is found before anything is put. What passes by itself is waited for.
+    pub(in crate::connectors::kinesis) async fn reach(&self, clock: Arc<dyn Clock>) -> Result<()> {
+        let describe = || async {
+            let name = self.stream.arn.is_none().then(|| self.stream.name.to_string());
+            let call = self.client.describe_stream_summary().set_stream_name(name).set_stream_arn(self.arn());
+            call.send().await.map(drop).map_err(|e| failure(self.call("DescribeStreamSummary"), &e))
+        };
+        let jitter = Arc::new(Jitter::new(clock.now_ms().unsigned_abs()));
+        let mut backoff = Backoff::new(clock, jitter);
+        backoff.persist(Some(START_PATIENCE), describe).await.map_err(Error::from)
     }
 
     fn arn(&self) -> Option<String> {

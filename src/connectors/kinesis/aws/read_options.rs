@@ -11,20 +11,23 @@
 //! | `source.shard.get-records.idle-interval` | | 1 s |
 //! | `source.shard.discovery.interval` | `scan.shard.discovery.intervalmillis` | 10 s |
 //! | `source.on-expired-position` = `fail`, `oldest` | | `fail` |
+//! | `source.init.sequence-numbers` | | none |
 //! | `scan.bounded.timestamp` | | none |
 //! | `kpl.deaggregate` | | true |
 //! | `payload.compression` = `none`, `auto`, `gzip`, `zstd` | | `none` |
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::connectors::options::{Options, parse_duration, parse_timestamp_ms};
-use crate::contracts::{Error, Result, TableSpec};
+use crate::contracts::{Error, Position, Result, SplitId, TableSpec};
 
 use super::chunks::UnpackOptions;
 use super::client::StreamName;
 use super::pace::{PaceOptions, READ_INTERVAL};
 use super::payload::Compression;
 use super::polling::LARGEST_LIMIT;
+use super::position::{Place, ShardPosition};
 use super::stream::OnExpired;
 
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -68,6 +71,8 @@ pub(super) struct ReadOptions {
     pub(super) unpack: UnpackOptions,
     /// Records that arrived then or later are left for a later run, milliseconds.
     pub(super) stop_ms: Option<i64>,
+    /// Where a first run begins in these splits: after that record.
+    pub(super) begin_after: BTreeMap<SplitId, Position>,
 }
 
 impl ReadOptions {
@@ -117,6 +122,8 @@ impl ReadOptions {
             discovery: discovery.max(Duration::from_millis(100)),
             on_expired,
             stop_ms,
+            begin_after: begin_after(options.text(&["source.init.sequence-numbers"]).unwrap_or_default())
+                .map_err(|e| e.context(context("source.init.sequence-numbers")))?,
             unpack: UnpackOptions {
                 deaggregate: options.bool("kpl.deaggregate", true)?,
                 compression,
@@ -124,6 +131,26 @@ impl ReadOptions {
             },
         })
     }
+}
+
+/// `shardId-000000000000=4959…898; shardId-000000000001=4959…914@1700000000000`
+fn begin_after(text: &str) -> Result<BTreeMap<SplitId, Position>> {
+    let mut splits = BTreeMap::new();
+    for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+        let wrong = || {
+            Error::config(format!("'{part}' is no shard with a sequence number")).hint(
+                "write 'shardId-000000000000=4959…; shardId-000000000001=4959…@1700000000000': reading begins after that record, which \
+                 arrived at that time; with several streams, 'stream/shardId-…=…'",
+            )
+        };
+        let (shard, number) = part.split_once('=').ok_or_else(wrong)?;
+        let position = Position(number.trim().into());
+        let is_record = ShardPosition::parse(&position).is_ok_and(|p| matches!(p.place, Place::After { .. }));
+        if !is_record || splits.insert(SplitId(shard.trim().into()), position).is_some() {
+            return Err(wrong());
+        }
+    }
+    Ok(splits)
 }
 
 fn streams(spec: &TableSpec) -> Result<StreamChoice> {

@@ -7,42 +7,19 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::connectors::aws::AwsFailure;
+use crate::connectors::aws::{AwsFailure, Jitter};
 use crate::contracts::Clock;
 
 /// The first pause is spread over this.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// And the last ones over this: a stream that comes back is read again within seconds.
 const LAST_PAUSE: Duration = Duration::from_secs(10);
+/// How long a start tries to reach a stream: a wrong endpoint should be found while somebody looks.
+pub(super) const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two warnings that a call still fails.
 const WARN_EVERY: Duration = Duration::from_secs(30);
-
-/// Random numbers from a seed (splitmix64, Steele et al. 2014): the same seed gives the same pauses.
-#[derive(Debug)]
-pub(super) struct Jitter(AtomicU64);
-
-impl Jitter {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(AtomicU64::new(seed))
-    }
-
-    fn next(&self) -> u64 {
-        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self.0.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Between nothing and `most`.
-    pub(super) fn up_to(&self, most: Duration) -> Duration {
-        let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
-        Duration::from_nanos(self.next() % nanos.max(1))
-    }
-}
 
 /// Growing pauses of one caller.
 #[derive(Debug)]
@@ -112,20 +89,4 @@ impl Backoff {
 /// it is a person who forgot.
 fn no_credentials(failure: &AwsFailure) -> bool {
     failure.error.hint_text().is_some_and(|hint| hint.contains("credentials are missing"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seed_gives_the_same_pauses_within_their_bound() {
-        let (one, other) = (Jitter::new(7), Jitter::new(7));
-        for _ in 0..100 {
-            let pause = one.up_to(Duration::from_secs(1));
-            assert_eq!(pause, other.up_to(Duration::from_secs(1)));
-            assert!(pause < Duration::from_secs(1));
-        }
-        assert_ne!(Jitter::new(1).next(), Jitter::new(2).next());
-    }
 }

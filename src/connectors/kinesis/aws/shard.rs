@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_sdk_kinesis::types::{ChildShard, Record};
 
 use crate::connectors::aws::AwsFailure;
-use crate::contracts::{Position, RawChunk, Result, Split, SplitId};
+use crate::contracts::{Fetch, Position, RawChunk, Result, Split, SplitId};
 
 use super::chunks::{Unpacker, arrival_ms};
 use super::lineage::ShardId;
@@ -119,8 +119,25 @@ impl ShardReading {
         self.stopped
     }
 
+    /// What is to be said before the service is asked again; `end` are the children of a shard that has been read to its
+    /// end. `None`: ask.
+    pub(super) async fn before_asking(&mut self, end: Option<&[ChildShard]>) -> Result<Option<Fetch>> {
+        if let Some(chunk) = self.ready.pop_front() {
+            return Ok(Some(Fetch::Records(chunk)));
+        }
+        if let Some(children) = end {
+            self.ended(children).await?;
+            return Ok(Some(Fetch::Finished));
+        }
+        if self.stopped {
+            self.rest().await;
+            return Ok(Some(Fetch::CaughtUp));
+        }
+        Ok(None)
+    }
+
     /// Waits before the runtime is told again that the stop position has been reached.
-    pub(super) async fn rest(&mut self) {
+    async fn rest(&mut self) {
         if self.rests {
             self.stream.clock.sleep(REST).await;
         }
@@ -138,7 +155,7 @@ impl ShardReading {
     }
 
     /// The shard has been read to its end.
-    pub(super) async fn ended(&self, children: &[ChildShard]) -> Result<()> {
+    async fn ended(&self, children: &[ChildShard]) -> Result<()> {
         self.stream.shard_ended(&self.id, children, self.position.read_until_ms).await
     }
 

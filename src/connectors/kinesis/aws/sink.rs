@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use tokio::sync::OnceCell;
 
-use crate::connectors::aws::AwsSession;
+use crate::connectors::aws::{AwsSession, Jitter};
 use crate::connectors::kinesis::encode::RowEncoder;
 use crate::connectors::kinesis::local::MAX_RECORD_BYTES;
 use crate::connectors::kinesis::produce::{BATCH_BYTES, BATCH_RECORDS, OutRecord, Put, PutBatch};
@@ -26,7 +26,6 @@ use crate::contracts::{Changes, Clock, EpochNumber, Error, Result, Sink, TableSp
 
 use super::kpl::Aggregate;
 use super::put::AwsTarget;
-use super::retry::Jitter;
 
 /// PutRecords calls at the same time. A shard takes 1 MB/s, a call up to 5 MB: more calls only meet more throttling.
 const CALLS: usize = 4;
@@ -75,7 +74,7 @@ impl AwsStreamSink {
     async fn target(&self) -> Result<Arc<AwsTarget>> {
         let target = self.target.get_or_try_init(|| async {
             let target = AwsTarget::new(&self.session, &self.stream).await?;
-            target.reach().await?;
+            target.reach(Arc::clone(&self.clock)).await?;
             Ok::<_, Error>(Arc::new(target))
         });
         target.await.cloned()

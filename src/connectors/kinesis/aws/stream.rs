@@ -11,16 +11,14 @@ use std::time::Duration;
 use aws_sdk_kinesis::types::{ChildShard, Shard};
 use tokio::sync::Notify;
 
-use crate::connectors::aws::AwsFailure;
+use crate::connectors::aws::{AwsFailure, Jitter};
 use crate::contracts::{Clock, Error, Result};
 
 use super::client::{StreamClient, Summary};
 use super::lineage::{Lineage, Listed, ShardId};
 use super::position::{Place, ShardPosition};
-use super::retry::{Backoff, Jitter};
+use super::retry::{Backoff, START_PATIENCE};
 
-/// How long a start tries to reach the stream: a wrong endpoint should be found while somebody looks.
-const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Listings between two looks at the stream itself (was it made anew? has its retention changed?).
 const LISTINGS_PER_SUMMARY: u32 = 6;
 /// A reader that runs may be this much older than retention before records count as lost: AWS trims a little late,

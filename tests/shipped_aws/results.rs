@@ -1,0 +1,118 @@
+//! What the services hold after a run, against what must be there.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{AsArray, RecordBatch};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+
+use crate::expected::{TABLES, alerts_difference, difference, expected, table_difference};
+use crate::program::events;
+use crate::services::Services;
+use crate::stub::topics;
+use crate::tables::plain;
+
+/// What is wrong with the tables of DynamoDB.
+pub(crate) async fn tables_difference(services: &Services, file: &str) -> Option<String> {
+    let expected = expected(file);
+    let client = services.dynamodb();
+    let mut wrong = Vec::new();
+    for (table, _) in TABLES {
+        let mut items = Vec::new();
+        let mut pages = client.scan().table_name(table).consistent_read(true).into_paginator().items().send();
+        while let Some(item) = pages.next().await {
+            items.push(item.unwrap().iter().map(|(name, value)| (name.clone(), plain(value))).collect());
+        }
+        wrong.extend(table_difference(table, &expected, items));
+    }
+    (!wrong.is_empty()).then(|| wrong.join("\n"))
+}
+
+/// All that is wrong. `ends` are events beside those of the file, which only the archive keeps; each of `kills` may have
+/// doubled an alert.
+pub(crate) async fn differences(services: &Services, file: &str, ends: &[String], kills: usize) -> Vec<String> {
+    let mut wrong: Vec<String> = tables_difference(services, file).await.into_iter().collect();
+    wrong.extend(alerts(services, file, kills).await);
+    wrong.extend(archive(services, file, ends).await);
+    wrong
+}
+
+/// Each alert is there, and has come again only where a reply was cut that told of it.
+async fn alerts(services: &Services, file: &str, kills: usize) -> Vec<String> {
+    let mut unheard: BTreeMap<String, usize> = BTreeMap::new();
+    for request in services.topics.unheard.lock().unwrap().iter() {
+        for id in alert_ids(&topics::form(&request.body)) {
+            *unheard.entry(id).or_default() += 1;
+        }
+    }
+    let mut copies: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (id, message) in services.alerts().await {
+        copies.entry(id).or_default().push(message);
+    }
+    let mut wrong = Vec::new();
+    for (id, messages) in &copies {
+        let allowed = 1 + kills + unheard.get(id).copied().unwrap_or(0);
+        if messages.len() > allowed {
+            wrong.push(format!("alerts: '{id}' came {} times, {allowed} are explained", messages.len()));
+        }
+        if messages.iter().any(|m| *m != messages[0]) {
+            wrong.push(format!("alerts: '{id}' has several texts: {messages:?}"));
+        }
+    }
+    let each: Vec<String> = copies.into_values().map(|mut m| m.swap_remove(0)).collect();
+    wrong.extend(alerts_difference(&expected(file), &each));
+    wrong
+}
+
+/// Each record is in the archive once, or refused once; no position is there twice.
+async fn archive(services: &Services, file: &str, ends: &[String]) -> Vec<String> {
+    let (mut texts, mut positions) = (Vec::new(), Vec::new());
+    for key in services.bucket.keys().await {
+        if key.starts_with("events/") {
+            let file = bytes::Bytes::from(services.bucket.get(&key).await);
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+            for batch in reader {
+                let batch = batch.unwrap();
+                let (raw, shard, number) =
+                    (column(&batch, "raw_event"), column(&batch, "shard_id"), column(&batch, "sequence_number"));
+                positions.extend(shard.iter().zip(&number).map(|(shard, number)| format!("{shard}/{number}")));
+                texts.extend(raw);
+            }
+        } else if key.starts_with("errors/") {
+            // What the decoder refuses is in no query, so not in the archive either; a REQUIRE is one query's affair.
+            let lines = String::from_utf8(services.bucket.get(&key).await).unwrap();
+            for line in lines.lines() {
+                let line: Value = serde_json::from_str(line).unwrap();
+                if line["reason"] == "wrong_type" {
+                    texts.push(line["record"].as_str().unwrap().to_owned());
+                }
+            }
+        } else if !key.starts_with("checkpoints/") {
+            return vec![format!("archive: what is '{key}'?")];
+        }
+    }
+    let wanted = events(file).lines().map(str::to_owned).chain(ends.iter().cloned()).collect();
+    let mut wrong: Vec<String> = difference("archive", wanted, texts).into_iter().collect();
+    let rows = positions.len();
+    positions.sort();
+    positions.dedup();
+    if positions.len() != rows {
+        wrong.push(format!("archive: {rows} rows of {} positions", positions.len()));
+    }
+    if !services.bucket.uploads().await.is_empty() {
+        wrong.push("archive: an upload is left over".to_owned());
+    }
+    wrong
+}
+
+fn column(batch: &RecordBatch, name: &str) -> Vec<String> {
+    let column = arrow::compute::cast(batch.column_by_name(name).unwrap(), &arrow::datatypes::DataType::Utf8).unwrap();
+    column.as_string::<i32>().iter().map(|text| text.unwrap().to_owned()).collect()
+}
+
+/// The ids of alerts that a PublishBatch carries.
+fn alert_ids(form: &BTreeMap<String, String>) -> Vec<String> {
+    let names = form.iter().filter(|(name, value)| name.ends_with(".Name") && *value == "alert_id");
+    let value = |name: &String| form.get(&format!("{}.Value.StringValue", name.trim_end_matches(".Name"))).cloned();
+    names.filter_map(|(name, _)| value(name)).collect()
+}
