@@ -173,7 +173,7 @@ impl Replica {
 }
 
 /// Where to look for the lease of a job, if it has one.
-fn lease_place(options: &JobOptions, settings: &Settings) -> Result<Option<LeasePlace>> {
+pub(super) fn lease_place(options: &JobOptions, settings: &Settings) -> Result<Option<LeasePlace>> {
     match (&options.state.lease, &settings.lease) {
         (Some(place), _) => Ok(Some(place.clone())),
         (None, Some(text)) => LeasePlace::parse(text).map(Some).map_err(Error::config),

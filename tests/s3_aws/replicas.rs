@@ -19,12 +19,6 @@ CREATE TABLE copies (id BIGINT) WITH ('connector' = 's3', 'path' = 's3://replica
   'sink.rolling-policy.rollover-interval' = '300 ms');
 INSERT INTO copies SELECT id FROM events;
 ";
-const LEASES: &str = "
-CREATE TABLE leases (job STRING, n BIGINT, PRIMARY KEY (job) NOT ENFORCED)
-WITH ('connector' = 'dynamodb', 'table-name' = 'leases');
-CREATE TABLE numbers (job STRING, n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '1');
-INSERT INTO leases SELECT job, n FROM numbers;
-";
 const TTL_MS: u64 = 2_000;
 
 struct Replica {
@@ -100,15 +94,14 @@ async fn ten_more(bucket: &Bucket, number: u64) {
     wait("the events' copies", 15_000, async || copies(bucket).await.len() == wanted).await;
 }
 
-async fn replicas(emulator: &Emulator, lease: &str) {
-    let bucket = emulator.bucket("replicas").await;
+async fn replicas(emulator: &Emulator, bucket: &Bucket, lease: &str) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("job.sql"), SQL).unwrap();
     let start = |name: &str| Replica::start(emulator, folder.path(), name, lease);
 
     let one = start("one");
     wait("the first one leads", 10_000, async || one.terms() == 1).await;
-    ten_more(&bucket, 0).await;
+    ten_more(bucket, 0).await;
     let mut two = start("two");
     wait("the second one waits", 10_000, async || two.text().contains("waits: 'one-")).await;
 
@@ -117,10 +110,10 @@ async fn replicas(emulator: &Emulator, lease: &str) {
     // The silence, a look each 0.4 s, and the process's own work on two busy cores.
     let waited = wait("the second one leads", 15_000, async || two.terms() == 1).await;
     assert!(waited + 100 >= TTL_MS - 2 * TTL_MS / 5, "{lease}: taken over after {waited} ms, while the lease held");
-    ten_more(&bucket, 1).await;
+    ten_more(bucket, 1).await;
     one.signal("-CONT");
     wait("the first one notices", 10_000, async || one.text().contains("waits: ")).await;
-    ten_more(&bucket, 2).await;
+    ten_more(bucket, 2).await;
 
     // Killed.
     let three = start("three");
@@ -128,7 +121,7 @@ async fn replicas(emulator: &Emulator, lease: &str) {
     two.signal("-KILL");
     two.child.wait().unwrap();
     wait("another one leads", 15_000, async || one.terms() + three.terms() == 2).await;
-    ten_more(&bucket, 3).await;
+    ten_more(bucket, 3).await;
 
     // Ended in order: the successor need not wait.
     let (mut leader, mut other) = if one.terms() == 2 { (one, three) } else { (three, one) };
@@ -136,12 +129,12 @@ async fn replicas(emulator: &Emulator, lease: &str) {
     leader.signal("-TERM");
     assert!(leader.child.wait().unwrap().success(), "{lease}: {}", leader.text());
     wait("the last one leads", 10_000, async || other.terms() == terms + 1).await;
-    ten_more(&bucket, 4).await;
+    ten_more(bucket, 4).await;
     other.signal("-TERM");
     assert!(other.child.wait().unwrap().success(), "{lease}: {}", other.text());
     assert!(other.text().contains("checkpoints: "), "{lease}: {}", other.text());
 
-    let copies = copies(&bucket).await;
+    let copies = copies(bucket).await;
     assert!(copies.len() == 50 && copies.values().all(|n| *n == 1), "{lease}: {copies:?}");
     assert!(bucket.uploads().await.is_empty(), "{lease}: uploads are left over");
 }
@@ -149,17 +142,21 @@ async fn replicas(emulator: &Emulator, lease: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_several_works_with_its_lease_beside_the_checkpoints() {
     let Some(emulator) = seaweed().await else { return };
-    replicas(&emulator, "checkpoints").await;
+    let bucket = emulator.bucket("replicas").await;
+    replicas(&emulator, &bucket, "checkpoints").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_several_works_with_its_lease_in_dynamodb() {
     let Some(emulator) = ministack().await else { return };
+    let bucket = emulator.bucket("replicas").await;
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("leases.sql"), LEASES).unwrap();
-    let made = command(&emulator, folder.path()).args(["provision", "leases.sql"]).output().unwrap();
+    std::fs::write(folder.path().join("job.sql"), SQL).unwrap();
+    // The table of leases is one of the things that the job needs.
+    let lease = ["--param", "LEASE=dynamodb:leases"];
+    let made = command(&emulator, folder.path()).args(["provision", "job.sql"]).args(lease).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    replicas(&emulator, "dynamodb:leases").await;
+    replicas(&emulator, &bucket, "dynamodb:leases").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 use crate::contracts::{Error, Result, TableSpec};
 
-pub use needs::{checkpoints, error_output, needs};
+pub use needs::{checkpoints, error_output, lease, needs};
 
 /// Sort of a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -191,6 +191,16 @@ fn topic(spec: &TableSpec) -> Result<Vec<Resource>> {
     Ok(all)
 }
 
+/// What a job's lease in a DynamoDB table needs; `spec` is any table of the job.
+pub fn lease(table: &str, spec: &TableSpec) -> Resource {
+    // Any text key will do: the lease asks the table for its name.
+    let key = vec![KeyAttribute { name: "job".to_owned(), letter: "S" }];
+    let mut table = resource(Kind::Table, Named::of(table), Shape::Table { key, ttl: None }, spec);
+    allow(&mut table, &Target::Itself, &["dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:PutItem"]);
+    table.tables = vec!["(lease)".to_owned()];
+    table
+}
+
 fn bucket(path: &str, spec: &TableSpec) -> Result<Option<(Resource, String)>> {
     let Some((bucket, key)) = s3_path(path)? else { return Ok(None) };
     let named = Named { name: bucket, region: None, account: None };
@@ -313,6 +323,14 @@ mod tests {
         let kinds: Vec<_> = both.iter().map(|r| (r.kind, r.name.as_str())).collect();
         assert_eq!(kinds, [(Kind::Topic, "alerts.fifo"), (Kind::Table, "sent")]);
         assert_eq!(both[0].shape, Shape::Topic { fifo: true });
+    }
+
+    #[test]
+    fn a_lease_is_read_and_replaced() {
+        let lease = lease("leases", &table(&[]));
+        let actions: Vec<&str> = lease.grants.iter().map(|(_, action)| *action).collect();
+        assert_eq!(actions, ["dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:PutItem"]);
+        assert!(matches!(&lease.shape, Shape::Table { key, .. } if key[0].name == "job" && key[0].letter == "S"));
     }
 
     #[test]
