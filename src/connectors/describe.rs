@@ -219,6 +219,10 @@ const DYNAMODB: ConnectorDescription = ConnectorDescription {
         source("lookup.partial-cache.max-rows", Number),
         source("lookup.partial-cache.expire-after-write", Duration),
         source("lookup.partial-cache.cache-missing-key", Bool),
+        // Calls are repeated for as long as it takes, many at a time.
+        ignored("lookup.partial-cache.expire-after-access", Duration),
+        ignored("lookup.max-retries", Number),
+        ignored("lookup.async", Bool),
         sink("sink.write-mode", Enum(&["update", "put", "batch", "add"])),
         sink("sink.delete", Enum(&["tombstone", "item"])),
         sink("sink.add.columns", Text),

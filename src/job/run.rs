@@ -80,7 +80,8 @@ pub async fn check(options: &JobOptions) -> std::result::Result<Vec<String>, Vec
 pub async fn prepare(options: &JobOptions, clock: Arc<dyn Clock>) -> std::result::Result<Prepared, Vec<Error>> {
     let epoch_time = Arc::new(AtomicI64::new(clock.now_ms()));
     let plan = plan(options, &epoch_time).await?;
-    connect(options, plan, clock, epoch_time).await.map_err(|e| vec![e])
+    // It reaches many services: boxed, so that the types of the futures around it stay small.
+    Box::pin(connect(options, plan, clock, epoch_time)).await.map_err(|e| vec![e])
 }
 
 async fn connect(
