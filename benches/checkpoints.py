@@ -2,7 +2,7 @@
 """What checkpoints cost: CPU seconds of the shipped job with one each 10 s and with none but the last, in interleaved pairs.
 
     python3 benches/peers/generate.py --help            # makes the events
-    python3 benches/checkpoints.py target/release/tidemill EVENTS.jsonl [--pairs 10] [--interval 10s]
+    python3 benches/checkpoints.py target/release/tidemill EVENTS.jsonl [--pairs 10] [--interval 10s] [--epoch-rows N]
 
 EVENTS.jsonl is sent to a local stream once, outside of the measurement. Each run works on a copy of the folder (hard links
 for the stream, which nothing writes to) and reads all of it with --drain. Measured is user + system time of the process
@@ -29,6 +29,7 @@ def run(args, template, interval):
     os.rmdir(local)
     shutil.copytree(template, local, copy_function=os.link)
     command = [args.binary, "run", args.queries, "--local", local, "--drain", "--checkpoint-interval", interval]
+    command += ["--epoch-rows", args.epoch_rows] if args.epoch_rows else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     text = process.stdout.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
@@ -45,6 +46,7 @@ def main():
     parser.add_argument("--queries", default="queries")
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--interval", default="10s")
+    parser.add_argument("--epoch-rows", help="to try the script on a few events")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         template = os.path.join(folder, "template")

@@ -21,6 +21,12 @@ CREATE TABLE counts (event_type STRING, events BIGINT, PRIMARY KEY (event_type) 
 WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
 INSERT INTO counts SELECT event_type, COUNT(*) FROM events GROUP BY event_type;
 ";
+const MINUTES: &str = "\
+CREATE TABLE minutes (minute_start STRING, events BIGINT, PRIMARY KEY (minute_start) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'minutes');
+INSERT INTO minutes SELECT DATE_FORMAT(window_start, 'yyyy-MM-dd HH:mm'), COUNT(*)
+FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(`timestamp`), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end;
+";
 const PAGES: &str = "\
 CREATE TABLE pages (page STRING, views BIGINT, PRIMARY KEY (page) NOT ENFORCED)
 WITH ('connector' = 'dynamodb', 'table-name' = 'pages');
@@ -198,7 +204,7 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_is_used_only_when_asked() {
 
 #[test]
 fn a_changed_job_goes_on_as_far_as_it_is_the_same() {
-    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("minutes.sql", MINUTES)]);
     place.run(&[]);
     // A new query begins behind the checkpoint; the other one goes on.
     place.write("pages.sql", PAGES);
@@ -234,6 +240,9 @@ fn a_changed_job_goes_on_as_far_as_it_is_the_same() {
     );
     place.run(&["--drop-state", "pages:pages"]);
     assert!(place.run(&[]).starts_with("0 records"));
+    // Through all this, the windows have gone on: each event is in one.
+    place.done(&["run", "job", "--local", "local", "--drain"]);
+    assert_eq!(place.number("SELECT SUM(events) FROM minutes"), 700);
 }
 
 #[test]

@@ -99,6 +99,19 @@ impl UserDefinedLogicalNodeCore for WindowTvf {
     fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
         Self::try_new(inputs.swap_remove(0), exprs.swap_remove(0), self.spec, self.number)
     }
+
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        // The bounds come behind the columns of the input.
+        let input = self.input.schema();
+        let mut needed: Vec<usize> =
+            output_columns.iter().copied().filter(|column| *column < input.fields().len()).collect();
+        for column in self.time.column_refs() {
+            needed.extend(input.maybe_index_of_column(column));
+        }
+        needed.sort_unstable();
+        needed.dedup();
+        Some(vec![needed])
+    }
 }
 
 /// Lets rows pass for which the predicate is TRUE; the others are counted and reported.

@@ -35,6 +35,7 @@ mod stub;
 mod tables;
 
 mod faults;
+mod killed;
 mod program;
 mod results;
 mod services;

@@ -29,11 +29,11 @@ pub(crate) async fn tables_difference(services: &Services, file: &str) -> Option
 }
 
 /// All that is wrong. `ends` are events beside those of the file, which only the archive keeps; each of `kills` may have
-/// doubled an alert.
+/// doubled an alert, and what is said of a refused record.
 pub(crate) async fn differences(services: &Services, file: &str, ends: &[String], kills: usize) -> Vec<String> {
     let mut wrong: Vec<String> = tables_difference(services, file).await.into_iter().collect();
     wrong.extend(alerts(services, file, kills).await);
-    wrong.extend(archive(services, file, ends).await);
+    wrong.extend(archive(services, file, ends, kills).await);
     wrong
 }
 
@@ -65,8 +65,8 @@ async fn alerts(services: &Services, file: &str, kills: usize) -> Vec<String> {
 }
 
 /// Each record is in the archive once, or refused once; no position is there twice.
-async fn archive(services: &Services, file: &str, ends: &[String]) -> Vec<String> {
-    let (mut texts, mut positions) = (Vec::new(), Vec::new());
+async fn archive(services: &Services, file: &str, ends: &[String], kills: usize) -> Vec<String> {
+    let (mut texts, mut positions, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for key in services.bucket.keys().await {
         if key.starts_with("events/") {
             let file = bytes::Bytes::from(services.bucket.get(&key).await);
@@ -84,13 +84,19 @@ async fn archive(services: &Services, file: &str, ends: &[String]) -> Vec<String
             for line in lines.lines() {
                 let line: Value = serde_json::from_str(line).unwrap();
                 if line["reason"] == "wrong_type" {
-                    texts.push(line["record"].as_str().unwrap().to_owned());
+                    let place = format!("{} {}", line["split"], line["sequence_number"]);
+                    refused.push((place, line["record"].as_str().unwrap().to_owned()));
                 }
             }
         } else if !key.starts_with("checkpoints/") {
             return vec![format!("archive: what is '{key}'?")];
         }
     }
+    if kills > 0 {
+        refused.sort();
+        refused.dedup();
+    }
+    texts.extend(refused.into_iter().map(|(_, record)| record));
     let wanted = events(file).lines().map(str::to_owned).chain(ends.iter().cloned()).collect();
     let mut wrong: Vec<String> = difference("archive", wanted, texts).into_iter().collect();
     let rows = positions.len();

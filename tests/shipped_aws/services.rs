@@ -23,7 +23,7 @@ pub(crate) struct Services {
     pub(crate) topics: Running,
     topic_arn: String,
     queue: String,
-    _s3: buckets::Emulator,
+    s3: buckets::Emulator,
     files: Proxy,
     pub(crate) bucket: Bucket,
 }
@@ -46,7 +46,7 @@ impl Services {
             sns,
             topic_arn,
             queue,
-            _s3: s3,
+            s3,
             bucket,
         })
     }
@@ -63,6 +63,11 @@ impl Services {
         self.tables.follow(faults::of_dynamodb());
         self.topics.follow(faults::of_sns());
         faults::of_s3(&self.files);
+    }
+
+    /// A bucket for something else than results.
+    pub(crate) async fn another_bucket(&self, name: &str) -> Bucket {
+        self.s3.bucket(name).await
     }
 
     /// Every kind of fault has been met.
