@@ -3,6 +3,9 @@
 //!
 //! `SIMULATION_SEED=N` runs one seed; `SIMULATION_SEEDS=N` runs that many.
 
+// The future of a whole job is deep.
+#![recursion_limit = "256"]
+
 mod job;
 mod lease;
 mod world;
