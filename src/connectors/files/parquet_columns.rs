@@ -22,7 +22,7 @@ use parquet::file::writer::SerializedFileWriter;
 
 use super::output::Output;
 
-/// Rows that wait at most; above some ten thousand more rows make encoding no faster.
+/// Rows that wait at most: half of an epoch.
 const WAITING_ROWS: usize = 1 << 16;
 /// Bytes that wait at most, as Arrow counts them: buffers that rows share count for each batch.
 const WAITING_BYTES: usize = 64 << 20;
@@ -30,7 +30,7 @@ const WAITING_BYTES: usize = 64 << 20;
 const FIRST_ROWS: usize = 4_096;
 /// Below this many rows a second lane costs more (a thread's start is some 30 µs) than it saves.
 const LANES_ABOVE_ROWS: usize = 4_096;
-/// Lanes of one file. Twice as many are no faster where other queries want the cores too.
+/// Lanes of one file: other queries want the cores too.
 const MOST_LANES: usize = 4;
 
 /// See the module's description.
