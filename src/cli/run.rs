@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{Outcome, Source, default_threads, display, runtime, start_position};
 use crate::contracts::{Clock, Error, Result, StartPosition, SystemClock};
-use crate::job::{JobOptions, LeasePlace, Replica, Stage, StateOptions, prepare};
+use crate::job::{JobOptions, LeasePlace, Replica, Stage, Start, StateOptions};
 use crate::runtime::{Ending, Progress, Summary, Worker};
 
 /// Arguments of `run`.
@@ -112,18 +112,17 @@ pub(super) fn run(args: RunArgs) -> Outcome {
     };
     runtime(threads)?.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let replica = Replica::of(&options, &clock).await?;
+        let start = Start::of(&options, &clock).await?;
         let (stop_sender, stop) = watch::channel(false);
+        tokio::spawn(stop_on_signal(stop_sender));
         let progress = Arc::new(Progress::default());
-        if let Some(replica) = replica {
-            tokio::spawn(stop_on_signal(stop_sender));
-            return run_replica(replica, &clock, &stop, &progress).await;
-        }
-        let prepared = prepare(&options, Arc::clone(&clock)).await?;
+        let prepared = match start {
+            Start::Replica(replica) => return run_replica(*replica, &clock, &stop, &progress).await,
+            Start::Alone(prepared) => *prepared,
+        };
         for warning in &prepared.warnings {
             eprintln!("note: {warning}");
         }
-        tokio::spawn(stop_on_signal(stop_sender));
         let shown = display::show(Arc::clone(&progress), Arc::clone(&clock), &prepared.name);
         let outcome = Worker::run(prepared.job, stop, progress).await;
         shown.abort();

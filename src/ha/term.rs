@@ -10,7 +10,7 @@
 //! and acting, see the module above.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::contracts::{Clock, Error, ErrorKind, Lease, LeaseStore, Result};
@@ -41,8 +41,6 @@ pub struct Candidate {
     clock: Arc<dyn Clock>,
     holder: String,
     times: Times,
-    /// Terms that this process has: the more, the longer it hesitates to take another.
-    terms: Arc<AtomicUsize>,
     /// Attempts to take or renew, each under a number of its own. An attempt whose answer is lost may have been stored
     /// long ago; if the next one looked the same, it would be taken for that, and the term would seem younger than it is.
     attempts: Arc<AtomicU64>,
@@ -68,15 +66,9 @@ impl std::fmt::Display for Lost {
 }
 
 impl Candidate {
-    /// `holder` must be different for each start of each process. `terms` is shared by all candidates of a process.
-    pub fn new(
-        store: Arc<dyn LeaseStore>,
-        clock: Arc<dyn Clock>,
-        holder: impl Into<String>,
-        times: Times,
-        terms: Arc<AtomicUsize>,
-    ) -> Self {
-        Self { store, clock, holder: holder.into(), times, terms, attempts: Arc::default() }
+    /// `holder` must be different for each start of each process.
+    pub fn new(store: Arc<dyn LeaseStore>, clock: Arc<dyn Clock>, holder: impl Into<String>, times: Times) -> Self {
+        Self { store, clock, holder: holder.into(), times, attempts: Arc::default() }
     }
 
     /// How long things take.
@@ -128,21 +120,13 @@ impl Candidate {
 
     /// Takes a free lease; `None` if it is another's, or was not answered in time.
     async fn take(&self, found: Option<&Lease>) -> Result<Option<Term>> {
-        // A process that has nothing to do is first, so that the jobs of a fleet spread.
-        let busy = u32::try_from(self.terms.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
-        if busy > 0 {
-            self.clock.sleep(self.times.beat.saturating_mul(busy.min(8))).await;
-        }
         let generation = found.map_or(0, |lease| lease.generation) + 1;
         let lease = Lease { holder: self.holder.clone(), generation, beat: self.attempt(), released: false };
         let sent = self.clock.elapsed();
         match self.set(found, &lease, self.times.ttl).await {
             // Taken, but so long ago that another one may have taken it since: this process was paused.
             Ok(Set::Ours) if self.clock.elapsed().saturating_sub(sent) >= self.times.ttl => Ok(None),
-            Ok(Set::Ours) => {
-                self.terms.fetch_add(1, Ordering::Relaxed);
-                Ok(Some(Term { candidate: self.clone(), lease, renewed: sent }))
-            }
+            Ok(Set::Ours) => Ok(Some(Term { candidate: self.clone(), lease, renewed: sent })),
             Ok(Set::Theirs(_) | Set::Unknown) => Ok(None),
             Err(error) if error.kind() == ErrorKind::Unavailable => Ok(None),
             Err(error) => Err(error.context(format!("lease in {}", self.store.place()))),
@@ -249,21 +233,14 @@ impl Term {
 
     /// Gives the lease back, so that a successor need not wait. A failure costs only that wait.
     pub async fn release(mut self) -> Result<()> {
-        let next = Lease { released: true, beat: self.candidate.attempt(), ..self.lease.clone() };
-        let set = self.candidate.set(Some(&self.lease), &next, self.candidate.times.beat).await?;
-        if let Set::Theirs(stored) = set
-            && self.is_own(&stored)
-        {
-            self.lease = stored;
+        // Twice: what is stored may be a renewal whose answer was lost.
+        for _ in 0..2 {
             let next = Lease { released: true, beat: self.candidate.attempt(), ..self.lease.clone() };
-            self.candidate.set(Some(&self.lease), &next, self.candidate.times.beat).await?;
+            match self.candidate.set(Some(&self.lease), &next, self.candidate.times.beat).await? {
+                Set::Theirs(stored) if self.is_own(&stored) => self.lease = stored,
+                _ => break,
+            }
         }
         Ok(())
-    }
-}
-
-impl Drop for Term {
-    fn drop(&mut self) {
-        self.candidate.terms.fetch_sub(1, Ordering::Relaxed);
     }
 }

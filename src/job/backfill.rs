@@ -77,7 +77,7 @@ pub async fn backfill(
             source.name
         )
     }));
-    let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.job.paths));
+    let name = job_name(&plan.settings, &options.job.paths);
     let generation = u64::try_from(clock.now_ms()).unwrap_or(0);
     let context = JobContext { job: format!("{name}-backfill"), generation };
     let connectors = Connectors::new(options.job.local.clone(), Arc::clone(&clock), context);
@@ -101,7 +101,7 @@ pub(super) async fn run_queries(
     }
     super::lookups::connect(&plan.lookups, connectors).await?;
     let sinks = sink_tables(&plan.queries);
-    let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
+    let name = job_name(&plan.settings, &options.paths);
     let place = errors_place(&plan.settings.errors_path, options.local.as_deref(), &name, &sinks);
     let errors = place.open(connectors)?;
     let (error_sender, error_receiver) = mpsc::channel(4);

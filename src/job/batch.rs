@@ -50,7 +50,7 @@ pub async fn run_batch(options: &JobOptions, clock: Arc<dyn Clock>) -> std::resu
         Ok(Arc::new(SlotTable { slot }))
     };
     let plan = plan_job(&files, &parameters(&options), &plan_options, Some(&scan)).await?;
-    let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
+    let name = job_name(&plan.settings, &options.paths);
     let generation = u64::try_from(clock.now_ms()).unwrap_or(0);
     let context = JobContext { job: format!("{name}-batch"), generation };
     let connectors = Connectors::new(options.local.clone(), Arc::clone(&clock), context).draining(true);

@@ -20,7 +20,7 @@ pub use batch::{BatchDone, run_batch};
 pub use explain::{explain_json, explain_text};
 pub use files::load;
 pub use portable::not_portable;
-pub use replica::{LeasePlace, Replica, Stage};
+pub use replica::{LeasePlace, Replica, Stage, Start};
 pub use resources::{athena, job_resources};
 pub use run::{JobOptions, Prepared, check, plan, prepare};
 pub use saved::StateOptions;

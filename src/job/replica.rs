@@ -4,12 +4,11 @@
 //! run that has lost its lease is dropped where it stands, as if it had been killed.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::run::{JobOptions, Prepared, job_name, plan, prepare};
+use super::run::{JobOptions, Prepared, connect_planned, job_name, plan_from_now, prepare};
 use super::saved::{StateOptions, checkpoints_path, nonce};
 use crate::connectors::dynamodb;
 use crate::connectors::files::{StatePlace, state_place};
@@ -75,21 +74,33 @@ enum End {
     Lost(Lost),
 }
 
-impl Replica {
-    /// The replica of a job that has a lease; `None` for a job without one. The SQL is planned, so that what is wrong with
-    /// it is known now, and not when the replica takes over.
+/// How a job is run.
+pub enum Start {
+    /// It has no lease: this process runs it, at once.
+    Alone(Box<Prepared>),
+    /// It has one: this process runs it when its turn has come.
+    Replica(Box<Replica>),
+}
+
+impl Start {
+    /// Plans a job, and connects it if it has no lease. The SQL of one that has is planned too, so that what is wrong with it
+    /// is known now, and not when the replica takes over.
     ///
     /// # Errors
-    /// Wrong SQL; a lease without checkpoints; no such table or bucket.
-    pub async fn of(options: &JobOptions, clock: &Arc<dyn Clock>) -> std::result::Result<Option<Self>, Vec<Error>> {
-        let planned = plan(options, &Arc::default()).await?;
-        let name = planned.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
-        let candidate = candidate(options, &planned.settings, &name, clock).await.map_err(|e| vec![e])?;
-        let replica = |candidate| Self { options: options.clone(), candidate, clock: Arc::clone(clock) };
-        Ok(candidate.map(replica))
+    /// As [`prepare`]; a lease without checkpoints; no such table or bucket of leases.
+    pub async fn of(options: &JobOptions, clock: &Arc<dyn Clock>) -> std::result::Result<Self, Vec<Error>> {
+        let planned = plan_from_now(options, clock).await?;
+        let settings = &planned.0.settings;
+        let name = job_name(settings, &options.paths);
+        Ok(match candidate(options, settings, &name, clock).await.map_err(|e| vec![e])? {
+            Some(candidate) => Self::Replica(Box::new(Replica::new(options.clone(), candidate, Arc::clone(clock)))),
+            None => Self::Alone(Box::new(connect_planned(options, planned, Arc::clone(clock)).await?)),
+        })
     }
+}
 
-    /// A replica with a candidate of its own making.
+impl Replica {
+    /// A replica that competes as `candidate`.
     pub fn new(options: JobOptions, candidate: Candidate, clock: Arc<dyn Clock>) -> Self {
         Self { options, candidate, clock }
     }
@@ -206,7 +217,7 @@ async fn candidate(
     let ttl = u64::try_from(settings.lease_ttl_ms).unwrap_or(0).max(500);
     let times = Times { ttl: Duration::from_millis(ttl), beat: Duration::from_millis(ttl / 5) };
     let holder = format!("{}-{}-{}", host(), std::process::id(), nonce()?);
-    Ok(Some(Candidate::new(store, Arc::clone(clock), holder, times, Arc::new(AtomicUsize::new(0)))))
+    Ok(Some(Candidate::new(store, Arc::clone(clock), holder, times)))
 }
 
 /// Name of the machine (or container), for people.

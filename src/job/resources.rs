@@ -32,7 +32,7 @@ fn of_plan(plan: &JobPlan, options: &JobOptions) -> Result<Vec<Resource>> {
     for query in &plan.queries {
         all.extend(resources::needs(&query.sink.spec, &query.sink.connector, Role::Sink)?);
     }
-    let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
+    let name = job_name(&plan.settings, &options.paths);
     let sinks = sink_tables(&plan.queries);
     let errors = errors_place(&plan.settings.errors_path, None, &name, &sinks);
     if let Some(spec) = errors.beside.or_else(|| plan.queries.first().map(|q| &q.sink.spec)) {

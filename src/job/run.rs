@@ -17,7 +17,7 @@ use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Clock, Error, ErrorOutput, Result, StartPosition, TableSpec};
 use crate::operators::Compute;
 use crate::runtime::{Ending, EpochLimits, Job, QuerySpec, ReferenceLoader};
-use crate::sql::{JobPlan, Parameters, PlanOptions, QueryPlan, plan_job};
+use crate::sql::{JobPlan, Parameters, PlanOptions, QueryPlan, Settings, plan_job};
 
 /// What a person asks for on the command line.
 #[derive(Debug, Clone)]
@@ -76,12 +76,32 @@ pub async fn check(options: &JobOptions) -> std::result::Result<Vec<String>, Vec
     plan(options, &Arc::default()).await.map(|plan| plan.warnings)
 }
 
-/// Plans a job and connects it.
-pub async fn prepare(options: &JobOptions, clock: Arc<dyn Clock>) -> std::result::Result<Prepared, Vec<Error>> {
+/// A job that is planned, and what its `now()` answers, in milliseconds.
+pub(super) type Planned = (JobPlan, Arc<AtomicI64>);
+
+/// Plans a job to be run from now on.
+pub(super) async fn plan_from_now(
+    options: &JobOptions,
+    clock: &Arc<dyn Clock>,
+) -> std::result::Result<Planned, Vec<Error>> {
     let epoch_time = Arc::new(AtomicI64::new(clock.now_ms()));
-    let plan = plan(options, &epoch_time).await?;
+    Ok((plan(options, &epoch_time).await?, epoch_time))
+}
+
+/// Connects a planned job.
+pub(super) async fn connect_planned(
+    options: &JobOptions,
+    (plan, epoch_time): Planned,
+    clock: Arc<dyn Clock>,
+) -> std::result::Result<Prepared, Vec<Error>> {
     // It reaches many services: boxed, so that the types of the futures around it stay small.
     Box::pin(connect(options, plan, clock, epoch_time)).await.map_err(|e| vec![e])
+}
+
+/// Plans a job and connects it.
+pub async fn prepare(options: &JobOptions, clock: Arc<dyn Clock>) -> std::result::Result<Prepared, Vec<Error>> {
+    let planned = plan_from_now(options, &clock).await?;
+    connect_planned(options, planned, clock).await
 }
 
 async fn connect(
@@ -90,7 +110,7 @@ async fn connect(
     clock: Arc<dyn Clock>,
     epoch_time: Arc<AtomicI64>,
 ) -> Result<Prepared> {
-    let name = plan.settings.name.clone().unwrap_or_else(|| job_name(&options.paths));
+    let name = job_name(&plan.settings, &options.paths);
     super::fresh::refuse_beside_objects(options, &plan, &name, &clock).await?;
     let SavedRun { mut saved, log, checkpointing, notes } = saved_run(options, &plan, &name, &clock).await?;
     // Without a log nothing is kept that could count runs and epochs. The time grows from run to run too.
@@ -167,7 +187,11 @@ async fn connect(
     Ok(Prepared { job, warnings, name })
 }
 
-pub(super) fn job_name(paths: &[PathBuf]) -> String {
+/// Name of a job: its own setting, else that of its first folder or file.
+pub(super) fn job_name(settings: &Settings, paths: &[PathBuf]) -> String {
+    if let Some(name) = &settings.name {
+        return name.clone();
+    }
     let stem = paths.first().and_then(|path| {
         let path = path.canonicalize().unwrap_or_else(|_| path.clone());
         path.file_stem().map(|stem| stem.to_string_lossy().into_owned())

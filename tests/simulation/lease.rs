@@ -5,7 +5,6 @@
 //! less than 15 s.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,30 +12,20 @@ use async_trait::async_trait;
 use tidemill::contracts::{Clock, Error, Lease, LeaseStore, Result};
 use tidemill::ha::{Candidate, Times};
 
-use super::world::{Chance, MachineClock, Pausable, World, seeds};
+use super::world::{Chance, MachineClock, Pausable, Tally, World, seeds};
 
 const REPLICAS: usize = 3;
 const SECONDS: u64 = 300;
 /// In this last part of a run nothing fails any more.
 const QUIET_SECONDS: u64 = 60;
 
-/// What has happened in a run, so that a fault which never comes is noticed.
-#[derive(Debug, Default)]
-struct Counts {
-    lost_requests: u64,
-    lost_replies: u64,
-    late: u64,
-    crashes: u64,
-    pauses: u64,
-    cut_off: u64,
-    terms: u64,
-    releases: u64,
-}
+/// Everything that must have happened.
+const EXPECTED: [&str; 8] = ["lost request", "lost reply", "late", "crash", "pause", "cut off", "term", "release"];
 
 struct Shared {
     chance: Chance,
     stored: Option<Lease>,
-    counts: Counts,
+    counts: Tally,
     /// Replicas that cannot reach the store, until then.
     cut: BTreeMap<usize, Duration>,
     /// Terms that a replica believes to have.
@@ -82,12 +71,9 @@ impl FarStore {
             let late = self.fails_now() && shared.chance.percent(4);
             let ms = 1 + shared.chance.below(if late { 8_000 } else { 30 });
             let counts = &mut shared.counts;
-            counts.late += u64::from(late);
-            counts.cut_off += u64::from(cut);
-            match reply {
-                true => counts.lost_replies += u64::from(lost),
-                false => counts.lost_requests += u64::from(lost),
-            }
+            counts.count_if(late, "late");
+            counts.count_if(cut, "cut off");
+            counts.count_if(lost, if reply { "lost reply" } else { "lost request" });
             (ms, lost)
         };
         self.world.sleep(Duration::from_millis(ms)).await;
@@ -143,7 +129,7 @@ async fn life(world: Arc<World>, shared: Common, replica: usize, start: u64, per
     let offset_ms = i64::try_from(start % 7).expect("small") * 3_600_000;
     let clock: Arc<dyn Clock> = Arc::new(MachineClock { world: Arc::clone(&world), offset_ms, per_mille });
     let name = format!("replica-{replica}-{start}");
-    let candidate = Candidate::new(Arc::new(store), clock, name, Times::default(), Arc::new(AtomicUsize::new(0)));
+    let candidate = Candidate::new(Arc::new(store), clock, name, Times::default());
     loop {
         let mut term = candidate.acquire(|_| {}).await.expect("nothing but the network fails");
         begin(&world, &shared, replica, term.generation());
@@ -154,7 +140,7 @@ async fn life(world: Arc<World>, shared: Common, replica: usize, start: u64, per
         };
         end(&world, &shared, replica);
         if lost.is_none() {
-            lock(&shared).counts.releases += 1;
+            lock(&shared).counts.count("release");
             let _ = term.release().await;
         }
     }
@@ -185,7 +171,7 @@ fn begin(world: &World, shared: &Common, replica: usize, generation: u64) {
     }
     shared.last_generation = generation;
     shared.believers.insert(replica, generation);
-    shared.counts.terms += 1;
+    shared.counts.count("term");
 }
 
 fn end(world: &World, shared: &Common, replica: usize) {
@@ -198,12 +184,12 @@ fn end(world: &World, shared: &Common, replica: usize) {
 }
 
 /// One run; `per_mille` is how fast the clocks of the replicas run.
-fn run(seed: u64, per_mille: [u32; REPLICAS]) -> (Vec<String>, Counts, Vec<String>) {
+fn run(seed: u64, per_mille: [u32; REPLICAS]) -> (Vec<String>, Tally, Vec<String>) {
     let world = Arc::<World>::default();
     let shared = Arc::new(Mutex::new(Shared {
         chance: Chance::new(seed),
         stored: None,
-        counts: Counts::default(),
+        counts: Tally::default(),
         cut: BTreeMap::new(),
         believers: BTreeMap::new(),
         paused: BTreeMap::new(),
@@ -235,7 +221,7 @@ fn run(seed: u64, per_mille: [u32; REPLICAS]) -> (Vec<String>, Counts, Vec<Strin
                 0 => {
                     replicas[replica].abort();
                     end(&world, &shared, replica);
-                    lock(&shared).counts.crashes += 1;
+                    lock(&shared).counts.count("crash");
                     starts += 1;
                     replicas[replica] = spawn(replica, starts);
                 }
@@ -245,7 +231,7 @@ fn run(seed: u64, per_mille: [u32; REPLICAS]) -> (Vec<String>, Counts, Vec<Strin
                     *until = later;
                     let mut shared = lock(&shared);
                     shared.paused.insert(replica, later);
-                    shared.counts.pauses += 1;
+                    shared.counts.count("pause");
                 }
                 2 => {
                     lock(&shared).cut.insert(replica, later);
@@ -268,23 +254,14 @@ const TRUE: [u32; REPLICAS] = [1_000; REPLICAS];
 
 #[test]
 fn one_leads_and_a_successor_comes_in_time() {
-    let mut all = Counts::default();
+    let mut all = Tally::default();
     for seed in seeds(1_000) {
         let (problems, counts, trace) = run(seed, TRUE);
         assert!(problems.is_empty(), "SIMULATION_SEED={seed}: {problems:#?}\n{}", trace.join("\n"));
-        all.lost_requests += counts.lost_requests;
-        all.lost_replies += counts.lost_replies;
-        all.late += counts.late;
-        all.crashes += counts.crashes;
-        all.pauses += counts.pauses;
-        all.cut_off += counts.cut_off;
-        all.terms += counts.terms;
-        all.releases += counts.releases;
+        all.add(&counts);
     }
     println!("{all:?}");
-    let counted =
-        [all.lost_requests, all.lost_replies, all.late, all.crashes, all.pauses, all.cut_off, all.terms, all.releases];
-    assert!(counted.iter().all(|count| *count > 0), "a fault never came: {all:?}");
+    assert!(all.has_all(&EXPECTED), "a fault never came: {all:?}");
 }
 
 #[test]

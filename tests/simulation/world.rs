@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tidemill::contracts::Clock;
+use tidemill::contracts::{Clock, SPLITMIX64_STEP, splitmix64};
 
 /// Seeds that a test runs unless the environment says otherwise.
 pub(crate) fn seeds(usual: u64) -> Vec<u64> {
@@ -25,7 +25,7 @@ pub(crate) fn seeds(usual: u64) -> Vec<u64> {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood, 2014).
+/// Numbers from a seed.
 #[derive(Debug)]
 pub(crate) struct Chance(Cell<u64>);
 
@@ -35,11 +35,9 @@ impl Chance {
     }
 
     pub(crate) fn next(&self) -> u64 {
-        self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let mut z = self.0.get();
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let state = self.0.get();
+        self.0.set(state.wrapping_add(SPLITMIX64_STEP));
+        splitmix64(state)
     }
 
     pub(crate) fn below(&self, bound: u64) -> u64 {
@@ -49,6 +47,35 @@ impl Chance {
     /// True in `percent` of 100.
     pub(crate) fn percent(&self, percent: u64) -> bool {
         self.below(100) < percent
+    }
+}
+
+/// How often each thing has happened, so that a fault which never comes is noticed.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Tally(BTreeMap<&'static str, u64>);
+
+impl Tally {
+    pub(crate) fn count(&mut self, what: &'static str) {
+        self.count_many(what, 1);
+    }
+
+    pub(crate) fn count_many(&mut self, what: &'static str, times: u64) {
+        *self.0.entry(what).or_default() += times;
+    }
+
+    pub(crate) fn count_if(&mut self, happened: bool, what: &'static str) {
+        self.count_many(what, u64::from(happened));
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (what, times) in &other.0 {
+            self.count_many(what, *times);
+        }
+    }
+
+    /// Whether each of `expected` has happened.
+    pub(crate) fn has_all(&self, expected: &[&'static str]) -> bool {
+        expected.iter().all(|what| self.0.get(what).is_some_and(|times| *times > 0))
     }
 }
 

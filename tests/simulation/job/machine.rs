@@ -3,54 +3,11 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::world::{Chance, World};
+use crate::world::{Chance, Tally, World};
 
-/// How often each fault has come.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Faults {
-    pub(crate) lost_requests: u64,
-    pub(crate) lost_replies: u64,
-    pub(crate) late_requests: u64,
-    pub(crate) crashes: u64,
-    pub(crate) pauses: u64,
-    pub(crate) cuts: u64,
-    pub(crate) reshards: u64,
-    pub(crate) fenced: u64,
-    pub(crate) stale_writes: u64,
-}
-
-impl Faults {
-    fn each(&self) -> [u64; 9] {
-        let f = self;
-        [
-            f.lost_requests,
-            f.lost_replies,
-            f.late_requests,
-            f.crashes,
-            f.pauses,
-            f.cuts,
-            f.reshards,
-            f.fenced,
-            f.stale_writes,
-        ]
-    }
-
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.lost_requests += other.lost_requests;
-        self.lost_replies += other.lost_replies;
-        self.late_requests += other.late_requests;
-        self.crashes += other.crashes;
-        self.pauses += other.pauses;
-        self.cuts += other.cuts;
-        self.reshards += other.reshards;
-        self.fenced += other.fenced;
-        self.stale_writes += other.stale_writes;
-    }
-
-    pub(crate) fn all_came(&self) -> bool {
-        self.each().iter().all(|count| *count > 0)
-    }
-}
+/// Every kind of fault.
+pub(crate) const FAULTS: [&str; 9] =
+    ["lost request", "lost reply", "late request", "crash", "pause", "cut", "reshard", "lost lead", "stale write"];
 
 /// What all machines share: chance, counts, and what is written down of a run.
 #[derive(Debug)]
@@ -64,7 +21,7 @@ pub(crate) struct Nature {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) chance: Chance,
-    pub(crate) faults: Faults,
+    pub(crate) faults: Tally,
     pub(crate) trace: Vec<String>,
     pub(crate) problems: Vec<String>,
 }
@@ -72,7 +29,7 @@ pub(crate) struct Inner {
 impl Nature {
     pub(crate) fn new(world: Arc<World>, seed: u64, calm: Duration) -> Self {
         let inner =
-            Inner { chance: Chance::new(seed), faults: Faults::default(), trace: Vec::new(), problems: Vec::new() };
+            Inner { chance: Chance::new(seed), faults: Tally::default(), trace: Vec::new(), problems: Vec::new() };
         Self { world, inner: Mutex::new(inner), calm }
     }
 
@@ -164,9 +121,9 @@ impl Machine {
             let late = !calm && inner.chance.percent(2);
             let there = 1 + inner.chance.below(if late { 9_000 } else { 20 });
             let back = 1 + inner.chance.below(20);
-            inner.faults.lost_requests += u64::from(request_lost);
-            inner.faults.lost_replies += u64::from(reply_lost && !request_lost);
-            inner.faults.late_requests += u64::from(late && !request_lost);
+            inner.faults.count_if(request_lost, "lost request");
+            inner.faults.count_if(reply_lost && !request_lost, "lost reply");
+            inner.faults.count_if(late && !request_lost, "late request");
             (there, back, request_lost, reply_lost)
         };
         let world = Arc::clone(&self.nature.world);

@@ -1,7 +1,7 @@
 //! One run: a world from a seed, replicas in it, faults for a while, then peace and the end of the stream.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use tidemill::state::ObjectStorage;
 use tokio::sync::watch;
 
 use super::checks;
-use super::machine::{Faults, Machine, Nature};
+use super::machine::{Machine, Nature};
 use super::objects::FarStore;
 use super::sinks::{FileSink, ItemSink, Services};
 use super::stream::{FarStream, Stream};
-use crate::world::{Chance, MachineClock, World};
+use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Length of the windows in the queries.
 pub(crate) const WINDOW_MS: u64 = 5_000;
@@ -72,7 +72,7 @@ impl Bug {
 /// What came of a run.
 pub(crate) struct Outcome {
     pub(crate) problems: Vec<String>,
-    pub(crate) faults: Faults,
+    pub(crate) faults: Tally,
     pub(crate) trace: Vec<String>,
 }
 
@@ -216,15 +216,14 @@ fn site(shared: &Arc<Shared>, nature: &Arc<Nature>, offset_ms: i64) -> Arc<Site>
 async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: watch::Receiver<bool>) -> bool {
     let nature = &site.machine.nature;
     let lease = ObjectLease::new(site.store(), "lease.json", "s3://simulated/lease.json");
-    let terms = Arc::new(AtomicUsize::new(0));
     let times = Times { ttl: Duration::from_secs(4), beat: Duration::from_millis(800) };
-    let candidate = Candidate::new(Arc::new(lease), Arc::clone(&site.clock), format!("process-{number}"), times, terms);
+    let candidate = Candidate::new(Arc::new(lease), Arc::clone(&site.clock), format!("process-{number}"), times);
     let replica = Replica::new(options(&job, &site, Ending::Run), candidate, Arc::clone(&site.clock));
     let mut tell = |stage: Stage<'_>| match stage {
         Stage::Leads { generation } => nature.trace(format!("{number} leads, term {generation}")),
         Stage::Lost { reason } => {
             nature.trace(format!("{number} lost: {reason}"));
-            nature.lock().faults.fenced += 1;
+            nature.lock().faults.count("lost lead");
         }
         Stage::Begins { .. } => nature.trace(format!("{number} begins")),
         Stage::Waits { .. } => {}
@@ -255,7 +254,7 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Outcome {
         let chance = Chance::new(seed ^ 0x5eed);
         (Arc::new(Stream::new(&chance, STREAM_S)), &jobs()[chance.below(3) as usize])
     };
-    nature.lock().faults.reshards = stream.reshards;
+    nature.lock().faults.count_many("reshard", stream.reshards);
     let services = Services::new(&nature);
     let shared = Arc::new(Shared {
         stream: Arc::clone(&stream),
@@ -293,19 +292,19 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Outcome {
                 match what {
                     0 | 1 => {
                         nature.trace(format!("{number} crashes"));
-                        nature.lock().faults.crashes += 1;
+                        nature.lock().faults.count("crash");
                         running.1.machine.die();
                         running.2.abort();
                         *running = start(replica);
                     }
                     2 => {
                         nature.trace(format!("{number} stands still until {until:?}"));
-                        nature.lock().faults.pauses += 1;
+                        nature.lock().faults.count("pause");
                         running.1.machine.stand_until(until);
                     }
                     3 => {
                         nature.trace(format!("{number} is cut off until {until:?}"));
-                        nature.lock().faults.cuts += 1;
+                        nature.lock().faults.count("cut");
                         running.1.machine.cut_until(until);
                     }
                     _ => {}

@@ -47,7 +47,7 @@ impl Services {
         let place = (table.to_owned(), key.to_owned());
         let before = items.get(&place);
         if checks && before.is_some_and(|before| before.epoch > epoch) {
-            self.nature.lock().faults.stale_writes += 1;
+            self.nature.lock().faults.count("stale write");
             return;
         }
         let count = |row: &Row| row.get("n").and_then(|n| n.parse::<u64>().ok());
