@@ -10,8 +10,8 @@
 
 use std::hint::black_box;
 
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use support::{Epoch, Rows, compute, epochs, inputs, planned, process, runtime};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use support::{Epoch, Rows, compute, epochs, inputs, measure, planned, runtime};
 
 #[path = "support/mod.rs"]
 mod support;
@@ -34,12 +34,7 @@ fn running(criterion: &mut Criterion) {
         ("many keys", query("user_id", "")),
         ("having", query("user_id", " HAVING COUNT(*) > 3")),
     ] {
-        let input = epochs(&runtime.block_on(planned(&sql)).schema, SHAPE);
-        group.bench_function(name, |bencher| {
-            let plan = || runtime.block_on(planned(&sql)).graph;
-            let run = |graph| black_box(runtime.block_on(process(graph, &input)));
-            bencher.iter_batched(plan, run, BatchSize::PerIteration);
-        });
+        measure(&mut group, &runtime, name, &sql, SHAPE);
     }
     const CHANGED: usize = 1_000;
     group.throughput(Throughput::Elements(CHANGED as u64));

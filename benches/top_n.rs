@@ -7,10 +7,8 @@
 //! `bare` ranks the rows themselves, so that all rows of a window are held until it closes: the slow case.
 #![allow(missing_docs)]
 
-use std::hint::black_box;
-
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use support::{Rows, epochs, planned, process, runtime};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use support::{Rows, measure, runtime};
 
 #[path = "support/mod.rs"]
 mod support;
@@ -37,12 +35,7 @@ fn top_n(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("top_n");
     group.throughput(Throughput::Elements(SHAPE.rows as u64));
     for (name, sql) in [("counted", COUNTED), ("bare", BARE)] {
-        let input = epochs(&runtime.block_on(planned(sql)).schema, SHAPE);
-        group.bench_function(name, |bencher| {
-            let plan = || runtime.block_on(planned(sql)).graph;
-            let run = |graph| black_box(runtime.block_on(process(graph, &input)));
-            bencher.iter_batched(plan, run, BatchSize::PerIteration);
-        });
+        measure(&mut group, &runtime, name, sql, SHAPE);
     }
     group.finish();
 }

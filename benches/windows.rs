@@ -7,10 +7,8 @@
 //! `many` is the slow case: nearly every row has a key of its own.
 #![allow(missing_docs)]
 
-use std::hint::black_box;
-
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use support::{Rows, epochs, planned, process, runtime};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use support::{Rows, measure, runtime};
 
 #[path = "support/mod.rs"]
 mod support;
@@ -38,12 +36,7 @@ fn windows(criterion: &mut Criterion) {
              INSERT INTO results SELECT window_start, {key}, {aggregates} FROM TABLE({window})
              GROUP BY window_start, window_end, {key};"
         );
-        let input = epochs(&runtime.block_on(planned(&sql)).schema, SHAPE);
-        group.bench_function(name, |bencher| {
-            let plan = || runtime.block_on(planned(&sql)).graph;
-            let run = |graph| black_box(runtime.block_on(process(graph, &input)));
-            bencher.iter_batched(plan, run, BatchSize::PerIteration);
-        });
+        measure(&mut group, &runtime, name, &sql, SHAPE);
     }
     group.finish();
 }

@@ -14,19 +14,18 @@ use std::time::Duration;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use rusqlite::types::Value;
 use serde_json::Value as Json;
+use tidemill::contracts::{SPLITMIX64_STEP, splitmix64};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// SplitMix64: the same numbers from the same seed, everywhere.
+/// The same numbers from the same seed, everywhere.
 struct Random(u64);
 
 impl Random {
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
+        let number = splitmix64(self.0);
+        self.0 = self.0.wrapping_add(SPLITMIX64_STEP);
+        number % bound
     }
 }
 

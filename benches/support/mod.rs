@@ -2,12 +2,15 @@
 #![allow(dead_code, reason = "each bench uses its part")]
 
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::cast;
-use tidemill::contracts::Watermark;
+use criterion::measurement::WallTime;
+use criterion::{BatchSize, BenchmarkGroup};
+use tidemill::contracts::{SPLITMIX64_STEP, Watermark, splitmix64};
 use tidemill::job::JobOptions;
 use tidemill::operators::{Compute, EpochInputs, QueryGraph, TableRows};
 use tidemill::runtime::Ending;
@@ -67,16 +70,14 @@ pub(crate) async fn planned(sql: &str) -> Planned {
     Planned { graph: plan.queries.remove(0).graph, schema: Arc::clone(&plan.sources[0].schema) }
 }
 
-/// SplitMix64 from a fixed seed.
+/// Numbers from a fixed seed.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
+        let number = splitmix64(self.0);
+        self.0 = self.0.wrapping_add(SPLITMIX64_STEP);
+        number % bound
     }
 }
 
@@ -146,4 +147,20 @@ pub(crate) async fn process(mut graph: QueryGraph, epochs: &[Epoch]) -> usize {
         rows += output.rows.iter().map(RecordBatch::num_rows).sum::<usize>();
     }
     rows
+}
+
+/// Measures a query from its rows, which are `shape`d, to its results.
+pub(crate) fn measure(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    runtime: &tokio::runtime::Runtime,
+    name: &str,
+    sql: &str,
+    shape: Rows,
+) {
+    let input = epochs(&runtime.block_on(planned(sql)).schema, shape);
+    group.bench_function(name, |bencher| {
+        let plan = || runtime.block_on(planned(sql)).graph;
+        let run = |graph| black_box(runtime.block_on(process(graph, &input)));
+        bencher.iter_batched(plan, run, BatchSize::PerIteration);
+    });
 }

@@ -70,6 +70,16 @@ pub struct CheckpointCounts {
     pub together: Duration,
 }
 
+impl CheckpointCounts {
+    fn add(&mut self, written_bytes: u64, total_bytes: u64, took: Duration) {
+        self.checkpoints += 1;
+        self.written_bytes += written_bytes;
+        self.total_bytes = total_bytes;
+        self.longest = self.longest.max(took);
+        self.together += took;
+    }
+}
+
 /// Makes the checkpoints of a run.
 pub(crate) struct Checkpointer {
     state: Begun,
@@ -174,11 +184,7 @@ impl Checkpointer {
             self.state = Begun::Idle(store);
             match done {
                 Ok(Some(done)) => {
-                    self.counts.checkpoints += 1;
-                    self.counts.written_bytes += done.written_bytes;
-                    self.counts.total_bytes = done.total_bytes;
-                    self.counts.longest = self.counts.longest.max(done.took);
-                    self.counts.together += done.took;
+                    self.counts.add(done.written_bytes, done.total_bytes, done.took);
                     while self.history.get(1).is_some_and(|(epoch, _)| *epoch <= done.needed_after) {
                         self.history.pop_front();
                     }
@@ -211,11 +217,7 @@ impl Checkpointer {
         let committed = committed.map_err(|e| e.context("the last checkpoint"))?;
         let took = self.clock.elapsed().saturating_sub(began);
         tidy(&store, self.log.as_ref(), saved.epoch).await?;
-        self.counts.checkpoints += 1;
-        self.counts.written_bytes += committed.written_bytes;
-        self.counts.total_bytes = committed.total_bytes;
-        self.counts.longest = self.counts.longest.max(took);
-        self.counts.together += took;
+        self.counts.add(committed.written_bytes, committed.total_bytes, took);
         Ok(self.counts)
     }
 }

@@ -190,7 +190,7 @@ impl Worker {
                         let stopped = *stop.borrow();
                         let closes = last && !stopped && job.ending != Ending::Once;
                         let (splits, tables) = driver.cut_of(&epoch);
-                        let (epoch, now_ms) = (epoch_number.next().0, job.clock.now_ms());
+                        let epoch = epoch_number.next().0;
                         EpochCut { epoch, generation, now_ms, closes, splits, tables }
                     }
                 };

@@ -177,17 +177,8 @@ impl Compiler<'_> {
         // Columns of the right side become expressions over what the lookup adds.
         let outputs: Vec<Expr> = side.outputs.iter().map(|e| over_added(e, number)).collect::<Result<_>>()?;
         let right = join.right.schema();
-        let in_place = |expr: Expr| -> Result<Expr> {
-            let replaced = expr.transform_up(|e| match &e {
-                Expr::Column(column) => Ok(match right.maybe_index_of_column(column) {
-                    Some(index) => Transformed::yes(outputs[index].clone()),
-                    None => Transformed::no(e),
-                }),
-                _ => Ok(Transformed::no(e)),
-            })?;
-            Ok(replaced.data)
-        };
-        let rest: Vec<Expr> = rest.into_iter().map(in_place).collect::<Result<_>>()?;
+        let output = |column: &Column| Some(outputs[right.maybe_index_of_column(column)?].clone());
+        let rest: Vec<Expr> = rest.into_iter().map(|e| over_columns(e, output)).collect::<Result<_>>()?;
         let plain = rest.is_empty();
         let is_found = Expr::Column(Column::new_unqualified(found(number)));
         let holds = conjunction(std::iter::once(is_found).chain(rest)).unwrap_or_else(|| lit(true));
@@ -233,16 +224,8 @@ impl Compiler<'_> {
             LogicalPlan::Projection(projection) => {
                 let below = self.side(&projection.input)?;
                 let schema = projection.input.schema();
-                let output = |expr: &Expr| {
-                    let replaced = expr.clone().transform_up(|e| match &e {
-                        Expr::Column(column) => match schema.maybe_index_of_column(column) {
-                            Some(index) => Ok(Transformed::yes(below.outputs[index].clone())),
-                            None => Ok(Transformed::no(e)),
-                        },
-                        _ => Ok(Transformed::no(e)),
-                    });
-                    replaced.ok().map(|replaced| replaced.data.unalias())
-                };
+                let column = |column: &Column| Some(below.outputs[schema.maybe_index_of_column(column)?].clone());
+                let output = |expr: &Expr| over_columns(expr.clone(), column).ok().map(Expr::unalias);
                 let outputs = projection.expr.iter().map(output).collect::<Option<Vec<_>>>()?;
                 Some(Side { table: below.table, outputs })
             }
@@ -260,11 +243,14 @@ pub(crate) fn only_looked_up(table: &str) -> PlanError {
 
 /// An expression over a table's columns as one over what the lookup adds.
 fn over_added(expr: &Expr, number: usize) -> Result<Expr> {
-    let replaced = expr.clone().transform_up(|e| match &e {
-        Expr::Column(column) => {
-            Ok(Transformed::yes(Expr::Column(Column::new_unqualified(added(number, &column.name)))))
-        }
-        _ => Ok(Transformed::no(e)),
+    over_columns(expr.clone(), |column| Some(Expr::Column(Column::new_unqualified(added(number, &column.name)))))
+}
+
+/// An expression with others in place of its columns, where there are such.
+fn over_columns(expr: Expr, other: impl Fn(&Column) -> Option<Expr>) -> Result<Expr> {
+    let replaced = expr.transform_up(|e| {
+        let found = if let Expr::Column(column) = &e { other(column) } else { None };
+        Ok(found.map_or_else(|| Transformed::no(e), Transformed::yes))
     })?;
     Ok(replaced.data)
 }

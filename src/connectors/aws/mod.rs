@@ -7,6 +7,7 @@
 //!
 //! Invariant: a secret is never part of an error, of a log line or of `Debug`.
 
+mod batch_get;
 mod bucket;
 mod errors;
 mod jitter;
@@ -14,6 +15,7 @@ mod requests;
 mod session;
 mod string_key;
 
+pub(crate) use batch_get::batch_get;
 pub(crate) use bucket::{Bucket, object_failure};
 pub(crate) use errors::{AwsFailure, Call, failure};
 pub(crate) use jitter::Jitter;

@@ -15,7 +15,7 @@ use crate::contracts::Result;
 
 use super::listing::object_path;
 use super::location::Prefix;
-use super::part::PartNames;
+use super::part::{PartNames, each_file};
 
 /// What was moved, and where to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,12 @@ pub struct SetAside {
 /// Moves the files of this job below `root` to the first of `<root>.replaced-1`, `-2`, … that is not there.
 pub(super) fn set_aside(root: &Path, names: &PartNames) -> Result<Option<SetAside>> {
     let mut found = Vec::new();
-    own_files(root, names, &mut found)?;
+    each_file(root, &mut |path, name| {
+        if names.is_own(name) {
+            found.push(path);
+        }
+        Ok(())
+    })?;
     if found.is_empty() {
         return Ok(None);
     }
@@ -64,21 +69,4 @@ pub(super) async fn own_object(prefix: &Prefix, names: &PartNames) -> Result<Opt
             Err(e) => return Err(object_failure("ListObjectsV2", &prefix.bucket, &prefix.key, &e).into()),
         }
     }
-}
-
-fn own_files(folder: &Path, names: &PartNames, found: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(io_error(folder, "listed", e)),
-    };
-    for entry in entries {
-        let entry = entry.map_err(|e| io_error(folder, "listed", e))?;
-        if entry.file_type().map_err(|e| io_error(folder, "listed", e))?.is_dir() {
-            own_files(&entry.path(), names, found)?;
-        } else if names.is_own(&entry.file_name().to_string_lossy()) {
-            found.push(entry.path());
-        }
-    }
-    Ok(())
 }

@@ -172,31 +172,34 @@ fn tune(properties: WriterPropertiesBuilder, path: &mut Vec<String>, column: &Ar
     }
 }
 
+/// The values of a column of text; `None` for another one.
+fn texts(column: &ArrayRef) -> Option<Box<dyn Iterator<Item = Option<&str>> + '_>> {
+    Some(match column.data_type() {
+        DataType::Utf8 => Box::new(column.as_string::<i32>().iter()),
+        DataType::LargeUtf8 => Box::new(column.as_string::<i64>().iter()),
+        DataType::Utf8View => Box::new(column.as_string_view().iter()),
+        _ => return None,
+    })
+}
+
 /// Whether texts share at least half of their bytes with the one before, at the front.
 fn alike(column: &ArrayRef) -> bool {
-    fn shared<'a>(values: impl Iterator<Item = Option<&'a str>>) -> bool {
-        let (mut before, mut shared, mut bytes) = ("", 0, 0);
-        for value in values.flatten() {
-            shared += before.bytes().zip(value.bytes()).take_while(|(a, b)| a == b).count();
-            bytes += value.len();
-            before = value;
-        }
-        shared * 2 >= bytes
+    let Some(texts) = texts(column) else { return false };
+    let (mut before, mut shared, mut bytes) = ("", 0, 0);
+    for text in texts.flatten() {
+        shared += before.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
+        bytes += text.len();
+        before = text;
     }
-    match column.data_type() {
-        DataType::Utf8 => shared(column.as_string::<i32>().iter()),
-        DataType::LargeUtf8 => shared(column.as_string::<i64>().iter()),
-        DataType::Utf8View => shared(column.as_string_view().iter()),
-        _ => false,
-    }
+    shared * 2 >= bytes
 }
 
 /// Whether more than half of the values that are there differ.
 fn mostly_distinct(column: &ArrayRef) -> bool {
+    if let Some(texts) = texts(column) {
+        return distinct(texts);
+    }
     match column.data_type() {
-        DataType::Utf8 => distinct(column.as_string::<i32>().iter()),
-        DataType::LargeUtf8 => distinct(column.as_string::<i64>().iter()),
-        DataType::Utf8View => distinct(column.as_string_view().iter()),
         DataType::Int32 => distinct(column.as_primitive::<Int32Type>().iter()),
         DataType::Int64 => distinct(column.as_primitive::<Int64Type>().iter()),
         DataType::Decimal128(_, _) => distinct(column.as_primitive::<Decimal128Type>().iter()),

@@ -64,27 +64,35 @@ impl PartNames {
 
     /// Removes what earlier runs left behind below `folder`.
     pub(super) fn remove_leftovers(&self, folder: &Path) -> Result<()> {
-        let entries = match std::fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(io_error(folder, "listed", e)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(|e| io_error(folder, "listed", e))?;
-            let kind = entry.file_type().map_err(|e| io_error(folder, "listed", e))?;
-            let path = entry.path();
-            if kind.is_dir() {
-                self.remove_leftovers(&path)?;
-            } else if entry.file_name().to_string_lossy().strip_prefix('.').is_some_and(|name| self.is_leftover(name)) {
-                match std::fs::remove_file(&path) {
-                    // Another sink of this run that writes here was quicker.
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                    removed => removed.map_err(|e| io_error(&path, "removed", e))?,
-                }
+        each_file(folder, &mut |path, name| {
+            if !name.strip_prefix('.').is_some_and(|name| self.is_leftover(name)) {
+                return Ok(());
             }
-        }
-        Ok(())
+            match std::fs::remove_file(&path) {
+                // Another sink of this run that writes here was quicker.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                removed => removed.map_err(|e| io_error(&path, "removed", e)),
+            }
+        })
     }
+}
+
+/// Goes through all that is no folder below `folder`, which need not exist: path, and name.
+pub(super) fn each_file(folder: &Path, visit: &mut dyn FnMut(PathBuf, &str) -> Result<()>) -> Result<()> {
+    let failed = |e| io_error(folder, "listed", e);
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_dir() {
+            each_file(&entry.path(), visit)?;
+        } else {
+            visit(entry.path(), &entry.file_name().to_string_lossy())?;
+        }
+    }
+    Ok(())
 }
 
 /// A file that is being written.

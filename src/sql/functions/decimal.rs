@@ -195,15 +195,13 @@ fn compute(call: &Call, operation: Operation) -> Result<ArrayRef> {
             continue;
         }
         let (a, b) = (left.value(l), right.value(r));
-        if let Some(value) = operate_small(operation, (a, s1), (b, s2), (precision, scale)) {
-            values.push(Some(value));
-            continue;
-        }
-        let (a, b) = (i256::from_i128(a), i256::from_i128(b));
-        if b == i256::ZERO && matches!(operation, Operation::Divide | Operation::Remainder) {
+        if b == 0 && matches!(operation, Operation::Divide | Operation::Remainder) {
             return exec_err!("division by zero; guard it with NULLIF(divisor, 0)");
         }
-        values.push(operate(operation, (a, s1), (b, s2), (precision, scale)));
+        let result = (precision, scale);
+        let small = operate_small(operation, (a, s1), (b, s2), result);
+        let wide = || operate(operation, (i256::from_i128(a), s1), (i256::from_i128(b), s2), result);
+        values.push(small.or_else(wide));
     }
     let array = Decimal128Array::from(values).with_precision_and_scale(precision, scale)?;
     Ok(Arc::new(array))
@@ -226,7 +224,15 @@ fn operate_small(
         Operation::Multiply => (a.checked_mul(b)?, s1 + s2),
         Operation::Add => (aligned(a, s1)?.checked_add(aligned(b, s2)?)?, common),
         Operation::Subtract => (aligned(a, s1)?.checked_sub(aligned(b, s2)?)?, common),
-        Operation::Divide | Operation::Remainder => return None,
+        Operation::Divide => {
+            // a·10^-s1 / b·10^-s2 at `scale`: shift the dividend. Where the divisor would be shifted, the wide way is taken.
+            let a = a.checked_mul(10i128.checked_pow(u32::try_from(scale - s1 + s2).ok()?)?)?;
+            let (quotient, remainder) = (a / b, (a % b).unsigned_abs());
+            let away = if (a < 0) == (b < 0) { 1 } else { -1 };
+            let half = remainder >= b.unsigned_abs() - remainder;
+            (if half { quotient + away } else { quotient }, scale)
+        }
+        Operation::Remainder => return None,
     };
     rescale_small(value, from, scale, precision)
 }
@@ -249,15 +255,6 @@ fn operate(operation: Operation, (a, s1): (i256, i8), (b, s2): (i256, i8), (prec
         Operation::Divide => {
             // a·10^-s1 / b·10^-s2 at `scale`: shift the dividend, or the divisor if that is the other way.
             let shift = scale - s1 + s2;
-            if let (Some(a), Some(b), 0..=38) = (a.to_i128(), b.to_i128(), shift)
-                && let Some(a) = a.checked_mul(10i128.pow(shift as u32))
-            {
-                let (quotient, remainder) = (a / b, (a % b).unsigned_abs());
-                let away = if (a < 0) == (b < 0) { 1 } else { -1 };
-                let half = remainder >= b.unsigned_abs() - remainder;
-                let value = if half { quotient + away } else { quotient };
-                return (value.unsigned_abs() < 10u128.pow(u32::from(precision))).then_some(value);
-            }
             let value = if shift >= 0 {
                 divide_half_up(a.checked_mul(power_of_ten(shift as u32))?, b)
             } else {
@@ -297,10 +294,11 @@ mod tests {
         let values = [0, 1, -1, 5, -5, 49, 50, -50, 51, 1999, -1999, i128::from(i64::MAX), 10i128.pow(20) + 5, limit];
         let types: [(Digits, Digits); 4] =
             [((38, 18), (10, 0)), ((12, 2), (12, 4)), ((38, 0), (38, 18)), ((5, 2), (5, 2))];
-        for operation in [Operation::Add, Operation::Subtract, Operation::Multiply] {
+        for operation in [Operation::Add, Operation::Subtract, Operation::Multiply, Operation::Divide] {
             for (left, right) in types {
                 let result = fit(exact_digits(operation, left, right));
-                for (a, b) in values.iter().flat_map(|a| values.iter().map(move |b| (*a, *b))) {
+                let pairs = values.iter().flat_map(|a| values.iter().map(move |b| (*a, *b)));
+                for (a, b) in pairs.filter(|(_, b)| *b != 0 || operation != Operation::Divide) {
                     let wide = operate(operation, (i256::from_i128(a), left.1), (i256::from_i128(b), right.1), result);
                     let small = operate_small(operation, (a, left.1), (b, right.1), result);
                     assert!(small.is_none() || small == wide, "{operation:?} {a} {b}: {small:?}, {wide:?}");

@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 use tokio::sync::OnceCell;
 
-use crate::connectors::aws::{Attempt, AwsSession, Call, Jitter, Requests, failure};
+use crate::connectors::aws::{AwsSession, Jitter, Requests, batch_get};
 use crate::contracts::{Clock, Error, Lookup, Result, TableSpec};
 
 use super::super::lookup::{LookedUp, Objects, json_bytes, json_string};
@@ -50,32 +50,6 @@ impl AwsLookup {
 
     async fn client(&self) -> Result<&Client> {
         self.client.get_or_try_init(|| async { Ok(Client::new(&self.session.config_without_retries().await?)) }).await
-    }
-
-    async fn call(
-        &self,
-        client: &Client,
-        keys: KeysAndAttributes,
-        found: &Mutex<Vec<Item>>,
-    ) -> Attempt<KeysAndAttributes> {
-        let table = &self.looked_up.table;
-        let output = match client.batch_get_item().request_items(table, keys.clone()).send().await {
-            Ok(output) => output,
-            Err(e) => {
-                let call = Call { service: "dynamodb", operation: "BatchGetItem", resource: table };
-                return Attempt::after(keys, failure(call, &e));
-            }
-        };
-        let items = output.responses.unwrap_or_default().into_values().flatten();
-        found.lock().unwrap_or_else(PoisonError::into_inner).extend(items);
-        // Of the one table that was asked, whether by name or by ARN.
-        match output.unprocessed_keys.unwrap_or_default().into_values().next() {
-            Some(left) => {
-                let progress = left.keys.len() < keys.keys.len();
-                Attempt::Again { task: left, throttled: true, progress }
-            }
-            None => Attempt::Done,
-        }
     }
 
     /// The keys as attributes. A key that no item can have is left out: it has no row.
@@ -126,8 +100,14 @@ impl Lookup for AwsLookup {
                 .map_err(|e| Error::internal("keys to read are missing").caused_by(e))
         });
         let calls = calls.collect::<Result<Vec<_>>>()?;
-        let (client, found) = (self.client().await?, Mutex::new(Vec::new()));
-        self.requests.run(calls, |keys| self.call(client, keys, &found)).await?;
+        let (client, found) = (self.client().await?, Mutex::new(Vec::<Item>::new()));
+        let found_in = &found;
+        let call = |keys| {
+            batch_get(client, &self.looked_up.table, keys, |items| {
+                found_in.lock().unwrap_or_else(PoisonError::into_inner).extend(items);
+            })
+        };
+        self.requests.run(calls, call).await?;
         let mut objects = Objects::default();
         for item in found.into_inner().unwrap_or_else(PoisonError::into_inner) {
             objects.add(names, |name, out| {

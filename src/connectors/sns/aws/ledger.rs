@@ -21,7 +21,7 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, KeysAndAttributes, PutRequest, ReturnValuesOnConditionCheckFailure, WriteRequest,
 };
 
-use crate::connectors::aws::{Attempt, Call, Requests, failure, string_key};
+use crate::connectors::aws::{Attempt, Call, Requests, batch_get, failure, string_key};
 use crate::contracts::{Clock, Error, Result};
 
 /// Remembers publications.
@@ -108,25 +108,15 @@ impl TableLedger {
     }
 
     async fn read(&self, keys: KeysAndAttributes, found: &Mutex<HashSet<String>>) -> Attempt<KeysAndAttributes> {
-        let output = match self.client.batch_get_item().request_items(&self.table, keys.clone()).send().await {
-            Ok(output) => output,
-            Err(e) => return Attempt::after(keys, failure(self.call("BatchGetItem"), &e)),
-        };
-        let items = output.responses.unwrap_or_default().into_values().flatten();
-        found.lock().unwrap_or_else(PoisonError::into_inner).extend(items.filter_map(|mut item| {
-            match item.remove(&self.key) {
-                Some(AttributeValue::S(entry)) => Some(entry),
-                _ => None,
-            }
-        }));
-        // Of the one table that was asked, whether by name or by ARN.
-        match output.unprocessed_keys.unwrap_or_default().into_values().next() {
-            Some(left) => {
-                let progress = left.keys.len() < keys.keys.len();
-                Attempt::Again { task: left, throttled: true, progress }
-            }
-            None => Attempt::Done,
-        }
+        batch_get(&self.client, &self.table, keys, |items| {
+            found.lock().unwrap_or_else(PoisonError::into_inner).extend(items.filter_map(|mut item| {
+                match item.remove(&self.key) {
+                    Some(AttributeValue::S(entry)) => Some(entry),
+                    _ => None,
+                }
+            }));
+        })
+        .await
     }
 
     async fn write(&self, entries: Vec<WriteRequest>) -> Attempt<Vec<WriteRequest>> {

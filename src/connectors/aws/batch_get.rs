@@ -1,0 +1,33 @@
+//! Items of a DynamoDB table by their keys.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
+
+use super::{Attempt, Call, failure};
+
+/// One BatchGetItem of a table's `keys` (100 at most). Its items go to `found`; what DynamoDB leaves over is left of the task.
+pub(crate) async fn batch_get(
+    client: &Client,
+    table: &str,
+    keys: KeysAndAttributes,
+    found: impl FnOnce(&mut dyn Iterator<Item = HashMap<String, AttributeValue>>),
+) -> Attempt<KeysAndAttributes> {
+    let output = match client.batch_get_item().request_items(table, keys.clone()).send().await {
+        Ok(output) => output,
+        Err(e) => {
+            let call = Call { service: "dynamodb", operation: "BatchGetItem", resource: table };
+            return Attempt::after(keys, failure(call, &e));
+        }
+    };
+    found(&mut output.responses.unwrap_or_default().into_values().flatten());
+    // Of the one table that was asked, whether by name or by ARN.
+    match output.unprocessed_keys.unwrap_or_default().into_values().next() {
+        Some(left) => {
+            let progress = left.keys.len() < keys.keys.len();
+            Attempt::Again { task: left, throttled: true, progress }
+        }
+        None => Attempt::Done,
+    }
+}
