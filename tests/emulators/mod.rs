@@ -5,6 +5,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// How long an emulator may take until it listens, in steps of [`STEP`].
@@ -63,10 +64,20 @@ fn needed(path: &str) -> Option<PathBuf> {
     None
 }
 
-/// Ports that are free now.
+/// Ports that are free, and stay so until an emulator binds them: below 32,768, from where Linux gives ports to
+/// connections, and for each test process from another place on.
 fn ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    const FIRST: u32 = 15_000;
+    const COUNT: u32 = 17_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Processes of tests that run side by side have numbers near each other, and none asks for so many ports.
+    let own = std::process::id().wrapping_mul(97);
+    let mut port = || {
+        let number = own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        u16::try_from(FIRST + number % COUNT).unwrap()
+    };
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::array::from_fn(|_| std::iter::repeat_with(&mut port).find(is_free).unwrap())
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
