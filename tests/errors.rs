@@ -77,6 +77,7 @@ fn options(path: &Path) -> JobOptions {
         threads: 1,
         epoch_interval: None,
         epoch_rows: None,
+        memory: None,
     }
 }
 

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use job::{Variant, run};
@@ -17,7 +18,7 @@ use support::inputs::Inputs;
 use support::kill::dies_after;
 use support::{block_on_all, golden_folder, plan};
 use tidemill::contracts::{Clock, SystemClock};
-use tidemill::job::run_batch;
+use tidemill::job::{JobOptions, MemoryOptions, run_batch};
 use tidemill::runtime::Ending;
 
 #[path = "support/exact.rs"]
@@ -42,10 +43,14 @@ const STOPPED: [Variant; 2] =
 /// Killed after so many entries of the epoch log, one time after the other; then run to the end.
 const KILLED: Variant = Variant { rows: 7, threads: 1, splits: 1 };
 const KILLED_AFTER: [usize; 3] = [2, 3, 5];
+/// With so little memory that all state goes to disk after each epoch; stopped after one half of the input, too.
+const SPILLED: Variant = Variant { rows: 7, threads: 4, splits: 1 };
 /// As one batch: rows of an epoch mean nothing there.
 const BATCH: [Variant; 2] =
     [Variant { rows: usize::MAX, threads: 1, splits: 1 }, Variant { rows: usize::MAX, threads: 4, splits: 5 }];
 
+/// Goldens whose state has been on disk; that of the others is one row, or none.
+static SPILLED_GOLDENS: AtomicUsize = AtomicUsize::new(0);
 /// Goldens whose batch plan gives another answer, and why.
 const NO_BATCH: [(&str, &str); 0] = [];
 
@@ -78,6 +83,8 @@ fn goldens_give_what_flink_gives() {
     let outcomes = block_on_all(checks);
     let problems: Vec<Vec<String>> = outcomes.into_iter().filter(|p| !p.is_empty()).collect();
     let texts: Vec<String> = problems.iter().map(|list| list.join("\n")).collect();
+    let spilled = SPILLED_GOLDENS.load(Ordering::Relaxed);
+    assert!(chosen.is_some() || spilled >= 60, "only the state of {spilled} goldens was put on disk");
     assert!(problems.is_empty(), "{} of {total} goldens fail:\n\n{}", problems.len(), texts.join("\n\n"));
 }
 
@@ -119,6 +126,12 @@ async fn check(name: &str) -> Vec<String> {
         Ok(differences) => problems.extend(differences.into_iter().map(|d| format!("[{KILLED}, killed] {d}"))),
         Err(error) => problems.push(format!("[{KILLED}, killed] {error}")),
     }
+    if !one_split {
+        match spilled(name, SPILLED).await {
+            Ok(differences) => problems.extend(differences.into_iter().map(|d| format!("[{SPILLED}, spilled] {d}"))),
+            Err(error) => problems.push(format!("[{SPILLED}, spilled] {error}")),
+        }
+    }
     for variant in BATCH {
         if (one_split && variant.splits > 1) || NO_BATCH.iter().any(|(without, _)| *without == name) {
             continue;
@@ -153,6 +166,26 @@ async fn killed(name: &str, variant: Variant) -> Result<Vec<String>, String> {
     Ok(differences(&golden_folder().join("expected").join(name), &sinks, inputs.output()))
 }
 
+/// Each epoch's state goes to disk, and comes back from there; also out of the checkpoint of a run before.
+async fn spilled(name: &str, variant: Variant) -> Result<Vec<String>, String> {
+    let inputs = Inputs::make(name, 1);
+    let options = |ending| {
+        let options = inputs.options(variant, ending);
+        let spill = options.local.as_ref().expect("a folder").join("spill");
+        JobOptions { memory: Some(MemoryOptions { bytes: 0, spill }), ..options }
+    };
+    let planned = plan(&options(Ending::Once)).await.map_err(|e| e.join("\n"))?;
+    let sources: Vec<&str> = planned.sources.iter().filter_map(|s| s.spec.option("path")).collect();
+    let rest = inputs.keep_first_half(&sources);
+    let first = run(&options(Ending::Once)).await?;
+    inputs.add(rest);
+    let options = options(Ending::Drain);
+    let sinks = sinks(&options).await?;
+    let done = run(&options).await?;
+    SPILLED_GOLDENS.fetch_add(usize::from(first.spilled_bytes + done.spilled_bytes > 0), Ordering::Relaxed);
+    Ok(differences(&golden_folder().join("expected").join(name), &sinks, inputs.output()))
+}
+
 /// The batch plan of the same queries over the same records: the oracle of the stream.
 async fn batch(name: &str, variant: Variant) -> Result<Vec<String>, String> {
     let inputs = Inputs::make(name, variant.splits);
@@ -175,7 +208,7 @@ async fn stopped(name: &str, variant: Variant) -> Result<Vec<String>, String> {
     straight(name, &inputs, variant).await
 }
 
-async fn sinks(options: &tidemill::job::JobOptions) -> Result<Vec<Sink>, String> {
+async fn sinks(options: &JobOptions) -> Result<Vec<Sink>, String> {
     let planned = plan(options).await.map_err(|errors| errors.join("\n"))?;
     let sinks = planned.queries.iter().map(|query| {
         let spec = &query.sink.spec;

@@ -17,6 +17,7 @@ use tidemill::operators::{
     AggregateParts, Compute, Emit, RunningAggregate, TimeToLive, WindowAggregate, WindowBuffer, WindowColumns,
     WindowKind, WindowSpec, run_partitions,
 };
+use tidemill::state::SpillFolder;
 
 const CASES: u32 = 48;
 
@@ -25,7 +26,28 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn compute() -> Compute {
-    Compute { context: Arc::new(TaskContext::default()), partitions: 1 }
+    let context = Arc::new(TaskContext::default());
+    Compute { merges: Arc::clone(&context), context, partitions: 1, limit: None }
+}
+
+/// A folder for state that does not fit into memory; it goes with the first value.
+fn spill_folder() -> (tempfile::TempDir, Arc<SpillFolder>) {
+    let parent = tempfile::tempdir().expect("a folder");
+    let folder = SpillFolder::create(parent.path()).expect("created");
+    (parent, folder)
+}
+
+/// What happens to an operator between two epochs.
+#[derive(Debug, Clone, Copy)]
+struct Between {
+    spills: bool,
+    restores: bool,
+}
+
+const NOTHING: Between = Between { spills: false, restores: false };
+
+fn between() -> impl Strategy<Value = Between> {
+    any::<(bool, bool)>().prop_map(|(spills, restores)| Between { spills, restores })
 }
 
 /// Rows as a batch: columns of numbers, those named `w…` as times.
@@ -109,15 +131,15 @@ fn cut<'a>(rows: &'a [Vec<i64>], sizes: &[usize]) -> Vec<&'a [Vec<i64>]> {
     lists
 }
 
-/// Rows `(key, value)`, where epochs end, how an epoch is cut into batches, and after which epochs state is restored.
-type Feed = (Vec<(i64, i64)>, Vec<usize>, Vec<usize>, Vec<bool>);
+/// Rows `(key, value)`, where epochs end, how an epoch is cut into batches, and what happens between epochs.
+type Feed = (Vec<(i64, i64)>, Vec<usize>, Vec<usize>, Vec<Between>);
 
 fn feed() -> impl Strategy<Value = Feed> {
     (
         prop::collection::vec((0i64..9, -50i64..50), 0..80),
         prop::collection::vec(0usize..20, 0..8),
         prop::collection::vec(0usize..5, 0..4),
-        prop::collection::vec(any::<bool>(), 9),
+        prop::collection::vec(between(), 9),
     )
 }
 
@@ -136,7 +158,7 @@ fn aggregated(rows: &[Vec<i64>]) -> BTreeMap<i64, Vec<i64>> {
 async fn restored(operator: RunningAggregate, parts: &Aggregation, emit: Emit) -> RunningAggregate {
     let (watermark, rows) = operator.snapshot();
     let mut other = RunningAggregate::try_new(Arc::clone(&parts.parts), emit, None).expect("an operator");
-    other.restore(watermark, rows).expect("restored");
+    other.restore(watermark, rows, None).expect("restored");
     assert_eq!(other.size().0, operator.size().0, "keys after a restore");
     other
 }
@@ -147,6 +169,7 @@ fn a_running_aggregate_is_the_aggregate_of_all_rows_so_far() {
     let aggregation = runtime.block_on(Aggregation::new(&["k", "v"], RUNNING));
     proptest!(ProptestConfig::with_cases(CASES), |((rows, epochs, batches, restores) in feed())| {
         let rows: Vec<Vec<i64>> = rows.into_iter().map(|(k, v)| vec![k, v]).collect();
+        let (_parent, folder) = spill_folder();
         for emit in [Emit::Upserts, Emit::Deltas, Emit::NewKeys] {
             runtime.block_on(async {
                 let mut operator = RunningAggregate::try_new(Arc::clone(&aggregation.parts), emit, None).expect("an operator");
@@ -185,7 +208,12 @@ fn a_running_aggregate_is_the_aggregate_of_all_rows_so_far() {
                             assert!(table.keys().eq(expected.keys()));
                         }
                     }
-                    if restores[number % restores.len()] {
+                    let between = restores[number % restores.len()];
+                    if between.spills {
+                        operator.spill(&folder).expect("spilled");
+                        assert_eq!(operator.memory().1, 0, "nothing is left that could be spilled");
+                    }
+                    if between.restores {
                         operator = restored(operator, &aggregation, emit).await;
                     }
                     let (keys, stored) = operator.size();
@@ -205,14 +233,14 @@ fn a_key_that_was_not_seen_for_its_time_to_live_begins_anew() {
     let aggregation = runtime.block_on(Aggregation::new(&["k", "t"], "SELECT k, count(*), max(t) FROM t GROUP BY k"));
     // Behind the key: the state of count(*), then that of max(t).
     let ttl = Some(TimeToLive { ttl_ms: TTL, last_seen: 2 });
-    let epochs =
-        prop::collection::vec((prop::collection::vec((0i64..6, 0i64..60), 0..6), 0i64..70, any::<bool>()), 1..14);
+    let epochs = prop::collection::vec((prop::collection::vec((0i64..6, 0i64..60), 0..6), 0i64..70, between()), 1..14);
     proptest!(ProptestConfig::with_cases(CASES), |(epochs in epochs)| {
         runtime.block_on(async {
             let new = || RunningAggregate::try_new(Arc::clone(&aggregation.parts), Emit::Upserts, ttl).expect("an operator");
-            let (mut operator, mut now) = (new(), 1_000);
+            let (mut operator, mut now, mut spilled) = (new(), 1_000, false);
+            let (_parent, folder) = spill_folder();
             let mut model: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
-            for (rows, step, restore) in epochs {
+            for (rows, step, between) in epochs {
                 // Rows older than the time-to-live are refused below the operator.
                 let rows: Vec<Vec<i64>> = rows.iter().map(|(k, ahead)| vec![*k, now + ahead]).collect();
                 model.retain(|_, (_, seen)| *seen >= now - TTL);
@@ -230,23 +258,30 @@ fn a_key_that_was_not_seen_for_its_time_to_live_begins_anew() {
                 operator.advance(Watermark(now)).expect("advanced");
                 // Sweeps are 16 in a time-to-live.
                 let kept = model.values().filter(|(_, seen)| *seen >= now - TTL - TTL / 16).count();
-                assert!(operator.size().0 <= kept, "{} keys, {kept} at most", operator.size().0);
-                if restore {
+                // A block on disk is dropped when all its keys are.
+                let young = model.values().any(|(_, seen)| *seen >= now - TTL - TTL / 16);
+                spilled &= young;
+                assert!(spilled || operator.size().0 <= kept, "{} keys, {kept} at most", operator.size().0);
+                if between.spills {
+                    operator.spill(&folder).expect("spilled");
+                    spilled = true;
+                }
+                if between.restores {
                     let (watermark, state) = operator.snapshot();
                     operator = new();
-                    operator.restore(watermark, state).expect("restored");
+                    operator.restore(watermark, state, None).expect("restored");
                 }
             }
         });
     });
 }
 
-/// Epochs of a windowed stream: rows `(time, key, value)`, how far the watermark moves, batches, whether to restore.
-type Windowed = Vec<(Vec<(i64, i64, i64)>, i64, Vec<usize>, bool)>;
+/// Epochs of a windowed stream: rows `(time, key, value)`, how far the watermark moves, batches, and what comes then.
+type Windowed = Vec<(Vec<(i64, i64, i64)>, i64, Vec<usize>, Between)>;
 
 fn windowed() -> impl Strategy<Value = Windowed> {
     let rows = prop::collection::vec((-40i64..160, 0i64..3, 0i64..9), 0..24);
-    prop::collection::vec((rows, 0i64..60, prop::collection::vec(0usize..6, 0..12), any::<bool>()), 1..9)
+    prop::collection::vec((rows, 0i64..60, prop::collection::vec(0usize..6, 0..12), between()), 1..9)
 }
 
 fn specs() -> [WindowSpec; 5] {
@@ -302,12 +337,14 @@ fn a_window_aggregate_gives_each_window_once_with_the_rows_that_came_in_time() {
         let spec = specs()[which];
         runtime.block_on(async {
             let columns = || WindowColumns { start: Some(0), end: Some(1), time: None, size_ms: None };
-            let new = || WindowAggregate::new(Arc::clone(&aggregation.parts), columns(), spec.shares_panes().then_some(spec));
+            let shared = spec.shares_panes().then_some(spec);
+            let new = || WindowAggregate::try_new(Arc::clone(&aggregation.parts), columns(), shared).expect("an operator");
+            let (_parent, folder) = spill_folder();
             let (mut operator, mut watermark) = (new(), i64::MIN);
             // (window, key) -> (count, sum), of windows that have not closed
             let mut model: BTreeMap<(i64, i64, i64), (i64, i64)> = BTreeMap::new();
-            let closing = std::iter::once((Vec::new(), i64::MAX, Vec::new(), false));
-            for (rows, step, batches, restore) in epochs.into_iter().chain(closing) {
+            let closing = std::iter::once((Vec::new(), i64::MAX, Vec::new(), NOTHING));
+            for (rows, step, batches, between) in epochs.into_iter().chain(closing) {
                 let mut given = Vec::new();
                 for (time, key, value) in rows {
                     // What the gate below does: a row keeps its first window that is open, or is refused.
@@ -324,11 +361,16 @@ fn a_window_aggregate_gives_each_window_once_with_the_rows_that_came_in_time() {
                 for part in cut(&given, &batches) {
                     let partials = aggregation.partials(&[part]).await;
                     operator.push(partials, &compute()).await.expect("taken");
+                    if between.spills {
+                        // So a pane has several runs, and some are merged.
+                        operator.spill(&folder, 0, &compute()).await.expect("spilled");
+                        assert_eq!(operator.memory().1, 0, "nothing is left that could be spilled");
+                    }
                 }
-                if restore {
+                if between.restores {
                     let (at, state) = operator.snapshot();
                     operator = new();
-                    operator.restore(at, state).expect("restored");
+                    operator.restore(at, state, &compute()).await.expect("restored");
                 }
                 watermark = if step == i64::MAX { i64::MAX } else { watermark.max(-50) + step };
                 let closed = operator.advance(Watermark(watermark), &compute()).await.expect("closed windows");
@@ -352,9 +394,10 @@ fn a_window_buffer_gives_the_rows_of_each_window_once_in_order_of_ends() {
     proptest!(|(epochs in windowed(), which in 0usize..2)| {
         let spec = specs()[which];
         let (mut buffer, mut watermark) = (WindowBuffer::new(0), i64::MIN);
+        let (_parent, folder) = spill_folder();
         let mut model: BTreeMap<i64, Vec<Vec<i64>>> = BTreeMap::new();
-        let closing = std::iter::once((Vec::new(), i64::MAX, Vec::new(), false));
-        for (rows, step, batches, restore) in epochs.into_iter().chain(closing) {
+        let closing = std::iter::once((Vec::new(), i64::MAX, Vec::new(), NOTHING));
+        for (rows, step, batches, between) in epochs.into_iter().chain(closing) {
             let rows = rows.into_iter().map(|(time, key, value)| vec![spec.last_end(spec.pane_start(time)), key, value]);
             let rows: Vec<Vec<i64>> = rows.collect();
             for row in &rows {
@@ -364,13 +407,17 @@ fn a_window_buffer_gives_the_rows_of_each_window_once_in_order_of_ends() {
             }
             let lists: Vec<RecordBatch> = cut(&rows, &batches).into_iter().map(|rows| batch(&["we", "k", "v"], rows)).collect();
             buffer.push(&lists).expect("taken");
-            if restore {
+            if between.spills {
+                buffer.spill(&folder, 0).expect("spilled");
+                prop_assert_eq!(buffer.memory().0, 0);
+            }
+            if between.restores {
                 let (at, state) = buffer.snapshot();
                 buffer = WindowBuffer::new(0);
-                buffer.restore(at, state).expect("restored");
+                buffer.restore(at, state, None).expect("restored");
             }
             watermark = if step == i64::MAX { i64::MAX } else { watermark.max(-50) + step };
-            let closed = numbers(&buffer.advance(Watermark(watermark)));
+            let closed = numbers(&buffer.advance(Watermark(watermark), &compute()).expect("closed"));
             let mut expected = Vec::new();
             while let Some(entry) = model.first_entry().filter(|entry| Watermark(watermark).closes(*entry.key())) {
                 expected.extend(entry.remove());
@@ -379,5 +426,43 @@ fn a_window_buffer_gives_the_rows_of_each_window_once_in_order_of_ends() {
             prop_assert_eq!(closed, expected);
         }
         prop_assert_eq!(buffer.size(), (0, 0));
+    });
+}
+
+#[test]
+fn many_keys_are_on_disk_and_come_back_one_by_one() {
+    const KEYS: i64 = 30_000;
+    let runtime = runtime();
+    let aggregation = runtime.block_on(Aggregation::new(&["k", "v"], RUNNING));
+    let (_parent, folder) = spill_folder();
+    runtime.block_on(async {
+        let mut operator =
+            RunningAggregate::try_new(Arc::clone(&aggregation.parts), Emit::Upserts, None).expect("an operator");
+        let mut rows: Vec<Vec<i64>> = Vec::new();
+        let mut most = 0;
+        for epoch in 0..30 {
+            // Keys of all ages, and a few that are in each epoch.
+            let new: Vec<Vec<i64>> =
+                (0..5_000).map(|n| vec![if n % 10 == 0 { n } else { (epoch * 7_919 + n * 131) % KEYS }, n]).collect();
+            rows.extend(new.iter().cloned());
+            let partials = aggregation.partials(&[&new]).await;
+            let changes = numbers(&operator.push(partials, &compute()).await.expect("changes"));
+            let expected = aggregated(&rows);
+            assert!(changes.iter().all(|row| row[1..] == expected[&row[0]]), "epoch {epoch}");
+            most = most.max(operator.memory().0);
+            if epoch % 3 == 1 {
+                operator.spill(&folder).expect("spilled");
+            }
+            assert_eq!(operator.size().0, expected.len(), "epoch {epoch}");
+            if epoch == 20 {
+                operator = restored(operator, &aggregation, Emit::Upserts).await;
+            }
+        }
+        operator.spill(&folder).expect("spilled");
+        assert!(operator.memory().0 * 20 < most, "{} bytes in memory, {most} before", operator.memory().0);
+        let (_, held) = folder.bytes();
+        assert!(held < 4 * KEYS as u64 * 32, "{held} bytes on disk for {KEYS} keys");
+        drop(operator);
+        assert_eq!(folder.bytes().1, 0, "files go with their operator");
     });
 }

@@ -46,6 +46,7 @@ pub(crate) fn options(
         threads,
         epoch_interval: None,
         epoch_rows: None,
+        memory: None,
     }
 }
 

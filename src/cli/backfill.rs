@@ -55,6 +55,7 @@ pub(super) fn backfill(args: BackfillArgs) -> Outcome {
             threads,
             epoch_interval: None,
             epoch_rows: None,
+            memory: None,
         },
         from: args.from,
         start_ms: args.start,

@@ -54,6 +54,7 @@ pub(super) fn options(source: &Source) -> JobOptions {
         threads: default_threads(),
         epoch_interval: None,
         epoch_rows: None,
+        memory: None,
     }
 }
 

@@ -98,6 +98,7 @@ async fn run(args: DemoArgs) -> Outcome {
         threads: default_threads(),
         epoch_interval: None,
         epoch_rows: None,
+        memory: None,
     };
     let prepared = prepare(&options, Arc::clone(&clock)).await?;
     for warning in &prepared.warnings {

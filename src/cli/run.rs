@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{Outcome, Source, default_threads, display, runtime, start_position};
 use crate::contracts::{Clock, Error, Result, StartPosition, SystemClock};
-use crate::job::{JobOptions, LeasePlace, Replica, Stage, Start, StateOptions};
+use crate::job::{JobOptions, LeasePlace, MemoryOptions, Replica, Stage, Start, StateOptions};
 use crate::runtime::{Ending, Progress, Summary, Worker};
 
 /// Arguments of `run`.
@@ -43,6 +43,14 @@ pub(super) struct RunArgs {
     /// Rows at which an epoch closes before its time
     #[arg(long, value_name = "N")]
     epoch_rows: Option<usize>,
+    /// Memory that the process may have, e.g. 512MiB; state that does not fit goes to disk [default: 80 % of what its
+    /// container or machine has]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// Folder on a local disk for state that does not fit into memory [default: DIR/spill of --local DIR, or the system's
+    /// folder for temporary files]
+    #[arg(long, value_name = "FOLDER")]
+    spill_dir: Option<PathBuf>,
 }
 
 /// Which saved state a run goes on from, and where it keeps its own.
@@ -92,11 +100,16 @@ fn duration(text: &str) -> std::result::Result<Duration, String> {
     crate::connectors::options::parse_duration(text).map_err(|e| e.to_string())
 }
 
+fn size(text: &str) -> std::result::Result<u64, String> {
+    crate::connectors::options::parse_size(text).map_err(|e| e.to_string())
+}
+
 pub(super) fn run(args: RunArgs) -> Outcome {
     let threads = args.threads.unwrap_or_else(default_threads);
     let options = JobOptions {
         parameters: args.source.parameters(),
         paths: args.source.paths,
+        memory: MemoryOptions::new(args.memory, args.spill_dir, args.local.as_deref()),
         local: args.local,
         ending: match (args.drain, args.once) {
             (true, _) => Ending::Drain,
@@ -219,6 +232,9 @@ pub(super) fn print_summary(summary: &Summary) {
             query.rows_out,
             reasons(&query.refused)
         );
+    }
+    if summary.spilled_bytes > 0 {
+        println!("  memory: {} of state were put on disk", bytes(summary.spilled_bytes));
     }
     if let Some(counts) = &summary.checkpoints {
         let failed = if counts.failed > 0 { format!(", {} failed", counts.failed) } else { String::new() };

@@ -31,10 +31,10 @@ pub fn parse_size(text: &str) -> Result<u64> {
     let (number, unit) = split_unit(text).ok_or_else(|| not_a_size(text))?;
     let each: u64 = match unit.to_ascii_lowercase().as_str() {
         "" | "b" | "bytes" => 1,
-        "k" | "kb" | "kibibytes" => 1 << 10,
-        "m" | "mb" | "mebibytes" => 1 << 20,
-        "g" | "gb" | "gibibytes" => 1 << 30,
-        "t" | "tb" | "tebibytes" => 1 << 40,
+        "k" | "kb" | "kib" | "kibibytes" => 1 << 10,
+        "m" | "mb" | "mib" | "mebibytes" => 1 << 20,
+        "g" | "gb" | "gib" | "gibibytes" => 1 << 30,
+        "t" | "tb" | "tib" | "tebibytes" => 1 << 40,
         _ => return Err(not_a_size(text)),
     };
     number.checked_mul(each).ok_or_else(|| not_a_size(text))

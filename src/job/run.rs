@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 
 use super::feeds::feeds;
+use super::memory::MemoryOptions;
 use super::saved::{SavedRun, StateOptions, saved_run};
 use crate::connectors::files::reference::{FileVersion, ReferenceFiles};
 use crate::connectors::files::s3_path;
@@ -42,6 +43,8 @@ pub struct JobOptions {
     pub epoch_interval: Option<Duration>,
     /// Overrides the job's own epoch settings.
     pub epoch_rows: Option<usize>,
+    /// Memory of the process; `None` is without a bound.
+    pub memory: Option<MemoryOptions>,
 }
 
 /// A job that can be run.
@@ -112,7 +115,9 @@ async fn connect(
 ) -> Result<Prepared> {
     let name = job_name(&plan.settings, &options.paths);
     super::fresh::refuse_beside_objects(options, &plan, &name, &clock).await?;
-    let SavedRun { mut saved, log, checkpointing, notes } = saved_run(options, &plan, &name, &clock).await?;
+    let memory = options.memory.as_ref().map(MemoryOptions::share_out).transpose()?;
+    let limit = memory.as_ref().map(|memory| &memory.limit);
+    let SavedRun { mut saved, log, checkpointing, notes } = saved_run(options, &plan, &name, &clock, limit).await?;
     // Without a log nothing is kept that could count runs and epochs. The time grows from run to run too.
     let by_time = || u64::try_from(clock.now_ms()).unwrap_or(1);
     if log.is_none() {
@@ -165,9 +170,16 @@ async fn connect(
         interval: options
             .epoch_interval
             .unwrap_or_else(|| Duration::from_millis(u64::try_from(settings.epoch_interval_ms).unwrap_or(1_000))),
-        rows: options.epoch_rows.unwrap_or(settings.epoch_rows).max(1),
+        rows: {
+            let rows = options.epoch_rows.unwrap_or(settings.epoch_rows).max(1);
+            options.memory.as_ref().map_or(rows, |memory| memory.epoch_rows(rows))
+        },
     };
     let compute = Compute::new(options.threads);
+    let compute = match memory {
+        Some(memory) => compute.within(memory.limit, memory.runtime),
+        None => compute,
+    };
     let job = Job {
         feeds,
         slots: plan.tables,

@@ -9,6 +9,7 @@ use super::replica::LeasePlace;
 use super::run::JobOptions;
 use crate::connectors::files::{StatePlace, state_place};
 use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LogEntry, Outside, Result, Storage};
+use crate::operators::StateLimit;
 use crate::runtime::{Checkpointing, JobLog, identity};
 use crate::sql::{JobPlan, Settings};
 use crate::state::{
@@ -93,6 +94,7 @@ pub(super) async fn saved_run(
     plan: &JobPlan,
     job: &str,
     clock: &Arc<dyn Clock>,
+    limit: Option<&StateLimit>,
 ) -> Result<SavedRun> {
     let settings = &plan.settings;
     let simulated = options.state.outside.as_ref().map(|outside| outside.storage());
@@ -115,6 +117,9 @@ pub(super) async fn saved_run(
         }
     };
     let Begun { mut store, log, manifest, repeats, generation, notes } = begun;
+    if let Some(limit) = limit {
+        store = store.spilling(Arc::clone(&limit.folder), limit.bytes / 2);
+    }
     let saved = match &manifest {
         Some(manifest) => store.load(manifest).await?,
         None => SavedJob { epoch: first_epoch(&repeats, options, clock), ..SavedJob::default() },

@@ -281,7 +281,7 @@ fn write_parquet(operator: &OperatorState, path: &Path) -> Result<bool> {
     };
     let Some(first) = operator.pieces.first() else { return Ok(false) };
     let file = File::create(path).map_err(|e| failed(e.into()))?;
-    let mut writer = ArrowWriter::try_new(file, first.batch.schema(), None).map_err(failed)?;
+    let mut writer = ArrowWriter::try_new(file, Arc::clone(first.rows.schema()), None).map_err(failed)?;
     for piece in &operator.pieces {
         writer.write(&live(piece)?).map_err(failed)?;
     }
@@ -290,8 +290,9 @@ fn write_parquet(operator: &OperatorState, path: &Path) -> Result<bool> {
 }
 
 fn live(piece: &StatePiece) -> Result<RecordBatch> {
+    let rows = piece.rows.load()?;
     match &piece.dead {
-        Some(dead) => Ok(filter_record_batch(&piece.batch, &BooleanArray::from(!dead))?),
-        None => Ok(piece.batch.clone()),
+        Some(dead) => Ok(filter_record_batch(&rows, &BooleanArray::from(!dead))?),
+        None => Ok(rows),
     }
 }

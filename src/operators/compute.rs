@@ -2,21 +2,86 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::execution::TaskContext;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
 
 use crate::contracts::{Error, ErrorKind, Result};
+use crate::state::SpillFolder;
 
 /// What runs plans: DataFusion's context and the number of partitions of a streamed stage.
 #[derive(Debug, Clone)]
 pub struct Compute {
-    /// Session settings, memory pool and functions of the runs.
+    /// Session settings, memory pool and functions of the stages' runs.
     pub context: Arc<TaskContext>,
+    /// The same where states are merged and read out: what these take is bounded by what operators give them.
+    pub merges: Arc<TaskContext>,
     /// Partitions of a stage over streamed rows.
     pub partitions: usize,
+    /// What operators may keep in memory; `None` is everything.
+    pub limit: Option<StateLimit>,
+}
+
+/// What operators may keep in memory, and where the rest goes.
+#[derive(Debug, Clone)]
+pub struct StateLimit {
+    /// Where state goes that does not fit.
+    pub folder: Arc<SpillFolder>,
+    /// Bytes that the state of all queries may have in memory.
+    pub bytes: usize,
+    /// Bytes of rows that an operator may give in one epoch: they are in memory until the sink has them.
+    pub output_bytes: usize,
+    /// Bytes that the whole process may have.
+    pub process_bytes: usize,
+}
+
+/// Rows that an operator gives, counted.
+#[derive(Debug)]
+pub(super) struct Output {
+    rows: Vec<RecordBatch>,
+    bytes: usize,
+    limit: Option<usize>,
+}
+
+impl Output {
+    /// None yet.
+    pub(super) fn new(compute: &Compute) -> Self {
+        Self { rows: Vec::new(), bytes: 0, limit: compute.limit.as_ref().map(|limit| limit.output_bytes) }
+    }
+
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// `unavailable` when they are more than memory is to have.
+    pub(super) fn extend(&mut self, rows: Vec<RecordBatch>) -> Result<()> {
+        self.bytes += rows.iter().map(batch_bytes).sum::<usize>();
+        self.rows.extend(rows);
+        match self.limit {
+            Some(limit) if self.bytes > limit => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("windows that close at the same time have more than {} MiB of rows", limit >> 20),
+            )
+            .hint("give the job more --memory, or make fewer groups or shorter windows")),
+            _ => Ok(()),
+        }
+    }
+
+    /// All of them.
+    pub(super) fn into_rows(self) -> Vec<RecordBatch> {
+        self.rows
+    }
+}
+
+/// About how many bytes the values of a batch have; of texts only those that it shows.
+pub(super) fn batch_bytes(batch: &RecordBatch) -> usize {
+    let bytes = |column: &ArrayRef| match column.as_string_view_opt() {
+        Some(texts) => texts.len() * 16 + texts.total_buffer_bytes_used(),
+        None => column.get_buffer_memory_size(),
+    };
+    batch.columns().iter().map(bytes).sum()
 }
 
 /// Rows after which a partial aggregation asks itself whether it pays, and the share of groups among them from which it
@@ -33,7 +98,21 @@ impl Compute {
         let execution = &mut config.options_mut().execution;
         execution.skip_partial_aggregation_probe_rows_threshold = PROBE_ROWS;
         execution.skip_partial_aggregation_probe_ratio_threshold = PROBE_SHARE;
-        Self { context: Arc::new(TaskContext::default().with_session_config(config)), partitions }
+        let context = Arc::new(TaskContext::default().with_session_config(config));
+        Self { merges: Arc::clone(&context), context, partitions, limit: None }
+    }
+
+    /// The same within a limit: stages run in `runtime`, and state beyond `limit` goes to disk.
+    #[must_use]
+    pub fn within(self, limit: StateLimit, runtime: Arc<RuntimeEnv>) -> Self {
+        let config = self.context.session_config().clone();
+        let context = TaskContext::default().with_session_config(config).with_runtime(runtime);
+        Self { context: Arc::new(context), limit: Some(limit), ..self }
+    }
+
+    /// For plans over states.
+    pub(super) fn merging(&self) -> Self {
+        Self { context: Arc::clone(&self.merges), ..self.clone() }
     }
 }
 

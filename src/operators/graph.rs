@@ -22,7 +22,7 @@ use super::slot::Slot;
 use super::window_aggregate::WindowAggregate;
 use super::window_buffer::WindowBuffer;
 use crate::contracts::{Error, Result, Watermark};
-use crate::state::OperatorState;
+use crate::state::{OperatorState, SpillFolder};
 
 /// Whether the rows of a query are final or replace earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +180,7 @@ impl QueryGraph {
                 }
                 OperatorKind::Buffer(buffer) => {
                     buffer.push(&rows)?;
-                    buffer.advance(watermark)
+                    buffer.advance(watermark, compute)?
                 }
             };
             let rows = rows.into_iter().map(|b| relabel(b, &operator.output_schema)).collect::<Result<_>>()?;
@@ -246,8 +246,33 @@ impl QueryGraph {
         self.operators.iter().map(state).collect()
     }
 
+    /// Bytes of state in memory, about, and how many of them [`Self::spill`] can put on disk.
+    pub fn memory(&self) -> (usize, usize) {
+        let of = |operator: &Operator| match &operator.kind {
+            OperatorKind::Window(window) => window.memory(),
+            OperatorKind::Running(running) => running.memory(),
+            OperatorKind::Buffer(buffer) => buffer.memory(),
+        };
+        self.operators.iter().map(of).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    /// Puts state on disk, until no more than `most` bytes of what can go there are left in memory.
+    pub async fn spill(&mut self, folder: &Arc<SpillFolder>, most: usize, compute: &Compute) -> Result<()> {
+        let most = most / self.operators.len().max(1);
+        for operator in &mut self.operators {
+            match &mut operator.kind {
+                OperatorKind::Window(window) => window.spill(folder, most, compute).await?,
+                OperatorKind::Running(running) if running.memory().1 > most => running.spill(folder)?,
+                OperatorKind::Running(_) => {}
+                OperatorKind::Buffer(buffer) => buffer.spill(folder, most)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the state of a snapshot of the same query.
-    pub fn restore(&mut self, saved: Vec<OperatorState>) -> Result<()> {
+    pub async fn restore(&mut self, saved: Vec<OperatorState>, compute: &Compute) -> Result<()> {
+        let limit = compute.limit.as_ref();
         let same = saved.len() == self.operators.len()
             && saved.iter().zip(&self.operators).all(|(state, operator)| state.fingerprint == operator.fingerprint);
         if !same {
@@ -258,9 +283,9 @@ impl QueryGraph {
         for (operator, OperatorState { watermark, pieces, .. }) in self.operators.iter_mut().zip(saved) {
             let watermark = watermark.unwrap_or(Watermark::MIN);
             match &mut operator.kind {
-                OperatorKind::Window(window) => window.restore(watermark, pieces)?,
-                OperatorKind::Running(running) => running.restore(watermark, pieces)?,
-                OperatorKind::Buffer(buffer) => buffer.restore(watermark, pieces)?,
+                OperatorKind::Window(window) => window.restore(watermark, pieces, compute).await?,
+                OperatorKind::Running(running) => running.restore(watermark, pieces, limit)?,
+                OperatorKind::Buffer(buffer) => buffer.restore(watermark, pieces, limit)?,
             }
         }
         Ok(())

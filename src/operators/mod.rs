@@ -3,10 +3,13 @@
 //! An operator gets rows and a watermark, and answers with rows. It does no I/O and reads no clock;
 //! between two epochs it is quiescent, so its state can be saved without any barrier.
 
+mod cold_rows;
 mod compute;
 mod count;
 mod gate;
 mod graph;
+mod hash_run;
+mod key_hashes;
 mod lookup_join;
 mod partials;
 mod running_aggregate;
@@ -17,7 +20,7 @@ mod window_buffer;
 mod window_fn;
 mod window_spec;
 
-pub use compute::{Compute, run_partitions};
+pub use compute::{Compute, StateLimit, run_partitions};
 pub use count::{CountExec, multiplies};
 pub use gate::{GateExec, GateKind, GateReport, RejectedRow};
 pub use graph::{

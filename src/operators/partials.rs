@@ -123,19 +123,19 @@ impl AggregateParts {
     /// Merges state rows: one row for each key.
     pub async fn reduce(&self, states: &[RecordBatch], compute: &Compute) -> Result<Vec<RecordBatch>> {
         self.reduce.slot.fill(states);
-        run_partitions(&self.reduce.plan, compute).await
+        run_partitions(&self.reduce.plan, &compute.merging()).await
     }
 
     /// Final values of state rows, in one task.
     pub async fn finish(&self, states: &[RecordBatch], compute: &Compute) -> Result<Vec<RecordBatch>> {
         self.finish.slot.fill_lists(vec![states.to_vec()]);
-        run_partitions(&self.finish.plan, compute).await
+        run_partitions(&self.finish.plan, &compute.merging()).await
     }
 
     /// Final values of lists of state rows that have no key in common, each list by its own task.
     pub async fn finish_disjoint(&self, lists: Vec<Vec<RecordBatch>>, compute: &Compute) -> Result<Vec<RecordBatch>> {
         self.finish.slot.fill_lists(lists);
-        run_partitions(&self.finish.plan, compute).await
+        run_partitions(&self.finish.plan, &compute.merging()).await
     }
 
     /// Number of lists that [`Self::finish_disjoint`] takes.

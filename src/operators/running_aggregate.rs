@@ -9,8 +9,10 @@
 //! result as a new chunk and marks the old rows dead. Chunks are merged as in a log-structured store:
 //! when one has grown to half of its neighbour, or is mostly dead. So each row is rewritten a
 //! logarithmic number of times, and an epoch takes time in proportion to its own keys.
+//!
+//! When memory is short all chunks go to disk as one sorted run, and come back key by key, as rows come for them
+//! (`cold_rows.rs`).
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, Int8Array, PrimitiveArray, RecordBatch, UInt32Array};
@@ -21,11 +23,13 @@ use datafusion::arrow::row::{OwnedRow, RowConverter, Rows, SortField};
 use hashbrown::HashTable;
 
 use super::WEIGHT_COLUMN;
-use super::compute::Compute;
+use super::cold_rows::{ColdRows, Lost};
+use super::compute::{Compute, StateLimit, batch_bytes};
+use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
 use super::window_aggregate::millis;
 use crate::contracts::{Result, Watermark};
-use crate::state::{PieceIds, StatePiece};
+use crate::state::{PieceIds, SpillFolder, StatePiece};
 
 /// What the operator tells downstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,11 +56,19 @@ struct Chunk {
     /// Its name in snapshots.
     id: u64,
     batch: RecordBatch,
+    /// About how many bytes the batch has.
+    bytes: usize,
     keys: Rows,
     /// When each key was last seen, where there is a time-to-live.
     seen: Option<PrimitiveArray<TimestampMillisecondType>>,
     dead: Vec<bool>,
     live: usize,
+}
+
+impl Chunk {
+    fn bytes(&self) -> usize {
+        self.bytes + self.keys.size() + self.dead.len()
+    }
 }
 
 type Place = (u32, u32);
@@ -67,12 +79,13 @@ pub struct RunningAggregate {
     parts: Arc<AggregateParts>,
     emit: Emit,
     ttl: Option<TimeToLive>,
-    converter: RowConverter,
+    hashes: KeyHashes,
     /// By age.
     chunks: Vec<Chunk>,
     ids: PieceIds,
     index: HashTable<(u64, Place)>,
-    hasher: foldhash::quality::FixedState,
+    /// Keys that are on disk.
+    cold: ColdRows,
     watermark: Watermark,
     swept: Watermark,
     output_schema: SchemaRef,
@@ -81,9 +94,7 @@ pub struct RunningAggregate {
 impl RunningAggregate {
     /// An operator without state.
     pub fn try_new(parts: Arc<AggregateParts>, emit: Emit, ttl: Option<TimeToLive>) -> Result<Self> {
-        let keys = parts.key_columns();
-        let fields = parts.state_schema().fields()[..keys].iter();
-        let converter = RowConverter::new(fields.map(|f| SortField::new(f.data_type().clone())).collect())?;
+        let hashes = KeyHashes::try_new(parts.state_schema(), (0..parts.key_columns()).collect())?;
         let mut fields: Vec<_> = parts.output_schema().fields().iter().cloned().collect();
         if emit == Emit::Deltas {
             fields.push(Arc::new(Field::new(WEIGHT_COLUMN, DataType::Int8, false)));
@@ -92,12 +103,11 @@ impl RunningAggregate {
             parts,
             emit,
             ttl,
-            converter,
+            hashes,
             chunks: Vec::new(),
             ids: PieceIds::default(),
             index: HashTable::new(),
-            // A fixed seed: the order of work, and so of results, is the same in every run.
-            hasher: foldhash::quality::FixedState::with_seed(0),
+            cold: ColdRows::new(ttl.map(|ttl| ttl.last_seen)),
             watermark: Watermark::MIN,
             swept: Watermark::MIN,
             output_schema: Arc::new(Schema::new(fields)),
@@ -106,7 +116,26 @@ impl RunningAggregate {
 
     /// Number of keys and of stored state rows, dead ones included.
     pub fn size(&self) -> (usize, usize) {
-        (self.index.len(), self.chunks.iter().map(|c| c.batch.num_rows()).sum())
+        let cold = self.cold.live_rows();
+        (self.index.len() + cold, self.chunks.iter().map(|c| c.batch.num_rows()).sum::<usize>() + cold)
+    }
+
+    /// Bytes of state in memory, about, and how many of them [`Self::spill`] can put on disk.
+    pub fn memory(&self) -> (usize, usize) {
+        let held =
+            self.chunks.iter().map(Chunk::bytes).sum::<usize>() + self.index.capacity() * size_of::<(u64, Place)>();
+        (held + self.cold.memory(), if self.hashes.are_empty() { 0 } else { held })
+    }
+
+    /// Puts the state on disk; keys come back when rows come for them.
+    pub fn spill(&mut self, folder: &Arc<SpillFolder>) -> Result<()> {
+        if self.index.is_empty() || self.hashes.are_empty() {
+            return Ok(());
+        }
+        let live = self.chunks.iter().map(live_rows).collect::<Result<Vec<_>>>()?;
+        self.chunks.clear();
+        self.index = HashTable::new();
+        self.cold.add(&live, &self.hashes, folder, &mut self.ids)
     }
 
     /// Takes the partial states of an epoch and returns what changed.
@@ -118,34 +147,41 @@ impl RunningAggregate {
         // Partial states of one task have each key once; those of several must be merged first.
         let partials = if partials.len() > 1 { self.parts.reduce(&partials, compute).await? } else { partials };
         let delta = concat_batches(self.parts.state_schema(), &partials)?;
-        let keys = self.convert(&delta)?;
-        let (mut found, mut fresh) = (Vec::new(), Vec::new());
+        let keys = self.hashes.rows(&delta)?;
+        let (mut found, mut fresh, mut lost) = (Vec::new(), Vec::new(), Lost::new());
         let limit = self.limit();
         for row in 0..delta.num_rows() {
-            match self.find(&keys, row) {
+            let hash = self.hashes.hash(&keys, row);
+            match self.find(hash, &keys, row) {
                 Some(place) if self.is_older(place, limit) => {
                     // Not swept yet: when sweeping happens must not show.
                     self.forget(place);
                     fresh.push(row as u32);
                 }
                 Some(place) => found.push(place),
-                None => fresh.push(row as u32),
+                None => lost.push((hash, row as u32)),
             }
         }
+        let takes = self.emit != Emit::NewKeys;
+        let cold = self.cold.find(&mut lost, &self.hashes, &keys, takes, limit)?;
         if self.emit == Emit::NewKeys {
+            fresh.extend(lost.into_iter().map(|(_, row)| row));
+            fresh.sort_unstable();
             let fresh = take_record_batch(&delta, &UInt32Array::from(fresh))?;
             self.append(fresh.clone()).await?;
             return self.finished(&[fresh], None, compute).await;
         }
         let mut out = Vec::new();
-        let merged = if found.is_empty() {
+        let mut states = if found.is_empty() { Vec::new() } else { vec![self.gather(&found)?] };
+        states.extend(cold);
+        let merged = if states.is_empty() {
             delta
         } else {
-            let stored = self.gather(&found)?;
             if self.emit == Emit::Deltas {
-                out.extend(self.finished(std::slice::from_ref(&stored), Some(-1), compute).await?);
+                out.extend(self.finished(&states, Some(-1), compute).await?);
             }
-            let merged = self.parts.reduce(&[stored, delta], compute).await?;
+            states.push(delta);
+            let merged = self.parts.reduce(&states, compute).await?;
             concat_batches(self.parts.state_schema(), &merged)?
         };
         for (chunk, row) in found {
@@ -181,6 +217,9 @@ impl RunningAggregate {
                 }
             }
         }
+        if let Some(limit) = limit {
+            self.cold.expire(limit);
+        }
         self.tidy()
     }
 
@@ -197,9 +236,8 @@ impl RunningAggregate {
     }
 
     fn forget(&mut self, place: Place) {
-        let keyless = self.parts.key_columns() == 0;
         let chunk = &mut self.chunks[place.0 as usize];
-        let hash = if keyless { 0 } else { self.hasher.hash_one(chunk.keys.row(place.1 as usize).data()) };
+        let hash = self.hashes.hash(&chunk.keys, place.1 as usize);
         chunk.dead[place.1 as usize] = true;
         chunk.live -= 1;
         if let Ok(entry) = self.index.find_entry(hash, |(_, at)| *at == place) {
@@ -207,23 +245,11 @@ impl RunningAggregate {
         }
     }
 
-    fn convert(&self, batch: &RecordBatch) -> Result<Rows> {
-        let keys: Vec<ArrayRef> = batch.columns()[..self.parts.key_columns()].to_vec();
-        if keys.is_empty() {
-            // A global aggregate has one key, the empty one.
-            return Ok(self.converter.empty_rows(0, 0));
-        }
-        Ok(self.converter.convert_columns(&keys)?)
-    }
-
-    fn find(&self, keys: &Rows, row: usize) -> Option<Place> {
-        if self.parts.key_columns() == 0 {
-            return self.index.iter().next().map(|(_, place)| *place);
-        }
-        let key = keys.row(row);
-        let hash = self.hasher.hash_one(key.data());
-        let same =
-            |(h, (chunk, at)): &(u64, Place)| *h == hash && self.chunks[*chunk as usize].keys.row(*at as usize) == key;
+    fn find(&self, hash: u64, keys: &Rows, row: usize) -> Option<Place> {
+        let keyless = self.hashes.are_empty();
+        let same = |(h, (chunk, at)): &(u64, Place)| {
+            *h == hash && (keyless || self.chunks[*chunk as usize].keys.row(*at as usize) == keys.row(row))
+        };
         self.index.find(hash, same).map(|(_, place)| *place)
     }
 
@@ -248,30 +274,31 @@ impl RunningAggregate {
     }
 
     fn put_chunk(&mut self, id: u64, batch: RecordBatch, dead: Vec<bool>) -> Result<()> {
-        let keys = self.convert(&batch)?;
-        let number = self.chunks.len() as u32;
-        let rows = batch.num_rows();
-        let keyless = self.parts.key_columns() == 0;
+        let keys = self.hashes.rows(&batch)?;
+        let (number, bytes) = (self.chunks.len() as u32, batch_bytes(&batch));
         let seen = self.ttl.map(|ttl| millis(batch.column(ttl.last_seen))).transpose()?;
         let live = dead.iter().filter(|dead| !**dead).count();
-        self.chunks.push(Chunk { id, batch, keys, seen, dead, live });
-        let (chunks, hasher) = (&self.chunks, &self.hasher);
-        let hash_of = |(chunk, row): Place| {
-            if keyless { 0 } else { hasher.hash_one(chunks[chunk as usize].keys.row(row as usize).data()) }
-        };
-        for row in (0..rows).filter(|row| !chunks[number as usize].dead[*row]) {
-            let place = (number, row as u32);
-            let hash = hash_of(place);
-            let same = |(h, at): &(u64, Place)| {
-                *h == hash
-                    && (keyless
-                        || chunks[at.0 as usize].keys.row(at.1 as usize) == chunks[number as usize].keys.row(row))
+        self.chunks.push(Chunk { id, batch, bytes, keys, seen, dead, live });
+        let keyless = self.hashes.are_empty();
+        for row in 0..self.chunks[number as usize].dead.len() {
+            let chunk = &self.chunks[number as usize];
+            if chunk.dead[row] {
+                continue;
+            }
+            let (hash, place) = (self.hashes.hash(&chunk.keys, row), (number, row as u32));
+            let (chunks, key) = (&self.chunks, (!keyless).then(|| chunk.keys.row(row)));
+            let same = |(h, (chunk, at)): &(u64, Place)| {
+                *h == hash && key.is_none_or(|key| chunks[*chunk as usize].keys.row(*at as usize) == key)
             };
-            match self.index.find_mut(hash, same) {
-                Some(entry) => entry.1 = place,
-                None => {
-                    self.index.insert_unique(hash, (hash, place), |(h, _)| *h);
-                }
+            let Some(entry) = self.index.find_mut(hash, same) else {
+                self.index.insert_unique(hash, (hash, place), |(h, _)| *h);
+                continue;
+            };
+            // Of two rows of a snapshot, the younger one counts.
+            let (older, at) = std::mem::replace(&mut entry.1, place);
+            let older = &mut self.chunks[older as usize];
+            if !std::mem::replace(&mut older.dead[at as usize], true) {
+                older.live -= 1;
             }
         }
         Ok(())
@@ -281,7 +308,7 @@ impl RunningAggregate {
     fn unindex(&mut self, number: usize) {
         let chunk = &self.chunks[number];
         for row in (0..chunk.dead.len()).filter(|row| !chunk.dead[*row]) {
-            let hash = if self.parts.key_columns() == 0 { 0 } else { self.hasher.hash_one(chunk.keys.row(row).data()) };
+            let hash = self.hashes.hash(&chunk.keys, row);
             if let Ok(entry) = self.index.find_entry(hash, |(_, at)| *at == (number as u32, row as u32)) {
                 entry.remove();
             }
@@ -342,22 +369,33 @@ impl RunningAggregate {
     pub fn snapshot(&self) -> (Watermark, Vec<StatePiece>) {
         let piece = |chunk: &Chunk| StatePiece {
             id: chunk.id,
-            batch: chunk.batch.clone(),
+            rows: chunk.batch.clone().into(),
             dead: (chunk.live < chunk.dead.len()).then(|| BooleanBuffer::from(chunk.dead.as_slice())),
         };
-        (self.watermark, self.chunks.iter().map(piece).collect())
+        (self.watermark, self.chunks.iter().map(piece).chain(self.cold.pieces()).collect())
     }
 
-    /// Takes the state of a snapshot, in place of its own.
-    pub fn restore(&mut self, watermark: Watermark, mut pieces: Vec<StatePiece>) -> Result<()> {
+    /// Takes the state of a snapshot, in place of its own, and keeps what `limit` allows of it in memory.
+    pub fn restore(
+        &mut self,
+        watermark: Watermark,
+        mut pieces: Vec<StatePiece>,
+        limit: Option<&StateLimit>,
+    ) -> Result<()> {
         self.watermark = watermark;
         self.chunks.clear();
         self.index.clear();
+        self.cold.clear();
         pieces.sort_by_key(|piece| piece.id);
-        for StatePiece { id, batch, dead } in pieces {
-            self.ids.known(id);
-            let dead = dead.map_or_else(|| vec![false; batch.num_rows()], |dead| dead.iter().collect());
-            self.put_chunk(id, batch, dead)?;
+        pieces.iter().for_each(|piece| self.ids.known(piece.id));
+        for StatePiece { id, rows, dead } in pieces {
+            let dead = dead.map_or_else(|| vec![false; rows.num_rows()], |dead| dead.iter().collect());
+            self.put_chunk(id, rows.load()?, dead)?;
+            if let Some(limit) = limit
+                && self.memory().1 > limit.bytes / 2
+            {
+                self.spill(&limit.folder)?;
+            }
         }
         Ok(())
     }

@@ -12,8 +12,12 @@
 //! start and end. With sharing (HOP, CUMULATE) they are the pane's start and the end of the *first
 //! window that was still open for the row*, so that a row which came late for one window still counts
 //! in the next ones, exactly.
+//!
+//! When memory is short, panes go to disk as runs in the order of their keys' hashes, those that close last first. Such a
+//! window is read out a range of hashes at a time.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -22,11 +26,13 @@ use datafusion::arrow::array::{
 use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, TimestampMillisecondType};
 
-use super::compute::Compute;
+use super::compute::{Compute, Output, batch_bytes};
+use super::hash_run::{HashRun, RunWriter, held_rows_in, merge_ranges, ranges};
+use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
 use super::window_spec::WindowSpec;
 use crate::contracts::{Result, Watermark};
-use crate::state::{PieceIds, StatePiece};
+use crate::state::{PieceIds, SpillFolder, StatePiece};
 
 /// Where a state row says which window (or pane) it belongs to: indexes of its key columns.
 #[derive(Debug, Clone)]
@@ -47,6 +53,33 @@ struct Pane {
     batches: Vec<Named>,
     rows: usize,
     rows_after_compaction: usize,
+    /// About how many bytes the batches have.
+    bytes: usize,
+    /// Rows on disk, by age, older than all batches.
+    runs: Vec<HashRun>,
+}
+
+impl Pane {
+    fn add(&mut self, id: u64, batch: RecordBatch) {
+        self.rows += batch.num_rows();
+        self.bytes += batch_bytes(&batch);
+        self.batches.push((id, batch));
+    }
+
+    fn all_rows(&self) -> usize {
+        self.rows + self.runs.iter().map(HashRun::live_rows).sum::<usize>()
+    }
+
+    /// Rows in memory and on disk whose hashes are in a range, by age.
+    fn rows_in(&self, hashes: &KeyHashes, range: &RangeInclusive<u64>) -> Result<Vec<RecordBatch>> {
+        let mut rows = Vec::new();
+        for run in &self.runs {
+            rows.extend(run.rows_in(hashes, range)?);
+        }
+        let held: Vec<RecordBatch> = self.batches.iter().map(|(_, batch)| batch.clone()).collect();
+        rows.extend(held_rows_in(&held, hashes, range)?);
+        Ok(rows)
+    }
 }
 
 /// A batch and its name in snapshots.
@@ -57,6 +90,8 @@ type Named = (u64, RecordBatch);
 pub struct WindowAggregate {
     parts: Arc<AggregateParts>,
     columns: WindowColumns,
+    /// Keys but for the times of their windows.
+    hashes: KeyHashes,
     /// Set when windows share panes.
     shared: Option<WindowSpec>,
     /// By (end, start): the windows that close first come first. With sharing: (first open end, pane).
@@ -82,25 +117,77 @@ const MOST_ROWS_WITHOUT_COMPACTION: usize = 1 << 20;
 const CONCAT_AFTER_BATCHES: usize = 64;
 /// State rows that one run of `Final` may take; more are read out in several runs.
 const ROWS_PER_CLOSE: usize = 512 * 1024;
+/// The same when they come from disk, because memory is short.
+const SPILLED_ROWS_PER_CLOSE: usize = 128 * 1024;
 
 impl WindowAggregate {
     /// An operator without state.
-    pub fn new(parts: Arc<AggregateParts>, columns: WindowColumns, shared: Option<WindowSpec>) -> Self {
-        Self {
+    pub fn try_new(parts: Arc<AggregateParts>, columns: WindowColumns, shared: Option<WindowSpec>) -> Result<Self> {
+        let times = [columns.start, columns.end, columns.time];
+        let keys = (0..parts.key_columns()).filter(|key| !times.contains(&Some(*key))).collect();
+        let hashes = KeyHashes::try_new(parts.state_schema(), keys)?;
+        Ok(Self {
             parts,
             columns,
+            hashes,
             shared,
             panes: BTreeMap::new(),
             ids: PieceIds::default(),
             watermark: Watermark::MIN,
             closed: None,
             compact_rows: FEWEST_ROWS_TO_COMPACT,
-        }
+        })
     }
 
     /// Number of windows or panes, and of state rows.
     pub fn size(&self) -> (usize, usize) {
-        (self.panes.len(), self.panes.values().map(|p| p.rows).sum())
+        (self.panes.len(), self.panes.values().map(Pane::all_rows).sum())
+    }
+
+    /// Bytes of state in memory, about, and how many of them [`Self::spill`] can put on disk.
+    pub fn memory(&self) -> (usize, usize) {
+        let held: usize = self.panes.values().map(|pane| pane.bytes).sum();
+        let runs: usize = self.panes.values().flat_map(|pane| &pane.runs).map(HashRun::memory).sum();
+        (held + runs, if self.hashes.are_empty() { 0 } else { held })
+    }
+
+    /// Puts panes on disk, those that close last first, until no more than `most` bytes are left in memory.
+    pub async fn spill(&mut self, folder: &Arc<SpillFolder>, most: usize, compute: &Compute) -> Result<()> {
+        if self.hashes.are_empty() {
+            // A row for each window.
+            return Ok(());
+        }
+        let mut held = self.memory().1;
+        for pane in self.panes.values_mut().rev() {
+            if held <= most {
+                break;
+            }
+            if pane.rows == 0 {
+                continue;
+            }
+            held -= pane.bytes;
+            let batches: Vec<RecordBatch> = pane.batches.drain(..).map(|(_, batch)| batch).collect();
+            let mut writer = RunWriter::new(folder, &mut self.ids, &self.hashes, None, pane.rows);
+            writer.add(&batches)?;
+            pane.runs.push(writer.finish()?);
+            (pane.rows, pane.bytes, pane.rows_after_compaction) = (0, 0, 0);
+            // As in a log-structured store: each row is written a logarithmic number of times.
+            while let [.., before, last] = pane.runs.as_slice() {
+                if last.live_rows() * 2 < before.live_rows() {
+                    break;
+                }
+                let count = before.live_rows() + last.live_rows();
+                let mut writer = RunWriter::new(folder, &mut self.ids, &self.hashes, None, count);
+                for range in merge_ranges(count) {
+                    let rows = [before.rows_in(&self.hashes, &range)?, last.rows_in(&self.hashes, &range)?].concat();
+                    writer.add(&self.parts.reduce(&rows, compute).await?)?;
+                }
+                let merged = writer.finish()?;
+                pane.runs.truncate(pane.runs.len() - 2);
+                pane.runs.push(merged);
+            }
+        }
+        Ok(())
     }
 
     /// Takes the partial states of an epoch.
@@ -114,9 +201,7 @@ impl WindowAggregate {
                     // window's result a second time.
                     continue;
                 }
-                let pane = self.panes.entry(key).or_default();
-                pane.rows += rows.num_rows();
-                pane.batches.push((self.ids.take(), own_text(rows)?));
+                self.panes.entry(key).or_default().add(self.ids.take(), own_text(rows)?);
                 touched.push(key);
             }
         }
@@ -134,6 +219,7 @@ impl WindowAggregate {
                 };
             } else if pane.batches.len() >= CONCAT_AFTER_BATCHES {
                 let all = concat_batches(self.parts.state_schema(), pane.batches.iter().map(|(_, batch)| batch))?;
+                pane.bytes = batch_bytes(&all);
                 pane.batches = vec![(self.ids.take(), all)];
             }
         }
@@ -153,7 +239,7 @@ impl WindowAggregate {
     }
 
     async fn close_own(&mut self, watermark: Watermark, compute: &Compute) -> Result<Vec<RecordBatch>> {
-        let mut out = Vec::new();
+        let mut out = Output::new(compute);
         let mut lists = Lists::new(self.parts.finish_partitions());
         while let Some(entry) = self.panes.first_entry() {
             if !watermark.closes(entry.key().0) {
@@ -161,15 +247,28 @@ impl WindowAggregate {
             }
             self.closed = self.closed.max(Some(entry.key().0 - 1));
             let pane = entry.remove();
-            lists.add(pane.batches.into_iter().map(|(_, batch)| batch).collect(), pane.rows);
-            if lists.rows >= ROWS_PER_CLOSE {
-                out.extend(self.parts.finish_disjoint(lists.take(), compute).await?);
+            if pane.runs.is_empty() {
+                lists.add(pane.batches.into_iter().map(|(_, batch)| batch).collect(), pane.rows);
+                self.finish_if(ROWS_PER_CLOSE, &mut lists, &mut out, compute).await?;
+                continue;
+            }
+            for range in merge_ranges(pane.all_rows()) {
+                let batches = pane.rows_in(&self.hashes, &range)?;
+                let rows = batches.iter().map(RecordBatch::num_rows).sum();
+                lists.add(batches, rows);
+                self.finish_if(SPILLED_ROWS_PER_CLOSE, &mut lists, &mut out, compute).await?;
             }
         }
-        if lists.rows > 0 {
-            out.extend(self.parts.finish_disjoint(lists.take(), compute).await?);
+        self.finish_if(1, &mut lists, &mut out, compute).await?;
+        Ok(out.into_rows())
+    }
+
+    /// Reads out what is in the lists, if it is so many rows.
+    async fn finish_if(&self, rows: usize, lists: &mut Lists, out: &mut Output, compute: &Compute) -> Result<()> {
+        if lists.rows >= rows {
+            out.extend(self.parts.finish_disjoint(lists.take(), compute).await?)?;
         }
-        Ok(out)
+        Ok(())
     }
 
     async fn close_shared(
@@ -187,31 +286,35 @@ impl WindowAggregate {
                 }
             }
         }
-        let mut out = Vec::new();
+        let mut out = Output::new(compute);
         let mut lists = Lists::new(self.parts.finish_partitions());
         for ((end, start), panes) in windows {
             self.closed = self.closed.max(Some(end - 1));
-            let (mut batches, mut rows) = (Vec::new(), 0);
-            for key in panes {
-                let Some(pane) = self.panes.get_mut(&key) else { continue };
+            let (mut rows, mut spilled) = (0, false);
+            for key in &panes {
+                let Some(pane) = self.panes.get_mut(key) else { continue };
                 if pane.batches.len() > 1 {
                     compact(pane, &self.parts, &mut self.ids, compute).await?;
                 }
-                for (_, batch) in &pane.batches {
-                    rows += batch.num_rows();
-                    batches.push(with_bounds(&self.columns, batch, start, end)?);
+                rows += pane.all_rows();
+                spilled |= !pane.runs.is_empty();
+            }
+            let at_once = if spilled { SPILLED_ROWS_PER_CLOSE } else { ROWS_PER_CLOSE };
+            for range in ranges(rows, if spilled { at_once } else { usize::MAX }) {
+                let (mut batches, mut rows) = (Vec::new(), 0);
+                for pane in panes.iter().filter_map(|key| self.panes.get(key)) {
+                    for batch in pane.rows_in(&self.hashes, &range)? {
+                        rows += batch.num_rows();
+                        batches.push(with_bounds(&self.columns, &batch, start, end)?);
+                    }
                 }
-            }
-            lists.add(batches, rows);
-            if lists.rows >= ROWS_PER_CLOSE {
-                out.extend(self.parts.finish_disjoint(lists.take(), compute).await?);
+                lists.add(batches, rows);
+                self.finish_if(at_once, &mut lists, &mut out, compute).await?;
             }
         }
-        if lists.rows > 0 {
-            out.extend(self.parts.finish_disjoint(lists.take(), compute).await?);
-        }
+        self.finish_if(1, &mut lists, &mut out, compute).await?;
         self.panes.retain(|(_, pane_start), _| !watermark.closes(spec.last_end(*pane_start)));
-        Ok(out)
+        Ok(out.into_rows())
     }
 
     /// State rows by the pane they belong to. Rows without a window (a NULL time) belong to none.
@@ -263,23 +366,34 @@ impl WindowAggregate {
 
     /// All state, for a snapshot.
     pub fn snapshot(&self) -> (Watermark, Vec<StatePiece>) {
-        let piece = |(id, batch): &Named| StatePiece { id: *id, batch: batch.clone(), dead: None };
-        (self.watermark, self.panes.values().flat_map(|pane| pane.batches.iter().map(piece)).collect())
+        let piece = |(id, batch): &Named| StatePiece { id: *id, rows: batch.clone().into(), dead: None };
+        let held = self.panes.values().flat_map(|pane| pane.batches.iter().map(piece));
+        let spilled = self.panes.values().flat_map(|pane| &pane.runs).flat_map(HashRun::pieces);
+        (self.watermark, held.chain(spilled).collect())
     }
 
-    /// Takes the state of a snapshot, in place of its own.
-    pub fn restore(&mut self, watermark: Watermark, mut pieces: Vec<StatePiece>) -> Result<()> {
+    /// Takes the state of a snapshot, in place of its own, and keeps what the limit of `compute` allows of it in memory.
+    pub async fn restore(
+        &mut self,
+        watermark: Watermark,
+        mut pieces: Vec<StatePiece>,
+        compute: &Compute,
+    ) -> Result<()> {
         self.panes.clear();
         // In the order in which they came, so that merging them gives what it would have given.
         pieces.sort_by_key(|piece| piece.id);
         pieces.iter().for_each(|piece| self.ids.known(piece.id));
-        for StatePiece { id, batch, .. } in pieces {
-            let parts = self.split(&batch)?;
+        for StatePiece { id, rows, .. } in pieces {
+            let parts = self.split(&rows.load()?)?;
             let whole = parts.len() == 1;
             for (key, rows) in parts {
-                let pane = self.panes.entry(key).or_default();
-                pane.rows += rows.num_rows();
-                pane.batches.push((if whole { id } else { self.ids.take() }, rows));
+                let id = if whole { id } else { self.ids.take() };
+                self.panes.entry(key).or_default().add(id, rows);
+            }
+            if let Some(limit) = &compute.limit
+                && self.memory().1 > limit.bytes / 2
+            {
+                self.spill(&limit.folder, limit.bytes / 4, compute).await?;
             }
         }
         self.watermark = watermark;
@@ -304,6 +418,7 @@ async fn compact(pane: &mut Pane, parts: &AggregateParts, ids: &mut PieceIds, co
     let batches: Vec<RecordBatch> = pane.batches.iter().map(|(_, batch)| batch.clone()).collect();
     let reduced = parts.reduce(&batches, compute).await?;
     pane.rows = reduced.iter().map(RecordBatch::num_rows).sum();
+    pane.bytes = reduced.iter().map(batch_bytes).sum();
     pane.batches = reduced.into_iter().map(|batch| (ids.take(), batch)).collect();
     pane.rows_after_compaction = pane.rows;
     Ok(())

@@ -1,22 +1,35 @@
 //! Rows held until their window closes, for what needs all rows of a window at once and is no
 //! aggregation: `ROW_NUMBER()` over a bare window table function.
+//!
+//! When memory is short, windows go to disk, those that close last first; one that closes must fit into memory.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
 
+use super::compute::{Compute, Output, StateLimit, batch_bytes};
 use super::window_aggregate::millis;
 use crate::contracts::{Result, Watermark};
-use crate::state::{PieceIds, StatePiece};
+use crate::state::{PieceIds, PieceRows, SPILL_FILE_BYTES, SpillFolder, SpilledFile, StatePiece};
+
+/// Rows of a window by age, each batch with its name in snapshots.
+#[derive(Debug, Default)]
+struct Window {
+    /// On disk, older than all others.
+    spilled: Vec<(u64, Arc<SpilledFile>)>,
+    held: Vec<(u64, RecordBatch)>,
+    /// About how many bytes are held.
+    bytes: usize,
+}
 
 /// Rows by the end of their window.
 #[derive(Debug)]
 pub struct WindowBuffer {
     /// Index of `window_end`.
     end_column: usize,
-    /// Batches by age, each with its name in snapshots.
-    windows: BTreeMap<i64, Vec<(u64, RecordBatch)>>,
+    windows: BTreeMap<i64, Window>,
     ids: PieceIds,
     watermark: Watermark,
     closed: Option<i64>,
@@ -30,7 +43,39 @@ impl WindowBuffer {
 
     /// Number of windows and of rows.
     pub fn size(&self) -> (usize, usize) {
-        (self.windows.len(), self.windows.values().flatten().map(|(_, batch)| batch.num_rows()).sum())
+        let rows = |window: &Window| {
+            let held: usize = window.held.iter().map(|(_, batch)| batch.num_rows()).sum();
+            held + window.spilled.iter().map(|(_, file)| file.num_rows()).sum::<usize>()
+        };
+        (self.windows.len(), self.windows.values().map(rows).sum())
+    }
+
+    /// Bytes of state in memory, about, all of which [`Self::spill`] can put on disk.
+    pub fn memory(&self) -> (usize, usize) {
+        let held = self.windows.values().map(|window| window.bytes).sum();
+        (held, held)
+    }
+
+    /// Puts windows on disk, those that close last first, until no more than `most` bytes are left in memory.
+    pub fn spill(&mut self, folder: &Arc<SpillFolder>, most: usize) -> Result<()> {
+        let mut held = self.memory().0;
+        for window in self.windows.values_mut().rev().filter(|window| !window.held.is_empty()) {
+            if held <= most {
+                break;
+            }
+            held -= std::mem::take(&mut window.bytes);
+            let mut rest = window.held.drain(..).map(|(_, batch)| batch).peekable();
+            while let Some(first) = rest.peek() {
+                let mut writer = folder.file(first.schema_ref())?;
+                while let Some(batch) = rest.next_if(|_| true) {
+                    if writer.write(&batch)? >= SPILL_FILE_BYTES {
+                        break;
+                    }
+                }
+                window.spilled.push((self.ids.take(), writer.finish()?));
+            }
+        }
+        Ok(())
     }
 
     /// Takes the rows of an epoch.
@@ -57,23 +102,32 @@ impl WindowBuffer {
             // Taking copies, so that a window does not keep whole input buffers alive.
             let rows = take_record_batch(batch, &UInt32Array::from(rows))?;
             let id = saved.filter(|_| whole).unwrap_or_else(|| self.ids.take());
-            self.windows.entry(end).or_default().push((id, rows));
+            let window = self.windows.entry(end).or_default();
+            window.bytes += batch_bytes(&rows);
+            window.held.push((id, rows));
         }
         Ok(())
     }
 
     /// Rows of the windows that the watermark has passed, in order of their ends.
-    pub fn advance(&mut self, watermark: Watermark) -> Vec<RecordBatch> {
+    ///
+    /// # Errors
+    /// When they do not fit into memory together.
+    pub fn advance(&mut self, watermark: Watermark, compute: &Compute) -> Result<Vec<RecordBatch>> {
         self.watermark = self.watermark.max(watermark);
-        let mut closed = Vec::new();
+        let mut closed = Output::new(compute);
         while let Some(window) = self.windows.first_entry() {
             if !watermark.closes(*window.key()) {
                 break;
             }
             self.closed = self.closed.max(Some(window.key() - 1));
-            closed.extend(window.remove().into_iter().map(|(_, batch)| batch));
+            let window = window.remove();
+            for (_, file) in window.spilled {
+                closed.extend(vec![file.load()?])?;
+            }
+            closed.extend(window.held.into_iter().map(|(_, batch)| batch).collect())?;
         }
-        closed
+        Ok(closed.into_rows())
     }
 
     /// See [`super::QueryGraph::reopen`].
@@ -86,18 +140,32 @@ impl WindowBuffer {
 
     /// All rows, for a snapshot.
     pub fn snapshot(&self) -> (Watermark, Vec<StatePiece>) {
-        let piece = |(id, batch): &(u64, RecordBatch)| StatePiece { id: *id, batch: batch.clone(), dead: None };
-        (self.watermark, self.windows.values().flatten().map(piece).collect())
+        let piece = |id: &u64, rows: PieceRows| StatePiece { id: *id, rows, dead: None };
+        let windows = self.windows.values();
+        let held = windows.clone().flat_map(|window| &window.held).map(|(id, batch)| piece(id, batch.clone().into()));
+        let spilled = windows.flat_map(|window| &window.spilled);
+        let spilled = spilled.map(|(id, file)| piece(id, PieceRows::Spilled(Arc::clone(file))));
+        (self.watermark, held.chain(spilled).collect())
     }
 
-    /// Takes the rows of a snapshot, in place of its own.
-    pub fn restore(&mut self, watermark: Watermark, mut pieces: Vec<StatePiece>) -> Result<()> {
+    /// Takes the rows of a snapshot, in place of its own, and keeps what `limit` allows of them in memory.
+    pub fn restore(
+        &mut self,
+        watermark: Watermark,
+        mut pieces: Vec<StatePiece>,
+        limit: Option<&StateLimit>,
+    ) -> Result<()> {
         self.windows.clear();
         self.watermark = Watermark::MIN;
         pieces.sort_by_key(|piece| piece.id);
         pieces.iter().for_each(|piece| self.ids.known(piece.id));
         for piece in pieces {
-            self.push_batch(&piece.batch, Some(piece.id))?;
+            self.push_batch(&piece.rows.load()?, Some(piece.id))?;
+            if let Some(limit) = limit
+                && self.memory().1 > limit.bytes / 2
+            {
+                self.spill(&limit.folder, limit.bytes / 4)?;
+            }
         }
         self.watermark = watermark;
         Ok(())

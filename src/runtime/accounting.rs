@@ -63,6 +63,8 @@ pub struct Summary {
     pub elapsed: Duration,
     /// What checkpoints have cost; `None` when none are kept.
     pub checkpoints: Option<CheckpointCounts>,
+    /// Bytes of state that were put on disk because memory was short.
+    pub spilled_bytes: u64,
 }
 
 impl Summary {

@@ -58,7 +58,7 @@ impl Unwritten {
         let mut pieces = Vec::new();
         for (held, ids) in &self.epochs {
             for (changes, id) in held.changes.iter().zip(ids) {
-                pieces.push(StatePiece { id: *id, batch: with_columns(held, changes)?, dead: None });
+                pieces.push(StatePiece { id: *id, rows: with_columns(held, changes)?.into(), dead: None });
             }
         }
         let state = OperatorState { fingerprint: "rows of open files".to_owned(), watermark: None, pieces };
@@ -70,7 +70,7 @@ impl Unwritten {
         let mut epochs: Vec<(UnwrittenEpoch, Vec<u64>)> = Vec::new();
         for piece in state.pieces {
             self.ids.known(piece.id);
-            let (epoch, now_ms, changes) = without_columns(&piece.batch)?;
+            let (epoch, now_ms, changes) = without_columns(&piece.rows.load()?)?;
             match epochs.last_mut() {
                 Some((held, ids)) if held.epoch == epoch => {
                     held.changes.push(changes);

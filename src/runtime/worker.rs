@@ -15,6 +15,7 @@ use super::checkpoints::{CheckpointOrder, Checkpointer, Checkpointing, Report};
 use super::driver::Driver;
 use super::epoch::{Epoch, EpochLimits};
 use super::feed::FeedSpecification;
+use super::memory::MemoryWatch;
 use super::progress::{Progress, report};
 use super::reader::rejected;
 use super::repeat::{JobLog, Repeated, append, repeated};
@@ -102,10 +103,10 @@ const QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Worker;
 
-struct RunningQuery {
-    name: String,
+pub(super) struct RunningQuery {
+    pub(super) name: String,
     plan: String,
-    graph: QueryGraph,
+    pub(super) graph: QueryGraph,
     tables: Vec<usize>,
     gates: Vec<GateKind>,
     key: Vec<usize>,
@@ -136,11 +137,12 @@ impl Worker {
         let after = EpochNumber(job.saved.epoch);
         let (error_sender, error_receiver) = mpsc::channel(16);
         let errors = tokio::spawn(run_errors(job.errors, error_receiver));
-        let mut queries = Vec::new();
+        let (mut queries, mut memory) = (Vec::new(), MemoryWatch::default());
         for query in job.queries {
             let committed = committed.remove(&query.name).unwrap_or_default();
             let log = WriterLog { log: log.clone(), committed, after, ..WriterLog::default() };
-            queries.push(start_query(query, &mut job.saved, error_sender.clone(), log)?);
+            queries.push(start_query(query, &mut job.saved, error_sender.clone(), log, &job.compute).await?);
+            memory.keep(&mut queries, &job.compute, started).await?;
         }
         let mut driver = Driver::new(
             job.feeds,
@@ -216,6 +218,7 @@ impl Worker {
                 for query in queries.iter_mut().filter(|query| query.after < epoch_number) {
                     finish_query(query, &context, job.late_to_errors, &error_sender).await?;
                 }
+                memory.keep(&mut queries, &job.compute, job.clock.elapsed()).await?;
                 progress.epochs.store(summary.epochs, Ordering::Relaxed);
                 let rows_out = queries.iter().map(|q| q.counts.rows_out).sum();
                 progress.rows_out.store(rows_out, Ordering::Relaxed);
@@ -259,6 +262,7 @@ impl Worker {
         summary.tables = driver.counts().cloned().collect();
         summary.elapsed = job.clock.elapsed().saturating_sub(started);
         summary.check()?;
+        summary.spilled_bytes = job.compute.limit.as_ref().map_or(0, |limit| limit.folder.bytes().0);
         if let Some(checkpointer) = checkpointer {
             summary.checkpoints = Some(checkpointer.finish(&saved).await?);
         }
@@ -288,11 +292,12 @@ fn inputs(
     EpochInputs { tables, watermarks, references }
 }
 
-fn start_query(
+async fn start_query(
     query: QuerySpec,
     saved: &mut SavedJob,
     errors: mpsc::Sender<ErrorsOrder>,
     mut log: WriterLog,
+    compute: &Compute,
 ) -> Result<RunningQuery> {
     let mut graph = query.graph;
     let mut after = log.after;
@@ -300,7 +305,7 @@ fn start_query(
     log.due = Arc::clone(&due);
     log.keeps_rows = !graph.operators.is_empty();
     if let Some(state) = saved.queries.remove(&query.name) {
-        graph.restore(state.operators).map_err(|e| e.context(format!("query '{}'", query.name)))?;
+        graph.restore(state.operators, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;
         (log.unwritten, log.sink) = (state.unwritten, state.sink);
         if graph.operators.is_empty() {
             after = EpochNumber(state.durable_epoch);

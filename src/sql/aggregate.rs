@@ -143,7 +143,8 @@ impl Compiler<'_> {
             Some(spec) => format!("window aggregate, {}", describe(&spec, shared.is_some())),
             None => "window aggregate".to_owned(),
         };
-        let operator = OperatorKind::Window(Box::new(WindowAggregate::new(Arc::new(parts), columns, shared)));
+        let window = WindowAggregate::try_new(Arc::new(parts), columns, shared).map_err(outward)?;
+        let operator = OperatorKind::Window(Box::new(window));
         self.cut(aggregate.schema.as_ref().clone(), stage, operator, kind, note, &self.fingerprint(aggregate)?)
     }
 

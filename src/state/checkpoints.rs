@@ -13,7 +13,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
@@ -21,7 +23,8 @@ use super::checksum::hex_digest;
 use super::files::{self, RESTORE, arrange, dead_rows, decode, encode, parse_dead_rows};
 use super::increments::{KeptFile, increment};
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
-use super::saved::{OperatorState, SavedJob, SavedQuery, StatePiece};
+use super::saved::{OperatorState, PieceRows, SavedJob, SavedQuery, StatePiece};
+use super::spill::SpillFolder;
 use crate::contracts::{Created, Error, ErrorKind, Result, Storage, Watermark, crash_point};
 
 /// Files that are read or written side by side; each has up to 32 MiB in memory.
@@ -66,6 +69,9 @@ pub struct CheckpointStore {
     dead: HashMap<StateKey, StateFile>,
     /// Files that this run has named.
     named: u64,
+    /// Where rows go that are loaded beyond so many bytes.
+    spill: Option<(Arc<SpillFolder>, usize)>,
+    held: AtomicUsize,
 }
 
 type StateKey = (String, Option<usize>);
@@ -74,7 +80,15 @@ impl CheckpointStore {
     /// Checkpoints in `storage`. `nonce` must differ from that of every other run; `kept` checkpoints are kept.
     pub fn new(storage: Arc<dyn Storage>, nonce: impl Into<String>, kept: usize) -> Self {
         let (stored, dead) = (HashMap::new(), HashMap::new());
-        Self { storage, nonce: nonce.into(), kept: kept.max(1), number: 0, stored, dead, named: 0 }
+        let (nonce, kept) = (nonce.into(), kept.max(1));
+        Self { storage, nonce, kept, number: 0, stored, dead, named: 0, spill: None, held: AtomicUsize::new(0) }
+    }
+
+    /// Of what is loaded, keeps up to `bytes` in memory and the rest in `folder`.
+    #[must_use]
+    pub fn spilling(mut self, folder: Arc<SpillFolder>, bytes: usize) -> Self {
+        self.spill = Some((folder, bytes));
+        self
     }
 
     /// Where they are kept.
@@ -135,32 +149,37 @@ impl CheckpointStore {
 
     async fn load_operator(&mut self, key: StateKey, operator: &ManifestOperator) -> Result<OperatorState> {
         let reads: Vec<_> = operator.files.iter().map(|file| self.read_file(file).boxed()).collect();
-        let read: Vec<_> = futures::stream::iter(reads).buffered(FILES_AT_ONCE).try_collect().await?;
+        let mut read = futures::stream::iter(reads).buffered(FILES_AT_ONCE);
         let mut dead = match &operator.dead {
             Some(file) => parse_dead_rows(&self.read_file(file).await?, &file.name)?,
             None => HashMap::new(),
         };
-        let (mut kept, mut parts) = (Vec::new(), BTreeMap::<u64, Vec<_>>::new());
-        for (file, batches) in operator.files.iter().zip(read) {
+        let (mut kept, mut parts) = (Vec::new(), BTreeMap::<u64, Vec<PieceRows>>::new());
+        for file in &operator.files {
+            let Some(batches) = read.try_next().await? else { break };
             let live: BTreeSet<u64> = file.pieces.numbers().iter().copied().collect();
             let rows = batches.iter().map(|(id, batch)| (*id, batch.num_rows())).collect();
             kept.push(KeptFile { file: file.clone(), batches: rows });
             for (id, batch) in batches.into_iter().filter(|(id, _)| live.contains(id)) {
-                parts.entry(id).or_default().push(batch);
+                parts.entry(id).or_default().push(self.held(batch)?);
             }
         }
+        drop(read);
         let mut pieces = Vec::with_capacity(parts.len());
-        for (id, mut batches) in parts {
-            let batch = match batches.len() {
-                1 => batches.remove(0),
-                _ => arrow::compute::concat_batches(&batches[0].schema(), &batches)?,
+        for (id, mut parts) in parts {
+            let rows = match parts.len() {
+                1 => parts.remove(0),
+                _ => {
+                    let batches: Vec<_> = parts.iter().map(PieceRows::load).collect::<Result<_>>()?;
+                    arrow::compute::concat_batches(parts[0].schema(), &batches)?.into()
+                }
             };
             let dead = dead.remove(&id);
-            if dead.as_ref().is_some_and(|dead| dead.len() != batch.num_rows()) {
-                let error = format!("piece {id} has {} rows, and others are said to be dead", batch.num_rows());
+            if dead.as_ref().is_some_and(|dead| dead.len() != rows.num_rows()) {
+                let error = format!("piece {id} has {} rows, and others are said to be dead", rows.num_rows());
                 return Err(Error::corrupt(error).hint(RESTORE));
             }
-            pieces.push(StatePiece { id, batch, dead });
+            pieces.push(StatePiece { id, rows, dead });
         }
         let watermark = operator.watermark_ms.map(Watermark);
         let state = OperatorState { fingerprint: operator.fingerprint.clone(), watermark, pieces };
@@ -175,7 +194,20 @@ impl CheckpointStore {
         Ok(state)
     }
 
-    async fn read_file(&self, file: &StateFile) -> Result<Vec<(u64, arrow::array::RecordBatch)>> {
+    /// The rows of a piece, on disk when there are many in memory already.
+    fn held(&self, batch: RecordBatch) -> Result<PieceRows> {
+        let Some((folder, most)) = &self.spill else { return Ok(batch.into()) };
+        let bytes = batch.get_array_memory_size();
+        if self.held.fetch_add(bytes, Ordering::Relaxed) + bytes <= *most {
+            return Ok(batch.into());
+        }
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        let mut writer = folder.file(batch.schema_ref())?;
+        writer.write(&batch)?;
+        Ok(PieceRows::Spilled(writer.finish()?))
+    }
+
+    async fn read_file(&self, file: &StateFile) -> Result<Vec<(u64, RecordBatch)>> {
         let shown = format!("{}/{}", self.storage.place(), file.name);
         let damaged = |what: &str| Error::corrupt(format!("state file '{shown}' {what}")).hint(RESTORE);
         let content = self.storage.read(&file.name).await?.ok_or_else(|| damaged("is missing"))?;
@@ -258,7 +290,7 @@ impl CheckpointStore {
         let before = self.stored.get(key).map(Vec::as_slice).unwrap_or_default();
         let increment = increment(before, &state.pieces);
         let (mut kept, mut bytes) = (increment.kept, 0);
-        let pieces = increment.written.into_iter().map(|piece| (piece.id, piece.batch)).collect();
+        let pieces = increment.written.into_iter().map(|piece| (piece.id, piece.rows)).collect();
         let mut names = |count: usize| -> Vec<String> {
             let first = self.named;
             self.named += count as u64;
@@ -276,7 +308,7 @@ impl CheckpointStore {
         let dead = if with_dead.is_empty() {
             None
         } else {
-            let encoded = encode(&[(0, dead_rows(&with_dead)?)])?;
+            let encoded = encode(&[(0, dead_rows(&with_dead)?.into())])?;
             match self.dead.get(key) {
                 Some(same) if same.sha256 == encoded.sha256 => Some(same.clone()),
                 _ => {
@@ -381,13 +413,9 @@ async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
     done.map_err(|e| Error::internal("a task that reads or writes state died").caused_by(e))
 }
 
-async fn write_file(
-    storage: &Arc<dyn Storage>,
-    name: String,
-    batches: Vec<(u64, arrow::array::RecordBatch)>,
-) -> Result<KeptFile> {
-    let rows: Vec<(u64, usize)> = batches.iter().map(|(id, batch)| (*id, batch.num_rows())).collect();
-    let encoded = off_the_runtime(move || files::encode(&batches)).await??;
+async fn write_file(storage: &Arc<dyn Storage>, name: String, pieces: Vec<(u64, PieceRows)>) -> Result<KeptFile> {
+    let rows: Vec<(u64, usize)> = pieces.iter().map(|(id, rows)| (*id, rows.num_rows())).collect();
+    let encoded = off_the_runtime(move || files::encode(&pieces)).await??;
     let pieces = rows.iter().map(|(id, _)| *id).collect();
     Ok(KeptFile { file: put(storage, name, encoded, pieces).await?, batches: rows })
 }

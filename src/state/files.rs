@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BinaryArray, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow::array::{AsArray, BinaryArray, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::buffer::{BooleanBuffer, Buffer};
 use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
 use arrow::ipc::reader::FileReader;
@@ -15,7 +15,9 @@ use arrow::ipc::writer::FileWriter;
 use bytes::Bytes;
 
 use super::checksum::hex_digest;
+use super::compact::compact;
 use super::ranges::Ranges;
+use super::saved::PieceRows;
 use crate::contracts::{Error, Result};
 
 /// Bytes of state in a file; a larger piece is cut into several.
@@ -30,21 +32,15 @@ pub(super) struct Encoded {
     pub(super) sha256: String,
 }
 
-/// Cuts pieces into batches and those into files of about [`FILE_BYTES`]. All batches of a file have one schema.
-pub(super) fn arrange(pieces: Vec<(u64, RecordBatch)>) -> Vec<Vec<(u64, RecordBatch)>> {
-    let mut files: Vec<Vec<(u64, RecordBatch)>> = Vec::new();
+/// Cuts pieces into batches and those into files of about [`FILE_BYTES`]. All batches of a file have one schema. What is on
+/// disk stays there until its file is written.
+pub(super) fn arrange(pieces: Vec<(u64, PieceRows)>) -> Vec<Vec<(u64, PieceRows)>> {
+    let mut files: Vec<Vec<(u64, PieceRows)>> = Vec::new();
     let mut bytes = 0;
-    for (id, batch) in pieces {
-        let size = batch.get_array_memory_size();
-        let parts = size.div_ceil(FILE_BYTES).clamp(1, batch.num_rows().max(1));
-        let rows = batch.num_rows().div_ceil(parts).max(1);
-        for from in (0..batch.num_rows().max(1)).step_by(rows) {
-            let part = if parts == 1 { batch.clone() } else { batch.slice(from, rows.min(batch.num_rows() - from)) };
-            let fits = files
-                .last()
-                .and_then(|file| file.last())
-                .is_some_and(|(_, last)| last.schema_ref() == part.schema_ref());
-            let size = size / parts;
+    for (id, rows) in pieces {
+        for (part, size) in parts(rows) {
+            let fits =
+                files.last().and_then(|file| file.last()).is_some_and(|(_, last)| last.schema() == part.schema());
             match files.last_mut() {
                 Some(file) if fits && bytes + size <= FILE_BYTES => file.push((id, part)),
                 _ => {
@@ -58,37 +54,42 @@ pub(super) fn arrange(pieces: Vec<(u64, RecordBatch)>) -> Vec<Vec<(u64, RecordBa
     files
 }
 
+/// A piece in parts that fit into a file, and about how many bytes each has.
+fn parts(rows: PieceRows) -> Vec<(PieceRows, usize)> {
+    let batch = match rows {
+        // Spilled files are no larger than ours.
+        PieceRows::Spilled(file) => {
+            let bytes = usize::try_from(file.bytes()).unwrap_or(FILE_BYTES);
+            return vec![(PieceRows::Spilled(file), bytes)];
+        }
+        PieceRows::Held(batch) => batch,
+    };
+    let size = batch.get_array_memory_size();
+    let parts = size.div_ceil(FILE_BYTES).clamp(1, batch.num_rows().max(1));
+    if parts == 1 {
+        return vec![(batch.into(), size)];
+    }
+    let rows = batch.num_rows().div_ceil(parts).max(1);
+    let part = |from: usize| (batch.slice(from, rows.min(batch.num_rows() - from)).into(), size / parts);
+    (0..batch.num_rows()).step_by(rows).map(part).collect()
+}
+
 /// Encodes the batches of a file. Takes its time.
-pub(super) fn encode(batches: &[(u64, RecordBatch)]) -> Result<Encoded> {
-    let Some((_, first)) = batches.first() else { return Err(Error::internal("a state file without pieces")) };
-    let ids: Ranges = batches.iter().map(|(id, _)| *id).collect();
-    let mut metadata = first.schema_ref().metadata().clone();
+pub(super) fn encode(pieces: &[(u64, PieceRows)]) -> Result<Encoded> {
+    let Some((_, first)) = pieces.first() else { return Err(Error::internal("a state file without pieces")) };
+    let ids: Ranges = pieces.iter().map(|(id, _)| *id).collect();
+    let mut metadata = first.schema().metadata().clone();
     metadata.insert(PIECES.to_owned(), ids.to_string());
-    let schema = Arc::new(first.schema_ref().as_ref().clone().with_metadata(metadata));
+    let schema = Arc::new(first.schema().as_ref().clone().with_metadata(metadata));
     let mut writer = FileWriter::try_new(Vec::new(), &schema)?;
-    for (_, batch) in batches {
+    for (_, rows) in pieces {
+        let batch = rows.load()?;
         let columns = batch.columns().iter().map(compact).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         writer.write(&RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?)?;
     }
     let content = writer.into_inner()?;
     Ok(Encoded { sha256: hex_digest(&content), content: content.into() })
-}
-
-/// Views without the bytes that they do not show: IPC writes whole buffers.
-fn compact(column: &ArrayRef) -> ArrayRef {
-    if let Some(texts) = column.as_string_view_opt() {
-        let held: usize = texts.data_buffers().iter().map(|buffer| buffer.len()).sum();
-        if held > texts.total_buffer_bytes_used() {
-            return Arc::new(texts.gc());
-        }
-    } else if let Some(bytes) = column.as_binary_view_opt() {
-        let held: usize = bytes.data_buffers().iter().map(|buffer| buffer.len()).sum();
-        if held > bytes.total_buffer_bytes_used() {
-            return Arc::new(bytes.gc());
-        }
-    }
-    Arc::clone(column)
 }
 
 /// The batches of a file, each with the name of its piece. `name` is for people.

@@ -88,7 +88,7 @@ mod tests {
 
     fn piece(id: u64) -> StatePiece {
         let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1; 10])) as _)]).expect("a batch");
-        StatePiece { id, batch, dead: None }
+        StatePiece { id, rows: batch.into(), dead: None }
     }
 
     fn file(name: &str, bytes: u64, ids: std::ops::Range<u64>) -> KeptFile {

@@ -8,6 +8,7 @@
 
 mod checkpoints;
 mod checksum;
+mod compact;
 mod epoch_log;
 mod files;
 mod increments;
@@ -18,6 +19,7 @@ mod object_storage;
 mod ranges;
 mod saved;
 mod savepoints;
+mod spill;
 #[cfg(test)]
 mod test_faults;
 #[cfg(test)]
@@ -31,4 +33,5 @@ pub use manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, 
 pub use object_epoch_log::ObjectEpochLog;
 pub use object_storage::ObjectStorage;
 pub use ranges::Ranges;
-pub use saved::{OperatorState, PieceIds, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece};
+pub use saved::{OperatorState, PieceIds, PieceRows, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece};
+pub use spill::{BlockReader, SPILL_FILE_BYTES, SpillFolder, SpillWriter, SpilledFile};

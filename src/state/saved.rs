@@ -1,12 +1,15 @@
 //! What a checkpoint holds, as the runtime knows it: positions and time of tables, state of operators.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
-use crate::contracts::{Position, SourceProgress, SplitId, SplitProgress, Watermark};
+use super::spill::SpilledFile;
+use crate::contracts::{Position, Result, SourceProgress, SplitId, SplitProgress, Watermark};
 
 /// State of a job between two epochs.
 #[derive(Debug, Clone, Default)]
@@ -70,9 +73,50 @@ pub struct StatePiece {
     /// Its name within the operator: never given twice, and growing with age.
     pub id: u64,
     /// The rows.
-    pub batch: RecordBatch,
+    pub rows: PieceRows,
     /// Which rows are dead, where some are.
     pub dead: Option<BooleanBuffer>,
+}
+
+/// The rows of a piece.
+#[derive(Debug, Clone)]
+pub enum PieceRows {
+    /// In memory.
+    Held(RecordBatch),
+    /// On disk.
+    Spilled(Arc<SpilledFile>),
+}
+
+impl PieceRows {
+    /// How many there are, dead ones included.
+    pub fn num_rows(&self) -> usize {
+        match self {
+            Self::Held(batch) => batch.num_rows(),
+            Self::Spilled(file) => file.num_rows(),
+        }
+    }
+
+    /// Their schema.
+    pub fn schema(&self) -> &SchemaRef {
+        match self {
+            Self::Held(batch) => batch.schema_ref(),
+            Self::Spilled(file) => file.schema(),
+        }
+    }
+
+    /// The rows, read if they are not in memory.
+    pub fn load(&self) -> Result<RecordBatch> {
+        match self {
+            Self::Held(batch) => Ok(batch.clone()),
+            Self::Spilled(file) => file.load(),
+        }
+    }
+}
+
+impl From<RecordBatch> for PieceRows {
+    fn from(batch: RecordBatch) -> Self {
+        Self::Held(batch)
+    }
 }
 
 /// Gives names to pieces.
@@ -105,7 +149,7 @@ impl StatePiece {
     /// Rows that are not dead.
     pub fn live_rows(&self) -> u64 {
         let dead = self.dead.as_ref().map_or(0, BooleanBuffer::count_set_bits);
-        (self.batch.num_rows() - dead) as u64
+        (self.rows.num_rows() - dead) as u64
     }
 }
 

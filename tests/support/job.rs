@@ -58,6 +58,7 @@ pub(crate) fn options(
         // Epochs close by their rows alone.
         epoch_interval: Some(Duration::from_secs(3_600)),
         epoch_rows: Some(variant.rows),
+        memory: None,
     }
 }
 

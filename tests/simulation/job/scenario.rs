@@ -202,6 +202,7 @@ fn options(job: &std::path::Path, site: &Arc<Site>, ending: Ending) -> JobOption
         threads: 1,
         epoch_interval: None,
         epoch_rows: None,
+        memory: None,
     }
 }
 

@@ -1,0 +1,155 @@
+//! How much memory a job may have, and how it is shared out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+
+use crate::contracts::{Error, Result};
+use crate::operators::StateLimit;
+use crate::state::SpillFolder;
+
+/// Memory of the process.
+#[derive(Debug, Clone)]
+pub struct MemoryOptions {
+    /// Bytes that the process may have.
+    pub bytes: u64,
+    /// Where state goes that does not fit.
+    pub spill: PathBuf,
+}
+
+/// Of a process's memory: state of operators; what DataFusion may take for sorts, joins and partial aggregates of an epoch;
+/// rows that an operator gives at once. What is left is for records on their way, files that are being written, clients,
+/// the program itself and the allocator.
+const STATE_SHARE: f64 = 0.4;
+const PLANS_SHARE: f64 = 0.2;
+const OUTPUT_SHARE: f64 = 0.2;
+/// Plans get no less: with a smaller pool, not even a small epoch can be sorted.
+const LEAST_FOR_PLANS: u64 = 32 << 20;
+/// From so much memory on, epochs have their full size; with less they are smaller in proportion.
+const MEMORY_OF_FULL_EPOCHS: u64 = 1 << 30;
+/// … but not smaller than this.
+const LEAST_EPOCH_ROWS: usize = 4_096;
+/// The process gets this share of what its machine or container has, when nothing else is asked for.
+const DEFAULT_SHARE: f64 = 0.8;
+
+/// What a job may have, shared out.
+pub(super) struct Memory {
+    pub(super) limit: StateLimit,
+    /// For plans of a stage.
+    pub(super) runtime: Arc<RuntimeEnv>,
+}
+
+impl MemoryOptions {
+    /// What the machine or container has, with state that does not fit below the folder of `--local`, or the system's for
+    /// temporary files.
+    pub fn new(bytes: Option<u64>, spill: Option<PathBuf>, local: Option<&Path>) -> Option<Self> {
+        let bytes = bytes.or_else(|| Some((available()? as f64 * DEFAULT_SHARE) as u64))?;
+        let spill = spill.unwrap_or_else(|| local.map_or_else(std::env::temp_dir, |local| local.join("spill")));
+        Some(Self { bytes, spill })
+    }
+
+    pub(super) fn share_out(&self) -> Result<Memory> {
+        let share = |share: f64| (self.bytes as f64 * share) as u64;
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let folder = SpillFolder::create(&self.spill)?;
+        let plans = size(share(PLANS_SHARE).max(LEAST_FOR_PLANS));
+        let disk =
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![folder.path().to_owned()]));
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(GreedyMemoryPool::new(plans)))
+            .with_disk_manager_builder(disk)
+            .build_arc()
+            .map_err(|e| {
+                Error::unavailable(format!(
+                    "cannot use '{}' for what does not fit into memory",
+                    folder.path().display()
+                ))
+                .caused_by(e)
+            })?;
+        let limit = StateLimit {
+            folder,
+            bytes: size(share(STATE_SHARE)),
+            output_bytes: size(share(OUTPUT_SHARE).max(LEAST_FOR_PLANS)),
+            process_bytes: size(self.bytes.max(LEAST_FOR_PLANS * 4)),
+        };
+        Ok(Memory { limit, runtime })
+    }
+
+    /// Rows of an epoch, of which several are in memory at a time.
+    pub(super) fn epoch_rows(&self, wanted: usize) -> usize {
+        let share = self.bytes as f64 / MEMORY_OF_FULL_EPOCHS as f64;
+        if share >= 1.0 {
+            wanted
+        } else {
+            ((wanted as f64 * share) as usize).clamp(LEAST_EPOCH_ROWS.min(wanted), wanted)
+        }
+    }
+}
+
+/// Bytes that this process can have: the least of the limits of its control groups and of the machine's memory, where the
+/// system says so (Linux: `cgroups(7)`, versions 1 and 2; `proc_meminfo(5)`).
+fn available() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    let mut limits: Vec<u64> = limit_files(&groups).iter().filter_map(|file| read(file)?.trim().parse().ok()).collect();
+    limits.extend(read("/proc/meminfo").and_then(|text| total(&text)));
+    limits.into_iter().min()
+}
+
+/// Files that say how much memory a process may have whose control groups these are, its own and those above.
+fn limit_files(groups: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else { continue };
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|c| c == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        for group in Path::new(group).ancestors() {
+            files.push(format!("{root}{}/{file}", group.to_string_lossy().trim_end_matches('/')));
+        }
+    }
+    files
+}
+
+/// `MemTotal` of `/proc/meminfo`.
+fn total(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_of_all_groups_above_count() {
+        assert_eq!(
+            limit_files("0::/a/b\n"),
+            ["/sys/fs/cgroup/a/b/memory.max", "/sys/fs/cgroup/a/memory.max", "/sys/fs/cgroup/memory.max"]
+        );
+        let old = "5:cpu,cpuacct:/x\n4:memory:/x\n1:name=systemd:/y\n0::/\n";
+        assert_eq!(
+            limit_files(old),
+            [
+                "/sys/fs/cgroup/memory/x/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory.max"
+            ]
+        );
+        assert_eq!(total("MemTotal:       24620508 kB\nMemFree: 1 kB\n"), Some(24_620_508 * 1_024));
+        assert!(available().is_none_or(|bytes| bytes > 1 << 26));
+    }
+
+    #[test]
+    fn small_memory_has_small_epochs() {
+        let of = |bytes| MemoryOptions { bytes, spill: PathBuf::new() }.epoch_rows(131_072);
+        assert_eq!([2 << 30, 1 << 30, 256 << 20, 0].map(of), [131_072, 131_072, 32_768, 4_096]);
+        assert_eq!(MemoryOptions { bytes: 0, spill: PathBuf::new() }.epoch_rows(7), 7);
+    }
+}

@@ -1,0 +1,461 @@
+//! State rows on disk, in the order of the hashes of their keys.
+//!
+//! ```text
+//!   run:    file 0                        file 1
+//!           block 0 │ block 1 │ block 2   block 3 │ …      2,048 rows each, read one by one
+//!   hash    0…      │ 17…     │ 38…       52…             in memory: the first hash of each block,
+//!   filter  ▒▒▒░▒▒░░▒▒                                      a Bloom filter of all keys, a bit for each dead row
+//! ```
+//!
+//! So a key is looked up by reading one block, and a range of hashes by reading the blocks of that range: a run of any
+//! size is merged, or read out, a range at a time. Rows with one hash lie in one block. Like the levels of a
+//! log-structured store, but that there is at most one live row of a key: who takes a row says that it is dead.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{BooleanArray, RecordBatch, TimestampMillisecondArray, UInt32Array};
+use datafusion::arrow::buffer::BooleanBuffer;
+use datafusion::arrow::compute::{filter_record_batch, interleave_record_batch, take_record_batch};
+use datafusion::arrow::row::Rows;
+
+use super::key_hashes::KeyHashes;
+use super::window_aggregate::millis;
+use crate::contracts::Result;
+use crate::state::{
+    BlockReader, PieceIds, PieceRows, SPILL_FILE_BYTES, SpillFolder, SpillWriter, SpilledFile, StatePiece,
+};
+
+/// Rows of a block: few, so that looking up one key reads little; enough to make an Arrow batch worth its header.
+const BLOCK_ROWS: usize = 2_048;
+/// Rows that a merge has in memory at a time.
+const ROWS_AT_ONCE: usize = 128 << 10;
+
+#[derive(Debug)]
+struct Block {
+    first_hash: u64,
+    first_row: usize,
+    rows: usize,
+    /// The latest time at which one of its keys was seen, where there is a time-to-live.
+    last_seen: i64,
+}
+
+/// A file of a run: a piece of state.
+#[derive(Debug)]
+struct RunFile {
+    id: u64,
+    file: Arc<SpilledFile>,
+    blocks: Vec<Block>,
+    dead: DeadRows,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct HashRun {
+    files: Vec<RunFile>,
+    filter: Filter,
+}
+
+/// A row that was found: the row asked for, and where it lies.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Rows asked for, in the order of `batches` and `places`.
+    pub(super) wanted: Vec<u32>,
+    batches: Vec<RecordBatch>,
+    places: Vec<(usize, usize)>,
+}
+
+impl Found {
+    /// The rows, as one batch; `None` when there are none.
+    pub(super) fn rows(&self) -> Result<Option<RecordBatch>> {
+        if self.places.is_empty() {
+            return Ok(None);
+        }
+        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
+        Ok(Some(interleave_record_batch(&batches, &self.places)?))
+    }
+}
+
+/// How rows are looked up.
+pub(super) struct Lookup<'a> {
+    /// Makes keys.
+    pub(super) hashes: &'a KeyHashes,
+    /// Keys that are looked for.
+    pub(super) keys: &'a Rows,
+    /// A row that is found is taken: it is dead from now on.
+    pub(super) takes: bool,
+    /// Column with the time of a row, and the time before which it is as good as gone.
+    pub(super) expired: Option<(usize, i64)>,
+}
+
+impl HashRun {
+    /// Rows that are not dead.
+    pub(super) fn live_rows(&self) -> usize {
+        self.files.iter().map(|file| file.file.num_rows() - file.dead.count).sum()
+    }
+
+    /// Bytes in memory.
+    pub(super) fn memory(&self) -> usize {
+        let file = |file: &RunFile| file.blocks.len() * size_of::<Block>() + file.dead.words.len() * 8;
+        self.filter.words.len() * 8 + self.files.iter().map(file).sum::<usize>()
+    }
+
+    /// The rows for a checkpoint.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = StatePiece> {
+        self.files.iter().map(|file| {
+            let rows = PieceRows::Spilled(Arc::clone(&file.file));
+            StatePiece { id: file.id, rows, dead: (file.dead.count > 0).then(|| file.dead.bits(file.file.num_rows())) }
+        })
+    }
+
+    /// Looks for keys. Those that are here leave `wanted`, a list of hash and row that is sorted by hash.
+    pub(super) fn find(&mut self, lookup: &Lookup<'_>, wanted: &mut Vec<(u64, u32)>, found: &mut Found) -> Result<()> {
+        let filter = &self.filter;
+        let mut blocks: BTreeMap<(usize, usize), Vec<(u64, u32)>> = BTreeMap::new();
+        for &(hash, row) in wanted.iter().filter(|(hash, _)| filter.may_have(*hash)) {
+            let Some(file) = self.files.partition_point(|file| file.blocks[0].first_hash <= hash).checked_sub(1) else {
+                continue;
+            };
+            let block = self.files[file].blocks.partition_point(|block| block.first_hash <= hash) - 1;
+            blocks.entry((file, block)).or_default().push((hash, row));
+        }
+        let mut gone = Vec::new();
+        let mut open: Option<(usize, BlockReader)> = None;
+        for ((number, block), candidates) in blocks {
+            let batch = read(&self.files, &mut open, number, block)?;
+            let file = &mut self.files[number];
+            let first_row = file.blocks[block].first_row;
+            let (keys, hashes) = lookup.hashes.hashed(&batch)?;
+            let seen = match lookup.expired {
+                Some((column, limit)) => Some((millis(batch.column(column))?, limit)),
+                None => None,
+            };
+            let mut any = false;
+            for (hash, row) in candidates {
+                let from = hashes.partition_point(|other| *other < hash);
+                let same = hashes[from..].iter().take_while(|other| **other == hash).count();
+                let is_key = |at: &usize| keys.row(*at) == lookup.keys.row(row as usize);
+                let Some(at) = (from..from + same).filter(|at| !file.dead.has(first_row + at)).find(is_key) else {
+                    continue;
+                };
+                let expired = seen.as_ref().is_some_and(|(seen, limit)| seen.value(at) < *limit);
+                if expired || lookup.takes {
+                    file.dead.add(first_row + at, file.file.num_rows());
+                }
+                if !expired {
+                    found.wanted.push(row);
+                    found.places.push((found.batches.len(), at));
+                    gone.push(row);
+                    any = true;
+                }
+            }
+            if any {
+                found.batches.push(batch);
+            }
+        }
+        if !gone.is_empty() {
+            gone.sort_unstable();
+            wanted.retain(|(_, row)| gone.binary_search(row).is_err());
+        }
+        Ok(())
+    }
+
+    /// Takes rows out whose blocks have not been seen since `limit`, and files without live rows.
+    pub(super) fn expire(&mut self, limit: i64) {
+        for file in &mut self.files {
+            let rows = file.file.num_rows();
+            for block in file.blocks.iter().filter(|block| block.last_seen < limit) {
+                (block.first_row..block.first_row + block.rows).for_each(|row| file.dead.add(row, rows));
+            }
+        }
+        self.files.retain(|file| file.dead.count < file.file.num_rows());
+    }
+
+    /// The live rows whose hashes are in a range.
+    pub(super) fn rows_in(&self, hashes: &KeyHashes, range: &RangeInclusive<u64>) -> Result<Vec<RecordBatch>> {
+        let mut rows = Vec::new();
+        let mut open = None;
+        for (number, file) in self.files.iter().enumerate() {
+            for (block, at) in file.blocks.iter().enumerate() {
+                let next = file.blocks.get(block + 1).or_else(|| self.files.get(number + 1)?.blocks.first());
+                let last_before = next.is_some_and(|next| next.first_hash <= *range.start());
+                if at.first_hash > *range.end() || last_before {
+                    continue;
+                }
+                let batch = read(&self.files, &mut open, number, block)?;
+                let dead = |row: &usize| !file.dead.has(at.first_row + row);
+                rows.push(rows_of(&batch, hashes, range, dead)?);
+            }
+        }
+        rows.retain(|batch| batch.num_rows() > 0);
+        Ok(rows)
+    }
+}
+
+fn read(
+    files: &[RunFile],
+    open: &mut Option<(usize, BlockReader)>,
+    number: usize,
+    block: usize,
+) -> Result<RecordBatch> {
+    match open {
+        Some((file, reader)) if *file == number => reader.read(block),
+        _ => {
+            let mut reader = files[number].file.reader()?;
+            let batch = reader.read(block);
+            *open = Some((number, reader));
+            batch
+        }
+    }
+}
+
+fn rows_of(
+    batch: &RecordBatch,
+    hashes: &KeyHashes,
+    range: &RangeInclusive<u64>,
+    live: impl Fn(&usize) -> bool,
+) -> Result<RecordBatch> {
+    let (_, own) = hashes.hashed(batch)?;
+    let wanted: BooleanArray = (0..batch.num_rows()).map(|row| Some(live(&row) && range.contains(&own[row]))).collect();
+    if wanted.true_count() == batch.num_rows() { Ok(batch.clone()) } else { Ok(filter_record_batch(batch, &wanted)?) }
+}
+
+/// Rows of batches in memory whose hashes are in a range.
+pub(super) fn held_rows_in(
+    batches: &[RecordBatch],
+    hashes: &KeyHashes,
+    range: &RangeInclusive<u64>,
+) -> Result<Vec<RecordBatch>> {
+    if *range == (0..=u64::MAX) {
+        return Ok(batches.to_vec());
+    }
+    batches.iter().map(|batch| rows_of(batch, hashes, range, |_| true)).collect()
+}
+
+/// Ranges of hashes that have about `at_once` of `rows` each.
+pub(super) fn ranges(rows: usize, at_once: usize) -> impl Iterator<Item = RangeInclusive<u64>> {
+    let count = rows.div_ceil(at_once.max(1)).max(1) as u128;
+    let start = move |number: u128| ((number << 64) / count) as u64;
+    (0..count).map(move |number| {
+        let end = if number + 1 == count { u64::MAX } else { start(number + 1) - 1 };
+        start(number)..=end
+    })
+}
+
+/// Rows that merging takes at a time.
+pub(super) fn merge_ranges(rows: usize) -> impl Iterator<Item = RangeInclusive<u64>> {
+    ranges(rows, ROWS_AT_ONCE)
+}
+
+/// Writes a run.
+pub(super) struct RunWriter<'a> {
+    folder: &'a Arc<SpillFolder>,
+    ids: &'a mut PieceIds,
+    hashes: &'a KeyHashes,
+    /// Column with the time at which a key was last seen.
+    seen: Option<usize>,
+    files: Vec<RunFile>,
+    open: Option<(SpillWriter, Vec<Block>)>,
+    filter: Filter,
+}
+
+impl<'a> RunWriter<'a> {
+    /// Begins a run of about `rows` rows.
+    pub(super) fn new(
+        folder: &'a Arc<SpillFolder>,
+        ids: &'a mut PieceIds,
+        hashes: &'a KeyHashes,
+        seen: Option<usize>,
+        rows: usize,
+    ) -> Self {
+        Self { folder, ids, hashes, seen, files: Vec::new(), open: None, filter: Filter::new(rows) }
+    }
+
+    /// Adds rows, in any order; their hashes are above those of all calls before. Rows of one hash keep their order.
+    pub(super) fn add(&mut self, batches: &[RecordBatch]) -> Result<()> {
+        let mut order: Vec<(u64, u32, u32)> = Vec::new();
+        for (number, batch) in batches.iter().enumerate() {
+            let (_, hashes) = self.hashes.hashed(batch)?;
+            order.extend(hashes.iter().enumerate().map(|(row, hash)| (*hash, number as u32, row as u32)));
+        }
+        order.sort_unstable();
+        let batches: Vec<&RecordBatch> = batches.iter().collect();
+        let mut rest = order.as_slice();
+        while !rest.is_empty() {
+            let mut rows = rest.len().min(BLOCK_ROWS);
+            while rest.get(rows).is_some_and(|next| next.0 == rest[rows - 1].0) {
+                rows += 1;
+            }
+            let (block, later) = rest.split_at(rows);
+            self.write(&batches, block)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, batches: &[&RecordBatch], rows: &[(u64, u32, u32)]) -> Result<()> {
+        let block = if let [batch] = batches {
+            take_record_batch(batch, &UInt32Array::from_iter_values(rows.iter().map(|row| row.2)))?
+        } else {
+            let places: Vec<(usize, usize)> = rows.iter().map(|row| (row.1 as usize, row.2 as usize)).collect();
+            interleave_record_batch(batches, &places)?
+        };
+        rows.iter().for_each(|row| self.filter.add(row.0));
+        let latest = |times: TimestampMillisecondArray| times.iter().flatten().max().unwrap_or(i64::MIN);
+        let last_seen = self.seen.map(|column| millis(block.column(column)).map(latest)).transpose()?;
+        let (mut writer, mut blocks) = match self.open.take() {
+            Some(open) => open,
+            None => (self.folder.file(block.schema_ref())?, Vec::new()),
+        };
+        let first_row = blocks.last().map_or(0, |last: &Block| last.first_row + last.rows);
+        let last_seen = last_seen.unwrap_or(i64::MAX);
+        blocks.push(Block { first_hash: rows[0].0, first_row, rows: rows.len(), last_seen });
+        let bytes = writer.write(&block)?;
+        self.open = Some((writer, blocks));
+        if bytes >= SPILL_FILE_BYTES { self.end_file() } else { Ok(()) }
+    }
+
+    fn end_file(&mut self) -> Result<()> {
+        if let Some((writer, blocks)) = self.open.take() {
+            let (id, file) = (self.ids.take(), writer.finish()?);
+            self.files.push(RunFile { id, file, blocks, dead: DeadRows::default() });
+        }
+        Ok(())
+    }
+
+    /// Ends the run.
+    pub(super) fn finish(mut self) -> Result<HashRun> {
+        self.end_file()?;
+        Ok(HashRun { files: self.files, filter: self.filter })
+    }
+}
+
+/// Bits of dead rows; nothing while there are none.
+#[derive(Debug, Default)]
+struct DeadRows {
+    words: Vec<u64>,
+    count: usize,
+}
+
+impl DeadRows {
+    fn has(&self, row: usize) -> bool {
+        self.words.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
+    }
+
+    fn add(&mut self, row: usize, rows: usize) {
+        if self.words.is_empty() {
+            self.words = vec![0; rows.div_ceil(64)];
+        }
+        let (word, bit) = (&mut self.words[row / 64], 1 << (row % 64));
+        self.count += usize::from(*word & bit == 0);
+        *word |= bit;
+    }
+
+    fn bits(&self, rows: usize) -> BooleanBuffer {
+        BooleanBuffer::collect_bool(rows, |row| self.has(row))
+    }
+}
+
+/// A Bloom filter of hashes, all bits of one in one word: 12 bits a key, 4 of which are set, answer 'perhaps' for about one
+/// in a hundred keys that are not there (Putze, Sanders and Singler, "Cache-, Hash- and Space-Efficient Bloom Filters").
+#[derive(Debug)]
+struct Filter {
+    words: Vec<u64>,
+}
+
+impl Filter {
+    fn new(keys: usize) -> Self {
+        Self { words: vec![0; (keys * 12).div_ceil(64).max(1)] }
+    }
+
+    fn place(&self, hash: u64) -> (usize, u64) {
+        let word = ((hash & 0xffff_ffff) * self.words.len() as u64) >> 32;
+        let mask = [58, 52, 46, 40].into_iter().fold(0, |mask, shift| mask | 1 << (hash >> shift & 63));
+        (word as usize, mask)
+    }
+
+    fn add(&mut self, hash: u64) {
+        let (word, mask) = self.place(hash);
+        self.words[word] |= mask;
+    }
+
+    fn may_have(&self, hash: u64) -> bool {
+        let (word, mask) = self.place(hash);
+        self.words[word] & mask == mask
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
+    use datafusion::arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    fn batch(keys: impl Iterator<Item = i64>) -> RecordBatch {
+        let keys: Int64Array = keys.collect();
+        let values: Int64Array = keys.iter().flatten().map(|key| Some(key * 10)).collect();
+        RecordBatch::try_from_iter([("k", Arc::new(keys) as ArrayRef), ("v", Arc::new(values))]).expect("a batch")
+    }
+
+    fn keys_of(batches: &[RecordBatch]) -> Vec<i64> {
+        let keys = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+        let mut keys: Vec<i64> = batches.iter().flat_map(keys).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    #[test]
+    fn every_row_is_found_once_and_in_one_range() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path()).expect("created");
+        let all = batch(0..10_000);
+        let hashes = KeyHashes::try_new(&all.schema(), vec![0]).expect("keys");
+        let mut ids = PieceIds::default();
+        let mut writer = RunWriter::new(&folder, &mut ids, &hashes, None, 10_000);
+        writer.add(&[all.slice(0, 4_000), all.slice(4_000, 6_000)]).expect("added");
+        let mut run = writer.finish().expect("finished");
+        assert_eq!(run.live_rows(), 10_000);
+
+        let asked = batch((0..200).map(|n| n * 97));
+        let (keys, own) = hashes.hashed(&asked).expect("hashed");
+        let mut wanted: Vec<(u64, u32)> = own.iter().zip(0..).map(|(hash, row)| (*hash, row)).collect();
+        wanted.sort_unstable();
+        let lookup = Lookup { hashes: &hashes, keys: &keys, takes: true, expired: None };
+        let mut found = Found::default();
+        run.find(&lookup, &mut wanted, &mut found).expect("found");
+        let there: Vec<i64> = (0..200).map(|n| n * 97).filter(|key| *key < 10_000).collect();
+        let rows = found.rows().expect("rows").expect("some");
+        assert_eq!(keys_of(&[rows]), there);
+        assert_eq!(wanted.len(), 200 - there.len());
+        assert_eq!(run.live_rows(), 10_000 - there.len());
+
+        let parts: Vec<RecordBatch> =
+            ranges(10_000, 700).flat_map(|range| run.rows_in(&hashes, &range).expect("rows")).collect();
+        let left: Vec<i64> = (0..10_000).filter(|key| key % 97 != 0).collect();
+        assert_eq!(keys_of(&parts), left);
+        let whole = run.rows_in(&hashes, &(0..=u64::MAX)).expect("rows");
+        assert_eq!(keys_of(&whole), left);
+    }
+
+    #[test]
+    fn ranges_are_all_hashes_and_each_once() {
+        for rows in [0, 1, 699, 700, 701, 12_345] {
+            let ranges: Vec<_> = ranges(rows, 700).collect();
+            assert_eq!(ranges.len(), rows.div_ceil(700).max(1));
+            assert_eq!((*ranges[0].start(), *ranges[ranges.len() - 1].end()), (0, u64::MAX));
+            assert!(ranges.windows(2).all(|two| two[0].end() + 1 == *two[1].start()));
+        }
+    }
+
+    #[test]
+    fn few_keys_that_are_not_there_are_looked_for() {
+        let mut filter = Filter::new(100_000);
+        let hash = |n: u64| std::hash::BuildHasher::hash_one(&foldhash::quality::FixedState::with_seed(0), n);
+        (0..100_000).for_each(|n| filter.add(hash(n)));
+        assert!((0..100_000).all(|n| filter.may_have(hash(n))));
+        let wrong = (100_000..200_000).filter(|n| filter.may_have(hash(*n))).count();
+        assert!(wrong < 3_000, "{wrong} of 100,000");
+    }
+}

@@ -1,0 +1,304 @@
+//! State rows that do not fit into memory, in files of the local disk that live as long as their process.
+//!
+//! ```text
+//!   SpillFolder ── a folder of this process, locked; those of processes that were killed are removed
+//!     └── SpilledFile: Arrow IPC, many small batches ("blocks"), each readable by itself; gone when nobody needs it
+//! ```
+//!
+//! A spilled file is never changed and never needed by another process: what must outlive this one is in checkpoints. So it
+//! is not synced, and has no checksum of its own.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::FileReader;
+use arrow::ipc::writer::FileWriter;
+
+use super::compact::compact;
+use crate::contracts::{Error, Result};
+
+/// Bytes of a spilled file; a checkpoint has one in memory at a time.
+pub const SPILL_FILE_BYTES: usize = 32 << 20;
+/// Names of folders below the one that is given.
+const PREFIX: &str = "tidemill-spill-";
+/// Locked while the process lives.
+const LOCK: &str = "lock";
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct SpillFolder {
+    folder: PathBuf,
+    _lock: File,
+    named: AtomicU64,
+    written: AtomicU64,
+    held: AtomicU64,
+}
+
+impl SpillFolder {
+    /// A folder of this process's own below `parent`, which is created where it is missing. Folders that processes before have
+    /// left there are removed.
+    ///
+    /// # Errors
+    /// `unavailable` when the disk refuses.
+    pub fn create(parent: &Path) -> Result<Arc<Self>> {
+        let failed = |e: std::io::Error| {
+            Error::unavailable(format!("cannot make a folder for spilled state below '{}'", parent.display()))
+                .caused_by(e)
+                .hint("name a folder of a disk that can be written with --spill-dir")
+        };
+        fs::create_dir_all(parent).map_err(failed)?;
+        remove_left(parent).map_err(failed)?;
+        let mut number = 0_u64;
+        loop {
+            let folder = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
+            match fs::create_dir(&folder) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+                created => {
+                    created.map_err(failed)?;
+                    let lock = File::create(folder.join(LOCK)).map_err(failed)?;
+                    lock.try_lock().map_err(|e| failed(e.into()))?;
+                    let (named, written, held) = Default::default();
+                    return Ok(Arc::new(Self { folder, _lock: lock, named, written, held }));
+                }
+            }
+        }
+    }
+
+    /// Begins a file for rows of `schema`.
+    pub fn file(self: &Arc<Self>, schema: &SchemaRef) -> Result<SpillWriter> {
+        let path = self.folder.join(format!("{}.arrow", self.named.fetch_add(1, Ordering::Relaxed)));
+        let made = || -> std::result::Result<_, arrow::error::ArrowError> {
+            FileWriter::try_new(BufWriter::new(File::create(&path)?), schema)
+        };
+        let writer = made().map_err(|e| unwritable(&path, e))?;
+        let schema = Arc::clone(schema);
+        Ok(SpillWriter { folder: Arc::clone(self), path, schema, writer: Some(writer), blocks: Vec::new(), bytes: 0 })
+    }
+
+    /// Bytes written in all, and bytes of the files that are there.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.written.load(Ordering::Relaxed), self.held.load(Ordering::Relaxed))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Drop for SpillFolder {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next process.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Removes folders whose process has died: nobody holds their lock.
+fn remove_left(parent: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let path = entry?.path();
+        let ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        // Without a lock file it is just being made.
+        if ours && File::open(path.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            fs::remove_dir_all(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn unwritable(path: &Path, error: arrow::error::ArrowError) -> Error {
+    Error::unavailable(format!("cannot write spilled state to '{}'", path.display()))
+        .caused_by(error)
+        .hint("make room on that disk, name a folder of another with --spill-dir, or give the job more --memory")
+}
+
+/// A file that is being written.
+pub struct SpillWriter {
+    folder: Arc<SpillFolder>,
+    path: PathBuf,
+    schema: SchemaRef,
+    writer: Option<FileWriter<BufWriter<File>>>,
+    blocks: Vec<usize>,
+    bytes: usize,
+}
+
+impl SpillWriter {
+    /// Adds a block. Answers about how many bytes the file has now.
+    pub fn write(&mut self, block: &RecordBatch) -> Result<usize> {
+        let columns: Vec<_> = block.columns().iter().map(compact).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(block.num_rows()));
+        let block = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+        let Some(writer) = &mut self.writer else {
+            return Err(Error::internal("a spilled file was written after its end"));
+        };
+        writer.write(&block).map_err(|e| unwritable(&self.path, e))?;
+        self.blocks.push(block.num_rows());
+        self.bytes += block.get_array_memory_size();
+        Ok(self.bytes)
+    }
+
+    /// Ends the file.
+    pub fn finish(mut self) -> Result<Arc<SpilledFile>> {
+        let Some(mut writer) = self.writer.take() else {
+            return Err(Error::internal("a spilled file was ended twice"));
+        };
+        let path = self.path.clone();
+        let end = || -> std::result::Result<u64, arrow::error::ArrowError> {
+            writer.finish()?;
+            writer.get_mut().get_ref().metadata().map(|file| file.len()).map_err(Into::into)
+        };
+        let mut end = end;
+        let bytes = end().map_err(|e| unwritable(&path, e))?;
+        self.folder.written.fetch_add(bytes, Ordering::Relaxed);
+        self.folder.held.fetch_add(bytes, Ordering::Relaxed);
+        let (schema, blocks) = (Arc::clone(&self.schema), std::mem::take(&mut self.blocks));
+        let rows = blocks.iter().sum();
+        Ok(Arc::new(SpilledFile { folder: Arc::clone(&self.folder), path, schema, blocks, rows, bytes }))
+    }
+}
+
+impl Drop for SpillWriter {
+    fn drop(&mut self) {
+        if self.writer.is_some() {
+            // It was not finished: the folder takes it along if it cannot be removed now.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Rows on disk. The file goes when this does.
+#[derive(Debug)]
+pub struct SpilledFile {
+    folder: Arc<SpillFolder>,
+    path: PathBuf,
+    schema: SchemaRef,
+    /// Rows of each block.
+    blocks: Vec<usize>,
+    rows: usize,
+    bytes: u64,
+}
+
+impl SpilledFile {
+    /// Rows in all.
+    pub fn num_rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Schema of the rows.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Opens it to read blocks.
+    pub fn reader(&self) -> Result<BlockReader> {
+        let open = || -> std::result::Result<_, arrow::error::ArrowError> {
+            FileReader::try_new(File::open(&self.path)?, None)
+        };
+        let reader = open().map_err(|e| self.unreadable(e))?;
+        Ok(BlockReader { reader, path: self.path.clone() })
+    }
+
+    /// All rows as one batch.
+    pub fn load(&self) -> Result<RecordBatch> {
+        let mut reader = self.reader()?;
+        let blocks: Vec<RecordBatch> = (0..self.blocks.len()).map(|block| reader.read(block)).collect::<Result<_>>()?;
+        Ok(concat_batches(&self.schema, &blocks)?)
+    }
+
+    fn unreadable(&self, error: arrow::error::ArrowError) -> Error {
+        unreadable(&self.path, error)
+    }
+}
+
+fn unreadable(path: &Path, error: arrow::error::ArrowError) -> Error {
+    Error::unavailable(format!("cannot read spilled state from '{}'", path.display()))
+        .caused_by(error)
+        .hint("the file must stay while the job runs; start the job again, and it goes on from its last checkpoint")
+}
+
+impl Drop for SpilledFile {
+    fn drop(&mut self) {
+        self.folder.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        // The folder takes it along if it cannot be removed now.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Reads blocks of a spilled file.
+#[derive(Debug)]
+pub struct BlockReader {
+    reader: FileReader<File>,
+    path: PathBuf,
+}
+
+impl BlockReader {
+    /// The rows of a block.
+    pub fn read(&mut self, block: usize) -> Result<RecordBatch> {
+        let mut read = || {
+            self.reader.set_index(block)?;
+            self.reader
+                .next()
+                .unwrap_or_else(|| Err(arrow::error::ArrowError::IpcError("there is no such block".to_owned())))
+        };
+        read().map_err(|e| unreadable(&self.path, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringViewArray};
+
+    use super::*;
+
+    fn batch(numbers: std::ops::Range<i64>) -> RecordBatch {
+        let texts: StringViewArray = numbers.clone().map(|n| Some(format!("a text of some length {n}"))).collect();
+        let numbers = Int64Array::from_iter_values(numbers);
+        let columns: [(&str, ArrayRef); 2] = [("n", Arc::new(numbers)), ("t", Arc::new(texts))];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).expect("a batch")
+    }
+
+    #[test]
+    fn blocks_are_read_one_by_one_and_files_go_with_their_last_user() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path()).expect("created");
+        let whole = batch(0..1_000);
+        let mut writer = folder.file(&whole.schema()).expect("a file");
+        for from in (0..1_000).step_by(100) {
+            writer.write(&whole.slice(from, 100)).expect("written");
+        }
+        let file = writer.finish().expect("finished");
+        assert_eq!(file.reader().expect("a reader").read(7).expect("read"), whole.slice(700, 100));
+        assert_eq!(file.load().expect("loaded"), whole);
+        assert!(file.bytes() < 100_000, "{} bytes: a block has its own text only", file.bytes());
+        assert_eq!(folder.bytes(), (file.bytes(), file.bytes()));
+        let path = file.path.clone();
+        drop(file);
+        assert!(!path.exists());
+        assert_eq!(folder.bytes().1, 0);
+    }
+
+    #[test]
+    fn folders_of_dead_processes_are_removed_and_others_are_not() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let living = SpillFolder::create(parent.path()).expect("created");
+        let dead = parent.path().join("tidemill-spill-1-0");
+        fs::create_dir(&dead).expect("created");
+        fs::write(dead.join(LOCK), "").expect("written");
+        let second = SpillFolder::create(parent.path()).expect("created");
+        assert!(living.path().exists() && second.path().exists() && !dead.exists());
+        let path = second.path().to_owned();
+        drop(second);
+        assert!(!path.exists());
+    }
+}
