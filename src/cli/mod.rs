@@ -1,5 +1,6 @@
 //! The command line.
 
+mod attempts;
 mod aws;
 mod backfill;
 mod check;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::watch;
 
+use super::attempts::Attempts;
 use super::{Outcome, Source, default_threads, display, runtime, start_position};
 use crate::contracts::{Clock, Error, Result, StartPosition, SystemClock};
 use crate::job::{JobOptions, LeasePlace, MemoryOptions, Replica, Stage, Start, StateOptions};
@@ -106,7 +107,7 @@ fn size(text: &str) -> std::result::Result<u64, String> {
 
 pub(super) fn run(args: RunArgs) -> Outcome {
     let threads = args.threads.unwrap_or_else(default_threads);
-    let options = JobOptions {
+    let mut options = JobOptions {
         parameters: args.source.parameters(),
         paths: args.source.paths,
         memory: MemoryOptions::new(args.memory, args.spill_dir, args.local.as_deref()),
@@ -126,23 +127,50 @@ pub(super) fn run(args: RunArgs) -> Outcome {
     runtime(threads)?.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let start = Start::of(&options, &clock).await?;
-        let (stop_sender, stop) = watch::channel(false);
+        let (stop_sender, mut stop) = watch::channel(false);
         tokio::spawn(stop_on_signal(stop_sender));
         let progress = Arc::new(Progress::default());
-        let prepared = match start {
-            Start::Replica(replica) => return run_replica(*replica, &clock, &stop, &progress).await,
-            Start::Alone(prepared) => *prepared,
-        };
-        for warning in &prepared.warnings {
-            eprintln!("note: {warning}");
+        let mut attempts = Attempts::new(start.retries());
+        // A run that ends by itself is one that somebody waits for.
+        let may_retry = options.ending == Ending::Run && start.keeps_state();
+        let mut next = Some(start);
+        loop {
+            let outcome = match next.take() {
+                Some(start) => run_once(start, &clock, &stop, &progress).await,
+                None => match Start::of(&options, &clock).await {
+                    Ok(start) => run_once(start, &clock, &stop, &progress).await,
+                    Err(errors) => Err(errors),
+                },
+            };
+            match outcome {
+                Err(errors) if may_retry && attempts.again(&errors, &progress, &clock, &mut stop).await => {
+                    options.go_on();
+                }
+                outcome => return outcome,
+            }
         }
-        let shown = display::show(Arc::clone(&progress), Arc::clone(&clock), &prepared.name);
-        let outcome = Worker::run(prepared.job, stop, progress).await;
-        shown.abort();
-        display::clear();
-        print_summary(&outcome.map_err(|e| vec![e])?);
-        Ok(())
     })
+}
+
+async fn run_once(
+    start: Start,
+    clock: &Arc<dyn Clock>,
+    stop: &watch::Receiver<bool>,
+    progress: &Arc<Progress>,
+) -> Outcome {
+    let prepared = match start {
+        Start::Replica(replica) => return run_replica(*replica, clock, stop, progress).await,
+        Start::Alone(prepared) => *prepared,
+    };
+    for warning in &prepared.warnings {
+        eprintln!("note: {warning}");
+    }
+    let shown = display::show(Arc::clone(progress), Arc::clone(clock), &prepared.name);
+    let outcome = Worker::run(prepared.job, stop.clone(), Arc::clone(progress)).await;
+    shown.abort();
+    display::clear();
+    print_summary(&outcome.map_err(|e| vec![e])?);
+    Ok(())
 }
 
 async fn run_replica(

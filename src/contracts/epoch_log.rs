@@ -113,6 +113,15 @@ pub enum LogEntry {
         /// Payloads of the committables.
         payloads: Vec<String>,
     },
+    /// An epoch has made a query fail, and the run with it.
+    Failed {
+        /// `file:sink`.
+        query: String,
+        /// The epoch.
+        epoch: u64,
+        /// What went wrong.
+        error: String,
+    },
 }
 
 impl LogEntry {
@@ -121,7 +130,7 @@ impl LogEntry {
         match self {
             Self::Started { .. } => None,
             Self::Cut(cut) => Some(cut.epoch),
-            Self::Committed { epoch, .. } => Some(*epoch),
+            Self::Committed { epoch, .. } | Self::Failed { epoch, .. } => Some(*epoch),
         }
     }
 }

@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Fenced,
     /// Stored state or positions cannot be read. Restore an older one or start `--fresh`.
     Corrupt,
+    /// The same records have made a query fail too often. Look at the records that the message names; never retried.
+    Poison,
     /// A bug in Tidemill. Report it with the message; never retried.
     Internal,
 }
@@ -41,6 +43,7 @@ impl ErrorKind {
             Self::Unavailable => "unavailable",
             Self::Fenced => "fenced",
             Self::Corrupt => "corrupt",
+            Self::Poison => "poison",
             Self::Internal => "internal",
         }
     }

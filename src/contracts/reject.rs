@@ -30,6 +30,8 @@ pub enum RejectReason {
     Late,
     /// `REQUIRE(condition, 'reason')` did not hold.
     Required(String),
+    /// The record or row makes a query fail.
+    QueryFailed,
     /// A sink cannot store the row (key too long, empty key, item too large).
     SinkRefused(String),
 }
@@ -46,6 +48,7 @@ impl fmt::Display for RejectReason {
             Self::MissingValue => "missing_value",
             Self::BadTimestamp => "bad_timestamp",
             Self::Late => "late",
+            Self::QueryFailed => "query_failed",
             Self::Required(reason) | Self::SinkRefused(reason) => reason,
         })
     }

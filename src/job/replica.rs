@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::run::{JobOptions, Prepared, connect_planned, job_name, plan_from_now, prepare};
-use super::saved::{StateOptions, checkpoints_path, nonce};
+use super::saved::{checkpoints_path, nonce};
 use crate::connectors::dynamodb;
 use crate::connectors::files::{StatePlace, state_place};
 use crate::contracts::{Clock, Error, ErrorKind, Lease, LeaseStore, Result};
 use crate::ha::{Candidate, FolderLease, Lost, ObjectLease, Term, Times};
-use crate::runtime::{Progress, Summary, Worker};
+use crate::runtime::{Progress, Retries, Summary, Worker};
 use crate::sql::Settings;
 
 /// Where leases are kept.
@@ -66,6 +66,7 @@ pub struct Replica {
     options: JobOptions,
     candidate: Candidate,
     clock: Arc<dyn Clock>,
+    retries: Retries,
 }
 
 /// What came of a replica's term.
@@ -93,16 +94,37 @@ impl Start {
         let settings = &planned.0.settings;
         let name = job_name(settings, &options.paths);
         Ok(match candidate(options, settings, &name, clock).await.map_err(|e| vec![e])? {
-            Some(candidate) => Self::Replica(Box::new(Replica::new(options.clone(), candidate, Arc::clone(clock)))),
+            Some(candidate) => {
+                let replica = Replica::new(options.clone(), candidate, Arc::clone(clock));
+                Self::Replica(Box::new(Replica { retries: settings.retries, ..replica }))
+            }
             None => Self::Alone(Box::new(connect_planned(options, planned, Arc::clone(clock)).await?)),
         })
+    }
+}
+
+impl Start {
+    /// What is to be done when the run fails.
+    pub fn retries(&self) -> Retries {
+        match self {
+            Self::Alone(prepared) => prepared.job.retries,
+            Self::Replica(replica) => replica.retries,
+        }
+    }
+
+    /// Whether a later run goes on from this one.
+    pub fn keeps_state(&self) -> bool {
+        match self {
+            Self::Alone(prepared) => prepared.job.log.is_some(),
+            Self::Replica(_) => true,
+        }
     }
 }
 
 impl Replica {
     /// A replica that competes as `candidate`.
     pub fn new(options: JobOptions, candidate: Candidate, clock: Arc<dyn Clock>) -> Self {
-        Self { options, candidate, clock }
+        Self { options, candidate, clock, retries: Retries::default() }
     }
 
     /// Runs the job whenever this replica has the lease, until the job ends or `stop` turns true. `None`: stopped while
@@ -132,9 +154,7 @@ impl Replica {
                 done = run => End::Done(done),
             };
             // What was to be forgotten is forgotten: a later term goes on from what this one has done.
-            let StateOptions { path, interval, lease, outside, .. } = std::mem::take(&mut self.options.state);
-            self.options.state = StateOptions { path, interval, lease, outside, ..StateOptions::default() };
-            self.options.fresh = false;
+            self.options.go_on();
             match end {
                 End::Lost(lost) => tell(Stage::Lost { reason: lost.to_string() }),
                 End::Done(Err(errors)) if errors.iter().any(|e| e.kind() == ErrorKind::Fenced) && !*stop.borrow() => {

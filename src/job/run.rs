@@ -47,6 +47,15 @@ pub struct JobOptions {
     pub memory: Option<MemoryOptions>,
 }
 
+impl JobOptions {
+    /// What was asked for once has been done: a later run goes on from this one.
+    pub fn go_on(&mut self) {
+        let StateOptions { path, interval, lease, outside, .. } = std::mem::take(&mut self.state);
+        self.state = StateOptions { path, interval, lease, outside, ..StateOptions::default() };
+        self.fresh = false;
+    }
+}
+
 /// A job that can be run.
 pub struct Prepared {
     /// For the worker.
@@ -195,6 +204,7 @@ async fn connect(
         saved,
         log,
         checkpointing,
+        retries: settings.retries,
     };
     Ok(Prepared { job, warnings, name })
 }

@@ -132,11 +132,15 @@ pub async fn run_partitions(plan: &Arc<dyn ExecutionPlan>, compute: &Compute) ->
             collect(stream, &mut rows).await.map(|()| rows)
         }));
     }
+    let mut failed = None;
     for task in tasks {
-        let part = task.await.map_err(|e| Error::internal("a stage's task ended early").caused_by(e))??;
-        rows.extend(part);
+        // All of them are waited for: nothing of a run that has failed goes on.
+        match task.await.map_err(|e| Error::internal("a stage's task ended early").caused_by(e)).flatten() {
+            Ok(part) => rows.extend(part),
+            Err(error) => failed = failed.or(Some(error)),
+        }
     }
-    Ok(rows)
+    failed.map_or(Ok(rows), Err)
 }
 
 async fn collect(

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -14,17 +13,19 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
+use super::gate::GateReport;
+
 /// Passes rows on and counts them.
 #[derive(Debug)]
 pub struct CountExec {
     input: Arc<dyn ExecutionPlan>,
-    rows: Arc<AtomicU64>,
+    report: Arc<GateReport>,
 }
 
 impl CountExec {
-    /// Counts the rows of `input` into `rows`.
-    pub fn new(input: Arc<dyn ExecutionPlan>, rows: Arc<AtomicU64>) -> Self {
-        Self { input, rows }
+    /// Counts the rows of `input` as used.
+    pub fn new(input: Arc<dyn ExecutionPlan>, report: Arc<GateReport>) -> Self {
+        Self { input, report }
     }
 }
 
@@ -59,7 +60,7 @@ impl ExecutionPlan for CountExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(children.swap_remove(0), Arc::clone(&self.rows))))
+        Ok(Arc::new(Self::new(children.swap_remove(0), Arc::clone(&self.report))))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -68,10 +69,10 @@ impl ExecutionPlan for CountExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
-        let (schema, rows) = (input.schema(), Arc::clone(&self.rows));
+        let (schema, report) = (input.schema(), self.report.run());
         let counted = input.inspect(move |batch| {
             if let Ok(batch) = batch {
-                rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+                report.used(batch.num_rows());
             }
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, counted)))

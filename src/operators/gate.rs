@@ -2,7 +2,7 @@
 //! `REQUIRE(condition, 'reason')` did not hold.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::{filter_record_batch, not, prep_null_mask_filter};
@@ -37,25 +37,73 @@ pub struct RejectedRow {
     pub origin: Option<u64>,
 }
 
-/// What the gates of a query refused since it was last asked.
+/// What became of a query's rows: refused by its gates since that was last asked, and used.
+///
+/// A run of a plan that fails may be repeated with other rows, so its report counts when it is kept, and not before.
 #[derive(Debug, Default)]
 pub struct GateReport {
-    state: Mutex<GateState>,
+    kept: Mutex<GateState>,
+    run: Mutex<Arc<RunReport>>,
 }
 
 #[derive(Debug, Default)]
 struct GateState {
     late: u64,
     rejected: u64,
+    used: u64,
     rows: Vec<RejectedRow>,
 }
 
+/// The report of one run of a plan: what still reports after the run has failed reports to nobody.
+#[derive(Debug, Default)]
+pub(super) struct RunReport(Mutex<GateState>);
+
+impl RunReport {
+    /// Counts rows that reached the first operator or the sink.
+    pub(super) fn used(&self, rows: usize) {
+        lock(&self.0).used += rows as u64;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl GateReport {
+    /// Where the run that begins now reports to.
+    pub(super) fn run(&self) -> Arc<RunReport> {
+        Arc::clone(&lock(&self.run))
+    }
+
+    /// Forgets what the last run has reported.
+    pub(super) fn discard(&self) {
+        *lock(&self.run) = Arc::default();
+    }
+
+    /// Takes what the last run has reported.
+    pub(super) fn keep(&self) {
+        let run = std::mem::take(&mut *lock(&self.run));
+        let mut run = lock(&run.0);
+        let mut kept = lock(&self.kept);
+        kept.late += run.late;
+        kept.rejected += run.rejected;
+        kept.used += run.used;
+        kept.rows.append(&mut run.rows);
+    }
+
     /// Takes `(late, rejected, rows)` and starts anew.
     pub fn take(&self) -> (u64, u64, Vec<RejectedRow>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = std::mem::take(&mut *state);
+        self.keep();
+        let mut kept = lock(&self.kept);
+        let used = kept.used;
+        let state = std::mem::replace(&mut *kept, GateState { used, ..GateState::default() });
         (state.late, state.rejected, state.rows)
+    }
+
+    /// Rows of source tables that have reached an operator or the sink, since the beginning.
+    pub fn used(&self) -> u64 {
+        self.keep();
+        lock(&self.kept).used
     }
 }
 
@@ -97,7 +145,7 @@ impl GateExec {
         kind: &GateKind,
         number: usize,
         origin: Option<usize>,
-        report: &GateReport,
+        report: &RunReport,
     ) -> Result<RecordBatch> {
         let mask = predicate.evaluate(batch)?.into_array(batch.num_rows())?;
         let Some(mask) = mask.as_boolean_opt() else {
@@ -108,7 +156,7 @@ impl GateExec {
         if refused == 0 {
             return Ok(batch.clone());
         }
-        let mut state = report.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&report.0);
         match kind {
             GateKind::Late => state.late += refused,
             GateKind::Require(_) => state.rejected += refused,
@@ -173,7 +221,7 @@ impl ExecutionPlan for GateExec {
         let input = self.input.execute(partition, context)?;
         let (predicate, kind, number, origin) =
             (Arc::clone(&self.predicate), self.kind.clone(), self.number, self.origin);
-        let report = Arc::clone(&self.report);
+        let report = self.report.run();
         let schema: SchemaRef = self.schema();
         let stream = input.map(move |batch| Self::check(&batch?, &predicate, &kind, number, origin, &report));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))

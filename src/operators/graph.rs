@@ -6,13 +6,13 @@
 //! ```
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 
+use super::bisect::{FailedRow, Poison, run_sound};
 use super::compute::{Compute, failure, run_partitions};
 use super::count::multiplies;
 use super::gate::GateReport;
@@ -21,7 +21,7 @@ use super::shared_rows::{EqualityTest, SharedRows};
 use super::slot::Slot;
 use super::window_aggregate::WindowAggregate;
 use super::window_buffer::WindowBuffer;
-use crate::contracts::{Error, Result, Watermark};
+use crate::contracts::{Error, ErrorKind, Result, Watermark};
 use crate::state::{OperatorState, SpillFolder};
 
 /// Whether the rows of a query are final or replace earlier ones.
@@ -53,6 +53,13 @@ pub struct StageInput {
     pub slot: Arc<Slot>,
     /// What fills it.
     pub source: SlotSource,
+}
+
+impl StageInput {
+    /// Whether its rows are those of an epoch.
+    pub(super) fn is_streamed(&self) -> bool {
+        !matches!(self.source, SlotSource::Reference(_))
+    }
 }
 
 /// A plan without state.
@@ -138,6 +145,10 @@ pub struct EpochInputs {
 pub struct QueryOutput {
     /// Rows for the sink.
     pub rows: Vec<RecordBatch>,
+    /// Rows of source tables that made the query fail, and were left out.
+    pub failed: Vec<FailedRow>,
+    /// The same of rows that come from no single record.
+    pub failed_results: Vec<FailedRow>,
 }
 
 /// See the module's description.
@@ -155,19 +166,21 @@ pub struct QueryGraph {
     pub still: bool,
     /// Whether an epoch has run through.
     pub started: bool,
-    /// Rows of the epoch that have not been given to the sink yet.
-    pub pending: Vec<RecordBatch>,
-    /// Rows of source tables that reached an operator or the sink.
-    pub used: Arc<AtomicU64>,
+    /// What the epoch has given and nobody has taken yet.
+    pub pending: QueryOutput,
+    /// What is done about rows that make it fail.
+    pub poison: Poison,
 }
 
 impl QueryGraph {
     /// Runs an epoch through.
     pub async fn process(&mut self, epoch: &EpochInputs, compute: &Compute) -> Result<QueryOutput> {
         let mut outputs: Vec<(Vec<RecordBatch>, Watermark)> = Vec::with_capacity(self.operators.len());
+        let mut output = QueryOutput::default();
+        let soundly = Soundly { report: &self.gates, poison: self.poison };
         for operator in &mut self.operators {
             let watermark = watermark_of(&operator.input, epoch, &outputs);
-            let rows = run_stage(&mut operator.input, epoch, &outputs, compute).await?;
+            let rows = soundly.run(&mut operator.input, epoch, &outputs, compute, &mut output).await?;
             let rows = match &mut operator.kind {
                 OperatorKind::Window(window) => {
                     window.push(rows, compute).await?;
@@ -190,9 +203,10 @@ impl QueryGraph {
         let rows = match (self.still, first) {
             (true, true) => run_partitions(&self.root.plan, compute).await?,
             (true, false) => Vec::new(),
-            (false, _) => run_stage(&mut self.root, epoch, &outputs, compute).await?,
+            (false, _) => soundly.run(&mut self.root, epoch, &outputs, compute, &mut output).await?,
         };
-        Ok(QueryOutput { rows })
+        output.rows = rows;
+        Ok(output)
     }
 }
 
@@ -328,34 +342,65 @@ fn fill_reference(stage: &mut Stage, number: usize, epoch: &EpochInputs) -> Resu
     Ok(())
 }
 
-async fn run_stage(
-    stage: &mut Stage,
+/// Runs stages, and leaves rows out that make them fail.
+struct Soundly<'a> {
+    report: &'a GateReport,
+    poison: Poison,
+}
+
+impl Soundly<'_> {
+    async fn run(
+        &self,
+        stage: &mut Stage,
+        epoch: &EpochInputs,
+        outputs: &[(Vec<RecordBatch>, Watermark)],
+        compute: &Compute,
+        output: &mut QueryOutput,
+    ) -> Result<Vec<RecordBatch>> {
+        let mut any = false;
+        for number in 0..stage.inputs.len() {
+            fill_reference(stage, number, epoch)?;
+            let input = &stage.inputs[number];
+            if input.is_streamed() {
+                let rows = given(input, epoch, outputs)?;
+                any |= rows.iter().any(|rows| !rows.is_empty());
+                input.slot.fill_shared(&rows);
+            }
+        }
+        // Nothing in, nothing out: a stage has no state, and aggregates above it have their own.
+        if !any {
+            return Ok(Vec::new());
+        }
+        self.report.keep();
+        let error = match run_partitions(&stage.plan, compute).await {
+            Err(error) if error.kind() == ErrorKind::Data && self.poison.bisects => error,
+            done => return done,
+        };
+        let streamed = stage.inputs.iter().enumerate().filter(|(_, input)| input.is_streamed());
+        let rows = streamed.map(|(number, input)| Ok((number, given(input, epoch, outputs)?)));
+        let rows = rows.collect::<Result<_>>()?;
+        let sound = run_sound(stage, rows, compute, self.report, self.poison).await?;
+        if sound.failed.is_empty() {
+            // It has gone by itself, which data do not do.
+            tracing::warn!("a failure did not come again: {error}");
+        }
+        let of_records = stage.inputs.iter().all(|input| !matches!(input.source, SlotSource::Operator(_)));
+        if of_records { &mut output.failed } else { &mut output.failed_results }.extend(sound.failed);
+        Ok(sound.rows)
+    }
+}
+
+/// The rows of an epoch for one input of a stage.
+fn given(
+    input: &StageInput,
     epoch: &EpochInputs,
     outputs: &[(Vec<RecordBatch>, Watermark)],
-    compute: &Compute,
-) -> Result<Vec<RecordBatch>> {
-    let mut any = false;
-    for number in 0..stage.inputs.len() {
-        let input = &stage.inputs[number];
-        match input.source {
-            SlotSource::Table(table) => {
-                let rows = epoch.tables[table].under(input.slot.test())?;
-                any |= rows.iter().any(|rows| !rows.is_empty());
-                input.slot.fill_shared(rows);
-            }
-            SlotSource::Operator(operator) => {
-                let rows = &outputs[operator].0;
-                any |= rows.iter().any(|b| b.num_rows() > 0);
-                input.slot.fill(rows);
-            }
-            SlotSource::Reference(_) => fill_reference(stage, number, epoch)?,
-        }
+) -> Result<Vec<Arc<SharedRows>>> {
+    match input.source {
+        SlotSource::Table(table) => Ok(epoch.tables[table].under(input.slot.test())?.to_vec()),
+        SlotSource::Operator(operator) => Ok(outputs[operator].0.iter().cloned().map(SharedRows::all).collect()),
+        SlotSource::Reference(_) => Ok(Vec::new()),
     }
-    // Nothing in, nothing out: a stage has no state, and aggregates above it have their own.
-    if !any {
-        return Ok(Vec::new());
-    }
-    run_partitions(&stage.plan, compute).await
 }
 
 /// The rows under the names that the plan above expects.

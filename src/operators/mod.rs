@@ -3,6 +3,7 @@
 //! An operator gets rows and a watermark, and answers with rows. It does no I/O and reads no clock;
 //! between two epochs it is quiescent, so its state can be saved without any barrier.
 
+mod bisect;
 mod cold_rows;
 mod compute;
 mod count;
@@ -20,6 +21,7 @@ mod window_buffer;
 mod window_fn;
 mod window_spec;
 
+pub use bisect::{FailedRow, Poison};
 pub use compute::{Compute, StateLimit, run_partitions};
 pub use count::{CountExec, multiplies};
 pub use gate::{GateExec, GateKind, GateReport, RejectedRow};

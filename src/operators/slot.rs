@@ -40,10 +40,10 @@ pub struct Slot {
 
 /// Neighbouring rows.
 #[derive(Debug, Clone)]
-struct Stretch {
-    rows: Arc<SharedRows>,
-    from: usize,
-    len: usize,
+pub(super) struct Stretch {
+    pub(super) rows: Arc<SharedRows>,
+    pub(super) from: usize,
+    pub(super) len: usize,
 }
 
 impl Slot {
@@ -115,6 +115,11 @@ impl Slot {
             Stretch { from: 0, len: rows.len(), rows }
         };
         self.put(lists.into_iter().map(|list| list.into_iter().map(stretch).collect()).collect());
+    }
+
+    /// Puts rows in for one task.
+    pub(super) fn fill_stretches(&self, rows: Vec<Stretch>) {
+        self.put(vec![rows]);
     }
 
     fn put(&self, lists: Vec<Vec<Stretch>>) {

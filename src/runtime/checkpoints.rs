@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::crew::Crew;
 use super::writer::ErrorsOrder;
 use crate::contracts::{Clock, EpochLog, EpochNumber, Error, ErrorKind, Result, crash_point};
 use crate::state::{CheckpointStore, OperatorState, Reread, SavedJob, SavedQuery, SavedTable, Stamp};
@@ -85,6 +86,7 @@ pub(crate) struct Checkpointer {
     state: Begun,
     interval: Duration,
     clock: Arc<dyn Clock>,
+    crew: Crew,
     log: Option<Arc<dyn EpochLog>>,
     generation: u64,
     /// When the last one began.
@@ -118,6 +120,7 @@ impl Checkpointer {
         log: Option<Arc<dyn EpochLog>>,
         generation: u64,
         clock: Arc<dyn Clock>,
+        crew: Crew,
     ) -> Self {
         let reread = saved.reread.iter().map(|reread| (reread.after_epoch, reread.tables.clone()));
         let history = reread.chain([(saved.epoch, saved.tables.clone())]).collect();
@@ -126,6 +129,7 @@ impl Checkpointer {
             interval: checkpointing.interval,
             last: clock.elapsed(),
             clock,
+            crew,
             log,
             generation,
             history,
@@ -169,7 +173,7 @@ impl Checkpointer {
             errors,
         };
         self.history.push_back((epoch.0, tables.clone()));
-        self.state = Begun::UnderWay(tokio::spawn(async move {
+        self.state = Begun::UnderWay(self.crew.spawn(async move {
             let done = collect.run(&mut store, tables, receiver).await;
             (store, done)
         }));

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::accounting::TableCounts;
+use super::crew::Crew;
 use super::epoch::{Epoch, EpochLimits, with_floor};
 use super::feed::{Feed, FeedSpecification};
 use super::reader::{Brake, Event, Piece, Quotas, ReaderTask, TableMaker};
@@ -46,6 +47,7 @@ pub(crate) struct Driver {
     cut: Option<Duration>,
     /// Epochs that an earlier run has cut and that are to be cut again.
     pub(super) replay: VecDeque<EpochCut>,
+    crew: Crew,
 }
 
 /// How a split is opened.
@@ -65,6 +67,7 @@ impl Driver {
         limits: EpochLimits,
         ending: Ending,
         mut saved: BTreeMap<String, SavedTable>,
+        crew: Crew,
     ) -> Self {
         let (sender, events) = mpsc::channel(PIECES_WAITING);
         let mut feed = |specification: FeedSpecification| {
@@ -86,6 +89,7 @@ impl Driver {
             first_epoch: true,
             cut: None,
             replay: VecDeque::new(),
+            crew,
         }
     }
 
@@ -199,7 +203,7 @@ impl Driver {
                 ends_when_caught_up: self.ending != Ending::Run,
                 quotas: Quotas::new(quotas),
             };
-            self.readers.push(tokio::spawn(task.run()));
+            self.readers.push(self.crew.spawn(task.run()));
         }
         let at = match (&position, start) {
             (Some(position), _) => OpenedAt::After(position.to_string()),
@@ -396,6 +400,11 @@ impl Driver {
     /// How far the split furthest behind is behind the newest record, in milliseconds, where sources say so.
     pub(crate) fn behind_ms(&self) -> Option<u64> {
         self.feeds.iter().flat_map(|feed| &feed.splits.list).filter_map(|s| s.behind_ms).max()
+    }
+
+    /// Whether a table is read by a feed.
+    pub(crate) fn feeds_table(&self, feed: usize, table: usize) -> bool {
+        self.feeds[feed].specification.tables.iter().any(|of_feed| of_feed.table == table)
     }
 
     /// What people call the source of a feed.

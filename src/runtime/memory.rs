@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::worker::RunningQuery;
+use super::queries::RunningQuery;
 use crate::contracts::{Error, ErrorKind, Result};
 use crate::operators::{Compute, StateLimit};
 

@@ -30,7 +30,7 @@ pub(super) fn repeated(job: &Job) -> Result<Repeated> {
     let mut next = after;
     for entry in job.log.iter().flat_map(|log| &log.entries) {
         match entry {
-            LogEntry::Started { .. } => {}
+            LogEntry::Started { .. } | LogEntry::Failed { .. } => {}
             LogEntry::Cut(cut) if cut.epoch <= after => {}
             LogEntry::Cut(cut) => {
                 next += 1;

@@ -9,22 +9,21 @@ use datafusion::arrow::datatypes::SchemaRef;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::accounting::{QueryCounts, Summary};
-use super::changes::changes;
-use super::checkpoints::{CheckpointOrder, Checkpointer, Checkpointing, Report};
+use super::accounting::Summary;
+use super::checkpoints::{Checkpointer, Checkpointing};
+use super::crew::{Crew, Foreman};
 use super::driver::Driver;
 use super::epoch::{Epoch, EpochLimits};
+use super::failures::{Failures, Retries};
 use super::feed::FeedSpecification;
 use super::memory::MemoryWatch;
 use super::progress::{Progress, report};
-use super::reader::rejected;
+use super::queries::{EpochContext, RunningQuery, checkpoint_query, end_query, finish_query, run_queries, start_query};
 use super::repeat::{JobLog, Repeated, append, repeated};
-use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, run_errors, run_writer};
-use crate::contracts::{
-    Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Reject, RejectReason, Result, Sink, Watermark,
-};
+use super::writer::{ErrorsOrder, WriterLog, run_errors};
+use crate::contracts::{Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Result, Sink, Watermark};
 use crate::operators::{Compute, EpochInputs, EqualityTest, GateKind, QueryGraph, TableRows};
-use crate::state::{SavedJob, SavedQuery};
+use crate::state::SavedJob;
 
 /// How a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +93,8 @@ pub struct Job {
     pub log: Option<JobLog>,
     /// Where checkpoints are kept; `None` when nothing outlives the run.
     pub checkpointing: Option<Checkpointing>,
+    /// What is done about an epoch that has made a run fail.
+    pub retries: Retries,
 }
 
 /// While no rows come, epochs follow each other no faster than this, however short they are.
@@ -103,45 +104,47 @@ const QUIET: std::time::Duration = std::time::Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Worker;
 
-pub(super) struct RunningQuery {
-    pub(super) name: String,
-    plan: String,
-    pub(super) graph: QueryGraph,
-    tables: Vec<usize>,
-    gates: Vec<GateKind>,
-    key: Vec<usize>,
-    schema: SchemaRef,
-    orders: mpsc::Sender<Order>,
-    writer: JoinHandle<Result<Written>>,
-    counts: QueryCounts,
-    /// It has had all epochs up to this one.
-    after: EpochNumber,
-    /// When its sink wants an epoch to end, though no row has come.
-    due: Arc<AtomicI64>,
-}
-
 impl Worker {
     /// Runs a job until it ends or `stop` turns true.
     ///
     /// # Errors
-    /// The first failure of a source, query or sink, with its name. Nothing is saved then.
-    pub async fn run(mut job: Job, mut stop: watch::Receiver<bool>, progress: Arc<Progress>) -> Result<Summary> {
+    /// The first failure of a source, query or sink, with its name and the records of its epoch. No checkpoint is made then.
+    pub async fn run(job: Job, stop: watch::Receiver<bool>, progress: Arc<Progress>) -> Result<Summary> {
+        let log = job.log.as_ref().map(|log| Arc::clone(&log.log));
+        let entries = job.log.as_ref().map(|log| log.entries.as_slice()).unwrap_or_default();
+        let mut failures = Failures::new(entries, job.retries);
+        let (foreman, crew) = Foreman::new();
+        let outcome = Self::run_epochs(job, stop, progress, &mut failures, crew).await;
+        foreman.dismiss().await;
+        match outcome {
+            Err(error) => Err(failures.note(log.as_ref(), error).await),
+            done => done,
+        }
+    }
+
+    async fn run_epochs(
+        mut job: Job,
+        mut stop: watch::Receiver<bool>,
+        progress: Arc<Progress>,
+        failures: &mut Failures,
+        crew: Crew,
+    ) -> Result<Summary> {
         let started = job.clock.elapsed();
         let Repeated { cuts, mut committed } = repeated(&job)?;
         let generation = job.log.as_ref().map_or(0, |log| log.generation);
         let log: Option<Arc<dyn EpochLog>> = job.log.map(|log| log.log);
         let clock = Arc::clone(&job.clock);
-        let mut checkpointer = job
-            .checkpointing
-            .map(|checkpointing| Checkpointer::new(checkpointing, &job.saved, log.clone(), generation, clock));
+        let mut checkpointer = job.checkpointing.map(|checkpointing| {
+            Checkpointer::new(checkpointing, &job.saved, log.clone(), generation, clock, crew.clone())
+        });
         let after = EpochNumber(job.saved.epoch);
         let (error_sender, error_receiver) = mpsc::channel(16);
-        let errors = tokio::spawn(run_errors(job.errors, error_receiver));
+        let errors = crew.spawn(run_errors(job.errors, error_receiver));
         let (mut queries, mut memory) = (Vec::new(), MemoryWatch::default());
         for query in job.queries {
             let committed = committed.remove(&query.name).unwrap_or_default();
             let log = WriterLog { log: log.clone(), committed, after, ..WriterLog::default() };
-            queries.push(start_query(query, &mut job.saved, error_sender.clone(), log, &job.compute).await?);
+            queries.push(start_query(query, &mut job.saved, error_sender.clone(), log, &job.compute, &crew).await?);
             memory.keep(&mut queries, &job.compute, started).await?;
         }
         let mut driver = Driver::new(
@@ -155,6 +158,7 @@ impl Worker {
                 Some(reread) => reread.tables,
                 None => std::mem::take(&mut job.saved.tables),
             },
+            crew.clone(),
         );
         driver.begin(cuts).await?;
         let mut epoch_number = after;
@@ -198,13 +202,15 @@ impl Worker {
                 };
                 let (closes, now_ms) = (cut.closes, cut.now_ms);
                 epoch_number = EpochNumber(cut.epoch);
+                failures.begin(&cut);
+                progress.epoch.store(cut.epoch, Ordering::Relaxed);
                 summary.epochs += 1;
                 job.epoch_time.store(now_ms, Ordering::Relaxed);
                 report(&progress, &driver, &epoch);
                 let inputs = Arc::new(inputs(&epoch, &tests, references, closes));
                 // The cut is written while the queries compute; nothing leaves the process before both are done.
                 let entry = (!repeats).then_some(LogEntry::Cut(cut));
-                let computed = run_queries(queries, &inputs, &job.compute, epoch_number);
+                let computed = run_queries(queries, &inputs, &job.compute, epoch_number, failures);
                 let (computed, logged) = tokio::join!(computed, append(log.as_ref(), entry.as_ref()));
                 queries = computed?;
                 logged?;
@@ -216,7 +222,10 @@ impl Worker {
                 }
                 let context = EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms, saved: after };
                 for query in queries.iter_mut().filter(|query| query.after < epoch_number) {
-                    finish_query(query, &context, job.late_to_errors, &error_sender).await?;
+                    if let Err(error) = finish_query(query, &context, job.late_to_errors, &error_sender).await {
+                        failures.failed(&query.name, query.writes());
+                        return Err(error);
+                    }
                 }
                 memory.keep(&mut queries, &job.compute, job.clock.elapsed()).await?;
                 progress.epochs.store(summary.epochs, Ordering::Relaxed);
@@ -249,7 +258,14 @@ impl Worker {
         let mut saved = SavedJob { epoch: epoch_number.0, ..SavedJob::default() };
         let mut closed = None;
         for query in queries {
-            let (counts, state, end) = end_query(query, epoch_number).await?;
+            let (name, writes) = (query.name.clone(), query.writes());
+            let (counts, state, end) = match end_query(query, epoch_number).await {
+                Ok(ended) => ended,
+                Err(error) => {
+                    failures.failed(&name, writes);
+                    return Err(error);
+                }
+            };
             closed = closed.max(end);
             saved.queries.insert(counts.name.clone(), state);
             summary.queries.push(counts);
@@ -290,156 +306,6 @@ fn inputs(
     let watermarks = if closes { vec![Watermark::MAX; epoch.watermarks.len()] } else { epoch.watermarks.clone() };
     let tables = epoch.rows.iter().zip(tests).map(|(rows, tests)| TableRows::new(rows, tests)).collect();
     EpochInputs { tables, watermarks, references }
-}
-
-async fn start_query(
-    query: QuerySpec,
-    saved: &mut SavedJob,
-    errors: mpsc::Sender<ErrorsOrder>,
-    mut log: WriterLog,
-    compute: &Compute,
-) -> Result<RunningQuery> {
-    let mut graph = query.graph;
-    let mut after = log.after;
-    let due = Arc::new(AtomicI64::new(i64::MAX));
-    log.due = Arc::clone(&due);
-    log.keeps_rows = !graph.operators.is_empty();
-    if let Some(state) = saved.queries.remove(&query.name) {
-        graph.restore(state.operators, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;
-        (log.unwritten, log.sink) = (state.unwritten, state.sink);
-        if graph.operators.is_empty() {
-            after = EpochNumber(state.durable_epoch);
-        }
-    }
-    let (orders, receiver) = mpsc::channel(EPOCHS_WAITING);
-    let writer = tokio::spawn(run_writer(query.name.clone(), query.sink, receiver, errors, log));
-    let counts = QueryCounts { name: query.name.clone(), ..QueryCounts::default() };
-    Ok(RunningQuery {
-        name: query.name,
-        plan: query.plan,
-        graph,
-        tables: query.tables,
-        gates: query.gates,
-        key: query.key,
-        schema: query.schema,
-        orders,
-        writer,
-        counts,
-        after,
-        due,
-    })
-}
-
-/// Runs the epoch through all queries at the same time. Rows stay in `pending` until they are sent.
-async fn run_queries(
-    queries: Vec<RunningQuery>,
-    inputs: &Arc<EpochInputs>,
-    compute: &Compute,
-    epoch: EpochNumber,
-) -> Result<Vec<RunningQuery>> {
-    let mut tasks = Vec::with_capacity(queries.len());
-    for mut query in queries {
-        let (inputs, compute) = (Arc::clone(inputs), compute.clone());
-        tasks.push(tokio::spawn(async move {
-            let context = |error: Error| error.context(format!("query '{}'", query.name));
-            if epoch <= query.after {
-                query.graph.pass(&inputs).map_err(context)?;
-                return Ok(query);
-            }
-            let output = query.graph.process(&inputs, &compute).await.map_err(context)?;
-            let rows: usize = query.tables.iter().map(|t| inputs.tables[*t].rows).sum();
-            query.counts.rows_in += rows as u64;
-            query.graph.pending = output.rows;
-            Ok::<_, Error>(query)
-        }));
-    }
-    let mut done = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        done.push(task.await.map_err(|e| Error::internal("a query's task ended early").caused_by(e))??);
-    }
-    Ok(done)
-}
-
-struct EpochContext<'a> {
-    driver: &'a Driver,
-    epoch: &'a Epoch,
-    epoch_number: EpochNumber,
-    now_ms: i64,
-    /// Up to this epoch, what was refused has been written.
-    saved: EpochNumber,
-}
-
-/// Sends what a query gave to its writer, and what its gates refused to the error output.
-async fn finish_query(
-    query: &mut RunningQuery,
-    context: &EpochContext<'_>,
-    late_to_errors: bool,
-    errors: &mpsc::Sender<ErrorsOrder>,
-) -> Result<()> {
-    let (late, _, refused) = query.graph.gates.take();
-    query.counts.late += late;
-    let mut records = Vec::new();
-    for row in refused {
-        let reason = match &query.gates[row.gate] {
-            GateKind::Late if !late_to_errors => continue,
-            GateKind::Late => RejectReason::Late,
-            GateKind::Require(reason) => {
-                *query.counts.rejected.entry(reason.clone()).or_default() += 1;
-                RejectReason::Required(reason.clone())
-            }
-        };
-        let Some(origin) = row.origin else { continue };
-        let Some((table, chunk)) = context.epoch.raw.get(&((origin >> 32) as u32)) else { continue };
-        let reject = Reject { record: origin as u32, reason, column: None, detail: String::new() };
-        records.push(rejected(&query.name, context.driver.stream(*table), chunk, reject));
-    }
-    let is_new = context.epoch_number > context.saved && !records.is_empty();
-    if is_new && errors.send(ErrorsOrder::Records(records)).await.is_err() {
-        return Err(Error::internal("the error output has gone"));
-    }
-    let rows = std::mem::take(&mut query.graph.pending);
-    let changes = changes(rows, query.graph.mode, &query.key, &query.schema)?;
-    query.counts.rows_out += changes.iter().map(|c| c.batch.num_rows() as u64).sum::<u64>();
-    let order = Order::Epoch { epoch: context.epoch_number, now_ms: context.now_ms, changes };
-    order_query(query, order).await
-}
-
-/// Reports a query's state, and passes the order on to its writer.
-async fn checkpoint_query(query: &mut RunningQuery, order: CheckpointOrder) -> Result<()> {
-    let (name, plan, operators) = (query.name.clone(), query.plan.clone(), query.graph.snapshot());
-    order.report(Report::State { query: name, plan, operators }).await;
-    order_query(query, Order::Checkpoint(order)).await
-}
-
-async fn order_query(query: &mut RunningQuery, order: Order) -> Result<()> {
-    if query.orders.send(order).await.is_err() {
-        // The writer has gone: its own error says why.
-        let outcome = (&mut query.writer).await;
-        return Err(match outcome {
-            Ok(Err(error)) => error,
-            Ok(Ok(_)) => Error::internal("a writer ended early").context(format!("query '{}'", query.name)),
-            Err(error) => Error::internal("a writer's task failed").caused_by(error),
-        });
-    }
-    Ok(())
-}
-
-/// Closes a query's sink and takes its state.
-async fn end_query(query: RunningQuery, epoch: EpochNumber) -> Result<(QueryCounts, SavedQuery, Option<i64>)> {
-    drop(query.orders);
-    let written = query.writer.await.map_err(|e| Error::internal("a writer's task failed").caused_by(e))??;
-    let mut counts = query.counts;
-    counts.refused = written.refused;
-    let mut graph = query.graph;
-    counts.used = graph.used.load(Ordering::Relaxed);
-    let taken = counts.used + counts.late + counts.rejected.values().sum::<u64>();
-    // More taken than read would wrap to a sum that the check refuses.
-    counts.filtered = (!graph.multiplies()).then(|| counts.rows_in.saturating_sub(taken));
-    let closed = graph.reopen();
-    let (plan, operators) = (query.plan, graph.snapshot());
-    let saved = SavedQuery { plan, durable_epoch: epoch.0, operators, unwritten: None, sink: None };
-    debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");
-    Ok((counts, saved, closed))
 }
 
 async fn errors_failed(errors: JoinHandle<Result<()>>) -> Error {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use datafusion::arrow::array::RecordBatch;
 use tokio::sync::{mpsc, oneshot};
@@ -52,6 +52,8 @@ pub(crate) struct WriterLog {
     pub(crate) sink: Option<String>,
     /// Where the writer says when its sink wants an epoch to end, whether or not rows come.
     pub(crate) due: Arc<AtomicI64>,
+    /// Where the writer says at which epoch it is.
+    pub(crate) writes: Arc<AtomicU64>,
 }
 
 /// Runs until the channel closes, then closes the sink.
@@ -72,6 +74,7 @@ pub(crate) async fn run_writer(
         unwritten: start.keeps_rows.then(Unwritten::default),
         written: Written::default(),
         due: start.due,
+        writes: start.writes,
     };
     let query = writer.query.clone();
     let run = async {
@@ -101,6 +104,7 @@ struct Writer {
     unwritten: Option<Unwritten>,
     written: Written,
     due: Arc<AtomicI64>,
+    writes: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -132,6 +136,7 @@ impl Writer {
 
     async fn write(&mut self, epoch: EpochNumber, now_ms: i64, changes: Vec<Changes>) -> Result<()> {
         self.last = epoch;
+        self.writes.store(epoch.0, Ordering::Relaxed);
         if let Some(unwritten) = &mut self.unwritten {
             unwritten.add(epoch, now_ms, &changes);
         }

@@ -327,7 +327,7 @@ impl Compiler<'_> {
         // Everything at once needs no order of sides: each input is read once.
         let mut plan = if self.mode == Mode::Batch { plan } else { keep_references_left(plan)? };
         if piece.inputs.iter().any(|input| matches!(input.source, SlotSource::Table(_))) {
-            plan = Arc::new(CountExec::new(plan, Arc::clone(&self.used)));
+            plan = Arc::new(CountExec::new(plan, Arc::clone(&self.report)));
         }
         Ok(Stage { plan, inputs: piece.inputs.clone() })
     }

@@ -15,7 +15,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -96,8 +95,6 @@ pub(crate) struct Compiler<'a> {
     pub(crate) ttl_ms: Option<i64>,
     pub(crate) report: Arc<GateReport>,
     pub(crate) gates: Vec<GateKind>,
-    /// Rows of source tables that reached an operator or the sink.
-    pub(crate) used: Arc<AtomicU64>,
     pub(crate) operators: Vec<Operator>,
     /// Windows whose panes are shared.
     pub(crate) paned: BTreeSet<usize>,

@@ -17,7 +17,7 @@ use super::second_pass::{JobBuilder, spec};
 use super::text::HINT_MARK;
 use super::types::flink_name;
 use crate::contracts::{Error, Result};
-use crate::operators::{ChangeMode, QueryGraph, Stage, WEIGHT_COLUMN};
+use crate::operators::{ChangeMode, QueryGraph, QueryOutput, Stage, WEIGHT_COLUMN};
 
 impl JobBuilder<'_> {
     pub(super) async fn query(
@@ -83,7 +83,6 @@ impl JobBuilder<'_> {
         let mut reads = Required::new();
         self.planner.require(&plan, &mut reads).map_err(planned)?;
         let tables = table_indexes(&root, &compiler);
-        let used = Arc::clone(&compiler.used);
         *references = compiler.references;
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
         let lookups = compiler.lookups;
@@ -99,8 +98,8 @@ impl JobBuilder<'_> {
                 gates: report,
                 still,
                 started: false,
-                pending: Vec::new(),
-                used,
+                pending: QueryOutput::default(),
+                poison: self.settings.poison,
             },
             sink: SinkPlan {
                 name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),

@@ -222,7 +222,6 @@ impl JobBuilder<'_> {
             ttl_ms: self.settings.state_ttl_ms,
             report: Arc::new(GateReport::default()),
             gates: Vec::new(),
-            used: Arc::default(),
             operators: Vec::new(),
             paned: BTreeSet::new(),
             references: references.to_vec(),

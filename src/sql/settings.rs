@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use super::catalog::nearest;
 use crate::contracts::{Error, Location, Result};
+use crate::operators::Poison;
+use crate::runtime::Retries;
 
 /// Settings of a job, with their defaults.
 #[derive(Debug, Clone)]
@@ -36,6 +38,10 @@ pub struct Settings {
     pub lease: Option<String>,
     /// Silence of the leader after which another replica takes over.
     pub lease_ttl_ms: i64,
+    /// What is done about rows that make a query fail.
+    pub poison: Poison,
+    /// What is done when a run fails.
+    pub retries: Retries,
 }
 
 impl Default for Settings {
@@ -55,12 +61,14 @@ impl Default for Settings {
             checkpoints_kept: 3,
             lease: None,
             lease_ttl_ms: 10_000,
+            poison: Poison::default(),
+            retries: Retries::default(),
         }
     }
 }
 
 /// Keys that change something here.
-const HONOURED: [&str; 20] = [
+const HONOURED: [&str; 28] = [
     "pipeline.name",
     "table.local-time-zone",
     "table.exec.state.ttl",
@@ -74,6 +82,14 @@ const HONOURED: [&str; 20] = [
     "tidemill.errors.path",
     "tidemill.lease",
     "tidemill.lease.ttl",
+    "tidemill.batch-size",
+    "tidemill.batching-window",
+    "tidemill.maximum-retry-attempts",
+    "tidemill.retry-delay",
+    "tidemill.on-exhausted-retries",
+    "tidemill.bisect-batch-on-function-error",
+    "tidemill.maximum-failed-rows",
+    "tidemill.on-failure-destination",
     "execution.checkpointing.interval",
     "execution.checkpointing.dir",
     "execution.checkpointing.num-retained",
@@ -130,10 +146,10 @@ impl Settings {
             }
             "table.exec.state.ttl" => self.state_ttl_ms = Some(length()?).filter(|ms| *ms > 0),
             "table.exec.source.idle-timeout" => self.idle_timeout_ms = length()?,
-            "table.exec.mini-batch.allow-latency" | "tidemill.epoch.interval" => {
+            "table.exec.mini-batch.allow-latency" | "tidemill.epoch.interval" | "tidemill.batching-window" => {
                 self.epoch_interval_ms = length()?.max(1);
             }
-            "tidemill.epoch.rows" => {
+            "tidemill.epoch.rows" | "tidemill.batch-size" => {
                 self.epoch_rows =
                     value.parse().ok().filter(|rows| *rows > 0).ok_or_else(|| wrong("a number of rows"))?;
             }
@@ -151,6 +167,23 @@ impl Settings {
                     _ => return Err(wrong("'DROP' or 'ERROR'")),
                 }
             }
+            "tidemill.maximum-retry-attempts" => {
+                self.retries.most = value.parse().map_err(|_| wrong("a number of attempts"))?;
+            }
+            "tidemill.retry-delay" => self.retries.delay_ms = length()?.max(0),
+            "tidemill.on-exhausted-retries" => {
+                self.retries.skips = match value {
+                    "stop" => false,
+                    "skip" => true,
+                    _ => return Err(wrong("'stop' or 'skip'")),
+                }
+            }
+            "tidemill.bisect-batch-on-function-error" => {
+                self.poison.bisects = value.parse().map_err(|_| wrong("'true' or 'false'"))?;
+            }
+            "tidemill.maximum-failed-rows" => {
+                self.poison.most_rows = value.parse().map_err(|_| wrong("a number of rows"))?;
+            }
             "tidemill.lease" => self.lease = Some(value.to_owned()),
             "tidemill.lease.ttl" => {
                 self.lease_ttl_ms = length()?;
@@ -158,7 +191,7 @@ impl Settings {
                     return Err(wrong("at least 500 ms"));
                 }
             }
-            "tidemill.errors.path" => self.errors_path = Some(value.to_owned()),
+            "tidemill.errors.path" | "tidemill.on-failure-destination" => self.errors_path = Some(value.to_owned()),
             "table.exec.mini-batch.enabled" if !matches!(value, "true" | "false") => {
                 return Err(wrong("'true' or 'false'"));
             }

@@ -1,0 +1,126 @@
+//! Failures at a position: who failed, at which records, and how often before.
+//!
+//! A run that fails because of its data fails again at the same records, in whatever process. So an epoch that makes a
+//! query fail is noted in the epoch log, where the runs after find it: they try it again, and when it has failed too often
+//! they stop, or let the query go on without it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write;
+use std::sync::Arc;
+
+use crate::contracts::{EpochCut, EpochLog, Error, ErrorKind, LogEntry, Result, SplitCut};
+
+/// What is done when a run fails.
+#[derive(Debug, Clone, Copy)]
+pub struct Retries {
+    /// Times that the same is tried again: a whole run, or an epoch that makes one query fail.
+    pub most: u32,
+    /// Pause before the first of them, in milliseconds; it doubles each time, up to a minute.
+    pub delay_ms: i64,
+    /// Whether a query then goes on without the epoch that makes it fail, or the job stops.
+    pub skips: bool,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { most: 3, delay_ms: 1_000, skips: false }
+    }
+}
+
+/// Epochs that a failure may belong to: the one that is computed, and those that sinks have not written yet.
+const REMEMBERED: usize = 8;
+/// Splits that an error names.
+const NAMED_SPLITS: usize = 4;
+
+/// Failures of the runs before, and where this one is.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    retries: Retries,
+    before: BTreeMap<(String, u64), (u32, String)>,
+    recent: VecDeque<(u64, Vec<SplitCut>)>,
+    failed: Option<(String, u64)>,
+}
+
+impl Failures {
+    /// What the log says of the runs before.
+    pub(super) fn new(entries: &[LogEntry], retries: Retries) -> Self {
+        let mut before: BTreeMap<(String, u64), (u32, String)> = BTreeMap::new();
+        for entry in entries {
+            if let LogEntry::Failed { query, epoch, error } = entry {
+                let (count, last) = before.entry((query.clone(), *epoch)).or_default();
+                *count += 1;
+                last.clone_from(error);
+            }
+        }
+        Self { retries, before, ..Self::default() }
+    }
+
+    /// An epoch begins.
+    pub(super) fn begin(&mut self, cut: &EpochCut) {
+        if self.recent.len() == REMEMBERED {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((cut.epoch, cut.splits.clone()));
+    }
+
+    /// Whether a query is to go on without an epoch, because of this error.
+    ///
+    /// # Errors
+    /// `poison` when it has failed too often and nothing is to be skipped.
+    pub(super) fn skips(&self, query: &str, epoch: u64) -> Result<Option<&str>> {
+        let Some((count, error)) = self.before.get(&(query.to_owned(), epoch)) else { return Ok(None) };
+        if *count <= self.retries.most {
+            return Ok(None);
+        }
+        if self.retries.skips {
+            return Ok(Some(error));
+        }
+        let text = format!("query '{query}' has failed {count} times at {}: {error}", self.place(epoch));
+        let hint = "mend the query, if a mended one may go on from this state; or write these records to the error output and let the \
+                    query go on without them: SET 'tidemill.on-exhausted-retries' = 'skip'";
+        Err(Error::new(ErrorKind::Poison, text).hint(hint))
+    }
+
+    /// A query, or its sink, has failed at an epoch.
+    pub(super) fn failed(&mut self, query: &str, epoch: u64) {
+        self.failed = Some((query.to_owned(), epoch));
+    }
+
+    /// Notes a failure in the log, if trying it again may end alike. Answers it with its place.
+    pub(super) async fn note(self, log: Option<&Arc<dyn EpochLog>>, error: Error) -> Error {
+        let by_data = matches!(error.kind(), ErrorKind::Data | ErrorKind::Internal);
+        let Some((query, epoch)) = self.failed.clone().filter(|_| by_data) else { return error };
+        if let Some(log) = log {
+            let entry = LogEntry::Failed { query, epoch, error: error.message().to_owned() };
+            if let Err(unlogged) = log.append(&entry).await {
+                tracing::warn!("the failure was not noted: {unlogged}");
+            }
+        }
+        let place = self.place(epoch);
+        error.context(place)
+    }
+
+    /// The records of an epoch, for people.
+    fn place(&self, epoch: u64) -> String {
+        let mut text = format!("epoch {epoch}");
+        let Some((_, splits)) = self.recent.iter().find(|(number, _)| *number == epoch) else { return text };
+        let read: Vec<&SplitCut> = splits.iter().filter(|split| split.records > 0).collect();
+        for (number, split) in read.iter().take(NAMED_SPLITS).enumerate() {
+            let before = if number == 0 { " (" } else { "; " };
+            let after = split.after.as_deref().unwrap_or("its beginning");
+            let _ = write!(
+                text,
+                "{before}{} record(s) of {}/{}, the last is {after}",
+                split.records, split.feed, split.split
+            );
+        }
+        match read.len() {
+            0 => {}
+            count if count > NAMED_SPLITS => {
+                let _ = write!(text, "; and of {} more splits)", count - NAMED_SPLITS);
+            }
+            _ => text.push(')'),
+        }
+        text
+    }
+}

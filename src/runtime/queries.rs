@@ -1,0 +1,294 @@
+//! Queries of a run: they compute epochs at the same time, and hand what they give to their writers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::accounting::QueryCounts;
+use super::changes::changes;
+use super::checkpoints::{CheckpointOrder, Report};
+use super::crew::Crew;
+use super::driver::Driver;
+use super::epoch::Epoch;
+use super::failures::Failures;
+use super::reader::{rejected, row_json};
+use super::worker::QuerySpec;
+use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, run_writer};
+use crate::contracts::{EpochNumber, Error, Reject, RejectReason, RejectedRecord, Result};
+use crate::operators::{Compute, EpochInputs, FailedRow, GateKind, QueryGraph, QueryOutput};
+use crate::state::{SavedJob, SavedQuery};
+
+/// A query and its writer.
+pub(super) struct RunningQuery {
+    pub(super) name: String,
+    plan: String,
+    pub(super) graph: QueryGraph,
+    tables: Vec<usize>,
+    gates: Vec<GateKind>,
+    key: Vec<usize>,
+    schema: SchemaRef,
+    orders: mpsc::Sender<Order>,
+    writer: JoinHandle<Result<Written>>,
+    pub(super) counts: QueryCounts,
+    /// Why it does not have the epoch that is computed.
+    skipped: Option<String>,
+    /// It has had all epochs up to this one.
+    pub(super) after: EpochNumber,
+    /// When its sink wants an epoch to end, though no row has come.
+    pub(super) due: Arc<AtomicI64>,
+    /// The epoch that its sink is writing.
+    writes: Arc<AtomicU64>,
+}
+
+/// Gives a query its state, and starts its writer.
+pub(super) async fn start_query(
+    query: QuerySpec,
+    saved: &mut SavedJob,
+    errors: mpsc::Sender<ErrorsOrder>,
+    mut log: WriterLog,
+    compute: &Compute,
+    crew: &Crew,
+) -> Result<RunningQuery> {
+    let mut graph = query.graph;
+    let mut after = log.after;
+    let due = Arc::new(AtomicI64::new(i64::MAX));
+    let writes = Arc::new(AtomicU64::new(0));
+    (log.due, log.writes) = (Arc::clone(&due), Arc::clone(&writes));
+    log.keeps_rows = !graph.operators.is_empty();
+    if let Some(state) = saved.queries.remove(&query.name) {
+        graph.restore(state.operators, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;
+        (log.unwritten, log.sink) = (state.unwritten, state.sink);
+        if graph.operators.is_empty() {
+            after = EpochNumber(state.durable_epoch);
+        }
+    }
+    let (orders, receiver) = mpsc::channel(EPOCHS_WAITING);
+    let writer = crew.spawn(run_writer(query.name.clone(), query.sink, receiver, errors, log));
+    let counts = QueryCounts { name: query.name.clone(), ..QueryCounts::default() };
+    Ok(RunningQuery {
+        name: query.name,
+        plan: query.plan,
+        graph,
+        tables: query.tables,
+        gates: query.gates,
+        key: query.key,
+        schema: query.schema,
+        orders,
+        writer,
+        counts,
+        skipped: None,
+        after,
+        due,
+        writes,
+    })
+}
+
+/// Runs the epoch through all queries at the same time. Rows stay in `pending` until they are sent.
+pub(super) async fn run_queries(
+    queries: Vec<RunningQuery>,
+    inputs: &Arc<EpochInputs>,
+    compute: &Compute,
+    epoch: EpochNumber,
+    failures: &mut Failures,
+) -> Result<Vec<RunningQuery>> {
+    let mut tasks = Vec::with_capacity(queries.len());
+    for mut query in queries {
+        let (inputs, compute) = (Arc::clone(inputs), compute.clone());
+        let skips = if epoch > query.after { failures.skips(&query.name, epoch.0)?.map(str::to_owned) } else { None };
+        let name = query.name.clone();
+        let task = tokio::spawn(async move {
+            if epoch <= query.after {
+                query.graph.pass(&inputs)?;
+                return Ok(query);
+            }
+            let rows: usize = query.tables.iter().map(|t| inputs.tables[*t].rows).sum();
+            query.counts.rows_in += rows as u64;
+            query.graph.pending = match &skips {
+                Some(_) => {
+                    query.graph.pass(&inputs)?;
+                    QueryOutput::default()
+                }
+                None => query.graph.process(&inputs, &compute).await?,
+            };
+            query.skipped = skips;
+            Ok::<_, Error>(query)
+        });
+        tasks.push((name, task));
+    }
+    let mut done = Vec::with_capacity(tasks.len());
+    for (name, task) in tasks {
+        let computed = task.await.map_err(|e| Error::internal("a query's task ended early").caused_by(e)).flatten();
+        match computed {
+            Ok(query) => done.push(query),
+            Err(error) => {
+                failures.failed(&name, epoch.0);
+                return Err(error.context(format!("query '{name}'")));
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// An epoch whose queries have computed it.
+pub(super) struct EpochContext<'a> {
+    pub(super) driver: &'a Driver,
+    pub(super) epoch: &'a Epoch,
+    pub(super) epoch_number: EpochNumber,
+    pub(super) now_ms: i64,
+    /// Up to this epoch, what was refused has been written.
+    pub(super) saved: EpochNumber,
+}
+
+impl EpochContext<'_> {
+    /// A record of the epoch that is refused, by the number in its rows.
+    fn rejected(&self, query: &str, origin: u64, reason: RejectReason, detail: String) -> Option<RejectedRecord> {
+        let (feed, chunk) = self.epoch.raw.get(&((origin >> 32) as u32))?;
+        let reject = Reject { record: origin as u32, reason, column: None, detail };
+        Some(rejected(query, self.driver.stream(*feed), chunk, reject))
+    }
+
+    /// A record or row that made a query fail.
+    fn failed(&self, query: &str, row: FailedRow) -> RejectedRecord {
+        let of_record =
+            row.origin.and_then(|origin| self.rejected(query, origin, RejectReason::QueryFailed, row.detail.clone()));
+        of_record.unwrap_or_else(|| without_record(query, row.detail, row_json(&row.row, 0)))
+    }
+
+    /// All records of the epoch that a query reads.
+    fn all(&self, query: &RunningQuery, detail: &str) -> Vec<RejectedRecord> {
+        let mut records = Vec::new();
+        for (feed, chunk) in self.epoch.raw.values() {
+            if query.tables.iter().any(|table| self.driver.feeds_table(*feed, *table)) {
+                let stream = self.driver.stream(*feed);
+                let reject = |record: usize| Reject {
+                    record: record as u32,
+                    reason: RejectReason::QueryFailed,
+                    column: None,
+                    detail: detail.to_owned(),
+                };
+                records.extend((0..chunk.len()).map(|record| rejected(&query.name, stream, chunk, reject(record))));
+            }
+        }
+        if records.is_empty() {
+            // Sources of typed rows have no records.
+            let batches = query.tables.iter().flat_map(|table| &self.epoch.rows[*table]);
+            let rows = batches.flat_map(|batch| (0..batch.num_rows()).map(move |row| row_json(batch, row)));
+            records.extend(rows.map(|row| without_record(&query.name, detail.to_owned(), row)));
+        }
+        records
+    }
+}
+
+fn without_record(query: &str, detail: String, record: Vec<u8>) -> RejectedRecord {
+    RejectedRecord {
+        origin: query.to_owned(),
+        stream: String::new(),
+        split: String::new(),
+        sequence_number: String::new(),
+        arrival_ms: None,
+        reason: RejectReason::QueryFailed,
+        column: None,
+        detail,
+        record,
+    }
+}
+
+/// Sends what a query gave to its writer, and what its gates refused to the error output.
+pub(super) async fn finish_query(
+    query: &mut RunningQuery,
+    context: &EpochContext<'_>,
+    late_to_errors: bool,
+    errors: &mpsc::Sender<ErrorsOrder>,
+) -> Result<()> {
+    let (late, _, refused) = query.graph.gates.take();
+    query.counts.late += late;
+    let mut records = Vec::new();
+    for row in refused {
+        let reason = match &query.gates[row.gate] {
+            GateKind::Late if !late_to_errors => continue,
+            GateKind::Late => RejectReason::Late,
+            GateKind::Require(reason) => {
+                *query.counts.rejected.entry(reason.clone()).or_default() += 1;
+                RejectReason::Required(reason.clone())
+            }
+        };
+        let record = row.origin.and_then(|origin| context.rejected(&query.name, origin, reason, String::new()));
+        records.extend(record);
+    }
+    let QueryOutput { rows, failed, failed_results } = std::mem::take(&mut query.graph.pending);
+    let reason = RejectReason::QueryFailed.to_string();
+    if !failed.is_empty() {
+        *query.counts.rejected.entry(reason.clone()).or_default() += failed.len() as u64;
+    }
+    if !failed_results.is_empty() {
+        *query.counts.refused.entry(reason.clone()).or_default() += failed_results.len() as u64;
+    }
+    records.extend(failed.into_iter().chain(failed_results).map(|row| context.failed(&query.name, row)));
+    if let Some(detail) = query.skipped.take() {
+        let count: usize =
+            query.tables.iter().flat_map(|table| &context.epoch.rows[*table]).map(|b| b.num_rows()).sum();
+        *query.counts.rejected.entry(reason).or_default() += count as u64;
+        records.extend(context.all(query, &detail));
+    }
+    let is_new = context.epoch_number > context.saved && !records.is_empty();
+    if is_new && errors.send(ErrorsOrder::Records(records)).await.is_err() {
+        return Err(Error::internal("the error output has gone"));
+    }
+    let changes = changes(rows, query.graph.mode, &query.key, &query.schema)?;
+    query.counts.rows_out += changes.iter().map(|c| c.batch.num_rows() as u64).sum::<u64>();
+    let order = Order::Epoch { epoch: context.epoch_number, now_ms: context.now_ms, changes };
+    order_query(query, order).await
+}
+
+/// Reports a query's state, and passes the order on to its writer.
+pub(super) async fn checkpoint_query(query: &mut RunningQuery, order: CheckpointOrder) -> Result<()> {
+    let (name, plan, operators) = (query.name.clone(), query.plan.clone(), query.graph.snapshot());
+    order.report(Report::State { query: name, plan, operators }).await;
+    order_query(query, Order::Checkpoint(order)).await
+}
+
+async fn order_query(query: &mut RunningQuery, order: Order) -> Result<()> {
+    if query.orders.send(order).await.is_err() {
+        // The writer has gone: its own error says why.
+        let outcome = (&mut query.writer).await;
+        return Err(match outcome {
+            Ok(Err(error)) => error,
+            Ok(Ok(_)) => Error::internal("a writer ended early").context(format!("query '{}'", query.name)),
+            Err(error) => Error::internal("a writer's task failed").caused_by(error),
+        });
+    }
+    Ok(())
+}
+
+impl RunningQuery {
+    /// The epoch at which its sink is.
+    pub(super) fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+}
+
+/// Closes a query's sink and takes its state.
+pub(super) async fn end_query(
+    query: RunningQuery,
+    epoch: EpochNumber,
+) -> Result<(QueryCounts, SavedQuery, Option<i64>)> {
+    drop(query.orders);
+    let written = query.writer.await.map_err(|e| Error::internal("a writer's task failed").caused_by(e))??;
+    let mut counts = query.counts;
+    for (reason, rows) in written.refused {
+        *counts.refused.entry(reason).or_default() += rows;
+    }
+    let mut graph = query.graph;
+    counts.used = graph.gates.used();
+    let taken = counts.used + counts.late + counts.rejected.values().sum::<u64>();
+    // More taken than read would wrap to a sum that the check refuses.
+    counts.filtered = (!graph.multiplies()).then(|| counts.rows_in.saturating_sub(taken));
+    let closed = graph.reopen();
+    let (plan, operators) = (query.plan, graph.snapshot());
+    let saved = SavedQuery { plan, durable_epoch: epoch.0, operators, unwritten: None, sink: None };
+    debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");
+    Ok((counts, saved, closed))
+}
