@@ -21,6 +21,7 @@ mod driver;
 mod epoch;
 mod feed;
 mod lookup_cache;
+mod opening;
 mod progress;
 mod read_all;
 mod reader;
