@@ -29,6 +29,9 @@ pub(super) struct ProduceArgs {
     /// Field whose value decides the shard, e.g. data.user_id; without it, a hash of the record
     #[arg(long, value_name = "FIELD")]
     partition_key: Option<String>,
+    /// Field whose value, a whole number below 2^128, is the hash that decides the shard in place of the partition key's
+    #[arg(long, value_name = "FIELD")]
+    explicit_hash_key: Option<String>,
     /// Stop after so many records
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -55,7 +58,12 @@ async fn run(args: ProduceArgs) -> Result<()> {
         "-" => Box::new(stdin()),
         path => Box::new(File::open(path).map_err(|e| Error::config(format!("cannot read '{path}'")).caused_by(e))?),
     };
-    let options = ProduceOptions { partition_key: args.partition_key, rate: args.rate, limit: args.limit };
+    let options = ProduceOptions {
+        partition_key: args.partition_key,
+        explicit_hash_key: args.explicit_hash_key,
+        rate: args.rate,
+        limit: args.limit,
+    };
     let terminal = std::io::stderr().is_terminal();
     let input = BufReader::with_capacity(1 << 20, input);
     let done = put(input, target.as_mut(), &options, clock.as_ref(), |done| {

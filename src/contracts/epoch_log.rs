@@ -28,7 +28,7 @@ pub struct EpochCut {
     /// The input ended here: every window closed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub closes: bool,
-    /// Splits that gave records, or that were opened for it.
+    /// Splits that gave records, that the run has come to know since the epoch before, or that have ended.
     pub splits: Vec<SplitCut>,
     /// Event time of the tables that have one.
     pub tables: Vec<TableCut>,
@@ -41,7 +41,7 @@ pub struct SplitCut {
     pub feed: String,
     /// Its name.
     pub split: String,
-    /// How it was opened, in the first epoch after that.
+    /// How it is opened, in the first epoch after the run has come to know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opened: Option<Opened>,
     /// Records that the epoch took from it.
@@ -49,6 +49,12 @@ pub struct SplitCut {
     /// Position of the last of them: proves that a replay reads the same ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// Its reader has found its end. Said of sources that have few splits open at a time ([`Source::most_open`]), so that a
+    /// replay need not keep more of them open either.
+    ///
+    /// [`Source::most_open`]: super::Source::most_open
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ended: bool,
 }
 
 /// How reading of a split began in a run.

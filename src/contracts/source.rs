@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
@@ -93,6 +94,7 @@ pub struct SourceProgress {
 /// - `open` with a position resumes *after* it; no record is read twice or skipped.
 /// - New splits may appear between two calls of `splits`; one that was there does not disappear
 ///   while unread records are in it.
+/// - Where `most_open` is a number, a split is complete when it is listed: it ends without anything being added.
 #[async_trait]
 pub trait Source: Send + Sync + fmt::Debug {
     /// Reaches the source, so that a wrong name is found at once, and tells it how it is going to be read.
@@ -130,6 +132,13 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// several): key and an array of length 1. It comes before the runtime's own rule for the key.
     fn split_metadata(&self, _split: &Split) -> Result<Vec<(String, ArrayRef)>> {
         Ok(Vec::new())
+    }
+
+    /// How many of its splits are read side by side; the others wait, in the order of `splits`, until one has ended.
+    /// `None` for all of them, which is right for splits that may never end. What is complete when it is listed and may be there
+    /// by the thousand (files) gives a number, since a reader costs memory.
+    fn most_open(&self) -> Option<NonZeroUsize> {
+        None
     }
 
     /// Called once when a run ends in order, after the last record has counted: what exists only for readers (a

@@ -14,8 +14,8 @@ use super::changes::difference;
 use super::saved::{nonce, storage};
 use crate::contracts::{Clock, EpochLog, Error, LogEntry, Result, Watermark};
 use crate::state::{
-    CheckpointStore, FileEpochLog, LocalStorage, Manifest, ManifestOperator, ObjectEpochLog, OperatorState, SavedTable,
-    Stamp, StatePiece,
+    CheckpointStore, FileEpochLog, LocalStorage, Manifest, ManifestOperator, ObjectEpochLog, OperatorState, SavedSplit,
+    SavedTable, Stamp, StatePiece,
 };
 
 /// Checkpoints that a rewind leaves beside savepoints.
@@ -83,9 +83,8 @@ impl StateTools {
         for (table, saved) in &manifest.tables {
             let _ = writeln!(text, "  table {table}");
             for (split, at) in &saved.splits {
-                let after = at.after_exclusive.as_deref().unwrap_or("(its beginning)");
                 let end = if at.finished { ", finished" } else { "" };
-                let _ = writeln!(text, "    {split}: after {after}, watermark {}{end}", Watermark(at.watermark_ms));
+                let _ = writeln!(text, "    {split}: {}, watermark {}{end}", stands(at), Watermark(at.watermark_ms));
             }
         }
         for (query, saved) in &manifest.queries {
@@ -113,10 +112,7 @@ impl StateTools {
             for split in keys(&old.splits, &new.splits) {
                 let (was, is) = (old.splits.get(split), new.splits.get(split));
                 if was != is {
-                    let at = |at: Option<&crate::state::SavedSplit>| match at {
-                        Some(at) => at.after_exclusive.clone().unwrap_or_else(|| "its beginning".to_owned()),
-                        None => "not known".to_owned(),
-                    };
+                    let at = |at: Option<&SavedSplit>| at.map_or_else(|| "not known".to_owned(), stands);
                     let _ = writeln!(text, "  table {table}, {split}: {} -> {}", at(was), at(is));
                 }
             }
@@ -255,6 +251,15 @@ fn keys<'a, T>(
     after: &'a std::collections::BTreeMap<String, T>,
 ) -> BTreeSet<&'a String> {
     before.keys().chain(after.keys()).collect()
+}
+
+/// Where reading of a split goes on.
+fn stands(at: &SavedSplit) -> String {
+    match (&at.after_exclusive, at.from_ms) {
+        (Some(position), _) => format!("after {position}"),
+        (None, Some(ms)) => format!("arrivals from {}", Watermark(ms)),
+        (None, None) => "from its beginning".to_owned(),
+    }
 }
 
 fn short(manifest: &Manifest) -> String {

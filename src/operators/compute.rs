@@ -75,11 +75,12 @@ impl Output {
     }
 }
 
-/// About how many bytes the values of a batch have; of texts only those that it shows.
+/// About how many bytes the values of a batch have: only those that it shows, for many batches are slices of one.
 pub(super) fn batch_bytes(batch: &RecordBatch) -> usize {
     let bytes = |column: &ArrayRef| match column.as_string_view_opt() {
-        Some(texts) => texts.len() * 16 + texts.total_buffer_bytes_used(),
-        None => column.get_buffer_memory_size(),
+        Some(texts) => texts.len() * size_of::<u128>() + texts.total_buffer_bytes_used(),
+        // What Arrow cannot say of a type is at most what its buffers hold.
+        None => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_buffer_memory_size()),
     };
     batch.columns().iter().map(bytes).sum()
 }

@@ -5,9 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use datafusion::arrow::array::AsArray;
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::DataType;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -15,12 +12,10 @@ use super::accounting::TableCounts;
 use super::crew::Crew;
 use super::epoch::{Epoch, EpochLimits, with_floor};
 use super::feed::{Feed, FeedSpecification};
-use super::reader::{Brake, Event, Piece, Quotas, ReaderTask, TableMaker};
-use super::rows::RowMaker;
-use super::shared_decode::FeedDecoder;
-use super::splits::{SplitState, Status, Unlogged};
+use super::reader::{Event, Piece};
+use super::splits::{SplitState, Status};
 use super::worker::Ending;
-use crate::contracts::{Boundedness, Clock, EpochCut, Opened, OpenedAt, Position, Result, Split, StartPosition};
+use crate::contracts::{Boundedness, Clock, EpochCut, Result, StartPosition};
 use crate::operators::Compute;
 use crate::state::{SavedSplit, SavedTable};
 
@@ -34,28 +29,20 @@ pub(crate) struct Driver {
     pub(super) feeds: Vec<Feed>,
     slots: usize,
     pub(super) events: mpsc::Receiver<Event>,
-    sender: mpsc::Sender<Event>,
-    readers: Vec<JoinHandle<()>>,
-    pieces: Arc<AtomicU32>,
+    pub(super) sender: mpsc::Sender<Event>,
+    pub(super) readers: Vec<JoinHandle<()>>,
+    pub(super) pieces: Arc<AtomicU32>,
     pub(super) clock: Arc<dyn Clock>,
-    compute: Compute,
-    limits: EpochLimits,
-    ending: Ending,
-    discovered_ms: i64,
-    first_epoch: bool,
+    pub(super) compute: Compute,
+    pub(super) limits: EpochLimits,
+    pub(super) ending: Ending,
+    pub(super) discovered_ms: i64,
+    pub(super) first_epoch: bool,
     /// When the last epoch was cut.
     cut: Option<Duration>,
     /// Epochs that an earlier run has cut and that are to be cut again.
     pub(super) replay: VecDeque<EpochCut>,
-    crew: Crew,
-}
-
-/// How a split is opened.
-pub(super) struct Opening {
-    pub(super) position: Option<Position>,
-    pub(super) start: StartPosition,
-    pub(super) watermarks: Vec<i64>,
-    pub(super) finished: bool,
+    pub(super) crew: Crew,
 }
 
 impl Driver {
@@ -104,129 +91,6 @@ impl Driver {
         }
         self.replay = replay;
         if self.replay.is_empty() { self.discover().await } else { Ok(()) }
-    }
-
-    /// Looks for splits that are not read yet, and starts those whose parents have ended.
-    pub(super) async fn discover(&mut self) -> Result<()> {
-        self.discovered_ms = self.clock.now_ms();
-        for index in 0..self.feeds.len() {
-            self.discover_feed(index).await?;
-        }
-        Ok(())
-    }
-
-    async fn discover_feed(&mut self, index: usize) -> Result<()> {
-        let feed = &mut self.feeds[index];
-        let splits = feed.specification.source.splits().await?;
-        feed.splits.listed = splits.iter().map(|split| split.id.clone()).collect();
-        for split in splits {
-            let known = feed.splits.by_id.contains_key(&split.id);
-            if !known && !feed.waiting.iter().any(|w| w.id == split.id) {
-                feed.waiting.push_back(split);
-            }
-        }
-        self.start_waiting(index).await
-    }
-
-    async fn start_waiting(&mut self, index: usize) -> Result<()> {
-        for _ in 0..self.feeds[index].waiting.len() {
-            let Some(split) = self.feeds[index].waiting.pop_front() else { break };
-            if self.feeds[index].is_ready(&split) {
-                self.start(index, split).await?;
-            } else {
-                self.feeds[index].waiting.push_back(split);
-            }
-        }
-        Ok(())
-    }
-
-    async fn start(&mut self, index: usize, split: Split) -> Result<()> {
-        let feed = &self.feeds[index];
-        let saved = feed.saved.iter().flatten().find_map(|table| table.splits.get(split.id.0.as_ref()));
-        let (position, finished) = saved.map_or((None, false), |saved| (saved.position(), saved.finished));
-        // A split that appears while the job runs, or has appeared since an earlier run, is read from its beginning:
-        // nothing may be skipped. So are children of splits that have been read here.
-        let follows = split.parents.iter().any(|parent| feed.splits.by_id.contains_key(parent));
-        let asked = self.first_epoch && !feed.goes_on() && !follows;
-        let start = if asked { feed.specification.start } else { StartPosition::TrimHorizon };
-        let watermarks = feed.first_watermarks(&split);
-        self.open(index, &split, Opening { position, start, watermarks, finished }, None).await
-    }
-
-    /// Opens a split. With `quota`, its reader gives as many records as it is told.
-    pub(super) async fn open(
-        &mut self,
-        index: usize,
-        split: &Split,
-        opening: Opening,
-        quota: Option<(mpsc::Sender<u64>, mpsc::Receiver<u64>)>,
-    ) -> Result<()> {
-        let Opening { mut position, start, watermarks, finished } = opening;
-        let (feed, (quota, quotas)) = (&mut self.feeds[index], quota.unzip());
-        let number = feed.splits.list.len();
-        let brake = Arc::new(Brake::default());
-        if !finished {
-            let reader = feed.specification.source.open(split, position.as_ref(), start).await?;
-            // A start at the newest record is resolved now, and kept even if the run ends before the first answer.
-            position = position.or_else(|| reader.position());
-            let constants = feed.specification.source.split_columns(split)?;
-            let split_metadata = feed.specification.source.split_metadata(split)?;
-            let stream = split_metadata
-                .iter()
-                .find(|(key, _)| key == "stream")
-                .and_then(|(_, name)| Some(cast(name, &DataType::Utf8).ok()?.as_string::<i32>().value(0).to_owned()));
-            let stream = stream.as_deref().unwrap_or(&feed.specification.stream);
-            let table = |(table, watermark): (&super::feed::TableSpecification, &i64)| TableMaker {
-                name: table.name.as_str().into(),
-                maker: RowMaker {
-                    schema: Arc::clone(&table.schema),
-                    stream: stream.into(),
-                    physical: table.physical,
-                    metadata: table.metadata.clone(),
-                    constants: constants.clone(),
-                    split_metadata: split_metadata.clone(),
-                    rule: table.watermark.clone(),
-                    watermark: *watermark,
-                    compute: self.compute.clone(),
-                },
-            };
-            let task = ReaderTask {
-                feed: index,
-                split: number,
-                reader,
-                decoder: FeedDecoder::try_new(&feed.specification)?,
-                tables: feed.specification.tables.iter().zip(&watermarks).map(table).collect(),
-                events: self.sender.clone(),
-                brake: Arc::clone(&brake),
-                pieces: Arc::clone(&self.pieces),
-                max_records: self.limits.rows,
-                ends_when_caught_up: self.ending != Ending::Run,
-                quotas: Quotas::new(quotas),
-            };
-            self.readers.push(self.crew.spawn(task.run()));
-        }
-        let at = match (&position, start) {
-            (Some(position), _) => OpenedAt::After(position.to_string()),
-            (None, StartPosition::TrimHorizon) => OpenedAt::TrimHorizon,
-            (None, StartPosition::AtTimestamp(ms)) => OpenedAt::AtTimestamp(ms),
-            (None, StartPosition::Latest) => OpenedAt::Latest,
-        };
-        feed.splits.by_id.insert(split.id.clone(), number);
-        for (time, watermark) in feed.times.iter_mut().zip(&watermarks) {
-            time.watermarks.push(*watermark);
-        }
-        feed.splits.list.push(SplitState {
-            id: split.id.clone(),
-            status: if finished { Status::Finished } else { Status::Reading },
-            position,
-            data_ms: self.clock.now_ms(),
-            brake,
-            behind_ms: None,
-            really_finished: finished,
-            unlogged: Unlogged { opened: Some(Opened { at, watermarks, finished }), ..Unlogged::default() },
-            quota,
-        });
-        Ok(())
     }
 
     /// Gathers the next epoch. Returns early, with what there is, when `stop` turns true.
@@ -347,14 +211,12 @@ impl Driver {
             Event::Finished { feed: index, split, really, position } => {
                 // A drained stream ends here, as far as its windows are concerned.
                 let ended = really || self.ending != Ending::Once;
+                let status = if ended { Status::Finished } else { Status::Paused };
                 let feed = &mut self.feeds[index];
-                let state = &mut feed.splits.list[split];
-                state.status = if ended { Status::Finished } else { Status::Paused };
-                state.really_finished = really;
-                state.behind_ms = Some(0);
-                state.position = position.or(state.position.take());
-                feed.splits.apply_brakes(&feed.times);
-                if really && feed.specification.source.boundedness() == Boundedness::Unbounded {
+                feed.ended(split, status, really, position);
+                let source = &feed.specification.source;
+                let unbounded = source.boundedness() == Boundedness::Unbounded && source.most_open().is_none();
+                if really && unbounded {
                     // What takes its place (the children of a shard that was split) is read without delay.
                     self.discover_feed(index).await?;
                 } else {
@@ -442,7 +304,11 @@ impl Driver {
                     let bounded = source.boundedness() == Boundedness::Bounded;
                     let finished = s.status == Status::Finished && (bounded || s.really_finished);
                     let after_exclusive = s.position.as_ref().map(ToString::to_string);
-                    (s.id.0.to_string(), SavedSplit { after_exclusive, watermark_ms: *watermark, finished })
+                    let from_ms = match s.start {
+                        StartPosition::AtTimestamp(ms) if s.position.is_none() => Some(ms),
+                        _ => None,
+                    };
+                    (s.id.0.to_string(), SavedSplit { after_exclusive, from_ms, watermark_ms: *watermark, finished })
                 };
                 // A drained run says what it has closed; any other has closed what its watermark passed.
                 let fired = if drained { i64::MIN } else { time.reported.0 };

@@ -11,8 +11,8 @@ use datafusion::arrow::datatypes::SchemaRef;
 
 use super::accounting::TableCounts;
 use super::rows::WatermarkRule;
-use super::splits::{FeedSplits, TableTime};
-use crate::contracts::{Decoder, MetadataColumn, Result, Source, Split, SplitId, StartPosition};
+use super::splits::{FeedSplits, Status, TableTime};
+use crate::contracts::{Decoder, MetadataColumn, Position, Result, Source, Split, SplitId, StartPosition};
 use crate::state::SavedTable;
 
 /// Makes a decoder for a split.
@@ -106,6 +106,23 @@ impl Feed {
             saved.map_or(inherited.max(time.reported.0).max(time.floor), |saved| saved.watermark_ms)
         };
         self.times.iter().zip(&self.saved).map(own).collect()
+    }
+
+    /// Whether one more split may be read beside those that are.
+    pub(crate) fn has_turn(&self) -> bool {
+        self.specification.source.most_open().is_none_or(|most| self.splits.open < most.get())
+    }
+
+    /// A reader has ended.
+    pub(crate) fn ended(&mut self, split: usize, status: Status, really: bool, position: Option<Position>) {
+        let state = &mut self.splits.list[split];
+        state.status = status;
+        state.really_finished = really;
+        state.behind_ms = Some(0);
+        state.position = position.or(state.position.take());
+        state.unlogged.ended = really && self.specification.source.most_open().is_some();
+        self.splits.open -= 1;
+        self.splits.apply_brakes(&self.times);
     }
 
     /// Whether a split may be started: its parents have been read.

@@ -29,6 +29,7 @@ impl MemoryWatch {
     pub(super) async fn keep(&mut self, queries: &mut [RunningQuery], compute: &Compute, now: Duration) -> Result<()> {
         let Some(limit) = &compute.limit else { return Ok(()) };
         let held: usize = queries.iter().map(|query| query.graph.memory().0).sum();
+        tracing::debug!(state = held >> 20, resident = resident().unwrap_or(0) >> 20, "memory in MiB");
         if held > limit.bytes {
             self.spill(queries, compute, limit, held, limit.bytes / 2).await?;
         } else if self.pressed.is_none_or(|pressed| now.saturating_sub(pressed) >= BETWEEN_PRESSURE)

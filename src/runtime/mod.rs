@@ -24,6 +24,7 @@ mod failures;
 mod feed;
 mod lookup_cache;
 mod memory;
+mod opening;
 mod progress;
 mod queries;
 mod read_all;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use datafusion::arrow::array::RecordBatch;
 
 use super::accounting::TableCounts;
+use super::crew::Foreman;
 use super::driver::Driver;
 use super::epoch::EpochLimits;
 use super::feed::FeedSpecification;
@@ -38,7 +39,9 @@ pub async fn read_all(
     let mut all = AllRows { tables: vec![Vec::new(); slots], ..AllRows::default() };
     // Epochs of a second keep what waits in channels small; their cuts mean nothing here.
     let limits = EpochLimits { interval: Duration::from_secs(1), rows: usize::MAX };
-    let mut driver = Driver::new(feeds, slots, clock, compute, limits, Ending::Drain, BTreeMap::new());
+    // Readers end when this function does.
+    let (_foreman, crew) = Foreman::new();
+    let mut driver = Driver::new(feeds, slots, clock, compute, limits, Ending::Drain, BTreeMap::new(), crew);
     driver.begin(VecDeque::new()).await?;
     // Held until the end: a sender that has gone would read as a stop.
     let (_stop, mut stop) = tokio::sync::watch::channel(false);

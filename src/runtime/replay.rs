@@ -3,21 +3,29 @@
 //! A replay takes from each split the number of records that the log says, in pieces of any size; rows are put in the
 //! same order as then, and event time is not computed but taken from the log, since it depends on the clock. Readers wait
 //! behind the records of the epoch until the next one asks for more; after the last logged epoch they run on.
+//!
+//! Where a source has few splits open at a time, a replay keeps to the same number: what the log says has ended is closed
+//! before the next one is opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use tokio::sync::mpsc;
 
-use super::driver::{Driver, Opening};
+use super::driver::Driver;
 use super::epoch::Epoch;
 use super::feed::{Feed, TableSpecification, is_of_feed, table_names};
+use super::opening::{Opening, saved_start};
 use super::reader::Event;
+use super::splits::Status;
 use crate::contracts::{
     EpochCut, Error, OpenedAt, Position, Result, Split, SplitCut, SplitId, StartPosition, TableCut, Watermark,
 };
 
 /// One quota is on its way at a time.
-const QUOTAS_WAITING: usize = 1;
+pub(super) const QUOTAS_WAITING: usize = 1;
+
+/// A split of a logged epoch: feed, its number there, and what the log says.
+type Logged<'a> = (usize, usize, &'a SplitCut);
 
 impl Driver {
     /// What the epoch was cut of, as far as the driver knows; it counts as logged from now on.
@@ -27,13 +35,14 @@ impl Driver {
             let name = feed.name();
             for split in &mut feed.splits.list {
                 let unlogged = std::mem::take(&mut split.unlogged);
-                if unlogged.records > 0 || unlogged.opened.is_some() {
+                if unlogged.records > 0 || unlogged.opened.is_some() || unlogged.ended {
                     splits.push(SplitCut {
                         feed: name.clone(),
                         split: split.id.to_string(),
                         opened: unlogged.opened,
                         records: unlogged.records,
                         after: unlogged.after.map(|position| position.to_string()),
+                        ended: unlogged.ended,
                     });
                 }
             }
@@ -53,48 +62,52 @@ impl Driver {
 
     /// Gathers the epoch that `cut` describes.
     pub(super) async fn gather_logged(&mut self, epoch: &mut Epoch, cut: &EpochCut) -> Result<()> {
-        let mut missing: BTreeMap<(usize, usize), (u64, Option<&str>)> = BTreeMap::new();
-        for split in &cut.splits {
-            let id = SplitId(split.split.as_str().into());
-            for feed in self.logged_feeds(&split.feed) {
-                if !self.feeds[feed].splits.by_id.contains_key(&id) {
-                    self.open_logged(feed, split, &id).await?;
+        let mut turns = self.turns_of(cut).await?;
+        // Records that each is still to give, and what the log says of it.
+        let mut missing: BTreeMap<(usize, usize), (u64, &SplitCut)> = BTreeMap::new();
+        loop {
+            while let Some((feed, number, split)) = turns.front().copied() {
+                let is_open = self.feeds[feed].splits.list[number].unopened.is_none();
+                let alone = !missing.keys().any(|(other, _)| *other == feed);
+                if !(is_open || alone || self.feeds[feed].has_turn()) {
+                    break;
                 }
-                let number = self.feeds[feed].splits.by_id.get(&id);
-                let number = *number.ok_or_else(|| unreadable(split))?;
-                if split.records > 0 {
-                    missing.insert((feed, number), (split.records, split.after.as_deref()));
-                    let quota = self.feeds[feed].splits.list[number].quota.as_ref().ok_or_else(|| unreadable(split))?;
-                    // A reader that has gone has sent its error.
-                    let _ = quota.send(split.records).await;
-                }
+                turns.pop_front();
+                self.ask(feed, number, split).await?;
+                missing.insert((feed, number), (split.records, split));
             }
-        }
-        while !missing.is_empty() {
+            if missing.is_empty() {
+                break;
+            }
             let event = self.events.recv().await.ok_or_else(|| Error::internal("the readers have gone"))?;
-            let Event::Piece(piece) = event else {
-                self.take(event, epoch).await?;
-                continue;
-            };
-            let key = (piece.feed, piece.split);
-            let Some((left, after)) = missing.get_mut(&key) else {
-                return Err(Error::internal("a reader gave records that no logged epoch has"));
-            };
-            *left = left.saturating_sub(piece.records);
-            if *left == 0 {
-                if *after != Some(&*piece.position.0) {
-                    let split = &self.feeds[key.0].splits.list[key.1].id;
-                    return Err(Error::corrupt(format!(
-                        "split '{split}' has record {} where epoch {} of the run before had {}",
-                        piece.position,
-                        cut.epoch,
-                        after.unwrap_or("none")
-                    ))
-                    .hint("the stream was changed or has lost records since: start anew with --fresh"));
+            match event {
+                Event::Piece(piece) => {
+                    let key = (piece.feed, piece.split);
+                    let Some((left, split)) = missing.get_mut(&key) else {
+                        return Err(Error::internal("a reader gave records that no logged epoch has"));
+                    };
+                    if *left == 0 {
+                        return Err(not_the_same(split, &piece.position, cut.epoch));
+                    }
+                    *left = left.saturating_sub(piece.records);
+                    if *left == 0 {
+                        if split.after.as_deref() != Some(&*piece.position.0) {
+                            return Err(not_the_same(split, &piece.position, cut.epoch));
+                        }
+                        if split.ended {
+                            self.feeds[key.0].splits.list[key.1].quota = None;
+                        } else {
+                            missing.remove(&key);
+                        }
+                    }
+                    self.take_piece(*piece, epoch);
                 }
-                missing.remove(&key);
+                // Only what the log says has ended is let run to its end.
+                Event::Finished { feed, split, really, position } if missing.remove(&(feed, split)).is_some() => {
+                    self.feeds[feed].ended(split, Status::Finished, really, position);
+                }
+                event => self.take(event, epoch).await?,
             }
-            self.take_piece(*piece, epoch);
         }
         let logged = |name: &str| cut.tables.iter().find(|table| table.table == name);
         for feed in &mut self.feeds {
@@ -117,6 +130,46 @@ impl Driver {
             }
         }
         self.close(epoch)
+    }
+
+    /// The splits that give something to the epoch, all of them known by now: those that are open, then those that have
+    /// ended within the epoch, then those that stayed open behind it. In this order, no more are open at a time than were then.
+    async fn turns_of<'a>(&mut self, cut: &'a EpochCut) -> Result<VecDeque<Logged<'a>>> {
+        let mut turns: Vec<Logged<'a>> = Vec::new();
+        let mut listed = BTreeMap::new();
+        for split in &cut.splits {
+            let id = SplitId(split.split.as_str().into());
+            for feed in self.logged_feeds(&split.feed) {
+                if !self.feeds[feed].splits.by_id.contains_key(&id) {
+                    self.know_logged(feed, split, &id, &mut listed).await?;
+                }
+                let number = self.feeds[feed].splits.by_id.get(&id);
+                let number = *number.ok_or_else(|| unreadable(split))?;
+                if split.records > 0 || split.ended {
+                    turns.push((feed, number, split));
+                }
+            }
+        }
+        turns.sort_by_key(|(feed, number, split)| {
+            (self.feeds[*feed].splits.list[*number].unopened.is_some(), !split.ended)
+        });
+        Ok(turns.into())
+    }
+
+    /// Has a split give the records that the log says, or find its end.
+    async fn ask(&mut self, feed: usize, number: usize, split: &SplitCut) -> Result<()> {
+        if self.feeds[feed].splits.list[number].unopened.is_some() {
+            self.open(feed, number, Some(mpsc::channel(QUOTAS_WAITING))).await?;
+        }
+        let quota = &mut self.feeds[feed].splits.list[number].quota;
+        let sender = quota.as_ref().ok_or_else(|| unreadable(split))?;
+        if split.records > 0 {
+            // A reader that has gone has sent its error.
+            let _ = sender.send(split.records).await;
+        } else {
+            *quota = None;
+        }
+        Ok(())
     }
 
     /// The feeds that read what the feed of this name has read. Since then, tables may have come or gone, or be read apart.
@@ -153,15 +206,25 @@ impl Driver {
         }
     }
 
-    /// Opens a split as the log says. A log that a replay has shortened says it no more, but that replay's saved state does.
-    async fn open_logged(&mut self, index: usize, cut: &SplitCut, id: &SplitId) -> Result<()> {
+    /// Takes a split into account as the log says. A log that a replay has shortened says it no more, but that replay's saved
+    /// state does. `listed` keeps what sources name, by feed.
+    async fn know_logged(
+        &mut self,
+        index: usize,
+        cut: &SplitCut,
+        id: &SplitId,
+        listed: &mut BTreeMap<usize, BTreeMap<SplitId, Split>>,
+    ) -> Result<()> {
         let feed = &mut self.feeds[index];
-        let listed = feed.specification.source.splits().await?;
-        feed.splits.listed = listed.iter().map(|split| split.id.clone()).collect();
-        let listed = listed.into_iter().find(|split| split.id == *id);
+        let found = |listed: &BTreeMap<usize, BTreeMap<SplitId, Split>>| listed.get(&index)?.get(id).cloned();
+        if found(listed).is_none() {
+            let splits = feed.specification.source.splits().await?;
+            feed.splits.listed = splits.iter().map(|split| split.id.clone()).collect();
+            listed.insert(index, splits.into_iter().map(|split| (split.id.clone(), split)).collect());
+        }
         let finished = cut.opened.as_ref().is_some_and(|opened| opened.finished);
         // One that was read to its end before may have been forgotten by its source.
-        let split = listed.or(finished.then(|| Split { id: id.clone(), bytes: None, parents: Vec::new() }));
+        let split = found(listed).or(finished.then(|| Split { id: id.clone(), bytes: None, parents: Vec::new() }));
         let split = split.ok_or_else(|| unreadable(cut))?;
         let opening = match &cut.opened {
             Some(opened) => {
@@ -169,6 +232,7 @@ impl Driver {
                     OpenedAt::After(position) => (Some(Position(position.as_str().into())), StartPosition::TrimHorizon),
                     OpenedAt::TrimHorizon => (None, StartPosition::TrimHorizon),
                     OpenedAt::AtTimestamp(ms) => (None, StartPosition::AtTimestamp(*ms)),
+                    OpenedAt::Latest if finished => (None, StartPosition::Latest),
                     OpenedAt::Latest => return Err(unknown_start(cut)),
                 };
                 let logged: Vec<&str> = table_names(&cut.feed).collect();
@@ -184,11 +248,18 @@ impl Driver {
                 let saved = saved.ok_or_else(|| unreadable(cut))?;
                 let (position, finished) = (saved.position(), saved.finished);
                 let watermarks = feed.first_watermarks(&split);
-                Opening { position, start: StartPosition::TrimHorizon, watermarks, finished }
+                Opening { position, start: saved_start(saved), watermarks, finished }
             }
         };
-        self.open(index, &split, opening, Some(mpsc::channel(QUOTAS_WAITING))).await
+        self.know(index, split, opening, true).await
     }
+}
+
+fn not_the_same(cut: &SplitCut, found: &Position, epoch: u64) -> Error {
+    let had = cut.after.as_deref().unwrap_or("none");
+    let split = &cut.split;
+    Error::corrupt(format!("split '{split}' has record {found} where epoch {epoch} of the run before had {had}"))
+        .hint("the stream was changed or has lost records since: start anew with --fresh")
 }
 
 fn unknown_start(cut: &SplitCut) -> Error {

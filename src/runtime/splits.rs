@@ -5,16 +5,18 @@
 //! idle, time goes on at the speed of the clock, so that the last window fires on a quiet stream
 //! ("Decisions", 8).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use super::reader::Brake;
-use crate::contracts::{Opened, Position, SplitId, Watermark};
+use crate::contracts::{Opened, Position, Split, SplitId, StartPosition, Watermark};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
+    /// It waits for its turn. It holds time back, so that nothing in it will be late.
+    Unopened,
     Reading,
     CaughtUp,
     /// Read up to now, and not read further in this run; a later one goes on. It still holds time back.
@@ -27,6 +29,8 @@ pub(crate) struct SplitState {
     pub(crate) id: SplitId,
     pub(crate) status: Status,
     pub(crate) position: Option<Position>,
+    /// Where it begins, as long as there is no position.
+    pub(crate) start: StartPosition,
     /// When data last came, by the clock.
     pub(crate) data_ms: i64,
     pub(crate) brake: Arc<Brake>,
@@ -38,6 +42,8 @@ pub(crate) struct SplitState {
     pub(crate) unlogged: Unlogged,
     /// While logged epochs are cut again: how many records the reader may give.
     pub(crate) quota: Option<mpsc::Sender<u64>>,
+    /// What the source needs to open it, until it is opened.
+    pub(crate) unopened: Option<Split>,
 }
 
 /// What a split did since the last logged epoch.
@@ -46,6 +52,7 @@ pub(crate) struct Unlogged {
     pub(crate) opened: Option<Opened>,
     pub(crate) records: u64,
     pub(crate) after: Option<Position>,
+    pub(crate) ended: bool,
 }
 
 /// The splits of a source.
@@ -55,23 +62,30 @@ pub(crate) struct FeedSplits {
     pub(crate) by_id: BTreeMap<SplitId, usize>,
     /// What the source named when it was last asked.
     pub(crate) listed: BTreeSet<SplitId>,
+    /// Readers at work.
+    pub(crate) open: usize,
+    /// Splits that wait for their turn, the first to be opened first.
+    pub(crate) turns: VecDeque<usize>,
 }
 
 impl FeedSplits {
     pub(crate) fn all_finished(&self) -> bool {
-        self.list.iter().all(|s| matches!(s.status, Status::Finished | Status::Paused))
+        self.open == 0 && self.turns.is_empty()
     }
 
     pub(crate) fn all_caught_up(&self) -> bool {
-        self.list.iter().all(|s| s.status != Status::Reading)
+        self.turns.is_empty() && self.list.iter().all(|s| s.status != Status::Reading)
     }
 
     /// Holds back splits that are too far ahead for every table that has a bound. One table alone must not: two could
     /// hold each other's slowest split for ever.
     pub(crate) fn apply_brakes(&self, times: &[TableTime]) {
         let holds: Vec<Vec<bool>> = times.iter().filter_map(|time| time.too_far_ahead(&self.list)).collect();
+        if holds.is_empty() {
+            return;
+        }
         for (number, split) in self.list.iter().enumerate() {
-            let held = !holds.is_empty() && holds.iter().all(|table| table[number]);
+            let held = holds.iter().all(|table| table[number]);
             split.brake.hold(split.quota.is_none() && split.status == Status::Reading && held);
         }
     }
@@ -174,12 +188,14 @@ mod tests {
                 id,
                 status,
                 position: None,
+                start: StartPosition::TrimHorizon,
                 data_ms,
                 brake: Arc::default(),
                 behind_ms: None,
                 really_finished: false,
                 unlogged: Unlogged::default(),
                 quota: None,
+                unopened: None,
             });
         }
         (time, feed)
@@ -200,6 +216,18 @@ mod tests {
         assert_eq!(advanced(&[(Reading, 10, 0), (CaughtUp, 7, 0)], 30_000), 10);
         assert_eq!(advanced(&[(Reading, 10, 0), (Reading, 7, 0)], 90_000), 7);
         assert_eq!(advanced(&[(CaughtUp, i64::MIN, 0), (Reading, 7, 0)], 0), i64::MIN);
+    }
+
+    #[test]
+    fn what_waits_for_its_turn_holds_time_back_but_no_reader() {
+        use Status::{Finished, Reading, Unopened};
+        assert_eq!(advanced(&[(Finished, 10, 0), (Unopened, i64::MIN, 0), (Reading, 7, 0)], 90_000), i64::MIN);
+        assert_eq!(advanced(&[(Finished, 10, 0), (Unopened, 5, 0)], 90_000), 5);
+        // The one that waits cannot be waited for: it is opened when one of these has ended.
+        let (mut time, feed) = table(&[(Reading, 100, 0), (Reading, 0, 0), (Unopened, i64::MIN, 0)]);
+        time.max_drift_ms = Some(10);
+        feed.apply_brakes(&[time]);
+        assert_eq!(feed.list.iter().map(|split| split.brake.is_held()).collect::<Vec<_>>(), [true, false, false]);
     }
 
     #[test]

@@ -190,6 +190,7 @@ mod tests {
             opened: None,
             records: 17,
             after: Some("4711".to_owned()),
+            ended: false,
         };
         let (generation, now_ms) = (1, 1_790_000_000_000);
         LogEntry::Cut(EpochCut { epoch, generation, now_ms, closes: false, splits: vec![split], tables: vec![] })

@@ -181,6 +181,10 @@ impl SavedTable {
 pub struct SavedSplit {
     /// Name of the last record that counted; reading resumes after it.
     pub after_exclusive: Option<String>,
+    /// Where it has no such record and does not begin with its oldest one: from this time of arrival on, in milliseconds
+    /// since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_ms: Option<i64>,
     /// The split's watermark, in milliseconds.
     pub watermark_ms: i64,
     /// Whether the split has ended.

@@ -34,7 +34,8 @@ fn piece(id: u64, values: std::ops::Range<i64>, dead: &[usize]) -> StatePiece {
 }
 
 fn job(epoch: u64, pieces: Vec<StatePiece>) -> SavedJob {
-    let split = SavedSplit { after_exclusive: Some("4711".to_owned()), watermark_ms: 17, finished: false };
+    let split =
+        SavedSplit { after_exclusive: Some("4711".to_owned()), from_ms: None, watermark_ms: 17, finished: false };
     let table = SavedTable {
         splits: BTreeMap::from([("shardId-0".to_owned(), split)]),
         floor: i64::MIN,

@@ -35,7 +35,7 @@ async fn kinesis_log() {
     let mut stream = LocalStream::open(dir.path(), "s", Some(3), Arc::new(SystemClock::new())).unwrap();
     let lines: Vec<String> = (0..100).map(|i| format!("{{\"n\":{i}}}")).collect();
     for lines in lines.chunks(17) {
-        let records: Vec<_> = lines.iter().map(|l| PutRecord { data: l.as_bytes(), partition_key: l }).collect();
+        let records: Vec<_> = lines.iter().map(|l| PutRecord::new(l.as_bytes(), l)).collect();
         assert!(stream.put_records(&records).unwrap().iter().all(Result::is_ok));
     }
     let source = connectors(dir.path(), 1).source(&spec("t", schema(&[]), &[("stream", "s")]), "kinesis").unwrap();

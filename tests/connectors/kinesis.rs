@@ -16,7 +16,7 @@ fn clock() -> Arc<dyn Clock> {
 }
 
 fn put(stream: &mut LocalStream, text: &str) -> (u32, u64) {
-    let result = stream.put_records(&[PutRecord { data: text.as_bytes(), partition_key: text }]).unwrap();
+    let result = stream.put_records(&[PutRecord::new(text.as_bytes(), text)]).unwrap();
     let receipt = result[0].clone().unwrap();
     (receipt.shard, receipt.sequence_number)
 }
@@ -43,11 +43,11 @@ async fn limits_refuse_single_records() {
     let large = vec![b'x'; 1 << 20];
     let long_key = "k".repeat(257);
     let records = [
-        PutRecord { data: b"ok", partition_key: "k" },
-        PutRecord { data: &large, partition_key: "k" },
-        PutRecord { data: b"ok", partition_key: "" },
-        PutRecord { data: b"ok", partition_key: &long_key },
-        PutRecord { data: &large[1..], partition_key: "k" },
+        PutRecord::new(b"ok", "k"),
+        PutRecord::new(&large, "k"),
+        PutRecord::new(b"ok", ""),
+        PutRecord::new(b"ok", &long_key),
+        PutRecord::new(&large[1..], "k"),
     ];
     let results = stream.put_records(&records).unwrap();
     let stored: Vec<bool> = results.iter().map(|r| r.is_ok()).collect();
@@ -92,7 +92,7 @@ async fn a_torn_tail_is_not_read_and_is_cut_off() {
     };
     assert!(error.to_string().contains("damaged"), "{error}");
     let mut stream = LocalStream::open(dir.path(), "s", None, clock()).unwrap();
-    assert!(stream.put_records(&[PutRecord { data: b"x", partition_key: "k" }]).is_err());
+    assert!(stream.put_records(&[PutRecord::new(b"x", "k")]).is_err());
 }
 
 #[tokio::test]
@@ -254,7 +254,12 @@ async fn producing_by_key_limit_and_rate() {
     let lines: String = (0..500).map(|i| format!("{{\"n\":{i},\"data\":{{\"user\":\"u{}\"}}}}\n", i % 3)).collect();
     let clock = clock();
     let mut target = local_target(dir.path(), "s", clock.clone()).unwrap();
-    let options = ProduceOptions { partition_key: Some("data.user".to_owned()), rate: Some(1_000.0), limit: Some(200) };
+    let options = ProduceOptions {
+        partition_key: Some("data.user".to_owned()),
+        rate: Some(1_000.0),
+        limit: Some(200),
+        ..Default::default()
+    };
     let before = clock.elapsed();
     let input = BufReader::new(lines.as_bytes());
     let done = produce(input, target.as_mut(), &options, clock.as_ref(), |_| {}).await.unwrap();
@@ -271,6 +276,27 @@ async fn producing_by_key_limit_and_rate() {
                 assert!(text.contains(&format!("\"{}\"", keys[i])), "{text} {}", keys[i]);
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn producing_by_explicit_hash_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let quarter = u128::MAX / 4 + 1;
+    let line = |n: u128| format!("{{\"n\":{n},\"hash\":\"{}\"}}\n", (n % 4) * quarter + n);
+    let lines = (0..40).map(line).collect::<String>() + "{\"hash\":\"far\"}\n{\"n\":3,\"hash\":null}\n";
+    let mut target = local_target(dir.path(), "s", clock()).unwrap();
+    let options = ProduceOptions { explicit_hash_key: Some("hash".to_owned()), ..Default::default() };
+    let input = BufReader::new(lines.as_bytes());
+    let done = produce(input, target.as_mut(), &options, clock().as_ref(), |_| {}).await.unwrap();
+    assert_eq!((done.records, done.refused), (41, 1));
+    assert!(done.first_refusal.unwrap().starts_with("line 41: 'far' is no explicit hash key"));
+    let source = LocalKinesisSource::new(dir.path(), "s", clock(), true);
+    for (shard, split) in source.splits().await.unwrap().iter().enumerate() {
+        let read = read_split(&source, split, None, StartPosition::TrimHorizon).await;
+        let own = read.iter().filter(|(text, _)| !text.contains("null"));
+        let numbers: Vec<usize> = own.map(|(text, _)| text[5..].split(',').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(numbers, (0..10).map(|n| n * 4 + shard).collect::<Vec<_>>());
     }
 }
 

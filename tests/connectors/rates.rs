@@ -56,8 +56,7 @@ async fn rates_of_the_stream() {
     let before = start(&clock);
     let mut stream = LocalStream::open(dir.path(), "s", None, clock.clone()).unwrap();
     for events in events.chunks(500) {
-        let records: Vec<_> =
-            events.iter().map(|e| PutRecord { data: e.as_bytes(), partition_key: &e[13..49] }).collect();
+        let records: Vec<_> = events.iter().map(|e| PutRecord::new(e.as_bytes(), &e[13..49])).collect();
         stream.put_records(&records).unwrap();
     }
     report("put_records", EVENTS, &clock, before);

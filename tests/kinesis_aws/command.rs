@@ -74,6 +74,38 @@ async fn from_produce_to_a_job() {
     }
 }
 
+/// An explicit hash decides the shard; the partition key stays what it is; a line without a hash goes where its key says, and
+/// one with a bad hash is named.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explicit_hash_keys_decide_the_shard() {
+    let stub = AwsStub::start().await;
+    stub.create("clicks", 4);
+    let dir = tempfile::tempdir().unwrap();
+    let quarter = u128::MAX / 4 + 1;
+    let line =
+        |shard: u128, at: u128| format!("{{\"page\":\"same\",\"to\":{{\"hash\":\"{}\"}}}}\n", shard * quarter + at);
+    let mut lines: Vec<String> = (0..40).map(|n| line(n % 4, n)).collect();
+    lines.push("{\"page\":\"same\",\"to\":{\"hash\":340282366920938463463374607431768211455}}\n".to_owned());
+    lines.push("{\"page\":\"same\"}\n".to_owned());
+    std::fs::write(dir.path().join("in.jsonl"), lines.concat()).unwrap();
+    let produce = |from: &str| {
+        let by = ["--partition-key", "page", "--explicit-hash-key", "to.hash"];
+        tidemill(&stub, dir.path(), &[&["produce", "clicks", "--from", from], &by[..]].concat())
+    };
+    succeeded(&produce("in.jsonl"));
+    let found: Vec<(usize, bool)> = stub.with("clicks", |s| {
+        s.shards.values().map(|s| (s.records.len(), s.records.iter().all(|r| r.key == "same"))).collect()
+    });
+    // md5("same") = 51037a4a37730f52c8732586d3aaa316: the second quarter.
+    assert_eq!(found, [(10, true), (11, true), (10, true), (11, true)]);
+    lines.insert(2, "{\"to\":{\"hash\":\"-7\"}}\n".to_owned());
+    std::fs::write(dir.path().join("bad.jsonl"), lines.concat()).unwrap();
+    let output = produce("bad.jsonl");
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!output.status.success() && text.contains("42 records") && text.contains("1 refused"), "{text}");
+    assert!(text.contains("line 3: '-7' is no explicit hash key"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn produce_names_a_stream_that_is_not_there() {
     let stub = AwsStub::start().await;

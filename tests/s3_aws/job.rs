@@ -106,3 +106,50 @@ async fn many_objects_share_event_time() {
     assert_eq!(text.lines().count(), 24, "{text}");
     assert!(text.lines().all(|line| line.ends_with(",150,11175")), "{text}");
 }
+
+/// Each object alone is little; all at once they are 130 MB, and each reader has buffers of its own.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_os = "linux")]
+async fn thousands_of_objects_in_bounded_memory() {
+    const OBJECTS: usize = 2_000;
+    const ROWS: usize = 240;
+    let Some(emulator) = crate::emulator::seaweed().await else { return };
+    let bucket = emulator.bucket("many-bucket").await;
+    let filler = "x".repeat(200);
+    for object in 0..OBJECTS {
+        let row = |row: usize| {
+            let (hour, minute) = (row / 10, row % 10);
+            format!("{{\"id\":{object},\"at\":\"2026-01-01T{hour:02}:{minute:02}:00Z\",\"filler\":\"{filler}\"}}\n")
+        };
+        bucket.put(&format!("in/{object:05}.json"), (0..ROWS).map(row).collect::<String>()).await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("job.sql"), MANY).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    command.args(["run", "job.sql", "--drain"]).current_dir(dir.path()).envs(emulator.environment());
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut most = 0;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        most = most.max(peak.and_then(|p| p.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0));
+        pause().await;
+    };
+    assert!(status.success());
+    let keys: Vec<String> = bucket.keys().await.into_iter().filter(|k| k.starts_with("out/")).collect();
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    let text = String::from_utf8(bucket.get(&keys[0]).await).unwrap();
+    assert_eq!(text.lines().count(), 24, "{text}");
+    let ends = format!(",{},{}", OBJECTS * 10, OBJECTS * (OBJECTS - 1) / 2 * 10);
+    assert!(text.lines().all(|line| line.ends_with(&ends)), "{text}");
+    eprintln!("at most {most} kB");
+    assert!(most > 10_000 && most < 256 << 10, "{most} kB");
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
+async fn pause() {
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+}

@@ -140,7 +140,7 @@ impl Traffic {
         if self.dice.chance(BAD_SHARE) {
             text = self.bad(text, &id, &time);
         }
-        OutRecord { data: text.into_bytes(), partition_key: key }
+        OutRecord::new(text.into_bytes(), key)
     }
 
     fn page_view(&mut self, user: &str) -> String {

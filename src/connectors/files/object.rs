@@ -22,6 +22,8 @@ use super::listing::object_path;
 
 /// Bytes of a block of a Parquet file. Pages are about 1 MiB at most; a column is read from its first to its last.
 const BLOCK: usize = 1 << 20;
+/// Bytes of text that are asked for at a time. If the first byte takes 40 ms, one reader has at most 100 MB/s.
+pub(super) const RANGE: usize = 4 << 20;
 
 /// An object, as it was when it was opened.
 #[derive(Debug, Clone)]
@@ -91,15 +93,13 @@ impl Object {
 /// An object of text.
 pub(super) struct ObjectText {
     object: Object,
-    /// Bytes that are asked for at a time.
-    range: usize,
     window: Bytes,
     window_start: u64,
 }
 
 impl ObjectText {
-    pub(super) fn new(object: Object, range: usize) -> Self {
-        Self { object, range, window: Bytes::new(), window_start: 0 }
+    pub(super) fn new(object: Object) -> Self {
+        Self { object, window: Bytes::new(), window_start: 0 }
     }
 }
 
@@ -124,7 +124,7 @@ impl ReadAt for ObjectText {
                     left -= take;
                 }
                 None => {
-                    self.window = self.object.range(at, self.range.max(left))?;
+                    self.window = self.object.range(at, RANGE.max(left))?;
                     self.window_start = at;
                 }
             }

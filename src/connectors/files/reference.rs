@@ -18,7 +18,7 @@ use crate::formats::decoder;
 
 use super::listing::ListedFile;
 use super::location::{Place, Reach};
-use super::source::{FileAt, Kind, LARGEST_RANGE, none_there};
+use super::source::{FileAt, Kind, none_there};
 
 /// How often a bucket is listed: 10 s are 260,000 requests a month, about 1.30 USD.
 const LIST_INTERVAL: Duration = Duration::from_secs(10);
@@ -95,7 +95,7 @@ impl ReferenceFiles {
         let schema: &SchemaRef = &self.spec.schema;
         let mut batches = Vec::new();
         for file in files {
-            let at = FileAt { place: &self.place, spec: &self.spec, name: &file.name, range: LARGEST_RANGE };
+            let at = FileAt { place: &self.place, spec: &self.spec, name: &file.name };
             match Kind::of(&self.spec)? {
                 Kind::Parquet => {
                     let mut reader = at.parquet(None, StartPosition::TrimHorizon).await?;

@@ -1,5 +1,6 @@
 //! Reading tables of files: each file is a split, named by its path (`s3://bucket/key` in a bucket).
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,7 +8,6 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, Int64Array};
 use async_trait::async_trait;
 use regex::Regex;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::connectors::blocking::BlockingReader;
@@ -25,13 +25,9 @@ use super::object::{Object, ObjectPages, ObjectText};
 use super::packed::Packing;
 use super::parquet_read::ParquetFile;
 
-/// Objects of a source that are being opened at a time.
-const OPENING: usize = 32;
-/// What all objects of a source may hold of ranges that they have fetched and not given out yet.
-const WINDOWS_BYTES: usize = 256 << 20;
-/// Bounds of one range of text. If the first byte takes 40 ms, one reader at 4 MiB has at most 100 MB/s.
-const SMALLEST_RANGE: usize = 256 << 10;
-pub(super) const LARGEST_RANGE: usize = 4 << 20;
+/// Files of a table that are read side by side. Each object takes two round trips to open, so with 40 ms for a round trip small
+/// ones come at 32 / 80 ms = 400 a second. What they hold of objects of text is 32 × [`RANGE`](super::object::RANGE) = 128 MiB at most.
+const READERS: NonZeroUsize = NonZeroUsize::new(32).expect("it is not 0");
 
 /// A readable table of files.
 #[derive(Debug)]
@@ -44,7 +40,6 @@ pub(super) struct FileSource {
     /// New files are looked for, in a bucket so often.
     monitor_interval: Option<Duration>,
     objects: Mutex<Objects>,
-    opening: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
 }
 
@@ -94,7 +89,6 @@ impl FileSource {
             monitor_interval: monitors.then_some(interval),
             spec: Arc::new(spec.clone()),
             objects: Mutex::default(),
-            opening: Arc::new(Semaphore::new(OPENING)),
             clock: Arc::clone(&reach.clock),
         })
     }
@@ -155,15 +149,6 @@ impl FileSource {
     }
 }
 
-impl FileSource {
-    /// Bytes of a range of text: less where many objects are read side by side.
-    fn range(&self) -> usize {
-        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        let files = objects.listed.as_ref().map_or(1, |(files, _)| files.len().max(1));
-        (WINDOWS_BYTES / files).clamp(SMALLEST_RANGE, LARGEST_RANGE)
-    }
-}
-
 /// All that is needed to read a split.
 struct FileToRead {
     place: Place,
@@ -172,14 +157,13 @@ struct FileToRead {
     name: String,
     resume: Option<Position>,
     start: StartPosition,
-    range: usize,
     clock: Arc<dyn Clock>,
 }
 
 impl FileToRead {
     async fn open(&self) -> Result<Box<dyn SplitReader>> {
         let clock = Arc::clone(&self.clock);
-        let file = FileAt { place: &self.place, spec: &self.spec, name: &self.name, range: self.range };
+        let file = FileAt { place: &self.place, spec: &self.spec, name: &self.name };
         let resume = self.resume.clone();
         Ok(match &self.kind {
             Kind::Lines(framing) => {
@@ -190,10 +174,9 @@ impl FileToRead {
     }
 }
 
-/// Opens its object when it is first read from.
+/// Opens its object when it is first read from: by the task that reads it, so that the round trips of many are made side by side.
 struct OpensLater {
     file: FileToRead,
-    opening: Arc<Semaphore>,
     reader: Option<Box<dyn SplitReader>>,
 }
 
@@ -203,8 +186,6 @@ impl SplitReader for OpensLater {
         let reader = match &mut self.reader {
             Some(reader) => reader,
             None => {
-                let permit = self.opening.acquire().await;
-                let _permit = permit.map_err(|e| Error::internal("the permits for opening are gone").caused_by(e))?;
                 let context = |e: Error| e.context(format!("table '{}'", self.file.spec.name));
                 self.reader.insert(self.file.open().await.map_err(context)?)
             }
@@ -239,13 +220,11 @@ impl Source for FileSource {
             name: split.id.0.to_string(),
             resume: resume.cloned(),
             start,
-            range: self.range(),
             clock: Arc::clone(&self.clock),
         };
         Ok(match &self.place {
             Place::Local(_) => file.open().await?,
-            // A table may have thousands of objects, and each takes two round trips to open.
-            Place::S3(_) => Box::new(OpensLater { file, opening: Arc::clone(&self.opening), reader: None }),
+            Place::S3(_) => Box::new(OpensLater { file, reader: None }),
         })
     }
 
@@ -259,6 +238,10 @@ impl Source for FileSource {
         Ok(columns)
     }
 
+    fn most_open(&self) -> Option<NonZeroUsize> {
+        Some(READERS)
+    }
+
     fn boundedness(&self) -> Boundedness {
         if self.monitor_interval.is_some() { Boundedness::Unbounded } else { Boundedness::Bounded }
     }
@@ -269,8 +252,6 @@ pub(super) struct FileAt<'a> {
     pub(super) place: &'a Place,
     pub(super) spec: &'a TableSpec,
     pub(super) name: &'a str,
-    /// Bytes that are asked for at a time, where it is text in a bucket.
-    pub(super) range: usize,
 }
 
 impl FileAt<'_> {
@@ -292,11 +273,10 @@ impl FileAt<'_> {
         };
         let (id, path) = (split_id(self.name), PathBuf::from(self.name));
         let packing = Packing::to_read(self.spec, self.name)?;
-        let range = self.range;
         open_blocking(move || {
             let file: Box<dyn ReadAt> = match object {
                 None => Box::new(DiskFile::open(&path)?),
-                Some(object) => Box::new(ObjectText::new(object, range)),
+                Some(object) => Box::new(ObjectText::new(object)),
             };
             let file = packing.unpack(file, &path.to_string_lossy())?;
             LineFile::over(file, &path, id, framing, AtEnd::Finish, resume.as_ref(), start)

@@ -39,6 +39,19 @@ pub struct OutRecord {
     pub data: Vec<u8>,
     /// Decides the shard.
     pub partition_key: String,
+    /// Decides it in the key's place: the shard whose range has this hash.
+    pub explicit_hash_key: Option<u128>,
+}
+
+impl OutRecord {
+    /// A record whose key decides the shard.
+    pub fn new(data: Vec<u8>, partition_key: String) -> Self {
+        Self { data, partition_key, explicit_hash_key: None }
+    }
+
+    fn as_put(&self) -> PutRecord<'_> {
+        PutRecord { data: &self.data, partition_key: &self.partition_key, explicit_hash_key: self.explicit_hash_key }
+    }
 }
 
 /// What became of one record of a batch.
@@ -62,8 +75,7 @@ pub trait PutBatch: Send {
 #[async_trait]
 impl PutBatch for LocalStream {
     async fn put(&mut self, records: &[OutRecord]) -> Result<Vec<Put>> {
-        let records: Vec<_> =
-            records.iter().map(|r| PutRecord { data: &r.data, partition_key: &r.partition_key }).collect();
+        let records: Vec<_> = records.iter().map(OutRecord::as_put).collect();
         let results = self.put_records(&records)?;
         Ok(results.into_iter().map(|r| r.map_or_else(|e| Put::Refused(e.message), |_| Put::Stored)).collect())
     }
@@ -79,6 +91,9 @@ pub fn local_target(local: &Path, stream: &str, clock: Arc<dyn Clock>) -> Result
 pub struct ProduceOptions {
     /// Path of the field whose value is the partition key (`data.user_id`); without one, a hash of the record.
     pub partition_key: Option<String>,
+    /// Path of the field whose value is the explicit hash key, a whole number below 2^128 as a text or a number. Where a record
+    /// has none, its partition key decides.
+    pub explicit_hash_key: Option<String>,
     /// Records per second; without one, as fast as possible.
     pub rate: Option<f64>,
     /// Stop after so many records.
@@ -105,18 +120,19 @@ pub struct Produced {
 ///
 /// Lines are read in place, so that a pipe is followed line by line; give it a thread of its own where that matters.
 pub async fn produce<R: Read>(
-    mut input: BufReader<R>,
+    input: BufReader<R>,
     target: &mut dyn PutBatch,
     options: &ProduceOptions,
     clock: &dyn Clock,
     mut progress: impl FnMut(&Produced),
 ) -> Result<Produced> {
     let started = clock.elapsed();
-    let path: Option<Vec<&str>> = options.partition_key.as_deref().map(|p| p.split('.').collect());
+    let path = |field: &'_ Option<String>| field.as_deref().map(|p| p.split('.').map(str::to_owned).collect());
+    let (key, hash_key) = (path(&options.partition_key), path(&options.explicit_hash_key));
+    let mut lines = Lines { input, line: 0, key, hash_key, ended: false };
     let mut done = Produced::default();
     let mut taken = 0u64;
-    let mut ended = false;
-    while !ended {
+    while !lines.ended {
         let due = match options.rate {
             Some(rate) if rate > 0.0 => {
                 let elapsed = (clock.elapsed() - started).as_secs_f64();
@@ -132,9 +148,11 @@ pub async fn produce<R: Read>(
         };
         let left = options.limit.map_or(u64::MAX, |limit| limit - taken);
         let most = due.min(left).min(BATCH_RECORDS as u64) as usize;
-        let batch = read_batch(&mut input, most, path.as_deref(), &mut ended)?;
-        taken += batch.len() as u64;
-        ended |= options.limit.is_some_and(|limit| taken >= limit);
+        let (batch, refused) = lines.batch(most)?;
+        taken += (batch.len() + refused.len()) as u64;
+        lines.ended |= options.limit.is_some_and(|limit| taken >= limit);
+        done.refused += refused.len() as u64;
+        done.first_refusal = done.first_refusal.take().or_else(|| refused.into_iter().next());
         if !batch.is_empty() {
             put_all(batch, target, clock, &mut done).await?;
             progress(&done);
@@ -143,38 +161,65 @@ pub async fn produce<R: Read>(
     Ok(done)
 }
 
-/// Reads up to `most` lines that fit one batch. A pipe gives what it has: a batch does not wait to be full.
-fn read_batch<R: Read>(
-    input: &mut BufReader<R>,
-    most: usize,
-    path: Option<&[&str]>,
-    ended: &mut bool,
-) -> Result<Vec<OutRecord>> {
-    let mut batch: Vec<OutRecord> = Vec::new();
-    let mut bytes = 0;
-    while batch.len() < most {
-        let mut line = Vec::new();
-        let read = input.read_until(b'\n', &mut line);
-        if read.map_err(|e| Error::unavailable("the input could not be read").caused_by(e))? == 0 {
-            *ended = true;
-            break;
+/// The input, and what is taken of its records.
+struct Lines<R> {
+    input: BufReader<R>,
+    /// Number of the last line that was read, from 1 on.
+    line: u64,
+    key: Option<Vec<String>>,
+    hash_key: Option<Vec<String>>,
+    ended: bool,
+}
+
+impl<R: Read> Lines<R> {
+    /// Reads up to `most` lines that fit one batch, and says of which why they cannot be put. A pipe gives what it has: a batch
+    /// does not wait to be full.
+    fn batch(&mut self, most: usize) -> Result<(Vec<OutRecord>, Vec<String>)> {
+        let (mut batch, mut refused): (Vec<OutRecord>, Vec<String>) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        while batch.len() + refused.len() < most {
+            let mut line = Vec::new();
+            let read = self.input.read_until(b'\n', &mut line);
+            if read.map_err(|e| Error::unavailable("the input could not be read").caused_by(e))? == 0 {
+                self.ended = true;
+                break;
+            }
+            self.line += 1;
+            while line.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+                line.pop();
+            }
+            if line.is_empty() {
+                continue;
+            }
+            let hash = self.hash_key.as_ref().and_then(|path| field(&line, path));
+            match hash.as_ref().map(explicit_hash).transpose() {
+                Ok(explicit_hash_key) => {
+                    let key = self.key.as_ref().and_then(|path| field_text(&line, path));
+                    let partition_key = key.unwrap_or_else(|| record_hash(&line));
+                    bytes += line.len() + partition_key.len();
+                    batch.push(OutRecord { data: line, partition_key, explicit_hash_key });
+                }
+                Err(why) => refused.push(format!("line {}: {why}", self.line)),
+            }
+            // Room must be left for one more record of the largest size. And a pipe that has no further line is not waited for.
+            let full = bytes > BATCH_BYTES - (1 << 20) - 1024;
+            if full || !self.input.buffer().contains(&b'\n') {
+                break;
+            }
         }
-        while line.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
-            line.pop();
-        }
-        if line.is_empty() {
-            continue;
-        }
-        let partition_key = path.and_then(|p| field_text(&line, p)).unwrap_or_else(|| record_hash(&line));
-        bytes += line.len() + partition_key.len();
-        batch.push(OutRecord { data: line, partition_key });
-        // Room must be left for one more record of the largest size. And a pipe that has no further line is not waited for.
-        let full = bytes > BATCH_BYTES - (1 << 20) - 1024;
-        if full || !input.buffer().contains(&b'\n') {
-            break;
-        }
+        Ok((batch, refused))
     }
-    Ok(batch)
+}
+
+/// What AWS takes as `ExplicitHashKey`: a decimal number below 2^128, without leading zeros.
+fn explicit_hash(value: &serde_json::Value) -> std::result::Result<u128, String> {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let digits = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    // Also that there are some.
+    text.parse().ok().filter(|_| digits).ok_or_else(|| {
+        let most = u128::MAX;
+        format!("'{text}' is no explicit hash key: it is a whole number from 0 to {most}, in decimal digits")
+    })
 }
 
 /// Puts a batch until every record is stored or refused for good.
@@ -223,12 +268,16 @@ fn record_hash(record: &[u8]) -> String {
     Sha256::digest(record).iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
 
-/// Text of the field at `path` of a JSON object: a string's content, or the JSON text of another scalar. All other
-/// fields are passed over without being built.
-fn field_text(record: &[u8], path: &[&str]) -> Option<String> {
+/// The field at `path` of a JSON object, unless it is null. All other fields are passed over without being built.
+fn field(record: &[u8], path: &[impl AsRef<str>]) -> Option<serde_json::Value> {
+    let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
     let mut json = serde_json::Deserializer::from_slice(record);
-    let value = FieldAt(path).deserialize(&mut json).ok()??;
-    let text = match value {
+    FieldAt(&path).deserialize(&mut json).ok()?.filter(|value| !value.is_null())
+}
+
+/// The same as text: a string's content, or the JSON text of another scalar.
+fn field_text(record: &[u8], path: &[impl AsRef<str>]) -> Option<String> {
+    let text = match field(record, path)? {
         serde_json::Value::String(text) => text,
         scalar @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => scalar.to_string(),
         _ => return None,
@@ -281,5 +330,34 @@ mod tests {
             assert_eq!(field_text(record, path), None, "{path:?}");
         }
         assert_eq!(field_text(b"no json", &["a"]), None);
+    }
+
+    #[test]
+    fn explicit_hashes_are_of_128_bits() {
+        let largest = u128::MAX.to_string();
+        let of = |json: &str| {
+            let record = format!("{{\"h\":{json}}}");
+            field(record.as_bytes(), &["h"]).as_ref().map(explicit_hash).transpose()
+        };
+        assert_eq!(of("null"), Ok(None));
+        for (json, wanted) in [("\"0\"", 0), ("17", 17), (largest.as_str(), u128::MAX)] {
+            assert_eq!(of(json), Ok(Some(wanted)), "{json}");
+        }
+        let bad = [
+            "\"\"",
+            "-1",
+            "\"+1\"",
+            "\"01\"",
+            "1.5",
+            "1e3",
+            "\"0x1f\"",
+            "true",
+            "{}",
+            "[1]",
+            "340282366920938463463374607431768211456",
+        ];
+        for json in bad {
+            assert!(of(json).unwrap_err().contains("is no explicit hash key"), "{json}");
+        }
     }
 }

@@ -44,7 +44,7 @@ impl LocalStreamSink {
             };
             let count = rest.iter().take(BATCH_RECORDS).take_while(fits).count().max(1);
             let (batch, later) = rest.split_at(count);
-            let records: Vec<_> = batch.iter().map(|(data, key)| PutRecord { data, partition_key: key }).collect();
+            let records: Vec<_> = batch.iter().map(|(data, key)| PutRecord::new(data, key)).collect();
             for result in self.stream.put_records(&records)? {
                 result.map_err(|refusal| Error::data(format!("stream refused a record: {}", refusal.message)))?;
             }

@@ -54,6 +54,7 @@ impl AwsTarget {
             PutRecordsRequestEntry::builder()
                 .data(Blob::new(record.data.as_slice()))
                 .partition_key(&record.partition_key)
+                .set_explicit_hash_key(record.explicit_hash_key.map(|hash| hash.to_string()))
                 .build()
                 .expect("data and key are set")
         };

@@ -172,8 +172,7 @@ fn batches(records: Vec<OutRecord>, once_a_key: bool) -> Vec<Vec<OutRecord>> {
 fn aggregated(records: Vec<OutRecord>, freely: bool) -> Vec<OutRecord> {
     let mut open: Vec<(String, Aggregate)> = Vec::new();
     let mut done = Vec::new();
-    let close =
-        |key: &str, aggregate: &mut Aggregate| OutRecord { data: aggregate.finish(), partition_key: key.to_owned() };
+    let close = |key: &str, aggregate: &mut Aggregate| OutRecord::new(aggregate.finish(), key.to_owned());
     let mut index: std::collections::BTreeMap<String, usize> = Default::default();
     for record in records {
         let at = match (freely, index.get(&record.partition_key)) {
@@ -213,7 +212,7 @@ impl Sink for AwsStreamSink {
             if bytes > MAX_RECORD_BYTES {
                 outcome.refused.push(too_large(row, bytes));
             } else {
-                pending.push(OutRecord { data, partition_key });
+                pending.push(OutRecord::new(data, partition_key));
                 outcome.written += 1;
             }
         })?;
@@ -232,7 +231,7 @@ mod tests {
     use super::*;
 
     fn record(key: &str, data: &str) -> OutRecord {
-        OutRecord { data: data.as_bytes().to_vec(), partition_key: key.to_owned() }
+        OutRecord::new(data.as_bytes().to_vec(), key.to_owned())
     }
 
     fn texts(batches: &[Vec<OutRecord>]) -> Vec<Vec<&str>> {

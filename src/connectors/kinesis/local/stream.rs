@@ -73,6 +73,15 @@ pub struct PutRecord<'a> {
     pub data: &'a [u8],
     /// Decides the shard.
     pub partition_key: &'a str,
+    /// Decides it in the key's place: the shard whose range has this hash.
+    pub explicit_hash_key: Option<u128>,
+}
+
+impl<'a> PutRecord<'a> {
+    /// A record whose key decides the shard.
+    pub fn new(data: &'a [u8], partition_key: &'a str) -> Self {
+        Self { data, partition_key, explicit_hash_key: None }
+    }
 }
 
 /// Where a record went, or why it was refused.
@@ -131,7 +140,8 @@ impl LocalStream {
         let mut results = Vec::with_capacity(records.len());
         for record in records {
             results.push(check(record).map(|()| {
-                let shard = shard_of(hash_key(record.partition_key), shards);
+                let shard =
+                    shard_of(record.explicit_hash_key.unwrap_or_else(|| hash_key(record.partition_key)), shards);
                 let frame = &mut self.frames[shard as usize];
                 frame.push(record.data, record.partition_key);
                 // Place in the frame for now; the frame's first number is added below.

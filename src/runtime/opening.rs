@@ -1,0 +1,201 @@
+//! Finding splits and opening them: all that a source has, or as many at a time as it says.
+//!
+//! ```text
+//!  listed ─► waits for its parents ─► known: position, watermark ─► waits for its turn ─► read ─► ended
+//! ```
+//!
+//! Invariant: a split holds event time back from when it is known, read or not. So what waits for its turn brings nothing
+//! that is late because others were read before it.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::DataType;
+use tokio::sync::mpsc;
+
+use super::driver::Driver;
+use super::feed::TableSpecification;
+use super::reader::{Brake, Quotas, ReaderTask, TableMaker};
+use super::rows::RowMaker;
+use super::shared_decode::FeedDecoder;
+use super::splits::{SplitState, Status, Unlogged};
+use super::worker::Ending;
+use crate::contracts::{Error, Opened, OpenedAt, Position, Result, Split, StartPosition};
+use crate::state::SavedSplit;
+
+/// How a split is to be read.
+pub(super) struct Opening {
+    pub(super) position: Option<Position>,
+    pub(super) start: StartPosition,
+    pub(super) watermarks: Vec<i64>,
+    pub(super) finished: bool,
+}
+
+impl Driver {
+    /// Looks for splits that are not known yet, and opens those whose parents have ended and whose turn it is.
+    pub(super) async fn discover(&mut self) -> Result<()> {
+        self.discovered_ms = self.clock.now_ms();
+        for index in 0..self.feeds.len() {
+            self.discover_feed(index).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn discover_feed(&mut self, index: usize) -> Result<()> {
+        let feed = &mut self.feeds[index];
+        let splits = feed.specification.source.splits().await?;
+        feed.splits.listed = splits.iter().map(|split| split.id.clone()).collect();
+        for split in splits {
+            let known = feed.splits.by_id.contains_key(&split.id);
+            if !known && !feed.waiting.iter().any(|w| w.id == split.id) {
+                feed.waiting.push_back(split);
+            }
+        }
+        self.start_waiting(index).await
+    }
+
+    /// Opens what need not wait any more.
+    pub(super) async fn start_waiting(&mut self, index: usize) -> Result<()> {
+        for _ in 0..self.feeds[index].waiting.len() {
+            let Some(split) = self.feeds[index].waiting.pop_front() else { break };
+            if self.feeds[index].is_ready(&split) {
+                self.start(index, split).await?;
+            } else {
+                self.feeds[index].waiting.push_back(split);
+            }
+        }
+        while self.feeds[index].has_turn() {
+            let Some(number) = self.feeds[index].splits.turns.pop_front() else { break };
+            if self.feeds[index].splits.list[number].unopened.is_some() {
+                self.open(index, number, None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn start(&mut self, index: usize, split: Split) -> Result<()> {
+        let feed = &self.feeds[index];
+        let saved = feed.saved.iter().flatten().find_map(|table| table.splits.get(split.id.0.as_ref()));
+        let (position, finished) = saved.map_or((None, false), |saved| (saved.position(), saved.finished));
+        // A split that appears while the job runs, or has appeared since an earlier run, is read from its beginning:
+        // nothing may be skipped. So are children of splits that have been read here.
+        let follows = split.parents.iter().any(|parent| feed.splits.by_id.contains_key(parent));
+        let asked = self.first_epoch && !feed.goes_on() && !follows;
+        let start =
+            if asked { feed.specification.start } else { saved.map_or(StartPosition::TrimHorizon, saved_start) };
+        // Nothing is added to what is complete: there is no newer record to wait for.
+        let complete = feed.specification.source.most_open().is_some();
+        let finished = finished || (complete && position.is_none() && start == StartPosition::Latest);
+        let watermarks = feed.first_watermarks(&split);
+        self.know(index, split, Opening { position, start, watermarks, finished }, false).await
+    }
+
+    /// Takes a split into account. It is opened now, or when it is its turn. With `quota`, its reader gives as many records as it is told.
+    pub(super) async fn know(&mut self, index: usize, split: Split, opening: Opening, quota: bool) -> Result<()> {
+        let Opening { position, start, watermarks, finished } = opening;
+        let feed = &mut self.feeds[index];
+        let number = feed.splits.list.len();
+        let at = opened_at(position.as_ref(), start);
+        feed.splits.by_id.insert(split.id.clone(), number);
+        for (time, watermark) in feed.times.iter_mut().zip(&watermarks) {
+            time.watermarks.push(*watermark);
+        }
+        feed.splits.list.push(SplitState {
+            id: split.id.clone(),
+            status: if finished { Status::Finished } else { Status::Unopened },
+            position,
+            start,
+            data_ms: self.clock.now_ms(),
+            brake: Arc::default(),
+            behind_ms: None,
+            really_finished: finished,
+            unlogged: Unlogged { opened: Some(Opened { at, watermarks, finished }), ..Unlogged::default() },
+            quota: None,
+            unopened: (!finished).then_some(split),
+        });
+        if finished {
+            return Ok(());
+        }
+        if feed.specification.source.most_open().is_some() {
+            feed.splits.turns.push_back(number);
+            return Ok(());
+        }
+        self.open(index, number, quota.then(|| mpsc::channel(super::replay::QUOTAS_WAITING))).await
+    }
+
+    /// Opens a known split, once.
+    pub(super) async fn open(
+        &mut self,
+        index: usize,
+        number: usize,
+        quota: Option<(mpsc::Sender<u64>, mpsc::Receiver<u64>)>,
+    ) -> Result<()> {
+        let (feed, (quota, quotas)) = (&mut self.feeds[index], quota.unzip());
+        let state = &mut feed.splits.list[number];
+        let split = state.unopened.take().ok_or_else(|| Error::internal("a split was opened twice"))?;
+        let source = &feed.specification.source;
+        let reader = source.open(&split, state.position.as_ref(), state.start).await?;
+        // A start at the newest record is resolved now, and kept even if the run ends before the first answer.
+        state.position = state.position.take().or_else(|| reader.position());
+        if let Some(opened) = &mut state.unlogged.opened {
+            opened.at = opened_at(state.position.as_ref(), state.start);
+        }
+        (state.status, state.quota, state.data_ms) = (Status::Reading, quota, self.clock.now_ms());
+        let brake: Arc<Brake> = Arc::clone(&state.brake);
+        let watermarks: Vec<i64> = feed.times.iter().map(|time| time.watermarks[number]).collect();
+        let constants = source.split_columns(&split)?;
+        let split_metadata = source.split_metadata(&split)?;
+        let stream = split_metadata
+            .iter()
+            .find(|(key, _)| key == "stream")
+            .and_then(|(_, name)| Some(cast(name, &DataType::Utf8).ok()?.as_string::<i32>().value(0).to_owned()));
+        let stream = stream.as_deref().unwrap_or(&feed.specification.stream);
+        let table = |(table, watermark): (&TableSpecification, &i64)| TableMaker {
+            name: table.name.as_str().into(),
+            maker: RowMaker {
+                schema: Arc::clone(&table.schema),
+                stream: stream.into(),
+                physical: table.physical,
+                metadata: table.metadata.clone(),
+                constants: constants.clone(),
+                split_metadata: split_metadata.clone(),
+                rule: table.watermark.clone(),
+                watermark: *watermark,
+                compute: self.compute.clone(),
+            },
+        };
+        let task = ReaderTask {
+            feed: index,
+            split: number,
+            reader,
+            decoder: FeedDecoder::try_new(&feed.specification)?,
+            tables: feed.specification.tables.iter().zip(&watermarks).map(table).collect(),
+            events: self.sender.clone(),
+            brake,
+            pieces: Arc::clone(&self.pieces),
+            max_records: self.limits.rows,
+            ends_when_caught_up: self.ending != Ending::Run,
+            quotas: Quotas::new(quotas),
+        };
+        feed.splits.open += 1;
+        // A handle keeps its task's memory, also when it has ended.
+        self.readers.retain(|reader| !reader.is_finished());
+        self.readers.push(self.crew.spawn(task.run()));
+        Ok(())
+    }
+}
+
+/// Where a split begins that no record of has been read.
+pub(super) fn saved_start(saved: &SavedSplit) -> StartPosition {
+    saved.from_ms.map_or(StartPosition::TrimHorizon, StartPosition::AtTimestamp)
+}
+
+fn opened_at(position: Option<&Position>, start: StartPosition) -> OpenedAt {
+    match (position, start) {
+        (Some(position), _) => OpenedAt::After(position.to_string()),
+        (None, StartPosition::TrimHorizon) => OpenedAt::TrimHorizon,
+        (None, StartPosition::AtTimestamp(ms)) => OpenedAt::AtTimestamp(ms),
+        (None, StartPosition::Latest) => OpenedAt::Latest,
+    }
+}
