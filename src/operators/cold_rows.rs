@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::row::Rows;
 
-use super::hash_run::{Found, HashRun, Lookup, RunWriter, merge_ranges};
+use super::hash_run::{Found, HashRanges, HashRun, Lookup, RunWriter};
 use super::key_hashes::KeyHashes;
 use crate::contracts::Result;
 use crate::state::{PieceIds, SpillFolder, StatePiece};
@@ -87,7 +87,7 @@ impl ColdRows {
             }
             let count = before.live_rows() + last.live_rows();
             let mut writer = RunWriter::new(folder, ids, hashes, self.seen, count);
-            for range in merge_ranges(count) {
+            for range in HashRanges::of_merge(count) {
                 let rows = [before.rows_in(hashes, &range)?, last.rows_in(hashes, &range)?].concat();
                 writer.add(&rows)?;
             }

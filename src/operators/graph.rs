@@ -12,16 +12,17 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 
-use super::bisect::{FailedRow, Poison, run_sound};
-use super::compute::{Compute, failure, run_partitions};
+use super::bisect::{FailedRow, Poison};
+use super::compute::{Compute, Output, failure, run_partitions};
 use super::count::multiplies;
+use super::epoch_run::{EpochRun, reader_of, relabelled};
 use super::gate::GateReport;
 use super::running_aggregate::RunningAggregate;
 use super::shared_rows::{EqualityTest, SharedRows};
 use super::slot::Slot;
 use super::window_aggregate::WindowAggregate;
 use super::window_buffer::WindowBuffer;
-use crate::contracts::{Error, ErrorKind, Result, Watermark};
+use crate::contracts::{Error, Result, Watermark};
 use crate::state::{OperatorState, SpillFolder};
 
 /// Whether the rows of a query are final or replace earlier ones.
@@ -122,7 +123,7 @@ impl TableRows {
     }
 
     /// The rows for a slot. Its plan does not ask again for what the test asks, so other rows would be wrong.
-    fn under(&self, test: Option<&EqualityTest>) -> Result<&[Arc<SharedRows>]> {
+    pub(super) fn under(&self, test: Option<&EqualityTest>) -> Result<&[Arc<SharedRows>]> {
         let Some(test) = test else { return Ok(&self.all) };
         let found = self.tested.iter().find(|(own, _)| own == test);
         found.map(|(_, rows)| rows.as_slice()).ok_or_else(|| Error::internal("rows were not made ready for a test"))
@@ -175,16 +176,39 @@ pub struct QueryGraph {
 impl QueryGraph {
     /// Runs an epoch through.
     pub async fn process(&mut self, epoch: &EpochInputs, compute: &Compute) -> Result<QueryOutput> {
-        let mut outputs: Vec<(Vec<RecordBatch>, Watermark)> = Vec::with_capacity(self.operators.len());
-        let mut output = QueryOutput::default();
-        let soundly = Soundly { report: &self.gates, poison: self.poison };
-        for operator in &mut self.operators {
-            let watermark = watermark_of(&operator.input, epoch, &outputs);
-            let rows = soundly.run(&mut operator.input, epoch, &outputs, compute, &mut output).await?;
+        let count = self.operators.len();
+        let mut run = EpochRun {
+            epoch,
+            compute,
+            report: &self.gates,
+            poison: self.poison,
+            outputs: Vec::with_capacity(count),
+            ready: (0..=count).map(|_| None).collect(),
+            output: QueryOutput::default(),
+        };
+        for number in 0..count {
+            let (below, above) = self.operators.split_at_mut(number + 1);
+            let operator = &mut below[number];
+            let watermark = run.watermark_of(&operator.input);
+            let rows = run.stage(number, &mut operator.input).await?;
+            let schema = &operator.output_schema;
             let rows = match &mut operator.kind {
                 OperatorKind::Window(window) => {
                     window.push(rows, compute).await?;
-                    window.advance(watermark, compute).await?
+                    match reader_of(number, above, &mut self.root) {
+                        Some((reader, stage)) => {
+                            window.begin_close(watermark);
+                            let mut given = Output::new(compute);
+                            while let Some(rows) = window.next_closed(compute).await? {
+                                run.outputs.push((relabelled(rows, schema)?, watermark));
+                                given.extend(run.stage(reader, stage).await?)?;
+                                run.outputs.pop();
+                            }
+                            run.ready[reader] = Some(given.into_rows());
+                            Vec::new()
+                        }
+                        None => window.advance(watermark, compute).await?,
+                    }
                 }
                 OperatorKind::Running(running) => {
                     let changed = running.push(rows, compute).await?;
@@ -196,17 +220,15 @@ impl QueryGraph {
                     buffer.advance(watermark, compute)?
                 }
             };
-            let rows = rows.into_iter().map(|b| relabel(b, &operator.output_schema)).collect::<Result<_>>()?;
-            outputs.push((rows, watermark));
+            run.outputs.push((relabelled(rows, schema)?, watermark));
         }
         let first = !std::mem::replace(&mut self.started, true);
-        let rows = match (self.still, first) {
+        run.output.rows = match (self.still, first) {
             (true, true) => run_partitions(&self.root.plan, compute).await?,
             (true, false) => Vec::new(),
-            (false, _) => soundly.run(&mut self.root, epoch, &outputs, compute, &mut output).await?,
+            (false, _) => run.stage(count, &mut self.root).await?,
         };
-        output.rows = rows;
-        Ok(output)
+        Ok(run.output)
     }
 }
 
@@ -320,17 +342,8 @@ impl QueryGraph {
     }
 }
 
-fn watermark_of(stage: &Stage, epoch: &EpochInputs, outputs: &[(Vec<RecordBatch>, Watermark)]) -> Watermark {
-    let watermarks = stage.inputs.iter().filter_map(|input| match input.source {
-        SlotSource::Table(table) => Some(epoch.watermarks[table]),
-        SlotSource::Operator(operator) => Some(outputs[operator].1),
-        SlotSource::Reference(_) => None,
-    });
-    watermarks.min().unwrap_or(Watermark::MAX)
-}
-
 /// Gives a stage the rows of its reference table, where these are new.
-fn fill_reference(stage: &mut Stage, number: usize, epoch: &EpochInputs) -> Result<()> {
+pub(super) fn fill_reference(stage: &mut Stage, number: usize, epoch: &EpochInputs) -> Result<()> {
     let input = &stage.inputs[number];
     if let SlotSource::Reference(table) = input.source
         && let Some(rows) = &epoch.references[table]
@@ -340,73 +353,4 @@ fn fill_reference(stage: &mut Stage, number: usize, epoch: &EpochInputs) -> Resu
         stage.plan = reset_plan_states(Arc::clone(&stage.plan)).map_err(failure)?;
     }
     Ok(())
-}
-
-/// Runs stages, and leaves rows out that make them fail.
-struct Soundly<'a> {
-    report: &'a GateReport,
-    poison: Poison,
-}
-
-impl Soundly<'_> {
-    async fn run(
-        &self,
-        stage: &mut Stage,
-        epoch: &EpochInputs,
-        outputs: &[(Vec<RecordBatch>, Watermark)],
-        compute: &Compute,
-        output: &mut QueryOutput,
-    ) -> Result<Vec<RecordBatch>> {
-        let mut any = false;
-        for number in 0..stage.inputs.len() {
-            fill_reference(stage, number, epoch)?;
-            let input = &stage.inputs[number];
-            if input.is_streamed() {
-                let rows = given(input, epoch, outputs)?;
-                any |= rows.iter().any(|rows| !rows.is_empty());
-                input.slot.fill_shared(&rows);
-            }
-        }
-        // Nothing in, nothing out: a stage has no state, and aggregates above it have their own.
-        if !any {
-            return Ok(Vec::new());
-        }
-        self.report.keep();
-        let error = match run_partitions(&stage.plan, compute).await {
-            Err(error) if error.kind() == ErrorKind::Data && self.poison.bisects => error,
-            done => return done,
-        };
-        let streamed = stage.inputs.iter().enumerate().filter(|(_, input)| input.is_streamed());
-        let rows = streamed.map(|(number, input)| Ok((number, given(input, epoch, outputs)?)));
-        let rows = rows.collect::<Result<_>>()?;
-        let sound = run_sound(stage, rows, compute, self.report, self.poison).await?;
-        if sound.failed.is_empty() {
-            // It has gone by itself, which data do not do.
-            tracing::warn!("a failure did not come again: {error}");
-        }
-        let of_records = stage.inputs.iter().all(|input| !matches!(input.source, SlotSource::Operator(_)));
-        if of_records { &mut output.failed } else { &mut output.failed_results }.extend(sound.failed);
-        Ok(sound.rows)
-    }
-}
-
-/// The rows of an epoch for one input of a stage.
-fn given(
-    input: &StageInput,
-    epoch: &EpochInputs,
-    outputs: &[(Vec<RecordBatch>, Watermark)],
-) -> Result<Vec<Arc<SharedRows>>> {
-    match input.source {
-        SlotSource::Table(table) => Ok(epoch.tables[table].under(input.slot.test())?.to_vec()),
-        SlotSource::Operator(operator) => Ok(outputs[operator].0.iter().cloned().map(SharedRows::all).collect()),
-        SlotSource::Reference(_) => Ok(Vec::new()),
-    }
-}
-
-/// The rows under the names that the plan above expects.
-fn relabel(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    if batch.schema_ref() == schema {
-        return Ok(batch);
-    }
-    Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?)
 }

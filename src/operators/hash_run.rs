@@ -20,6 +20,7 @@ use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::compute::{filter_record_batch, interleave_record_batch, take_record_batch};
 use datafusion::arrow::row::Rows;
 
+use super::key_filter::Filter;
 use super::key_hashes::KeyHashes;
 use super::window_aggregate::millis;
 use crate::contracts::Result;
@@ -233,19 +234,43 @@ pub(super) fn held_rows_in(
     batches.iter().map(|batch| rows_of(batch, hashes, range, |_| true)).collect()
 }
 
-/// Ranges of hashes that have about `at_once` of `rows` each.
-pub(super) fn ranges(rows: usize, at_once: usize) -> impl Iterator<Item = RangeInclusive<u64>> {
-    let count = rows.div_ceil(at_once.max(1)).max(1) as u128;
-    let start = move |number: u128| ((number << 64) / count) as u64;
-    (0..count).map(move |number| {
-        let end = if number + 1 == count { u64::MAX } else { start(number + 1) - 1 };
-        start(number)..=end
-    })
+/// All hashes, in ranges that are equally long.
+#[derive(Debug, Default)]
+pub(super) struct HashRanges {
+    count: u128,
+    next: u128,
 }
 
-/// Rows that merging takes at a time.
-pub(super) fn merge_ranges(rows: usize) -> impl Iterator<Item = RangeInclusive<u64>> {
-    ranges(rows, ROWS_AT_ONCE)
+impl HashRanges {
+    /// One range.
+    pub(super) fn whole() -> Self {
+        Self { count: 1, next: 0 }
+    }
+
+    /// Ranges that have about `at_once` of `rows` each.
+    pub(super) fn of(rows: usize, at_once: usize) -> Self {
+        Self { count: rows.div_ceil(at_once.max(1)).max(1) as u128, next: 0 }
+    }
+
+    /// Ranges of rows that are read in order to be merged.
+    pub(super) fn of_merge(rows: usize) -> Self {
+        Self::of(rows, ROWS_AT_ONCE)
+    }
+}
+
+impl Iterator for HashRanges {
+    type Item = RangeInclusive<u64>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let number = self.next;
+        if number == self.count {
+            return None;
+        }
+        self.next += 1;
+        let start = |number: u128| ((number << 64) / self.count) as u64;
+        let end = if self.next == self.count { u64::MAX } else { start(self.next) - 1 };
+        Some(start(number)..=end)
+    }
 }
 
 /// Writes a run.
@@ -357,35 +382,6 @@ impl DeadRows {
     }
 }
 
-/// A Bloom filter of hashes, all bits of one in one word: 12 bits a key, 4 of which are set, answer 'perhaps' for about one
-/// in a hundred keys that are not there (Putze, Sanders and Singler, "Cache-, Hash- and Space-Efficient Bloom Filters").
-#[derive(Debug)]
-struct Filter {
-    words: Vec<u64>,
-}
-
-impl Filter {
-    fn new(keys: usize) -> Self {
-        Self { words: vec![0; (keys * 12).div_ceil(64).max(1)] }
-    }
-
-    fn place(&self, hash: u64) -> (usize, u64) {
-        let word = ((hash & 0xffff_ffff) * self.words.len() as u64) >> 32;
-        let mask = [58, 52, 46, 40].into_iter().fold(0, |mask, shift| mask | 1 << (hash >> shift & 63));
-        (word as usize, mask)
-    }
-
-    fn add(&mut self, hash: u64) {
-        let (word, mask) = self.place(hash);
-        self.words[word] |= mask;
-    }
-
-    fn may_have(&self, hash: u64) -> bool {
-        let (word, mask) = self.place(hash);
-        self.words[word] & mask == mask
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
@@ -432,7 +428,7 @@ mod tests {
         assert_eq!(run.live_rows(), 10_000 - there.len());
 
         let parts: Vec<RecordBatch> =
-            ranges(10_000, 700).flat_map(|range| run.rows_in(&hashes, &range).expect("rows")).collect();
+            HashRanges::of(10_000, 700).flat_map(|range| run.rows_in(&hashes, &range).expect("rows")).collect();
         let left: Vec<i64> = (0..10_000).filter(|key| key % 97 != 0).collect();
         assert_eq!(keys_of(&parts), left);
         let whole = run.rows_in(&hashes, &(0..=u64::MAX)).expect("rows");
@@ -442,20 +438,10 @@ mod tests {
     #[test]
     fn ranges_are_all_hashes_and_each_once() {
         for rows in [0, 1, 699, 700, 701, 12_345] {
-            let ranges: Vec<_> = ranges(rows, 700).collect();
+            let ranges: Vec<_> = HashRanges::of(rows, 700).collect();
             assert_eq!(ranges.len(), rows.div_ceil(700).max(1));
             assert_eq!((*ranges[0].start(), *ranges[ranges.len() - 1].end()), (0, u64::MAX));
             assert!(ranges.windows(2).all(|two| two[0].end() + 1 == *two[1].start()));
         }
-    }
-
-    #[test]
-    fn few_keys_that_are_not_there_are_looked_for() {
-        let mut filter = Filter::new(100_000);
-        let hash = |n: u64| std::hash::BuildHasher::hash_one(&foldhash::quality::FixedState::with_seed(0), n);
-        (0..100_000).for_each(|n| filter.add(hash(n)));
-        assert!((0..100_000).all(|n| filter.may_have(hash(n))));
-        let wrong = (100_000..200_000).filter(|n| filter.may_have(hash(*n))).count();
-        assert!(wrong < 3_000, "{wrong} of 100,000");
     }
 }

@@ -17,18 +17,16 @@
 //! window is read out a range of hashes at a time.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, TimestampMillisecondArray, UInt32Array,
-};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, TimestampMillisecondType};
 
 use super::compute::{Compute, Output, batch_bytes};
-use super::hash_run::{HashRun, RunWriter, held_rows_in, merge_ranges, ranges};
+use super::hash_run::{HashRanges, HashRun, RunWriter};
 use super::key_hashes::KeyHashes;
+use super::panes::{Closing, Lists, Named, Pane, compact, own_text, with_bounds};
 use super::partials::AggregateParts;
 use super::window_spec::WindowSpec;
 use crate::contracts::{Result, Watermark};
@@ -47,44 +45,6 @@ pub struct WindowColumns {
     pub size_ms: Option<i64>,
 }
 
-#[derive(Debug, Default)]
-struct Pane {
-    /// Batches by age.
-    batches: Vec<Named>,
-    rows: usize,
-    rows_after_compaction: usize,
-    /// About how many bytes the batches have.
-    bytes: usize,
-    /// Rows on disk, by age, older than all batches.
-    runs: Vec<HashRun>,
-}
-
-impl Pane {
-    fn add(&mut self, id: u64, batch: RecordBatch) {
-        self.rows += batch.num_rows();
-        self.bytes += batch_bytes(&batch);
-        self.batches.push((id, batch));
-    }
-
-    fn all_rows(&self) -> usize {
-        self.rows + self.runs.iter().map(HashRun::live_rows).sum::<usize>()
-    }
-
-    /// Rows in memory and on disk whose hashes are in a range, by age.
-    fn rows_in(&self, hashes: &KeyHashes, range: &RangeInclusive<u64>) -> Result<Vec<RecordBatch>> {
-        let mut rows = Vec::new();
-        for run in &self.runs {
-            rows.extend(run.rows_in(hashes, range)?);
-        }
-        let held: Vec<RecordBatch> = self.batches.iter().map(|(_, batch)| batch.clone()).collect();
-        rows.extend(held_rows_in(&held, hashes, range)?);
-        Ok(rows)
-    }
-}
-
-/// A batch and its name in snapshots.
-type Named = (u64, RecordBatch);
-
 /// See the module's description.
 #[derive(Debug)]
 pub struct WindowAggregate {
@@ -94,6 +54,7 @@ pub struct WindowAggregate {
     hashes: KeyHashes,
     /// Set when windows share panes.
     shared: Option<WindowSpec>,
+    closing: Closing,
     /// By (end, start): the windows that close first come first. With sharing: (first open end, pane).
     panes: BTreeMap<(i64, i64), Pane>,
     ids: PieceIds,
@@ -131,6 +92,7 @@ impl WindowAggregate {
             columns,
             hashes,
             shared,
+            closing: Closing::default(),
             panes: BTreeMap::new(),
             ids: PieceIds::default(),
             watermark: Watermark::MIN,
@@ -178,7 +140,7 @@ impl WindowAggregate {
                 }
                 let count = before.live_rows() + last.live_rows();
                 let mut writer = RunWriter::new(folder, &mut self.ids, &self.hashes, None, count);
-                for range in merge_ranges(count) {
+                for range in HashRanges::of_merge(count) {
                     let rows = [before.rows_in(&self.hashes, &range)?, last.rows_in(&self.hashes, &range)?].concat();
                     writer.add(&self.parts.reduce(&rows, compute).await?)?;
                 }
@@ -227,57 +189,25 @@ impl WindowAggregate {
     }
 
     /// Closes the windows that the watermark has passed and returns their final rows.
+    ///
+    /// # Errors
+    /// `unavailable` when they are more than memory is to have.
     pub async fn advance(&mut self, watermark: Watermark, compute: &Compute) -> Result<Vec<RecordBatch>> {
-        if watermark <= self.watermark {
-            return Ok(Vec::new());
-        }
-        let before = std::mem::replace(&mut self.watermark, watermark);
-        match self.shared {
-            None => self.close_own(watermark, compute).await,
-            Some(spec) => self.close_shared(spec, before, watermark, compute).await,
-        }
-    }
-
-    async fn close_own(&mut self, watermark: Watermark, compute: &Compute) -> Result<Vec<RecordBatch>> {
+        self.begin_close(watermark);
         let mut out = Output::new(compute);
-        let mut lists = Lists::new(self.parts.finish_partitions());
-        while let Some(entry) = self.panes.first_entry() {
-            if !watermark.closes(entry.key().0) {
-                break;
-            }
-            self.closed = self.closed.max(Some(entry.key().0 - 1));
-            let pane = entry.remove();
-            if pane.runs.is_empty() {
-                lists.add(pane.batches.into_iter().map(|(_, batch)| batch).collect(), pane.rows);
-                self.finish_if(ROWS_PER_CLOSE, &mut lists, &mut out, compute).await?;
-                continue;
-            }
-            for range in merge_ranges(pane.all_rows()) {
-                let batches = pane.rows_in(&self.hashes, &range)?;
-                let rows = batches.iter().map(RecordBatch::num_rows).sum();
-                lists.add(batches, rows);
-                self.finish_if(SPILLED_ROWS_PER_CLOSE, &mut lists, &mut out, compute).await?;
-            }
+        while let Some(rows) = self.next_closed(compute).await? {
+            out.extend(rows)?;
         }
-        self.finish_if(1, &mut lists, &mut out, compute).await?;
         Ok(out.into_rows())
     }
 
-    /// Reads out what is in the lists, if it is so many rows.
-    async fn finish_if(&self, rows: usize, lists: &mut Lists, out: &mut Output, compute: &Compute) -> Result<()> {
-        if lists.rows >= rows {
-            out.extend(self.parts.finish_disjoint(lists.take(), compute).await?)?;
+    /// Moves event time on. What closes by that is read out by [`Self::next_closed`], to its end.
+    pub(super) fn begin_close(&mut self, watermark: Watermark) {
+        if watermark <= self.watermark {
+            return;
         }
-        Ok(())
-    }
-
-    async fn close_shared(
-        &mut self,
-        spec: WindowSpec,
-        before: Watermark,
-        watermark: Watermark,
-        compute: &Compute,
-    ) -> Result<Vec<RecordBatch>> {
+        let before = std::mem::replace(&mut self.watermark, watermark);
+        let Some(spec) = self.shared else { return };
         let mut windows: BTreeMap<(i64, i64), Vec<(i64, i64)>> = BTreeMap::new();
         for &(first_end, pane_start) in self.panes.keys() {
             for (start, end) in spec.windows_of_pane(pane_start) {
@@ -286,9 +216,70 @@ impl WindowAggregate {
                 }
             }
         }
-        let mut out = Output::new(compute);
+        self.closing.windows = windows.into_iter().collect();
+    }
+
+    /// Final rows of windows that close, many at a time; `None` when there are no more.
+    pub(super) async fn next_closed(&mut self, compute: &Compute) -> Result<Option<Vec<RecordBatch>>> {
         let mut lists = Lists::new(self.parts.finish_partitions());
-        for ((end, start), panes) in windows {
+        match self.shared {
+            None => self.gather_own(&mut lists)?,
+            Some(_) => self.gather_shared(&mut lists, compute).await?,
+        }
+        if lists.rows > 0 {
+            return Ok(Some(self.parts.finish_disjoint(lists.take(), compute).await?));
+        }
+        if let Some(spec) = self.shared {
+            self.panes.retain(|(_, pane_start), _| !self.watermark.closes(spec.last_end(*pane_start)));
+        }
+        Ok(None)
+    }
+
+    /// States of closing windows, until there are enough for one run of `Final`.
+    fn gather_own(&mut self, lists: &mut Lists) -> Result<()> {
+        loop {
+            while let Some(range) = self.closing.ranges.next() {
+                let rows = self.closing.pane.rows_in(&self.hashes, &range)?;
+                lists.add_rows(rows);
+                if lists.rows >= SPILLED_ROWS_PER_CLOSE {
+                    return Ok(());
+                }
+            }
+            self.closing.pane = Pane::default();
+            let Some(entry) = self.panes.first_entry() else { return Ok(()) };
+            if !self.watermark.closes(entry.key().0) {
+                return Ok(());
+            }
+            self.closed = self.closed.max(Some(entry.key().0 - 1));
+            let pane = entry.remove();
+            if pane.runs.is_empty() {
+                lists.add(pane.batches.into_iter().map(|(_, batch)| batch).collect(), pane.rows);
+                if lists.rows >= ROWS_PER_CLOSE {
+                    return Ok(());
+                }
+            } else {
+                (self.closing.ranges, self.closing.pane) = (HashRanges::of_merge(pane.all_rows()), pane);
+            }
+        }
+    }
+
+    /// The same of windows that share panes.
+    async fn gather_shared(&mut self, lists: &mut Lists, compute: &Compute) -> Result<()> {
+        loop {
+            while let Some(range) = self.closing.ranges.next() {
+                let (start, end) = self.closing.window;
+                let mut batches = Vec::new();
+                for pane in self.closing.panes.iter().filter_map(|key| self.panes.get(key)) {
+                    for batch in pane.rows_in(&self.hashes, &range)? {
+                        batches.push(with_bounds(&self.columns, &batch, start, end)?);
+                    }
+                }
+                lists.add_rows(batches);
+                if lists.rows >= self.closing.at_once {
+                    return Ok(());
+                }
+            }
+            let Some(((end, start), panes)) = self.closing.windows.pop_front() else { return Ok(()) };
             self.closed = self.closed.max(Some(end - 1));
             let (mut rows, mut spilled) = (0, false);
             for key in &panes {
@@ -299,22 +290,10 @@ impl WindowAggregate {
                 rows += pane.all_rows();
                 spilled |= !pane.runs.is_empty();
             }
-            let at_once = if spilled { SPILLED_ROWS_PER_CLOSE } else { ROWS_PER_CLOSE };
-            for range in ranges(rows, if spilled { at_once } else { usize::MAX }) {
-                let (mut batches, mut rows) = (Vec::new(), 0);
-                for pane in panes.iter().filter_map(|key| self.panes.get(key)) {
-                    for batch in pane.rows_in(&self.hashes, &range)? {
-                        rows += batch.num_rows();
-                        batches.push(with_bounds(&self.columns, &batch, start, end)?);
-                    }
-                }
-                lists.add(batches, rows);
-                self.finish_if(at_once, &mut lists, &mut out, compute).await?;
-            }
+            (self.closing.window, self.closing.panes) = ((start, end), panes);
+            self.closing.at_once = if spilled { SPILLED_ROWS_PER_CLOSE } else { ROWS_PER_CLOSE };
+            self.closing.ranges = if spilled { HashRanges::of_merge(rows) } else { HashRanges::whole() };
         }
-        self.finish_if(1, &mut lists, &mut out, compute).await?;
-        self.panes.retain(|(_, pane_start), _| !watermark.closes(spec.last_end(*pane_start)));
-        Ok(out.into_rows())
     }
 
     /// State rows by the pane they belong to. Rows without a window (a NULL time) belong to none.
@@ -399,74 +378,6 @@ impl WindowAggregate {
         self.watermark = watermark;
         Ok(())
     }
-}
-
-/// State rows of a pane as those of one of its windows.
-fn with_bounds(bounds: &WindowColumns, batch: &RecordBatch, start: i64, end: i64) -> Result<RecordBatch> {
-    let mut columns = batch.columns().to_vec();
-    let rows = batch.num_rows();
-    for (column, value) in [(bounds.start, start), (bounds.end, end), (bounds.time, end - 1)] {
-        if let Some(column) = column {
-            let times = TimestampMillisecondArray::from_value(value, rows);
-            columns[column] = cast(&times, columns[column].data_type())?;
-        }
-    }
-    Ok(RecordBatch::try_new(batch.schema(), columns)?)
-}
-
-async fn compact(pane: &mut Pane, parts: &AggregateParts, ids: &mut PieceIds, compute: &Compute) -> Result<()> {
-    let batches: Vec<RecordBatch> = pane.batches.iter().map(|(_, batch)| batch.clone()).collect();
-    let reduced = parts.reduce(&batches, compute).await?;
-    pane.rows = reduced.iter().map(RecordBatch::num_rows).sum();
-    pane.bytes = reduced.iter().map(batch_bytes).sum();
-    pane.batches = reduced.into_iter().map(|batch| (ids.take(), batch)).collect();
-    pane.rows_after_compaction = pane.rows;
-    Ok(())
-}
-
-/// Windows dealt out to tasks, the shortest list first.
-struct Lists {
-    lists: Vec<(usize, Vec<RecordBatch>)>,
-    rows: usize,
-}
-
-impl Lists {
-    fn new(partitions: usize) -> Self {
-        Self { lists: vec![(0, Vec::new()); partitions.max(1)], rows: 0 }
-    }
-
-    fn add(&mut self, batches: Vec<RecordBatch>, rows: usize) {
-        self.rows += rows;
-        if let Some(list) = self.lists.iter_mut().min_by_key(|list| list.0) {
-            list.0 += rows;
-            list.1.extend(batches);
-        }
-    }
-
-    fn take(&mut self) -> Vec<Vec<RecordBatch>> {
-        self.rows = 0;
-        let empty = vec![(0, Vec::new()); self.lists.len()];
-        std::mem::replace(&mut self.lists, empty).into_iter().map(|list| list.1).collect()
-    }
-}
-
-/// Bytes of text that state rows may keep alive without using them: less is not worth a copy.
-const UNUSED_TEXT_BYTES: usize = 64 << 10;
-
-/// The rows with text of their own, if what they point into holds much else: state that was not aggregated points into
-/// the records it came from, and would keep whole chunks of them until its window closes.
-fn own_text(rows: RecordBatch) -> Result<RecordBatch> {
-    let mut columns = rows.columns().to_vec();
-    let mut copied = false;
-    for column in &mut columns {
-        let Some(texts) = column.as_string_view_opt() else { continue };
-        let held: usize = texts.data_buffers().iter().map(|buffer| buffer.len()).sum();
-        if held > UNUSED_TEXT_BYTES && held > 2 * texts.total_buffer_bytes_used() {
-            *column = Arc::new(texts.gc());
-            copied = true;
-        }
-    }
-    if copied { Ok(RecordBatch::try_new(rows.schema(), columns)?) } else { Ok(rows) }
 }
 
 /// A time column as milliseconds.

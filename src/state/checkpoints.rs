@@ -20,11 +20,12 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::checksum::hex_digest;
-use super::files::{self, RESTORE, arrange, dead_rows, decode, encode, parse_dead_rows};
+use super::files::{RESTORE, arrange, dead_rows, decode, encode, parse_dead_rows};
 use super::increments::{KeptFile, increment};
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
 use super::saved::{OperatorState, PieceRows, SavedJob, SavedQuery, StatePiece};
 use super::spill::SpillFolder;
+use super::stored_files::{off_the_runtime, put, write_file};
 use crate::contracts::{Created, Error, ErrorKind, Result, Storage, Watermark, crash_point};
 
 /// Files that are read or written side by side; each has up to 32 MiB in memory.
@@ -402,38 +403,6 @@ impl CheckpointStore {
         (self.stored, self.dead) = (HashMap::new(), HashMap::new());
         Ok(())
     }
-}
-
-/// Work that takes long, in the pool for such. A runtime of one thread has a reason to have no other: a simulation.
-async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    if tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread {
-        return Ok(work());
-    }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| Error::internal("a task that reads or writes state died").caused_by(e))
-}
-
-async fn write_file(storage: &Arc<dyn Storage>, name: String, pieces: Vec<(u64, PieceRows)>) -> Result<KeptFile> {
-    let rows: Vec<(u64, usize)> = pieces.iter().map(|(id, rows)| (*id, rows.num_rows())).collect();
-    let encoded = off_the_runtime(move || files::encode(&pieces)).await??;
-    let pieces = rows.iter().map(|(id, _)| *id).collect();
-    Ok(KeptFile { file: put(storage, name, encoded, pieces).await?, batches: rows })
-}
-
-async fn put(
-    storage: &Arc<dyn Storage>,
-    name: String,
-    encoded: files::Encoded,
-    pieces: super::ranges::Ranges,
-) -> Result<StateFile> {
-    let bytes = encoded.content.len() as u64;
-    crash_point("state_file.before");
-    let created = storage.create(&name, encoded.content).await?;
-    crash_point("state_file.after");
-    if created == Created::Taken {
-        return Err(Error::internal(format!("state file '{}/{name}' was there already", storage.place())));
-    }
-    Ok(StateFile { name, bytes, sha256: encoded.sha256, pieces })
 }
 
 fn fenced(place: &str, number: u64, other: Option<&Manifest>) -> Error {

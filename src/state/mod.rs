@@ -20,6 +20,7 @@ mod ranges;
 mod saved;
 mod savepoints;
 mod spill;
+mod stored_files;
 #[cfg(test)]
 mod test_faults;
 #[cfg(test)]

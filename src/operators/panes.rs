@@ -1,0 +1,150 @@
+//! Panes of windows: their state rows, in memory and on disk, and how they are read out.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{AsArray, RecordBatch, TimestampMillisecondArray};
+use datafusion::arrow::compute::cast;
+
+use super::compute::{Compute, batch_bytes};
+use super::hash_run::{HashRanges, HashRun, held_rows_in};
+use super::key_hashes::KeyHashes;
+use super::partials::AggregateParts;
+use super::window_aggregate::WindowColumns;
+use crate::contracts::Result;
+use crate::state::PieceIds;
+
+/// State rows of a window, or of a slice that windows share.
+#[derive(Debug, Default)]
+pub(super) struct Pane {
+    /// Batches by age.
+    pub(super) batches: Vec<Named>,
+    pub(super) rows: usize,
+    pub(super) rows_after_compaction: usize,
+    /// About how many bytes the batches have.
+    pub(super) bytes: usize,
+    /// Rows on disk, by age, older than all batches.
+    pub(super) runs: Vec<HashRun>,
+}
+
+impl Pane {
+    pub(super) fn add(&mut self, id: u64, batch: RecordBatch) {
+        self.rows += batch.num_rows();
+        self.bytes += batch_bytes(&batch);
+        self.batches.push((id, batch));
+    }
+
+    pub(super) fn all_rows(&self) -> usize {
+        self.rows + self.runs.iter().map(HashRun::live_rows).sum::<usize>()
+    }
+
+    /// Rows in memory and on disk whose hashes are in a range, by age.
+    pub(super) fn rows_in(&self, hashes: &KeyHashes, range: &RangeInclusive<u64>) -> Result<Vec<RecordBatch>> {
+        let mut rows = Vec::new();
+        for run in &self.runs {
+            rows.extend(run.rows_in(hashes, range)?);
+        }
+        let held: Vec<RecordBatch> = self.batches.iter().map(|(_, batch)| batch.clone()).collect();
+        rows.extend(held_rows_in(&held, hashes, range)?);
+        Ok(rows)
+    }
+}
+
+/// Windows that are being read out: between two epochs there are none.
+#[derive(Debug, Default)]
+pub(super) struct Closing {
+    /// What is left of the one that is read, a range of hashes at a time.
+    pub(super) ranges: HashRanges,
+    /// Its rows, where it does not share them.
+    pub(super) pane: Pane,
+    /// Start and end of the one that is read, and its panes, where windows share panes.
+    pub(super) window: (i64, i64),
+    pub(super) panes: Vec<(i64, i64)>,
+    /// State rows of one run of `Final`.
+    pub(super) at_once: usize,
+    /// Those that come next: end and start, and their panes.
+    pub(super) windows: VecDeque<((i64, i64), Vec<(i64, i64)>)>,
+}
+
+/// A batch and its name in snapshots.
+pub(super) type Named = (u64, RecordBatch);
+
+/// State rows of a pane as those of one of its windows.
+pub(super) fn with_bounds(bounds: &WindowColumns, batch: &RecordBatch, start: i64, end: i64) -> Result<RecordBatch> {
+    let mut columns = batch.columns().to_vec();
+    let rows = batch.num_rows();
+    for (column, value) in [(bounds.start, start), (bounds.end, end), (bounds.time, end - 1)] {
+        if let Some(column) = column {
+            let times = TimestampMillisecondArray::from_value(value, rows);
+            columns[column] = cast(&times, columns[column].data_type())?;
+        }
+    }
+    Ok(RecordBatch::try_new(batch.schema(), columns)?)
+}
+
+/// Merges the states of a pane.
+pub(super) async fn compact(
+    pane: &mut Pane,
+    parts: &AggregateParts,
+    ids: &mut PieceIds,
+    compute: &Compute,
+) -> Result<()> {
+    let batches: Vec<RecordBatch> = pane.batches.iter().map(|(_, batch)| batch.clone()).collect();
+    let reduced = parts.reduce(&batches, compute).await?;
+    pane.rows = reduced.iter().map(RecordBatch::num_rows).sum();
+    pane.bytes = reduced.iter().map(batch_bytes).sum();
+    pane.batches = reduced.into_iter().map(|batch| (ids.take(), batch)).collect();
+    pane.rows_after_compaction = pane.rows;
+    Ok(())
+}
+
+/// Windows dealt out to tasks, the shortest list first.
+pub(super) struct Lists {
+    lists: Vec<(usize, Vec<RecordBatch>)>,
+    pub(super) rows: usize,
+}
+
+impl Lists {
+    pub(super) fn new(partitions: usize) -> Self {
+        Self { lists: vec![(0, Vec::new()); partitions.max(1)], rows: 0 }
+    }
+
+    pub(super) fn add(&mut self, batches: Vec<RecordBatch>, rows: usize) {
+        self.rows += rows;
+        if let Some(list) = self.lists.iter_mut().min_by_key(|list| list.0) {
+            list.0 += rows;
+            list.1.extend(batches);
+        }
+    }
+
+    pub(super) fn add_rows(&mut self, batches: Vec<RecordBatch>) {
+        let rows = batches.iter().map(RecordBatch::num_rows).sum();
+        self.add(batches, rows);
+    }
+
+    pub(super) fn take(&mut self) -> Vec<Vec<RecordBatch>> {
+        self.rows = 0;
+        let empty = vec![(0, Vec::new()); self.lists.len()];
+        std::mem::replace(&mut self.lists, empty).into_iter().map(|list| list.1).collect()
+    }
+}
+
+/// Bytes of text that state rows may keep alive without using them: less is not worth a copy.
+const UNUSED_TEXT_BYTES: usize = 64 << 10;
+
+/// The rows with text of their own, if what they point into holds much else: state that was not aggregated points into
+/// the records it came from, and would keep whole chunks of them until its window closes.
+pub(super) fn own_text(rows: RecordBatch) -> Result<RecordBatch> {
+    let mut columns = rows.columns().to_vec();
+    let mut copied = false;
+    for column in &mut columns {
+        let Some(texts) = column.as_string_view_opt() else { continue };
+        let held: usize = texts.data_buffers().iter().map(|buffer| buffer.len()).sum();
+        if held > UNUSED_TEXT_BYTES && held > 2 * texts.total_buffer_bytes_used() {
+            *column = Arc::new(texts.gc());
+            copied = true;
+        }
+    }
+    if copied { Ok(RecordBatch::try_new(rows.schema(), columns)?) } else { Ok(rows) }
+}

@@ -1,0 +1,47 @@
+//! State files in a storage: written from pieces, off the runtime's threads.
+
+use std::sync::Arc;
+
+use super::files;
+use super::increments::KeptFile;
+use super::manifest::StateFile;
+use super::saved::PieceRows;
+use crate::contracts::{Created, Error, Result, Storage, crash_point};
+
+/// Work that takes long, in the pool for such. A runtime of one thread has a reason to have no other: a simulation.
+pub(super) async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    if tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread {
+        return Ok(work());
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| Error::internal("a task that reads or writes state died").caused_by(e))
+}
+
+/// Encodes pieces and writes them under a name.
+pub(super) async fn write_file(
+    storage: &Arc<dyn Storage>,
+    name: String,
+    pieces: Vec<(u64, PieceRows)>,
+) -> Result<KeptFile> {
+    let rows: Vec<(u64, usize)> = pieces.iter().map(|(id, rows)| (*id, rows.num_rows())).collect();
+    let encoded = off_the_runtime(move || files::encode(&pieces)).await??;
+    let pieces = rows.iter().map(|(id, _)| *id).collect();
+    Ok(KeptFile { file: put(storage, name, encoded, pieces).await?, batches: rows })
+}
+
+/// Writes a file that was encoded.
+pub(super) async fn put(
+    storage: &Arc<dyn Storage>,
+    name: String,
+    encoded: files::Encoded,
+    pieces: super::ranges::Ranges,
+) -> Result<StateFile> {
+    let bytes = encoded.content.len() as u64;
+    crash_point("state_file.before");
+    let created = storage.create(&name, encoded.content).await?;
+    crash_point("state_file.after");
+    if created == Created::Taken {
+        return Err(Error::internal(format!("state file '{}/{name}' was there already", storage.place())));
+    }
+    Ok(StateFile { name, bytes, sha256: encoded.sha256, pieces })
+}

@@ -1,0 +1,241 @@
+//! Rows that make a query fail: they are found and left out; what cannot be left out stops the job, or is skipped, with its
+//! position.
+
+#![recursion_limit = "256"]
+#![expect(clippy::disallowed_methods, reason = "the program under test lives in real time")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use job::{Variant, options, run};
+use tidemill::runtime::{Ending, Summary};
+
+#[path = "support/job.rs"]
+mod job;
+
+const VARIANTS: [Variant; 4] = [
+    Variant { rows: usize::MAX, threads: 1, splits: 1 },
+    Variant { rows: 1, threads: 1, splits: 1 },
+    Variant { rows: 7, threads: 4, splits: 1 },
+    Variant { rows: 10_000, threads: 4, splits: 1 },
+];
+
+/// Records whose `s` is no number.
+const BAD: [usize; 4] = [0, 17, 18, 499];
+const ROWS: usize = 500;
+
+const JOB: &str = "
+CREATE TABLE events (n BIGINT, s STRING, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '10' MINUTE)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
+CREATE TABLE numbers (n BIGINT, s BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/numbers', 'format' = 'json');
+CREATE TABLE sums (k BIGINT, c BIGINT, total BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/sums', 'format' = 'json');
+CREATE TABLE ratios (w TIMESTAMP(3), ratio BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/ratios', 'format' = 'json');
+CREATE TABLE everything (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/everything', 'format' = 'json');
+INSERT INTO numbers SELECT n, CAST(s AS BIGINT) FROM events WHERE n >= 0;
+INSERT INTO sums SELECT MOD(n, 3), COUNT(*), SUM(CAST(s AS BIGINT)) FROM events GROUP BY MOD(n, 3);
+-- Of the 50 windows, the third has 3 fewer than the others: it divides by zero.
+INSERT INTO ratios SELECT window_start, 70 / (COUNT(*) - 7) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE))
+GROUP BY window_start, window_end;
+INSERT INTO everything SELECT n FROM events;
+";
+
+/// Record `n`; ten of them make a minute, but the third minute lacks three.
+fn record(n: usize) -> String {
+    let text = if BAD.contains(&n) { format!("none {n}") } else { n.to_string() };
+    let minute = if (20..23).contains(&n) { 3 } else { n / 10 };
+    format!(r#"{{"n":{n},"s":"{text}","at":"2026-03-01T{:02}:{:02}:{:02}Z"}}"#, minute / 60, minute % 60, n % 10 * 5)
+}
+
+/// A job in a folder, with its input in one file.
+fn place(job: &str, records: impl Iterator<Item = usize>) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("in")).unwrap();
+    let lines: Vec<String> = records.map(record).collect();
+    std::fs::write(folder.path().join("in/a.jsonl"), lines.join("\n") + "\n").unwrap();
+    std::fs::write(folder.path().join("job.sql"), job).unwrap();
+    folder
+}
+
+async fn ran(folder: &Path, variant: Variant) -> Result<Summary, String> {
+    let parameters = BTreeMap::from([("DIR".to_owned(), folder.display().to_string())]);
+    run(&options(folder.join("job.sql"), folder.join("local"), parameters, variant, Ending::Drain)).await
+}
+
+/// Lines below a folder, sorted.
+fn lines(folder: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "jsonl" || e == "json") {
+                lines.extend(std::fs::read_to_string(path).unwrap().lines().map(str::to_owned));
+            }
+        }
+    }
+    lines.sort();
+    lines
+}
+
+/// Refused records by query: what made them fail, and the record.
+fn refused(folder: &Path, query: &str) -> Vec<serde_json::Value> {
+    let all = lines(&folder.join("local/errors"));
+    let all = all.iter().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    all.filter(|line| line["origin"].as_str().unwrap().ends_with(query)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_make_a_query_fail_are_left_out_and_written_with_their_position() {
+    for variant in VARIANTS {
+        // The third minute has seven records.
+        let folder = place(JOB, 0..ROWS);
+        let summary = ran(folder.path(), variant).await.unwrap_or_else(|e| panic!("[{variant}] {e}"));
+        let good: Vec<usize> = (0..ROWS).filter(|n| !BAD.contains(n)).collect();
+        let mut wanted: Vec<String> = good.iter().map(|n| format!(r#"{{"n":{n},"s":{n}}}"#)).collect();
+        wanted.sort();
+        assert_eq!(lines(&folder.path().join("numbers")), wanted, "[{variant}]");
+        assert_eq!(lines(&folder.path().join("everything")).len(), ROWS, "[{variant}] another query has all rows");
+        let sum = |k: usize| {
+            let of: Vec<&usize> = good.iter().filter(|n| *n % 3 == k).collect();
+            format!(r#"{{"k":{k},"c":{},"total":{}}}"#, of.len(), of.into_iter().sum::<usize>())
+        };
+        let sums = lines(&folder.path().join("sums"));
+        assert!(
+            (0..3).all(|k| sums.contains(&sum(k))),
+            "[{variant}] {:?} in {sums:?}",
+            (0..3).map(sum).collect::<Vec<_>>()
+        );
+        for query in ["numbers", "sums"] {
+            let refused = refused(folder.path(), query);
+            let mut records: Vec<i64> = refused
+                .iter()
+                .map(|line| {
+                    assert_eq!(line["reason"], "query_failed", "[{variant}] {line}");
+                    assert!(line["detail"].as_str().unwrap().contains("none"), "[{variant}] {line}");
+                    assert!(!line["sequence_number"].as_str().unwrap().is_empty(), "[{variant}] {line}");
+                    let record: serde_json::Value = serde_json::from_str(line["record"].as_str().unwrap()).unwrap();
+                    record["n"].as_i64().unwrap()
+                })
+                .collect();
+            records.sort_unstable();
+            assert_eq!(records, BAD.map(|n| n as i64), "[{variant}] {query}");
+            let counts = summary.queries.iter().find(|counts| counts.name.ends_with(query)).unwrap();
+            assert_eq!(counts.rejected["query_failed"], BAD.len() as u64, "[{variant}] {query}");
+            assert_eq!(counts.used, good.len() as u64, "[{variant}] trial runs do not count: {query}");
+        }
+        // A result that makes the query fail comes from no single record: it is written itself.
+        assert_eq!(lines(&folder.path().join("ratios")).len(), ROWS / 10 - 1, "[{variant}]");
+        let refused = refused(folder.path(), "ratios");
+        assert_eq!(refused.len(), 1, "[{variant}] {refused:?}");
+        assert!(refused[0]["record"].as_str().unwrap().contains("2026-03-01T00:02:00"), "[{variant}] {}", refused[0]);
+        let counts = summary.queries.iter().find(|counts| counts.name.ends_with("ratios")).unwrap();
+        assert_eq!(counts.refused["query_failed"], 1, "[{variant}]");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_that_fails_for_too_many_rows_stops_the_job() {
+    let folder = place(&format!("SET 'tidemill.maximum-failed-rows' = '3';{JOB}"), 0..ROWS);
+    let error = ran(folder.path(), Variant::default()).await.expect_err("four rows fail");
+    for part in ["query 'job:numbers", "more than 3 rows", "epoch 1", "500 record(s)", "tidemill.maximum-failed-rows"] {
+        assert!(error.contains(part), "'{part}' in {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_too_old_goes_to_the_error_output_by_require() {
+    let job = "
+        CREATE TABLE events (n BIGINT, s STRING, at TIMESTAMP_LTZ(3))
+        WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
+        CREATE TABLE young (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/young', 'format' = 'json');
+        INSERT INTO young SELECT n FROM events WHERE REQUIRE(at > CURRENT_TIMESTAMP - INTERVAL '1' HOUR, 'too old');";
+    let folder = place(job, 0..20);
+    ran(folder.path(), Variant::default()).await.expect("it runs");
+    assert_eq!(lines(&folder.path().join("young")), Vec::<String>::new());
+    assert_eq!(refused(folder.path(), "young").len(), 20);
+}
+
+const FAILING: &str = "SET 'tidemill.bisect-batch-on-function-error' = 'false';
+SET 'tidemill.maximum-retry-attempts' = '2';
+SET 'tidemill.retry-delay' = '10 ms';
+CREATE TABLE clicks (n BIGINT, s STRING) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
+CREATE TABLE counts (k STRING, c BIGINT, total BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
+CREATE TABLE plain (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'plain');
+INSERT INTO counts SELECT 'all', COUNT(*), SUM(CAST(s AS BIGINT)) FROM clicks;
+INSERT INTO plain SELECT 'all', COUNT(*) FROM clicks;
+";
+
+fn program(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    command.args(args).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn produce(folder: &Path, records: impl Iterator<Item = usize>) {
+    let text: Vec<String> = records.map(record).collect();
+    std::fs::write(folder.join("new.jsonl"), text.join("\n") + "\n").unwrap();
+    let done = program(folder, &["produce", "clicks", "--local", "local", "--from", "new.jsonl"]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn number(folder: &Path, sql: &str) -> Option<i64> {
+    let file = folder.join("local/dynamodb.sqlite");
+    let open = rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+    open.query_row(sql, [], |row| row.get(0)).ok()
+}
+
+#[test]
+fn an_epoch_that_fails_again_and_again_stops_the_job_or_is_skipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("job.sql"), FAILING).unwrap();
+    let run = ["run", "job.sql", "--local", "local", "--from", "trim_horizon", "--epoch-interval", "50ms"];
+    // What went well stays.
+    produce(folder, 30..40);
+    let once = program(folder, &[&run[..], &["--once"]].concat()).output().unwrap();
+    assert!(once.status.success(), "{}", String::from_utf8_lossy(&once.stderr));
+    produce(folder, 0..30);
+    let output = program(folder, &run).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("failed (").count(), 2, "two retries: {said}");
+    for part in ["query 'job:counts'", "epoch ", "record(s) of clicks/", "tidemill.on-exhausted-retries"] {
+        assert!(said.contains(part), "'{part}' in {said}");
+    }
+    assert!(said.contains("has failed 3 times") || said.contains("none"), "{said}");
+    // Another process knows, and does not try it for ever.
+    let output = program(folder, &run).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("has failed 3 times at epoch "), "{said}");
+    assert!(!said.contains("retries follows"), "{said}");
+    assert_eq!(number(folder, "SELECT total FROM counts"), Some((30..40).sum::<i64>()));
+
+    // Skipped by option: the other query has all, this one what came before and comes after.
+    std::fs::write(folder.join("job.sql"), format!("SET 'tidemill.on-exhausted-retries' = 'skip';\n{FAILING}"))
+        .unwrap();
+    let mut child = program(folder, &run).spawn().unwrap();
+    produce(folder, 100..105);
+    let wanted = (30..40).sum::<i64>() + (100..105).sum::<i64>();
+    let started = Instant::now();
+    while number(folder, "SELECT total FROM counts") != Some(wanted) && started.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let status = child.wait().unwrap();
+    let mut said = String::new();
+    std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut said).unwrap();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert_eq!(number(folder, "SELECT total FROM counts"), Some(wanted), "{said}");
+    assert_eq!(number(folder, "SELECT c FROM plain"), Some(45), "{said}");
+    let refused = refused(folder, "counts");
+    assert_eq!(refused.len(), 30, "{refused:?}");
+    assert!(refused.iter().all(|line| line["reason"] == "query_failed" && line["stream"] == "clicks"), "{refused:?}");
+}
