@@ -75,8 +75,10 @@ fn records_come_as_they_were_put_or_damage_is_told() {
     let mut stream = LocalStream::open(folder.path(), "s", Some(1), Arc::clone(&clock)).unwrap();
     let texts: Vec<String> = (0..FRAMES * RECORDS_OF_A_FRAME).map(text).collect();
     for frame in texts.chunks(RECORDS_OF_A_FRAME) {
-        let records: Vec<_> =
-            frame.iter().map(|text| PutRecord { partition_key: "k", data: text.as_bytes() }).collect();
+        let records: Vec<_> = frame
+            .iter()
+            .map(|text| PutRecord { partition_key: "k", explicit_hash_key: None, data: text.as_bytes() })
+            .collect();
         assert!(stream.put_records(&records).unwrap().iter().all(Result::is_ok));
     }
     let log = stream_folder(folder.path(), "s").join("shardId-000000000000.log");
@@ -124,8 +126,9 @@ fn descriptions_of_streams() {
     check(500, 10, changes(), |changes| {
         std::fs::write(&path, changed(&whole, &changes)).unwrap();
         let _ = runtime.block_on(source.splits());
-        let _ = LocalStream::open(folder.path(), "s", None, Arc::clone(&clock))
-            .map(|mut stream| stream.put_records(&[PutRecord { partition_key: "k", data: b"x" }]).map(|_| ()));
+        let _ = LocalStream::open(folder.path(), "s", None, Arc::clone(&clock)).map(|mut stream| {
+            stream.put_records(&[PutRecord { partition_key: "k", explicit_hash_key: None, data: b"x" }]).map(|_| ())
+        });
         Ok(())
     });
 }

@@ -80,7 +80,7 @@ fn shown(job: &SavedJob) -> String {
     // A buffer's own text has its address.
     let piece = |piece: &tidemill::state::StatePiece| {
         let dead = piece.dead.as_ref().map(|dead| dead.set_indices().collect::<Vec<_>>());
-        format!("{} {:?} {dead:?}", piece.id, piece.batch)
+        format!("{} {:?} {dead:?}", piece.id, piece.rows.load().unwrap())
     };
     let states = |q: &tidemill::state::SavedQuery| -> Vec<String> {
         let all = q.operators.iter().chain(&q.unwritten);
