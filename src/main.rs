@@ -8,5 +8,15 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    tidemill::cli::main()
+    // A query is planned on this thread, and a large one needs more stack than a process is given.
+    let main = std::thread::Builder::new().name("main".to_owned()).stack_size(tidemill::sql::STACK_BYTES);
+    match main.spawn(tidemill::cli::main).map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        // It has panicked, and has said so.
+        Ok(Err(_)) => ExitCode::from(101),
+        Err(error) => {
+            eprintln!("error: cannot start a thread: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

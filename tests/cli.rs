@@ -421,3 +421,16 @@ fn check_tells_of_narrow_keys_and_of_ties() {
     let place = Place::with(&[("surprising.sql", SURPRISING)]);
     assert_snapshot!(place.said(&["check", "surprising.sql"]));
 }
+
+/// Each row is used twice, and that is no error of accounting.
+#[test]
+fn a_table_that_a_query_reads_twice() {
+    let sql =
+        "CREATE TABLE t (a BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '3', 'fields.a.kind' = 'sequence',
+  'fields.a.start' = '1', 'fields.a.end' = '3');
+CREATE TABLE o (a BIGINT) WITH ('connector' = 'print');
+INSERT INTO o SELECT a FROM t UNION ALL SELECT a * 10 FROM t WHERE a > 1;";
+    let output = Place::with(&[("twice.sql", sql)]).output(&["run", "twice.sql", "--drain"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("3 rows in, 5 used"), "{text}");
+}

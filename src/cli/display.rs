@@ -26,8 +26,13 @@ pub(super) fn show(progress: Arc<Progress>, clock: Arc<dyn Clock>, job: &str) ->
             before = (records, now);
             let watermark = progress.watermark_ms.load(Ordering::Relaxed);
             let time = if watermark == 0 { Watermark::MIN } else { Watermark(watermark) };
+            // Sources that know no newest record, such as files, say nothing.
+            let behind = match progress.behind_ms.load(Ordering::Relaxed) {
+                ms @ 0.. => format!(", {:.1} s behind", ms as f64 / 1_000.0),
+                _ => String::new(),
+            };
             let line = format!(
-                "{job}: {records} records ({rate:.0}/s), {} rejected, {} rows out, event time {time}",
+                "{job}: {records} records ({rate:.0}/s), {} rejected, {} rows out{behind}, event time {time}",
                 progress.rejected.load(Ordering::Relaxed),
                 progress.rows_out.load(Ordering::Relaxed)
             );

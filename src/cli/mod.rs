@@ -132,9 +132,13 @@ fn end_quietly_without_reader() {
 
 type Outcome = Result<(), Vec<Error>>;
 
+/// Expressions are computed as trees, as deep as `sql` lets them be.
+const WORKER_STACK_BYTES: usize = 8 << 20;
+
 /// A runtime with as many threads as the job has tasks.
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Vec<Error>> {
-    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(threads.max(1)).enable_all().build();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let built = builder.worker_threads(threads.max(1)).thread_stack_size(WORKER_STACK_BYTES).enable_all().build();
     built.map_err(|e| vec![Error::unavailable("cannot start threads").caused_by(e)])
 }
 

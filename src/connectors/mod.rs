@@ -162,6 +162,9 @@ impl Connectors {
 
     /// A table that is asked for rows by their keys.
     pub fn lookup(&self, spec: &TableSpec, connector: &str) -> Result<Arc<dyn Lookup>> {
+        if let Some(outside) = &self.outside {
+            return outside.lookup(spec);
+        }
         match self.known(spec, connector)?.name {
             "dynamodb" => match &self.local {
                 Some(local) => dynamodb::local_lookup(spec, self.local_tables(local)),

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+
 use super::error::Result;
+use super::lookup::Lookup;
 use super::reject::ErrorOutput;
 use super::sink::Sink;
 use super::source::Source;
@@ -18,6 +21,12 @@ pub trait Outside: Send + Sync + fmt::Debug {
 
     /// The table of `spec`, to write, by the run of this number.
     fn sink(&self, spec: &TableSpec, generation: u64) -> Result<Box<dyn Sink>>;
+
+    /// The table of `spec`, of which single rows are asked for.
+    fn lookup(&self, spec: &TableSpec) -> Result<Arc<dyn Lookup>>;
+
+    /// All rows of the reference table of `spec`, which never change.
+    fn reference(&self, spec: &TableSpec) -> Result<RecordBatch>;
 
     /// Where refused records go.
     fn error_output(&self) -> Result<Box<dyn ErrorOutput>>;

@@ -155,6 +155,10 @@ async fn connect(
     let feeds = feeds(&plan.sources, &connectors, options, &saved)?;
     let mut references: Vec<Box<dyn ReferenceLoader>> = Vec::new();
     for reference in &plan.references {
+        if let Some(outside) = &options.state.outside {
+            references.push(Box::new(Fixed(Some(outside.reference(&reference.spec)?))));
+            continue;
+        }
         let files = connectors.reference(&reference.spec, &reference.connector)?;
         references.push(Box::new(Reloading { files, version: None }));
     }
@@ -281,5 +285,15 @@ impl ReferenceLoader for Reloading {
         let (version, rows) = self.files.load().await?;
         self.version = Some(version);
         Ok(Some(rows))
+    }
+}
+
+/// A reference table that never changes; loaded once.
+struct Fixed(Option<RecordBatch>);
+
+#[async_trait]
+impl ReferenceLoader for Fixed {
+    async fn poll(&mut self) -> Result<Option<RecordBatch>> {
+        Ok(self.0.take())
     }
 }

@@ -79,6 +79,12 @@ impl ExecutionPlan for CountExec {
     }
 }
 
+/// Where a plan gets its rows.
+pub(super) fn leaves(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    let children = plan.children();
+    if children.is_empty() { 1 } else { children.into_iter().map(leaves).sum() }
+}
+
 /// Whether a plan can give more rows than it takes: then rows used cannot be compared with rows read.
 pub fn multiplies(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let name = plan.name();

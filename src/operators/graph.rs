@@ -14,7 +14,7 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 
 use super::bisect::{FailedRow, Poison};
 use super::compute::{Compute, Output, failure, run_partitions};
-use super::count::multiplies;
+use super::count::{leaves, multiplies};
 use super::epoch_run::{EpochRun, reader_of, relabelled};
 use super::gate::GateReport;
 use super::running_aggregate::RunningAggregate;
@@ -265,8 +265,17 @@ impl QueryGraph {
 
     /// Whether a row of a table may be used more than once.
     pub fn multiplies(&self) -> bool {
-        let mut stages = self.operators.iter().map(|operator| &operator.input).chain([&self.root]);
-        stages.any(|stage| multiplies(&stage.plan))
+        let stages = || self.operators.iter().map(|operator| &operator.input).chain([&self.root]);
+        // `t UNION ALL t`: two leaves of one slot, or two slots.
+        let mut tables: Vec<usize> = stages()
+            .flat_map(|stage| &stage.inputs)
+            .filter_map(|input| if let SlotSource::Table(table) = input.source { Some(table) } else { None })
+            .collect();
+        let slots = tables.len();
+        tables.sort_unstable();
+        tables.dedup();
+        slots > tables.len()
+            || stages().any(|stage| leaves(&stage.plan) > stage.inputs.len() || multiplies(&stage.plan))
     }
 
     /// State of each operator. Cheap: batches are shared, not copied.
@@ -345,10 +354,13 @@ impl QueryGraph {
 /// Gives a stage the rows of its reference table, where these are new.
 pub(super) fn fill_reference(stage: &mut Stage, number: usize, epoch: &EpochInputs) -> Result<()> {
     let input = &stage.inputs[number];
-    if let SlotSource::Reference(table) = input.source
-        && let Some(rows) = &epoch.references[table]
-    {
-        input.slot.fill(std::slice::from_ref(rows));
+    if let SlotSource::Reference(table) = input.source {
+        let is_worn = input.slot.is_worn();
+        match &epoch.references[table] {
+            Some(rows) => input.slot.fill(std::slice::from_ref(rows)),
+            None if is_worn => {}
+            None => return Ok(()),
+        }
         // The plan keeps an index of the table from run to run; a changed table needs a new one.
         stage.plan = reset_plan_states(Arc::clone(&stage.plan)).map_err(failure)?;
     }

@@ -4,6 +4,7 @@
 //! plan holds no rows between two epochs. The lock is taken once a partition and epoch.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
@@ -36,7 +37,13 @@ pub struct Slot {
     is_reference: bool,
     /// What the query demands of every row of this table, so that the others need not come in.
     test: Option<EqualityTest>,
+    /// Runs of a plan over a reference table since it was made.
+    runs: AtomicU32,
 }
+
+/// Runs after which a plan that keeps an index of a reference table is made anew: what DataFusion notes of each run is 3 KiB or so,
+/// and the index of a large table costs a second.
+const RUNS_OF_AN_INDEX: u32 = 2_000;
 
 /// Neighbouring rows.
 #[derive(Debug, Clone)]
@@ -55,12 +62,18 @@ impl Slot {
     /// A slot for the rows of a source table that pass a test.
     pub fn tested(schema: SchemaRef, partitions: usize, test: Option<EqualityTest>) -> Arc<Self> {
         let partitions = (0..partitions.max(1)).map(|_| Mutex::default()).collect();
-        Arc::new(Self { schema, partitions, is_reference: false, test })
+        Arc::new(Self { schema, partitions, is_reference: false, test, runs: AtomicU32::new(0) })
     }
 
     /// A slot for the rows of a reference table; they stay in it.
     pub fn reference(schema: SchemaRef) -> Arc<Self> {
-        Arc::new(Self { schema, partitions: vec![Mutex::default()], is_reference: true, test: None })
+        let partitions = vec![Mutex::default()];
+        Arc::new(Self { schema, partitions, is_reference: true, test: None, runs: AtomicU32::new(0) })
+    }
+
+    /// Counts a run of the plan over this reference table; whether the plan must be made anew before it.
+    pub fn is_worn(&self) -> bool {
+        (self.runs.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(RUNS_OF_AN_INDEX)
     }
 
     /// Schema of the rows.

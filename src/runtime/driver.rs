@@ -234,8 +234,8 @@ impl Driver {
         state.status = Status::Reading;
         state.unlogged.records += piece.records;
         state.unlogged.after = Some(piece.position.clone());
+        state.behind_ms = piece.behind_ms_at(self.clock.now_ms());
         state.position = Some(piece.position);
-        state.behind_ms = piece.behind_ms;
         state.data_ms = self.clock.now_ms();
         for (table, part) in piece.parts.into_iter().enumerate() {
             let counts = &mut feed.counts[table];

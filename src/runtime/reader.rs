@@ -29,6 +29,16 @@ pub(crate) struct Piece {
     pub(crate) parts: Vec<Part>,
 }
 
+impl Piece {
+    /// How far reading is behind, where the source says so. What has waited for its epoch is older by now than it was when the source
+    /// was asked.
+    pub(crate) fn behind_ms_at(&self, now_ms: i64) -> Option<u64> {
+        let newest = self.raw.as_ref().map(|raw| raw.arrivals.get(raw.len() - 1));
+        let age = newest.and_then(|ms| u64::try_from(now_ms - ms).ok()).unwrap_or(0);
+        self.behind_ms.map(|ms| ms.max(age))
+    }
+}
+
 /// A piece as one table sees it.
 #[derive(Debug)]
 pub(crate) struct Part {

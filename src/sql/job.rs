@@ -36,6 +36,11 @@ pub async fn plan_job(
     }
     let settings = Settings::read(&catalog.settings, &mut warnings, &mut errors);
     super::validate::check_tables(&catalog, &mut warnings, &mut errors);
+    let before = errors.len();
+    super::bounds::check_sizes(&catalog, &mut errors);
+    if errors.len() > before {
+        return Err(errors);
+    }
 
     // First pass: which columns does the job use?
     let first = Planner::new(&catalog, &settings, None, options, &mut errors).await;

@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod assign;
+mod bounds;
 mod catalog;
 mod compile;
 mod ddl;
@@ -34,6 +35,7 @@ mod types;
 mod validate;
 mod windows;
 
+pub use bounds::STACK_BYTES;
 pub use dialect::FlinkDialect;
 pub use job::plan_job;
 pub use plan::{BatchTables, JobPlan, LookupPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan};

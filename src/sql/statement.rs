@@ -124,6 +124,7 @@ fn strip_statement_set(tokens: &[TokenWithSpan]) -> &[TokenWithSpan] {
 }
 
 fn parse_statement(text: &SqlText, tokens: &[TokenWithSpan]) -> Result<StatementKind> {
+    super::bounds::check_depth(text, tokens)?;
     let end = tokens.last().map_or(Span::empty(), |t| Span::new(t.span.end, t.span.end));
     let dialect = FlinkDialect;
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens.to_vec());

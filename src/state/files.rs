@@ -10,8 +10,9 @@ use std::sync::Arc;
 use arrow::array::{AsArray, BinaryArray, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::buffer::{BooleanBuffer, Buffer};
 use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
-use arrow::ipc::reader::FileReader;
+use arrow::ipc::reader::{FileReader, read_footer_length};
 use arrow::ipc::writer::FileWriter;
+use arrow::ipc::{Block, root_as_footer};
 use bytes::Bytes;
 
 use super::checksum::hex_digest;
@@ -94,7 +95,36 @@ pub(super) fn encode(pieces: &[(u64, PieceRows)]) -> Result<Encoded> {
 
 /// The batches of a file, each with the name of its piece. `name` is for people.
 pub(super) fn decode(content: Bytes, name: &str) -> Result<Vec<(u64, RecordBatch)>> {
+    // Arrow panics on types that it does not know. The checksum keeps damage away from it, not a writer that was wrong.
+    std::panic::catch_unwind(|| decode_batches(content, name))
+        .unwrap_or_else(|_| Err(Error::corrupt(format!("state file '{name}' cannot be read")).hint(RESTORE)))
+}
+
+/// Whether the blocks that the footer names lie within the file: Arrow takes memory for what they are said to have.
+fn has_its_blocks(content: &[u8]) -> bool {
+    /// At the end: length of the footer, and a magic number.
+    const TAIL: usize = 10;
+    let footer = || {
+        let (front, tail) = content.split_at_checked(content.len().checked_sub(TAIL)?)?;
+        let bytes = read_footer_length(tail.try_into().ok()?).ok()?;
+        root_as_footer(&front[front.len().checked_sub(bytes)?..]).ok()
+    };
+    let within = |block: &Block| {
+        let numbers = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
+        let sum = numbers.iter().try_fold(0_u64, |sum, n| sum.checked_add(u64::try_from(*n).ok()?));
+        sum.is_some_and(|end| end <= content.len() as u64)
+    };
+    footer().is_some_and(|footer| {
+        let blocks = footer.recordBatches().into_iter().chain(footer.dictionaries()).flatten();
+        blocks.into_iter().all(within)
+    })
+}
+
+fn decode_batches(content: Bytes, name: &str) -> Result<Vec<(u64, RecordBatch)>> {
     let unreadable = |what: &str| Error::corrupt(format!("state file '{name}' {what}")).hint(RESTORE);
+    if !has_its_blocks(&content) {
+        return Err(unreadable("names more bytes than it has"));
+    }
     let reader =
         FileReader::try_new(Cursor::new(content), None).map_err(|e| unreadable("cannot be read").caused_by(e))?;
     let ids = reader.schema().metadata().get(PIECES).and_then(|text| Ranges::parse(text));

@@ -18,7 +18,7 @@ fn in_turn(plan: &'static [(&'static str, usize, &'static [Fault])]) -> Script {
     })
 }
 
-use Fault::{Conflict, CutAfter, CutBefore, Late, None as Done, ServerError, ServerErrorAfter, Throttle};
+use Fault::{Conflict, CutAfter, CutBefore, Late, None as Done, Partial, ServerError, ServerErrorAfter, Throttle};
 
 /// Records that are put are not repeated after they were stored: what a producer puts twice is twice in the stream, and no
 /// reader can know. Those calls fail before anything is done.
@@ -28,11 +28,12 @@ const KINESIS: &[(&str, usize, &[Fault])] = &[
     ("ListShards", 2, &[ServerError, CutAfter]),
     ("PutRecords", 3, &[Throttle, ServerError, CutBefore]),
 ];
-const DYNAMODB: &[(&str, usize, &[Fault])] = &[(
-    "UpdateItem",
-    13,
-    &[Throttle, CutAfter, Conflict, Late(70), ServerError, ServerErrorAfter, CutBefore, Late(700)],
-)];
+const DYNAMODB: &[(&str, usize, &[Fault])] = &[
+    ("UpdateItem", 13, &[Throttle, CutAfter, Conflict, Late(70), ServerError, ServerErrorAfter, CutBefore, Late(700)]),
+    // Of a ledger of alerts, where there is one.
+    ("BatchGetItem", 7, &[Throttle, CutAfter, Partial, ServerError]),
+    ("BatchWriteItem", 7, &[CutAfter, Throttle, Partial, CutBefore, ServerErrorAfter]),
+];
 /// The first call's reply is lost, so that also the only alert of a file comes twice.
 const SNS: &[(&str, usize, &[Fault])] = &[(
     "PublishBatch",

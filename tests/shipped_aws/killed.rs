@@ -14,7 +14,7 @@ use crate::{LONGEST, RATE, after};
 const KILLS: [u64; 6] = [900, 2_700, 50, 1_900, 3_300, 400];
 
 /// Number of the newest checkpoint, and how many there are.
-async fn checkpoints(state: &Bucket) -> (usize, usize) {
+pub(crate) async fn checkpoints(state: &Bucket) -> (usize, usize) {
     let keys = state.keys().await.into_iter().filter(|key| key.starts_with("kept/queries/manifests/"));
     let numbers: Vec<usize> =
         keys.filter_map(|key| key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()).collect();

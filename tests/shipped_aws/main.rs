@@ -34,8 +34,11 @@ mod stub;
 #[path = "../support/tables.rs"]
 mod tables;
 
+mod crash;
+mod evidence;
 mod faults;
 mod killed;
+mod load;
 mod program;
 mod results;
 mod services;

@@ -74,25 +74,46 @@ impl Drop for Job {
 
 /// Starts the job on `queries/`, as it is shipped; by fan-out, the stream's table has the two options for it.
 pub(crate) fn start(stream: &Stream, services: &Services, reading: Reading, arguments: &[&str]) -> Job {
-    let folder = tempfile::tempdir().unwrap();
-    let mut queries = Path::new(ROOT).join("queries");
+    let mut changes = Vec::new();
+    let connector = "'connector' = 'kinesis',";
+    let with = format!("{connector} 'source.reader.type' = 'EFO', 'source.efo.consumer.name' = 'shipped',");
     if reading == Reading::FanOut {
-        let copy = folder.path().join("queries");
-        std::fs::create_dir(&copy).unwrap();
-        for entry in std::fs::read_dir(&queries).unwrap() {
-            let path = entry.unwrap().path();
-            let text = std::fs::read_to_string(&path).unwrap();
-            let connector = "'connector' = 'kinesis',";
-            let with = format!("{connector} 'source.reader.type' = 'EFO', 'source.efo.consumer.name' = 'shipped',");
-            std::fs::write(copy.join(path.file_name().unwrap()), text.replace(connector, &with)).unwrap();
-        }
-        queries = copy;
+        changes.push((connector, with.as_str()));
     }
-    let mut command = tidemill(folder.path());
+    let folder = tempfile::tempdir().unwrap();
+    let queries = shipped(folder.path(), &changes);
     let bucket = format!("ARCHIVE_BUCKET={BUCKET}");
-    command.arg("run").arg(queries).args(["--param", &bucket, "--param", "ARCHIVE_RAW=TRUE"]);
-    command.args(["--epoch-interval", "400ms"]).args(arguments);
-    command.env("AWS_ENDPOINT_URL_KINESIS", stream.endpoint()).envs(services.environment());
+    let parameters = ["--param", &bucket, "--param", "ARCHIVE_RAW=TRUE", "--epoch-interval", "400ms"];
+    let environment = services.environment().map(|(name, value)| (name.to_owned(), value));
+    start_job(folder, &queries, &stream.endpoint(), &[&parameters[..], arguments].concat(), &environment)
+}
+
+/// A copy of the shipped queries with parts of their texts replaced.
+pub(crate) fn shipped(folder: &Path, changes: &[(&str, &str)]) -> PathBuf {
+    let copy = folder.join("queries");
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(Path::new(ROOT).join("queries")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        for (from, to) in changes {
+            text = text.replace(from, to);
+        }
+        std::fs::write(copy.join(path.file_name().unwrap()), text).unwrap();
+    }
+    copy
+}
+
+/// Starts a job; `folder` is its own, and goes with it.
+pub(crate) fn start_job(
+    folder: tempfile::TempDir,
+    queries: &Path,
+    kinesis: &str,
+    arguments: &[&str],
+    environment: &[(String, String)],
+) -> Job {
+    let mut command = tidemill(folder.path());
+    command.arg("run").arg(queries).args(arguments);
+    command.env("AWS_ENDPOINT_URL_KINESIS", kinesis).envs(environment.iter().cloned());
     let said = std::fs::File::create(folder.path().join("said")).unwrap();
     let child = command.stdout(said.try_clone().unwrap()).stderr(said).spawn().unwrap();
     Job { child: Mutex::new(child), folder }
@@ -102,6 +123,10 @@ impl Job {
     /// What it has printed so far.
     pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("said")).unwrap_or_default()
+    }
+
+    pub(crate) fn process(&self) -> u32 {
+        self.child.lock().unwrap().id()
     }
 
     pub(crate) fn is_running(&self) -> bool {

@@ -65,7 +65,7 @@ async fn alerts(services: &Services, file: &str, kills: usize) -> Vec<String> {
 }
 
 /// Each record is in the archive once, or refused once; no position is there twice.
-async fn archive(services: &Services, file: &str, ends: &[String], kills: usize) -> Vec<String> {
+pub(crate) async fn archive(services: &Services, file: &str, ends: &[String], kills: usize) -> Vec<String> {
     let (mut texts, mut positions, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for key in services.bucket.keys().await {
         if key.starts_with("events/") {
@@ -117,7 +117,7 @@ fn column(batch: &RecordBatch, name: &str) -> Vec<String> {
 }
 
 /// The ids of alerts that a PublishBatch carries.
-fn alert_ids(form: &BTreeMap<String, String>) -> Vec<String> {
+pub(crate) fn alert_ids(form: &BTreeMap<String, String>) -> Vec<String> {
     let names = form.iter().filter(|(name, value)| name.ends_with(".Name") && *value == "alert_id");
     let value = |name: &String| form.get(&format!("{}.Value.StringValue", name.trim_end_matches(".Name"))).cloned();
     names.filter_map(|(name, _)| value(name)).collect()

@@ -24,7 +24,8 @@ pub(crate) struct Services {
     topic_arn: String,
     queue: String,
     s3: buckets::Emulator,
-    files: Proxy,
+    /// Before S3.
+    pub(crate) files: Proxy,
     pub(crate) bucket: Bucket,
 }
 
@@ -63,6 +64,21 @@ impl Services {
         self.tables.follow(faults::of_dynamodb());
         self.topics.follow(faults::of_sns());
         faults::of_s3(&self.files);
+    }
+
+    /// A table for something else than results.
+    pub(crate) async fn another_table(&self, name: &str, keys: &[(&str, &str)]) {
+        create_table(&client(&self.dynamodb.endpoint), name, keys).await;
+    }
+
+    /// Another topic; answers the queue behind it.
+    pub(crate) async fn another_topic(&self, name: &str) -> String {
+        queues::topic(self.sns.port, name).await.1
+    }
+
+    /// What another topic's queue holds: id and message. It is empty afterwards.
+    pub(crate) async fn received(&self, queue: &str) -> Vec<(String, String)> {
+        queues::received(self.sns.port, queue).await
     }
 
     /// A bucket for something else than results.

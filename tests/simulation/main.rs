@@ -1,7 +1,7 @@
 //! Parts of Tidemill under a scheduler that is deterministic: time is virtual, faults come from a seed, and the same seed
 //! gives the same run.
 //!
-//! `SIMULATION_SEED=N` runs one seed; `SIMULATION_SEEDS=N` runs that many.
+//! `SIMULATION_SEED=N` runs one seed; `SIMULATION_SEEDS=N` runs that many, from `SIMULATION_FIRST` on.
 
 // The future of a whole job is deep.
 #![recursion_limit = "256"]

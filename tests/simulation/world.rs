@@ -20,8 +20,10 @@ pub(crate) fn seeds(usual: u64) -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     match (number("SIMULATION_SEED"), number("SIMULATION_SEEDS")) {
         (Some(seed), _) => vec![seed],
-        (None, Some(count)) => (0..count).collect(),
-        (None, None) => (0..usual).collect(),
+        (None, count) => {
+            let first = number("SIMULATION_FIRST").unwrap_or(0);
+            (first..first + count.unwrap_or(usual)).collect()
+        }
     }
 }
 

@@ -38,6 +38,10 @@ pub(crate) fn problems(stream: &Stream, services: &Services, windows: &[&str]) -
     let wanted: BTreeSet<(String, u64)> =
         per_window.iter().map(|((window, key), n)| (format!("{} {key}", window * WINDOW_MS), *n)).collect();
     for table in windows {
+        if *table == "alerts" {
+            problems.extend(services.alert_problems(stream));
+            continue;
+        }
         let found: Vec<Row> = match *table {
             "window_items" => {
                 items.iter().filter(|((of, _), _)| of == table).map(|(_, item)| item.row.clone()).collect()

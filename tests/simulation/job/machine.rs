@@ -6,8 +6,18 @@ use std::time::Duration;
 use crate::world::{Chance, Tally, World};
 
 /// Every kind of fault.
-pub(crate) const FAULTS: [&str; 9] =
-    ["lost request", "lost reply", "late request", "crash", "pause", "cut", "reshard", "lost lead", "stale write"];
+pub(crate) const FAULTS: [&str; 10] = [
+    "lost request",
+    "lost reply",
+    "late request",
+    "crash",
+    "pause",
+    "cut",
+    "reshard",
+    "lost lead",
+    "stale write",
+    "alert again",
+];
 
 /// What all machines share: chance, counts, and what is written down of a run.
 #[derive(Debug)]

@@ -3,11 +3,14 @@
 //!
 //! ```text
 //!  simulated                      the program as it is                                simulated
-//!  stream ─ SplitReader ─► driver, epochs, queries, writers ─► Sink ─ network ─ table | files
+//!  stream ─ SplitReader ─► driver, epochs, queries, writers ─► Sink ─ network ─ table | files | topic with a ledger
+//!  table  ─ network ─ Lookup ─┘
 //!                          lease, epoch log, checkpoints, recovery ─ network ─ object store
 //! ```
 
+mod alerts;
 mod checks;
+mod lookups;
 mod machine;
 mod objects;
 mod scenario;

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use object_store::memory::InMemory;
 use tidemill::contracts::{
-    Clock, Error, ErrorKind, ErrorOutput, Outside, RejectedRecord, Result, Sink, Source, Storage, TableSpec,
+    Clock, Error, ErrorKind, ErrorOutput, Lookup, Outside, RejectedRecord, Result, Sink, Source, Storage, TableSpec,
 };
 use tidemill::ha::{Candidate, ObjectLease, Times};
 use tidemill::job::{JobOptions, Replica, Stage, StateOptions, prepare};
@@ -16,7 +17,9 @@ use tidemill::runtime::{Ending, Progress, Worker};
 use tidemill::state::ObjectStorage;
 use tokio::sync::watch;
 
+use super::alerts::AlertSink;
 use super::checks;
+use super::lookups::{self, FarOwners};
 use super::machine::{Machine, Nature};
 use super::objects::FarStore;
 use super::sinks::{FileSink, ItemSink, Services};
@@ -53,10 +56,14 @@ pub(crate) enum Bug {
     SkipsFence,
     /// An object that was acknowledged is not there, now and then.
     LosesObjects,
+    /// What has been published is not looked up in the ledger.
+    ForgetsLedger,
+    /// Alerts of one key have one id.
+    ReusesAlertIds,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::ResumesInclusive,
         Self::DropsClosedShards,
         Self::IgnoresVersions,
@@ -66,6 +73,8 @@ impl Bug {
         Self::ReusesNames,
         Self::SkipsFence,
         Self::LosesObjects,
+        Self::ForgetsLedger,
+        Self::ReusesAlertIds,
     ];
 }
 
@@ -80,7 +89,7 @@ const TABLES: &str = "
 SET 'table.exec.source.idle-timeout' = '1 h';
 SET 'execution.checkpointing.interval' = '2 s';
 SET 'tidemill.epoch.interval' = '400 ms';
-CREATE TABLE events (id BIGINT, k STRING, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '2' SECOND)
+CREATE TABLE events (id BIGINT, k STRING, ts TIMESTAMP(3), at AS PROCTIME(), WATERMARK FOR ts AS ts - INTERVAL '2' SECOND)
 WITH ('connector' = 'kinesis', 'stream' = 's', 'format' = 'json');
 CREATE TABLE counts (k STRING, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
 CREATE TABLE copies (id BIGINT, k STRING) WITH ('connector' = 's3', 'path' = 's3://b/copies', 'format' = 'json');
@@ -88,6 +97,15 @@ CREATE TABLE window_files (window_start TIMESTAMP(3), k STRING, n BIGINT)
 WITH ('connector' = 's3', 'path' = 's3://b/window_files', 'format' = 'json');
 CREATE TABLE window_items (k STRING, window_start TIMESTAMP(3), n BIGINT, PRIMARY KEY (k, window_start) NOT ENFORCED)
 WITH ('connector' = 'dynamodb', 'table-name' = 'window_items');
+";
+/// Alerts, with what a lookup and a reference table know of the key.
+const ALERTS: &str = "
+CREATE TABLE alerts (id BIGINT, k STRING, owner STRING, weight BIGINT) WITH ('connector' = 'sns', 'topic' = 'alerts');
+CREATE TABLE owners (k STRING, owner STRING, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'owners');
+CREATE TABLE weights (k STRING, weight BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'filesystem', 'path' = 'weights.csv', 'format' = 'csv');
+INSERT INTO alerts SELECT e.id, e.k, o.owner, w.weight FROM events AS e
+LEFT JOIN owners FOR SYSTEM_TIME AS OF e.at AS o ON o.k = e.k LEFT JOIN weights AS w ON w.k = e.k WHERE MOD(e.id, 3) = 0;
 ";
 const COUNTS: &str = "INSERT INTO counts SELECT k, COUNT(*) FROM events GROUP BY k;\n";
 const COPIES: &str = "INSERT INTO copies SELECT id, k FROM events;\n";
@@ -97,7 +115,7 @@ const FILES: &str = "INSERT INTO window_files SELECT window_start, k, COUNT(*) F
 const ITEMS: &str = "INSERT INTO window_items SELECT k, window_start, COUNT(DISTINCT id) FROM \
   TABLE(HOP(TABLE events, DESCRIPTOR(ts), INTERVAL '5' SECOND, INTERVAL '5' SECOND)) GROUP BY window_start, window_end, k;\n";
 
-/// A job's file, and the tables of windows that it writes.
+/// A job's file, and the tables that it writes beside those that each does.
 type JobFile = (PathBuf, Vec<&'static str>);
 
 /// The jobs.
@@ -105,10 +123,11 @@ fn jobs() -> &'static [JobFile] {
     static JOBS: OnceLock<(tempfile::TempDir, Vec<JobFile>)> = OnceLock::new();
     let jobs = JOBS.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
-        let shapes: [(&str, &[&str], Vec<&'static str>); 3] = [
+        let shapes: [(&str, &[&str], Vec<&'static str>); 4] = [
             ("plain.sql", &[COUNTS, COPIES], vec![]),
             ("files.sql", &[FILES, COPIES, COUNTS], vec!["window_files"]),
             ("items.sql", &[COPIES, ITEMS, FILES, COUNTS], vec!["window_files", "window_items"]),
+            ("alerts.sql", &[ALERTS, COUNTS, COPIES], vec!["alerts"]),
         ];
         let jobs = shapes.into_iter().map(|(name, inserts, windows)| {
             let path = folder.path().join(name);
@@ -157,9 +176,18 @@ impl Outside for Site {
     fn sink(&self, spec: &TableSpec, generation: u64) -> Result<Box<dyn Sink>> {
         let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
         Ok(match spec.primary_key.is_empty() {
+            true if spec.name == "alerts" => Box::new(AlertSink::new(services, machine, self.shared.bug)),
             true => Box::new(FileSink::new(services, machine, &spec.name, generation, self.shared.bug)),
             false => Box::new(ItemSink::new(services, machine, spec.clone(), self.shared.bug)),
         })
+    }
+
+    fn lookup(&self, spec: &TableSpec) -> Result<Arc<dyn Lookup>> {
+        Ok(Arc::new(FarOwners { machine: Arc::clone(&self.machine), schema: Arc::clone(&spec.schema) }))
+    }
+
+    fn reference(&self, spec: &TableSpec) -> Result<RecordBatch> {
+        lookups::weights(&spec.schema)
     }
 
     fn error_output(&self) -> Result<Box<dyn ErrorOutput>> {
@@ -253,7 +281,7 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Outcome {
     let nature = Arc::new(Nature::new(Arc::clone(&world), seed, calm));
     let (stream, job) = {
         let chance = Chance::new(seed ^ 0x5eed);
-        (Arc::new(Stream::new(&chance, STREAM_S)), &jobs()[chance.below(3) as usize])
+        (Arc::new(Stream::new(&chance, STREAM_S)), &jobs()[chance.below(4) as usize])
     };
     nature.lock().faults.count_many("reshard", stream.reshards);
     let services = Services::new(&nature);

@@ -9,6 +9,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use tidemill::contracts::{Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
+use super::alerts::Topic;
 use super::machine::{Machine, Nature};
 use super::scenario::Bug;
 
@@ -25,10 +26,11 @@ pub(crate) struct Item {
 /// Everything that has been written.
 #[derive(Debug)]
 pub(crate) struct Services {
-    nature: Arc<Nature>,
+    pub(super) nature: Arc<Nature>,
     pub(crate) items: Mutex<BTreeMap<(String, String), Item>>,
     staged: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) visible: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
+    pub(crate) topic: Mutex<Topic>,
 }
 
 impl Services {
@@ -38,6 +40,7 @@ impl Services {
             items: Mutex::default(),
             staged: Mutex::default(),
             visible: Mutex::default(),
+            topic: Mutex::default(),
         })
     }
 
@@ -67,7 +70,7 @@ impl Services {
     }
 }
 
-fn rows(batch: &RecordBatch) -> Vec<Row> {
+pub(super) fn rows(batch: &RecordBatch) -> Vec<Row> {
     let options = FormatOptions::default().with_null("NULL");
     let columns: Vec<_> = batch
         .schema()

@@ -3,7 +3,11 @@
 //! A chunk holds about [`CHUNK_BYTES`] of payloads in one buffer, each with its sequence number and arrival time, and its
 //! partition key where a query asks for it. User records of an aggregate are numbered `<sequence number>/<index>`, so
 //! each has a name of its own and a position may stand between two of them.
+//!
+//! Payloads are unpacked when it is their turn to be decoded: an answer of 10 MiB may be gigabytes when it is unpacked, and what lies in
+//! memory is one chunk of those, at most [`CHUNK_BYTES`] and one payload.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
@@ -34,6 +38,10 @@ pub(super) struct UnpackOptions {
 pub(super) struct Unpacker {
     options: UnpackOptions,
     split: SplitId,
+    /// Chunks whose payloads are as they came.
+    packed: VecDeque<RawChunk>,
+    /// Records of the first of them that have been given out.
+    given: usize,
 }
 
 #[derive(Default)]
@@ -53,13 +61,12 @@ pub(super) fn arrival_ms(record: &Record) -> i64 {
 
 impl Unpacker {
     pub(super) fn new(split: SplitId, options: UnpackOptions) -> Self {
-        Self { options, split }
+        Self { options, split, packed: VecDeque::new(), given: 0 }
     }
 
-    /// The records behind `position`, which moves to the last of them. Records that it is past already are left
+    /// Takes the records behind `position`, which moves to the last of them. Records that it is past already are left
     /// out: an answer may begin with the one that reading stopped in.
-    pub(super) fn chunks(&self, records: &[Record], position: &mut ShardPosition) -> Vec<RawChunk> {
-        let mut done = Vec::new();
+    pub(super) fn take(&mut self, records: &[Record], position: &mut ShardPosition) {
         let mut open = Open::default();
         for record in records {
             let Some(sequence) = SequenceNumber::parse(record.sequence_number()) else {
@@ -82,13 +89,13 @@ impl Unpacker {
             match &user_records {
                 None => {
                     self.push(&mut open, data, sequence.as_str().into(), arrival, record.partition_key().unwrap_or(""));
-                    self.close_if_full(&mut open, &mut done);
+                    self.close_if_full(&mut open);
                 }
                 Some(user_records) => {
                     for (index, user) in user_records.iter().enumerate().skip(skip) {
                         let number = format!("{sequence}/{index}").into();
                         self.push(&mut open, user.data, number, arrival, user.partition_key);
-                        self.close_if_full(&mut open, &mut done);
+                        self.close_if_full(&mut open);
                     }
                 }
             }
@@ -96,14 +103,36 @@ impl Unpacker {
             position.read_until(arrival);
         }
         if !open.records.is_empty() {
-            done.push(self.close(&mut open));
+            let chunk = self.close(&mut open);
+            self.packed.push_back(chunk);
         }
-        done
+    }
+
+    /// The next records that have been taken, unpacked.
+    pub(super) fn next_chunk(&mut self) -> Option<RawChunk> {
+        if self.options.compression == Compression::None {
+            return self.packed.pop_front();
+        }
+        let packed = self.packed.front()?;
+        let (from, mut data, mut records) = (self.given, Vec::new(), Vec::new());
+        while self.given < packed.len() && data.len() < CHUNK_BYTES {
+            let start = data.len() as u32;
+            self.options.compression.unpack(packed.record(self.given), &mut data);
+            records.push(RecordRange { start, end: data.len() as u32 });
+            self.given += 1;
+        }
+        data.resize(data.len() + RECORD_PADDING, 0);
+        let given = packed.slice(from..self.given);
+        if self.given == packed.len() {
+            self.given = 0;
+            self.packed.pop_front();
+        }
+        Some(RawChunk { data: Buffer::from_vec(data), records: records.into(), ..given })
     }
 
     fn push(&self, open: &mut Open, data: &[u8], sequence: Box<str>, arrival_ms: i64, key: &str) {
         let start = open.data.len() as u32;
-        self.options.compression.unpack(data, &mut open.data);
+        open.data.extend_from_slice(data);
         open.records.push(RecordRange { start, end: open.data.len() as u32 });
         open.sequence.push(sequence);
         open.arrivals.push(arrival_ms);
@@ -112,9 +141,10 @@ impl Unpacker {
         }
     }
 
-    fn close_if_full(&self, open: &mut Open, done: &mut Vec<RawChunk>) {
+    fn close_if_full(&mut self, open: &mut Open) {
         if open.data.len() >= CHUNK_BYTES {
-            done.push(self.close(open));
+            let chunk = self.close(open);
+            self.packed.push_back(chunk);
         }
     }
 

@@ -23,6 +23,9 @@ use md5::{Digest, Md5};
 /// First bytes of an aggregated record.
 const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
 const MD5_BYTES: usize = 16;
+/// A partition key has up to 256 characters ("PutRecords"). A longer one, which each of an aggregate's records could name, would
+/// make a record of 1 MiB as large as all memory.
+const LONGEST_KEY_CHARACTERS: usize = 256;
 
 /// A user record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +47,13 @@ pub(super) fn deaggregate(record: &[u8]) -> Option<Vec<UserRecord<'_>>> {
     let mut fields = Fields(message);
     while let Some(field) = fields.next()? {
         match field {
-            (1, Value::Bytes(key)) => keys.push(std::str::from_utf8(key).ok()?),
+            (1, Value::Bytes(key)) => {
+                let key = std::str::from_utf8(key).ok()?;
+                if key.chars().count() > LONGEST_KEY_CHARACTERS {
+                    return None;
+                }
+                keys.push(key);
+            }
             (3, Value::Bytes(record)) => records.push(user_record(record)?),
             _ => {}
         }

@@ -22,6 +22,8 @@ mod chunks;
 mod client;
 mod consumer;
 mod fan_out;
+#[cfg(test)]
+mod fuzz;
 mod kpl;
 mod lineage;
 mod pace;

@@ -8,7 +8,7 @@ use std::io::Read;
 use crate::contracts::{Error, Result};
 
 /// Largest unpacked payload. A record has up to 10 MiB; JSON shrinks to a tenth or so, a bomb to a thousandth.
-const LARGEST_BYTES: usize = 64 << 20;
+pub(super) const LARGEST_BYTES: usize = 64 << 20;
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];

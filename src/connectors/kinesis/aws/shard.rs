@@ -1,13 +1,12 @@
 //! What polling and enhanced fan-out share: a shard, where reading stands in it, and how its records become chunks.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_kinesis::types::{ChildShard, Record};
 
 use crate::connectors::aws::AwsFailure;
-use crate::contracts::{Fetch, Position, RawChunk, Result, Split, SplitId};
+use crate::contracts::{Fetch, Position, Result, Split, SplitId};
 
 use super::chunks::{Unpacker, arrival_ms};
 use super::lineage::ShardId;
@@ -28,10 +27,9 @@ pub(super) struct ShardReading {
     pub(super) id: ShardId,
     /// The record after which the next read begins.
     pub(super) position: ShardPosition,
-    /// Chunks that have been fetched and not been given out.
-    pub(super) ready: VecDeque<RawChunk>,
     /// The record of `position` is gone: the next one is the oldest that is left.
     from_oldest: bool,
+    /// Holds what has been fetched and not been given out.
     unpacker: Unpacker,
     behind_ms: Option<u64>,
     /// Records that arrived then or later are left for a later run.
@@ -71,7 +69,6 @@ impl ShardReading {
             stream,
             id,
             position,
-            ready: VecDeque::new(),
             from_oldest,
             unpacker: Unpacker::new(split.id.clone(), options.unpack),
             behind_ms: None,
@@ -100,7 +97,7 @@ impl ShardReading {
         let records = &records[..after_stop.unwrap_or(records.len())];
         if !records.is_empty() {
             self.from_oldest = false;
-            self.ready.extend(self.unpacker.chunks(records, &mut self.position));
+            self.unpacker.take(records, &mut self.position);
         }
         if after_stop.is_some() {
             self.stopped = true;
@@ -122,7 +119,7 @@ impl ShardReading {
     /// What is to be said before the service is asked again; `end` are the children of a shard that has been read to its
     /// end. `None`: ask.
     pub(super) async fn before_asking(&mut self, end: Option<&[ChildShard]>) -> Result<Option<Fetch>> {
-        if let Some(chunk) = self.ready.pop_front() {
+        if let Some(chunk) = self.unpacker.next_chunk() {
             return Ok(Some(Fetch::Records(chunk)));
         }
         if let Some(children) = end {

@@ -167,7 +167,7 @@ impl Gathered {
             let frame = &buffer[this.end..];
             if frame.len() < header.bytes {
                 this.next_frame_bytes = header.bytes;
-                return this;
+                break;
             }
             if !header.holds(frame) {
                 break;

@@ -1,0 +1,338 @@
+//! The shipped job under everything at once: it is killed at moments that nobody chose and at each named place, while its stream is
+//! resharded, its services fail and readers watch. In the end all that it has written is what an undisturbed run writes.
+//!
+//! ```text
+//! cargo nextest run --test shipped_aws crash                                     # a few kills, as in CI
+//! CRASH_KILLS=50 CRASH_SEED=7 cargo nextest run --test shipped_aws crash         # the long run
+//! ```
+//!
+//! A kill at a named place is an abort of the process there, which runs no destructor and flushes nothing, like SIGKILL. The copy of
+//! the queries has a ledger for its alerts and one query more, which fills a FIFO topic.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tidemill::contracts::{CRASH_POINTS, SPLITMIX64_STEP, splitmix64};
+
+use crate::buckets::Bucket;
+use crate::evidence::{Doubles, Happening, Watched, done, doubles};
+use crate::expected::{TABLES, alerts_difference, expected};
+use crate::faults;
+use crate::killed::checkpoints;
+use crate::program::{Job, produce_file, shipped, start_job};
+use crate::results::{alert_ids, archive, tables_difference};
+use crate::services::{BUCKET, Services};
+use crate::stream::Stream;
+use crate::stub::{Fault, topics};
+use crate::tables::plain;
+use crate::{LONGEST, program};
+
+/// Kills unless `CRASH_KILLS` says otherwise.
+const KILLS: usize = 6;
+/// What a start and a life take on two cores, about: the producer's rate is made for it.
+const LIFE: Duration = Duration::from_millis(3_200);
+/// How long a named place is waited for.
+const PATIENCE: Duration = Duration::from_secs(25);
+/// Between two looks of the reader that watches.
+const LOOK: Duration = Duration::from_millis(150);
+
+const FILE: &str = "shop";
+const LEDGER: &str = "alert-ledger";
+const FIFO: &str = "large-orders.fifo";
+
+const ONCE: &str = "
+CREATE TABLE orders_once (subject STRING, message STRING) WITH ('connector' = 'sns', 'topic' = 'large-orders.fifo');
+INSERT INTO orders_once
+SELECT 'High-Value Order Detected', JSON_OBJECT(
+    KEY 'order_amount' VALUE data.amount, KEY 'user_id' VALUE data.user_id, KEY 'product_id' VALUE data.product_id,
+    KEY 'timestamp' VALUE DATE_FORMAT(`timestamp`, 'yyyy-MM-dd''T''HH:mm:ss.SSS''Z'''))
+FROM events WHERE event_type = 'purchase' AND data.amount > 500;
+";
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        let number = splitmix64(self.0);
+        self.0 = self.0.wrapping_add(SPLITMIX64_STEP);
+        number % bound
+    }
+}
+
+/// How a life of the program ends.
+#[derive(Debug, Clone, Copy)]
+enum Kill {
+    /// So long after its start, which may be before it has begun.
+    AfterStart(u64),
+    /// So long after it has taken over from the one before.
+    AfterTakeOver(u64),
+    /// When it comes to this place for the n-th time.
+    At(&'static str, u64),
+}
+
+/// `count` ends: named places, each in its turn, and as many moments.
+fn plan(random: &mut Random, count: usize) -> Vec<Kill> {
+    let mut places: Vec<&'static str> = Vec::new();
+    (0..count)
+        .map(|number| {
+            if number % 2 == 0 {
+                return match random.below(3) {
+                    0 => Kill::AfterStart(random.below(1_800)),
+                    _ => Kill::AfterTakeOver(random.below(2_500)),
+                };
+            }
+            if places.is_empty() {
+                places = CRASH_POINTS.to_vec();
+            }
+            let at = random.below(places.len() as u64) as usize;
+            Kill::At(places.swap_remove(at), 1 + random.below(3))
+        })
+        .collect()
+}
+
+type Chronicle = Arc<Mutex<Vec<Happening>>>;
+
+/// The services' faults, and beside them a chronicle of alerts; `run` is the number of the life that asks.
+fn record(services: &Services, run: &Arc<AtomicUsize>) -> Chronicle {
+    let chronicle = Chronicle::default();
+    let (own, runs, mut script) = (Arc::clone(&chronicle), Arc::clone(run), faults::of_sns());
+    services.topics.follow_requests(Box::new(move |operation, request| {
+        let fault = script(operation);
+        let form = topics::form(&request.body);
+        let standard = form.get("TopicArn").is_some_and(|arn| arn.ends_with(":analytics-alerts"));
+        if let Some(heard) = done(fault).filter(|_| standard && operation == "PublishBatch") {
+            let run = runs.load(Ordering::SeqCst);
+            let published = alert_ids(&form).into_iter().map(|id| Happening::Published { run, id, heard });
+            own.lock().unwrap().extend(published);
+        }
+        fault
+    }));
+    let (own, mut script) = (Arc::clone(&chronicle), faults::of_dynamodb());
+    services.tables.follow_requests(Box::new(move |operation, request| {
+        let fault = script(operation);
+        if operation == "BatchWriteItem" {
+            let input = request.json();
+            let entries = input["RequestItems"][LEDGER].as_array().cloned().unwrap_or_default();
+            let many = match fault {
+                Fault::Partial => (entries.len() / 2).max(1),
+                other => done(other).map_or(0, |_| entries.len()),
+            };
+            // An entry is `<id>/<epoch>/<number among equal ones>`.
+            let id = |entry: &serde_json::Value| {
+                let entry = entry["PutRequest"]["Item"]["entry"]["S"].as_str()?;
+                Some(Happening::Marked { id: entry.rsplitn(3, '/').nth(2)?.to_owned() })
+            };
+            own.lock().unwrap().extend(entries[..many].iter().filter_map(id));
+        }
+        fault
+    }));
+    chronicle
+}
+
+/// Reads the tables again and again until `stop`, past all faults.
+async fn watch(client: aws_sdk_dynamodb::Client, stop: Arc<AtomicBool>) -> Watched {
+    let (mut watched, mut round) = (Watched::default(), 0);
+    while !stop.load(Ordering::SeqCst) {
+        for (table, keys) in TABLES {
+            // Windows are many, and their rows need not be looked at so often.
+            if table != "analytics-metrics" && round % 12 != 0 {
+                continue;
+            }
+            let mut items = Vec::new();
+            let mut pages = client.scan().table_name(table).consistent_read(true).into_paginator().items().send();
+            while let Some(item) = pages.next().await {
+                items.push(item.unwrap().iter().map(|(name, value)| (name.clone(), plain(value))).collect());
+            }
+            watched.see(table, &keys.map(|(name, _)| name), items);
+        }
+        round += 1;
+        tokio::time::sleep(LOOK).await;
+    }
+    watched
+}
+
+/// Lets a life end as planned; answers the place where it did, if that was a named one.
+async fn end(job: &Job, kill: Kill, state: &Bucket, before: usize) -> Option<&'static str> {
+    let began = tokio::time::Instant::now();
+    match kill {
+        Kill::AfterStart(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+        Kill::AfterTakeOver(ms) => {
+            while job.is_running() && checkpoints(state).await.0 == before && began.elapsed() < PATIENCE {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+        }
+        Kill::At(place, _) => {
+            while job.is_running() {
+                if began.elapsed() > PATIENCE {
+                    job.kill();
+                    return None;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert!(!job.said().contains("error"), "{kill:?}: it has ended by itself: {}", job.said());
+            return Some(place);
+        }
+    }
+    assert!(job.is_running(), "{kill:?}: it has ended by itself: {}", job.said());
+    job.kill();
+    None
+}
+
+/// What is wrong with the alerts: each is there, on the FIFO topic once, and elsewhere again only with a reason.
+async fn alerts_differences(services: &Services, queue: &str, happenings: &[Happening]) -> (Vec<String>, Doubles) {
+    let expected = expected(FILE);
+    let mut copies: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (id, message) in services.alerts().await {
+        copies.entry(id).or_default().push(message);
+    }
+    let doubles = doubles(happenings);
+    let mut wrong = doubles.unexplained.clone();
+    for (id, messages) in &copies {
+        let is_of = |h: &&Happening| matches!(h, Happening::Published { id: own, .. } if own == id);
+        let published = happenings.iter().filter(is_of).count();
+        if messages.len() != published {
+            wrong.push(format!("'{id}' came {} times, and was published {published} times", messages.len()));
+        }
+        if messages.iter().any(|m| *m != messages[0]) {
+            wrong.push(format!("'{id}' has several texts: {messages:?}"));
+        }
+    }
+    let each: Vec<String> = copies.into_values().map(|mut m| m.swap_remove(0)).collect();
+    wrong.extend(alerts_difference(&expected, &each));
+    // Of the large orders' topic: exactly the alerts of that type.
+    let mut orders = expected.clone();
+    orders["alerts"].as_array_mut().unwrap().retain(|alert| alert["message"]["order_amount"].is_number());
+    let found: Vec<String> = services.received(queue).await.into_iter().map(|(_, message)| message).collect();
+    wrong.extend(alerts_difference(&orders, &found).map(|text| format!("FIFO {text}")));
+    (wrong, doubles)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_kill_leaves_everything_exact() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let kills = number("CRASH_KILLS").map_or(KILLS, |kills| kills as usize);
+    let seed = number("CRASH_SEED").unwrap_or(20_261_126);
+    println!("CRASH_KILLS={kills} CRASH_SEED={seed}");
+    let Some(stream) = Stream::kinesis_local().await else { return };
+    let Some(services) = Services::start().await else { return };
+    let state = services.another_bucket("shipped-state").await;
+    services.another_table(LEDGER, &[("entry", "S")]).await;
+    let queue = services.another_topic(FIFO).await;
+    stream.create(4).await;
+    stream.fails_now_and_then();
+    faults::of_s3(&services.files);
+    let run = Arc::new(AtomicUsize::new(0));
+    let chronicle = record(&services, &run);
+    let stop = Arc::new(AtomicBool::new(false));
+    let watching = tokio::spawn(watch(services.dynamodb(), Arc::clone(&stop)));
+
+    let events = program::events(FILE);
+    let rate = (events.lines().count() as f64 / (LIFE * kills as u32).as_secs_f64()).ceil().min(f64::from(crate::RATE));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.jsonl");
+    std::fs::write(&path, &events).unwrap();
+    let producer = tokio::spawn(produce_file(stream.endpoint(), path, Some(rate as u32)));
+
+    let mut random = Random(seed);
+    let start = |kill: Option<Kill>, rollover: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let topic = "'topic'     = '${ALERTS_TOPIC:-analytics-alerts}'";
+        let ledger = format!("{topic}, 'sink.ledger.table' = '{LEDGER}'");
+        let queries = shipped(folder.path(), &[("'300 s'", &format!("'{rollover}'")), (topic, &ledger)]);
+        std::fs::write(queries.join("orders_once.sql"), ONCE).unwrap();
+        let bucket = format!("ARCHIVE_BUCKET={BUCKET}");
+        let arguments = [
+            &["--param", &bucket, "--param", "ARCHIVE_RAW=TRUE", "--from", "trim_horizon", "--epoch-interval", "300ms"]
+                [..],
+            &["--checkpoints", "s3://shipped-state/kept", "--checkpoint-interval", "600ms"],
+        ];
+        let mut environment: Vec<(String, String)> =
+            services.environment().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        if let Some(Kill::At(place, time)) = kill {
+            environment.push(("TIDEMILL_CRASH_AT".to_owned(), format!("{place}:{time}")));
+        }
+        run.fetch_add(1, Ordering::SeqCst);
+        start_job(folder, &queries, &stream.endpoint(), &arguments.concat(), &environment)
+    };
+    let began = tokio::time::Instant::now();
+    let mut places: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let mut missed = Vec::new();
+    let done = AtomicUsize::new(0);
+    let killing = async {
+        for (number, kill) in plan(&mut random, kills).into_iter().enumerate() {
+            let before = checkpoints(&state).await.0;
+            // Some files are complete when the kill comes, some are not, some never are. At a commit there must be one.
+            let rollover = match kill {
+                Kill::At(..) => "700 ms",
+                _ => ["700 ms", "3 s", "300 s"][random.below(3) as usize],
+            };
+            let job = start(Some(kill), rollover);
+            match end(&job, kill, &state, before).await {
+                Some(place) => *places.entry(place).or_default() += 1,
+                None if matches!(kill, Kill::At(..)) => missed.push(kill),
+                None => {}
+            }
+            done.store(number + 1, Ordering::SeqCst);
+            if number % 10 == 9 && number < kills * 2 / 3 {
+                faults::of_s3(&services.files);
+            }
+        }
+    };
+    let resharding = async {
+        while done.load(Ordering::SeqCst) < kills / 3 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stream.split_all().await;
+        while done.load(Ordering::SeqCst) < kills * 2 / 3 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        stream.merge_to_three().await;
+    };
+    tokio::join!(killing, resharding);
+    let seconds = began.elapsed().as_secs();
+    producer.await.unwrap();
+    let ends = stream.put_last_events(FILE).await;
+    let job = start(None, "3 s");
+    let waited = tokio::time::Instant::now();
+    while let Some(wrong) = tables_difference(&services, FILE).await {
+        assert!(waited.elapsed() < LONGEST, "CRASH_SEED={seed}: {wrong}\n{}", job.said());
+        assert!(job.is_running(), "CRASH_SEED={seed}: it has ended\n{}", job.said());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let said = job.stop().await;
+    services.tables.raise_all().await;
+    tokio::time::sleep(LOOK * 4).await;
+    stop.store(true, Ordering::SeqCst);
+    let watched = watching.await.unwrap();
+
+    let happenings = chronicle.lock().unwrap().clone();
+    let mut wrong: Vec<String> = tables_difference(&services, FILE).await.into_iter().collect();
+    wrong.extend(archive(&services, FILE, &ends, kills).await);
+    let (alerts, doubles) = alerts_differences(&services, &queue, &happenings).await;
+    wrong.extend(alerts);
+    wrong.extend(watched.problems.iter().take(10).cloned());
+    let marked: BTreeSet<&String> =
+        happenings.iter().filter_map(|h| if let Happening::Marked { id } = h { Some(id) } else { None }).collect();
+    println!(
+        "{kills} kills in {seconds} s, {} at {} named places {places:?}, not reached {missed:?}; {} looks at tables; \
+         {} alerts marked, doubled {} by a cut reply and {} by a kill before the mark; checkpoint {}",
+        places.values().sum::<usize>(),
+        places.len(),
+        watched.looks,
+        marked.len(),
+        doubles.by_cut,
+        doubles.by_kill,
+        checkpoints(&state).await.0,
+    );
+    assert_eq!(wrong, Vec::<String>::new(), "CRASH_SEED={seed}: {said}");
+    assert!(watched.looks > kills * 4, "{} looks", watched.looks);
+    assert!(marked.len() > 300, "{} alerts are in the ledger", marked.len());
+    assert!(places.values().sum::<usize>() * 3 >= kills, "places that were reached: {places:?}, not {missed:?}");
+    // In the long run each place has had its turns.
+    assert!(kills < 2 * CRASH_POINTS.len() || places.len() == CRASH_POINTS.len(), "{places:?}, not {missed:?}");
+    stream.check_faults();
+    services.check_faults();
+}

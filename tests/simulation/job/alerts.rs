@@ -1,0 +1,125 @@
+//! A topic and its ledger, and the sink that publishes there: ask the ledger, publish, mark.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tidemill::contracts::{Changes, EpochNumber, Result, Sink, WriteOutcome};
+
+use super::lookups::{owner, weight};
+use super::machine::Machine;
+use super::scenario::Bug;
+use super::sinks::{Row, Services, rows};
+use super::stream::Stream;
+
+/// One event in so many is an alert.
+pub(crate) const EACH: u64 = 3;
+
+/// What has been published, and what the ledger says of it.
+#[derive(Debug, Default)]
+pub(crate) struct Topic {
+    /// By id: the epochs and contents that it came with.
+    published: BTreeMap<u64, Vec<(u64, Row)>>,
+    marked: BTreeMap<String, Duration>,
+}
+
+impl Services {
+    fn topic(&self) -> std::sync::MutexGuard<'_, Topic> {
+        self.topic.lock().expect("no panic while it is held")
+    }
+
+    /// Whether the entry is in the ledger, and when that was so.
+    fn is_marked(&self, entry: &str) -> (bool, Duration) {
+        (self.topic().marked.contains_key(entry), self.nature.world.now())
+    }
+
+    fn mark(&self, entry: &str) {
+        let now = self.nature.world.now();
+        self.topic().marked.entry(entry.to_owned()).or_insert(now);
+    }
+
+    /// A message may come again where a reply was lost, or where its sender died or stood still before it had marked the first; never
+    /// after its sender could have known.
+    fn publish(&self, entry: &str, epoch: u64, row: &Row, asked: Duration) {
+        let mut topic = self.topic();
+        if topic.marked.get(entry).is_some_and(|at| *at < asked) {
+            let text = format!("'{entry}' is published at {:?} though it was marked", self.nature.world.now());
+            self.nature.lock().problems.push(text);
+        }
+        let copies = topic.published.entry(row["id"].parse().expect("a number")).or_default();
+        self.nature.lock().faults.count_if(!copies.is_empty(), "alert again");
+        copies.push((epoch, row.clone()));
+    }
+
+    /// What is wrong with the alerts.
+    pub(crate) fn alert_problems(&self, stream: &Stream) -> Vec<String> {
+        let (topic, mut problems) = (self.topic(), Vec::new());
+        let text = |value: Option<String>| value.unwrap_or_else(|| "NULL".to_owned());
+        for event in stream.events().filter(|event| event.id % EACH == 0) {
+            let Some(copies) = topic.published.get(&event.id) else {
+                problems.push(format!("alert {} is lost", event.id));
+                continue;
+            };
+            let wanted: Row = [
+                ("id", event.id.to_string()),
+                ("k", event.key.clone()),
+                ("owner", text(owner(&event.key))),
+                ("weight", text(weight(&event.key).map(|weight| weight.to_string()))),
+            ]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
+            if copies.iter().any(|copy| *copy != (copies[0].0, wanted.clone())) {
+                problems.push(format!("alert {}: {copies:?}, not {wanted:?} in one epoch", event.id));
+            }
+        }
+        let alerts = stream.events().filter(|event| event.id % EACH == 0).count();
+        if topic.published.len() > alerts {
+            problems.push(format!("{} alerts of {alerts}", topic.published.len()));
+        }
+        problems.truncate(5);
+        problems
+    }
+}
+
+/// Publishes rows.
+pub(crate) struct AlertSink {
+    services: Arc<Services>,
+    machine: Arc<Machine>,
+    bug: Option<Bug>,
+    waiting: Vec<Row>,
+}
+
+impl AlertSink {
+    pub(crate) fn new(services: Arc<Services>, machine: Arc<Machine>, bug: Option<Bug>) -> Self {
+        Self { services, machine, bug, waiting: Vec::new() }
+    }
+}
+
+#[async_trait]
+impl Sink for AlertSink {
+    async fn write(&mut self, _: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+        self.waiting.extend(rows(&changes.batch));
+        Ok(WriteOutcome { written: changes.batch.num_rows() as u64, refused: Vec::new() })
+    }
+
+    async fn flush(&mut self, epoch: EpochNumber, _: i64) -> Result<WriteOutcome> {
+        for row in std::mem::take(&mut self.waiting) {
+            let id = if self.bug == Some(Bug::ReusesAlertIds) { "k" } else { "id" };
+            let entry = match self.bug {
+                Some(Bug::ReusesAlertIds) => row[id].clone(),
+                _ => format!("{}/{}", row[id], epoch.0),
+            };
+            let (services, asked) = (Arc::clone(&self.services), entry.clone());
+            let (is_marked, at) = self.machine.insist(move || services.is_marked(&asked)).await;
+            if is_marked && self.bug != Some(Bug::ForgetsLedger) {
+                continue;
+            }
+            let (services, own, sent) = (Arc::clone(&self.services), entry.clone(), row.clone());
+            self.machine.insist(move || services.publish(&own, epoch.0, &sent, at)).await;
+            let services = Arc::clone(&self.services);
+            self.machine.insist(move || services.mark(&entry)).await;
+        }
+        Ok(WriteOutcome::default())
+    }
+}
