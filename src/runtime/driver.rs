@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use super::accounting::TableCounts;
 use super::epoch::{Epoch, EpochLimits, with_floor};
@@ -29,7 +28,6 @@ pub(crate) struct Driver {
     slots: usize,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) sender: mpsc::Sender<Event>,
-    pub(super) readers: Vec<JoinHandle<()>>,
     pub(super) pieces: Arc<AtomicU32>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) compute: Compute,
@@ -63,7 +61,6 @@ impl Driver {
             slots,
             events,
             sender,
-            readers: Vec::new(),
             pieces: Arc::default(),
             clock,
             compute,
@@ -219,6 +216,12 @@ impl Driver {
                     self.start_waiting(index).await?;
                 }
             }
+            Event::Looked { feed: index, split } => {
+                let feed = &mut self.feeds[index];
+                feed.wait(split);
+                feed.splits.apply_brakes(&feed.times);
+                self.start_waiting(index).await?;
+            }
             Event::Failed(error) => return Err(error),
         }
         Ok(())
@@ -279,8 +282,10 @@ impl Driver {
 
     /// Stops reading.
     pub(crate) fn stop(&mut self) {
-        for reader in &self.readers {
-            reader.abort();
+        for split in self.feeds.iter().flat_map(|feed| &feed.splits.list) {
+            if let Some(reader) = &split.reader {
+                reader.abort();
+            }
         }
     }
 
