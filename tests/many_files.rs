@@ -131,6 +131,39 @@ fn the_epochs_of_a_killed_run_are_cut_again_with_as_few_files_open() {
     place.assert_whole(0..FILES);
 }
 
+/// A long series in the order of time: windows close while it is read, though most of it waits; and no row is late.
+#[test]
+fn the_slowest_files_are_read_first_so_that_windows_close() {
+    const SERIES: usize = 100;
+    let place = Place::new(0);
+    // 2.2 MB each, of which one look sees a half.
+    let filler = "x".repeat(20_000);
+    for file in 0..SERIES {
+        let row = |row: usize| {
+            let (minute, second) = ((file * 110 + row) / 11, (row % 11) * 5);
+            let (hour, minute) = (minute / 60, minute % 60);
+            format!(
+                "{{\"id\":{file},\"minute\":{row},\"at\":\"2026-01-01T{hour:02}:{minute:02}:{second:02}Z\",\"more\":\"{filler}\"}}\n"
+            )
+        };
+        std::fs::write(place.input(file), (0..110).map(row).collect::<String>()).expect("a file");
+    }
+    let job = JOB.replace("'format' = 'csv'", "'format' = 'csv', 'sink.rolling-policy.row-count' = '1'");
+    std::fs::write(place.at("job.sql"), job).expect("a job");
+    let run = ["--drain", "--epoch-rows", "20", "--checkpoint-interval", "20ms"];
+    // Of some 550 epochs, the first 260 have looked into every file.
+    place.run(&run, Some("cut.after:330"));
+    let (early, read) = (place.lines("minutes").len(), place.log());
+    assert!(early > 60, "{early} of 1,000 windows have closed: {read}");
+    place.run(&run, None);
+    let minutes = place.lines("minutes");
+    assert_eq!(minutes.len(), SERIES * 10);
+    for (number, line) in minutes.iter().enumerate() {
+        assert!(line.ends_with(&format!(",11,{}", number / 10 * 11)), "{line}");
+    }
+    assert_eq!(place.lines("copies").len(), SERIES * 110);
+}
+
 #[test]
 fn what_was_not_to_be_read_is_not_read_after_a_restart_either() {
     const OLD: usize = 150;

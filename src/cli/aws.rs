@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{Outcome, Source, check, runtime};
 use crate::connectors::resources::live::{Account, State};
+use crate::connectors::resources::rights::{Right, TriedRight};
 use crate::connectors::resources::{Resource, iam as iam_policy, templates};
 use crate::contracts::{Clock, Error, SystemClock};
 use crate::job::{athena as athena_statements, job_resources};
@@ -132,25 +133,71 @@ pub(super) fn athena(args: AthenaArgs) -> Outcome {
     })
 }
 
-/// Compares what exists with what the job expects; reads only.
+/// Compares what exists with what the job expects, and tries the caller's rights; changes nothing.
 pub(super) async fn compare(source: &Source) -> Outcome {
     let (_, resources) = job_resources(&check::options(source)).await?;
     let account = account();
-    let mut errors = Vec::new();
+    let (mut errors, mut open) = (Vec::new(), false);
     for resource in &resources {
         let title = resource.title();
         let tables = used_by(resource);
+        let context = |error: Error| error.context(format!("{title} ({tables})"));
         match account.look(resource).await {
-            State::Found { facts, problems } if problems.is_empty() => println!("ok: {title}: {facts} ({tables})"),
-            State::Found { problems, .. } => {
+            State::Found { facts, problems } => {
+                let mark = if problems.is_empty() { "ok" } else { "wrong" };
+                println!("{mark}: {title}: {facts} ({tables})");
                 errors.extend(problems.iter().map(|p| Error::config(format!("{title} ({tables}): {p}"))));
+                match account.rights(resource).await {
+                    Ok(rights) => {
+                        open |= show_rights(&rights);
+                        let denied = rights.into_iter().filter_map(|(target, action, right)| match right {
+                            Right::Denied(error) => Some(error.context(format!("{action}{}", target.part()))),
+                            _ => None,
+                        });
+                        errors.extend(denied.map(context));
+                    }
+                    Err(error) => errors.push(context(error)),
+                }
             }
             State::Missing => errors.push(
                 Error::config(format!("{title} does not exist ({tables})"))
                     .hint("check its name, the region and the account, or make it with `tidemill provision`"),
             ),
-            State::Unknown(error) => errors.push(error.context(format!("{title} ({tables})"))),
+            State::Unknown(error) => {
+                println!("not looked at: {title} ({tables}), and no right on it was tried");
+                errors.push(context(error));
+            }
         }
     }
+    if open {
+        println!(
+            "note: what was not tried, or only not denied, must be looked up in the policies of the job's role; `tidemill iam` prints \
+             what it needs. What was tried are the rights of the credentials that this command has"
+        );
+    }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Prints what is known of the rights on a resource, and says whether anything is left to be looked up.
+fn show_rights(rights: &[TriedRight]) -> bool {
+    let of = |wanted: fn(&Right) -> bool| {
+        let names = rights.iter().filter(|(_, _, right)| wanted(right));
+        names.map(|(target, action, _)| format!("{action}{}", target.part())).collect::<Vec<_>>().join(", ")
+    };
+    let (allowed, not_denied) =
+        (of(|right| matches!(right, Right::Allowed)), of(|right| matches!(right, Right::NotDenied)));
+    if !allowed.is_empty() {
+        println!("    allowed: {allowed}");
+    }
+    if !not_denied.is_empty() {
+        println!("    not denied: {not_denied} (for an upload that does not exist)");
+    }
+    let mut open = !not_denied.is_empty();
+    for (target, action, right) in rights {
+        if let Right::NotTried(why) = right {
+            println!("    not tried: {action}{}: {why}", target.part());
+            open = true;
+        }
+    }
+    open
 }

@@ -16,7 +16,8 @@ pub(super) struct CheckArgs {
     /// Also name what in the files is not portable to Flink
     #[arg(long)]
     flink: bool,
-    /// Also compare the streams, tables, topics and buckets that exist with what the SQL expects; reads only
+    /// Also compare the streams, tables, topics and buckets that exist with what the SQL expects, and try what the credentials may
+    /// do; changes nothing
     #[arg(long)]
     aws: bool,
 }

@@ -51,6 +51,9 @@ impl Pane {
     }
 }
 
+/// Two times in milliseconds by which a window or pane is known.
+type Times = (i64, i64);
+
 /// Windows that are being read out: between two epochs there are none.
 #[derive(Debug, Default)]
 pub(super) struct Closing {
@@ -59,12 +62,12 @@ pub(super) struct Closing {
     /// Its rows, where it does not share them.
     pub(super) pane: Pane,
     /// Start and end of the one that is read, and its panes, where windows share panes.
-    pub(super) window: (i64, i64),
-    pub(super) panes: Vec<(i64, i64)>,
+    pub(super) window: Times,
+    pub(super) panes: Vec<Times>,
     /// State rows of one run of `Final`.
     pub(super) at_once: usize,
     /// Those that come next: end and start, and their panes.
-    pub(super) windows: VecDeque<((i64, i64), Vec<(i64, i64)>)>,
+    pub(super) windows: VecDeque<(Times, Vec<Times>)>,
 }
 
 /// A batch and its name in snapshots.

@@ -238,7 +238,7 @@ impl WindowAggregate {
     /// States of closing windows, until there are enough for one run of `Final`.
     fn gather_own(&mut self, lists: &mut Lists) -> Result<()> {
         loop {
-            while let Some(range) = self.closing.ranges.next() {
+            for range in self.closing.ranges.by_ref() {
                 let rows = self.closing.pane.rows_in(&self.hashes, &range)?;
                 lists.add_rows(rows);
                 if lists.rows >= SPILLED_ROWS_PER_CLOSE {

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use super::accounting::TableCounts;
 use super::crew::Crew;
@@ -30,7 +29,6 @@ pub(crate) struct Driver {
     slots: usize,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) sender: mpsc::Sender<Event>,
-    pub(super) readers: Vec<JoinHandle<()>>,
     pub(super) pieces: Arc<AtomicU32>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) compute: Compute,
@@ -45,14 +43,20 @@ pub(crate) struct Driver {
     pub(super) crew: Crew,
 }
 
+/// How long epochs are, and when the last one ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Course {
+    pub(crate) limits: EpochLimits,
+    pub(crate) ending: Ending,
+}
+
 impl Driver {
     pub(crate) fn new(
         feeds: Vec<FeedSpecification>,
         slots: usize,
         clock: Arc<dyn Clock>,
         compute: Compute,
-        limits: EpochLimits,
-        ending: Ending,
+        Course { limits, ending }: Course,
         mut saved: BTreeMap<String, SavedTable>,
         crew: Crew,
     ) -> Self {
@@ -66,7 +70,6 @@ impl Driver {
             slots,
             events,
             sender,
-            readers: Vec::new(),
             pieces: Arc::default(),
             clock,
             compute,
@@ -223,6 +226,12 @@ impl Driver {
                     self.start_waiting(index).await?;
                 }
             }
+            Event::Looked { feed: index, split } => {
+                let feed = &mut self.feeds[index];
+                feed.wait(split);
+                feed.splits.apply_brakes(&feed.times);
+                self.start_waiting(index).await?;
+            }
             Event::Failed(error) => return Err(error),
         }
         Ok(())
@@ -288,8 +297,10 @@ impl Driver {
 
     /// Stops reading.
     pub(crate) fn stop(&mut self) {
-        for reader in &self.readers {
-            reader.abort();
+        for split in self.feeds.iter().flat_map(|feed| &feed.splits.list) {
+            if let Some(reader) = &split.reader {
+                reader.abort();
+            }
         }
     }
 

@@ -110,7 +110,24 @@ impl Feed {
 
     /// Whether one more split may be read beside those that are.
     pub(crate) fn has_turn(&self) -> bool {
-        self.specification.source.most_open().is_none_or(|most| self.splits.open < most.get())
+        self.specification.source.most_open().is_none_or(|most| self.splits.open.len() < most.get())
+    }
+
+    /// Whether a split that is opened now is only looked into, so that its first records tell where it stands in time: where
+    /// more of them wait than can be open, and somebody asks for time. Then the slowest are read first, as if all were open.
+    pub(crate) fn looks(&self, number: usize) -> bool {
+        let Some(most) = self.specification.source.most_open() else { return false };
+        let has_time = self.times.iter().any(|time| time.has_watermark);
+        has_time
+            && self.splits.list[number].position.is_none()
+            && self.splits.open.len() + self.splits.turns.len() >= most.get()
+    }
+
+    /// A split waits for its turn.
+    pub(crate) fn wait(&mut self, number: usize) {
+        let with_time = self.times.iter().filter(|time| time.has_watermark);
+        let watermark = with_time.map(|time| time.watermarks[number]).min().unwrap_or(i64::MIN);
+        self.splits.wait(number, watermark);
     }
 
     /// A reader has ended.
@@ -121,7 +138,8 @@ impl Feed {
         state.behind_ms = Some(0);
         state.position = position.or(state.position.take());
         state.unlogged.ended = really && self.specification.source.most_open().is_some();
-        self.splits.open -= 1;
+        state.reader = None;
+        self.splits.open.remove(&split);
         self.splits.apply_brakes(&self.times);
     }
 

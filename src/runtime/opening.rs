@@ -2,7 +2,12 @@
 //!
 //! ```text
 //!  listed ─► waits for its parents ─► known: position, watermark ─► waits for its turn ─► read ─► ended
+//!                                                                      ▲                   │
+//!                                                                      └── looked into ◄───┘
 //! ```
+//!
+//! Where more splits wait than can be open, each is looked into first: its first records are read. Then the slowest in event time
+//! are read to their ends. So windows close while a long series of files is read, and each file is opened twice at most.
 //!
 //! Invariant: a split holds event time back from when it is known, read or not. So what waits for its turn brings nothing
 //! that is late because others were read before it.
@@ -21,7 +26,7 @@ use super::rows::RowMaker;
 use super::shared_decode::FeedDecoder;
 use super::splits::{SplitState, Status, Unlogged};
 use super::worker::Ending;
-use crate::contracts::{Error, Opened, OpenedAt, Position, Result, Split, StartPosition};
+use crate::contracts::{Opened, OpenedAt, Position, Result, Split, StartPosition};
 use crate::state::SavedSplit;
 
 /// How a split is to be read.
@@ -66,10 +71,8 @@ impl Driver {
             }
         }
         while self.feeds[index].has_turn() {
-            let Some(number) = self.feeds[index].splits.turns.pop_front() else { break };
-            if self.feeds[index].splits.list[number].unopened.is_some() {
-                self.open(index, number, None).await?;
-            }
+            let Some((_, number)) = self.feeds[index].splits.turns.first().copied() else { break };
+            self.open(index, number, None).await?;
         }
         Ok(())
     }
@@ -103,7 +106,7 @@ impl Driver {
         }
         feed.splits.list.push(SplitState {
             id: split.id.clone(),
-            status: if finished { Status::Finished } else { Status::Unopened },
+            status: if finished { Status::Finished } else { Status::Waiting },
             position,
             start,
             data_ms: self.clock.now_ms(),
@@ -112,19 +115,21 @@ impl Driver {
             really_finished: finished,
             unlogged: Unlogged { opened: Some(Opened { at, watermarks, finished }), ..Unlogged::default() },
             quota: None,
-            unopened: (!finished).then_some(split),
+            split,
+            turn: None,
+            reader: None,
         });
         if finished {
             return Ok(());
         }
         if feed.specification.source.most_open().is_some() {
-            feed.splits.turns.push_back(number);
+            feed.wait(number);
             return Ok(());
         }
         self.open(index, number, quota.then(|| mpsc::channel(super::replay::QUOTAS_WAITING))).await
     }
 
-    /// Opens a known split, once.
+    /// Opens a known split that has no reader.
     pub(super) async fn open(
         &mut self,
         index: usize,
@@ -133,13 +138,22 @@ impl Driver {
     ) -> Result<()> {
         let (feed, (quota, quotas)) = (&mut self.feeds[index], quota.unzip());
         let state = &mut feed.splits.list[number];
-        let split = state.unopened.take().ok_or_else(|| Error::internal("a split was opened twice"))?;
+        if let Some(turn) = state.turn.take() {
+            feed.splits.turns.remove(&(turn, number));
+        }
+        let looks = quotas.is_none() && feed.looks(number);
+        let state = &mut feed.splits.list[number];
+        let split = state.split.clone();
         let source = &feed.specification.source;
         let reader = source.open(&split, state.position.as_ref(), state.start).await?;
         // A start at the newest record is resolved now, and kept even if the run ends before the first answer.
-        state.position = state.position.take().or_else(|| reader.position());
-        if let Some(opened) = &mut state.unlogged.opened {
-            opened.at = opened_at(state.position.as_ref(), state.start);
+        if state.position.is_none()
+            && let Some(position) = reader.position()
+        {
+            if let Some(opened) = &mut state.unlogged.opened {
+                opened.at = opened_at(Some(&position), state.start);
+            }
+            state.position = Some(position);
         }
         (state.status, state.quota, state.data_ms) = (Status::Reading, quota, self.clock.now_ms());
         let brake: Arc<Brake> = Arc::clone(&state.brake);
@@ -177,11 +191,10 @@ impl Driver {
             max_records: self.limits.rows,
             ends_when_caught_up: self.ending != Ending::Run,
             quotas: Quotas::new(quotas),
+            looks,
         };
-        feed.splits.open += 1;
-        // A handle keeps its task's memory, also when it has ended.
-        self.readers.retain(|reader| !reader.is_finished());
-        self.readers.push(self.crew.spawn(task.run()));
+        feed.splits.list[number].reader = Some(self.crew.spawn(task.run()).abort_handle());
+        feed.splits.open.insert(number);
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use datafusion::arrow::array::RecordBatch;
 
 use super::accounting::TableCounts;
 use super::crew::Foreman;
-use super::driver::Driver;
+use super::driver::{Course, Driver};
 use super::epoch::EpochLimits;
 use super::feed::FeedSpecification;
 use super::worker::Ending;
@@ -39,9 +39,10 @@ pub async fn read_all(
     let mut all = AllRows { tables: vec![Vec::new(); slots], ..AllRows::default() };
     // Epochs of a second keep what waits in channels small; their cuts mean nothing here.
     let limits = EpochLimits { interval: Duration::from_secs(1), rows: usize::MAX };
+    let course = Course { limits, ending: Ending::Drain };
     // Readers end when this function does.
     let (_foreman, crew) = Foreman::new();
-    let mut driver = Driver::new(feeds, slots, clock, compute, limits, Ending::Drain, BTreeMap::new(), crew);
+    let mut driver = Driver::new(feeds, slots, clock, compute, course, BTreeMap::new(), crew);
     driver.begin(VecDeque::new()).await?;
     // Held until the end: a sender that has gone would read as a stop.
     let (_stop, mut stop) = tokio::sync::watch::channel(false);

@@ -67,6 +67,11 @@ pub(crate) enum Event {
         really: bool,
         position: Option<Position>,
     },
+    /// The split's first records have been given, and there are more: it waits for its turn.
+    Looked {
+        feed: usize,
+        split: usize,
+    },
     Failed(Error),
 }
 
@@ -121,6 +126,8 @@ pub(crate) struct ReaderTask {
     /// Whether the split ends when it has been read up to now.
     pub(crate) ends_when_caught_up: bool,
     pub(crate) quotas: Quotas,
+    /// Whether it gives the first records that come, and ends.
+    pub(crate) looks: bool,
 }
 
 /// How many records a reader may give. While logged epochs are cut again, each has its number; then all.
@@ -170,12 +177,21 @@ impl ReaderTask {
 
     async fn read(&mut self) -> Result<()> {
         let (feed, split) = (self.feed, self.split);
-        let mut nothing = 0;
+        let (mut nothing, mut looked) = (0, false);
         loop {
-            self.brake.wait().await;
+            // One that is only looked into must not keep its place while others wait for it.
+            if !self.looks {
+                self.brake.wait().await;
+            }
             self.quotas.allowed().await;
             let fetched = self.reader.next().await?;
             let is_records = matches!(fetched, Fetch::Records(_) | Fetch::Rows(_));
+            if looked && is_records {
+                // These are read again when it is the split's turn.
+                let _ = self.events.send(Event::Looked { feed, split }).await;
+                return Ok(());
+            }
+            looked = self.looks && is_records;
             if self.quotas.replaying() && !is_records {
                 nothing += 1;
                 if nothing > PATIENCE || matches!(fetched, Fetch::Finished) {

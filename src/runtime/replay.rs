@@ -5,7 +5,7 @@
 //! behind the records of the epoch until the next one asks for more; after the last logged epoch they run on.
 //!
 //! Where a source has few splits open at a time, a replay keeps to the same number: what the log says has ended is closed
-//! before the next one is opened.
+//! before the next one is opened, and so is what has given its records, to be opened again where it stands.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -67,10 +67,11 @@ impl Driver {
         let mut missing: BTreeMap<(usize, usize), (u64, &SplitCut)> = BTreeMap::new();
         loop {
             while let Some((feed, number, split)) = turns.front().copied() {
-                let is_open = self.feeds[feed].splits.list[number].unopened.is_none();
-                let alone = !missing.keys().any(|(other, _)| *other == feed);
-                if !(is_open || alone || self.feeds[feed].has_turn()) {
-                    break;
+                let is_open = self.feeds[feed].splits.open.contains(&number);
+                if !is_open && !self.feeds[feed].has_turn() {
+                    let idle = |number: &&usize| !missing.contains_key(&(feed, **number));
+                    let Some(idle) = self.feeds[feed].splits.open.iter().find(idle).copied() else { break };
+                    self.close_logged(feed, idle);
                 }
                 turns.pop_front();
                 self.ask(feed, number, split).await?;
@@ -133,7 +134,7 @@ impl Driver {
     }
 
     /// The splits that give something to the epoch, all of them known by now: those that are open, then those that have
-    /// ended within the epoch, then those that stayed open behind it. In this order, no more are open at a time than were then.
+    /// ended within the epoch, so that fewer are closed that will be opened again.
     async fn turns_of<'a>(&mut self, cut: &'a EpochCut) -> Result<VecDeque<Logged<'a>>> {
         let mut turns: Vec<Logged<'a>> = Vec::new();
         let mut listed = BTreeMap::new();
@@ -150,15 +151,13 @@ impl Driver {
                 }
             }
         }
-        turns.sort_by_key(|(feed, number, split)| {
-            (self.feeds[*feed].splits.list[*number].unopened.is_some(), !split.ended)
-        });
+        turns.sort_by_key(|(feed, number, split)| (!self.feeds[*feed].splits.open.contains(number), !split.ended));
         Ok(turns.into())
     }
 
     /// Has a split give the records that the log says, or find its end.
     async fn ask(&mut self, feed: usize, number: usize, split: &SplitCut) -> Result<()> {
-        if self.feeds[feed].splits.list[number].unopened.is_some() {
+        if !self.feeds[feed].splits.open.contains(&number) {
             self.open(feed, number, Some(mpsc::channel(QUOTAS_WAITING))).await?;
         }
         let quota = &mut self.feeds[feed].splits.list[number].quota;
@@ -192,10 +191,27 @@ impl Driver {
         if !self.replay.is_empty() {
             return Ok(());
         }
-        for split in self.feeds.iter_mut().flat_map(|feed| &mut feed.splits.list) {
-            split.quota = None;
+        for index in 0..self.feeds.len() {
+            // Where some wait, it may be the turn of others.
+            if !self.feeds[index].splits.turns.is_empty() {
+                for number in self.feeds[index].splits.open.clone() {
+                    self.close_logged(index, number);
+                }
+            }
+            for split in &mut self.feeds[index].splits.list {
+                split.quota = None;
+            }
         }
         self.discover().await
+    }
+
+    /// Ends a reader that has given all that it was asked for. It is opened again behind that.
+    fn close_logged(&mut self, index: usize, number: usize) {
+        let feed = &mut self.feeds[index];
+        if let Some(reader) = feed.splits.list[number].reader.take() {
+            reader.abort();
+        }
+        feed.wait(number);
     }
 
     /// What a later run does with the saved state of a drained one.

@@ -5,18 +5,19 @@
 //! idle, time goes on at the speed of the clock, so that the last window fires on a quiet stream
 //! ("Decisions", 8).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use super::reader::Brake;
 use crate::contracts::{Opened, Position, Split, SplitId, StartPosition, Watermark};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// It waits for its turn. It holds time back, so that nothing in it will be late.
-    Unopened,
+    /// It waits for its turn, read in part or not at all. It holds time back, so that nothing in it will be late.
+    Waiting,
     Reading,
     CaughtUp,
     /// Read up to now, and not read further in this run; a later one goes on. It still holds time back.
@@ -42,8 +43,20 @@ pub(crate) struct SplitState {
     pub(crate) unlogged: Unlogged,
     /// While logged epochs are cut again: how many records the reader may give.
     pub(crate) quota: Option<mpsc::Sender<u64>>,
-    /// What the source needs to open it, until it is opened.
-    pub(crate) unopened: Option<Split>,
+    /// What the source needs to open it.
+    pub(crate) split: Split,
+    /// Its place among those that wait.
+    pub(crate) turn: Option<Turn>,
+    /// Its reader, while there is one.
+    pub(crate) reader: Option<AbortHandle>,
+}
+
+/// When it is a split's turn: those that nothing is known of first, as they were listed; then the slowest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Turn {
+    Unknown,
+    /// Its least watermark.
+    Known(i64),
 }
 
 /// What a split did since the last logged epoch.
@@ -62,15 +75,24 @@ pub(crate) struct FeedSplits {
     pub(crate) by_id: BTreeMap<SplitId, usize>,
     /// What the source named when it was last asked.
     pub(crate) listed: BTreeSet<SplitId>,
-    /// Readers at work.
-    pub(crate) open: usize,
-    /// Splits that wait for their turn, the first to be opened first.
-    pub(crate) turns: VecDeque<usize>,
+    /// Splits that have a reader.
+    pub(crate) open: BTreeSet<usize>,
+    /// Splits that wait for one, the next first.
+    pub(crate) turns: BTreeSet<(Turn, usize)>,
 }
 
 impl FeedSplits {
     pub(crate) fn all_finished(&self) -> bool {
-        self.open == 0 && self.turns.is_empty()
+        self.open.is_empty() && self.turns.is_empty()
+    }
+
+    /// Puts a split among those that wait.
+    pub(crate) fn wait(&mut self, number: usize, watermark: i64) {
+        let state = &mut self.list[number];
+        let turn = if state.position.is_some() { Turn::Known(watermark) } else { Turn::Unknown };
+        (state.status, state.turn, state.quota, state.reader) = (Status::Waiting, Some(turn), None, None);
+        self.open.remove(&number);
+        self.turns.insert((turn, number));
     }
 
     pub(crate) fn all_caught_up(&self) -> bool {
@@ -195,7 +217,9 @@ mod tests {
                 really_finished: false,
                 unlogged: Unlogged::default(),
                 quota: None,
-                unopened: None,
+                split: Split { id: SplitId("".into()), bytes: None, parents: Vec::new() },
+                turn: None,
+                reader: None,
             });
         }
         (time, feed)
@@ -220,11 +244,11 @@ mod tests {
 
     #[test]
     fn what_waits_for_its_turn_holds_time_back_but_no_reader() {
-        use Status::{Finished, Reading, Unopened};
-        assert_eq!(advanced(&[(Finished, 10, 0), (Unopened, i64::MIN, 0), (Reading, 7, 0)], 90_000), i64::MIN);
-        assert_eq!(advanced(&[(Finished, 10, 0), (Unopened, 5, 0)], 90_000), 5);
+        use Status::{Finished, Reading, Waiting};
+        assert_eq!(advanced(&[(Finished, 10, 0), (Waiting, i64::MIN, 0), (Reading, 7, 0)], 90_000), i64::MIN);
+        assert_eq!(advanced(&[(Finished, 10, 0), (Waiting, 5, 0)], 90_000), 5);
         // The one that waits cannot be waited for: it is opened when one of these has ended.
-        let (mut time, feed) = table(&[(Reading, 100, 0), (Reading, 0, 0), (Unopened, i64::MIN, 0)]);
+        let (mut time, feed) = table(&[(Reading, 100, 0), (Reading, 0, 0), (Waiting, i64::MIN, 0)]);
         time.max_drift_ms = Some(10);
         feed.apply_brakes(&[time]);
         assert_eq!(feed.list.iter().map(|split| split.brake.is_held()).collect::<Vec<_>>(), [true, false, false]);

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::accounting::Summary;
 use super::checkpoints::{Checkpointer, Checkpointing};
 use super::crew::{Crew, Foreman};
-use super::driver::Driver;
+use super::driver::{Course, Driver};
 use super::epoch::{Epoch, EpochLimits};
 use super::failures::{Failures, Retries};
 use super::feed::FeedSpecification;
@@ -152,8 +152,7 @@ impl Worker {
             job.slots,
             Arc::clone(&job.clock),
             job.compute.clone(),
-            job.limits,
-            job.ending,
+            Course { limits: job.limits, ending: job.ending },
             match job.saved.reread.take() {
                 Some(reread) => reread.tables,
                 None => std::mem::take(&mut job.saved.tables),

@@ -12,6 +12,9 @@ mod emulator;
 #[expect(dead_code, reason = "shared with the tests of each service")]
 mod emulators_of_aws;
 
+mod denying;
+mod rights;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 

@@ -32,6 +32,13 @@ pub(crate) struct AwsFailure {
     pub(crate) error: Error,
 }
 
+impl AwsFailure {
+    /// Whether the caller was refused.
+    pub(crate) fn is_denied(&self) -> bool {
+        DENIED.contains(&self.code.as_str())
+    }
+}
+
 impl From<AwsFailure> for Error {
     fn from(failure: AwsFailure) -> Self {
         failure.error

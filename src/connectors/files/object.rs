@@ -3,7 +3,7 @@
 //! Every range is asked for on condition that the ETag is still the one that was seen when the object was opened: bytes
 //! of two versions are never mixed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -58,6 +58,11 @@ impl Object {
         format!("s3://{}/{}", self.bucket.name(), self.key)
     }
 
+    fn written_over(&self) -> Error {
+        Error::corrupt(format!("'{}' was written over while it was read", self.url()))
+            .hint("write new files instead of changing old ones, or read the table again with --fresh")
+    }
+
     /// Bytes from `start` on; fewer than `length` only at the end. Blocks.
     fn range(&self, start: u64, length: usize) -> Result<Bytes> {
         let end = self.bytes.min(start.saturating_add(length as u64));
@@ -72,10 +77,7 @@ impl Object {
                 ..GetOptions::default()
             };
             let failed = |e: object_store::Error| match e {
-                object_store::Error::Precondition { .. } => {
-                    Error::corrupt(format!("'{}' was written over while it was read", self.url()))
-                        .hint("write new files instead of changing old ones, or read the table again with --fresh")
-                }
+                object_store::Error::Precondition { .. } => self.written_over(),
                 e => object_failure("GetObject", &self.bucket, self.key.as_ref(), &e).error,
             };
             let found = store.get_opts(&self.key, options).await.map_err(failed)?;
@@ -87,6 +89,19 @@ impl Object {
         } else {
             Err(Error::unavailable(format!("'{}': a range came back cut short", self.url())))
         }
+    }
+}
+
+/// Which version of each object a source reads. An object may be opened again to be read on.
+#[derive(Debug, Default)]
+pub(super) struct Versions(Mutex<BTreeMap<String, Option<String>>>);
+
+impl Versions {
+    /// Notes the version that is opened first, and refuses any other.
+    pub(super) fn check(&self, object: &Object) -> Result<()> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tag = seen.entry(object.key.to_string()).or_insert_with(|| object.tag.clone());
+        if *tag == object.tag { Ok(()) } else { Err(object.written_over()) }
     }
 }
 

@@ -95,7 +95,7 @@ impl ReferenceFiles {
         let schema: &SchemaRef = &self.spec.schema;
         let mut batches = Vec::new();
         for file in files {
-            let at = FileAt { place: &self.place, spec: &self.spec, name: &file.name };
+            let at = FileAt { place: &self.place, spec: &self.spec, name: &file.name, versions: None };
             match Kind::of(&self.spec)? {
                 Kind::Parquet => {
                     let mut reader = at.parquet(None, StartPosition::TrimHorizon).await?;

@@ -21,7 +21,7 @@ use crate::formats::lines::Framing;
 
 use super::listing::ListedFile;
 use super::location::{Place, Reach};
-use super::object::{Object, ObjectPages, ObjectText};
+use super::object::{Object, ObjectPages, ObjectText, Versions};
 use super::packed::Packing;
 use super::parquet_read::ParquetFile;
 
@@ -40,6 +40,7 @@ pub(super) struct FileSource {
     /// New files are looked for, in a bucket so often.
     monitor_interval: Option<Duration>,
     objects: Mutex<Objects>,
+    versions: Arc<Versions>,
     clock: Arc<dyn Clock>,
 }
 
@@ -89,6 +90,7 @@ impl FileSource {
             monitor_interval: monitors.then_some(interval),
             spec: Arc::new(spec.clone()),
             objects: Mutex::default(),
+            versions: Arc::default(),
             clock: Arc::clone(&reach.clock),
         })
     }
@@ -157,13 +159,14 @@ struct FileToRead {
     name: String,
     resume: Option<Position>,
     start: StartPosition,
+    versions: Arc<Versions>,
     clock: Arc<dyn Clock>,
 }
 
 impl FileToRead {
     async fn open(&self) -> Result<Box<dyn SplitReader>> {
         let clock = Arc::clone(&self.clock);
-        let file = FileAt { place: &self.place, spec: &self.spec, name: &self.name };
+        let file = FileAt { place: &self.place, spec: &self.spec, name: &self.name, versions: Some(&self.versions) };
         let resume = self.resume.clone();
         Ok(match &self.kind {
             Kind::Lines(framing) => {
@@ -220,6 +223,7 @@ impl Source for FileSource {
             name: split.id.0.to_string(),
             resume: resume.cloned(),
             start,
+            versions: Arc::clone(&self.versions),
             clock: Arc::clone(&self.clock),
         };
         Ok(match &self.place {
@@ -252,12 +256,18 @@ pub(super) struct FileAt<'a> {
     pub(super) place: &'a Place,
     pub(super) spec: &'a TableSpec,
     pub(super) name: &'a str,
+    /// Versions that must not change while the table is read.
+    pub(super) versions: Option<&'a Versions>,
 }
 
 impl FileAt<'_> {
     async fn object(&self, prefix: &super::location::Prefix) -> Result<Object> {
         let key = self.name.strip_prefix(prefix.url("").as_str()).unwrap_or(self.name);
-        Object::open(&prefix.bucket, key).await
+        let object = Object::open(&prefix.bucket, key).await?;
+        if let Some(versions) = self.versions {
+            versions.check(&object)?;
+        }
+        Ok(object)
     }
 
     /// Opens it as lines.

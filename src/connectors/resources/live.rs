@@ -16,6 +16,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use crate::connectors::aws::{AwsSession, AwsSessions, Call, failure};
 use crate::contracts::{Clock, Error, Result};
 
+use super::rights::look_without_listing;
 use super::templates::ABORT_UPLOADS_DAYS;
 use super::{KeyAttribute, Kind, Resource, Shape};
 
@@ -92,7 +93,7 @@ impl Account {
         Ok((region, identity.account().unwrap_or_default().to_owned()))
     }
 
-    fn session(&self, resource: &Resource) -> Result<AwsSession> {
+    pub(super) fn session(&self, resource: &Resource) -> Result<AwsSession> {
         self.sessions.of(&resource.spec)
     }
 
@@ -153,7 +154,7 @@ impl Account {
         let found: Vec<String> =
             table.key_schema().iter().map(|k| text(k.attribute_name(), letter(k.attribute_name()))).collect();
         let status = table.table_status().map_or("?", db::TableStatus::as_str);
-        let mut problems = Vec::new();
+        let (mut problems, mut unknown) = (Vec::new(), "");
         if !matches!(status, "ACTIVE" | "UPDATING") {
             problems.push(format!("it is {status}, not ACTIVE"));
         }
@@ -163,27 +164,35 @@ impl Account {
                 problems.push(format!("its key is ({}), the SQL's is ({})", found.join(", "), wanted.join(", ")));
             }
             if let Some(ttl) = ttl {
-                problems.extend(self.look_at_ttl(&client, resource, ttl).await?);
+                match self.look_at_ttl(&client, resource, ttl).await? {
+                    Some(problem) => problems.extend(problem),
+                    None => unknown = ", time to live not looked at (dynamodb:DescribeTimeToLive is denied)",
+                }
             }
         }
-        Ok(Some((format!("{status}, key ({})", found.join(", ")), problems)))
+        Ok(Some((format!("{status}, key ({}){unknown}", found.join(", ")), problems)))
     }
 
+    /// What is wrong with the time to live, if anything is; `None` where the caller may not look, which no job needs.
     async fn look_at_ttl(
         &self,
         client: &aws_sdk_dynamodb::Client,
         resource: &Resource,
         wanted: &str,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<Option<String>>> {
         let sent = client.describe_time_to_live().table_name(&resource.name).send().await;
+        let call = Call { service: "dynamodb", operation: "DescribeTimeToLive", resource: &resource.name };
+        if sent.as_ref().err().is_some_and(|error| failure(call, error).is_denied()) {
+            return Ok(None);
+        }
         let output = failed("DescribeTimeToLive", resource, sent)?;
         let found = output.as_ref().and_then(|o| o.time_to_live_description());
         let on = found.is_some_and(|ttl| {
             let enabled = matches!(ttl.time_to_live_status().map(|s| s.as_str()), Some("ENABLED" | "ENABLING"));
             enabled && ttl.attribute_name() == Some(wanted)
         });
-        Ok((!on)
-            .then(|| format!("its time to live is not set to the attribute '{wanted}', so nothing is ever removed")))
+        let problem = || format!("its time to live is not set to the attribute '{wanted}', so nothing is ever removed");
+        Ok(Some((!on).then(problem)))
     }
 
     async fn look_at_topic(&self, resource: &Resource) -> Result<Option<(String, Vec<String>)>> {
@@ -209,7 +218,7 @@ impl Account {
         }
     }
 
-    async fn s3(&self, resource: &Resource) -> Result<(aws_sdk_s3::Client, String)> {
+    pub(super) async fn s3(&self, resource: &Resource) -> Result<(aws_sdk_s3::Client, String)> {
         let session = self.session(resource)?;
         let config = session.config().await?;
         let region = config.region().map(ToString::to_string).unwrap_or_default();
@@ -224,6 +233,10 @@ impl Account {
             super::Target::Listing(prefix) if !prefix.is_empty() => Some(format!("{prefix}/")),
             _ => None,
         });
+        let lists = |(target, _): &(super::Target, &str)| matches!(target, super::Target::Listing(_));
+        if !resource.grants.iter().any(lists) {
+            return Ok(look_without_listing(&client, resource).await?.map(|facts| (facts, Vec::new())));
+        }
         let sent = client.list_objects_v2().bucket(&resource.name).set_prefix(prefix).max_keys(1).send().await;
         Ok(failed("ListObjectsV2", resource, sent)?.map(|_| ("it can be listed".to_owned(), Vec::new())))
     }

@@ -1,14 +1,16 @@
 //! What of AWS a job uses: which streams, tables, topics and buckets, in which shape, and with which actions.
 //!
 //! [`needs`] says it of one table, from its options alone and without any call. The job merges what all its tables need
-//! ([`merge`]), and four commands show it: [`iam::policy`], [`templates`], [`athena::ddl`], and [`live`], which asks AWS.
+//! ([`merge`]), and four commands show it: [`iam::policy`], [`templates`], [`athena::ddl`], and [`live`], which asks AWS, as does
+//! [`rights`].
 //!
-//! Invariant: only [`live`] makes calls, and of these only `create` changes anything; nothing here deletes.
+//! Invariant: only [`live`] and [`rights`] make calls, and of these only `create` changes anything; nothing here deletes.
 
 pub mod athena;
 pub mod iam;
 pub mod live;
 mod needs;
+pub mod rights;
 pub mod templates;
 
 use std::collections::BTreeSet;
@@ -107,6 +109,17 @@ pub struct Resource {
     pub tables: Vec<String>,
     /// One of them, for credentials, region and endpoint.
     pub(crate) spec: TableSpec,
+}
+
+impl Target {
+    /// What of a resource, in an error: `" below 'prefix/'"`; empty for the whole.
+    pub fn part(&self) -> String {
+        match self {
+            Self::Objects(prefix) | Self::Listing(prefix) if !prefix.is_empty() => format!(" below '{prefix}'"),
+            Self::Consumers => " on its consumers".to_owned(),
+            _ => String::new(),
+        }
+    }
 }
 
 impl Resource {
