@@ -23,7 +23,7 @@ pub struct MemoryOptions {
 /// Of a process's memory: state of operators; what DataFusion may take for sorts, joins and partial aggregates of an epoch;
 /// rows that an operator gives at once. What is left is for records on their way, files that are being written, clients,
 /// the program itself and the allocator.
-const STATE_SHARE: f64 = 0.25;
+const STATE_SHARE: f64 = 0.15;
 const PLANS_SHARE: f64 = 0.2;
 const OUTPUT_SHARE: f64 = 0.2;
 /// Plans get no less: with a smaller pool, not even a small epoch can be sorted.

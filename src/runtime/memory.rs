@@ -8,7 +8,7 @@ use crate::operators::{Compute, StateLimit};
 
 /// The process may have this share of its limit before state goes to disk whatever the operators count: their count is an
 /// estimate, and everything else that is in memory (records on their way, files that are being written) is not in it.
-const PRESSURE: f64 = 0.9;
+const PRESSURE: f64 = 0.75;
 /// The allocator gives pages back to the system within ten seconds (jemalloc's `dirty_decay_ms`): before that, what was put
 /// on disk cannot be seen.
 const BETWEEN_PRESSURE: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ impl MemoryWatch {
             && resident().is_some_and(|bytes| bytes as f64 > limit.process_bytes as f64 * PRESSURE)
         {
             self.pressed = Some(now);
-            self.spill(queries, compute, limit, held, limit.bytes / 8).await?;
+            self.spill(queries, compute, limit, held, limit.bytes / 4).await?;
         }
         Ok(())
     }

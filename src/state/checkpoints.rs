@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::checksum::hex_digest;
-use super::files::{RESTORE, arrange, dead_rows, decode, encode, parse_dead_rows};
+use super::files::{FILE_BYTES, RESTORE, arrange, dead_rows, decode, encode, parse_dead_rows};
 use super::increments::{KeptFile, increment};
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
 use super::saved::{OperatorState, PieceRows, SavedJob, SavedQuery, StatePiece};
@@ -150,7 +150,7 @@ impl CheckpointStore {
 
     async fn load_operator(&mut self, key: StateKey, operator: &ManifestOperator) -> Result<OperatorState> {
         let reads: Vec<_> = operator.files.iter().map(|file| self.read_file(file).boxed()).collect();
-        let mut read = futures::stream::iter(reads).buffered(FILES_AT_ONCE);
+        let mut read = futures::stream::iter(reads).buffered(self.files_at_once());
         let mut dead = match &operator.dead {
             Some(file) => parse_dead_rows(&self.read_file(file).await?, &file.name)?,
             None => HashMap::new(),
@@ -193,6 +193,12 @@ impl CheckpointStore {
         }
         self.stored.insert(key, kept);
         Ok(state)
+    }
+
+    /// Each file is in memory twice, as rows and as bytes: together they may have a quarter of what loaded rows may have.
+    fn files_at_once(&self) -> usize {
+        let fits = |most: usize| most / (8 * FILE_BYTES);
+        self.spill.as_ref().map_or(FILES_AT_ONCE, |(_, most)| fits(*most).clamp(1, FILES_AT_ONCE))
     }
 
     /// The rows of a piece, on disk when there are many in memory already.
@@ -301,7 +307,7 @@ impl CheckpointStore {
         let names_of_files = names(files.len());
         let writes = files.into_iter().zip(names_of_files);
         let writes: Vec<_> = writes.map(|(batches, name)| write_file(&self.storage, name, batches).boxed()).collect();
-        let written: Vec<KeptFile> = futures::stream::iter(writes).buffered(FILES_AT_ONCE).try_collect().await?;
+        let written: Vec<KeptFile> = futures::stream::iter(writes).buffered(self.files_at_once()).try_collect().await?;
         bytes += written.iter().map(|file| file.file.bytes).sum::<u64>();
         kept.extend(written);
         let with_dead: Vec<(u64, &arrow::buffer::BooleanBuffer)> =
