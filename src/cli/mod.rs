@@ -11,12 +11,10 @@ mod run;
 mod state;
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::contracts::{Error, StartPosition};
 
@@ -92,7 +90,6 @@ fn start_position(text: &str) -> Result<StartPosition, String> {
 pub fn main() -> ExitCode {
     end_quietly_without_reader();
     let cli = Cli::parse();
-    log_to_standard_error();
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(args),
@@ -118,14 +115,6 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// What a run has to say while it goes on (a throttled shard, a checkpoint that could not be written): lines on standard error.
-/// `RUST_LOG` asks for more or less (`tracing_subscriber::EnvFilter`); by default other crates say nothing.
-fn log_to_standard_error() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("tidemill=info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
 }
 
 /// `tidemill … | head` ends when `head` does: nobody is left to read, and that is no failure to report.

@@ -298,6 +298,7 @@ impl CheckpointStore {
         let increment = increment(before, &state.pieces);
         let (mut kept, mut bytes) = (increment.kept, 0);
         let pieces = increment.written.into_iter().map(|piece| (piece.id, piece.rows)).collect();
+        let at_once = self.files_at_once();
         let mut names = |count: usize| -> Vec<String> {
             let first = self.named;
             self.named += count as u64;
@@ -307,7 +308,7 @@ impl CheckpointStore {
         let names_of_files = names(files.len());
         let writes = files.into_iter().zip(names_of_files);
         let writes: Vec<_> = writes.map(|(batches, name)| write_file(&self.storage, name, batches).boxed()).collect();
-        let written: Vec<KeptFile> = futures::stream::iter(writes).buffered(self.files_at_once()).try_collect().await?;
+        let written: Vec<KeptFile> = futures::stream::iter(writes).buffered(at_once).try_collect().await?;
         bytes += written.iter().map(|file| file.file.bytes).sum::<u64>();
         kept.extend(written);
         let with_dead: Vec<(u64, &arrow::buffer::BooleanBuffer)> =
