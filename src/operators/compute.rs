@@ -132,7 +132,9 @@ fn fresh(plan: &Arc<dyn ExecutionPlan>) -> datafusion::error::Result<Arc<dyn Exe
     }
     let children = children.into_iter().map(fresh).collect::<datafusion::error::Result<_>>()?;
     let as_before = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
-    Arc::clone(plan).replace_children(children, as_before)
+    let plan = Arc::clone(plan).replace_children(children, as_before)?;
+    // This one takes its notes along.
+    if plan.name() == "SortExec" { plan.reset_state() } else { Ok(plan) }
 }
 
 /// Runs a plan and returns its rows, partition after partition. Empty batches are left out.
@@ -197,8 +199,10 @@ pub(crate) fn failure(error: datafusion::error::DataFusionError) -> Error {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{ArrayRef, Int64Array};
-    use datafusion::physical_expr::expressions::lit;
+    use datafusion::physical_expr::expressions::{col, lit};
+    use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
     use datafusion::physical_plan::filter::FilterExec;
+    use datafusion::physical_plan::sorts::sort::SortExec;
 
     use super::super::slot::{Slot, SlotExec};
     use super::*;
@@ -209,13 +213,16 @@ mod tests {
         let batch = RecordBatch::try_from_iter([("a", column)]).expect("a batch");
         let slot = Slot::stream(batch.schema(), 1);
         let leaf = Arc::new(SlotExec::try_new(Arc::clone(&slot), None).expect("a leaf"));
-        let plan: Arc<dyn ExecutionPlan> = Arc::new(FilterExec::try_new(lit(true), leaf).expect("a filter"));
+        let filter = Arc::new(FilterExec::try_new(lit(true), leaf).expect("a filter"));
+        let order = LexOrdering::new([PhysicalSortExpr::new_default(col("a", &batch.schema()).expect("a column"))]);
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(SortExec::new(order.expect("an order"), filter));
         let compute = Compute::new(1);
         for _ in 0..10 {
             slot.fill(std::slice::from_ref(&batch));
             assert_eq!(run_partitions(&plan, &compute).await.expect("it runs"), std::slice::from_ref(&batch));
         }
-        let noted = plan.metrics().map_or(0, |metrics| metrics.iter().count());
+        let noted = |plan: &Arc<dyn ExecutionPlan>| plan.metrics().map_or(0, |metrics| metrics.iter().count());
+        let noted = noted(&plan) + noted(plan.children()[0]);
         assert_eq!(noted, 0, "what a run notes goes with it");
     }
 }

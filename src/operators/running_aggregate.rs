@@ -29,7 +29,7 @@ use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
 use super::window_aggregate::millis;
 use crate::contracts::{Result, Watermark};
-use crate::state::{PieceIds, SpillFolder, StatePiece};
+use crate::state::{PieceIds, SpillFolder, StatePiece, without_garbage};
 
 /// What the operator tells downstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -326,12 +326,13 @@ impl RunningAggregate {
             self.unindex(self.chunks.len() - 2);
             let (Some(last), Some(before)) = (self.chunks.pop(), self.chunks.pop()) else { break };
             let live = [live_rows(&before)?, live_rows(&last)?];
-            self.add_chunk(concat_batches(self.parts.state_schema(), &live)?)?;
+            // What is merged again and again would hold the text of every row that has ever been in it.
+            self.add_chunk(without_garbage(concat_batches(self.parts.state_schema(), &live)?)?)?;
         }
         if let [only] = self.chunks.as_slice()
             && only.live * 2 < only.batch.num_rows()
         {
-            let live = live_rows(only)?;
+            let live = without_garbage(live_rows(only)?)?;
             self.unindex(0);
             self.chunks.clear();
             self.add_chunk(live)?;

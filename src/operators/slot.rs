@@ -41,9 +41,9 @@ pub struct Slot {
     runs: AtomicU32,
 }
 
-/// Runs after which a plan that keeps an index of a reference table is made anew: what DataFusion notes of each run is 3 KiB or so,
-/// and the index of a large table costs a second.
-const RUNS_OF_AN_INDEX: u32 = 2_000;
+/// Runs after which a plan that keeps an index of a reference table is made anew: what DataFusion notes of each run is 5 KiB or so,
+/// and the index of a table of a million rows costs some tenths of a second.
+const RUNS_OF_AN_INDEX: u32 = 500;
 
 /// Neighbouring rows.
 #[derive(Debug, Clone)]

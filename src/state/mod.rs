@@ -28,6 +28,7 @@ mod tests;
 
 pub use checkpoints::{CheckpointStore, Committed, DEFAULT_KEPT, Stamp};
 pub(crate) use checksum::hex_digest;
+pub(crate) use compact::without_garbage;
 pub use epoch_log::FileEpochLog;
 pub use local_storage::LocalStorage;
 pub use manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
