@@ -10,13 +10,18 @@ mod ops;
 mod push;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::emulators_of_aws::{Emulator, nghttpx};
 use crate::http::{Reply, Request, Server, Service, now_ms};
 use async_trait::async_trait;
 use kinesis::StubStream;
+
+/// With this variable of the environment, stubs stand behind TLS and HTTP/2: the folder of the certificate.
+pub(crate) const BEHIND_TLS: &str = "TIDEMILL_STUB_BEHIND_TLS";
 
 /// What goes wrong instead of an answer.
 #[derive(Debug, Clone)]
@@ -122,6 +127,8 @@ pub(crate) struct AwsStub {
     state: Arc<Mutex<State>>,
     offset_ms: Arc<AtomicI64>,
     server: Arc<Server>,
+    /// TLS and HTTP/2 before it, where asked for.
+    front: Option<Arc<Emulator>>,
 }
 
 impl AwsStub {
@@ -131,11 +138,15 @@ impl AwsStub {
         let offset_ms = Arc::new(AtomicI64::new(0));
         let (shared, offset) = (Arc::clone(&state), Arc::clone(&offset_ms));
         let server = Server::start(Arc::new(Front { state: shared, offset_ms: offset })).await;
-        Self { state, offset_ms, server: Arc::new(server) }
+        let front = match std::env::var_os(BEHIND_TLS) {
+            Some(folder) => nghttpx(server.port(), Path::new(&folder)).await.map(Arc::new),
+            None => None,
+        };
+        Self { state, offset_ms, server: Arc::new(server), front }
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        self.server.url()
+        self.front.as_ref().map_or_else(|| self.server.url(), |front| front.endpoint.clone())
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

@@ -29,6 +29,7 @@ mod serve;
 mod several;
 mod sinks;
 mod stub;
+mod tls;
 
 /// Runs a case in both ways of reading.
 macro_rules! in_both_ways {

@@ -104,6 +104,11 @@ impl Server {
         Self { address, task }
     }
 
+    #[allow(dead_code, reason = "only what stands before it asks")]
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
