@@ -32,6 +32,12 @@ pub(crate) enum Fault {
     Closed,
     /// It is done, and the connection is closed within the answer.
     CutAnswer,
+    /// It is done, and nothing is answered; the connection stays. Within an event stream: nothing more comes.
+    #[allow(dead_code, reason = "the tests of the source alone ask for it")]
+    Silence,
+    /// It is done, and half of it is answered; the connection stays.
+    #[allow(dead_code, reason = "the tests of the source alone ask for it")]
+    Stall,
     /// Within an event stream: an exception.
     Exception(&'static str),
     /// Within an event stream: a frame whose checksum is wrong.
@@ -238,6 +244,14 @@ impl Service for Front {
             Some(Fault::Error(status, code)) => Reply::error(status, code, "as the test asked"),
             Some(Fault::Closed) => Reply::Cut,
             Some(Fault::CutAnswer) => answer().cut_within(),
+            Some(Fault::Silence) => {
+                answer();
+                Reply::Silence
+            }
+            Some(Fault::Stall) => match answer() {
+                Reply::Answer(_, body) => Reply::StallWithin(body),
+                other => other,
+            },
             _ => answer(),
         }
     }

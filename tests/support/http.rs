@@ -48,6 +48,12 @@ pub(crate) enum Reply {
     Cut,
     /// The connection ends in the middle of this body.
     CutWithin(Vec<u8>),
+    /// Nothing more comes in the middle of this body, and the connection stays.
+    #[allow(dead_code, reason = "the stub of Kinesis alone does it")]
+    StallWithin(Vec<u8>),
+    /// Nothing ever comes, and the connection stays.
+    #[allow(dead_code, reason = "the stub of Kinesis alone does it")]
+    Silence,
 }
 
 impl Reply {
@@ -129,6 +135,12 @@ async fn serve(mut socket: TcpStream, service: &dyn Service) -> std::io::Result<
                 socket.write_all(&[head.as_bytes(), &body[..body.len() / 2]].concat()).await?;
                 return Ok(());
             }
+            Reply::StallWithin(body) => {
+                let head = head(200, &json_of(body.len()));
+                socket.write_all(&[head.as_bytes(), &body[..body.len() / 2]].concat()).await?;
+                return gone(&mut socket).await;
+            }
+            Reply::Silence => return gone(&mut socket).await,
             Reply::Stream(parts) => {
                 if !stream(&mut socket, parts).await? {
                     return Ok(());
@@ -136,6 +148,13 @@ async fn serve(mut socket: TcpStream, service: &dyn Service) -> std::io::Result<
             }
         }
     }
+    Ok(())
+}
+
+/// Waits until the client has gone.
+async fn gone(socket: &mut TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0u8; 64];
+    while socket.read(&mut buffer).await? > 0 {}
     Ok(())
 }
 
