@@ -9,7 +9,7 @@ pub(crate) mod kinesis;
 mod ops;
 mod push;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -59,6 +59,8 @@ pub(crate) struct State {
     pub(crate) streams: BTreeMap<String, StubStream>,
     faults: BTreeMap<String, VecDeque<(Span, Fault)>>,
     calls: BTreeMap<String, u64>,
+    /// Access keys that calls were signed with, and the session tokens beside them.
+    pub(crate) callers: BTreeSet<(String, String)>,
     /// Reads or bytes above a shard's quota.
     pub(crate) violations: u64,
     /// Whether shards have quotas.
@@ -91,6 +93,7 @@ impl Default for State {
             streams: BTreeMap::new(),
             faults: BTreeMap::new(),
             calls: BTreeMap::new(),
+            callers: BTreeSet::new(),
             violations: 0,
             quotas: true,
             page: 1_000,
@@ -236,6 +239,10 @@ impl Service for Front {
         let fault = {
             let mut state = self.state.lock().unwrap();
             *state.calls.entry(operation.clone()).or_default() += 1;
+            let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
+            let signer = header("authorization").split("Credential=").nth(1).and_then(|c| c.split('/').next());
+            let caller = (signer.unwrap_or_default().to_owned(), header("x-amz-security-token").to_owned());
+            state.callers.insert(caller);
             state.fault(&operation)
         };
         let now = now_ms() + self.offset_ms.load(Ordering::SeqCst);

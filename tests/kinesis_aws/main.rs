@@ -16,6 +16,7 @@ mod emulators_of_aws;
 mod http;
 
 mod command;
+mod credentials;
 mod emulators;
 mod fan_out;
 mod faults;
