@@ -122,7 +122,8 @@ async fn read(
         tables.map(|table| feed(None, vec![table])).collect()
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let compute = Compute { context: Arc::new(TaskContext::default()), partitions: 1 };
+    let context = Arc::new(TaskContext::default());
+    let compute = Compute { merges: Arc::clone(&context), context, partitions: 1, limit: None };
     let all = read_all(feeds, schemas.len(), clock, compute).await.expect("it is read");
     (all, opened.load(Ordering::SeqCst), decoded.load(Ordering::SeqCst))
 }

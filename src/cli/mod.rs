@@ -6,6 +6,7 @@ mod backfill;
 mod check;
 mod demo;
 mod display;
+mod log;
 mod produce;
 mod run;
 mod state;
@@ -90,6 +91,10 @@ fn start_position(text: &str) -> Result<StartPosition, String> {
 pub fn main() -> ExitCode {
     end_quietly_without_reader();
     let cli = Cli::parse();
+    if let Err(error) = log::start() {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(args),

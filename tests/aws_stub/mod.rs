@@ -9,14 +9,19 @@ pub(crate) mod kinesis;
 mod ops;
 mod push;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::emulators_of_aws::{Emulator, nghttpx};
 use crate::http::{Reply, Request, Server, Service, now_ms};
 use async_trait::async_trait;
 use kinesis::StubStream;
+
+/// With this variable of the environment, stubs stand behind TLS and HTTP/2: the folder of the certificate.
+pub(crate) const BEHIND_TLS: &str = "TIDEMILL_STUB_BEHIND_TLS";
 
 /// What goes wrong instead of an answer.
 #[derive(Debug, Clone)]
@@ -27,6 +32,12 @@ pub(crate) enum Fault {
     Closed,
     /// It is done, and the connection is closed within the answer.
     CutAnswer,
+    /// It is done, and nothing is answered; the connection stays. Within an event stream: nothing more comes.
+    #[allow(dead_code, reason = "the tests of the source alone ask for it")]
+    Silence,
+    /// It is done, and half of it is answered; the connection stays.
+    #[allow(dead_code, reason = "the tests of the source alone ask for it")]
+    Stall,
     /// Within an event stream: an exception.
     Exception(&'static str),
     /// Within an event stream: a frame whose checksum is wrong.
@@ -48,6 +59,8 @@ pub(crate) struct State {
     pub(crate) streams: BTreeMap<String, StubStream>,
     faults: BTreeMap<String, VecDeque<(Span, Fault)>>,
     calls: BTreeMap<String, u64>,
+    /// Access keys that calls were signed with, and the session tokens beside them.
+    pub(crate) callers: BTreeSet<(String, String)>,
     /// Reads or bytes above a shard's quota.
     pub(crate) violations: u64,
     /// Whether shards have quotas.
@@ -80,6 +93,7 @@ impl Default for State {
             streams: BTreeMap::new(),
             faults: BTreeMap::new(),
             calls: BTreeMap::new(),
+            callers: BTreeSet::new(),
             violations: 0,
             quotas: true,
             page: 1_000,
@@ -122,6 +136,8 @@ pub(crate) struct AwsStub {
     state: Arc<Mutex<State>>,
     offset_ms: Arc<AtomicI64>,
     server: Arc<Server>,
+    /// TLS and HTTP/2 before it, where asked for.
+    front: Option<Arc<Emulator>>,
 }
 
 impl AwsStub {
@@ -131,11 +147,15 @@ impl AwsStub {
         let offset_ms = Arc::new(AtomicI64::new(0));
         let (shared, offset) = (Arc::clone(&state), Arc::clone(&offset_ms));
         let server = Server::start(Arc::new(Front { state: shared, offset_ms: offset })).await;
-        Self { state, offset_ms, server: Arc::new(server) }
+        let front = match std::env::var_os(BEHIND_TLS) {
+            Some(folder) => nghttpx(server.port(), Path::new(&folder)).await.map(Arc::new),
+            None => None,
+        };
+        Self { state, offset_ms, server: Arc::new(server), front }
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        self.server.url()
+        self.front.as_ref().map_or_else(|| self.server.url(), |front| front.endpoint.clone())
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -219,6 +239,10 @@ impl Service for Front {
         let fault = {
             let mut state = self.state.lock().unwrap();
             *state.calls.entry(operation.clone()).or_default() += 1;
+            let header = |name: &str| request.headers.get(name).map_or("", String::as_str);
+            let signer = header("authorization").split("Credential=").nth(1).and_then(|c| c.split('/').next());
+            let caller = (signer.unwrap_or_default().to_owned(), header("x-amz-security-token").to_owned());
+            state.callers.insert(caller);
             state.fault(&operation)
         };
         let now = now_ms() + self.offset_ms.load(Ordering::SeqCst);
@@ -227,6 +251,14 @@ impl Service for Front {
             Some(Fault::Error(status, code)) => Reply::error(status, code, "as the test asked"),
             Some(Fault::Closed) => Reply::Cut,
             Some(Fault::CutAnswer) => answer().cut_within(),
+            Some(Fault::Silence) => {
+                answer();
+                Reply::Silence
+            }
+            Some(Fault::Stall) => match answer() {
+                Reply::Answer(_, body) => Reply::StallWithin(body),
+                other => other,
+            },
             _ => answer(),
         }
     }

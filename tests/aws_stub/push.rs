@@ -130,6 +130,16 @@ async fn push(
                 let _ = sender.send(Part::Bytes(broken)).await;
                 break;
             }
+            Some(Fault::Stall) => {
+                let whole = frame("event", ":event-type", "SubscribeToShardEvent", &json!({ "Records": [] }));
+                let _ = sender.send(Part::Bytes(whole[..whole.len() / 2].to_vec())).await;
+                sender.closed().await;
+                break;
+            }
+            Some(Fault::Silence) => {
+                sender.closed().await;
+                break;
+            }
             Some(_) => {
                 let _ = sender.send(Part::Cut).await;
                 break;

@@ -112,6 +112,32 @@ pub(crate) async fn kinesis_local() -> Option<Emulator> {
     Some(start("kinesis-local", command, port, tempfile::tempdir().unwrap()).await)
 }
 
+const NGHTTPX: &str = "nghttpx/nghttpx";
+
+/// Whether TLS and HTTP/2 can be had; says so, or fails, as for emulators.
+#[allow(dead_code, reason = "the tests of Kinesis alone ask")]
+pub(crate) fn nghttpx_is_there() -> bool {
+    needed(NGHTTPX).is_some()
+}
+
+/// nghttpx (of nghttp2): TLS and HTTP/2 before a server on `upstream` that speaks HTTP/1.1. `folder` has `key.pem` and
+/// `cert.pem`; a line for each call goes into a file `*.log` there: protocol, request, status and operation.
+pub(crate) async fn nghttpx(upstream: u16, folder: &Path) -> Option<Emulator> {
+    let program = needed(NGHTTPX)?;
+    let [port] = ports();
+    let mut command = Command::new(program);
+    command
+        .args(["--conf=/dev/null", "--workers=1", "--errorlog-file=/dev/stderr"])
+        .arg("--accesslog-format=$alpn $request $status $http_x_amz_target")
+        .arg(format!("--accesslog-file={}", folder.join(format!("{port}.log")).display()))
+        .arg(format!("--frontend=127.0.0.1,{port}"))
+        .arg(format!("--backend=127.0.0.1,{upstream}"))
+        .args([folder.join("key.pem"), folder.join("cert.pem")]);
+    let mut front = start("nghttpx", command, port, tempfile::tempdir().unwrap()).await;
+    front.endpoint = format!("https://127.0.0.1:{port}");
+    Some(front)
+}
+
 /// ministack 1.5.33: Kinesis with enhanced fan-out, SNS and SQS; a second mind about DynamoDB and S3. It checks no
 /// signature.
 pub(crate) async fn ministack() -> Option<Emulator> {

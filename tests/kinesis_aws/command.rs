@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::aws_stub::AwsStub;
+use crate::aws_stub::{AwsStub, Fault};
 use crate::feed::Feed;
 
 const JOB: &str = "
@@ -19,7 +19,12 @@ INSERT INTO out SELECT page, n, shard, stream, pk FROM clicks;
 ";
 
 fn tidemill(stub: &AwsStub, dir: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tidemill"))
+    command(stub, dir, arguments).output().unwrap()
+}
+
+fn command(stub: &AwsStub, dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    command
         .args(arguments)
         .current_dir(dir)
         .env_remove("AWS_PROFILE")
@@ -28,9 +33,8 @@ fn tidemill(stub: &AwsStub, dir: &Path, arguments: &[&str]) -> Output {
         .env("AWS_ACCESS_KEY_ID", "test")
         .env("AWS_SECRET_ACCESS_KEY", "test")
         .env("AWS_CONFIG_FILE", "/dev/null")
-        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-        .output()
-        .unwrap()
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
+    command
 }
 
 fn succeeded(output: &Output) -> String {
@@ -137,6 +141,96 @@ async fn a_run_without_credentials_says_so_at_once() {
     assert!(!output.status.success() && text.contains("credentials are missing"), "{text}");
     let took = std::time::Duration::from_millis(stub.now_ms() as u64) - began;
     assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+}
+
+/// What was lost by the option that allows it is said to whoever runs the program, unless they want to hear nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn warnings_are_on_standard_error() {
+    let stub = AwsStub::start().await;
+    stub.create("clicks", 1);
+    stub.create("copies", 1);
+    stub.put("clicks", "k", "{\"page\":\"/\",\"n\":1}");
+    // Older than the 24 hours that it keeps, so something may have been in it.
+    stub.with("clicks", |s| s.created_ms -= 100 * 3_600_000);
+    let dir = tempfile::tempdir().unwrap();
+    let at = chrono::DateTime::from_timestamp_millis(stub.now_ms() - 30 * 3_600_000).unwrap();
+    let options = format!(
+        ", 'source.init.position' = 'AT_TIMESTAMP', 'source.init.timestamp' = '{}', 'source.on-expired-position' = 'oldest'",
+        at.format("%Y-%m-%dT%H:%M:%SZ")
+    );
+    std::fs::write(dir.path().join("job.sql"), JOB.replace("OPTIONS", &options)).unwrap();
+    let run = |level: &str| {
+        let mut command = command(&stub, dir.path(), &["run", "job.sql", "--drain"]);
+        command.env("TIDEMILL_LOG", level).output().unwrap()
+    };
+    let said = succeeded(&run(""));
+    assert!(said.contains("WARN") && said.contains("going on with the oldest records that are left"), "{said}");
+    assert!(!succeeded(&run("off")).contains("WARN"));
+    let output = run("loud");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("TIDEMILL_LOG: 'loud' is no level"), "{text}");
+}
+
+/// Secrets of the options and of the environment are in nothing that the program says or writes, however much it is to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_are_nowhere() {
+    const SECRETS: [&str; 3] = ["secret-in-sql-9f3c", "secret-in-environment-71cd", "token-in-environment-52de"];
+    let stub = AwsStub::start().await;
+    stub.create("clicks", 1);
+    stub.create("copies", 1);
+    stub.put("clicks", "k", "{\"page\":\"/\",\"n\":1}");
+    stub.put("clicks", "k", "broken");
+    let dir = tempfile::tempdir().unwrap();
+    let own = format!(
+        ", 'aws.credentials.provider' = 'BASIC', 'aws.credentials.basic.accesskeyid' = 'id', 'aws.credentials.basic.secretkey' = '{}'",
+        SECRETS[0]
+    );
+    let job = format!("SET 'state.checkpoints.dir' = 'state';\n{}", JOB.replace("OPTIONS", &own));
+    std::fs::write(dir.path().join("job.sql"), job).unwrap();
+    std::fs::write(dir.path().join("in.jsonl"), "{\"page\":\"/\",\"n\":2}\n").unwrap();
+    let mut said = String::new();
+    let mut run = |arguments: &[&str]| {
+        let mut command = command(&stub, dir.path(), arguments);
+        command.env("AWS_SECRET_ACCESS_KEY", SECRETS[1]).env("AWS_SESSION_TOKEN", SECRETS[2]);
+        let output = command.env("TIDEMILL_LOG", "trace").env("RUST_LOG", "trace").output().unwrap();
+        said.push_str(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
+        output.status.success()
+    };
+    for arguments in [
+        &["check", "job.sql"][..],
+        &["check", "job.sql", "--aws"],
+        &["explain", "job.sql", "--physical"],
+        &["explain", "job.sql", "--format", "json"],
+        &["iam", "job.sql"],
+        &["provision", "job.sql", "--dry-run"],
+        &["provision", "job.sql", "--format", "terraform"],
+        &["produce", "clicks", "--from", "in.jsonl"],
+        &["run", "job.sql", "--drain"],
+        &["state", "show", "state"],
+    ] {
+        stub.fail("PutRecords", 1, Fault::CutAnswer);
+        assert!(run(arguments), "{arguments:?}: {said}");
+    }
+    stub.fail("GetShardIterator", 1, Fault::Error(400, "AccessDeniedException"));
+    assert!(!run(&["run", "job.sql", "--drain"]));
+    stub.fail("DescribeStreamSummary", 9, Fault::Error(400, "InvalidSignatureException"));
+    assert!(!run(&["run", "job.sql", "--drain"]));
+    let mut folders = vec![dir.path().to_owned()];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            } else if entry.file_name() != "job.sql" {
+                files += 1;
+                said.push_str(&String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()));
+            }
+        }
+    }
+    assert!(files >= 3 && said.contains("broken") && said.contains("AccessDenied") && said.contains("DEBUG"), "{said}");
+    for secret in SECRETS {
+        assert!(!said.contains(secret), "{secret} in {said}");
+    }
 }
 
 /// 120 shards with a backlog of 240 MB stay in bounded memory.

@@ -13,6 +13,7 @@ use crate::run::{Job, Way};
 in_both_ways!(
     throttled_for_minutes,
     everything_fails_now_and_then,
+    calls_without_an_answer,
     no_permission,
     no_such_stream,
     quiet_streams_cost_little
@@ -76,6 +77,34 @@ async fn everything_fails_now_and_then(way: Way) {
         .await
         .unwrap();
     assert_complete(&feed, &seen.records);
+}
+
+/// Calls that are never answered, or only by half, on connections that stay: each is given up after 30 s, and made again.
+async fn calls_without_an_answer(way: Way) {
+    let cases = match way {
+        Way::Polling => [
+            ("ListShards", Fault::Silence),
+            ("GetShardIterator", Fault::Silence),
+            ("GetRecords", Fault::Silence),
+            ("GetRecords", Fault::Stall),
+        ],
+        Way::FanOut => [
+            ("DescribeStreamConsumer", Fault::Silence),
+            ("SubscribeToShard", Fault::Silence),
+            ("event", Fault::Silence),
+            ("event", Fault::Stall),
+        ],
+    };
+    let runs = cases.map(|(operation, fault)| async move {
+        let (stub, mut feed) = stub(1).await;
+        feed.put(50);
+        stub.fail(operation, 1, fault);
+        let mut job = Job::new(&stub, way, S, &[]);
+        let seen = job.run(TrimHorizon, |s| s.records.len() >= 50 && s.all_idle()).await.unwrap();
+        assert_complete(&feed, &seen.records);
+        assert_eq!(stub.faults_left(), 0, "{operation}");
+    });
+    futures::future::join_all(runs).await;
 }
 
 /// What no repetition mends ends the job, with what to do.

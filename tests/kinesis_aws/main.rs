@@ -16,6 +16,7 @@ mod emulators_of_aws;
 mod http;
 
 mod command;
+mod credentials;
 mod emulators;
 mod fan_out;
 mod faults;
@@ -29,6 +30,7 @@ mod serve;
 mod several;
 mod sinks;
 mod stub;
+mod tls;
 
 /// Runs a case in both ways of reading.
 macro_rules! in_both_ways {

@@ -16,6 +16,9 @@ use tokio::task::JoinHandle;
 /// A request. Names of headers are in lower case.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
+    /// Method and path with its query: `POST /`.
+    #[allow(dead_code, reason = "the JSON protocols need neither")]
+    pub(crate) line: String,
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: Vec<u8>,
 }
@@ -42,12 +45,21 @@ pub(crate) enum Part {
 #[derive(Debug)]
 pub(crate) enum Reply {
     Answer(u16, Vec<u8>),
+    /// With a header more.
+    #[allow(dead_code, reason = "only the metadata of an instance have one")]
+    With(&'static str, Vec<u8>),
     /// A body that comes bit by bit.
     Stream(mpsc::Receiver<Part>),
     /// The connection ends without a word.
     Cut,
     /// The connection ends in the middle of this body.
     CutWithin(Vec<u8>),
+    /// Nothing more comes in the middle of this body, and the connection stays.
+    #[allow(dead_code, reason = "the stub of Kinesis alone does it")]
+    StallWithin(Vec<u8>),
+    /// Nothing ever comes, and the connection stays.
+    #[allow(dead_code, reason = "the stub of Kinesis alone does it")]
+    Silence,
 }
 
 impl Reply {
@@ -104,6 +116,11 @@ impl Server {
         Self { address, task }
     }
 
+    #[allow(dead_code, reason = "only what stands before it asks")]
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -118,12 +135,22 @@ async fn serve(mut socket: TcpStream, service: &dyn Service) -> std::io::Result<
                 let head = head(status, &json_of(body.len()));
                 socket.write_all(&[head.into_bytes(), body].concat()).await?;
             }
+            Reply::With(header, body) => {
+                let head = head(200, &format!("{header}\r\n{}", json_of(body.len())));
+                socket.write_all(&[head.into_bytes(), body].concat()).await?;
+            }
             Reply::Cut => return Ok(()),
             Reply::CutWithin(body) => {
                 let head = head(200, &json_of(body.len()));
                 socket.write_all(&[head.as_bytes(), &body[..body.len() / 2]].concat()).await?;
                 return Ok(());
             }
+            Reply::StallWithin(body) => {
+                let head = head(200, &json_of(body.len()));
+                socket.write_all(&[head.as_bytes(), &body[..body.len() / 2]].concat()).await?;
+                return gone(&mut socket).await;
+            }
+            Reply::Silence => return gone(&mut socket).await,
             Reply::Stream(parts) => {
                 if !stream(&mut socket, parts).await? {
                     return Ok(());
@@ -131,6 +158,13 @@ async fn serve(mut socket: TcpStream, service: &dyn Service) -> std::io::Result<
             }
         }
     }
+    Ok(())
+}
+
+/// Waits until the client has gone.
+async fn gone(socket: &mut TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0u8; 64];
+    while socket.read(&mut buffer).await? > 0 {}
     Ok(())
 }
 
@@ -183,6 +217,7 @@ async fn read(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<O
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut parsed = httparse::Request::new(&mut headers);
         if let Ok(httparse::Status::Complete(at)) = parsed.parse(buffer) {
+            let line = format!("{} {}", parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
             let text = |h: &httparse::Header<'_>| String::from_utf8_lossy(h.value).into_owned();
             let headers: BTreeMap<String, String> =
                 parsed.headers.iter().map(|h| (h.name.to_ascii_lowercase(), text(h))).collect();
@@ -194,7 +229,7 @@ async fn read(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<O
             }
             let body = buffer[at..at + length].to_vec();
             buffer.drain(..at + length);
-            return Ok(Some(Request { headers, body }));
+            return Ok(Some(Request { line, headers, body }));
         }
         if socket.read_buf(buffer).await? == 0 {
             return Ok(None);

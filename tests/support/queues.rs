@@ -15,7 +15,7 @@ async fn sqs(port: u16, operation: &str, input: Value) -> Value {
         ("authorization", scope),
     ];
     let headers = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    match forward(port, &Request { headers, body: input.to_string().into_bytes() }).await {
+    match forward(port, &Request { line: "POST /".to_owned(), headers, body: input.to_string().into_bytes() }).await {
         Reply::Answer(200, body) => serde_json::from_slice(&body).unwrap(),
         other => panic!("{operation}: {other:?}"),
     }

@@ -101,6 +101,9 @@ const ELSEWHERE: &[&str] = &["PermanentRedirect", "AuthorizationHeaderMalformed"
 /// What the SDK says when nothing gives credentials.
 const NO_CREDENTIALS: &[&str] = &["no providers in chain provided", "no credentials found in chain"];
 
+/// What rustls says of a server whose certificate does not hold: no repetition mends that.
+const BAD_CERTIFICATE: &str = "invalid peer certificate";
+
 /// Makes an [`AwsFailure`] of what a client returned.
 pub(crate) fn failure<E>(call: Call<'_>, error: &SdkError<E, HttpResponse>) -> AwsFailure
 where
@@ -115,6 +118,9 @@ where
         }
         SdkError::TimeoutError(_) => ("Timeout".to_owned(), "no answer in time".to_owned(), true),
         SdkError::DispatchFailure(e) if e.is_timeout() => ("Timeout".to_owned(), chain(error), true),
+        SdkError::DispatchFailure(_) if chain(error).contains(BAD_CERTIFICATE) => {
+            ("Certificate".to_owned(), chain(error), false)
+        }
         SdkError::DispatchFailure(e) if e.is_user() => ("Client".to_owned(), chain(error), false),
         SdkError::DispatchFailure(_) => ("Connection".to_owned(), chain(error), true),
         SdkError::ResponseError(_) => ("BrokenResponse".to_owned(), chain(error), true),
@@ -163,6 +169,10 @@ pub(super) fn shown(call: Call<'_>, answer: Answer) -> AwsFailure {
             .hint("it is in another region than the one that was asked: set AWS_REGION or the option 'aws.region'");
     } else if throttled {
         shown = shown.hint("it was retried; raise the capacity of the resource, or lower the load");
+    } else if code == "Certificate" {
+        shown = shown.hint(
+            "if a proxy of yours is between, name its authority's certificate in SSL_CERT_FILE; else check the clock",
+        );
     } else if code == "Connection" {
         shown = shown.hint("check the network, the region and the endpoint (AWS_ENDPOINT_URL, 'aws.endpoint')");
     }

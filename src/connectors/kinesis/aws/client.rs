@@ -3,7 +3,6 @@
 //! The client's own retries are off: they would read a throttled shard again at once, which is what throttles it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
@@ -12,48 +11,18 @@ use aws_sdk_kinesis::types::{
     ChildShard, ConsumerStatus, Record, Shard, ShardFilter, ShardFilterType, ShardIteratorType, StartingPosition,
     StreamStatus,
 };
-use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::Intercept;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::DateTime;
-use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use crate::connectors::aws::{AwsFailure, AwsSession, Call, failure, http_client};
-use crate::contracts::Result;
+use crate::contracts::{Clock, Result};
 
 use super::position::Place;
+use super::server_time::ServerTime;
 
 /// A page of ListShards; the service gives 1,000 at most.
 const SHARDS_PER_PAGE: i32 = 1_000;
-
-/// The service's time, from the `Date` of its last answer.
-#[derive(Debug, Default, Clone)]
-struct ServerDate(Arc<AtomicI64>);
-
-impl Intercept for ServerDate {
-    fn name(&self) -> &'static str {
-        "ServerDate"
-    }
-
-    fn read_before_deserialization(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> std::result::Result<(), BoxError> {
-        let date = context.response().headers().get("date").and_then(|text| {
-            // `Sun, 06 Nov 1994 08:49:37 GMT`
-            chrono::NaiveDateTime::parse_from_str(text, "%a, %d %b %Y %H:%M:%S GMT").ok()
-        });
-        if let Some(date) = date {
-            self.0.store(date.and_utc().timestamp_millis(), Ordering::Relaxed);
-        }
-        Ok(())
-    }
-}
 
 /// How a stream is named in calls.
 #[derive(Debug, Clone)]
@@ -97,7 +66,7 @@ pub(super) struct Answer {
 pub(super) struct StreamClient {
     client: Client,
     stream: StreamName,
-    date: ServerDate,
+    time: ServerTime,
 }
 
 /// A client that makes each call once.
@@ -105,35 +74,35 @@ pub(super) async fn client(session: &AwsSession) -> Result<Client> {
     build(session, None).await
 }
 
-async fn build(session: &AwsSession, date: Option<ServerDate>) -> Result<Client> {
+async fn build(session: &AwsSession, time: Option<ServerTime>) -> Result<Client> {
     let config = session.config().await?;
     let mut builder = aws_sdk_kinesis::config::Builder::from(&config).retry_config(RetryConfig::disabled());
-    if let Some(date) = date {
-        builder = builder.interceptor(date);
+    if let Some(time) = time {
+        builder = builder.interceptor(time);
     }
     Ok(Client::from_conf(builder.build()))
 }
 
 impl StreamClient {
-    pub(super) async fn new(session: &AwsSession, stream: StreamName) -> Result<Self> {
-        let date = ServerDate::default();
-        Ok(Self { client: build(session, Some(date.clone())).await?, stream, date })
+    pub(super) async fn new(session: &AwsSession, stream: StreamName, clock: Arc<dyn Clock>) -> Result<Self> {
+        let time = ServerTime::new(clock);
+        Ok(Self { client: build(session, Some(time.clone())).await?, stream, time })
     }
 
     /// The same with connections of its own. HTTP/2 puts all calls to a host on one connection, whose flow control is
     /// shared: a shard whose events nobody takes for a while would hold up all others.
     pub(super) fn apart(&self) -> Self {
         let config = self.client.config().to_builder().http_client(http_client()).build();
-        Self { client: Client::from_conf(config), stream: self.stream.clone(), date: self.date.clone() }
+        Self { client: Client::from_conf(config), stream: self.stream.clone(), time: self.time.clone() }
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
         &self.stream.name
     }
 
-    /// The service's time in whole seconds, as milliseconds; `None` before the first answer.
-    pub(super) fn server_ms(&self) -> Option<i64> {
-        Some(self.date.0.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
+    /// The service's time, milliseconds since 1970.
+    pub(super) fn server_ms(&self) -> i64 {
+        self.time.now_ms()
     }
 
     fn by_name(&self) -> Option<String> {

@@ -34,6 +34,7 @@ mod put;
 mod read_options;
 mod retry;
 mod sequence;
+mod server_time;
 mod shard;
 mod sink;
 mod stream;
@@ -194,7 +195,7 @@ impl KinesisSource {
             // The seed is the stream's and the run's: readers of several jobs do not pause in step.
             let md5: [u8; 16] = Md5::digest(name.name.as_bytes()).into();
             let seed = (u128::from_le_bytes(md5) as u64) ^ self.clock.now_ms().unsigned_abs();
-            let client = StreamClient::new(&self.session, name.clone()).await?;
+            let client = StreamClient::new(&self.session, name.clone(), Arc::clone(&self.clock)).await?;
             let jitter = Arc::new(Jitter::new(seed));
             let stream = Stream::open(client, Arc::clone(&self.clock), jitter, self.options.on_expired).await?;
             let before = remembered.streams.get(&*name.name);

@@ -144,13 +144,9 @@ impl Stream {
         *lock(&self.arn) = Arc::clone(&summary.arn);
     }
 
-    /// The service's time. Its answers say whole seconds; the clock here is used where it agrees with them.
+    /// The service's time.
     pub(super) fn server_ms(&self) -> i64 {
-        let here = self.clock.now_ms();
-        match self.client.server_ms() {
-            Some(there) if !(there..there + 1_000).contains(&here) => there,
-            _ => here,
-        }
+        self.client.server_ms()
     }
 
     async fn list(&self, from_ms: Option<i64>, patience: Option<Duration>) -> Result<Vec<Listed>> {
