@@ -12,7 +12,7 @@ use arrow::buffer::{BooleanBuffer, Buffer};
 use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
 use arrow::ipc::reader::{FileReader, read_footer_length};
 use arrow::ipc::writer::FileWriter;
-use arrow::ipc::{Block, root_as_footer};
+use arrow::ipc::{Block, root_as_footer, root_as_message};
 use bytes::Bytes;
 
 use super::checksum::hex_digest;
@@ -100,7 +100,7 @@ pub(super) fn decode(content: Bytes, name: &str) -> Result<Vec<(u64, RecordBatch
         .unwrap_or_else(|_| Err(Error::corrupt(format!("state file '{name}' cannot be read")).hint(RESTORE)))
 }
 
-/// Whether the blocks that the footer names lie within the file: Arrow takes memory for what they are said to have.
+/// Whether what the file says of its blocks, rows and buffers fits into its bytes: Arrow takes memory for what it is told.
 fn has_its_blocks(content: &[u8]) -> bool {
     /// At the end: length of the footer, and a magic number.
     const TAIL: usize = 10;
@@ -109,15 +109,36 @@ fn has_its_blocks(content: &[u8]) -> bool {
         let bytes = read_footer_length(tail.try_into().ok()?).ok()?;
         root_as_footer(&front[front.len().checked_sub(bytes)?..]).ok()
     };
-    let within = |block: &Block| {
-        let numbers = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
-        let sum = numbers.iter().try_fold(0_u64, |sum, n| sum.checked_add(u64::try_from(*n).ok()?));
-        sum.is_some_and(|end| end <= content.len() as u64)
-    };
     footer().is_some_and(|footer| {
         let blocks = footer.recordBatches().into_iter().chain(footer.dictionaries()).flatten();
-        blocks.into_iter().all(within)
+        blocks.into_iter().all(|block| fits(content, block).is_some())
     })
+}
+
+/// `None` where a block names more than there is.
+fn fits(content: &[u8], block: &Block) -> Option<()> {
+    /// Before a message: a mark, and its length.
+    const PREFIX: usize = 8;
+    let number = |n: i64| usize::try_from(n).ok();
+    let from = number(block.offset())?;
+    let (head, body) = (number(block.metaDataLength().into())?, number(block.bodyLength())?);
+    let bytes = content.get(from..from.checked_add(head)?.checked_add(body)?)?;
+    let message = root_as_message(bytes.get(PREFIX..head)?).ok()?;
+    let batch = match message.header_as_dictionary_batch() {
+        Some(dictionary) => dictionary.data()?,
+        None => message.header_as_record_batch()?,
+    };
+    // A row has a bit at least.
+    let most = content.len().checked_mul(8)?;
+    let is_count = |n: i64| number(n).is_some_and(|n| n <= most);
+    let nodes = batch.nodes().into_iter().flatten().all(|node| is_count(node.length()) && is_count(node.null_count()));
+    let buffers = batch.buffers().into_iter().flatten().all(|buffer| {
+        let end =
+            number(buffer.offset()).zip(number(buffer.length())).and_then(|(from, length)| from.checked_add(length));
+        end.is_some_and(|end| end <= body)
+    });
+    let variadic = batch.variadicBufferCounts().into_iter().flatten().all(is_count);
+    (is_count(batch.length()) && nodes && buffers && variadic).then_some(())
 }
 
 fn decode_batches(content: Bytes, name: &str) -> Result<Vec<(u64, RecordBatch)>> {
