@@ -83,14 +83,14 @@ fn aggregates() {
 
 fn gzip(data: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
+    encoder.write_all(data).expect("memory takes it");
+    encoder.finish().expect("memory takes it")
 }
 
 #[test]
 fn compressed_payloads() {
     let text = "{\"event_id\":\"1\",\"event_type\":\"page_view\",\"data\":{\"page\":\"/a\"}}\n".repeat(20);
-    let packed = [gzip(text.as_bytes()), zstd::encode_all(text.as_bytes(), 3).unwrap()];
+    let packed = [gzip(text.as_bytes()), zstd::encode_all(text.as_bytes(), 3).expect("it is packed")];
     let ways = [Compression::None, Compression::Auto, Compression::Gzip, Compression::Zstd];
     check(4_000, (any::<Index>(), any::<Index>(), edits()), |(which, way, edits)| {
         let payload = edited(&packed[which.index(2)], &edits);
@@ -105,7 +105,7 @@ fn compressed_payloads() {
 /// An answer full of bombs: each is refused as it is, or takes its turn; never do all lie in memory at once.
 #[test]
 fn bombs_take_their_turn() {
-    let bomb = zstd::encode_all(&vec![b' '; LARGEST_BYTES][..], 1).unwrap();
+    let bomb = zstd::encode_all(&vec![b' '; LARGEST_BYTES][..], 1).expect("it is packed");
     assert!(bomb.len() < 64 << 10, "{} bytes", bomb.len());
     let mut aggregate = Aggregate::default();
     for _ in 0..20 {
@@ -116,7 +116,7 @@ fn bombs_take_their_turn() {
         .data(aws_smithy_types::Blob::new(aggregate.finish()))
         .partition_key("k")
         .build()
-        .unwrap();
+        .expect("all that a record needs");
     let options = UnpackOptions { deaggregate: true, compression: Compression::Auto, with_keys: true };
     let mut unpacker = Unpacker::new(SplitId("s".into()), options);
     let mut position = ShardPosition { place: Place::Horizon, read_until_ms: None };
@@ -124,7 +124,7 @@ fn bombs_take_their_turn() {
     let (mut records, mut chunks) = (0, 0);
     while let Some(chunk) = unpacker.next_chunk() {
         assert!(chunk.data.len() <= LARGEST_BYTES + (2 << 20), "{} bytes at once", chunk.data.len());
-        assert_eq!(chunk.partition_keys.as_ref().unwrap().len(), chunk.len());
+        assert_eq!(chunk.partition_keys.as_ref().expect("they were asked for").len(), chunk.len());
         assert_eq!(chunk.sequence.get(0), format!("49671/{records}"));
         records += chunk.len();
         chunks += 1;
