@@ -93,6 +93,8 @@ impl Driver {
             specification.source.begin(specification.start, progress.as_ref()).await?;
         }
         self.replay = replay;
+        let replaying = !self.replay.is_empty();
+        self.feeds.iter_mut().for_each(|feed| feed.splits.replaying = replaying);
         if self.replay.is_empty() { self.discover().await } else { Ok(()) }
     }
 

@@ -176,7 +176,7 @@ impl ReaderTask {
     }
 
     async fn read(&mut self) -> Result<()> {
-        let (feed, split) = (self.feed, self.split);
+        let (feed, split, events) = (self.feed, self.split, self.events.clone());
         let (mut nothing, mut looked) = (0, false);
         loop {
             // One that is only looked into must not keep its place while others wait for it.
@@ -207,11 +207,11 @@ impl ReaderTask {
                         let most = self.quotas.allowed().await.min(self.max_records);
                         let until = from.saturating_add(most).min(chunk.len());
                         let part = if until - from == chunk.len() { chunk.clone() } else { chunk.slice(from..until) };
+                        // A place first: of hundreds of readers, few hold decoded rows while they wait.
+                        let Ok(place) = events.reserve().await else { return Ok(()) };
                         let piece = self.decode(part).await?;
                         self.quotas.used(until - from);
-                        if self.events.send(Event::Piece(Box::new(piece))).await.is_err() {
-                            return Ok(());
-                        }
+                        place.send(Event::Piece(Box::new(piece)));
                         from = until;
                     }
                     continue;
@@ -222,11 +222,10 @@ impl ReaderTask {
                     while from < rows {
                         let most = self.quotas.allowed().await.min(self.max_records);
                         let until = from.saturating_add(most).min(rows);
+                        let Ok(place) = events.reserve().await else { return Ok(()) };
                         let piece = self.typed(chunk.slice(from..until)).await?;
                         self.quotas.used(until - from);
-                        if self.events.send(Event::Piece(Box::new(piece))).await.is_err() {
-                            return Ok(());
-                        }
+                        place.send(Event::Piece(Box::new(piece)));
                         from = until;
                     }
                     continue;

@@ -198,6 +198,7 @@ impl Driver {
                     self.close_logged(index, number);
                 }
             }
+            self.feeds[index].splits.replaying = false;
             for split in &mut self.feeds[index].splits.list {
                 split.quota = None;
             }

@@ -8,12 +8,14 @@ use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::kinesis::StubRecord;
 use super::ops::{children_json, record_json, start};
 use super::{Fault, State};
 use crate::http::{Part, Reply, now_ms};
 
-/// Records in an event.
+/// Records in an event, and their bytes: as much as a consumer is given of a shard in a second.
 const MOST: usize = 100;
+const MOST_BYTES: usize = 2 << 20;
 /// Between two looks for records.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -69,8 +71,15 @@ fn next_event(state: &mut State, stream: &str, shard: &str, index: &mut usize, b
     let known = s.shards.get(shard)?;
     *index = (*index).max(known.trimmed);
     let records = &known.records[(*index).min(known.records.len())..];
-    let taken: Vec<Value> = records.iter().take(MOST).map(record_json).collect();
-    let last = records.iter().take(MOST).next_back().map(|r| r.sequence.clone());
+    let mut bytes = 0;
+    let fits = |record: &&StubRecord| {
+        let first = bytes == 0;
+        bytes += record.data.len();
+        first || bytes <= MOST_BYTES
+    };
+    let records: Vec<&StubRecord> = records.iter().take(MOST).take_while(fits).collect();
+    let taken: Vec<Value> = records.iter().map(|record| record_json(record)).collect();
+    let last = records.last().map(|r| r.sequence.clone());
     let ended = known.closed.is_some() && *index + taken.len() >= known.records.len();
     if taken.is_empty() && !ended && !beat {
         return None;

@@ -237,6 +237,18 @@ async fn secrets_are_nowhere() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg(target_os = "linux")]
 async fn a_backlog_of_120_shards_in_bounded_memory() {
+    read_backlog("", 2_400).await;
+}
+
+/// The same by fan-out, where the service pushes; three times as much, which would not fit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg(target_os = "linux")]
+async fn a_backlog_of_120_shards_by_fan_out_in_bounded_memory() {
+    read_backlog(", 'source.reader.type' = 'EFO', 'source.efo.consumer.name' = 'job'", 7_200).await;
+}
+
+#[cfg(target_os = "linux")]
+async fn read_backlog(options: &str, records: u128) {
     let stub = AwsStub::start().await;
     stub.create("clicks", 120);
     stub.create("copies", 1);
@@ -248,14 +260,14 @@ async fn a_backlog_of_120_shards_in_bounded_memory() {
         for shard in s.shards.values_mut() {
             shard.records.clear();
         }
-        for n in 0..2_400u128 {
+        for n in 0..records {
             let hash = (n % 120) * (u128::MAX / 120) + 5;
             let data = format!("{{\"page\":\"{filler}\",\"n\":{n}}}");
             s.put("k", Some(hash), data.as_bytes(), now);
         }
     });
     let dir = tempfile::tempdir().unwrap();
-    let job = JOB.replace("OPTIONS", "").replace(
+    let job = JOB.replace("OPTIONS", options).replace(
         "INSERT INTO out SELECT page, n, shard, stream, pk FROM clicks;",
         "INSERT INTO out SELECT CAST(CHAR_LENGTH(page) AS STRING), n, shard, stream, pk FROM clicks;",
     );
@@ -287,7 +299,7 @@ async fn a_backlog_of_120_shards_in_bounded_memory() {
         crate::faults::pause(20).await;
     }
     assert!(watcher.await.unwrap());
-    assert_eq!(copies(&stub).len(), 2_400);
+    assert_eq!(copies(&stub).len() as u128, records);
     assert_eq!(stub.state().violations, 0);
     eprintln!("at most {most} kB");
     assert!(most > 10_000 && most < 512 << 10, "{most} kB");

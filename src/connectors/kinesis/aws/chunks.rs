@@ -21,7 +21,7 @@ use super::payload::Compression;
 use super::position::{Place, ShardPosition};
 use super::sequence::SequenceNumber;
 
-/// Payload bytes at which a chunk is closed.
+/// Payload bytes at which a chunk is closed, where there are few readers.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// What is done with payloads.
@@ -38,6 +38,8 @@ pub(super) struct UnpackOptions {
 pub(super) struct Unpacker {
     options: UnpackOptions,
     split: SplitId,
+    /// Payload bytes at which a chunk is closed.
+    chunk_bytes: usize,
     /// Chunks whose payloads are as they came.
     packed: VecDeque<RawChunk>,
     /// Records of the first of them that have been given out.
@@ -61,7 +63,12 @@ pub(super) fn arrival_ms(record: &Record) -> i64 {
 
 impl Unpacker {
     pub(super) fn new(split: SplitId, options: UnpackOptions) -> Self {
-        Self { options, split, packed: VecDeque::new(), given: 0 }
+        Self { options, split, chunk_bytes: CHUNK_BYTES, packed: VecDeque::new(), given: 0 }
+    }
+
+    /// Makes the next chunks no larger than about `bytes`, nor than [`CHUNK_BYTES`].
+    pub(super) fn limit_chunks(&mut self, bytes: usize) {
+        self.chunk_bytes = bytes.min(CHUNK_BYTES);
     }
 
     /// Takes the records behind `position`, which moves to the last of them. Records that it is past already are left
@@ -115,7 +122,7 @@ impl Unpacker {
         }
         let packed = self.packed.front()?;
         let (from, mut data, mut records) = (self.given, Vec::new(), Vec::new());
-        while self.given < packed.len() && data.len() < CHUNK_BYTES {
+        while self.given < packed.len() && data.len() < self.chunk_bytes {
             let start = data.len() as u32;
             self.options.compression.unpack(packed.record(self.given), &mut data);
             records.push(RecordRange { start, end: data.len() as u32 });
@@ -142,7 +149,7 @@ impl Unpacker {
     }
 
     fn close_if_full(&mut self, open: &mut Open) {
-        if open.data.len() >= CHUNK_BYTES {
+        if open.data.len() >= self.chunk_bytes {
             let chunk = self.close(open);
             self.packed.push_back(chunk);
         }
@@ -151,6 +158,8 @@ impl Unpacker {
     fn close(&self, open: &mut Open) -> RawChunk {
         let mut open = std::mem::take(open);
         open.data.resize(open.data.len() + RECORD_PADDING, 0);
+        // It has grown by doubling, and may wait for a while.
+        open.data.shrink_to_fit();
         RawChunk {
             split: self.split.clone(),
             data: Buffer::from_vec(open.data),

@@ -28,6 +28,7 @@ use aws_smithy_types::event_stream::RawMessage;
 use crate::connectors::aws::AwsFailure;
 use crate::contracts::{Error, ErrorKind, Fetch, Position, Result, SplitReader};
 
+use super::budget::Allowance;
 use super::client::StreamClient;
 use super::retry::Backoff;
 use super::shard::{ShardReading, Verdict};
@@ -44,6 +45,7 @@ pub(super) const SHARDS_PER_CONNECTION: usize = 2;
 /// Reads one shard as a registered consumer.
 pub(super) struct FanOutReader {
     shard: ShardReading,
+    allowance: Allowance,
     consumer: Arc<str>,
     client: StreamClient,
     subscription: Option<SubscribeToShardOutput>,
@@ -55,9 +57,9 @@ pub(super) struct FanOutReader {
 
 impl FanOutReader {
     /// Subscribes with `client`, which should not be shared by more than [`SHARDS_PER_CONNECTION`].
-    pub(super) fn new(shard: ShardReading, consumer: Arc<str>, client: StreamClient) -> Self {
+    pub(super) fn new(shard: ShardReading, allowance: Allowance, consumer: Arc<str>, client: StreamClient) -> Self {
         let backoff = shard.stream.backoff();
-        Self { shard, consumer, client, subscription: None, subscribed: None, backoff, end: None }
+        Self { shard, allowance, consumer, client, subscription: None, subscribed: None, backoff, end: None }
     }
 
     /// Subscribes, if there is no subscription.
@@ -111,6 +113,8 @@ impl FanOutReader {
             Ok(Some(Event::SubscribeToShardEvent(event))) => {
                 self.backoff.reset();
                 let behind = u64::try_from(event.millis_behind_latest).unwrap_or(0);
+                // The service says how much comes at a time; what is decoded at a time is said here.
+                self.shard.limit_chunks(self.allowance.share());
                 self.shard.take(&event.records, Some(behind), asked_ms);
                 if self.shard.stopped() {
                     self.subscription = None;

@@ -355,12 +355,10 @@ impl Source for KinesisSource {
         let start = ShardPosition::start(start)?;
         let stream = Arc::clone(&reading.stream);
         let shard = ShardReading::open(stream, shard, split, resume, start, &self.options)?;
+        let allowance = Allowance::new(Arc::clone(&self.budget));
         let reader: Box<dyn SplitReader> = match &reading.consumer {
-            Some(consumer) => Box::new(FanOutReader::new(shard, consumer.arn(), reading.subscriber())),
-            None => {
-                let allowance = Allowance::new(Arc::clone(&self.budget));
-                Box::new(PollingReader::new(shard, allowance, self.options.pace, self.options.most_records))
-            }
+            Some(consumer) => Box::new(FanOutReader::new(shard, allowance, consumer.arn(), reading.subscriber())),
+            None => Box::new(PollingReader::new(shard, allowance, self.options.pace, self.options.most_records)),
         };
         Ok(reader)
     }

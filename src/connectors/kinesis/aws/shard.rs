@@ -91,6 +91,11 @@ impl ShardReading {
         Ok(())
     }
 
+    /// Makes the next chunks no larger than about `bytes`.
+    pub(super) fn limit_chunks(&mut self, bytes: usize) {
+        self.unpacker.limit_chunks(bytes);
+    }
+
     /// Takes an answer. `asked_ms` is when it was asked for.
     pub(super) fn take(&mut self, records: &[Record], behind_ms: Option<u64>, asked_ms: i64) {
         let after_stop = self.stop_ms.and_then(|stop| records.iter().position(|r| arrival_ms(r) >= stop));
