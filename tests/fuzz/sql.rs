@@ -253,6 +253,10 @@ fn any_text_is_planned_or_explained() {
     let (planned, refused) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
     check(400, 4, cases, |(which, edits, value)| {
         let text = edited(&corpus[which.index(corpus.len())], &edits, &by_word);
+        // For a case that takes the process along.
+        if let Some(last) = std::env::var_os("FUZZ_LAST") {
+            std::fs::write(last, &text).unwrap();
+        }
         let parameters = ["A", "B", "NAME"].map(|name| (name.to_owned(), value.to_owned())).into_iter();
         let folders = ["IN", "OUT"].map(|name| (name.to_owned(), "folder".to_owned()));
         let parameters = parameters.chain(folders).collect();
