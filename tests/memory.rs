@@ -1,0 +1,128 @@
+//! State larger than memory: the same results with next to none, over checkpoints too; and what is impossible is told.
+
+#![recursion_limit = "256"]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use job::{Variant, options, run};
+use tidemill::job::{JobOptions, MemoryOptions};
+use tidemill::runtime::{Ending, Summary};
+
+#[path = "support/job.rs"]
+mod job;
+
+const TABLES: &str = "
+CREATE TABLE events (user_id STRING, n BIGINT, page STRING, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '1' SECOND)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
+";
+
+/// `rows` events of two hours by `keys` users, whose names have `length` characters more.
+fn place(job: &str, rows: usize, keys: usize, length: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("in")).unwrap();
+    let (mut text, filling) = (String::new(), "x".repeat(length));
+    for n in 0..rows {
+        let (key, second) = (n * 7_919 % keys, n * 7_200 / rows);
+        let at = format!("2026-03-01T{:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60);
+        writeln!(text, r#"{{"user_id":"u{key}{filling}","n":{},"page":"/{}","at":"{at}"}}"#, n % 100, n % 13).unwrap();
+    }
+    std::fs::write(folder.path().join("in/a.jsonl"), text).unwrap();
+    std::fs::write(folder.path().join("job.sql"), format!("{TABLES}{job}")).unwrap();
+    folder
+}
+
+/// Runs the job with its results below `name`; `bytes` of memory, or any.
+async fn ran(folder: &Path, name: &str, bytes: Option<u64>, ending: Ending) -> Result<Summary, String> {
+    let local = folder.join(name);
+    let parameters =
+        BTreeMap::from([("DIR", folder), ("OUT", &local)].map(|(k, v)| (k.to_owned(), v.display().to_string())));
+    let memory = bytes.map(|bytes| MemoryOptions { bytes, spill: local.join("spill") });
+    let variant = Variant { rows: 5_000, threads: 2, splits: 1 };
+    run(&JobOptions { memory, ..options(folder.join("job.sql"), local.clone(), parameters, variant, ending) }).await
+}
+
+/// The last line of each key, and all lines without one.
+fn results(folder: &Path, sink: &str) -> Vec<String> {
+    let mut files: Vec<_> = std::fs::read_dir(folder.join(sink)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort_by_key(|path| std::fs::metadata(path).unwrap().modified().unwrap());
+    let text: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let mut lines: Vec<String> = match sink {
+        "users" => text
+            .lines()
+            .map(|line| (line.split('"').nth(3).unwrap(), line))
+            .collect::<BTreeMap<_, _>>()
+            .into_values()
+            .map(str::to_owned)
+            .collect(),
+        _ => text.lines().map(str::to_owned).collect(),
+    };
+    lines.sort();
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_next_to_no_memory_the_results_are_the_same() {
+    let job = "
+CREATE TABLE users (user_id STRING, c BIGINT, total BIGINT, last_page STRING, PRIMARY KEY (user_id) NOT ENFORCED)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/users', 'format' = 'json');
+CREATE TABLE hours (user_id STRING, w TIMESTAMP(3), c BIGINT, pages BIGINT)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/hours', 'format' = 'json');
+CREATE TABLE hops (w TIMESTAMP(3), n BIGINT, c BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/hops', 'format' = 'json');
+INSERT INTO users SELECT user_id, COUNT(*), SUM(n), MAX(page) FROM events GROUP BY user_id HAVING COUNT(*) > 1;
+INSERT INTO hours SELECT user_id, window_start, COUNT(*), COUNT(DISTINCT page) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' HOUR))
+GROUP BY window_start, window_end, user_id;
+INSERT INTO hops SELECT window_start, n, COUNT(*) FROM TABLE(HOP(TABLE events, DESCRIPTOR(at), INTERVAL '10' MINUTE, INTERVAL '30' MINUTE))
+GROUP BY window_start, window_end, n;
+";
+    let folder = place(job, 40_000, 15_000, 8);
+    ran(folder.path(), "plenty", None, Ending::Drain).await.expect("it runs");
+    let all = std::fs::read_to_string(folder.path().join("in/a.jsonl")).unwrap();
+    let half = all[..all.len() / 2].rfind('\n').unwrap() + 1;
+    std::fs::write(folder.path().join("in/a.jsonl"), &all[..half]).unwrap();
+    let first = ran(folder.path(), "little", Some(0), Ending::Once).await.expect("it runs");
+    // A file that has been read to its end is not read again when it grows.
+    std::fs::write(folder.path().join("in/b.jsonl"), &all[half..]).unwrap();
+    let second = ran(folder.path(), "little", Some(0), Ending::Drain).await.expect("it goes on");
+    assert!(
+        first.spilled_bytes > 100_000 && second.spilled_bytes > 100_000,
+        "{} {}",
+        first.spilled_bytes,
+        second.spilled_bytes
+    );
+    for sink in ["users", "hours", "hops"] {
+        let [plenty, little] = ["plenty", "little"].map(|name| results(&folder.path().join(name), sink));
+        assert!(plenty.len() > 1_000, "{sink}: {}", plenty.len());
+        let differs = plenty.iter().zip(&little).find(|(a, b)| a != b);
+        assert!(
+            plenty == little,
+            "{sink}: {} lines and {}, the first that differs {differs:?}",
+            plenty.len(),
+            little.len()
+        );
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path().join("little/spill")).unwrap().collect();
+    assert!(left.is_empty(), "nothing of it outlives the run: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_that_cannot_be_in_memory_together_are_an_error_with_the_name_of_the_query() {
+    // The top-N needs all groups of the window: some 40 MiB, where 32 are the least that there can be.
+    let job = "
+CREATE TABLE top (user_id STRING, c BIGINT, r BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/top', 'format' = 'json');
+INSERT INTO top SELECT user_id, c, r FROM (
+  SELECT user_id, c, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY c DESC, user_id) AS r FROM (
+    SELECT window_start, window_end, user_id, COUNT(*) AS c FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
+    GROUP BY window_start, window_end, user_id))
+WHERE r <= 3;
+";
+    let folder = place(job, 100_000, 100_000, 380);
+    let error = ran(folder.path(), "little", Some(0), Ending::Drain).await.expect_err("too much");
+    for part in ["query 'job:top'", "more than 32 MiB", "--memory"] {
+        assert!(error.contains(part), "'{part}' in {error}");
+    }
+    ran(folder.path(), "plenty", None, Ending::Drain).await.expect("with enough memory it runs");
+    assert_eq!(results(&folder.path().join("plenty"), "top").len(), 3);
+}
