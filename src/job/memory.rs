@@ -18,6 +18,8 @@ pub struct MemoryOptions {
     pub bytes: u64,
     /// Where state goes that does not fit.
     pub spill: PathBuf,
+    /// Whether somebody has asked for this, or it is the default: then a disk that cannot be written is no reason to fail.
+    pub asked: bool,
 }
 
 /// Of a process's memory: state of operators; what DataFusion may take for sorts, joins and partial aggregates of an epoch;
@@ -46,12 +48,24 @@ impl MemoryOptions {
     /// What the machine or container has, with state that does not fit below the folder of `--local`, or the system's for
     /// temporary files.
     pub fn new(bytes: Option<u64>, spill: Option<PathBuf>, local: Option<&Path>) -> Option<Self> {
+        let asked = bytes.is_some() || spill.is_some();
         let bytes = bytes.or_else(|| Some((available()? as f64 * DEFAULT_SHARE) as u64))?;
         let spill = spill.unwrap_or_else(|| local.map_or_else(std::env::temp_dir, |local| local.join("spill")));
-        Some(Self { bytes, spill })
+        Some(Self { bytes, spill, asked })
     }
 
-    pub(super) fn share_out(&self) -> Result<Memory> {
+    /// What there is for whom; `None`, with a note, when the default cannot be had.
+    pub(super) fn share_out(&self, notes: &mut Vec<String>) -> Result<Option<Memory>> {
+        match self.try_share_out() {
+            Err(error) if !self.asked => {
+                notes.push(format!("all state stays in memory: {}", error.message()));
+                Ok(None)
+            }
+            shared => shared.map(Some),
+        }
+    }
+
+    fn try_share_out(&self) -> Result<Memory> {
         let share = |share: f64| (self.bytes as f64 * share) as u64;
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let folder = SpillFolder::create(&self.spill)?;
@@ -148,8 +162,20 @@ mod tests {
 
     #[test]
     fn small_memory_has_small_epochs() {
-        let of = |bytes| MemoryOptions { bytes, spill: PathBuf::new() }.epoch_rows(131_072);
+        let of = |bytes| MemoryOptions { bytes, spill: PathBuf::new(), asked: true }.epoch_rows(131_072);
         assert_eq!([2 << 30, 1 << 30, 256 << 20, 0].map(of), [131_072, 131_072, 32_768, 4_096]);
-        assert_eq!(MemoryOptions { bytes: 0, spill: PathBuf::new() }.epoch_rows(7), 7);
+        assert_eq!(MemoryOptions { bytes: 0, spill: PathBuf::new(), asked: true }.epoch_rows(7), 7);
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_written_stops_only_who_has_asked_for_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("a file");
+        std::fs::write(&file, "").expect("written");
+        let mut notes = Vec::new();
+        let options = |asked| MemoryOptions { bytes: 1 << 30, spill: file.join("below"), asked };
+        assert!(options(false).share_out(&mut notes).expect("a note").is_none());
+        assert!(notes[0].contains("a file/below"), "{notes:?}");
+        assert!(options(true).share_out(&mut notes).is_err());
     }
 }

@@ -124,7 +124,11 @@ async fn connect(
 ) -> Result<Prepared> {
     let name = job_name(&plan.settings, &options.paths);
     super::fresh::refuse_beside_objects(options, &plan, &name, &clock).await?;
-    let memory = options.memory.as_ref().map(MemoryOptions::share_out).transpose()?;
+    let mut memory_notes = Vec::new();
+    let memory = match &options.memory {
+        Some(memory) => memory.share_out(&mut memory_notes)?,
+        None => None,
+    };
     let limit = memory.as_ref().map(|memory| &memory.limit);
     let SavedRun { mut saved, log, checkpointing, notes } = saved_run(options, &plan, &name, &clock, limit).await?;
     // Without a log nothing is kept that could count runs and epochs. The time grows from run to run too.
@@ -139,6 +143,7 @@ async fn connect(
         .within(options.state.outside.clone());
     let mut warnings = plan.warnings;
     warnings.extend(notes);
+    warnings.extend(memory_notes);
     let sinks = sink_tables(&plan.queries);
     let place = errors_place(&plan.settings.errors_path, options.local.as_deref(), &name, &sinks);
     if options.fresh {
