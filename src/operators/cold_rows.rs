@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::row::Rows;
 
-use super::hash_run::{Found, HashRanges, HashRun, Lookup, RunWriter};
+use super::hash_run::{Found, HashRanges, HashRun, Lookup, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
 use crate::contracts::Result;
 use crate::state::{PieceIds, SpillFolder, StatePiece};
@@ -81,19 +81,14 @@ impl ColdRows {
         let mut writer = RunWriter::new(folder, ids, hashes, self.seen, count);
         writer.add(rows)?;
         self.runs.push(writer.finish()?);
-        while let [.., before, last] = self.runs.as_slice() {
-            if last.live_rows() * 2 < before.live_rows() {
-                break;
-            }
-            let count = before.live_rows() + last.live_rows();
+        while let Some((before, last, count)) = due(&self.runs) {
             let mut writer = RunWriter::new(folder, ids, hashes, self.seen, count);
             for range in HashRanges::of_merge(count) {
                 let rows = [before.rows_in(hashes, &range)?, last.rows_in(hashes, &range)?].concat();
                 writer.add(&rows)?;
             }
             let merged = writer.finish()?;
-            self.runs.truncate(self.runs.len() - 2);
-            self.runs.push(merged);
+            replace_two(&mut self.runs, merged);
         }
         self.runs.retain(|run| run.live_rows() > 0);
         Ok(())

@@ -16,10 +16,10 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{BooleanArray, RecordBatch, TimestampMillisecondArray, UInt32Array};
-use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::compute::{filter_record_batch, interleave_record_batch, take_record_batch};
 use datafusion::arrow::row::Rows;
 
+use super::dead_rows::DeadRows;
 use super::key_filter::Filter;
 use super::key_hashes::KeyHashes;
 use super::window_aggregate::millis;
@@ -273,6 +273,20 @@ impl Iterator for HashRanges {
     }
 }
 
+/// The two youngest runs and their live rows, if they are to become one: when the youngest has at least half as many rows. So
+/// each row is written a logarithmic number of times, as in a log-structured store.
+pub(super) fn due(runs: &[HashRun]) -> Option<(&HashRun, &HashRun, usize)> {
+    let [.., before, last] = runs else { return None };
+    let (older, younger) = (before.live_rows(), last.live_rows());
+    (younger * 2 >= older).then_some((before, last, older + younger))
+}
+
+/// Puts a merged run in place of the two that it was made of.
+pub(super) fn replace_two(runs: &mut Vec<HashRun>, merged: HashRun) {
+    runs.truncate(runs.len() - 2);
+    runs.push(merged);
+}
+
 /// Writes a run.
 pub(super) struct RunWriter<'a> {
     folder: &'a Arc<SpillFolder>,
@@ -353,32 +367,6 @@ impl<'a> RunWriter<'a> {
     pub(super) fn finish(mut self) -> Result<HashRun> {
         self.end_file()?;
         Ok(HashRun { files: self.files, filter: self.filter })
-    }
-}
-
-/// Bits of dead rows; nothing while there are none.
-#[derive(Debug, Default)]
-struct DeadRows {
-    words: Vec<u64>,
-    count: usize,
-}
-
-impl DeadRows {
-    fn has(&self, row: usize) -> bool {
-        self.words.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
-    }
-
-    fn add(&mut self, row: usize, rows: usize) {
-        if self.words.is_empty() {
-            self.words = vec![0; rows.div_ceil(64)];
-        }
-        let (word, bit) = (&mut self.words[row / 64], 1 << (row % 64));
-        self.count += usize::from(*word & bit == 0);
-        *word |= bit;
-    }
-
-    fn bits(&self, rows: usize) -> BooleanBuffer {
-        BooleanBuffer::collect_bool(rows, |row| self.has(row))
     }
 }
 

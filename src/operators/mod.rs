@@ -7,6 +7,7 @@ mod bisect;
 mod cold_rows;
 mod compute;
 mod count;
+mod dead_rows;
 mod epoch_run;
 mod gate;
 mod graph;

@@ -24,7 +24,7 @@ use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, TimestampMillisecondType};
 
 use super::compute::{Compute, Output, batch_bytes};
-use super::hash_run::{HashRanges, HashRun, RunWriter};
+use super::hash_run::{HashRanges, HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
 use super::panes::{Closing, Lists, Named, Pane, compact, own_text, with_bounds};
 use super::partials::AggregateParts;
@@ -133,20 +133,14 @@ impl WindowAggregate {
             writer.add(&batches)?;
             pane.runs.push(writer.finish()?);
             (pane.rows, pane.bytes, pane.rows_after_compaction) = (0, 0, 0);
-            // As in a log-structured store: each row is written a logarithmic number of times.
-            while let [.., before, last] = pane.runs.as_slice() {
-                if last.live_rows() * 2 < before.live_rows() {
-                    break;
-                }
-                let count = before.live_rows() + last.live_rows();
+            while let Some((before, last, count)) = due(&pane.runs) {
                 let mut writer = RunWriter::new(folder, &mut self.ids, &self.hashes, None, count);
                 for range in HashRanges::of_merge(count) {
                     let rows = [before.rows_in(&self.hashes, &range)?, last.rows_in(&self.hashes, &range)?].concat();
                     writer.add(&self.parts.reduce(&rows, compute).await?)?;
                 }
                 let merged = writer.finish()?;
-                pane.runs.truncate(pane.runs.len() - 2);
-                pane.runs.push(merged);
+                replace_two(&mut pane.runs, merged);
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use super::crew::Crew;
 use super::driver::Driver;
 use super::epoch::Epoch;
 use super::failures::Failures;
-use super::reader::{rejected, row_json};
+use super::reader::{rejected, rejected_row, row_json};
 use super::worker::QuerySpec;
 use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, run_writer};
 use crate::contracts::{EpochNumber, Error, Reject, RejectReason, RejectedRecord, Result};
@@ -160,16 +160,11 @@ impl EpochContext<'_> {
     /// All records of the epoch that a query reads.
     fn all(&self, query: &RunningQuery, detail: &str) -> Vec<RejectedRecord> {
         let mut records = Vec::new();
-        for (feed, chunk) in self.epoch.raw.values() {
+        for (number, (feed, chunk)) in &self.epoch.raw {
             if query.tables.iter().any(|table| self.driver.feeds_table(*feed, *table)) {
-                let stream = self.driver.stream(*feed);
-                let reject = |record: usize| Reject {
-                    record: record as u32,
-                    reason: RejectReason::QueryFailed,
-                    column: None,
-                    detail: detail.to_owned(),
-                };
-                records.extend((0..chunk.len()).map(|record| rejected(&query.name, stream, chunk, reject(record))));
+                let origins = (0..chunk.len() as u64).map(|record| u64::from(*number) << 32 | record);
+                let reject = |origin| self.rejected(&query.name, origin, RejectReason::QueryFailed, detail.to_owned());
+                records.extend(origins.filter_map(reject));
             }
         }
         if records.is_empty() {
@@ -183,17 +178,7 @@ impl EpochContext<'_> {
 }
 
 fn without_record(query: &str, detail: String, record: Vec<u8>) -> RejectedRecord {
-    RejectedRecord {
-        origin: query.to_owned(),
-        stream: String::new(),
-        split: String::new(),
-        sequence_number: String::new(),
-        arrival_ms: None,
-        reason: RejectReason::QueryFailed,
-        column: None,
-        detail,
-        record,
-    }
+    rejected_row(query, RejectReason::QueryFailed, None, detail, record)
 }
 
 /// Sends what a query gave to its writer, and what its gates refused to the error output.

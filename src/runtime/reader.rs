@@ -361,6 +361,27 @@ pub(crate) fn rejected(origin: &str, stream: &str, chunk: &RawChunk, reject: Rej
     }
 }
 
+/// A refused row that comes from no single record.
+pub(crate) fn rejected_row(
+    origin: &str,
+    reason: RejectReason,
+    column: Option<String>,
+    detail: String,
+    record: Vec<u8>,
+) -> RejectedRecord {
+    RejectedRecord {
+        origin: origin.to_owned(),
+        stream: String::new(),
+        split: String::new(),
+        sequence_number: String::new(),
+        arrival_ms: None,
+        reason,
+        column,
+        detail,
+        record,
+    }
+}
+
 /// One row as JSON, where there is no original record.
 pub(crate) fn row_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
     let mut writer = datafusion::arrow::json::LineDelimitedWriter::new(Vec::new());

@@ -8,7 +8,7 @@ use datafusion::arrow::array::RecordBatch;
 use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoints::{CheckpointOrder, Report};
-use super::reader::row_json;
+use super::reader::{rejected_row, row_json};
 use super::unwritten::Unwritten;
 use crate::contracts::{
     Changes, Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason,
@@ -200,17 +200,8 @@ impl Writer {
 }
 
 fn refusal(query: &str, batch: Option<&RecordBatch>, row: RefusedRow) -> RejectedRecord {
-    RejectedRecord {
-        origin: query.to_owned(),
-        stream: String::new(),
-        split: String::new(),
-        sequence_number: String::new(),
-        arrival_ms: None,
-        reason: RejectReason::SinkRefused(row.reason),
-        column: row.column,
-        detail: row.detail,
-        record: batch.map(|b| row_json(b, row.row)).unwrap_or_default(),
-    }
+    let record = batch.map(|b| row_json(b, row.row)).unwrap_or_default();
+    rejected_row(query, RejectReason::SinkRefused(row.reason), row.column, row.detail, record)
 }
 
 /// What the error output is asked to do.
