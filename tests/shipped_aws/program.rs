@@ -1,5 +1,6 @@
 //! The program as people run it.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -9,6 +10,7 @@ use crate::emulators_of_aws::{KEY_ID, SECRET};
 use crate::services::{BUCKET, Services};
 use crate::stream::{STREAM, Stream};
 
+const SIGABRT: i32 = 6;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// How the stream is read.
@@ -131,6 +133,12 @@ impl Job {
 
     pub(crate) fn is_running(&self) -> bool {
         self.child.lock().unwrap().try_wait().unwrap().is_none()
+    }
+
+    /// Whether it has aborted, as it does at a place where it is to die; not when it has ended with an error.
+    pub(crate) fn has_aborted(&self) -> bool {
+        let status = self.child.lock().unwrap().try_wait().unwrap();
+        status.is_some_and(|status| status.signal() == Some(SIGABRT))
     }
 
     /// Ends it without a word to it.
