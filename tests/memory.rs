@@ -109,20 +109,54 @@ GROUP BY window_start, window_end, n;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn results_that_cannot_be_in_memory_together_are_an_error_with_the_name_of_the_query() {
-    // The top-N needs all groups of the window: some 40 MiB, where 32 are the least that there can be.
+    // The last places need all groups of the window: some 40 MiB, where 32 are the least that there can be.
     let job = "
-CREATE TABLE top (user_id STRING, c BIGINT, r BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/top', 'format' = 'json');
-INSERT INTO top SELECT user_id, c, r FROM (
+CREATE TABLE last (user_id STRING, c BIGINT, r BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/last', 'format' = 'json');
+INSERT INTO last SELECT user_id, c, r FROM (
   SELECT user_id, c, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY c DESC, user_id) AS r FROM (
     SELECT window_start, window_end, user_id, COUNT(*) AS c FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
     GROUP BY window_start, window_end, user_id))
-WHERE r <= 3;
+WHERE r > 99997;
 ";
     let folder = place(job, 100_000, 100_000, 380);
     let error = ran(folder.path(), "little", Some(0), Ending::Drain).await.expect_err("too much");
-    for part in ["query 'job:top'", "more than 32 MiB", "--memory"] {
+    for part in ["query 'job:last'", "more than 32 MiB", "--memory"] {
         assert!(error.contains(part), "'{part}' in {error}");
     }
     ran(folder.path(), "plenty", None, Ending::Drain).await.expect("with enough memory it runs");
-    assert_eq!(results(&folder.path().join("plenty"), "top").len(), 3);
+    assert_eq!(results(&folder.path().join("plenty"), "last").len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_top_n_only_what_it_needs_is_in_memory() {
+    // Each window has some 40 MiB of rows, where 32 are the least that there can be.
+    let job = "
+CREATE TABLE first (user_id STRING, c BIGINT, r BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/first', 'format' = 'json');
+CREATE TABLE ranks (user_id STRING, d BIGINT, r BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/ranks', 'format' = 'json');
+CREATE TABLE dense (page STRING, user_id STRING, r BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/dense', 'format' = 'json');
+CREATE TABLE bare (user_id STRING, n BIGINT, r BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/bare', 'format' = 'json');
+CREATE VIEW counted AS SELECT window_start, window_end, user_id, COUNT(*) AS c, MAX(n) AS n, MAX(page) AS page
+FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY)) GROUP BY window_start, window_end, user_id;
+INSERT INTO first SELECT user_id, c, r FROM (
+  SELECT user_id, c, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY c DESC, user_id) AS r FROM counted)
+WHERE r <= 3;
+INSERT INTO ranks SELECT user_id, n * 2, r FROM (
+  SELECT *, RANK() OVER (PARTITION BY window_start, window_end ORDER BY n DESC, page) AS r FROM counted WHERE n < 90)
+WHERE 5 > r AND user_id <> 'u1';
+INSERT INTO dense SELECT page, user_id, r FROM (
+  SELECT *, DENSE_RANK() OVER (PARTITION BY window_start, window_end, page ORDER BY n) AS r FROM counted)
+WHERE r = 2;
+INSERT INTO bare SELECT user_id, n, r FROM (
+  SELECT *, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY n, user_id DESC) AS r
+  FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY)))
+WHERE r < 100;
+";
+    let folder = place(job, 100_000, 100_000, 380);
+    ran(folder.path(), "plenty", None, Ending::Drain).await.expect("it runs");
+    ran(folder.path(), "little", Some(0), Ending::Drain).await.expect("it runs");
+    for (sink, least) in [("first", 3), ("ranks", 50), ("dense", 100), ("bare", 99)] {
+        let [plenty, little] = ["plenty", "little"].map(|name| results(&folder.path().join(name), sink));
+        assert!(plenty.len() >= least, "{sink}: {} rows", plenty.len());
+        assert!(plenty == little, "{sink}: {} rows and {}", plenty.len(), little.len());
+    }
 }

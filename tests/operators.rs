@@ -373,7 +373,7 @@ fn a_window_aggregate_gives_each_window_once_with_the_rows_that_came_in_time() {
                     operator.restore(at, state, &compute()).await.expect("restored");
                 }
                 watermark = if step == i64::MAX { i64::MAX } else { watermark.max(-50) + step };
-                let closed = operator.advance(Watermark(watermark), &compute()).await.expect("closed windows");
+                let closed = operator.advance(Watermark(watermark), &compute(), None).await.expect("closed windows");
                 let mut closed = numbers(&closed);
                 closed.sort();
                 let is_closed = |window: &(i64, i64, i64)| Watermark(watermark).closes(window.1);
@@ -417,7 +417,7 @@ fn a_window_buffer_gives_the_rows_of_each_window_once_in_order_of_ends() {
                 buffer.restore(at, state, None).expect("restored");
             }
             watermark = if step == i64::MAX { i64::MAX } else { watermark.max(-50) + step };
-            let closed = numbers(&buffer.advance(Watermark(watermark), &compute()).expect("closed"));
+            let closed = numbers(&buffer.advance(Watermark(watermark), &compute(), None).expect("closed"));
             let mut expected = Vec::new();
             while let Some(entry) = model.first_entry().filter(|entry| Watermark(watermark).closes(*entry.key())) {
                 expected.extend(entry.remove());

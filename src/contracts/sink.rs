@@ -16,7 +16,7 @@ pub enum ChangeKind {
 }
 
 /// Rows for a sink, in the column order of the INSERT (see [`TableSpec`](super::TableSpec)).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Changes {
     /// The rows. Column names are those of the sink's columns that the INSERT writes.
     pub batch: RecordBatch,

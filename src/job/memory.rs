@@ -23,11 +23,13 @@ pub struct MemoryOptions {
 }
 
 /// Of a process's memory: state of operators; what DataFusion may take for sorts, joins and partial aggregates of an epoch;
-/// rows that an operator gives at once. What is left is for records on their way, files that are being written, clients,
+/// rows that an operator gives at once; reference tables, once as they are (while they are loaded, and in the index of a join, they
+/// take as much again). What is left is for records on their way, files that are being written, clients,
 /// the program itself and the allocator.
 const STATE_SHARE: f64 = 0.15;
 const PLANS_SHARE: f64 = 0.2;
 const OUTPUT_SHARE: f64 = 0.2;
+const REFERENCE_SHARE: f64 = 0.2;
 /// Plans get no less: with a smaller pool, not even a small epoch can be sorted.
 const LEAST_FOR_PLANS: u64 = 32 << 20;
 /// From so much memory on, epochs have their full size; with less they are smaller in proportion.
@@ -40,6 +42,8 @@ const DEFAULT_SHARE: f64 = 0.8;
 /// What a job may have, shared out.
 pub(super) struct Memory {
     pub(super) limit: StateLimit,
+    /// Bytes of all reference tables.
+    pub(super) reference_bytes: usize,
     /// For plans of a stage.
     pub(super) runtime: Arc<RuntimeEnv>,
 }
@@ -89,7 +93,8 @@ impl MemoryOptions {
             output_bytes: size(share(OUTPUT_SHARE).max(LEAST_FOR_PLANS)),
             process_bytes: size(self.bytes.max(LEAST_FOR_PLANS * 4)),
         };
-        Ok(Memory { limit, runtime })
+        let reference_bytes = size(share(REFERENCE_SHARE).max(LEAST_FOR_PLANS));
+        Ok(Memory { limit, reference_bytes, runtime })
     }
 
     /// Rows of an epoch, of which several are in memory at a time.

@@ -159,12 +159,13 @@ async fn connect(
     }
     let feeds = feeds(&plan.sources, &connectors, options, &saved)?;
     let mut references: Vec<Box<dyn ReferenceLoader>> = Vec::new();
+    let most_bytes = memory.as_ref().map(|memory| memory.reference_bytes / plan.references.len().max(1));
     for reference in &plan.references {
         if let Some(outside) = &options.state.outside {
             references.push(Box::new(Fixed(Some(outside.reference(&reference.spec)?))));
             continue;
         }
-        let files = connectors.reference(&reference.spec, &reference.connector)?;
+        let files = connectors.reference(&reference.spec, &reference.connector)?.within(most_bytes);
         references.push(Box::new(Reloading { files, version: None }));
     }
     super::lookups::connect(&plan.lookups, &connectors).await?;

@@ -10,6 +10,8 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
 
+use super::panes::own_text;
+use super::top_n::TopN;
 use crate::contracts::{Error, ErrorKind, Result};
 use crate::state::SpillFolder;
 
@@ -45,12 +47,15 @@ pub(super) struct Output {
     rows: Vec<RecordBatch>,
     bytes: usize,
     limit: Option<usize>,
+    /// The only plan that reads them, where it is known.
+    reader: Option<Arc<dyn ExecutionPlan>>,
 }
 
 impl Output {
-    /// None yet.
-    pub(super) fn new(compute: &Compute) -> Self {
-        Self { rows: Vec::new(), bytes: 0, limit: compute.limit.as_ref().map(|limit| limit.output_bytes) }
+    /// None yet. Where they are too many, those go that the plan that reads them cannot need.
+    pub(super) fn new(compute: &Compute, reader: Option<&Arc<dyn ExecutionPlan>>) -> Self {
+        let limit = compute.limit.as_ref().map(|limit| limit.output_bytes);
+        Self { rows: Vec::new(), bytes: 0, limit, reader: reader.cloned() }
     }
 
     /// Adds rows.
@@ -60,24 +65,33 @@ impl Output {
     pub(super) fn extend(&mut self, rows: Vec<RecordBatch>) -> Result<()> {
         self.bytes += rows.iter().map(batch_bytes).sum::<usize>();
         self.rows.extend(rows);
-        match self.limit {
-            Some(limit) if self.bytes > limit => Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("windows that close at the same time have more than {} MiB of rows", limit >> 20),
-            )
-            .hint("give the job more --memory, or make fewer groups or shorter windows")),
-            _ => Ok(()),
+        let Some(limit) = self.limit.filter(|limit| self.bytes > *limit) else { return Ok(()) };
+        if let Some(top) = self.reader.as_ref().and_then(TopN::of) {
+            self.rows = top.needed(&self.rows)?.map(own_text).transpose()?.into_iter().collect();
+            self.bytes = self.rows.iter().map(batch_bytes).sum();
+            // What is hardly fewer would be sorted again with each part that comes.
+            if self.bytes <= limit / 2 {
+                return Ok(());
+            }
         }
+        let error = format!("windows that close at the same time have more than {} MiB of rows", limit >> 20);
+        Err(Error::new(ErrorKind::Unavailable, error)
+            .hint("give the job more --memory, or make fewer groups or shorter windows"))
     }
 
-    /// All of them.
-    pub(super) fn into_rows(self) -> Vec<RecordBatch> {
-        self.rows
+    /// All of them. Batches that are parts of one would each be counted as the whole by the plan that reads them; so where that is
+    /// much, they get their own text.
+    pub(super) fn into_rows(self) -> Result<Vec<RecordBatch>> {
+        let counted: usize = self.rows.iter().map(RecordBatch::get_array_memory_size).sum();
+        match self.limit {
+            Some(limit) if counted > limit / 2 => self.rows.into_iter().map(own_text).collect(),
+            _ => Ok(self.rows),
+        }
     }
 }
 
 /// About how many bytes the values of a batch have: only those that it shows, for many batches are slices of one.
-pub(super) fn batch_bytes(batch: &RecordBatch) -> usize {
+pub(crate) fn batch_bytes(batch: &RecordBatch) -> usize {
     let bytes = |column: &ArrayRef| match column.as_string_view_opt() {
         Some(texts) => texts.len() * size_of::<u128>() + texts.total_buffer_bytes_used(),
         // What Arrow cannot say of a type is at most what its buffers hold.
@@ -107,7 +121,11 @@ impl Compute {
     /// The same within a limit: stages run in `runtime`, and state beyond `limit` goes to disk.
     #[must_use]
     pub fn within(self, limit: StateLimit, runtime: Arc<RuntimeEnv>) -> Self {
-        let config = self.context.session_config().clone();
+        let mut config = self.context.session_config().clone();
+        // Each sort keeps so much for merging what it has spilled: DataFusion's 10 MiB would leave room for three sorts in the
+        // smallest pool (`job/memory.rs`, where plans have as much as output has).
+        let reserved = &mut config.options_mut().execution.sort_spill_reservation_bytes;
+        *reserved = (*reserved).min(limit.output_bytes / 16);
         let context = TaskContext::default().with_session_config(config).with_runtime(runtime);
         Self { context: Arc::new(context), limit: Some(limit), ..self }
     }

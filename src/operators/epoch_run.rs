@@ -87,25 +87,60 @@ impl EpochRun<'_> {
     }
 }
 
-/// The one stage that reads the output of an operator, with its number, if it gives the same when it is run over parts of
-/// what it reads. So the results of many closing windows need not all be in memory before they are filtered or counted.
+/// What reads the output of an operator.
+pub(super) enum Reader<'a> {
+    /// Another one, by the stage below it.
+    Operator(&'a mut Operator),
+    /// The stage above all operators.
+    Root(&'a mut Stage),
+}
+
+impl Reader<'_> {
+    /// The stage that reads.
+    pub(super) fn stage(&mut self) -> &mut Stage {
+        match self {
+            Self::Operator(operator) => &mut operator.input,
+            Self::Root(stage) => stage,
+        }
+    }
+
+    /// Its plan.
+    pub(super) fn plan(&self) -> &Arc<dyn ExecutionPlan> {
+        match self {
+            Self::Operator(operator) => &operator.input.plan,
+            Self::Root(stage) => &stage.plan,
+        }
+    }
+
+    /// Passes on what the stage has given for a part of an epoch's rows; answers what must wait for the others.
+    pub(super) async fn take(&mut self, rows: Vec<RecordBatch>, compute: &Compute) -> Result<Vec<RecordBatch>> {
+        match self {
+            Self::Operator(operator) => operator.kind.take(rows, compute).await,
+            Self::Root(_) => Ok(rows),
+        }
+    }
+}
+
+/// The one reader of an operator's output, with the number of its stage, if that reads nothing else of the epoch.
 pub(super) fn reader_of<'a>(
     operator: usize,
     above: &'a mut [Operator],
     root: &'a mut Stage,
-) -> Option<(usize, &'a mut Stage)> {
+) -> Option<(usize, Reader<'a>)> {
     let reads =
         |stage: &Stage| stage.inputs.iter().any(|i| matches!(i.source, SlotSource::Operator(o) if o == operator));
     let numbers = operator + 1..;
-    let stages = above.iter_mut().map(|operator| &mut operator.input).chain([root]);
-    let mut readers: Vec<_> = numbers.zip(stages).filter(|(_, stage)| reads(stage)).collect();
-    let (number, stage) = readers.pop().filter(|_| readers.is_empty())?;
+    let all = above.iter_mut().map(Reader::Operator).chain([Reader::Root(root)]);
+    let mut readers: Vec<_> = numbers.zip(all).filter_map(|(n, mut r)| reads(r.stage()).then_some((n, r))).collect();
+    let (number, mut reader) = readers.pop().filter(|_| readers.is_empty())?;
+    let stage = reader.stage();
     let alone = stage.inputs.iter().filter(|input| input.is_streamed()).count() == 1;
-    (alone && is_distributive(&stage.plan)).then_some((number, stage))
+    alone.then_some((number, reader))
 }
 
-/// Whether a plan gives the same rows (or partial states) whether it is run over all of its rows or over parts of them.
-fn is_distributive(plan: &Arc<dyn ExecutionPlan>) -> bool {
+/// Whether a plan gives the same rows (or partial states) whether it is run over all of its rows or over parts of them. So the
+/// results of many closing windows need not all be in memory before they are filtered or counted.
+pub(super) fn is_distributive(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let own = match plan.name() {
         "SlotExec"
         | "ProjectionExec"

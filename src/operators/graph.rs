@@ -15,7 +15,7 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use super::bisect::{FailedRow, Poison};
 use super::compute::{Compute, Output, failure, run_partitions};
 use super::count::{leaves, multiplies};
-use super::epoch_run::{EpochRun, reader_of, relabelled};
+use super::epoch_run::{EpochRun, is_distributive, reader_of, relabelled};
 use super::gate::GateReport;
 use super::running_aggregate::RunningAggregate;
 use super::shared_rows::{EqualityTest, SharedRows};
@@ -81,6 +81,44 @@ pub enum OperatorKind {
     Running(Box<RunningAggregate>),
     /// Rows held until their window closes.
     Buffer(Box<WindowBuffer>),
+}
+
+impl OperatorKind {
+    /// Bytes of state in memory, about, and how many of them [`Self::spill`] can put on disk.
+    fn memory(&self) -> (usize, usize) {
+        match self {
+            Self::Window(window) => window.memory(),
+            Self::Running(running) => running.memory(),
+            Self::Buffer(buffer) => buffer.memory(),
+        }
+    }
+
+    /// Puts state on disk, until no more than `most` bytes of what can go there are left in memory.
+    async fn spill(&mut self, folder: &Arc<SpillFolder>, most: usize, compute: &Compute) -> Result<()> {
+        match self {
+            Self::Window(window) => window.spill(folder, most, compute).await,
+            Self::Running(running) if running.memory().1 > most => running.spill(folder),
+            Self::Running(_) => Ok(()),
+            Self::Buffer(buffer) => buffer.spill(folder, most),
+        }
+    }
+
+    /// Takes what the stage below makes of a part of an epoch's rows, where that can be kept before the others come: then it
+    /// need not be in memory together with them. What it answers is still to be pushed, with the rest of the epoch.
+    pub(super) async fn take(&mut self, rows: Vec<RecordBatch>, compute: &Compute) -> Result<Vec<RecordBatch>> {
+        match self {
+            Self::Window(window) => window.push(rows, compute).await?,
+            Self::Buffer(buffer) => buffer.push(&rows)?,
+            // It gives each key's change once in an epoch.
+            Self::Running(_) => return Ok(rows),
+        }
+        if let Some(limit) = &compute.limit
+            && self.memory().1 > limit.bytes / 2
+        {
+            self.spill(&limit.folder, limit.bytes / 4, compute).await?;
+        }
+        Ok(Vec::new())
+    }
 }
 
 /// An operator and the stage below it.
@@ -196,18 +234,22 @@ impl QueryGraph {
                 OperatorKind::Window(window) => {
                     window.push(rows, compute).await?;
                     match reader_of(number, above, &mut self.root) {
-                        Some((reader, stage)) => {
+                        Some((stage, mut reader)) if is_distributive(reader.plan()) => {
                             window.begin_close(watermark);
-                            let mut given = Output::new(compute);
+                            let mut given = Output::new(compute, None);
                             while let Some(rows) = window.next_closed(compute).await? {
                                 run.outputs.push((relabelled(rows, schema)?, watermark));
-                                given.extend(run.stage(reader, stage).await?)?;
+                                let rows = run.stage(stage, reader.stage()).await?;
                                 run.outputs.pop();
+                                given.extend(reader.take(rows, compute).await?)?;
                             }
-                            run.ready[reader] = Some(given.into_rows());
+                            run.ready[stage] = Some(given.into_rows()?);
                             Vec::new()
                         }
-                        None => window.advance(watermark, compute).await?,
+                        reader => {
+                            let plan = reader.as_ref().map(|(_, reader)| reader.plan());
+                            window.advance(watermark, compute, plan).await?
+                        }
                     }
                 }
                 OperatorKind::Running(running) => {
@@ -217,7 +259,9 @@ impl QueryGraph {
                 }
                 OperatorKind::Buffer(buffer) => {
                     buffer.push(&rows)?;
-                    buffer.advance(watermark, compute)?
+                    let reader = reader_of(number, above, &mut self.root);
+                    let plan = reader.as_ref().map(|(_, reader)| reader.plan());
+                    buffer.advance(watermark, compute, plan)?
                 }
             };
             run.outputs.push((relabelled(rows, schema)?, watermark));
@@ -293,24 +337,15 @@ impl QueryGraph {
 
     /// Bytes of state in memory, about, and how many of them [`Self::spill`] can put on disk.
     pub fn memory(&self) -> (usize, usize) {
-        let of = |operator: &Operator| match &operator.kind {
-            OperatorKind::Window(window) => window.memory(),
-            OperatorKind::Running(running) => running.memory(),
-            OperatorKind::Buffer(buffer) => buffer.memory(),
-        };
-        self.operators.iter().map(of).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+        let each = self.operators.iter().map(|operator| operator.kind.memory());
+        each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// Puts state on disk, until no more than `most` bytes of what can go there are left in memory.
     pub async fn spill(&mut self, folder: &Arc<SpillFolder>, most: usize, compute: &Compute) -> Result<()> {
         let most = most / self.operators.len().max(1);
         for operator in &mut self.operators {
-            match &mut operator.kind {
-                OperatorKind::Window(window) => window.spill(folder, most, compute).await?,
-                OperatorKind::Running(running) if running.memory().1 > most => running.spill(folder)?,
-                OperatorKind::Running(_) => {}
-                OperatorKind::Buffer(buffer) => buffer.spill(folder, most)?,
-            }
+            operator.kind.spill(folder, most, compute).await?;
         }
         Ok(())
     }

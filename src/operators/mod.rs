@@ -20,12 +20,14 @@ mod partials;
 mod running_aggregate;
 mod shared_rows;
 mod slot;
+mod top_n;
 mod window_aggregate;
 mod window_buffer;
 mod window_fn;
 mod window_spec;
 
 pub use bisect::{FailedRow, Poison};
+pub(crate) use compute::batch_bytes;
 pub use compute::{Compute, StateLimit, run_partitions};
 pub use count::{CountExec, multiplies};
 pub use gate::{GateExec, GateKind, GateReport, RejectedRow};

@@ -212,6 +212,23 @@ impl SlotExec {
     pub fn is_reference(&self) -> bool {
         self.slot.is_reference
     }
+
+    /// What it gives of a batch.
+    pub(super) fn view(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let stretch = Stretch { rows: SharedRows::all(batch.clone()), from: 0, len: batch.num_rows() };
+        read(&self.schema(), &self.columns, &stretch)
+    }
+}
+
+fn read(schema: &SchemaRef, columns: &[ColumnPath], stretch: &Stretch) -> Result<RecordBatch> {
+    let column = |path: &ColumnPath| -> Result<ArrayRef> {
+        let column = stretch.rows.column(path).map_err(|e| DataFusionError::External(Box::new(e)))?;
+        let whole = stretch.len == column.len();
+        Ok(if whole { column } else { column.slice(stretch.from, stretch.len) })
+    };
+    let columns = columns.iter().map(column).collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(stretch.len));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }
 
 impl DisplayAs for SlotExec {
@@ -258,16 +275,7 @@ impl ExecutionPlan for SlotExec {
         let (schema, columns) = (self.schema(), Arc::clone(&self.columns));
         let batch = {
             let schema = Arc::clone(&schema);
-            move |stretch: Stretch| {
-                let column = |path: &ColumnPath| -> Result<ArrayRef> {
-                    let column = stretch.rows.column(path).map_err(|e| DataFusionError::External(Box::new(e)))?;
-                    let whole = stretch.len == column.len();
-                    Ok(if whole { column } else { column.slice(stretch.from, stretch.len) })
-                };
-                let columns = columns.iter().map(column).collect::<Result<Vec<_>>>()?;
-                let options = RecordBatchOptions::new().with_row_count(Some(stretch.len));
-                Ok(RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?)
-            }
+            move |stretch: Stretch| read(&schema, &columns, &stretch)
         };
         let stream = futures::stream::iter(stretches.into_iter().map(batch));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))

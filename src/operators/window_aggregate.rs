@@ -22,6 +22,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, TimestampMillisecondType};
+use datafusion::physical_plan::ExecutionPlan;
 
 use super::compute::{Compute, Output, batch_bytes};
 use super::hash_run::{HashRanges, HashRun, RunWriter, due, replace_two};
@@ -185,14 +186,19 @@ impl WindowAggregate {
     /// Closes the windows that the watermark has passed and returns their final rows.
     ///
     /// # Errors
-    /// `unavailable` when they are more than memory is to have.
-    pub async fn advance(&mut self, watermark: Watermark, compute: &Compute) -> Result<Vec<RecordBatch>> {
+    /// `unavailable` when they are more than memory is to have, and the plan that reads them, if that is given, needs them.
+    pub async fn advance(
+        &mut self,
+        watermark: Watermark,
+        compute: &Compute,
+        reader: Option<&Arc<dyn ExecutionPlan>>,
+    ) -> Result<Vec<RecordBatch>> {
         self.begin_close(watermark);
-        let mut out = Output::new(compute);
+        let mut out = Output::new(compute, reader);
         while let Some(rows) = self.next_closed(compute).await? {
             out.extend(rows)?;
         }
-        Ok(out.into_rows())
+        out.into_rows()
     }
 
     /// Moves event time on. What closes by that is read out by [`Self::next_closed`], to its end.

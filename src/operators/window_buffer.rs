@@ -1,13 +1,15 @@
 //! Rows held until their window closes, for what needs all rows of a window at once and is no
 //! aggregation: `ROW_NUMBER()` over a bare window table function.
 //!
-//! When memory is short, windows go to disk, those that close last first; one that closes must fit into memory.
+//! When memory is short, windows go to disk, those that close last first. What the plan above needs of
+//! one that closes must fit into memory: of a top-N that is little.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
+use datafusion::physical_plan::ExecutionPlan;
 
 use super::compute::{Compute, Output, StateLimit, batch_bytes};
 use super::window_aggregate::millis;
@@ -112,10 +114,15 @@ impl WindowBuffer {
     /// Rows of the windows that the watermark has passed, in order of their ends.
     ///
     /// # Errors
-    /// When they do not fit into memory together.
-    pub fn advance(&mut self, watermark: Watermark, compute: &Compute) -> Result<Vec<RecordBatch>> {
+    /// When they do not fit into memory together, and the plan that reads them, if that is given, needs them.
+    pub fn advance(
+        &mut self,
+        watermark: Watermark,
+        compute: &Compute,
+        reader: Option<&Arc<dyn ExecutionPlan>>,
+    ) -> Result<Vec<RecordBatch>> {
         self.watermark = self.watermark.max(watermark);
-        let mut closed = Output::new(compute);
+        let mut closed = Output::new(compute, reader);
         while let Some(window) = self.windows.first_entry() {
             if !watermark.closes(*window.key()) {
                 break;
@@ -125,9 +132,11 @@ impl WindowBuffer {
             for (_, file) in window.spilled {
                 closed.extend(vec![file.load()?])?;
             }
-            closed.extend(window.held.into_iter().map(|(_, batch)| batch).collect())?;
+            for (_, batch) in window.held {
+                closed.extend(vec![batch])?;
+            }
         }
-        Ok(closed.into_rows())
+        closed.into_rows()
     }
 
     /// See [`super::QueryGraph::reopen`].

@@ -58,6 +58,7 @@ pub(super) async fn start_query(
     let writes = Arc::new(AtomicU64::new(0));
     (log.due, log.writes) = (Arc::clone(&due), Arc::clone(&writes));
     log.keeps_rows = !graph.operators.is_empty();
+    log.limit.clone_from(&compute.limit);
     if let Some(state) = saved.queries.remove(&query.name) {
         graph.restore(state.operators, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;
         (log.unwritten, log.sink) = (state.unwritten, state.sink);

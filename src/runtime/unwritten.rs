@@ -3,6 +3,10 @@
 //! They are kept beside the sink until their file has been committed, and saved with each checkpoint; a run that goes on
 //! from it writes them again first. Queries without state are not kept so: their epochs are cut and computed again.
 
+//!
+//! Where they are more than memory is to have, the oldest go to disk, a file for each batch: a later one cannot be committed
+//! before them, so they stay longest only where files stay open long, and are read only when a run goes on.
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -10,7 +14,8 @@ use datafusion::arrow::array::{ArrayRef, AsArray, Int8Array, Int64Array, RecordB
 use datafusion::arrow::datatypes::{DataType, Field, Int8Type, Int64Type, Schema, UInt64Type};
 
 use crate::contracts::{ChangeKind, Changes, EpochNumber, Error, Result};
-use crate::state::{OperatorState, PieceIds, StatePiece};
+use crate::operators::{StateLimit, batch_bytes};
+use crate::state::{OperatorState, PieceIds, PieceRows, StatePiece};
 
 /// Columns behind the sink's own.
 const EPOCH: &str = "__tm_epoch";
@@ -21,70 +26,134 @@ const APPEND: i8 = 0;
 const UPSERT: i8 = 1;
 const DELETE: i8 = 2;
 
+/// Of what the state of all queries may have in memory, what a query may keep here.
+const SHARE_OF_STATE: usize = 8;
+/// A smaller batch is not worth a file.
+const LEAST_FILE_BYTES: usize = 64 << 10;
+
 /// What an epoch has given to a sink.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct UnwrittenEpoch {
     pub(super) epoch: EpochNumber,
     pub(super) now_ms: i64,
     pub(super) changes: Vec<Changes>,
 }
 
+/// The same with the names of its batches; these have the columns of [`with_columns`].
+#[derive(Debug)]
+struct Kept {
+    epoch: EpochNumber,
+    pieces: Vec<(u64, PieceRows)>,
+}
+
 /// Epochs whose rows are not all in committed files, by age.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Unwritten {
-    epochs: VecDeque<(UnwrittenEpoch, Vec<u64>)>,
+    epochs: VecDeque<Kept>,
     ids: PieceIds,
+    limit: Option<StateLimit>,
+    /// About how many bytes are in memory.
+    held: usize,
+}
+
+/// About how many bytes of rows are in memory.
+fn held_bytes(rows: &PieceRows) -> usize {
+    match rows {
+        PieceRows::Held(batch) => batch_bytes(batch),
+        PieceRows::Spilled(_) => 0,
+    }
 }
 
 impl Unwritten {
+    /// Nothing yet; with a limit, what is more than its share goes to disk.
+    pub(super) fn new(limit: Option<StateLimit>) -> Self {
+        Self { epochs: VecDeque::new(), ids: PieceIds::default(), limit, held: 0 }
+    }
+
     /// Takes the rows of an epoch.
-    pub(super) fn add(&mut self, epoch: EpochNumber, now_ms: i64, changes: &[Changes]) {
-        let changes: Vec<Changes> = changes.iter().filter(|changes| changes.batch.num_rows() > 0).cloned().collect();
-        if !changes.is_empty() {
-            let ids = changes.iter().map(|_| self.ids.take()).collect();
-            self.epochs.push_back((UnwrittenEpoch { epoch, now_ms, changes }, ids));
+    pub(super) fn add(&mut self, epoch: EpochNumber, now_ms: i64, changes: &[Changes]) -> Result<()> {
+        let mut pieces = Vec::new();
+        for changes in changes.iter().filter(|changes| changes.batch.num_rows() > 0) {
+            let rows: PieceRows = with_columns(epoch, now_ms, changes)?.into();
+            self.held += held_bytes(&rows);
+            pieces.push((self.ids.take(), rows));
         }
+        if !pieces.is_empty() {
+            self.epochs.push_back(Kept { epoch, pieces });
+        }
+        self.spill()
+    }
+
+    /// Puts the oldest rows on disk, until the others are within the limit.
+    fn spill(&mut self) -> Result<()> {
+        let Some(limit) = &self.limit else { return Ok(()) };
+        let most = limit.bytes / SHARE_OF_STATE;
+        if self.held <= most {
+            return Ok(());
+        }
+        for (_, rows) in self.epochs.iter_mut().flat_map(|kept| &mut kept.pieces) {
+            let PieceRows::Held(batch) = rows else { continue };
+            let bytes = batch_bytes(batch);
+            if bytes < LEAST_FILE_BYTES {
+                continue;
+            }
+            let mut file = limit.folder.file(batch.schema_ref())?;
+            file.write(batch)?;
+            *rows = PieceRows::Spilled(file.finish()?);
+            self.held -= bytes;
+            // Some more, so that not each epoch has to look for what may go.
+            if self.held <= most / 2 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Forgets what is in committed files: everything before `open_since`, or everything.
     pub(super) fn forget(&mut self, open_since: Option<EpochNumber>) {
-        while self.epochs.front().is_some_and(|(held, _)| open_since.is_none_or(|since| held.epoch < since)) {
-            self.epochs.pop_front();
+        while self.epochs.front().is_some_and(|kept| open_since.is_none_or(|since| kept.epoch < since)) {
+            let gone = self.epochs.pop_front().into_iter().flat_map(|kept| kept.pieces);
+            self.held -= gone.map(|(_, rows)| held_bytes(&rows)).sum::<usize>();
         }
     }
 
     /// For a checkpoint.
-    pub(super) fn snapshot(&self) -> Result<Option<OperatorState>> {
-        let mut pieces = Vec::new();
-        for (held, ids) in &self.epochs {
-            for (changes, id) in held.changes.iter().zip(ids) {
-                pieces.push(StatePiece { id: *id, rows: with_columns(held, changes)?.into(), dead: None });
-            }
-        }
+    pub(super) fn snapshot(&self) -> Option<OperatorState> {
+        let pieces = self.epochs.iter().flat_map(|kept| &kept.pieces);
+        let pieces = pieces.map(|(id, rows)| StatePiece { id: *id, rows: rows.clone(), dead: None }).collect();
         let state = OperatorState { fingerprint: "rows of open files".to_owned(), watermark: None, pieces };
-        Ok((!self.epochs.is_empty()).then_some(state))
+        (!self.epochs.is_empty()).then_some(state)
     }
 
-    /// Takes what a checkpoint has. The epochs are to be written again.
-    pub(super) fn restore(&mut self, state: OperatorState) -> Result<Vec<UnwrittenEpoch>> {
-        let mut epochs: Vec<(UnwrittenEpoch, Vec<u64>)> = Vec::new();
-        for piece in state.pieces {
-            self.ids.known(piece.id);
-            let (epoch, now_ms, changes) = without_columns(&piece.rows.load()?)?;
-            match epochs.last_mut() {
-                Some((held, ids)) if held.epoch == epoch => {
-                    held.changes.push(changes);
-                    ids.push(piece.id);
-                }
-                _ => epochs.push((UnwrittenEpoch { epoch, now_ms, changes: vec![changes] }, vec![piece.id])),
+    /// Takes what a checkpoint has.
+    pub(super) fn restore(&mut self, state: OperatorState) -> Result<()> {
+        for StatePiece { id, rows, .. } in state.pieces {
+            self.ids.known(id);
+            let (epoch, ..) = without_columns(&rows.load()?)?;
+            self.held += held_bytes(&rows);
+            match self.epochs.back_mut() {
+                Some(kept) if kept.epoch == epoch => kept.pieces.push((id, rows)),
+                _ => self.epochs.push_back(Kept { epoch, pieces: vec![(id, rows)] }),
             }
         }
-        self.epochs = epochs.into();
-        Ok(self.epochs.iter().map(|(held, _)| held.clone()).collect())
+        self.spill()
+    }
+
+    /// What is kept, epoch after epoch.
+    pub(super) fn epochs(&self) -> impl Iterator<Item = Result<UnwrittenEpoch>> {
+        self.epochs.iter().map(|kept| {
+            let mut again = UnwrittenEpoch { epoch: kept.epoch, now_ms: 0, changes: Vec::new() };
+            for (_, rows) in &kept.pieces {
+                let (_, now_ms, changes) = without_columns(&rows.load()?)?;
+                again.now_ms = now_ms;
+                again.changes.push(changes);
+            }
+            Ok(again)
+        })
     }
 }
 
-fn with_columns(held: &UnwrittenEpoch, changes: &Changes) -> Result<RecordBatch> {
+fn with_columns(epoch: EpochNumber, now_ms: i64, changes: &Changes) -> Result<RecordBatch> {
     let rows = changes.batch.num_rows();
     let kind = |kind: &ChangeKind| match kind {
         ChangeKind::Upsert => UPSERT,
@@ -95,8 +164,8 @@ fn with_columns(held: &UnwrittenEpoch, changes: &Changes) -> Result<RecordBatch>
         Some(kinds) => kinds.iter().map(kind).map(Some).collect(),
     };
     let added: [(&str, ArrayRef); 3] = [
-        (EPOCH, Arc::new(UInt64Array::from_value(held.epoch.0, rows))),
-        (NOW, Arc::new(Int64Array::from_value(held.now_ms, rows))),
+        (EPOCH, Arc::new(UInt64Array::from_value(epoch.0, rows))),
+        (NOW, Arc::new(Int64Array::from_value(now_ms, rows))),
         (KIND, Arc::new(kinds)),
     ];
     let mut fields = changes.batch.schema_ref().fields().to_vec();
@@ -132,33 +201,68 @@ fn without_columns(batch: &RecordBatch) -> Result<(EpochNumber, i64, Changes)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::SpillFolder;
 
     fn changes(rows: std::ops::Range<i64>, kinds: Option<Vec<ChangeKind>>) -> Changes {
         let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from_iter_values(rows)) as ArrayRef)]);
         Changes { batch: batch.expect("a batch"), kinds }
     }
 
+    fn told(held: &Unwritten) -> Vec<String> {
+        held.epochs().map(|epoch| format!("{:?}", epoch.expect("readable"))).collect()
+    }
+
+    fn ids(held: &Unwritten) -> Vec<u64> {
+        held.snapshot().expect("rows").pieces.iter().map(|piece| piece.id).collect()
+    }
+
     #[test]
     fn what_is_not_committed_comes_back_by_epoch() {
-        let mut held = Unwritten::default();
-        held.add(EpochNumber(3), 30, &[changes(0..4, None)]);
-        held.add(EpochNumber(4), 40, &[changes(0..0, None)]);
+        let mut held = Unwritten::new(None);
+        held.add(EpochNumber(3), 30, &[changes(0..4, None)]).expect("kept");
+        held.add(EpochNumber(4), 40, &[changes(0..0, None)]).expect("kept");
         let kinds = vec![ChangeKind::Upsert, ChangeKind::Delete];
-        held.add(EpochNumber(5), 50, &[changes(4..6, Some(kinds)), changes(6..9, None)]);
+        held.add(EpochNumber(5), 50, &[changes(4..6, Some(kinds.clone())), changes(6..9, None)]).expect("kept");
         held.forget(Some(EpochNumber(3)));
-        let saved = held.snapshot().expect("a snapshot").expect("rows");
-        let mut later = Unwritten::default();
-        let epochs = later.restore(saved).expect("restored");
-        assert_eq!(
-            format!("{epochs:?}"),
-            format!("{:?}", held.epochs.iter().map(|(held, _)| held).collect::<Vec<_>>())
-        );
+        let mut later = Unwritten::new(None);
+        later.restore(held.snapshot().expect("rows")).expect("restored");
+        let epochs: Vec<UnwrittenEpoch> = later.epochs().map(|epoch| epoch.expect("readable")).collect();
         assert_eq!(epochs.iter().map(|held| (held.epoch.0, held.now_ms)).collect::<Vec<_>>(), [(3, 30), (5, 50)]);
-        later.add(EpochNumber(6), 60, &[changes(9..10, None)]);
+        assert_eq!(epochs[0].changes, [changes(0..4, None)]);
+        assert_eq!(epochs[1].changes, [changes(4..6, Some(kinds)), changes(6..9, None)]);
+        later.add(EpochNumber(6), 60, &[changes(9..10, None)]).expect("kept");
         later.forget(Some(EpochNumber(5)));
-        let ids = later.snapshot().expect("a snapshot").expect("rows").pieces.iter().map(|p| p.id).collect::<Vec<_>>();
-        assert_eq!(ids, [2, 3, 4], "names are not given twice");
+        assert_eq!(ids(&later), [2, 3, 4], "names are not given twice");
         later.forget(None);
-        assert!(later.snapshot().expect("a snapshot").is_none());
+        assert!(later.snapshot().is_none());
+        assert_eq!(later.held, 0);
+    }
+
+    #[test]
+    fn what_is_too_much_for_memory_is_on_disk_and_comes_back_the_same() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path()).expect("created");
+        let limit = StateLimit { folder: Arc::clone(&folder), bytes: 8 << 20, output_bytes: 0, process_bytes: 0 };
+        let [mut plenty, mut little] = [None, Some(limit.clone())].map(Unwritten::new);
+        for epoch in 1..=20 {
+            // Every third is too small for a file.
+            let rows = if epoch % 3 == 0 { 10 } else { 10_000 };
+            for held in [&mut plenty, &mut little] {
+                held.add(EpochNumber(epoch), 7, &[changes(0..rows, None)]).expect("kept");
+            }
+        }
+        assert!(plenty.held > 3 << 20 && little.held <= 1 << 20, "{} and {}", plenty.held, little.held);
+        assert!(folder.bytes().1 > 2 << 20, "{:?}", folder.bytes());
+        assert_eq!(told(&plenty), told(&little));
+        for held in [&mut plenty, &mut little] {
+            held.forget(Some(EpochNumber(4)));
+        }
+        assert_eq!(told(&plenty), told(&little));
+        let mut later = Unwritten::new(Some(limit));
+        later.restore(plenty.snapshot().expect("rows")).expect("restored");
+        assert_eq!((told(&later), ids(&later)), (told(&little), ids(&little)));
+        assert!(later.held <= 1 << 20, "{}", later.held);
+        little.forget(None);
+        assert_eq!((little.held, little.snapshot().is_none()), (0, true));
     }
 }

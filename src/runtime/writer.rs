@@ -14,6 +14,7 @@ use crate::contracts::{
     Changes, Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason,
     RejectedRecord, Result, Sink, crash_point,
 };
+use crate::operators::StateLimit;
 use crate::state::OperatorState;
 
 /// What a writer is asked to do.
@@ -46,6 +47,8 @@ pub(crate) struct WriterLog {
     pub(crate) after: EpochNumber,
     /// Whether rows in open files are to be kept for checkpoints: the query has state, so it cannot give them again.
     pub(crate) keeps_rows: bool,
+    /// How many of them may be in memory.
+    pub(crate) limit: Option<StateLimit>,
     /// Such rows of the run before.
     pub(crate) unwritten: Option<OperatorState>,
     /// What the sink of the run before wanted to be kept.
@@ -71,7 +74,7 @@ pub(crate) async fn run_writer(
         log: start.log,
         after: start.after,
         last: start.after,
-        unwritten: start.keeps_rows.then(Unwritten::default),
+        unwritten: start.keeps_rows.then(|| Unwritten::new(start.limit)),
         written: Written::default(),
         due: start.due,
         writes: start.writes,
@@ -83,7 +86,7 @@ pub(crate) async fn run_writer(
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Epoch { epoch, now_ms, changes } => writer.write(epoch, now_ms, changes).await?,
-                Order::Checkpoint(order) => order.report(writer.report()?).await,
+                Order::Checkpoint(order) => order.report(writer.report()).await,
             }
         }
         let staged = writer.sink.finish(writer.last).await?;
@@ -122,8 +125,11 @@ impl Writer {
         if !committed.is_empty() {
             self.sink.recover(committed).await?;
         }
-        let (Some(state), Some(held)) = (unwritten, &mut self.unwritten) else { return Ok(()) };
-        for again in held.restore(state)? {
+        let Some(state) = unwritten else { return Ok(()) };
+        let Some(mut held) = self.unwritten.take() else { return Ok(()) };
+        held.restore(state)?;
+        for again in held.epochs() {
+            let again = again?;
             for changes in again.changes {
                 self.sink.write(again.epoch, changes).await?;
             }
@@ -131,6 +137,7 @@ impl Writer {
             let staged = self.sink.prepare(again.epoch).await?;
             self.commit(again.epoch, staged).await?;
         }
+        self.unwritten = Some(held);
         Ok(())
     }
 
@@ -138,7 +145,7 @@ impl Writer {
         self.last = epoch;
         self.writes.store(epoch.0, Ordering::Relaxed);
         if let Some(unwritten) = &mut self.unwritten {
-            unwritten.add(epoch, now_ms, &changes);
+            unwritten.add(epoch, now_ms, &changes)?;
         }
         let mut refused = Vec::new();
         for changes in changes {
@@ -186,16 +193,13 @@ impl Writer {
     }
 
     /// Everything that was written has been committed, or lies in open files.
-    fn report(&self) -> Result<Report> {
+    fn report(&self) -> Report {
         let durable_epoch = match self.sink.open_since() {
             Some(since) => EpochNumber(since.0.saturating_sub(1)),
             None => EpochNumber(u64::MAX),
         };
-        let unwritten = match &self.unwritten {
-            Some(unwritten) => unwritten.snapshot()?,
-            None => None,
-        };
-        Ok(Report::Sink { query: self.query.clone(), durable_epoch, unwritten, sink: self.sink.snapshot() })
+        let unwritten = self.unwritten.as_ref().and_then(Unwritten::snapshot);
+        Report::Sink { query: self.query.clone(), durable_epoch, unwritten, sink: self.sink.snapshot() }
     }
 }
 

@@ -413,6 +413,23 @@ async fn a_reference_table_is_read_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_reference_table_that_is_too_large_is_refused_before_it_is_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    for (number, format) in ["csv", "csv"].into_iter().enumerate() {
+        let lines: String = (0..20_000).map(|n| format!("product-{n:030},{number}\n")).collect();
+        std::fs::write(dir.path().join(format!("{number}.{format}")), lines).unwrap();
+    }
+    let columns = schema(&[("product", DataType::Utf8View), ("n", DataType::Int64)]);
+    let table = spec("products", columns, &[("path", &path(dir.path(), "")), ("format", "csv")]);
+    let files = connectors(dir.path(), 1).reference(&table, "filesystem").unwrap();
+    assert_eq!(files.load().await.unwrap().1.num_rows(), 40_000);
+    assert_eq!(files.clone().within(Some(8 << 20)).load().await.unwrap().1.num_rows(), 40_000);
+    // One file would fit.
+    let error = files.within(Some(2 << 20)).load().await.unwrap_err().to_string();
+    assert!(error.contains("'products' has more than 2 MiB") && error.contains("--memory"), "{error}");
+}
+
+#[tokio::test]
 async fn refused_records_are_lines() {
     let dir = tempfile::tempdir().unwrap();
     let record = |reason, sequence: &str, bytes: &[u8]| RejectedRecord {

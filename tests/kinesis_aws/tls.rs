@@ -80,6 +80,20 @@ fn every_case_over_http2_and_tls() {
     assert!(calls > 1_000 && subscriptions > 50, "{calls} calls, {subscriptions} subscriptions");
 }
 
+/// What HTTP/2 lets the service send ahead on each stream is memory too.
+#[test]
+fn a_backlog_of_120_shards_in_bounded_memory() {
+    if !nghttpx_is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path());
+    let cases = ["command::a_backlog_of_120_shards", "--nocapture"];
+    let (succeeded, said) = again(folder.path(), "ca.pem", &cases);
+    assert!(succeeded && said.matches(" ... ok").count() == 2, "{said}");
+    said.lines().filter(|line| line.contains("at most")).for_each(|line| eprintln!("{line}"));
+}
+
 /// A certificate of an authority that the system does not know is no certificate.
 #[test]
 fn an_unknown_authority_is_refused() {

@@ -34,6 +34,7 @@ pub struct ReferenceFiles {
     place: Place,
     last: Arc<Mutex<Option<(FileVersion, Duration)>>>,
     clock: Arc<dyn Clock>,
+    most_bytes: Option<usize>,
 }
 
 impl ReferenceFiles {
@@ -45,7 +46,14 @@ impl ReferenceFiles {
             place: reach.place(spec.require("path")?)?,
             last: Arc::default(),
             clock: Arc::clone(&reach.clock),
+            most_bytes: None,
         })
+    }
+
+    /// The same with an end to what is loaded, in bytes of columns: a table that is joined with must fit into memory.
+    #[must_use]
+    pub fn within(self, most_bytes: Option<usize>) -> Self {
+        Self { most_bytes, ..self }
     }
 
     /// What is there now; in a bucket, what was there at most 10 s ago.
@@ -93,38 +101,60 @@ impl ReferenceFiles {
 
     async fn read(&self, files: &[ListedFile]) -> Result<RecordBatch> {
         let schema: &SchemaRef = &self.spec.schema;
-        let mut batches = Vec::new();
+        let (mut batches, mut bytes) = (Vec::new(), 0);
         for file in files {
             let at = FileAt { place: &self.place, spec: &self.spec, name: &file.name, versions: None };
             match Kind::of(&self.spec)? {
                 Kind::Parquet => {
                     let mut reader = at.parquet(None, StartPosition::TrimHorizon).await?;
+                    let (this, mut read_bytes) = (self.clone(), bytes);
                     let read = open_blocking(move || {
                         let mut batches = Vec::new();
                         while let Some(Fetch::Rows(rows)) = reader.read()? {
+                            this.count(&rows.batch, &mut read_bytes)?;
                             batches.push(rows.batch);
                         }
-                        Ok(batches)
+                        Ok((batches, read_bytes))
                     });
-                    batches.extend(read.await?);
+                    let (read, sum) = read.await?;
+                    batches.extend(read);
+                    bytes = sum;
                 }
                 Kind::Lines(framing) => {
                     let constants = self.place.partition_values(&file.name, &self.spec)?;
                     let mut reader = at.lines(framing, None, StartPosition::TrimHorizon).await?;
-                    let (this, name) = (self.clone(), file.name.clone());
+                    let (this, name, mut read_bytes) = (self.clone(), file.name.clone(), bytes);
                     let read = open_blocking(move || {
                         let mut decoder = decoder(this.spec.require("format")?, &this.spec, None)?;
                         let mut batches = Vec::new();
                         while let Some(Fetch::Records(chunk)) = reader.read()? {
-                            batches.push(this.decode(&name, decoder.as_mut(), &chunk, &constants)?);
+                            let batch = this.decode(&name, decoder.as_mut(), &chunk, &constants)?;
+                            this.count(&batch, &mut read_bytes)?;
+                            batches.push(batch);
                         }
-                        Ok(batches)
+                        Ok((batches, read_bytes))
                     });
-                    batches.extend(read.await?);
+                    let (read, sum) = read.await?;
+                    batches.extend(read);
+                    bytes = sum;
                 }
             }
         }
         Ok(concat_batches(schema, &batches)?)
+    }
+
+    /// Counts what has been read.
+    fn count(&self, batch: &RecordBatch, bytes: &mut usize) -> Result<()> {
+        *bytes += batch.get_array_memory_size();
+        match self.most_bytes {
+            Some(most) if *bytes > most => Err(Error::unavailable(format!(
+                "reference table '{}' has more than {} MiB of rows, which do not fit into memory",
+                self.spec.name,
+                most >> 20
+            ))
+            .hint("give the job more --memory, name fewer columns in CREATE TABLE, or look its rows up in a DynamoDB table instead")),
+            _ => Ok(()),
+        }
     }
 
     fn decode(
