@@ -222,11 +222,11 @@ async fn connect(
     Ok(Prepared { job, warnings, name })
 }
 
-/// Bytes of an epoch's records, of `wanted`, for a process that may have `memory`: a sixteenth of it at most. Up to three epochs are
-/// there at a time (one is gathered, one computed, one written), each as bytes and as columns: 6/16, which is what the shares of
-/// state, plans and output leave. With 1 GiB that is the default of 64 MiB.
+/// Bytes of an epoch's records, of `wanted`, for a process that may have `memory`: a 32nd of it at most. Up to four epochs are there at
+/// a time (one waits in pieces, one is gathered, one computed, one written), each as bytes and as columns: 8/32, the quarter
+/// that the shares of state, plans, output and reference tables leave. From 2 GiB on that is the default of 64 MiB.
 fn epoch_bytes(wanted: usize, memory: u64) -> usize {
-    wanted.min(usize::try_from(memory / 16).unwrap_or(usize::MAX)).max(1)
+    wanted.min(usize::try_from(memory / 32).unwrap_or(usize::MAX)).max(1)
 }
 
 /// Name of a job: its own setting, else that of its first folder or file.
@@ -319,10 +319,10 @@ mod tests {
     use super::epoch_bytes;
 
     #[test]
-    fn an_epoch_has_a_sixteenth_of_the_memory_at_most() {
+    fn an_epoch_has_a_32nd_of_the_memory_at_most() {
         assert_eq!(
-            [8_u64 << 30, 1 << 30, 256 << 20, 0].map(|memory| epoch_bytes(64 << 20, memory)),
-            [64 << 20, 64 << 20, 16 << 20, 1]
+            [8_u64 << 30, 2 << 30, 256 << 20, 0].map(|memory| epoch_bytes(64 << 20, memory)),
+            [64 << 20, 64 << 20, 8 << 20, 1]
         );
         assert_eq!(epoch_bytes(1_000, 1 << 30), 1_000);
     }
