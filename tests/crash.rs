@@ -12,22 +12,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use random::{Random, asked};
 use rusqlite::types::Value;
 use serde_json::Value as Json;
-use tidemill::contracts::{SPLITMIX64_STEP, splitmix64};
+
+#[path = "support/random.rs"]
+mod random;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-/// The same numbers from the same seed, everywhere.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        let number = splitmix64(self.0);
-        self.0 = self.0.wrapping_add(SPLITMIX64_STEP);
-        number % bound
-    }
-}
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
@@ -185,13 +177,13 @@ fn logged(local: &Path) -> usize {
 
 #[test]
 fn a_killed_run_is_repeated_exactly_and_goes_on() {
-    let seed = std::env::var("CRASH_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(20_260_301);
-    let rounds: u64 = std::env::var("CRASH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    let seed = asked("CRASH_SEED").unwrap_or(20_260_301);
+    let rounds = asked("CRASH_ROUNDS").unwrap_or(3);
     let folder = tempfile::tempdir().expect("a folder");
     let undisturbed = Undisturbed::new(folder.path());
     let mut checkpoints = 0;
     for seed in seed..seed + rounds {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let local = folder.path().join(format!("killed-{seed}"));
         copy(&undisturbed.stream, &local);
         let rollover = ROLLOVERS[(seed % 3) as usize];

@@ -12,7 +12,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use proptest::prelude::*;
-use tidemill::contracts::Watermark;
+use tidemill::contracts::{ErrorKind, Watermark, splitmix64};
 use tidemill::operators::{
     AggregateParts, Compute, Emit, RunningAggregate, TimeToLive, WindowAggregate, WindowBuffer, WindowColumns,
     WindowKind, WindowSpec, run_partitions,
@@ -464,5 +464,53 @@ fn many_keys_are_on_disk_and_come_back_one_by_one() {
         assert!(held < 4 * KEYS as u64 * 32, "{held} bytes on disk for {KEYS} keys");
         drop(operator);
         assert_eq!(folder.bytes().1, 0, "files go with their operator");
+    });
+}
+
+#[test]
+fn damage_to_files_of_spilled_state_is_an_error_that_names_them_and_never_another_result() {
+    const KEYS: i64 = 6_000;
+    let runtime = runtime();
+    let aggregation = runtime.block_on(Aggregation::new(&["k", "v"], RUNNING));
+    runtime.block_on(async {
+        let (mut noticed, cases) = (0, 90_u64);
+        for case in 0..cases {
+            let (_parent, folder) = spill_folder();
+            let mut operator =
+                RunningAggregate::try_new(Arc::clone(&aggregation.parts), Emit::Upserts, None).expect("an operator");
+            let mut rows: Vec<Vec<i64>> = (0..KEYS).map(|n| vec![n, n * 3]).collect();
+            operator.push(aggregation.partials(&[&rows]).await, &compute()).await.expect("changes");
+            operator.spill(&folder).expect("spilled");
+            let entries =
+                std::fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("an entry").path());
+            let files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "arrow")).collect();
+            let file = &files[splitmix64(case) as usize % files.len()];
+            let mut bytes = std::fs::read(file).expect("read");
+            let at = (splitmix64(case ^ 0xda3a9e) % bytes.len() as u64) as usize;
+            match case % 3 {
+                0 => bytes[at] ^= 1 << (case / 3 % 8),
+                1 => bytes.truncate(at),
+                _ => bytes[at..].iter_mut().take(100).for_each(|byte| *byte = !*byte),
+            }
+            std::fs::write(file, bytes).expect("written");
+            // Every second time all keys are touched, else a few.
+            let step = if case % 2 == 0 { 1 } else { 1_500 };
+            let new: Vec<Vec<i64>> = (0..KEYS).step_by(step).map(|n| vec![n, 1]).collect();
+            rows.extend(new.iter().cloned());
+            match operator.push(aggregation.partials(&[&new]).await, &compute()).await {
+                Ok(changes) => {
+                    assert!(step > 1, "case {case}: all of the file was needed");
+                    let expected = aggregated(&rows);
+                    assert!(numbers(&changes).iter().all(|row| row[1..] == expected[&row[0]]), "case {case}");
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    assert_eq!(error.kind(), ErrorKind::Corrupt, "case {case}: {text}");
+                    assert!(text.contains(&*file.to_string_lossy()), "case {case}: {text}");
+                    noticed += 1;
+                }
+            }
+        }
+        assert!(noticed >= cases / 2, "{noticed} of {cases}");
     });
 }

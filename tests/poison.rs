@@ -210,6 +210,9 @@ fn an_epoch_that_fails_again_and_again_stops_the_job_or_is_skipped() {
         assert!(said.contains(part), "'{part}' in {said}");
     }
     assert!(said.contains("has failed 3 times") || said.contains("none"), "{said}");
+    // Whoever sees the last error knows what can be done, though only the next process would refuse to try again.
+    let last = said.rsplit("retries follows").next().unwrap();
+    assert!(last.contains("hint: mend the query") && last.contains("tidemill.on-exhausted-retries"), "{said}");
     // Another process knows, and does not try it for ever.
     let output = program(folder, &run).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

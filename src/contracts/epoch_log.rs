@@ -25,6 +25,9 @@ pub struct EpochCut {
     pub generation: u64,
     /// What `now()` answered, milliseconds since 1970.
     pub now_ms: i64,
+    /// Records that arrived before this time, milliseconds since 1970, were too old for the queries; `None` when any age will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<i64>,
     /// The input ended here: every window closed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub closes: bool,

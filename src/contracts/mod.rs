@@ -12,6 +12,7 @@
 //!
 //! Architecture invariant: this module imports no other module of the crate.
 
+mod checksum;
 mod clock;
 mod crash;
 mod decode;
@@ -29,6 +30,7 @@ mod storage;
 mod table;
 mod time;
 
+pub use checksum::xxh64;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use crash::{CRASH_POINTS, crash_point};
 pub use decode::{Decoded, Decoder, SkippedTime};

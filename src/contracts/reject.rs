@@ -26,6 +26,8 @@ pub enum RejectReason {
     MissingValue,
     /// Text that is no timestamp, date or time.
     BadTimestamp,
+    /// The record arrived too long before its epoch.
+    TooOld,
     /// The row came after its window had closed.
     Late,
     /// `REQUIRE(condition, 'reason')` did not hold.
@@ -47,6 +49,7 @@ impl fmt::Display for RejectReason {
             Self::OutOfRange => "out_of_range",
             Self::MissingValue => "missing_value",
             Self::BadTimestamp => "bad_timestamp",
+            Self::TooOld => "too_old",
             Self::Late => "late",
             Self::QueryFailed => "query_failed",
             Self::Required(reason) | Self::SinkRefused(reason) => reason,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::checkpoints::CheckpointCounts;
-use crate::contracts::{Error, Result};
+use crate::contracts::{Error, RejectedRecord, Result};
 
 /// Counts of a source table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +26,16 @@ pub struct TableCounts {
     pub rejected: BTreeMap<String, u64>,
     /// Records that the raw-byte test left out.
     pub skipped: u64,
+}
+
+impl TableCounts {
+    /// Rows that had been decoded go to the error output after all.
+    pub(super) fn refused_after_decoding(&mut self, refused: &[RejectedRecord]) {
+        self.decoded -= refused.len() as u64;
+        for record in refused {
+            *self.rejected.entry(record.reason.to_string()).or_default() += 1;
+        }
+    }
 }
 
 /// Counts of a query.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::accounting::TableCounts;
+use super::age::{Gathered, RowsFrom};
 use super::crew::Crew;
 use super::epoch::{Epoch, EpochLimits, with_floor};
 use super::feed::{Feed, FeedSpecification};
@@ -19,8 +20,9 @@ use crate::operators::Compute;
 use crate::state::{SavedSplit, SavedTable};
 
 /// Pieces that may lie decoded between readers and driver. With pieces of some 5,000 records that is
-/// about one epoch: the next one is decoded while this one is computed.
-const PIECES_WAITING: usize = 24;
+/// about one epoch: the next one is decoded while this one is computed. In bytes they are one epoch at most, since none has more than
+/// its share ([`EpochLimits::piece_bytes`]).
+pub(super) const PIECES_WAITING: usize = 24;
 /// Time between two looks for new splits.
 const DISCOVERY_MS: i64 = 1_000;
 
@@ -123,7 +125,7 @@ impl Driver {
                 epoch.last = true;
                 break;
             }
-            if epoch.total_rows >= self.limits.rows {
+            if epoch.total_rows >= self.limits.rows || epoch.total_bytes >= self.limits.bytes as u64 {
                 break;
             }
             // The first results should be seen soon, not after a whole interval.
@@ -143,6 +145,8 @@ impl Driver {
         self.first_epoch = false;
         self.cut = Some(self.clock.elapsed());
         let now = self.clock.now_ms();
+        epoch.now_ms = now;
+        epoch.oldest_ms = self.limits.record_age_ms.map(|age| now.saturating_sub(age));
         if !epoch.last && self.ending == Ending::Run && now - self.discovered_ms >= DISCOVERY_MS {
             self.discover().await?;
         }
@@ -161,14 +165,20 @@ impl Driver {
         self.feeds.iter().map(|feed| feed.times.iter().map(|time| time.floor).collect()).collect()
     }
 
-    /// Puts the gathered rows in order, now that event time is known.
-    pub(super) fn close(&self, epoch: &mut Epoch) -> Result<()> {
+    /// Puts the gathered rows in order, now that the epoch's time and event time are known.
+    pub(super) fn close(&mut self, epoch: &mut Epoch) -> Result<()> {
         let mut gathered = std::mem::take(&mut epoch.gathered);
-        gathered.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        for (feed, _, table, batch) in gathered {
-            let slot = self.feeds[feed].specification.tables[table].table;
-            let floor = epoch.floors[feed][table];
-            epoch.rows[slot].push(if floor > i64::MIN { with_floor(&batch, floor)? } else { batch });
+        gathered.sort_by(|a, b| (a.feed, &a.split).cmp(&(b.feed, &b.split)));
+        for mut rows in gathered {
+            let refused = rows.refuse_old(epoch, &self.feeds[rows.feed].specification)?;
+            self.feeds[rows.feed].counts[rows.table].refused_after_decoding(&refused);
+            epoch.rejects.extend(refused);
+            if rows.batch.num_rows() == 0 {
+                continue;
+            }
+            let slot = self.feeds[rows.feed].specification.tables[rows.table].table;
+            let floor = epoch.floors[rows.feed][rows.table];
+            epoch.rows[slot].push(if floor > i64::MIN { with_floor(&rows.batch, floor)? } else { rows.batch });
         }
         for feed in &self.feeds {
             feed.splits.apply_brakes(&feed.times);
@@ -260,11 +270,20 @@ impl Driver {
             feed.times[table].watermarks[piece.split] = part.watermark;
             epoch.rejects.extend(part.rejects);
             if part.batch.num_rows() > 0 {
-                epoch.gathered.push((piece.feed, state.id.clone(), table, part.batch));
+                let from = RowsFrom {
+                    piece: piece.number,
+                    stream: Arc::clone(&piece.stream),
+                    sequence: piece.sequence.clone(),
+                    arrivals: piece.arrivals.clone(),
+                    records: part.records,
+                };
+                let split = state.id.clone();
+                epoch.gathered.push(Gathered { feed: piece.feed, split, table, batch: part.batch, from });
             }
         }
         feed.splits.apply_brakes(&feed.times);
         epoch.total_rows += piece.records as usize;
+        epoch.total_bytes += piece.bytes;
         if let Some(raw) = piece.raw {
             epoch.raw.insert(piece.number, (piece.feed, raw));
         }

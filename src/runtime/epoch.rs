@@ -1,4 +1,4 @@
-//! The input of one epoch, and when it closes.
+//! The input of one epoch: what it takes, and when it closes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,16 +7,29 @@ use std::time::Duration;
 use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::Int64Type;
 
-use crate::contracts::{EpochCut, RawChunk, RejectedRecord, Result, SplitId, Watermark};
+use super::age::Gathered;
+use super::driver::PIECES_WAITING;
+use crate::contracts::{EpochCut, RawChunk, RejectedRecord, Result, Watermark};
 use crate::operators::WATERMARK_COLUMN;
 
-/// When an epoch closes.
+/// What an epoch takes, and when it closes.
 #[derive(Debug, Clone, Copy)]
 pub struct EpochLimits {
     /// Longest time that it stays open.
     pub interval: Duration,
     /// Rows at which it closes before its time.
     pub rows: usize,
+    /// Bytes of records at which it closes before its time. It has more by one piece at most.
+    pub bytes: usize,
+    /// How long ago a record may have arrived, in milliseconds; `None` is as long as you like.
+    pub record_age_ms: Option<i64>,
+}
+
+impl EpochLimits {
+    /// Bytes of a piece, unless a single record has more: those that wait for their epoch are no more than one.
+    pub(super) fn piece_bytes(&self) -> usize {
+        self.bytes.div_ceil(PIECES_WAITING)
+    }
 }
 
 /// The input of one epoch.
@@ -31,10 +44,15 @@ pub(crate) struct Epoch {
     /// No more will come.
     pub(crate) last: bool,
     pub(crate) total_rows: usize,
+    pub(super) total_bytes: u64,
+    /// What `now()` answers, milliseconds since 1970.
+    pub(crate) now_ms: i64,
+    /// Records that arrived before are too old, milliseconds since 1970.
+    pub(crate) oldest_ms: Option<i64>,
     /// The epoch is one of the log, and this is what it says.
     pub(crate) logged: Option<EpochCut>,
-    /// Rows as they come: feed, split, table, rows.
-    pub(super) gathered: Vec<(usize, SplitId, usize, RecordBatch)>,
+    /// Rows as they come.
+    pub(super) gathered: Vec<Gathered>,
     /// Before the epoch, windows up to here had fired, by feed and table.
     pub(crate) floors: Vec<Vec<i64>>,
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::contracts::{EpochCut, EpochLog, Error, ErrorKind, LogEntry, Result, SplitCut};
+use crate::contracts::{EpochLog, Error, ErrorKind, LogEntry, Result, SplitCut};
 
 /// What is done when a run fails.
 #[derive(Debug, Clone, Copy)]
@@ -32,12 +32,17 @@ const REMEMBERED: usize = 8;
 /// Splits that an error names.
 const NAMED_SPLITS: usize = 4;
 
+/// What to do about an epoch that has failed as often as it may.
+const EXHAUSTED: &str = "mend the query, if a mended one may go on from this state; or write these records to the error output and let the \
+                         query go on without them: SET 'tidemill.on-exhausted-retries' = 'skip'";
+
 /// Failures of the runs before, and where this one is.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     retries: Retries,
     before: BTreeMap<(String, u64), (u32, String)>,
-    recent: VecDeque<(u64, Vec<SplitCut>)>,
+    /// Cuts, as the log has them.
+    recent: VecDeque<Arc<LogEntry>>,
     failed: Option<(String, u64)>,
 }
 
@@ -55,12 +60,12 @@ impl Failures {
         Self { retries, before, ..Self::default() }
     }
 
-    /// An epoch begins.
-    pub(super) fn begin(&mut self, cut: &EpochCut) {
+    /// An epoch begins, whose cut this is.
+    pub(super) fn begin(&mut self, cut: Arc<LogEntry>) {
         if self.recent.len() == REMEMBERED {
             self.recent.pop_front();
         }
-        self.recent.push_back((cut.epoch, cut.splits.clone()));
+        self.recent.push_back(cut);
     }
 
     /// Whether a query is to go on without an epoch, because of this error.
@@ -76,9 +81,7 @@ impl Failures {
             return Ok(Some(error));
         }
         let text = format!("query '{query}' has failed {count} times at {}: {error}", self.place(epoch));
-        let hint = "mend the query, if a mended one may go on from this state; or write these records to the error output and let the \
-                    query go on without them: SET 'tidemill.on-exhausted-retries' = 'skip'";
-        Err(Error::new(ErrorKind::Poison, text).hint(hint))
+        Err(Error::new(ErrorKind::Poison, text).hint(EXHAUSTED))
     }
 
     /// A query, or its sink, has failed at an epoch.
@@ -90,7 +93,16 @@ impl Failures {
     pub(super) async fn note(self, log: Option<&Arc<dyn EpochLog>>, error: Error) -> Error {
         let by_data = matches!(error.kind(), ErrorKind::Data | ErrorKind::Internal);
         let Some((query, epoch)) = self.failed.clone().filter(|_| by_data) else { return error };
+        let mut error = error;
         if let Some(log) = log {
+            let before = self.before.get(&(query.clone(), epoch)).map_or(0, |(count, _)| *count);
+            if before >= self.retries.most && !self.retries.skips {
+                // Whoever sees this error last should not have to start the job once more to learn what can be done.
+                error = match error.hint_text().map(|own| format!("{own}; or {EXHAUSTED}")) {
+                    Some(both) => error.hint(both),
+                    None => error.hint(EXHAUSTED),
+                };
+            }
             let entry = LogEntry::Failed { query, epoch, error: error.message().to_owned() };
             if let Err(unlogged) = log.append(&entry).await {
                 tracing::warn!("the failure was not noted: {unlogged}");
@@ -103,7 +115,11 @@ impl Failures {
     /// The records of an epoch, for people.
     fn place(&self, epoch: u64) -> String {
         let mut text = format!("epoch {epoch}");
-        let Some((_, splits)) = self.recent.iter().find(|(number, _)| *number == epoch) else { return text };
+        let splits = self.recent.iter().find_map(|entry| match &**entry {
+            LogEntry::Cut(cut) if cut.epoch == epoch => Some(&cut.splits),
+            _ => None,
+        });
+        let Some(splits) = splits else { return text };
         let read: Vec<&SplitCut> = splits.iter().filter(|split| split.records > 0).collect();
         for (number, split) in read.iter().take(NAMED_SPLITS).enumerate() {
             let before = if number == 0 { " (" } else { "; " };

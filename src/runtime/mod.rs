@@ -15,6 +15,7 @@
 //! [`crate::contracts`] and the plans in [`crate::operators`].
 
 mod accounting;
+mod age;
 mod changes;
 mod checkpoints;
 mod crew;
@@ -25,6 +26,7 @@ mod feed;
 mod lookup_cache;
 mod memory;
 mod opening;
+mod pieces;
 mod progress;
 mod queries;
 mod read_all;

@@ -189,6 +189,7 @@ impl Driver {
             brake,
             pieces: Arc::clone(&self.pieces),
             max_records: self.limits.rows,
+            max_bytes: self.limits.piece_bytes(),
             ends_when_caught_up: self.ending != Ending::Run,
             quotas: Quotas::new(quotas),
             looks,

@@ -38,7 +38,8 @@ pub async fn read_all(
 ) -> Result<AllRows> {
     let mut all = AllRows { tables: vec![Vec::new(); slots], ..AllRows::default() };
     // Epochs of a second keep what waits in channels small; their cuts mean nothing here.
-    let limits = EpochLimits { interval: Duration::from_secs(1), rows: usize::MAX };
+    let (interval, rows, bytes) = (Duration::from_secs(1), usize::MAX, usize::MAX);
+    let limits = EpochLimits { interval, rows, bytes, record_age_ms: None };
     let course = Course { limits, ending: Ending::Drain };
     // Readers end when this function does.
     let (_foreman, crew) = Foreman::new();

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use datafusion::arrow::array::RecordBatch;
 use tokio::sync::{Notify, mpsc};
 
+use super::pieces::{RowBytes, left, until_bytes};
 use super::rows::{Provenance, RowMaker};
 use super::shared_decode::FeedDecoder;
 use crate::contracts::{
-    Error, Fetch, Position, RawChunk, Reject, RejectReason, RejectedRecord, Result, RowChunk, SkippedTime, SplitReader,
+    Arrivals, Error, Fetch, Position, RawChunk, Reject, RejectReason, RejectedRecord, Result, RowChunk,
+    SequenceNumbers, SkippedTime, SplitReader,
 };
 
 /// Records of one split that belong together: all of them, and the position after them.
@@ -22,6 +24,11 @@ pub(crate) struct Piece {
     pub(crate) position: Position,
     pub(crate) records: u64,
     pub(crate) bytes: u64,
+    /// What people call the source of the split.
+    pub(crate) stream: Arc<str>,
+    /// Of its records.
+    pub(crate) sequence: SequenceNumbers,
+    pub(crate) arrivals: Arrivals,
     pub(crate) raw: Option<RawChunk>,
     /// How far behind the newest record the split was, in milliseconds, where the source says so.
     pub(crate) behind_ms: Option<u64>,
@@ -33,7 +40,7 @@ impl Piece {
     /// How far reading is behind, where the source says so. What has waited for its epoch is older by now than it was when the source
     /// was asked.
     pub(crate) fn behind_ms_at(&self, now_ms: i64) -> Option<u64> {
-        let newest = self.raw.as_ref().map(|raw| raw.arrivals.get(raw.len() - 1));
+        let newest = self.raw.as_ref().map(|raw| self.arrivals.get(raw.len() - 1));
         let age = newest.and_then(|ms| u64::try_from(now_ms - ms).ok()).unwrap_or(0);
         self.behind_ms.map(|ms| ms.max(age))
     }
@@ -43,6 +50,8 @@ impl Piece {
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) batch: RecordBatch,
+    /// Record of each row; `None` means row `i` is record `i`.
+    pub(crate) records: Option<Vec<u32>>,
     /// The split's watermark after these rows, in milliseconds.
     pub(crate) watermark: i64,
     pub(crate) decoded: u64,
@@ -123,6 +132,8 @@ pub(crate) struct ReaderTask {
     pub(crate) pieces: Arc<AtomicU32>,
     /// Most records in one piece: an epoch is cut between pieces.
     pub(crate) max_records: usize,
+    /// Most bytes, but for a single record.
+    pub(crate) max_bytes: usize,
     /// Whether the split ends when it has been read up to now.
     pub(crate) ends_when_caught_up: bool,
     pub(crate) quotas: Quotas,
@@ -205,7 +216,7 @@ impl ReaderTask {
                     let mut from = 0;
                     while from < chunk.len() {
                         let most = self.quotas.allowed().await.min(self.max_records);
-                        let until = from.saturating_add(most).min(chunk.len());
+                        let until = until_bytes(&chunk, from, from.saturating_add(most), self.max_bytes);
                         let part = if until - from == chunk.len() { chunk.clone() } else { chunk.slice(from..until) };
                         // A place first: of hundreds of readers, few hold decoded rows while they wait.
                         let Ok(place) = events.reserve().await else { return Ok(()) };
@@ -218,12 +229,15 @@ impl ReaderTask {
                 }
                 Fetch::Rows(chunk) => {
                     let rows = chunk.batch.num_rows();
+                    let bytes = RowBytes::of(&chunk);
+                    let fit = bytes.rows_of(self.max_bytes).min(self.max_records);
                     let mut from = 0;
                     while from < rows {
-                        let most = self.quotas.allowed().await.min(self.max_records);
+                        let most = self.quotas.allowed().await.min(fit);
                         let until = from.saturating_add(most).min(rows);
                         let Ok(place) = events.reserve().await else { return Ok(()) };
-                        let piece = self.typed(chunk.slice(from..until)).await?;
+                        let piece =
+                            self.typed(chunk.slice(from..until), bytes.up_to(until) - bytes.up_to(from)).await?;
                         self.quotas.used(until - from);
                         place.send(Event::Piece(Box::new(piece)));
                         from = until;
@@ -255,20 +269,21 @@ impl ReaderTask {
                 raw: Some(&chunk),
                 rows: decoded.rows.as_deref(),
             };
-            let (skipped, rows) = (decoded.skipped, &decoded.rows);
-            let record = |row: usize| rows.as_ref().map_or(row as u32, |rows| rows[row]);
+            let (skipped, all) = (decoded.skipped, decoded.batch.num_rows());
+            let record = |row: usize| provenance.record(row) as u32;
             let (part, timeless) =
                 table.part(decoded.batch, &provenance, decoded.skipped_time.as_ref(), number, skipped).await?;
             let mut rejects = decoded.rejects;
-            rejects.extend(timeless.into_iter().map(|row| Reject {
-                record: record(row),
+            rejects.extend(timeless.iter().map(|row| Reject {
+                record: record(*row),
                 reason: RejectReason::BadTimestamp,
                 column: None,
                 detail: "the computed time column is NULL".to_owned(),
             }));
             rejects.sort_by_key(|reject| reject.record);
             let refused = |reject| rejected(&table.name, &table.maker.stream, &chunk, reject);
-            parts.push(Part { rejects: rejects.into_iter().map(refused).collect(), ..part });
+            let rejects = rejects.into_iter().map(refused).collect();
+            parts.push(Part { records: left(decoded.rows, all, &timeless), rejects, ..part });
         }
         Ok(Piece {
             feed: self.feed,
@@ -277,13 +292,20 @@ impl ReaderTask {
             position: chunk.position_after(chunk.len() - 1),
             records: chunk.len() as u64,
             bytes: chunk.records.iter().map(|r| u64::from(r.end - r.start)).sum(),
+            stream: self.stream(),
+            sequence: chunk.sequence.clone(),
+            arrivals: chunk.arrivals.clone(),
             raw: Some(chunk),
             behind_ms: self.reader.behind_ms(),
             parts,
         })
     }
 
-    async fn typed(&mut self, chunk: RowChunk) -> Result<Piece> {
+    fn stream(&self) -> Arc<str> {
+        self.tables.first().map_or_else(|| "".into(), |table| Arc::clone(&table.maker.stream))
+    }
+
+    async fn typed(&mut self, chunk: RowChunk, bytes: u64) -> Result<Piece> {
         let number = self.pieces.fetch_add(1, Ordering::Relaxed);
         let provenance = Provenance {
             split: &chunk.split,
@@ -296,18 +318,19 @@ impl ReaderTask {
         let mut parts = Vec::with_capacity(self.tables.len());
         for (table, rows) in self.tables.iter_mut().zip(self.decoder.rows(&chunk.batch)?) {
             let (part, timeless) = table.part(rows, &provenance, None, number, 0).await?;
-            let rejects = timeless.into_iter().map(|row| RejectedRecord {
+            let rejects = timeless.iter().map(|row| RejectedRecord {
                 origin: table.name.to_string(),
                 stream: table.maker.stream.to_string(),
                 split: chunk.split.to_string(),
-                sequence_number: chunk.sequence.get(row).into_owned(),
-                arrival_ms: Some(chunk.arrivals.get(row)),
+                sequence_number: chunk.sequence.get(*row).into_owned(),
+                arrival_ms: Some(chunk.arrivals.get(*row)),
                 reason: RejectReason::BadTimestamp,
                 column: None,
                 detail: "the time column is NULL".to_owned(),
-                record: row_json(&chunk.batch, row),
+                record: row_json(&chunk.batch, *row),
             });
-            parts.push(Part { rejects: rejects.collect(), ..part });
+            let rejects = rejects.collect();
+            parts.push(Part { records: left(None, chunk.batch.num_rows(), &timeless), rejects, ..part });
         }
         let rows = chunk.batch.num_rows();
         Ok(Piece {
@@ -316,7 +339,10 @@ impl ReaderTask {
             number,
             position: chunk.position_after(rows - 1),
             records: rows as u64,
-            bytes: chunk.batch.get_array_memory_size() as u64,
+            bytes,
+            stream: self.stream(),
+            sequence: chunk.sequence,
+            arrivals: chunk.arrivals,
             raw: None,
             behind_ms: self.reader.behind_ms(),
             parts,
@@ -336,7 +362,8 @@ impl TableMaker {
     ) -> Result<(Part, Vec<usize>)> {
         let made = self.maker.make(decoded, provenance, skipped_time, number).await?;
         let (decoded, watermark) = (made.batch.num_rows() as u64, self.maker.watermark);
-        Ok((Part { batch: made.batch, watermark, decoded, skipped, rejects: Vec::new() }, made.timeless))
+        let (batch, rejects) = (made.batch, Vec::new());
+        Ok((Part { batch, records: None, watermark, decoded, skipped, rejects }, made.timeless))
     }
 }
 

@@ -123,6 +123,7 @@ impl Driver {
             }
         }
         epoch.floors = self.floors();
+        (epoch.now_ms, epoch.oldest_ms) = (cut.now_ms, cut.oldest_ms);
         for feed in &mut self.feeds {
             for (table, time) in feed.specification.tables.iter().zip(&mut feed.times) {
                 if let Some(table) = logged(&table.name) {

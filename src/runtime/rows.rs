@@ -40,7 +40,7 @@ pub(crate) struct Provenance<'a> {
 }
 
 impl Provenance<'_> {
-    fn record(&self, row: usize) -> usize {
+    pub(super) fn record(&self, row: usize) -> usize {
         self.rows.map_or(row, |rows| rows[row] as usize)
     }
 }

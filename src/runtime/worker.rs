@@ -181,7 +181,7 @@ impl Worker {
             let loaded = references.iter().any(Option::is_some);
             let first = summary.epochs == 0;
             let repeats = epoch.logged.is_some();
-            let now_ms = job.clock.now_ms();
+            let now_ms = epoch.now_ms;
             let due = queries.iter().any(|query| query.due.load(Ordering::Relaxed) <= now_ms);
             // Time alone moves watermarks at each epoch, which may be short, and mostly closes nothing.
             let quiet_over = job.clock.elapsed().saturating_sub(ran) >= QUIET;
@@ -195,22 +195,23 @@ impl Worker {
                         let stopped = *stop.borrow();
                         let closes = last && !stopped && job.ending != Ending::Once;
                         let (splits, tables) = driver.cut_of(&epoch);
-                        let epoch = epoch_number.next().0;
-                        EpochCut { epoch, generation, now_ms, closes, splits, tables }
+                        let (number, oldest_ms) = (epoch_number.next().0, epoch.oldest_ms);
+                        EpochCut { epoch: number, generation, now_ms, oldest_ms, closes, splits, tables }
                     }
                 };
                 let (closes, now_ms) = (cut.closes, cut.now_ms);
                 epoch_number = EpochNumber(cut.epoch);
-                failures.begin(&cut);
                 progress.epoch.store(cut.epoch, Ordering::Relaxed);
                 summary.epochs += 1;
                 job.epoch_time.store(now_ms, Ordering::Relaxed);
                 report(&progress, &driver, &epoch);
                 let inputs = Arc::new(inputs(&epoch, &tests, references, closes));
                 // The cut is written while the queries compute; nothing leaves the process before both are done.
-                let entry = (!repeats).then_some(LogEntry::Cut(cut));
+                let entry = Arc::new(LogEntry::Cut(cut));
+                failures.begin(Arc::clone(&entry));
+                let entry = (!repeats).then_some(&*entry);
                 let computed = run_queries(queries, &inputs, &job.compute, epoch_number, failures);
-                let (computed, logged) = tokio::join!(computed, append(log.as_ref(), entry.as_ref()));
+                let (computed, logged) = tokio::join!(computed, append(log.as_ref(), entry));
                 queries = computed?;
                 logged?;
                 // Up to the saved state, they have been written.

@@ -7,6 +7,9 @@ use crate::contracts::{Error, Location, Result};
 use crate::operators::Poison;
 use crate::runtime::Retries;
 
+/// Bytes of an epoch: 131,072 records of 512 bytes, so that rows are the bound of ordinary records, and bytes that of large ones.
+const EPOCH_BYTES: usize = 64 << 20;
+
 /// Settings of a job, with their defaults.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -22,6 +25,10 @@ pub struct Settings {
     pub epoch_interval_ms: i64,
     /// Rows at which an epoch closes before its time.
     pub epoch_rows: usize,
+    /// Bytes of records at which an epoch closes before its time.
+    pub epoch_bytes: usize,
+    /// How long before its epoch a record may have arrived.
+    pub record_age_ms: Option<i64>,
     /// Whether late rows are written to the error output, or counted only.
     pub late_to_errors: bool,
     /// Whether rows with a NULL for a NOT NULL column (or a key) are left out.
@@ -53,6 +60,8 @@ impl Default for Settings {
             idle_timeout_ms: 30_000,
             epoch_interval_ms: 1_000,
             epoch_rows: 131_072,
+            epoch_bytes: EPOCH_BYTES,
+            record_age_ms: None,
             late_to_errors: false,
             drop_nulls: false,
             errors_path: None,
@@ -68,7 +77,7 @@ impl Default for Settings {
 }
 
 /// Keys that change something here.
-const HONOURED: [&str; 28] = [
+const HONOURED: [&str; 30] = [
     "pipeline.name",
     "table.local-time-zone",
     "table.exec.state.ttl",
@@ -78,6 +87,8 @@ const HONOURED: [&str; 28] = [
     "table.exec.mini-batch.size",
     "tidemill.epoch.interval",
     "tidemill.epoch.rows",
+    "tidemill.epoch.bytes",
+    "tidemill.maximum-record-age",
     "tidemill.late-rows",
     "tidemill.errors.path",
     "tidemill.lease",
@@ -152,6 +163,18 @@ impl Settings {
             "tidemill.epoch.rows" | "tidemill.batch-size" => {
                 self.epoch_rows =
                     value.parse().ok().filter(|rows| *rows > 0).ok_or_else(|| wrong("a number of rows"))?;
+            }
+            "tidemill.epoch.bytes" => {
+                self.epoch_bytes =
+                    value.parse().ok().filter(|bytes| *bytes > 0).ok_or_else(|| wrong("a number of bytes"))?;
+            }
+            // As in Lambda, -1 is without a bound. Lambda counts seconds where a bare number is milliseconds here: neither is guessed.
+            "tidemill.maximum-record-age" if value == "-1" => self.record_age_ms = None,
+            "tidemill.maximum-record-age" => {
+                let has_unit = !value.trim().ends_with(|c: char| c.is_ascii_digit());
+                let age = duration_ms(value).filter(|ms| *ms > 0 && has_unit);
+                let hint = "write '1 h' or '90 s', with the unit; '-1' is any age";
+                self.record_age_ms = Some(age.ok_or_else(|| wrong("an age").hint(hint))?);
             }
             "tidemill.late-rows" => {
                 self.late_to_errors = match value {

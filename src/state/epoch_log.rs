@@ -193,7 +193,8 @@ mod tests {
             ended: false,
         };
         let (generation, now_ms) = (1, 1_790_000_000_000);
-        LogEntry::Cut(EpochCut { epoch, generation, now_ms, closes: false, splits: vec![split], tables: vec![] })
+        let (splits, tables) = (vec![split], vec![]);
+        LogEntry::Cut(EpochCut { epoch, generation, now_ms, oldest_ms: Some(7), closes: false, splits, tables })
     }
 
     async fn written(folder: &Path, epochs: std::ops::Range<u64>) -> Vec<u8> {

@@ -6,6 +6,7 @@
 //!                         manifest (JSON, by number) ◄───────┘
 //! ```
 
+mod checked_file;
 mod checkpoints;
 mod checksum;
 mod compact;

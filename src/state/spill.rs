@@ -6,10 +6,11 @@
 //! ```
 //!
 //! A spilled file is never changed and never needed by another process: what must outlive this one is in checkpoints. So it
-//! is not synced, and has no checksum of its own.
+//! is not synced. Its checksums are kept in memory (`checked_file.rs`): a file that something else has damaged, cut off or taken
+//! away while the job runs is an error that names it, never another state.
 
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,9 +18,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 
+use super::checked_file::{CheckedReader, CheckedWriter, Checksums};
 use super::compact::compact;
 use crate::contracts::{Error, Result};
 
@@ -73,8 +76,8 @@ impl SpillFolder {
     /// Begins a file for rows of `schema`.
     pub fn file(self: &Arc<Self>, schema: &SchemaRef) -> Result<SpillWriter> {
         let path = self.folder.join(format!("{}.arrow", self.named.fetch_add(1, Ordering::Relaxed)));
-        let made = || -> std::result::Result<_, arrow::error::ArrowError> {
-            FileWriter::try_new(BufWriter::new(File::create(&path)?), schema)
+        let made = || -> std::result::Result<_, ArrowError> {
+            FileWriter::try_new(CheckedWriter::new(File::create(&path)?), schema)
         };
         let writer = made().map_err(|e| unwritable(&path, e))?;
         let schema = Arc::clone(schema);
@@ -112,7 +115,7 @@ fn remove_left(parent: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn unwritable(path: &Path, error: arrow::error::ArrowError) -> Error {
+fn unwritable(path: &Path, error: ArrowError) -> Error {
     Error::unavailable(format!("cannot write spilled state to '{}'", path.display()))
         .caused_by(error)
         .hint("make room on that disk, name a folder of another with --spill-dir, or give the job more --memory")
@@ -123,7 +126,7 @@ pub struct SpillWriter {
     folder: Arc<SpillFolder>,
     path: PathBuf,
     schema: SchemaRef,
-    writer: Option<FileWriter<BufWriter<File>>>,
+    writer: Option<FileWriter<CheckedWriter>>,
     blocks: Vec<usize>,
     bytes: usize,
 }
@@ -145,21 +148,18 @@ impl SpillWriter {
 
     /// Ends the file.
     pub fn finish(mut self) -> Result<Arc<SpilledFile>> {
-        let Some(mut writer) = self.writer.take() else {
+        let Some(writer) = self.writer.take() else {
             return Err(Error::internal("a spilled file was ended twice"));
         };
         let path = self.path.clone();
-        let end = || -> std::result::Result<u64, arrow::error::ArrowError> {
-            writer.finish()?;
-            writer.get_mut().get_ref().metadata().map(|file| file.len()).map_err(Into::into)
-        };
-        let mut end = end;
-        let bytes = end().map_err(|e| unwritable(&path, e))?;
+        let end = || -> std::result::Result<Checksums, ArrowError> { Ok(writer.into_inner()?.end()?) };
+        let checksums = end().map_err(|e| unwritable(&path, e))?;
+        let bytes = checksums.length();
         self.folder.written.fetch_add(bytes, Ordering::Relaxed);
         self.folder.held.fetch_add(bytes, Ordering::Relaxed);
         let (schema, blocks) = (Arc::clone(&self.schema), std::mem::take(&mut self.blocks));
         let rows = blocks.iter().sum();
-        Ok(Arc::new(SpilledFile { folder: Arc::clone(&self.folder), path, schema, blocks, rows, bytes }))
+        Ok(Arc::new(SpilledFile { folder: Arc::clone(&self.folder), path, schema, blocks, rows, checksums }))
     }
 }
 
@@ -181,7 +181,7 @@ pub struct SpilledFile {
     /// Rows of each block.
     blocks: Vec<usize>,
     rows: usize,
-    bytes: u64,
+    checksums: Checksums,
 }
 
 impl SpilledFile {
@@ -192,7 +192,7 @@ impl SpilledFile {
 
     /// Its length.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.checksums.length()
     }
 
     /// Schema of the rows.
@@ -202,8 +202,8 @@ impl SpilledFile {
 
     /// Opens it to read blocks.
     pub fn reader(&self) -> Result<BlockReader> {
-        let open = || -> std::result::Result<_, arrow::error::ArrowError> {
-            FileReader::try_new(File::open(&self.path)?, None)
+        let open = || -> std::result::Result<_, ArrowError> {
+            FileReader::try_new(CheckedReader::new(File::open(&self.path)?, self.checksums.clone()), None)
         };
         let reader = open().map_err(|e| self.unreadable(e))?;
         Ok(BlockReader { reader, path: self.path.clone() })
@@ -216,20 +216,29 @@ impl SpilledFile {
         Ok(concat_batches(&self.schema, &blocks)?)
     }
 
-    fn unreadable(&self, error: arrow::error::ArrowError) -> Error {
+    fn unreadable(&self, error: ArrowError) -> Error {
         unreadable(&self.path, error)
     }
 }
 
-fn unreadable(path: &Path, error: arrow::error::ArrowError) -> Error {
-    Error::unavailable(format!("cannot read spilled state from '{}'", path.display()))
-        .caused_by(error)
-        .hint("the file must stay while the job runs; start the job again, and it goes on from its last checkpoint")
+/// A disk that does not answer is one thing; another content than was written is another.
+fn unreadable(path: &Path, error: ArrowError) -> Error {
+    let answers = |e: &std::io::Error| matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof);
+    let path = path.display();
+    let found = match &error {
+        ArrowError::IoError(_, e) if !answers(e) => {
+            Error::unavailable(format!("cannot read spilled state from '{path}'"))
+        }
+        _ => Error::corrupt(format!("spilled state in '{path}' was damaged while the job ran")),
+    };
+    found.caused_by(error).hint(
+        "nothing else may touch the files while the job runs; start it again, and it goes on from its last checkpoint",
+    )
 }
 
 impl Drop for SpilledFile {
     fn drop(&mut self) {
-        self.folder.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.folder.held.fetch_sub(self.bytes(), Ordering::Relaxed);
         // The folder takes it along if it cannot be removed now.
         let _ = fs::remove_file(&self.path);
     }
@@ -238,7 +247,7 @@ impl Drop for SpilledFile {
 /// Reads blocks of a spilled file.
 #[derive(Debug)]
 pub struct BlockReader {
-    reader: FileReader<File>,
+    reader: FileReader<CheckedReader>,
     path: PathBuf,
 }
 
@@ -247,9 +256,7 @@ impl BlockReader {
     pub fn read(&mut self, block: usize) -> Result<RecordBatch> {
         let mut read = || {
             self.reader.set_index(block)?;
-            self.reader
-                .next()
-                .unwrap_or_else(|| Err(arrow::error::ArrowError::IpcError("there is no such block".to_owned())))
+            self.reader.next().unwrap_or_else(|| Err(ArrowError::IpcError("there is no such block".to_owned())))
         };
         read().map_err(|e| unreadable(&self.path, e))
     }
@@ -260,6 +267,7 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array, StringViewArray};
 
     use super::*;
+    use crate::contracts::ErrorKind as Kind;
 
     fn batch(numbers: std::ops::Range<i64>) -> RecordBatch {
         let texts: StringViewArray = numbers.clone().map(|n| Some(format!("a text of some length {n}"))).collect();
@@ -286,6 +294,41 @@ mod tests {
         drop(file);
         assert!(!path.exists());
         assert_eq!(folder.bytes().1, 0);
+    }
+
+    #[test]
+    fn any_damage_to_a_file_is_an_error_that_names_it() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path()).expect("created");
+        let whole = batch(0..100);
+        let mut writer = folder.file(&whole.schema()).expect("a file");
+        for from in [0, 50] {
+            writer.write(&whole.slice(from, 50)).expect("written");
+        }
+        let file = writer.finish().expect("finished");
+        let good = fs::read(&file.path).expect("read");
+        let refused = |what: &str, kind: Kind| {
+            let error = file.load().expect_err(what);
+            let text = error.to_string();
+            assert!(error.kind() == kind && text.contains(&*file.path.to_string_lossy()), "{what}: {text}");
+        };
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            fs::write(&file.path, bad).expect("written");
+            refused(&format!("byte {at} of {} flipped", good.len()), Kind::Corrupt);
+        }
+        for length in (0..good.len()).step_by(97) {
+            fs::write(&file.path, &good[..length]).expect("written");
+            refused(&format!("cut off after {length} bytes"), Kind::Corrupt);
+        }
+        // As long as before, and all of it from another file.
+        fs::write(&file.path, vec![0; good.len()]).expect("written");
+        refused("zeros", Kind::Corrupt);
+        fs::write(&file.path, &good).expect("written");
+        assert_eq!(file.load().expect("loaded"), whole);
+        fs::remove_file(&file.path).expect("removed");
+        refused("gone", Kind::Unavailable);
     }
 
     #[test]

@@ -324,7 +324,7 @@ fn a_state_of_another_version_is_refused() {
 
 fn cut(epoch: u64) -> LogEntry {
     let (generation, now_ms, splits, tables) = (1, 5, vec![], vec![]);
-    LogEntry::Cut(EpochCut { epoch, generation, now_ms, closes: false, splits, tables })
+    LogEntry::Cut(EpochCut { epoch, generation, now_ms, oldest_ms: None, closes: false, splits, tables })
 }
 
 fn started(generation: u64) -> LogEntry {

@@ -1,25 +1,19 @@
 //! To an emulator and back: what makes the stub a proxy.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
+use crate::forward;
 use crate::http::{Reply, Request};
 
 /// Sends a request on to `port` and gives the answer back.
 pub(crate) async fn forward(port: u16, request: &Request) -> Reply {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let mut head = String::from("POST / HTTP/1.1\r\n");
+    let mut bytes = b"POST / HTTP/1.1\r\n".to_vec();
     for (name, value) in &request.headers {
         if !matches!(name.as_str(), "connection" | "content-length") {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            bytes.extend(format!("{name}: {value}\r\n").into_bytes());
         }
     }
-    head.push_str(&format!("connection: close\r\ncontent-length: {}\r\n\r\n", request.body.len()));
-    stream.write_all(head.as_bytes()).await.unwrap();
-    stream.write_all(&request.body).await.unwrap();
-    let mut all = Vec::new();
-    // An emulator may reset instead of closing; what came counts.
-    let _ = stream.read_to_end(&mut all).await;
+    bytes.extend(format!("content-length: {}\r\n\r\n", request.body.len()).into_bytes());
+    bytes.extend_from_slice(&request.body);
+    let all = forward::forward(&format!("127.0.0.1:{port}"), &bytes).await.unwrap();
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Response::new(&mut headers);
     let Ok(httparse::Status::Complete(start)) = parsed.parse(&all) else { return Reply::Cut };

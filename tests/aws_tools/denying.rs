@@ -1,13 +1,13 @@
 //! A proxy in front of an emulator that evaluates no policies: it answers as AWS does to a caller who may not, and notes what is
 //! asked.
-//!
-//! One request a connection. Signatures stay right, since the host that was signed is passed on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::forward::{WholeRequest, forward};
 
 /// What the caller may do.
 #[derive(Debug, Clone)]
@@ -117,29 +117,10 @@ async fn serve(
     policy: Arc<Mutex<Policy>>,
     asked: Arc<Mutex<Vec<Asked>>>,
 ) -> Option<()> {
-    let mut request = Vec::new();
-    let (head, headers) = loop {
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut parsed = httparse::Request::new(&mut headers);
-        if let Ok(httparse::Status::Complete(head)) = parsed.parse(&request) {
-            let text = |h: &httparse::Header<'_>| String::from_utf8_lossy(h.value).into_owned();
-            let headers: BTreeMap<String, String> =
-                parsed.headers.iter().map(|h| (h.name.to_ascii_lowercase(), text(h))).collect();
-            break (head, headers);
-        }
-        if client.read_buf(&mut request).await.ok()? == 0 {
-            return None;
-        }
-    };
-    let length = headers.get("content-length").map_or(0, |length| length.parse::<usize>().unwrap());
-    while request.len() < head + length {
-        if client.read_buf(&mut request).await.ok()? == 0 {
-            return None;
-        }
-    }
-    let line = String::from_utf8_lossy(&request[..request.iter().position(|b| *b == b'\r')?]).into_owned();
-    let body = String::from_utf8_lossy(&request[head..]).into_owned();
-    let action = action(&line, &headers, &body);
+    let request = WholeRequest::read(&mut client).await?;
+    let body = String::from_utf8_lossy(&request.bytes[request.body..]).into_owned();
+    let action = action(&request.line, &request.headers, &body);
+    let line = request.line.clone();
     asked.lock().unwrap().push(Asked { action: action.clone(), line, body });
     if !policy.lock().unwrap().allows(&action) {
         let (status, body) = denial(&action);
@@ -148,14 +129,7 @@ async fn serve(
         client.write_all(answer.as_bytes()).await.ok()?;
         return client.shutdown().await.ok();
     }
-    let mut server = TcpStream::connect(upstream).await.ok()?;
-    // So that the end of the answer is the end of the connection.
-    let first_line = request.iter().position(|b| *b == b'\n')? + 1;
-    server.write_all(&request[..first_line]).await.ok()?;
-    server.write_all(b"connection: close\r\n").await.ok()?;
-    server.write_all(&request[first_line..]).await.ok()?;
-    let mut answer = Vec::new();
-    server.read_to_end(&mut answer).await.ok()?;
+    let answer = forward(&upstream, &request.bytes).await?;
     client.write_all(&answer).await.ok()?;
     client.shutdown().await.ok()
 }

@@ -13,6 +13,8 @@ mod emulator;
 mod emulators_of_aws;
 
 mod denying;
+#[path = "../support/forward.rs"]
+mod forward;
 mod rights;
 
 use std::path::Path;

@@ -41,13 +41,14 @@ INSERT INTO kept SELECT e.id FROM events AS e JOIN names AS n ON n.k = e.k;
 ";
 
 /// What cannot be tried without an effect.
-const NOT_TRIED: [&str; 7] = [
+const NOT_TRIED: [&str; 8] = [
     "kinesis:PutRecords",
     "kinesis:RegisterStreamConsumer",
     "kinesis:SubscribeToShard",
     "kinesis:DeregisterStreamConsumer",
     "dynamodb:BatchWriteItem",
     "sns:Publish",
+    "firehose:PutRecordBatch",
     "s3:DeleteObject",
 ];
 
@@ -58,13 +59,18 @@ struct Job {
 }
 
 impl Job {
-    /// The job with all that it needs, and an object to read.
-    async fn new() -> Option<Self> {
+    /// A job of which nothing is there yet.
+    async fn of(sql: &str) -> Option<Self> {
         let emulator = emulator::ministack().await?;
         let proxy = Denying::before(&emulator.endpoint).await;
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("job.sql"), JOB).unwrap();
-        let job = Self { emulator, proxy, dir };
+        std::fs::write(dir.path().join("job.sql"), sql).unwrap();
+        Some(Self { emulator, proxy, dir })
+    }
+
+    /// The job with all that it needs, and an object to read.
+    async fn new() -> Option<Self> {
+        let job = Self::of(JOB).await?;
         let made = said(job.dir.path(), &job.environment(&job.emulator.endpoint), &["provision", "job.sql"]);
         assert!(made.ends_with("code 0\n"), "{made}");
         let put = job.emulator.client().put_object().bucket("rights-in").key("names/a.csv");
@@ -161,26 +167,93 @@ async fn what_the_policy_of_iam_allows_is_enough_to_check_it_and_nothing_is_chan
     insta::assert_snapshot!(text);
 }
 
+impl Job {
+    /// Denies each action in turn; answers how many were missed.
+    fn misses_what_is_denied(&self) -> usize {
+        let mut missed = 0;
+        for action in self.needed() {
+            let action: &'static str = action.leak();
+            let text = self.checked(Policy::AllBut(action));
+            for asked in self.proxy.asked() {
+                assert!(changes_nothing(&asked), "{asked:?}");
+            }
+            if NOT_TRIED.contains(&action) {
+                let said = text.contains(&format!("not tried: {action}"));
+                assert!(text.ends_with("code 0\n") && said, "{action}: {text}");
+                continue;
+            }
+            assert!(text.ends_with("code 1\n"), "{action}: {text}");
+            let hint = format!("allow the action '{action}' on it");
+            assert!(text.contains(&hint), "{action}: {text}");
+            let allowed =
+                text.lines().filter(|line| line.starts_with("    allowed: ") || line.starts_with("    not denied: "));
+            for line in allowed {
+                let listed = line.split_once(": ").unwrap().1.split(", ");
+                assert!(!listed.into_iter().any(|name| name.split(' ').next() == Some(action)), "{action} in {line}");
+            }
+            missed += 1;
+        }
+        missed
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_right_that_is_missing_is_named() {
     let Some(job) = Job::new().await else { return };
     let before = job.contents().await;
-    for action in job.needed() {
-        let action: &'static str = action.leak();
-        let text = job.checked(Policy::AllBut(action));
-        if NOT_TRIED.contains(&action) {
-            assert!(text.ends_with("code 0\n") && text.contains(&format!("not tried: {action}")), "{action}: {text}");
-            continue;
-        }
-        assert!(text.ends_with("code 1\n"), "{action}: {text}");
-        let hint = format!("allow the action '{action}' on it");
-        assert!(text.contains(&hint), "{action}: {text}");
-        let allowed =
-            text.lines().filter(|line| line.starts_with("    allowed: ") || line.starts_with("    not denied: "));
-        for line in allowed {
-            let listed = line.split_once(": ").unwrap().1.split(", ");
-            assert!(!listed.into_iter().any(|name| name.split(' ').next() == Some(action)), "{action} in {line}");
-        }
-    }
+    assert!(job.misses_what_is_denied() >= 15);
     assert_eq!(job.contents().await, before);
+}
+
+/// Streams by their names' pattern, in both ways of reading, and a delivery stream: what `provision` does not make.
+const UNMADE: &str = "
+CREATE TABLE web (id BIGINT) WITH ('connector' = 'kinesis', 'stream.pattern' = 'rights-web-(eu|us)', 'format' = 'json');
+CREATE TABLE pushed (id BIGINT)
+WITH ('connector' = 'kinesis', 'stream.pattern' = 'rights-fan-.*', 'format' = 'json', 'source.reader.type' = 'EFO',
+      'source.efo.consumer.name' = 'job');
+CREATE TABLE delivered (id BIGINT) WITH ('connector' = 'firehose', 'delivery-stream' = 'rights-delivery', 'format' = 'json');
+INSERT INTO delivered SELECT id FROM web;
+INSERT INTO delivered SELECT id FROM pushed;
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_on_streams_of_a_pattern_and_on_a_delivery_stream() {
+    let Some(job) = Job::of(UNMADE).await else { return };
+    // Nothing matches: a run would end with that.
+    let text = job.checked(Policy::AllBut("nothing"));
+    for missing in ["stream 'rights-web-*' does not exist", "delivery stream 'rights-delivery' does not exist"] {
+        assert!(text.ends_with("code 1\n") && text.contains(missing), "'{missing}' in {text}");
+    }
+    let http = aws_smithy_http_client::Builder::new().build_http();
+    let credentials = Credentials::new("test", "test", None, None, "test");
+    let config = aws_config::SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(http)
+        .region(Region::new("eu-west-1"))
+        .endpoint_url(&job.emulator.endpoint)
+        .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(credentials))
+        .build();
+    let streams = aws_sdk_kinesis::Client::new(&config);
+    // The first by name is none of the pattern.
+    for name in ["rights-fan-out", "rights-web-apac", "rights-web-eu", "rights-web-us"] {
+        streams.create_stream().stream_name(name).shard_count(1).send().await.unwrap();
+    }
+    let destination = aws_sdk_firehose::types::ExtendedS3DestinationConfiguration::builder()
+        .role_arn("arn:aws:iam::000000000000:role/delivers")
+        .bucket_arn("arn:aws:s3:::rights-delivered")
+        .build();
+    let make = aws_sdk_firehose::Client::new(&config).create_delivery_stream().delivery_stream_name("rights-delivery");
+    make.extended_s3_destination_configuration(destination.unwrap()).send().await.unwrap();
+
+    let text = job.checked(Policy::Only(job.needed()));
+    assert!(text.ends_with("code 0\n"), "{text}");
+    assert!(
+        job.proxy.asked().iter().all(|asked| !asked.body.contains("rights-web-apac")),
+        "it is no stream of the job"
+    );
+    insta::assert_snapshot!(text);
+    assert!(job.misses_what_is_denied() >= 7);
+    let put =
+        streams.list_stream_consumers().stream_arn("arn:aws:kinesis:eu-west-1:000000000000:stream/rights-fan-out");
+    assert_eq!(put.send().await.unwrap().consumers().len(), 0, "no consumer was made");
 }

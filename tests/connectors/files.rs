@@ -30,19 +30,22 @@ async fn a_file_appears_whole_or_not_at_all() {
     sink.write(EpochNumber(1), appends(batch(&table.schema, vec![numbers(0..3)]))).await.unwrap();
     sink.flush(EpochNumber(1), 1_000).await.unwrap();
     assert!(sink.prepare(EpochNumber(1)).await.unwrap().is_empty());
-    assert_eq!(tree(&out), [".part-test-7-0.jsonl"]);
+    assert_eq!(tree(&out), [".part-test-7-0-e1.jsonl"]);
     let staged = sink.finish(EpochNumber(2)).await.unwrap();
-    assert_eq!((staged.len(), tree(&out)), (1, vec![".part-test-7-0.jsonl".to_owned()]));
+    assert_eq!((staged.len(), tree(&out)), (1, vec![".part-test-7-0-e1.jsonl".to_owned()]));
     let source = connectors(dir.path(), 7).source(&table, "filesystem").unwrap();
     assert!(source.splits().await.unwrap().is_empty());
     sink.commit(staged.clone()).await.unwrap();
-    assert_eq!(tree(&out), ["part-test-7-0.jsonl"]);
+    assert_eq!(tree(&out), ["part-test-7-0-e1.jsonl"]);
     // Again, also by another sink in a later run.
     sink.commit(staged.clone()).await.unwrap();
     let mut later = connectors(dir.path(), 8).sink(&table, "filesystem").unwrap();
     later.commit(staged.clone()).await.unwrap();
-    assert_eq!(std::fs::read_to_string(out.join("part-test-7-0.jsonl")).unwrap(), "{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n");
-    std::fs::remove_file(out.join("part-test-7-0.jsonl")).unwrap();
+    assert_eq!(
+        std::fs::read_to_string(out.join("part-test-7-0-e1.jsonl")).unwrap(),
+        "{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n"
+    );
+    std::fs::remove_file(out.join("part-test-7-0-e1.jsonl")).unwrap();
     assert!(later.commit(staged).await.is_err(), "lost rows are said");
 }
 
@@ -59,14 +62,14 @@ async fn leftovers_go_but_staged_files_can_still_be_committed() {
     let mut second = connectors(dir.path(), 2).sink(&table, "filesystem").unwrap();
     second.commit(staged).await.unwrap();
     second.write(EpochNumber(2), rows()).await.unwrap();
-    assert_eq!(tree(&dir.path().join("out")), [".part-test-2-0.jsonl", "part-test-1-0.jsonl"]);
+    assert_eq!(tree(&dir.path().join("out")), [".part-test-2-0-e2.jsonl", "part-test-1-0-e1.jsonl"]);
     // A run that crashed before it saved anything is followed by one of the same generation.
     drop(second);
     let mut again = connectors(dir.path(), 2).sink(&table, "filesystem").unwrap();
     again.write(EpochNumber(2), rows()).await.unwrap();
     let staged = again.finish(EpochNumber(2)).await.unwrap();
     again.commit(staged).await.unwrap();
-    assert_eq!(tree(&dir.path().join("out")), ["part-test-1-0.jsonl", "part-test-2-0.jsonl"]);
+    assert_eq!(tree(&dir.path().join("out")), ["part-test-1-0-e1.jsonl", "part-test-2-0-e2.jsonl"]);
 }
 
 #[tokio::test]
@@ -253,7 +256,7 @@ async fn json_with_a_key_takes_updates() {
     assert!(error.contains("PRIMARY KEY"), "{error}");
     table.primary_key = vec!["k".to_owned()];
     write_all(connectors(dir.path(), 2).sink(&table, "filesystem").unwrap().as_mut(), vec![changes()]).await;
-    let text = std::fs::read_to_string(dir.path().join("out/part-test-2-0.jsonl")).unwrap();
+    let text = std::fs::read_to_string(dir.path().join("out/part-test-2-0-e1.jsonl")).unwrap();
     assert_eq!(text, "{\"k\":\"a\",\"n\":1}\n{\"k\":\"b\",\"__op\":\"delete\"}\n");
 }
 
@@ -283,7 +286,7 @@ async fn json_options() {
             vec![appends(rows())],
         )
         .await;
-        let text = std::fs::read_to_string(dir.path().join(format!("out/part-test-{generation}-0.jsonl"))).unwrap();
+        let text = std::fs::read_to_string(dir.path().join(format!("out/part-test-{generation}-0-e1.jsonl"))).unwrap();
         assert_eq!(text, expected);
     }
 }
@@ -322,7 +325,7 @@ async fn csv_goes_out_and_comes_back() {
     );
     let connectors = connectors(dir.path(), 1);
     write_all(connectors.sink(&table, "filesystem").unwrap().as_mut(), vec![appends(rows.clone())]).await;
-    let text = std::fs::read_to_string(dir.path().join("out/part-test-1-0.csv")).unwrap();
+    let text = std::fs::read_to_string(dir.path().join("out/part-test-1-0-e1.csv")).unwrap();
     assert_eq!(
         text,
         "id,text,amount,t,day,ok,d,tags\n1,\"a \"\"b\"\",\nc\",3.5000,2026-02-12 10:00:00.5Z,1970-01-02,true,0.5,1;2\n2,\\N,\\N,\\N,\\N,\\N,\\N,\\N\n"

@@ -39,7 +39,7 @@ async fn rows_are_sorted_within_each_file() {
     let options = [("sink.sort-by", "text, `n` DESC"), ("sink.rolling-policy.row-count", "4")];
     let table = table(dir.path(), "parquet", &options);
     let files = written(dir.path(), &table, &[&[5, 1, 3], &[2, 9, 4, 8]]).await;
-    assert_eq!(files, ["part-test-1-0.parquet", "part-test-1-1.parquet"]);
+    assert_eq!(files, ["part-test-1-0-e1.parquet", "part-test-1-1-e1.parquet"]);
     let mut seen = Vec::new();
     for file in files {
         let path = dir.path().join("out").join(file);
@@ -175,7 +175,8 @@ async fn partitions_are_marked_when_they_are_complete() {
     sink.commit(staged.clone()).await.unwrap();
     sink.commit(staged).await.unwrap();
     let out = dir.path().join("out");
-    let expected = ["text=t0/_DONE", "text=t0/part-test-1-0.jsonl", "text=t1/_DONE", "text=t1/part-test-1-1.jsonl"];
+    let expected =
+        ["text=t0/_DONE", "text=t0/part-test-1-0-e1.jsonl", "text=t1/_DONE", "text=t1/part-test-1-1-e1.jsonl"];
     assert_eq!(tree(&out), expected);
     for (key, value, expected) in [
         ("sink.partition-commit.policy.kind", "metastore,success-file", "tidemill athena"),

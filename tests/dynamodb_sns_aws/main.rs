@@ -9,6 +9,8 @@ mod emulators_of_aws;
 mod exact;
 #[path = "../support/shipped.rs"]
 mod expected;
+#[path = "../support/forward.rs"]
+mod forward;
 #[path = "../support/http.rs"]
 #[expect(dead_code, reason = "shared with the stub of Kinesis, which also streams")]
 mod http;

@@ -25,6 +25,7 @@ fn entries() -> Vec<LogEntry> {
         epoch,
         generation: 3,
         now_ms: 1_790_000_000_000,
+        oldest_ms: (epoch == 8).then_some(1_789_999_000_000),
         closes: epoch == 9,
         splits: vec![split(1), split(2)],
         tables: vec![table.clone()],

@@ -9,6 +9,8 @@
 
 #[path = "../aws_stub/mod.rs"]
 mod aws_stub;
+#[path = "../support/certificates.rs"]
+mod certificates;
 #[path = "../emulators/mod.rs"]
 #[expect(dead_code, reason = "shared with the tests of other services")]
 mod emulators_of_aws;

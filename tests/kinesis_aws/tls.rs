@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::aws_stub::BEHIND_TLS;
+use crate::certificates::certify;
 use crate::emulators_of_aws::nghttpx_is_there;
 
 /// What runs again. The rest makes calls of its own, to the stub or to emulators, or is about numbers of calls and time.
@@ -25,31 +26,10 @@ const CASES: [&str; 12] = [
     "command::from_produce",
 ];
 
-fn openssl(folder: &Path, arguments: &[&str]) {
-    let output = Command::new("openssl").args(arguments).current_dir(folder).output().unwrap();
-    assert!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// An authority, and a certificate of it for the loopback address.
-fn certify(folder: &Path) {
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    let authority = ["req", "-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"];
-    openssl(folder, &[&authority[..], &key].concat());
-    let request = ["req", "-subj", "/CN=stub", "-keyout", "key.pem", "-out", "cert.csr"];
-    openssl(folder, &[&request[..], &key].concat());
-    std::fs::write(folder.join("names"), "subjectAltName = IP:127.0.0.1\n").unwrap();
-    let sign = ["x509", "-req", "-in", "cert.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"];
-    openssl(folder, &[&sign[..], &["-days", "2", "-extfile", "names", "-out", "cert.pem"]].concat());
-}
-
 /// This program, with its stubs behind TLS; what it says, and whether it succeeds.
-fn again(folder: &Path, authority: &str, cases: &[&str]) -> (bool, String) {
+fn again(folder: &Path, (variable, authority): (&str, &str), cases: &[&str]) -> (bool, String) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(cases)
-        .args(["--test-threads", "8"])
-        .env(BEHIND_TLS, folder)
-        .env("SSL_CERT_FILE", folder.join(authority));
+    command.args(cases).args(["--test-threads", "8"]).env(BEHIND_TLS, folder).env(variable, folder.join(authority));
     let output = command.output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
@@ -61,7 +41,7 @@ fn every_case_over_http2_and_tls() {
     }
     let folder = tempfile::tempdir().unwrap();
     certify(folder.path());
-    let (succeeded, said) = again(folder.path(), "ca.pem", &CASES);
+    let (succeeded, said) = again(folder.path(), ("SSL_CERT_FILE", "ca.pem"), &CASES);
     assert!(succeeded, "{said}");
     let passed = said.matches(" ... ok").count();
     assert!(passed >= 40, "{passed} cases: {said}");
@@ -89,7 +69,7 @@ fn a_backlog_of_120_shards_in_bounded_memory() {
     let folder = tempfile::tempdir().unwrap();
     certify(folder.path());
     let cases = ["command::a_backlog_of_120_shards", "--nocapture"];
-    let (succeeded, said) = again(folder.path(), "ca.pem", &cases);
+    let (succeeded, said) = again(folder.path(), ("SSL_CERT_FILE", "ca.pem"), &cases);
     assert!(succeeded && said.matches(" ... ok").count() == 2, "{said}");
     said.lines().filter(|line| line.contains("at most")).for_each(|line| eprintln!("{line}"));
 }
@@ -107,6 +87,27 @@ fn an_unknown_authority_is_refused() {
     std::fs::create_dir(&other).unwrap();
     certify(&other);
     let case = ["--exact", "command::produce_names_a_stream_that_is_not_there"];
-    let (succeeded, said) = again(folder.path(), "other/ca.pem", &case);
-    assert!(!succeeded && said.contains("invalid peer certificate") && said.contains("SSL_CERT_FILE"), "{said}");
+    for variable in ["SSL_CERT_FILE", "AWS_CA_BUNDLE"] {
+        let (succeeded, said) = again(folder.path(), (variable, "other/ca.pem"), &case);
+        assert!(!succeeded && said.contains("invalid peer certificate") && said.contains("in AWS_CA_BUNDLE"), "{said}");
+    }
+}
+
+/// The variable of the AWS CLI serves as well, for calls, for connections of their own, and in the program.
+#[test]
+fn the_bundle_of_the_cli_is_read() {
+    if !nghttpx_is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    certify(folder.path());
+    let cases = ["several::", "positions::resume_is_exclusive", "command::from_produce"];
+    let (succeeded, said) = again(folder.path(), ("AWS_CA_BUNDLE", "ca.pem"), &cases);
+    assert!(succeeded, "{said}");
+    let passed = said.matches(" ... ok").count();
+    assert!(passed >= 5, "{passed} cases: {said}");
+    std::fs::write(folder.path().join("none.pem"), "nothing\n").unwrap();
+    let case = ["--exact", "command::produce_names_a_stream_that_is_not_there"];
+    let (succeeded, said) = again(folder.path(), ("AWS_CA_BUNDLE", "none.pem"), &case);
+    assert!(!succeeded && said.contains("none.pem', which has no certificate"), "{said}");
 }

@@ -9,6 +9,8 @@
 #[expect(dead_code, reason = "shared with the tests of local connectors, which use all of it")]
 mod support;
 
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod checkpoints;
 #[path = "../emulators/mod.rs"]
 #[expect(dead_code, reason = "shared with the tests of other services")]
@@ -16,11 +18,14 @@ mod emulators_of_aws;
 
 mod emulator;
 mod faults;
+#[path = "../support/forward.rs"]
+mod forward;
 mod job;
 mod policy;
 mod proxy;
 mod reading;
 mod replicas;
+mod tls;
 mod writing;
 
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! A proxy in front of an emulator: it notes every request, and does to some what a network or a busy service does.
-//!
-//! One request a connection. Signatures stay right, since the host that was signed is passed on.
 
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::forward::{WholeRequest, forward};
 
 /// A request as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,28 +77,13 @@ impl Proxy {
 }
 
 async fn serve(mut client: TcpStream, upstream: String, shared: Shared) -> Option<()> {
-    let mut request = Vec::new();
-    let (head, length) = loop {
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut parsed = httparse::Request::new(&mut headers);
-        if let Ok(httparse::Status::Complete(head)) = parsed.parse(&request) {
-            let length = parsed.headers.iter().find(|h| h.name.eq_ignore_ascii_case("content-length"));
-            let length = length.map_or(0, |h| std::str::from_utf8(h.value).unwrap().trim().parse::<usize>().unwrap());
-            let (path, query) = parsed.path?.split_once('?').unwrap_or((parsed.path?, ""));
-            let seen = Seen { method: parsed.method?.to_owned(), path: path.to_owned(), query: query.to_owned() };
-            shared.seen.lock().unwrap().push(seen);
-            break (head, length);
-        }
-        if client.read_buf(&mut request).await.ok()? == 0 {
-            return None;
-        }
-    };
-    while request.len() < head + length {
-        if client.read_buf(&mut request).await.ok()? == 0 {
-            return None;
-        }
-    }
-    let line = String::from_utf8_lossy(&request[..request.iter().position(|b| *b == b'\r')?]).into_owned();
+    let request = WholeRequest::read(&mut client).await?;
+    let line = &request.line;
+    let (method, target) = line.split_once(' ')?;
+    let target = target.split(' ').next()?;
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let seen = Seen { method: method.to_owned(), path: path.to_owned(), query: query.to_owned() };
+    shared.seen.lock().unwrap().push(seen);
     let fault = {
         let mut rules = shared.rules.lock().unwrap();
         let rule = rules.iter_mut().find(|r| r.times > 0 && line.starts_with(r.method) && line.contains(r.part));
@@ -118,14 +103,7 @@ async fn serve(mut client: TcpStream, upstream: String, shared: Shared) -> Optio
         client.write_all(answer.as_bytes()).await.ok()?;
         return client.shutdown().await.ok();
     }
-    let mut server = TcpStream::connect(upstream).await.ok()?;
-    // So that the end of the answer is the end of the connection.
-    let first_line = request.iter().position(|b| *b == b'\n')? + 1;
-    server.write_all(&request[..first_line]).await.ok()?;
-    server.write_all(b"connection: close\r\n").await.ok()?;
-    server.write_all(&request[first_line..]).await.ok()?;
-    let mut answer = Vec::new();
-    server.read_to_end(&mut answer).await.ok()?;
+    let mut answer = forward(&upstream, &request.bytes).await?;
     match fault {
         Some(Fault::LoseAnswer) => return None,
         Some(Fault::HalfAnswer) => answer.truncate(answer.len() / 2),

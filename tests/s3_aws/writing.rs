@@ -107,22 +107,22 @@ async fn an_object_appears_at_its_commit_and_once() {
         let shown = format!("{table:?} {:?}", on_aws(7).source(&table, "s3").unwrap());
         assert!(!shown.contains("testtest"), "no secret in a log: {shown}");
         assert!(bucket.keys().await.is_empty(), "{}", emulator.name);
-        assert_eq!(bucket.uploads().await, ["out/part-test-7-0.jsonl"]);
+        assert_eq!(bucket.uploads().await, ["out/part-test-7-0-e1.jsonl"]);
         sink.commit(staged.clone()).await.unwrap();
-        assert_eq!(bucket.keys().await, ["out/part-test-7-0.jsonl"]);
-        assert_eq!(bucket.get("out/part-test-7-0.jsonl").await, b"{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n");
+        assert_eq!(bucket.keys().await, ["out/part-test-7-0-e1.jsonl"]);
+        assert_eq!(bucket.get("out/part-test-7-0-e1.jsonl").await, b"{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n");
         // Again, also in another process.
         sink.commit(staged.clone()).await.unwrap();
         let mut later = on_aws(8).sink(&table, "s3").unwrap();
         later.commit(staged.clone()).await.unwrap();
         assert!(bucket.uploads().await.is_empty(), "{}", emulator.name);
-        bucket.delete("out/part-test-7-0.jsonl").await;
+        bucket.delete("out/part-test-7-0-e1.jsonl").await;
         // ministack answers every further completion with success, whatever has become of the object.
         if emulator.name != "ministack" {
             let lost = later.commit(staged.clone()).await.unwrap_err().to_string();
             assert!(lost.contains("is gone, and the object is not there") && lost.contains("table 't'"), "{lost}");
         }
-        bucket.put("out/part-test-7-0.jsonl", "something else").await;
+        bucket.put("out/part-test-7-0-e1.jsonl", "something else").await;
         if emulator.name != "ministack" {
             let other = later.commit(staged).await.unwrap_err().to_string();
             assert!(other.contains("has 14 bytes, but the upload to complete has 24"), "{other}");
@@ -146,9 +146,9 @@ async fn after_a_crash_staged_uploads_are_completed_and_others_aborted() {
         let staged = first.finish(EpochNumber(1)).await.unwrap();
         first.write(EpochNumber(2), large()).await.unwrap();
         drop(first);
-        assert_eq!(bucket.uploads().await, ["out/part-test-1-0.jsonl", "out/part-test-1-1.jsonl"]);
+        assert_eq!(bucket.uploads().await, ["out/part-test-1-0-e1.jsonl", "out/part-test-1-1-e2.jsonl"]);
         // Another job's, and another table's, are not ours to abort.
-        for key in ["out/part-other-1-0.jsonl", "out2/part-test-1-0.jsonl", "out/by-hand"] {
+        for key in ["out/part-other-1-0.jsonl", "out2/part-test-1-0-e1.jsonl", "out/by-hand"] {
             bucket.client.create_multipart_upload().bucket("crash").key(key).send().await.unwrap();
         }
         let mut second = on_aws(2).sink(&text, "s3").unwrap();
@@ -157,13 +157,13 @@ async fn after_a_crash_staged_uploads_are_completed_and_others_aborted() {
         let staged = second.finish(EpochNumber(2)).await.unwrap();
         assert_eq!(
             bucket.uploads().await,
-            ["out/by-hand", "out/part-other-1-0.jsonl", "out/part-test-2-0.jsonl", "out2/part-test-1-0.jsonl"],
+            ["out/by-hand", "out/part-other-1-0.jsonl", "out/part-test-2-0-e2.jsonl", "out2/part-test-1-0-e1.jsonl"],
             "{}",
             emulator.name
         );
         second.commit(staged).await.unwrap();
-        assert_eq!(bucket.keys().await, ["out/part-test-1-0.jsonl", "out/part-test-2-0.jsonl"]);
-        assert_eq!(bucket.get("out/part-test-2-0.jsonl").await.len(), 192 * ((1 << 16) + 9));
+        assert_eq!(bucket.keys().await, ["out/part-test-1-0-e1.jsonl", "out/part-test-2-0-e2.jsonl"]);
+        assert_eq!(bucket.get("out/part-test-2-0-e2.jsonl").await.len(), 192 * ((1 << 16) + 9));
     }
 }
 
@@ -177,8 +177,13 @@ async fn a_run_that_died_before_it_saved_anything_is_not_written_over() {
             let mut sink = on_aws(5).sink(&table, "s3").unwrap();
             write_all(sink.as_mut(), vec![appends(batch(&table.schema, vec![numbers(row..row + 1)]))]).await;
         }
-        assert_eq!(bucket.keys().await, ["out/part-test-5-0.jsonl", "out/part-test-5-1.jsonl"], "{}", emulator.name);
-        assert_eq!(bucket.get("out/part-test-5-0.jsonl").await, b"{\"n\":0}\n");
+        assert_eq!(
+            bucket.keys().await,
+            ["out/part-test-5-0-e1.jsonl", "out/part-test-5-1-e1.jsonl"],
+            "{}",
+            emulator.name
+        );
+        assert_eq!(bucket.get("out/part-test-5-0-e1.jsonl").await, b"{\"n\":0}\n");
     }
 }
 
@@ -196,7 +201,7 @@ async fn of_two_generations_the_older_one_fails_and_loses_nothing_of_the_newer()
         let committed = if staged.is_empty() { Ok(()) } else { old.commit(staged).await };
         let staged = new.finish(EpochNumber(1)).await.unwrap();
         new.commit(staged).await.unwrap();
-        assert_eq!(bucket.keys().await, ["out/part-test-2-0.jsonl"], "{}: {committed:?}", emulator.name);
+        assert_eq!(bucket.keys().await, ["out/part-test-2-0-e1.jsonl"], "{}: {committed:?}", emulator.name);
         assert!(bucket.uploads().await.is_empty(), "{}", emulator.name);
     }
 }

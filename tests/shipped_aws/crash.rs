@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidemill::contracts::{CRASH_POINTS, SPLITMIX64_STEP, splitmix64};
+use tidemill::contracts::CRASH_POINTS;
 
 use crate::buckets::Bucket;
 use crate::evidence::{Doubles, Happening, Watched, done, doubles};
@@ -22,6 +22,7 @@ use crate::expected::{TABLES, alerts_difference, expected};
 use crate::faults;
 use crate::killed::checkpoints;
 use crate::program::{Job, produce_file, shipped, start_job};
+use crate::random::{Random, asked};
 use crate::results::{alert_ids, archive, tables_difference};
 use crate::services::{BUCKET, Services};
 use crate::stream::Stream;
@@ -50,16 +51,6 @@ SELECT 'High-Value Order Detected', JSON_OBJECT(
     KEY 'timestamp' VALUE DATE_FORMAT(`timestamp`, 'yyyy-MM-dd''T''HH:mm:ss.SSS''Z'''))
 FROM events WHERE event_type = 'purchase' AND data.amount > 500;
 ";
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        let number = splitmix64(self.0);
-        self.0 = self.0.wrapping_add(SPLITMIX64_STEP);
-        number % bound
-    }
-}
 
 /// How a life of the program ends.
 #[derive(Debug, Clone, Copy)]
@@ -212,9 +203,8 @@ async fn alerts_differences(services: &Services, queue: &str, happenings: &[Happ
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_kill_leaves_everything_exact() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let kills = number("CRASH_KILLS").map_or(KILLS, |kills| kills as usize);
-    let seed = number("CRASH_SEED").unwrap_or(20_261_126);
+    let kills = asked("CRASH_KILLS").map_or(KILLS, |kills| kills as usize);
+    let seed = asked("CRASH_SEED").unwrap_or(20_261_126);
     println!("CRASH_KILLS={kills} CRASH_SEED={seed}");
     let Some(stream) = Stream::kinesis_local().await else { return };
     let Some(services) = Services::start().await else { return };
@@ -236,7 +226,7 @@ async fn any_kill_leaves_everything_exact() {
     std::fs::write(&path, &events).unwrap();
     let producer = tokio::spawn(produce_file(stream.endpoint(), path, Some(rate as u32)));
 
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let start = |kill: Option<Kill>, rollover: &str| {
         let folder = tempfile::tempdir().unwrap();
         let topic = "'topic'     = '${ALERTS_TOPIC:-analytics-alerts}'";

@@ -21,6 +21,8 @@ mod emulators_of_aws;
 mod exact;
 #[path = "../support/shipped.rs"]
 mod expected;
+#[path = "../support/forward.rs"]
+mod forward;
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../s3_aws/proxy.rs"]
@@ -28,6 +30,8 @@ mod http;
 mod proxy;
 #[path = "../support/queues.rs"]
 mod queues;
+#[path = "../support/random.rs"]
+mod random;
 #[path = "../aws_stub_tables/mod.rs"]
 #[expect(dead_code, reason = "shared with the tests of DynamoDB and SNS")]
 mod stub;

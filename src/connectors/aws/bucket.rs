@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::contracts::{Clock, Error, Result};
 
+use super::authorities::authorities;
 use super::{AwsFailure, AwsSession, Call, failure};
 
 /// Time for one request: a part of 8 MiB at 1 MB/s takes 8 s.
@@ -144,6 +145,11 @@ impl Bucket {
         settings.set_retry_config(Some(patient()));
         let sdk = aws_sdk_s3::Client::from_conf(settings.build());
         let place = endpoint(&sdk, self.name()).await?;
+        let options = ClientOptions::new().with_allow_http(place.plain_http).with_timeout(REQUEST_TIMEOUT);
+        let options = match authorities()? {
+            Some(authorities) => authorities.trusted_by(options),
+            None => options,
+        };
         let store = AmazonS3Builder::new()
             .with_bucket_name(self.name())
             .with_region(region)
@@ -156,7 +162,7 @@ impl Bucket {
                 clock: Arc::clone(&self.inner.clock),
                 cached: Mutex::new(None),
             }))
-            .with_client_options(ClientOptions::new().with_allow_http(place.plain_http).with_timeout(REQUEST_TIMEOUT))
+            .with_client_options(options)
             .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() })
             .build()
             .map_err(|e| Error::config(format!("bucket '{}'", self.name())).caused_by(e))?;
@@ -270,14 +276,16 @@ pub(crate) fn object_failure(
             E::Precondition { .. } => "PreconditionFailed",
             E::AlreadyExists { .. } => "Conflict",
             E::InvalidPath { .. } => "InvalidPath",
-            _ if text.contains("timed out") || text.contains("timeout") => "Timeout",
+            _ if text.contains(super::errors::BAD_CERTIFICATE) => "Certificate",
+            // Not `retry_timeout: 60s`, which stands in each error that was tried again.
+            _ if text.replace("retry_timeout", "").contains("timeout") || text.contains("timed out") => "Timeout",
             _ => "Connection",
         };
         code.to_owned()
     });
     let message = tag("Message").unwrap_or_else(|| text.clone());
     let resource = if key.is_empty() { bucket.name().to_owned() } else { format!("{}/{key}", bucket.name()) };
-    let unknown = matches!(error, E::Generic { .. });
+    let unknown = matches!(error, E::Generic { .. }) && code != "Certificate";
     super::errors::shown(
         Call { service: "s3", operation, resource: &resource },
         super::errors::Answer {
@@ -335,5 +343,18 @@ mod tests {
         let cut = object_store::Error::Generic { store: "S3", source: "HTTP error: connection reset".into() };
         assert_eq!(shown(&cut).code, "Connection");
         assert!(shown(&cut).outcome_unknown);
+        let retried = "in 1.2s, after 8 retries, max_retries: 8, retry_timeout: 60s - HTTP error: error sending request: client error";
+        for (what, code) in [
+            ("connection refused", "Connection"),
+            ("operation timed out", "Timeout"),
+            ("invalid peer certificate: UnknownIssuer", "Certificate"),
+        ] {
+            let error =
+                object_store::Error::Generic { store: "S3", source: format!("{retried} (Connect): {what}").into() };
+            assert_eq!(shown(&error).code, code);
+        }
+        let error = object_store::Error::Generic { store: "S3", source: "invalid peer certificate".into() };
+        let shown = shown(&error);
+        assert!(!shown.retryable && shown.error.to_string().contains("AWS_CA_BUNDLE"), "{}", shown.error);
     }
 }

@@ -102,7 +102,7 @@ const ELSEWHERE: &[&str] = &["PermanentRedirect", "AuthorizationHeaderMalformed"
 const NO_CREDENTIALS: &[&str] = &["no providers in chain provided", "no credentials found in chain"];
 
 /// What rustls says of a server whose certificate does not hold: no repetition mends that.
-const BAD_CERTIFICATE: &str = "invalid peer certificate";
+pub(super) const BAD_CERTIFICATE: &str = "invalid peer certificate";
 
 /// Makes an [`AwsFailure`] of what a client returned.
 pub(crate) fn failure<E>(call: Call<'_>, error: &SdkError<E, HttpResponse>) -> AwsFailure
@@ -171,7 +171,7 @@ pub(super) fn shown(call: Call<'_>, answer: Answer) -> AwsFailure {
         shown = shown.hint("it was retried; raise the capacity of the resource, or lower the load");
     } else if code == "Certificate" {
         shown = shown.hint(
-            "if a proxy of yours is between, name its authority's certificate in SSL_CERT_FILE; else check the clock",
+            "if a proxy of yours is between, name its authority's certificate in AWS_CA_BUNDLE; else check the clock",
         );
     } else if code == "Connection" {
         shown = shown.hint("check the network, the region and the endpoint (AWS_ENDPOINT_URL, 'aws.endpoint')");

@@ -3,10 +3,11 @@
 //!
 //! Clients are the official `aws-sdk-*`. A table's `aws.*` options come first; what they leave open is found as every
 //! AWS tool finds it (environment with `AWS_ENDPOINT_URL*`, profiles, SSO, web identity of EKS, container and instance
-//! roles). TLS is rustls on ring; certificates are the system's.
+//! roles). TLS is rustls on ring; certificates are the system's, and those that `AWS_CA_BUNDLE` names.
 //!
 //! Invariant: a secret is never part of an error, of a log line or of `Debug`.
 
+mod authorities;
 mod batch_get;
 mod bucket;
 mod errors;

@@ -16,6 +16,7 @@ use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use tokio::sync::OnceCell;
 
+use super::authorities::authorities;
 use crate::contracts::{Error, Result, TableSpec};
 
 /// Time for a connection to open.
@@ -67,11 +68,17 @@ impl AwsSessions {
     fn with_options(&self, options: BTreeMap<String, String>, table: &str) -> Result<AwsSession> {
         if options.get("aws.trust.all.certificates").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
             return Err(Error::config(format!("table '{table}': 'aws.trust.all.certificates' is not supported"))
-                .hint("put the certificate where the system looks for it, or name its file in SSL_CERT_FILE"));
+                .hint("put the certificate where the system looks for it, or name its file in AWS_CA_BUNDLE"));
         }
         let key: Vec<_> = options.clone().into_iter().collect();
         let mut sessions = self.by_options.lock().unwrap_or_else(PoisonError::into_inner);
-        let http = self.http.get_or_init(http_client).clone();
+        let http = match self.http.get() {
+            Some(http) => http.clone(),
+            None => {
+                let made = http_client()?;
+                self.http.get_or_init(|| made).clone()
+            }
+        };
         let made = sessions.entry(key).or_insert_with(|| AwsSession {
             inner: Arc::new(Inner { options, table: table.to_owned(), http, config: OnceCell::new() }),
         });
@@ -88,10 +95,19 @@ fn region_of_arns(spec: &TableSpec) -> Option<String> {
 }
 
 /// A client with connections of its own.
-pub(crate) fn http_client() -> SharedHttpClient {
-    aws_smithy_http_client::Builder::new()
+///
+/// # Errors
+/// The file that `AWS_CA_BUNDLE` names is not certificates.
+pub(crate) fn http_client() -> Result<SharedHttpClient> {
+    let mut tls = tls::TlsContext::builder();
+    if let Some(authorities) = authorities()? {
+        tls = tls.with_trust_store(authorities.trust_store());
+    }
+    let tls = tls.build().map_err(|e| Error::internal("settings of TLS").caused_by(e))?;
+    Ok(aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-        .build_https()
+        .tls_context(tls)
+        .build_https())
 }
 
 /// Where and as whom calls are made.
@@ -318,6 +334,6 @@ mod tests {
             assert!(error.contains(expected) && error.contains("table 't'"), "{error}");
         }
         let trusting = spec(&[("aws.trust.all.certificates", "true")]);
-        assert!(sessions.of(&trusting).unwrap_err().to_string().contains("SSL_CERT_FILE"));
+        assert!(sessions.of(&trusting).unwrap_err().to_string().contains("AWS_CA_BUNDLE"));
     }
 }

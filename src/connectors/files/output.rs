@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::connectors::line_file::{io_error, open_blocking};
-use crate::contracts::{Committable, Error, Result};
+use crate::contracts::{Committable, EpochNumber, Error, Result};
 
 use super::listing::object_path;
 use super::location::Place;
@@ -57,15 +57,16 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// A new file in `folder` below the table's. Blocks.
-    pub(super) fn create(&self, folder: &str, extension: &str) -> Result<Output> {
+    /// A new file in `folder` below the table's, whose first rows are of `epoch`. Blocks.
+    pub(super) fn create(&self, folder: &str, epoch: EpochNumber, extension: &str) -> Result<Output> {
         match &self.place {
             Place::Local(root) => {
-                let (part, file) = PartFile::create(&root.join(folder), &self.names, extension)?;
+                let (part, file) = PartFile::create(&root.join(folder), &self.names, epoch, extension)?;
                 Ok(Output::Local { part, file, bytes: 0 })
             }
             Place::S3(prefix) => {
-                let upload = Upload::create(prefix, folder, &self.names, extension, self.file_bytes, &self.permits)?;
+                let names = (&self.names, epoch);
+                let upload = Upload::create(prefix, folder, names, extension, self.file_bytes, &self.permits)?;
                 Ok(Output::S3(Box::new(upload)))
             }
         }

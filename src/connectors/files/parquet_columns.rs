@@ -235,6 +235,7 @@ mod tests {
 
     use super::super::part::{self, PartFile, PartNames};
     use super::*;
+    use crate::contracts::EpochNumber;
 
     fn rows(from: usize, count: usize) -> RecordBatch {
         let numbers = || from..from + count;
@@ -260,7 +261,7 @@ mod tests {
         const MOST_BYTES: usize = 400_000;
         let folder = tempfile::tempdir().expect("a folder");
         let names = PartNames::new("job", 1);
-        let (part, file) = PartFile::create(folder.path(), &names, "parquet").expect("a file");
+        let (part, file) = PartFile::create(folder.path(), &names, EpochNumber(1), "parquet").expect("a file");
         let path = part.path().to_owned();
         let output = Output::Local { part, file, bytes: 0 };
         let schema = rows(0, 0).schema();

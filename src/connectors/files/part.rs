@@ -1,9 +1,9 @@
 //! A file of this machine that appears whole or not at all, and the names of files here and in buckets.
 //!
 //! ```text
-//! write   <folder>/.part-<job>-<generation>-<seq>.<ext>     hidden
+//! write   <folder>/.part-<job>-<generation>-<seq>-e<epoch>.<ext>     hidden; the epoch in which it was opened
 //! finish  fsync; becomes a committable {"temporary": …, "path": …}
-//! commit  rename to <folder>/part-<job>-<generation>-<seq>.<ext>, fsync the folder
+//! commit  rename to <folder>/part-<job>-<generation>-<seq>-e<epoch>.<ext>, fsync the folder
 //! ```
 //!
 //! A commit that was done already is recognised by the final name; so committing twice changes nothing.
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::connectors::line_file::io_error;
-use crate::contracts::{Error, Result};
+use crate::contracts::{EpochNumber, Error, Result};
 
 /// Names for the files of one run of a job. Clones share the counter, so that no two sinks of a run collide.
 #[derive(Debug, Clone)]
@@ -32,6 +32,11 @@ impl PartNames {
         let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') { c } else { '_' };
         let job: String = job.chars().map(allowed).collect();
         Self { job: job.into(), generation, next: Arc::new(AtomicU64::new(0)) }
+    }
+
+    /// `<job>-<generation>-<seq>-e<epoch>`, never given twice: of a file whose first rows are of this epoch.
+    pub(super) fn next_in(&self, epoch: EpochNumber) -> String {
+        format!("{}-e{}", self.next(), epoch.0)
     }
 
     /// `<job>-<generation>-<seq>`, never given twice.
@@ -54,11 +59,14 @@ impl PartNames {
         rest.is_some_and(|rest| self.numbers(rest).is_some())
     }
 
-    /// Generation and number of `<job>-<generation>-<seq>.<ext>`.
+    /// Generation and number of `<job>-<generation>-<seq>-e<epoch>.<ext>`; earlier versions had no epoch there, and files of the
+    /// error output have none.
     fn numbers(&self, name: &str) -> Option<(u64, u64)> {
         let rest = name.strip_prefix(&*self.job)?.strip_prefix('-')?;
         let (generation, rest) = rest.split_once('-')?;
         let (seq, _extension) = rest.split_once('.')?;
+        let (seq, epoch) = seq.split_once("-e").unwrap_or((seq, "0"));
+        epoch.parse::<u64>().ok()?;
         Some((generation.parse().ok()?, seq.parse().ok()?))
     }
 
@@ -111,10 +119,15 @@ pub(super) struct Staged {
 
 impl PartFile {
     /// Makes a new hidden file in `folder`.
-    pub(super) fn create(folder: &Path, names: &PartNames, extension: &str) -> Result<(Self, File)> {
+    pub(super) fn create(
+        folder: &Path,
+        names: &PartNames,
+        epoch: EpochNumber,
+        extension: &str,
+    ) -> Result<(Self, File)> {
         std::fs::create_dir_all(folder).map_err(|e| io_error(folder, "made", e))?;
         loop {
-            let name = names.next();
+            let name = names.next_in(epoch);
             let path = folder.join(format!("part-{name}.{extension}"));
             let temporary = folder.join(format!(".part-{name}.{extension}"));
             if path.exists() {
@@ -174,10 +187,15 @@ mod tests {
     #[test]
     fn leftovers_are_those_of_earlier_runs_of_this_job() {
         let names = PartNames::new("my-job", 3);
-        assert!(names.next().starts_with("my_job-3-0"));
+        assert_eq!(names.next_in(EpochNumber(12)), "my_job-3-0-e12");
         for (name, leftover) in [
             ("part-my_job-2-17.parquet", true),
+            ("part-my_job-2-17-e4711.parquet", true),
             ("part-my_job-3-17.jsonl.gz", true),
+            ("part-my_job-3-17-e5.jsonl.gz", true),
+            ("part-my_job-3-0-e5.jsonl.gz", false),
+            ("part-my_job-2-17-x5.parquet", false),
+            ("part-my_job-2-17-ex.parquet", false),
             ("part-my_job-3-0.parquet", false),
             ("part-my_job-4-17.parquet", false),
             ("part-other-1-1.parquet", false),
@@ -188,6 +206,7 @@ mod tests {
         }
         for (name, own) in [
             ("part-my_job-2-17.parquet", true),
+            ("part-my_job-2-17-e1.parquet", true),
             ("errors-my_job-9-0.jsonl", true),
             ("part-my_job-backfill-2-17.parquet", false),
             ("part-my_job2-2-17.parquet", false),

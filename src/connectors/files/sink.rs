@@ -201,7 +201,7 @@ impl Files {
                 // The longest open one: partitions of event time move forward.
                 self.close(0)?;
             }
-            let output = self.target.create(folder, &self.extension)?;
+            let output = self.target.create(folder, self.epoch, &self.extension)?;
             let writer = Writer::open(output, &self.encoding, &in_file)?;
             let open = OpenFile { writer, held: Held::default(), rows: 0, opened_ms: None, opened_in: self.epoch };
             self.open.insert(folder.to_owned(), open);

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::connectors::aws::{Bucket, Call, failure, object_failure};
-use crate::contracts::{Error, Result};
+use crate::contracts::{EpochNumber, Error, Result};
 
 use super::listing::object_path;
 use super::location::Prefix;
@@ -67,7 +67,7 @@ impl Upload {
     pub(super) fn create(
         prefix: &Prefix,
         folder: &str,
-        names: &PartNames,
+        (names, epoch): (&PartNames, EpochNumber),
         extension: &str,
         expected_bytes: u64,
         permits: &Arc<Semaphore>,
@@ -76,7 +76,7 @@ impl Upload {
         let (key, id) = handle.block_on(async {
             let store = prefix.bucket.store().await?;
             loop {
-                let file = format!("part-{}.{extension}", names.next());
+                let file = format!("part-{}.{extension}", names.next_in(epoch));
                 let key = prefix.join(&if folder.is_empty() { file } else { format!("{folder}/{file}") });
                 let path = object_path(&key)?;
                 // A run that died before it saved anything had this run's number: its files are not written over.

@@ -100,7 +100,7 @@ impl Account {
     /// What is there of a resource, compared with what the job expects.
     pub async fn look(&self, resource: &Resource) -> State {
         let found = match resource.kind {
-            _ if resource.name.contains('*') => Ok(Some(("a pattern of names".to_owned(), Vec::new()))),
+            _ if resource.is_pattern() => self.look_at_pattern(resource).await,
             Kind::Stream => self.look_at_stream(resource).await,
             Kind::Table => self.look_at_table(resource).await,
             Kind::Topic => self.look_at_topic(resource).await,

@@ -10,6 +10,7 @@ pub mod athena;
 pub mod iam;
 pub mod live;
 mod needs;
+mod patterns;
 pub mod rights;
 pub mod templates;
 

@@ -66,7 +66,7 @@ where
 }
 
 /// Why an action cannot be tried.
-fn effect(action: &str) -> Option<&'static str> {
+pub(super) fn effect(action: &str) -> Option<&'static str> {
     Some(match action {
         "kinesis:PutRecords" | "firehose:PutRecordBatch" => "it would put a record",
         "kinesis:RegisterStreamConsumer" => "it would make a consumer",
@@ -86,14 +86,13 @@ impl Account {
     /// # Errors
     /// No credentials or no region.
     pub async fn rights(&self, resource: &Resource) -> Result<Vec<TriedRight>> {
+        if resource.is_pattern() {
+            return self.rights_on_pattern(resource).await;
+        }
         let mut rights = Vec::new();
         for (target, action) in &resource.grants {
             let right = match effect(action) {
                 Some(why) => Right::NotTried(why.to_owned()),
-                // Looking at a pattern asks nothing of any stream.
-                None if resource.name.contains('*') && *target != Target::Anything => {
-                    Right::NotTried("the streams of a pattern are known when the job runs".to_owned())
-                }
                 None => self.try_action(resource, target, action).await?,
             };
             rights.push((target.clone(), *action, right));
@@ -121,7 +120,7 @@ impl Account {
         }
     }
 
-    async fn try_stream(&self, resource: &Resource, action: &'static str) -> Result<Right> {
+    pub(super) async fn try_stream(&self, resource: &Resource, action: &'static str) -> Result<Right> {
         let config = self.session(resource)?.config().await?;
         let region = config.region().map(ToString::to_string).unwrap_or_default();
         let client = aws_sdk_kinesis::Client::new(&config);
@@ -129,8 +128,9 @@ impl Account {
         let arn = resource.account.as_ref().map(|account| resource.arn(&region, account));
         let name = arn.is_none().then(|| resource.name.clone());
         let call = |operation| Call { service: "kinesis", operation, resource: &resource.name };
-        if action == "kinesis:ListStreams" {
-            return Ok(judged(call("ListStreams"), client.list_streams().limit(1).send().await, &[]).0);
+        if action == "kinesis:DescribeStreamSummary" {
+            let ask = client.describe_stream_summary().set_stream_name(name).set_stream_arn(arn);
+            return Ok(judged(call("DescribeStreamSummary"), ask.send().await, &[]).0);
         }
         if action == "kinesis:DescribeStreamConsumer" {
             let options = Options(&resource.spec);

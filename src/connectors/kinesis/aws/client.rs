@@ -91,9 +91,9 @@ impl StreamClient {
 
     /// The same with connections of its own. HTTP/2 puts all calls to a host on one connection, whose flow control is
     /// shared: a shard whose events nobody takes for a while would hold up all others.
-    pub(super) fn apart(&self) -> Self {
-        let config = self.client.config().to_builder().http_client(http_client()).build();
-        Self { client: Client::from_conf(config), stream: self.stream.clone(), time: self.time.clone() }
+    pub(super) fn apart(&self) -> Result<Self> {
+        let config = self.client.config().to_builder().http_client(http_client()?).build();
+        Ok(Self { client: Client::from_conf(config), stream: self.stream.clone(), time: self.time.clone() })
     }
 
     pub(super) fn name(&self) -> &Arc<str> {

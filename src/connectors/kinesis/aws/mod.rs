@@ -96,14 +96,14 @@ struct Reading {
 
 impl Reading {
     /// A client for one more subscription.
-    fn subscriber(&self) -> StreamClient {
+    fn subscriber(&self) -> Result<StreamClient> {
         let mut subscriber = self.subscriber.lock().unwrap_or_else(PoisonError::into_inner);
         match subscriber.as_mut() {
             Some((client, shards)) if *shards < SHARDS_PER_CONNECTION => {
                 *shards += 1;
-                client.clone()
+                Ok(client.clone())
             }
-            _ => subscriber.insert((self.stream.client.apart(), 1)).0.clone(),
+            _ => Ok(subscriber.insert((self.stream.client.apart()?, 1)).0.clone()),
         }
     }
 }
@@ -357,7 +357,7 @@ impl Source for KinesisSource {
         let shard = ShardReading::open(stream, shard, split, resume, start, &self.options)?;
         let allowance = Allowance::new(Arc::clone(&self.budget));
         let reader: Box<dyn SplitReader> = match &reading.consumer {
-            Some(consumer) => Box::new(FanOutReader::new(shard, allowance, consumer.arn(), reading.subscriber())),
+            Some(consumer) => Box::new(FanOutReader::new(shard, allowance, consumer.arn(), reading.subscriber()?)),
             None => Box::new(PollingReader::new(shard, allowance, self.options.pace, self.options.most_records)),
         };
         Ok(reader)

@@ -12,9 +12,7 @@
 //! file. A reader gives a frame out only when its checksum holds, so one that is being written, or was
 //! torn by a crash, does not exist for it; the next writer cuts a torn one off.
 
-use crate::contracts::{Error, Result};
-
-use super::checksum::xxh64;
+use crate::contracts::{Error, Result, xxh64};
 
 const MAGIC: &[u8; 8] = b"TIDESHRD";
 const VERSION: u32 = 1;

@@ -8,7 +8,6 @@
 //!
 //! What it is not: there is no retention, no resharding and no throttling.
 
-mod checksum;
 mod log;
 mod reader;
 pub mod routing;

@@ -1,5 +1,5 @@
-//! XXH64, the checksum of log frames: about 10 GB/s without special instructions, so that checking a
-//! frame costs little beside decoding it. See <https://github.com/Cyan4973/xxHash> (doc/xxhash_spec.md).
+//! XXH64, the checksum of what is read often and fast (frames of the local stream, spilled state): about 10 GB/s without special
+//! instructions, so that checking costs little beside decoding. What outlives its process and its machine has SHA-256. See <https://github.com/Cyan4973/xxHash> (doc/xxhash_spec.md).
 
 const P1: u64 = 0x9E37_79B1_85EB_CA87;
 const P2: u64 = 0xC2B2_AE3D_27D4_EB4F;
@@ -16,7 +16,7 @@ fn word(bytes: &[u8]) -> u64 {
 }
 
 /// XXH64 of `data` with seed 0.
-pub(super) fn xxh64(data: &[u8]) -> u64 {
+pub fn xxh64(data: &[u8]) -> u64 {
     let stripes = data.chunks_exact(32);
     let tail = stripes.remainder();
     let mut hash = if data.len() >= 32 {
