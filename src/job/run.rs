@@ -224,9 +224,11 @@ async fn connect(
 
 /// Bytes of an epoch's records, of `wanted`, for a process that may have `memory`: a 32nd of it at most. Up to four epochs are there at
 /// a time (one waits in pieces, one is gathered, one computed, one written), each as bytes and as columns: 8/32, the quarter
-/// that the shares of state, plans, output and reference tables leave. From 2 GiB on that is the default of 64 MiB.
+/// that the shares of state, plans, output and reference tables leave. From 2 GiB on that is the default of 64 MiB; and never so
+/// little that each record is an epoch of its own.
 fn epoch_bytes(wanted: usize, memory: u64) -> usize {
-    wanted.min(usize::try_from(memory / 32).unwrap_or(usize::MAX)).max(1)
+    const LEAST: u64 = 1 << 20;
+    wanted.min(usize::try_from((memory / 32).max(LEAST)).unwrap_or(usize::MAX))
 }
 
 /// Name of a job: its own setting, else that of its first folder or file.
@@ -322,7 +324,7 @@ mod tests {
     fn an_epoch_has_a_32nd_of_the_memory_at_most() {
         assert_eq!(
             [8_u64 << 30, 2 << 30, 256 << 20, 0].map(|memory| epoch_bytes(64 << 20, memory)),
-            [64 << 20, 64 << 20, 8 << 20, 1]
+            [64 << 20, 64 << 20, 8 << 20, 1 << 20]
         );
         assert_eq!(epoch_bytes(1_000, 1 << 30), 1_000);
     }
