@@ -10,15 +10,20 @@
 //! calls on their way        CALLS * 10 MB at worst, CALLS * share mostly
 //! ```
 //!
-//! Permits are given back before records are handed out: a reader that is held back by the runtime holds none, so readers
+//! Permits of calls are given back before records are handed out: a reader that is held back by the runtime holds none, so readers
 //! never wait for each other in a circle.
+//!
+//! Fan-out is pushed, up to 2 MB in an event, which is in memory as it came, decoded, and as a chunk until its last record is handed
+//! out. So readers that are behind take *turns* with events. A turn lasts until the event is handed out, and a reader that is held back
+//! keeps its own; so nobody waits for one for longer than [`PATIENCE`]. In this time a shard gives its 2 MB/s all the same.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-use crate::contracts::{Error, Result};
+use crate::contracts::{Clock, Error, Result};
 
 /// Bytes of records that all readers together may hold unread by the runtime.
 const BUDGET_BYTES: usize = 48 << 20;
@@ -26,6 +31,10 @@ const BUDGET_BYTES: usize = 48 << 20;
 const SHARE_BYTES: (usize, usize) = (1 << 20, 64 << 10);
 /// GetRecords calls at the same time.
 const CALLS: usize = 32;
+/// Events of subscriptions at the same time: about 5 MB each at worst, while they are taken apart.
+const EVENTS: usize = 24;
+/// Longest wait for a turn.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// A reader keeps up to so many shares of one answer.
 pub(super) const KEEP_SHARES: usize = 3;
 
@@ -34,11 +43,12 @@ pub(super) const KEEP_SHARES: usize = 3;
 pub(crate) struct Budget {
     readers: AtomicUsize,
     calls: Semaphore,
+    events: Arc<Semaphore>,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { readers: AtomicUsize::new(0), calls: Semaphore::new(CALLS) }
+        Self { readers: AtomicUsize::new(0), calls: Semaphore::new(CALLS), events: Arc::new(Semaphore::new(EVENTS)) }
     }
 }
 
@@ -69,6 +79,14 @@ impl Allowance {
     /// Waits until a call may be made; it may as long as the permit lives.
     pub(super) async fn call(&self) -> Result<SemaphorePermit<'_>> {
         self.budget.calls.acquire().await.map_err(|_| Error::internal("the read budget was closed"))
+    }
+
+    /// Waits for a turn with an event, as long as that is sensible.
+    pub(super) async fn turn(&self, clock: &Arc<dyn Clock>) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            turn = Arc::clone(&self.budget.events).acquire_owned() => turn.ok(),
+            () = clock.sleep(PATIENCE) => None,
+        }
     }
 }
 
