@@ -247,7 +247,7 @@ async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: watch::Receiv
     let lease = ObjectLease::new(site.store(), "lease.json", "s3://simulated/lease.json");
     let times = Times { ttl: Duration::from_secs(4), beat: Duration::from_millis(800) };
     let candidate = Candidate::new(Arc::new(lease), Arc::clone(&site.clock), format!("process-{number}"), times);
-    let replica = Replica::new(options(&job, &site, Ending::Run), candidate, Arc::clone(&site.clock));
+    let mut replica = Replica::new(options(&job, &site, Ending::Run), candidate, Arc::clone(&site.clock));
     let mut tell = |stage: Stage<'_>| match stage {
         Stage::Leads { generation } => nature.trace(format!("{number} leads, term {generation}")),
         Stage::Lost { reason } => {
@@ -255,7 +255,7 @@ async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: watch::Receiv
             nature.lock().faults.count("lost lead");
         }
         Stage::Begins { .. } => nature.trace(format!("{number} begins")),
-        Stage::Waits { .. } => {}
+        Stage::Waits { .. } | Stage::Gave { .. } => {}
     };
     let ended = replica.run(&stop, &Arc::new(Progress::default()), &mut tell).await;
     site.machine.goes().await;
