@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +25,7 @@ const SQL: &str = "
 SET 'tidemill.lease.ttl' = '${TTL}';
 SET 'execution.checkpointing.interval' = '500 ms';
 SET 'tidemill.epoch.interval' = '50 ms';
-CREATE TABLE events (id BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/in/NAME', 'format' = 'json',
-  'source.monitor-interval' = '100 ms');
+CREATE TABLE events (id BIGINT) WITH ('connector' = 'kinesis', 'stream' = 'NAME', 'format' = 'json');
 CREATE TABLE copies (id BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/out/NAME', 'format' = 'json',
   'sink.rolling-policy.rollover-interval' = '100 ms');
 CREATE TABLE counts (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
@@ -65,7 +65,7 @@ impl Place {
         for job in jobs {
             let sql = if *job == "broken" { BROKEN.to_owned() } else { SQL.replace("NAME", job) };
             place.write(&format!("jobs/{job}/job.sql"), &sql);
-            fs::create_dir_all(place.path().join("in").join(job)).unwrap();
+            place.write(&format!("local/kinesis/{job}/shard.jsonl"), "");
         }
         place
     }
@@ -101,6 +101,18 @@ impl Place {
         command.env("HOSTNAME", name);
         Process { child: command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap(), log }
     }
+}
+
+/// Puts an event into a job's stream.
+fn put(top: &Path, job: &str, id: u64) {
+    let stream = top.join("local/kinesis").join(job).join("shard.jsonl");
+    // One call, so that nobody sees half a line.
+    fs::OpenOptions::new()
+        .append(true)
+        .open(stream)
+        .unwrap()
+        .write_all(format!("{{\"id\":{id}}}\n").as_bytes())
+        .unwrap();
 }
 
 /// What a job has counted.
@@ -215,14 +227,9 @@ impl Traffic {
                 let mut id = 0;
                 while !end.load(Ordering::Relaxed) {
                     times.lock().unwrap().insert(id, Instant::now());
-                    for job in JOBS {
-                        let folder = top.join("in").join(job);
-                        let hidden = folder.join(format!(".{id}"));
-                        fs::write(&hidden, format!("{{\"id\":{id}}}\n")).unwrap();
-                        fs::rename(hidden, folder.join(format!("{id:06}.json"))).unwrap();
-                    }
+                    JOBS.iter().for_each(|job| put(&top, job, id));
                     id += 1;
-                    sleep(Duration::from_millis(100));
+                    sleep(Duration::from_millis(50));
                 }
                 id
             })
@@ -242,7 +249,7 @@ impl Traffic {
                             *next += 1;
                         }
                     }
-                    sleep(Duration::from_millis(20));
+                    sleep(Duration::from_millis(10));
                 }
             })
         };
@@ -358,7 +365,7 @@ fn a_job_that_fails_is_given_up_and_the_others_go_on() {
     wait("the other one gives it up", SOON, || two.says("broken: given up") == 1);
     wait("the jobs are shared", SOON, || one.leads().len() == 1 && two.leads().len() == 1);
     for job in ["clicks", "visits"] {
-        place.write(&format!("in/{job}/1.json"), "{\"id\":1}\n");
+        put(place.path(), job, 1);
         wait("the others go on", SOON, || copies(place.path(), job).len() == 1);
     }
     for process in [&mut one, &mut two] {
@@ -394,5 +401,5 @@ fn what_is_wrong_is_told_before_anything_runs() {
     let (code, text) = said(&["fleet", "jobs", "--drain"]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("'--drain' is for one job") && text.contains("tidemill run JOB --drain"), "{text}");
-    assert!(!place.path().join("local").exists());
+    assert!(!place.path().join("local/checkpoints").exists());
 }
