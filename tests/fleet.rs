@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 #[path = "emulators/mod.rs"]
 #[expect(dead_code, reason = "shared with the tests of other services")]
 mod emulators_of_aws;
+#[path = "s3_aws/emulator.rs"]
+#[expect(dead_code, reason = "shared with the tests of S3")]
+mod s3;
 
 /// One job: each event is copied into files, and counted in a table.
 const SQL: &str = "
@@ -56,12 +59,19 @@ struct Place {
     folder: tempfile::TempDir,
     /// Where leases are kept, and what a process needs to reach it.
     lease: String,
+    /// Where checkpoints are kept, if not in the local folder.
+    checkpoints: Option<String>,
     environment: Vec<(&'static str, String)>,
 }
 
 impl Place {
     fn new(jobs: &[&str]) -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap(), lease: "checkpoints".to_owned(), environment: vec![] };
+        let place = Self {
+            folder: tempfile::tempdir().unwrap(),
+            lease: "checkpoints".to_owned(),
+            checkpoints: None,
+            environment: vec![],
+        };
         for job in jobs {
             let sql = if *job == "broken" { BROKEN.to_owned() } else { SQL.replace("NAME", job) };
             place.write(&format!("jobs/{job}/job.sql"), &sql);
@@ -98,7 +108,7 @@ impl Place {
         let (ttl, dir) = (format!("TTL={}", ttl()), format!("DIR={}", self.path().display()));
         let mut command = self.command(&["fleet", "jobs", "--local", "local", "--from", "trim_horizon"]);
         command.args(["--param", &ttl, "--param", &dir, "--lease", &self.lease]);
-        command.env("HOSTNAME", name);
+        command.args(self.checkpoints.iter().flat_map(|path| ["--checkpoints", path])).env("HOSTNAME", name);
         Process { child: command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap(), log }
     }
 }
@@ -329,17 +339,30 @@ fn jobs_spread_over_the_processes_and_each_event_counts_once() {
     joins_leaves_and_dies(&Place::new(&JOBS));
 }
 
+fn credentials() -> [(&'static str, String); 3] {
+    let (id, secret) = (emulators_of_aws::KEY_ID.to_owned(), emulators_of_aws::SECRET.to_owned());
+    [("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret), ("AWS_REGION", "eu-west-1".to_owned())]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_with_checkpoints_and_leases_in_a_bucket() {
+    let Some(emulator) = s3::seaweed().await else { return };
+    let bucket = emulator.bucket("fleet").await;
+    let mut place = Place::new(&JOBS);
+    place.checkpoints = Some("s3://fleet/kept".to_owned());
+    place.environment = emulator.environment();
+    joins_leaves_and_dies(&place);
+    let keys = bucket.keys().await;
+    assert!(keys.iter().any(|key| key.ends_with("/wanted.json")), "{keys:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_with_leases_in_dynamodb() {
     let Some(emulator) = emulators_of_aws::dynoxide().await else { return };
     let mut place = Place::new(&JOBS);
     place.lease = "dynamodb:leases".to_owned();
-    place.environment = vec![
-        ("AWS_ENDPOINT_URL_DYNAMODB", emulator.endpoint.clone()),
-        ("AWS_ACCESS_KEY_ID", emulators_of_aws::KEY_ID.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", emulators_of_aws::SECRET.to_owned()),
-        ("AWS_REGION", "eu-west-1".to_owned()),
-    ];
+    place.environment = vec![("AWS_ENDPOINT_URL_DYNAMODB", emulator.endpoint.clone())];
+    place.environment.extend(credentials());
     // The table of leases is one of the things that such a job needs.
     place.write(
         "leases.sql",

@@ -43,6 +43,7 @@ impl Fleet {
         let mut places: BTreeMap<String, PathBuf> = BTreeMap::new();
         for path in &paths {
             let mut options = JobOptions { paths: vec![path.clone()], ..options.clone() };
+            options.state.of_fleet = true;
             if let Some(memory) = &mut options.memory {
                 memory.jobs = paths.len();
             }
