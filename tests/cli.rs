@@ -13,8 +13,8 @@ use insta::assert_snapshot;
 use regex::Regex;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 10] =
-    ["run", "check", "explain", "produce", "backfill", "provision", "iam", "athena", "state", "demo"];
+const COMMANDS: [&str; 11] =
+    ["run", "fleet", "check", "explain", "produce", "backfill", "provision", "iam", "athena", "state", "demo"];
 
 /// A folder of its own for a test.
 struct Place {

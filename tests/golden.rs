@@ -172,7 +172,7 @@ async fn spilled(name: &str, variant: Variant) -> Result<Vec<String>, String> {
     let options = |ending| {
         let options = inputs.options(variant, ending);
         let spill = options.local.as_ref().expect("a folder").join("spill");
-        JobOptions { memory: Some(MemoryOptions { bytes: 0, spill, asked: true }), ..options }
+        JobOptions { memory: Some(MemoryOptions { bytes: 0, spill, asked: true, jobs: 1 }), ..options }
     };
     let planned = plan(&options(Ending::Once)).await.map_err(|e| e.join("\n"))?;
     let sources: Vec<&str> = planned.sources.iter().filter_map(|s| s.spec.option("path")).collect();

@@ -39,7 +39,7 @@ async fn ran(folder: &Path, name: &str, bytes: Option<u64>, ending: Ending) -> R
     let local = folder.join(name);
     let parameters =
         BTreeMap::from([("DIR", folder), ("OUT", &local)].map(|(k, v)| (k.to_owned(), v.display().to_string())));
-    let memory = bytes.map(|bytes| MemoryOptions { bytes, spill: local.join("spill"), asked: true });
+    let memory = bytes.map(|bytes| MemoryOptions { bytes, spill: local.join("spill"), asked: true, jobs: 1 });
     let variant = Variant { rows: 5_000, threads: 2, splits: 1 };
     run(&JobOptions { memory, ..options(folder.join("job.sql"), local.clone(), parameters, variant, ending) }).await
 }

@@ -14,6 +14,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Attempts at going on past one epoch.
 pub(super) struct Attempts {
+    /// Stands before each line.
+    of: String,
     retries: Retries,
     failed: u32,
     /// The last epoch when a run failed.
@@ -22,8 +24,8 @@ pub(super) struct Attempts {
 
 impl Attempts {
     /// None yet.
-    pub(super) fn new(retries: Retries) -> Self {
-        Self { retries, failed: 0, epoch: 0 }
+    pub(super) fn new(of: &str, retries: Retries) -> Self {
+        Self { of: of.to_owned(), retries, failed: 0, epoch: 0 }
     }
 
     /// Waits until a run that has failed may be tried again; false when that would not help, or has been tried enough.
@@ -32,7 +34,7 @@ impl Attempts {
         errors: &[Error],
         progress: &Progress,
         clock: &Arc<dyn Clock>,
-        stop: &mut watch::Receiver<bool>,
+        stop: &watch::Receiver<bool>,
     ) -> bool {
         let passes =
             |error: &Error| matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Data | ErrorKind::Internal);
@@ -53,11 +55,13 @@ impl Attempts {
         let most = self.retries.most;
         for error in errors {
             eprintln!(
-                "failed ({} of {most} retries follows in {} ms): {error}",
+                "{}failed ({} of {most} retries follows in {} ms): {error}",
+                self.of,
                 self.failed.min(most),
                 pause.as_millis()
             );
         }
+        let mut stop = stop.clone();
         tokio::select! {
             () = clock.sleep(pause) => true,
             _ = stop.wait_for(|stop| *stop) => false,

@@ -28,7 +28,8 @@ use self::folder::Folder;
 use self::results::{Figures, Results};
 use self::screen::{Pulse, Screen, log_line, window_lines};
 use self::traffic::Traffic;
-use super::run::{print_summary, signalled};
+use super::signals::signalled;
+use super::summary::print_summary;
 use super::{Outcome, default_threads, produce::rate, runtime};
 use crate::connectors::kinesis::produce::{BATCH_RECORDS, local_target};
 use crate::contracts::{Clock, Error, Result, SystemClock};
@@ -132,7 +133,7 @@ async fn run(args: DemoArgs) -> Outcome {
     let _ = stop_job.send(true);
     let summary = joined(job.await).map_err(|e| vec![e])?;
     watched.close();
-    print_summary(&summary);
+    print_summary("", &summary);
     print_ways_on(&folder);
     failed.map_or(Ok(()), |error| Err(vec![error]))
 }

@@ -10,10 +10,19 @@ use tokio::task::JoinHandle;
 use crate::contracts::{Clock, Watermark};
 use crate::runtime::Progress;
 
-/// Shows figures until it is aborted: twice a second on a terminal, each ten seconds in a log.
-pub(super) fn show(progress: Arc<Progress>, clock: Arc<dyn Clock>, job: &str) -> JoinHandle<()> {
+/// Whose figures are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Display {
+    /// Those of the process's one job.
+    One,
+    /// Those of one of several: there is one last line on a terminal, and it would be everybody's.
+    OneOfSeveral,
+}
+
+/// Shows figures until it is aborted: twice a second in a terminal's last line, each ten seconds in lines of a log.
+pub(super) fn show(progress: Arc<Progress>, clock: Arc<dyn Clock>, job: &str, display: Display) -> JoinHandle<()> {
     let job = job.to_owned();
-    let terminal = std::io::stderr().is_terminal();
+    let terminal = display == Display::One && std::io::stderr().is_terminal();
     let pause = if terminal { Duration::from_millis(500) } else { Duration::from_secs(10) };
     tokio::spawn(async move {
         let mut before = (0, clock.elapsed());

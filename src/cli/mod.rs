@@ -6,10 +6,15 @@ mod backfill;
 mod check;
 mod demo;
 mod display;
+mod fleet;
 mod log;
 mod produce;
+mod replica;
 mod run;
+mod signals;
 mod state;
+mod summary;
+mod work;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,6 +36,8 @@ struct Cli {
 enum Command {
     /// Run a job until it is stopped (or, with --drain or --once, until everything there has been read)
     Run(run::RunArgs),
+    /// Take part in running several jobs: each process that is started so takes its share, and others take over when it ends
+    Fleet(fleet::FleetArgs),
     /// Parse and plan only; show every error at once
     Check(check::CheckArgs),
     /// Show what each query does: steps, state, columns read, sink
@@ -57,12 +64,25 @@ struct Source {
     /// Folders (all .sql files in them) or .sql files; together they are one job
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    values: Values,
+}
+
+impl Source {
+    fn parameters(&self) -> BTreeMap<String, String> {
+        self.values.parameters()
+    }
+}
+
+/// Parameters of a job.
+#[derive(Debug, Clone, Args)]
+struct Values {
     /// Value for ${K} in the files; before the environment, may be repeated
     #[arg(long = "param", value_name = "K=V", value_parser = key_value)]
     parameters: Vec<(String, String)>,
 }
 
-impl Source {
+impl Values {
     fn parameters(&self) -> BTreeMap<String, String> {
         self.parameters.iter().cloned().collect()
     }
@@ -97,6 +117,7 @@ pub fn main() -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
+        Command::Fleet(args) => fleet::fleet(args),
         Command::Check(args) => check::check(args),
         Command::Explain(args) => check::explain(args),
         Command::Produce(args) => produce::produce(args),
@@ -142,8 +163,12 @@ const WORKER_STACK_BYTES: usize = 8 << 20;
 
 /// A runtime with as many threads as the job has tasks.
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Vec<Error>> {
+    runtime_with_stacks(threads, WORKER_STACK_BYTES)
+}
+
+fn runtime_with_stacks(threads: usize, stack_bytes: usize) -> Result<tokio::runtime::Runtime, Vec<Error>> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let built = builder.worker_threads(threads.max(1)).thread_stack_size(WORKER_STACK_BYTES).enable_all().build();
+    let built = builder.worker_threads(threads.max(1)).thread_stack_size(stack_bytes).enable_all().build();
     built.map_err(|e| vec![Error::unavailable("cannot start threads").caused_by(e)])
 }
 

@@ -81,45 +81,51 @@ impl Candidate {
     /// # Errors
     /// What can not pass by waiting: a missing table, a missing right.
     pub async fn acquire(&self, mut waiting: impl FnMut(&Lease)) -> Result<Term> {
-        let mut seen: Option<(Lease, Duration)> = None;
+        let mut watch = Watch::default();
         let mut told: Option<String> = None;
         loop {
-            match self.answer(self.store.read(), self.times.beat).await {
-                None => {}
-                Some(Err(error)) if error.kind() == ErrorKind::Unavailable => {}
-                Some(Err(error)) => return Err(error.context(format!("lease in {}", self.store.place()))),
-                Some(Ok(found)) => {
-                    let since = match (&seen, &found) {
-                        (Some((before, since)), Some(now)) if before == now => *since,
-                        _ => self.clock.elapsed(),
-                    };
-                    let silent = self.clock.elapsed().saturating_sub(since) >= self.times.ttl;
-                    if found.as_ref().is_none_or(|lease| lease.released || silent) {
-                        if let Some(term) = self.take(found.as_ref()).await? {
-                            return Ok(term);
-                        }
-                        // Another one was quicker, or nobody knows: look again at once.
-                        seen = None;
-                        continue;
+            match self.look(&mut watch).await? {
+                Some(Look::Free { lease, .. }) => {
+                    if let Some(term) = self.take(lease.as_ref()).await? {
+                        return Ok(term);
                     }
-                    if let Some(lease) = found {
-                        if told.as_ref() != Some(&lease.holder) {
-                            waiting(&lease);
-                            told = Some(lease.holder.clone());
-                        }
-                        seen = Some((lease, since));
-                    }
+                    // Another one was quicker, or nobody knows: look again at once.
+                    watch = Watch::default();
+                    continue;
                 }
+                Some(Look::Held(lease)) if told.as_ref() != Some(&lease.holder) => {
+                    waiting(&lease);
+                    told = Some(lease.holder);
+                }
+                Some(Look::Held(_)) | None => {}
             }
-            let left = seen.as_ref().map(|(_, since)| {
-                (*since + self.times.ttl).saturating_sub(self.clock.elapsed()).max(Duration::from_millis(1))
-            });
-            self.clock.sleep(left.map_or(self.times.beat, |left| left.min(self.times.beat))).await;
+            self.clock.sleep(self.until_next_look(&watch)).await;
         }
     }
 
+    /// Looks at the lease; `None` when there was no answer.
+    ///
+    /// # Errors
+    /// What can not pass by waiting.
+    pub(super) async fn look(&self, watch: &mut Watch) -> Result<Option<Look>> {
+        match self.answer(self.store.read(), self.times.beat).await {
+            None => Ok(None),
+            Some(Err(error)) if error.kind() == ErrorKind::Unavailable => Ok(None),
+            Some(Err(error)) => Err(error.context(format!("lease in {}", self.store.place()))),
+            Some(Ok(found)) => Ok(Some(watch.saw(found, self.clock.elapsed(), self.times.ttl))),
+        }
+    }
+
+    /// A beat, or less if the lease may be taken before.
+    pub(super) fn until_next_look(&self, watch: &Watch) -> Duration {
+        let left = watch.seen.as_ref().filter(|seen| seen.lease.is_some()).map(|seen| {
+            (seen.since + self.times.ttl).saturating_sub(self.clock.elapsed()).max(Duration::from_millis(1))
+        });
+        left.map_or(self.times.beat, |left| left.min(self.times.beat))
+    }
+
     /// Takes a free lease; `None` if it is another's, or was not answered in time.
-    async fn take(&self, found: Option<&Lease>) -> Result<Option<Term>> {
+    pub(super) async fn take(&self, found: Option<&Lease>) -> Result<Option<Term>> {
         let generation = found.map_or(0, |lease| lease.generation) + 1;
         let lease = Lease { holder: self.holder.clone(), generation, beat: self.attempt(), released: false };
         let sent = self.clock.elapsed();
@@ -130,6 +136,16 @@ impl Candidate {
             Ok(Set::Theirs(_) | Set::Unknown) => Ok(None),
             Err(error) if error.kind() == ErrorKind::Unavailable => Ok(None),
             Err(error) => Err(error.context(format!("lease in {}", self.store.place()))),
+        }
+    }
+
+    /// Marks the lease of another, which `found` shows, as given back: one of whom nothing is heard any more, and which nobody
+    /// wants to have. Its holder, if it lives, sees that it has lost it. A failure leaves it as it is.
+    pub(super) async fn clear(&self, found: &Lease) {
+        let generation = found.generation + 1;
+        let lease = Lease { holder: self.holder.clone(), generation, beat: self.attempt(), released: true };
+        if let Some(Err(error)) = self.answer(self.store.replace(Some(found), &lease), self.times.beat).await {
+            tracing::debug!("{} was not cleared: {error}", self.store.place());
         }
     }
 
@@ -163,6 +179,56 @@ impl Candidate {
             answer = call => Some(answer),
             () = self.clock.sleep(limit) => None,
         }
+    }
+}
+
+/// What was seen of a lease, and since when it is so, on the clock of the one who looks.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    seen: Option<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    lease: Option<Lease>,
+    since: Duration,
+    /// It was otherwise when it was looked at before.
+    changed: bool,
+}
+
+/// What a look at a lease shows.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// It may be taken: there was none, it was given back, or its holder has been silent for too long.
+    Free {
+        /// What is stored.
+        lease: Option<Lease>,
+        /// Since when it may be taken.
+        since: Duration,
+    },
+    /// Somebody has it.
+    Held(Lease),
+}
+
+impl Watch {
+    fn saw(&mut self, lease: Option<Lease>, now: Duration, ttl: Duration) -> Look {
+        let seen = match self.seen.take() {
+            Some(seen) if seen.lease == lease => seen,
+            before => Seen { lease, since: now, changed: before.is_some() },
+        };
+        let since = seen.since;
+        let look = match &seen.lease {
+            Some(lease) if !lease.released && now.saturating_sub(since) < ttl => Look::Held(lease.clone()),
+            Some(lease) if !lease.released => Look::Free { lease: Some(lease.clone()), since: since + ttl },
+            lease => Look::Free { lease: lease.clone(), since },
+        };
+        self.seen = Some(seen);
+        look
+    }
+
+    /// Whether somebody has written what was seen last since this watch began: only then it is known that they live.
+    pub(super) fn has_changed(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.changed)
     }
 }
 

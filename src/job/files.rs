@@ -34,23 +34,84 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Arc<SqlText>>> {
         .collect()
 }
 
+/// The jobs of a fleet: a file or a folder with `.sql` files in it is one job, of what `load` finds there; a folder without is the
+/// jobs in the folders below it, by name.
+///
+/// # Errors
+/// Nothing there.
+pub(super) fn jobs(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut jobs = Vec::new();
+    for path in paths {
+        let entries = if path.is_dir() { visible(path)? } else { Vec::new() };
+        if entries.is_empty() || entries.iter().any(|entry| is_sql(entry)) {
+            jobs.push(path.clone());
+            continue;
+        }
+        let before = jobs.len();
+        for folder in entries.into_iter().filter(|entry| entry.is_dir()) {
+            let mut files = Vec::new();
+            collect(&folder, &mut files)?;
+            if !files.is_empty() {
+                jobs.push(folder);
+            }
+        }
+        if jobs.len() == before {
+            return Err(Error::config(format!("there is no .sql file in '{}'", path.display())));
+        }
+    }
+    Ok(jobs)
+}
+
+fn is_sql(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("sql"))
+}
+
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for path in visible(folder)? {
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if is_sql(&path) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// What is in a folder, by name, but for names that begin with a dot.
+fn visible(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |e| Error::config(format!("cannot list '{}'", folder.display())).caused_by(e);
     let mut entries: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         entries.push(entry.map_err(failed)?.path());
     }
+    entries.retain(|path| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')));
     entries.sort();
-    for path in entries {
-        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        if hidden {
-            continue;
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_a_job_or_holds_jobs() {
+        let top = tempfile::tempdir().expect("a folder");
+        for file in
+            ["one/a.sql", "several/b/x.sql", "several/a/deep/y.SQL", "several/.hidden/z.sql", "several/no/z.txt"]
+        {
+            let path = top.path().join(file);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, "").expect("written");
         }
-        if path.is_dir() {
-            collect(&path, files)?;
-        } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("sql")) {
-            files.push(path);
-        }
+        let found = |names: &[&str]| {
+            let paths: Vec<PathBuf> = names.iter().map(|name| top.path().join(name)).collect();
+            let found = jobs(&paths)?
+                .into_iter()
+                .map(|job| job.strip_prefix(top.path()).expect("below").to_string_lossy().into_owned());
+            Ok::<_, Error>(found.collect::<Vec<_>>())
+        };
+        assert_eq!(found(&["one", "several"]).expect("jobs"), ["one", "several/a", "several/b"]);
+        assert_eq!(found(&["one/a.sql", "missing"]).expect("told when it is loaded"), ["one/a.sql", "missing"]);
+        assert!(found(&["several/no"]).expect_err("nothing there").to_string().contains("several/no"));
     }
-    Ok(())
 }

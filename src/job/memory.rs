@@ -20,6 +20,8 @@ pub struct MemoryOptions {
     pub spill: PathBuf,
     /// Whether somebody has asked for this, or it is the default: then a disk that cannot be written is no reason to fail.
     pub asked: bool,
+    /// Jobs of the process, which have equal parts of it.
+    pub jobs: usize,
 }
 
 /// Of a process's memory: state of operators; what DataFusion may take for sorts, joins and partial aggregates of an epoch;
@@ -55,7 +57,7 @@ impl MemoryOptions {
         let asked = bytes.is_some() || spill.is_some();
         let bytes = bytes.or_else(|| Some((available()? as f64 * DEFAULT_SHARE) as u64))?;
         let spill = spill.unwrap_or_else(|| local.map_or_else(std::env::temp_dir, |local| local.join("spill")));
-        Some(Self { bytes, spill, asked })
+        Some(Self { bytes, spill, asked, jobs: 1 })
     }
 
     /// What there is for whom; `None`, with a note, when the default cannot be had.
@@ -70,7 +72,7 @@ impl MemoryOptions {
     }
 
     fn try_share_out(&self) -> Result<Memory> {
-        let share = |share: f64| (self.bytes as f64 * share) as u64;
+        let share = |share: f64| (self.of_each_job() * share) as u64;
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let folder = SpillFolder::create(&self.spill)?;
         let plans = size(share(PLANS_SHARE).max(LEAST_FOR_PLANS));
@@ -97,9 +99,13 @@ impl MemoryOptions {
         Ok(Memory { limit, reference_bytes, runtime })
     }
 
+    fn of_each_job(&self) -> f64 {
+        self.bytes as f64 / self.jobs.max(1) as f64
+    }
+
     /// Rows of an epoch, of which several are in memory at a time.
     pub(super) fn epoch_rows(&self, wanted: usize) -> usize {
-        let share = self.bytes as f64 / MEMORY_OF_FULL_EPOCHS as f64;
+        let share = self.of_each_job() / MEMORY_OF_FULL_EPOCHS as f64;
         if share >= 1.0 {
             wanted
         } else {
@@ -167,9 +173,11 @@ mod tests {
 
     #[test]
     fn small_memory_has_small_epochs() {
-        let of = |bytes| MemoryOptions { bytes, spill: PathBuf::new(), asked: true }.epoch_rows(131_072);
+        let of = |bytes| MemoryOptions { bytes, spill: PathBuf::new(), asked: true, jobs: 1 }.epoch_rows(131_072);
         assert_eq!([2 << 30, 1 << 30, 256 << 20, 0].map(of), [131_072, 131_072, 32_768, 4_096]);
-        assert_eq!(MemoryOptions { bytes: 0, spill: PathBuf::new(), asked: true }.epoch_rows(7), 7);
+        let shared = MemoryOptions { bytes: 1 << 30, spill: PathBuf::new(), asked: true, jobs: 4 };
+        assert_eq!(shared.epoch_rows(131_072), 32_768);
+        assert_eq!(MemoryOptions { bytes: 0, spill: PathBuf::new(), asked: true, jobs: 1 }.epoch_rows(7), 7);
     }
 
     #[test]
@@ -178,7 +186,7 @@ mod tests {
         let file = folder.path().join("a file");
         std::fs::write(&file, "").expect("written");
         let mut notes = Vec::new();
-        let options = |asked| MemoryOptions { bytes: 1 << 30, spill: file.join("below"), asked };
+        let options = |asked| MemoryOptions { bytes: 1 << 30, spill: file.join("below"), asked, jobs: 1 };
         assert!(options(false).share_out(&mut notes).expect("a note").is_none());
         assert!(notes[0].contains("a file/below"), "{notes:?}");
         assert!(options(true).share_out(&mut notes).is_err());

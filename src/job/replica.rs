@@ -3,6 +3,7 @@
 //! What a run does is kept exact by the epoch log and the checkpoints, also where two replicas both believe to lead; so a
 //! run that has lost its lease is dropped where it stands, as if it had been killed.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use super::run::{JobOptions, Prepared, connect_planned, job_name, plan_from_now,
 use super::saved::{checkpoints_path, nonce};
 use crate::connectors::dynamodb;
 use crate::connectors::files::{StatePlace, state_place};
-use crate::contracts::{Clock, Error, ErrorKind, Lease, LeaseStore, Result};
-use crate::ha::{Candidate, FolderLease, Lost, ObjectLease, Term, Times};
+use crate::contracts::{Clock, Error, ErrorKind, Lease, Result};
+use crate::ha::{Candidate, Contender, FolderLease, Lost, ObjectLease, SeatLeases, Term, Times};
 use crate::runtime::{Progress, Retries, Summary, Worker};
 use crate::sql::Settings;
 
@@ -59,12 +60,19 @@ pub enum Stage<'a> {
         /// Why.
         reason: String,
     },
+    /// It has ended the job in order, so that another process of the fleet can run it.
+    Gave {
+        /// That process.
+        to: &'a str,
+        /// What the run has done.
+        summary: &'a Summary,
+    },
 }
 
 /// A process that wants to run a job.
 pub struct Replica {
     options: JobOptions,
-    candidate: Candidate,
+    contender: Contender,
     clock: Arc<dyn Clock>,
     retries: Retries,
 }
@@ -96,91 +104,119 @@ impl Start {
         Ok(match candidate(options, settings, &name, clock).await.map_err(|e| vec![e])? {
             Some(candidate) => {
                 let replica = Replica::new(options.clone(), candidate, Arc::clone(clock));
-                Self::Replica(Box::new(Replica { retries: settings.retries, ..replica }))
+                Self::Replica(Box::new(replica.retrying(settings.retries)))
             }
             None => Self::Alone(Box::new(connect_planned(options, planned, Arc::clone(clock)).await?)),
         })
     }
 }
 
-impl Start {
-    /// What is to be done when the run fails.
-    pub fn retries(&self) -> Retries {
-        match self {
-            Self::Alone(prepared) => prepared.job.retries,
-            Self::Replica(replica) => replica.retries,
-        }
-    }
-
-    /// Whether a later run goes on from this one.
-    pub fn keeps_state(&self) -> bool {
-        match self {
-            Self::Alone(prepared) => prepared.job.log.is_some(),
-            Self::Replica(_) => true,
-        }
-    }
-}
-
 impl Replica {
-    /// A replica that competes as `candidate`.
-    pub fn new(options: JobOptions, candidate: Candidate, clock: Arc<dyn Clock>) -> Self {
-        Self { options, candidate, clock, retries: Retries::default() }
+    /// A replica that competes as `contender`.
+    pub fn new(options: JobOptions, contender: impl Into<Contender>, clock: Arc<dyn Clock>) -> Self {
+        Self { options, contender: contender.into(), clock, retries: Retries::default() }
+    }
+
+    pub(super) fn retrying(self, retries: Retries) -> Self {
+        Self { retries, ..self }
+    }
+
+    /// What is to be done when a run fails.
+    pub fn retries(&self) -> Retries {
+        self.retries
     }
 
     /// Runs the job whenever this replica has the lease, until the job ends or `stop` turns true. `None`: stopped while
-    /// another one led.
+    /// another one led. May be called again.
     ///
     /// # Errors
     /// As [`prepare`] and [`Worker::run`]; a run that a successor has fenced is no error, this replica waits again.
     pub async fn run(
-        mut self,
+        &mut self,
         stop: &watch::Receiver<bool>,
         progress: &Arc<Progress>,
         tell: &mut impl FnMut(Stage<'_>),
     ) -> std::result::Result<Option<Summary>, Vec<Error>> {
         loop {
-            let Some(mut term) = self.acquire(stop.clone(), tell).await.map_err(|e| vec![e])? else {
-                return Ok(None);
+            let outcome = match self.acquire(stop.clone(), tell).await {
+                Ok(Some(term)) => match self.lead(term, stop, progress, tell).await {
+                    Some(done) => done.map(Some),
+                    None => continue,
+                },
+                Ok(None) => Ok(None),
+                Err(error) => Err(vec![error]),
             };
-            tell(Stage::Leads { generation: term.generation() });
-            let run = async {
-                let prepared = prepare(&self.options, Arc::clone(&self.clock)).await?;
-                tell(Stage::Begins { prepared: &prepared });
-                Worker::run(prepared.job, stop.clone(), Arc::clone(progress)).await.map_err(|e| vec![e])
-            };
-            let end = tokio::select! {
-                biased;
-                lost = term.keep() => End::Lost(lost),
-                done = run => End::Done(done),
-            };
-            // What was to be forgotten is forgotten: a later term goes on from what this one has done.
-            self.options.go_on();
-            match end {
-                End::Lost(lost) => tell(Stage::Lost { reason: lost.to_string() }),
-                End::Done(Err(errors)) if errors.iter().any(|e| e.kind() == ErrorKind::Fenced) && !*stop.borrow() => {
-                    let reason = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                    tell(Stage::Lost { reason });
-                    // Whoever has fenced this run writes; its lease shows it in a moment.
-                    self.clock.sleep(self.candidate.times().beat).await;
-                }
-                End::Done(done) => {
-                    if let Err(error) = term.release().await {
-                        tracing::warn!("the lease was not given back: {error}");
-                    }
-                    return done.map(Some);
-                }
-            }
+            self.contender.rest().await;
+            return outcome;
         }
     }
 
-    /// The lease; `None` when asked to stop before it was free.
-    async fn acquire(&self, mut stop: watch::Receiver<bool>, tell: &mut impl FnMut(Stage<'_>)) -> Result<Option<Term>> {
-        let stopped = async {
-            // A sender that has gone will never stop anything.
-            if stop.wait_for(|stop| *stop).await.is_err() {
-                std::future::pending::<()>().await;
+    /// Runs the job for a term. `None`: it is another one's turn.
+    async fn lead(
+        &mut self,
+        mut term: Term,
+        stop: &watch::Receiver<bool>,
+        progress: &Arc<Progress>,
+        tell: &mut impl FnMut(Stage<'_>),
+    ) -> Option<std::result::Result<Summary, Vec<Error>>> {
+        tell(Stage::Leads { generation: term.generation() });
+        let (end_sender, ending) = watch::channel(false);
+        let mut given: Option<String> = None;
+        let end = {
+            let Self { options, contender, clock, .. } = &mut *self;
+            let mut run = pin!(async {
+                let prepared = prepare(options, Arc::clone(clock)).await?;
+                tell(Stage::Begins { prepared: &prepared });
+                Worker::run(prepared.job, ending, Arc::clone(progress)).await.map_err(|e| vec![e])
+            });
+            let mut stopped = pin!(stopped(stop.clone()));
+            let mut wanted = pin!(contender.wanted());
+            let mut goes_on = true;
+            loop {
+                tokio::select! {
+                    biased;
+                    lost = term.keep() => break End::Lost(lost),
+                    done = &mut run => break End::Done(done),
+                    () = &mut stopped, if goes_on => goes_on = false,
+                    to = &mut wanted, if goes_on => (given, goes_on) = (Some(to), false),
+                }
+                // In order, and with the lease kept meanwhile.
+                end_sender.send_replace(!goes_on);
             }
         };
+        // What was to be forgotten is forgotten: a later term goes on from what this one has done.
+        self.options.go_on();
+        let done = match end {
+            End::Lost(lost) => {
+                tell(Stage::Lost { reason: lost.to_string() });
+                None
+            }
+            End::Done(Err(errors)) if errors.iter().any(|e| e.kind() == ErrorKind::Fenced) && !*stop.borrow() => {
+                let reason = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                tell(Stage::Lost { reason });
+                // Whoever has fenced this run writes; its lease shows it in a moment.
+                self.clock.sleep(self.contender.times().beat).await;
+                None
+            }
+            End::Done(done) => {
+                if let Err(error) = term.release().await {
+                    tracing::warn!("the lease was not given back: {error}");
+                }
+                match (done, given) {
+                    (Ok(summary), Some(to)) if !*stop.borrow() => {
+                        tell(Stage::Gave { to: &to, summary: &summary });
+                        None
+                    }
+                    (done, _) => Some(done),
+                }
+            }
+        };
+        self.contender.ended();
+        done
+    }
+
+    /// The lease; `None` when asked to stop before it was free.
+    async fn acquire(&mut self, stop: watch::Receiver<bool>, tell: &mut impl FnMut(Stage<'_>)) -> Result<Option<Term>> {
         let state = &self.options.state;
         let once = self.options.fresh || state.from_savepoint.is_some() || state.previous_checkpoint;
         let mut led_by = None;
@@ -190,8 +226,8 @@ impl Replica {
         };
         let term = tokio::select! {
             biased;
-            () = stopped => None,
-            term = self.candidate.acquire(waiting) => Some(term?),
+            () = stopped(stop) => None,
+            term = self.contender.acquire(waiting) => Some(term?),
         };
         match led_by {
             Some(leader) if once && term.is_some() => {
@@ -200,6 +236,13 @@ impl Replica {
             }
             _ => Ok(term),
         }
+    }
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // A sender that has gone will never stop anything.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -220,24 +263,52 @@ async fn candidate(
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<Candidate>> {
     let Some(place) = lease_place(options, settings)? else { return Ok(None) };
+    let leases = leases(place, options, settings, job, clock).await?;
+    Ok(Some(Candidate::new(leases.lease, Arc::clone(clock), holder()?, times(settings))))
+}
+
+/// Opens where a job's lease is kept, and the wish for it.
+pub(super) async fn leases(
+    place: LeasePlace,
+    options: &JobOptions,
+    settings: &Settings,
+    job: &str,
+    clock: &Arc<dyn Clock>,
+) -> Result<SeatLeases> {
     let Some(path) = checkpoints_path(options, settings, job) else {
         return Err(Error::config("a job with a lease needs checkpoints: without them a successor would begin anew")
             .hint("SET 'state.checkpoints.dir' = 's3://bucket/prefix', or --checkpoints"));
     };
-    let store: Arc<dyn LeaseStore> = match place {
-        LeasePlace::DynamoDb(table) => dynamodb::lease(&table, job, Arc::clone(clock)).await?,
+    Ok(match place {
+        LeasePlace::DynamoDb(table) => {
+            let [lease, wish] = dynamodb::leases(&table, [job, &format!("{job}#wanted")], Arc::clone(clock)).await?;
+            SeatLeases { lease, wish }
+        }
         LeasePlace::Checkpoints => match state_place(&path, Arc::clone(clock)).await? {
-            StatePlace::Folder(folder) => Arc::new(FolderLease::new(folder.join("lease"))),
+            StatePlace::Folder(folder) => {
+                let in_folder = |name: &str| Arc::new(FolderLease::new(folder.join(name)));
+                SeatLeases { lease: in_folder("lease"), wish: in_folder("wanted") }
+            }
             StatePlace::Bucket { store, prefix } => {
-                let key = format!("{prefix}/lease.json");
-                Arc::new(ObjectLease::new(store, &key, format!("{path}/lease.json")))
+                let object = |name: &str| {
+                    let (key, place) = (format!("{prefix}/{name}.json"), format!("{path}/{name}.json"));
+                    Arc::new(ObjectLease::new(Arc::clone(&store), &key, place))
+                };
+                SeatLeases { lease: object("lease"), wish: object("wanted") }
             }
         },
-    };
+    })
+}
+
+/// Times of a job's lease.
+pub(super) fn times(settings: &Settings) -> Times {
     let ttl = u64::try_from(settings.lease_ttl_ms).unwrap_or(0).max(500);
-    let times = Times { ttl: Duration::from_millis(ttl), beat: Duration::from_millis(ttl / 5) };
-    let holder = format!("{}-{}-{}", host(), std::process::id(), nonce()?);
-    Ok(Some(Candidate::new(store, Arc::clone(clock), holder, times)))
+    Times { ttl: Duration::from_millis(ttl), beat: Duration::from_millis(ttl / 5) }
+}
+
+/// A name of this process that no other one has, and no earlier one had.
+pub(super) fn holder() -> Result<String> {
+    Ok(format!("{}-{}-{}", host(), std::process::id(), nonce()?))
 }
 
 /// Name of the machine (or container), for people.

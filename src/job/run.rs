@@ -50,8 +50,8 @@ pub struct JobOptions {
 impl JobOptions {
     /// What was asked for once has been done: a later run goes on from this one.
     pub fn go_on(&mut self) {
-        let StateOptions { path, interval, lease, outside, .. } = std::mem::take(&mut self.state);
-        self.state = StateOptions { path, interval, lease, outside, ..StateOptions::default() };
+        let StateOptions { path, interval, lease, of_fleet, outside, .. } = std::mem::take(&mut self.state);
+        self.state = StateOptions { path, interval, lease, of_fleet, outside, ..StateOptions::default() };
         self.fresh = false;
     }
 }

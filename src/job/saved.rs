@@ -33,6 +33,8 @@ pub struct StateOptions {
     pub reset: Vec<String>,
     /// Where the job's lease is kept, instead of the job's own setting.
     pub lease: Option<LeasePlace>,
+    /// Whether this is one of several jobs with the same `--local`: results that are there may be those of another.
+    pub of_fleet: bool,
     /// The world to run in, instead of the connectors'.
     pub outside: Option<Arc<dyn Outside>>,
 }
@@ -173,7 +175,8 @@ impl Opening<'_> {
         let (options, state) = (self.options, &self.options.state);
         let nonce = state.nonce()?;
         let local = options.local.as_deref();
-        let has_results = local.filter(|local| !local.join("checkpoints").exists()).and_then(results);
+        let has_results =
+            local.filter(|local| !state.of_fleet && !local.join("checkpoints").exists()).and_then(results);
         let (log, entries) = self.open_log(&nonce).await?;
         let mut store = CheckpointStore::new(Arc::clone(&self.storage), nonce, self.plan.settings.checkpoints_kept);
         let mut notes = Vec::new();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
+use tracing::Instrument;
 
 /// Starts tasks for a run.
 #[derive(Debug, Clone)]
@@ -54,10 +55,12 @@ impl Crew {
     /// Starts a task.
     pub(super) fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         let present = self.present.clone();
-        let task = tokio::spawn(async move {
+        let work = async move {
             let _present = present;
             work.await
-        });
+        };
+        // What it logs is told of the same job as what its run logs.
+        let task = tokio::spawn(work.in_current_span());
         let mut tasks = self.tasks();
         tasks.retain(|task| !task.is_finished());
         tasks.push(task.abort_handle());

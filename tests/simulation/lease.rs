@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use tidemill::contracts::{Clock, Error, Lease, LeaseStore, Result};
+use tidemill::contracts::Clock;
 use tidemill::ha::{Candidate, Times};
 
-use super::world::{Chance, MachineClock, Pausable, Tally, World, seeds};
+use super::far::{FarStore, Network};
+use super::world::{MachineClock, Pausable, Tally, World, seeds};
 
 const REPLICAS: usize = 3;
 const SECONDS: u64 = 300;
@@ -23,11 +23,7 @@ const QUIET_SECONDS: u64 = 60;
 const EXPECTED: [&str; 8] = ["lost request", "lost reply", "late", "crash", "pause", "cut off", "term", "release"];
 
 struct Shared {
-    chance: Chance,
-    stored: Option<Lease>,
-    counts: Tally,
-    /// Replicas that cannot reach the store, until then.
-    cut: BTreeMap<usize, Duration>,
+    network: Arc<Network>,
     /// Terms that a replica believes to have.
     believers: BTreeMap<usize, u64>,
     paused: BTreeMap<usize, Duration>,
@@ -44,87 +40,10 @@ fn lock(shared: &Common) -> std::sync::MutexGuard<'_, Shared> {
     shared.lock().expect("no panic while it is held")
 }
 
-/// A store beyond a network, as one replica sees it.
-struct FarStore {
-    world: Arc<World>,
-    shared: Common,
-    replica: usize,
-}
-
-impl std::fmt::Debug for FarStore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("FarStore")
-    }
-}
-
-impl FarStore {
-    fn fails_now(&self) -> bool {
-        self.world.now() < Duration::from_secs(SECONDS - QUIET_SECONDS)
-    }
-
-    /// The way of a message; `Err` if it does not arrive.
-    async fn way(&self, reply: bool) -> Result<()> {
-        let (ms, lost) = {
-            let mut shared = lock(&self.shared);
-            let cut = shared.cut.get(&self.replica).is_some_and(|until| *until > self.world.now());
-            let lost = cut || (self.fails_now() && shared.chance.percent(4));
-            let late = self.fails_now() && shared.chance.percent(4);
-            let ms = 1 + shared.chance.below(if late { 8_000 } else { 30 });
-            let counts = &mut shared.counts;
-            counts.count_if(late, "late");
-            counts.count_if(cut, "cut off");
-            counts.count_if(lost, if reply { "lost reply" } else { "lost request" });
-            (ms, lost)
-        };
-        self.world.sleep(Duration::from_millis(ms)).await;
-        if lost {
-            // A connection that hangs, and breaks in the end.
-            let seconds = lock(&self.shared).chance.below(20);
-            self.world.sleep(Duration::from_secs(seconds)).await;
-            return Err(Error::unavailable("the connection broke"));
-        }
-        Ok(())
-    }
-
-    /// A request that is on its way arrives, whether or not somebody still waits for the answer.
-    async fn call<T: Send + 'static>(&self, work: impl FnOnce(&mut Shared) -> T + Send + 'static) -> Result<T> {
-        let far = FarStore { world: Arc::clone(&self.world), shared: Arc::clone(&self.shared), replica: self.replica };
-        let sent = tokio::spawn(async move {
-            far.way(false).await?;
-            Ok::<_, Error>(work(&mut lock(&far.shared)))
-        });
-        let answer = sent.await.expect("the network does not panic")?;
-        self.way(true).await?;
-        Ok(answer)
-    }
-}
-
-#[async_trait]
-impl LeaseStore for FarStore {
-    fn place(&self) -> String {
-        "the simulated store".to_owned()
-    }
-
-    async fn read(&self) -> Result<Option<Lease>> {
-        self.call(|shared| shared.stored.clone()).await
-    }
-
-    async fn replace(&self, expected: Option<&Lease>, next: &Lease) -> Result<bool> {
-        let (expected, next) = (expected.cloned(), next.clone());
-        self.call(move |shared| {
-            let fits = shared.stored == expected;
-            if fits {
-                shared.stored = Some(next);
-            }
-            fits
-        })
-        .await
-    }
-}
-
 /// One life of a replica: from its start to a crash.
 async fn life(world: Arc<World>, shared: Common, replica: usize, start: u64, per_mille: u32) {
-    let store = FarStore { world: Arc::clone(&world), shared: Arc::clone(&shared), replica };
+    let network = Arc::clone(&lock(&shared).network);
+    let store = FarStore::new(&network, replica, "lease");
     // Clocks of different machines may be hours apart.
     let offset_ms = i64::try_from(start % 7).expect("small") * 3_600_000;
     let clock: Arc<dyn Clock> = Arc::new(MachineClock { world: Arc::clone(&world), offset_ms, per_mille });
@@ -133,14 +52,14 @@ async fn life(world: Arc<World>, shared: Common, replica: usize, start: u64, per
     loop {
         let mut term = candidate.acquire(|_| {}).await.expect("nothing but the network fails");
         begin(&world, &shared, replica, term.generation());
-        let works = world.sleep(Duration::from_secs(20 + lock(&shared).chance.below(60)));
+        let works = world.sleep(Duration::from_secs(20 + network.below(60)));
         let lost = tokio::select! {
             lost = term.keep() => Some(lost),
             () = works => None,
         };
         end(&world, &shared, replica);
         if lost.is_none() {
-            lock(&shared).counts.count("release");
+            network.count("release");
             let _ = term.release().await;
         }
     }
@@ -171,7 +90,7 @@ fn begin(world: &World, shared: &Common, replica: usize, generation: u64) {
     }
     shared.last_generation = generation;
     shared.believers.insert(replica, generation);
-    shared.counts.count("term");
+    shared.network.count("term");
 }
 
 fn end(world: &World, shared: &Common, replica: usize) {
@@ -186,11 +105,9 @@ fn end(world: &World, shared: &Common, replica: usize) {
 /// One run; `per_mille` is how fast the clocks of the replicas run.
 fn run(seed: u64, per_mille: [u32; REPLICAS]) -> (Vec<String>, Tally, Vec<String>) {
     let world = Arc::<World>::default();
+    let network = Network::new(&world, seed, Duration::from_secs(SECONDS - QUIET_SECONDS));
     let shared = Arc::new(Mutex::new(Shared {
-        chance: Chance::new(seed),
-        stored: None,
-        counts: Tally::default(),
-        cut: BTreeMap::new(),
+        network: Arc::clone(&network),
         believers: BTreeMap::new(),
         paused: BTreeMap::new(),
         last_generation: 0,
@@ -211,17 +128,14 @@ fn run(seed: u64, per_mille: [u32; REPLICAS]) -> (Vec<String>, Tally, Vec<String
             if world.now() > Duration::from_secs(SECONDS - QUIET_SECONDS) {
                 continue;
             }
-            let (replica, what, seconds) = {
-                let shared = lock(&shared);
-                let chance = &shared.chance;
-                (chance.below(REPLICAS as u64) as usize, chance.below(40), 1 + chance.below(25))
-            };
+            let (replica, what) = (network.below(REPLICAS as u64) as usize, network.below(40));
+            let seconds = 1 + network.below(25);
             let later = (world.now() + Duration::from_secs(seconds)).min(Duration::from_secs(SECONDS - QUIET_SECONDS));
             match what {
                 0 => {
                     replicas[replica].abort();
                     end(&world, &shared, replica);
-                    lock(&shared).counts.count("crash");
+                    network.count("crash");
                     starts += 1;
                     replicas[replica] = spawn(replica, starts);
                 }
@@ -229,13 +143,10 @@ fn run(seed: u64, per_mille: [u32; REPLICAS]) -> (Vec<String>, Tally, Vec<String
                     let mut until = until[replica].lock().expect("no panic while it is held");
                     let later = later.max(*until);
                     *until = later;
-                    let mut shared = lock(&shared);
-                    shared.paused.insert(replica, later);
-                    shared.counts.count("pause");
+                    lock(&shared).paused.insert(replica, later);
+                    network.count("pause");
                 }
-                2 => {
-                    lock(&shared).cut.insert(replica, later);
-                }
+                2 => network.cut_off(replica, later),
                 _ => {}
             }
         }
@@ -247,7 +158,7 @@ fn run(seed: u64, per_mille: [u32; REPLICAS]) -> (Vec<String>, Tally, Vec<String
     if shared.believers.is_empty() && shared.vacant.is_none_or(|since| since < Duration::from_secs(SECONDS - 15)) {
         shared.problems.push("nobody leads at the end".to_owned());
     }
-    (std::mem::take(&mut shared.problems), std::mem::take(&mut shared.counts), std::mem::take(&mut shared.trace))
+    (std::mem::take(&mut shared.problems), network.counts(), std::mem::take(&mut shared.trace))
 }
 
 const TRUE: [u32; REPLICAS] = [1_000; REPLICAS];

@@ -6,6 +6,8 @@
 // The future of a whole job is deep.
 #![recursion_limit = "256"]
 
+mod far;
+mod fleet;
 mod job;
 mod lease;
 mod world;

@@ -35,13 +35,18 @@ pub(super) fn aws_sink(
     Ok(Box::new(AwsTableSink::try_new(spec, session, clock, job)?))
 }
 
-/// The lease of a job, as an item of a table, with the credentials that the environment gives.
+/// Leases as items of a table, by the values of their keys, with the credentials that the environment gives.
 ///
 /// # Errors
 /// No such table, one whose key is not a single string, no rights.
-pub async fn lease(table: &str, job: &str, clock: Arc<dyn Clock>) -> Result<Arc<dyn LeaseStore>> {
+pub async fn leases<const N: usize>(
+    table: &str,
+    items: [&str; N],
+    clock: Arc<dyn Clock>,
+) -> Result<[Arc<dyn LeaseStore>; N]> {
     let session = AwsSessions::default().default_session()?;
-    Ok(Arc::new(aws::lease::TableLease::open(session, table, job, clock).await?))
+    let table = aws::lease::LeaseTable::open(session, table, clock).await?;
+    Ok(items.map(|item| Arc::new(table.lease(item)) as Arc<dyn LeaseStore>))
 }
 
 /// Looks rows up in the embedded DynamoDB.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::world::{Chance, Tally, World};
 
 /// Every kind of fault.
-pub(crate) const FAULTS: [&str; 10] = [
+pub(crate) const FAULTS: [&str; 11] = [
     "lost request",
     "lost reply",
     "late request",
@@ -15,6 +15,7 @@ pub(crate) const FAULTS: [&str; 10] = [
     "cut",
     "reshard",
     "lost lead",
+    "hand-over",
     "stale write",
     "alert again",
 ];

@@ -11,7 +11,7 @@ use object_store::memory::InMemory;
 use tidemill::contracts::{
     Clock, Error, ErrorKind, ErrorOutput, Lookup, Outside, RejectedRecord, Result, Sink, Source, Storage, TableSpec,
 };
-use tidemill::ha::{Candidate, ObjectLease, Times};
+use tidemill::ha::{Candidate, Contender, Member, ObjectLease, Seat, SeatLeases, Spread, Times};
 use tidemill::job::{JobOptions, Replica, Stage, StateOptions, prepare};
 use tidemill::runtime::{Ending, Progress, Worker};
 use tidemill::state::ObjectStorage;
@@ -155,6 +155,8 @@ struct Shared {
     objects: Arc<InMemory>,
     nonces: AtomicU64,
     bug: Option<Bug>,
+    /// Whether the processes are a fleet, and hand the job over.
+    fleet: bool,
 }
 
 impl Site {
@@ -244,10 +246,22 @@ fn site(shared: &Arc<Shared>, nature: &Arc<Nature>, offset_ms: i64) -> Arc<Site>
 /// A process from its start to its end; a supervisor starts another one.
 async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: watch::Receiver<bool>) -> bool {
     let nature = &site.machine.nature;
-    let lease = ObjectLease::new(site.store(), "lease.json", "s3://simulated/lease.json");
+    let object = |name: &str| Arc::new(ObjectLease::new(site.store(), name, format!("s3://simulated/{name}")));
     let times = Times { ttl: Duration::from_secs(4), beat: Duration::from_millis(800) };
-    let candidate = Candidate::new(Arc::new(lease), Arc::clone(&site.clock), format!("process-{number}"), times);
-    let replica = Replica::new(options(&job, &site, Ending::Run), candidate, Arc::clone(&site.clock));
+    let holder = format!("process-{number}");
+    let (contender, other) = if site.shared.fleet {
+        // A second job, which does nothing, is a reason to hand the first one over.
+        let member = Member::new(holder, Arc::clone(&site.clock), Spread::default());
+        let seat = |job: &str| {
+            let leases =
+                SeatLeases { lease: object(&format!("{job}.json")), wish: object(&format!("{job}-wanted.json")) };
+            Seat::new(&member, job, leases, times)
+        };
+        (Contender::from(seat("lease")), Some(seat("other")))
+    } else {
+        (Candidate::new(object("lease.json"), Arc::clone(&site.clock), holder, times).into(), None)
+    };
+    let mut replica = Replica::new(options(&job, &site, Ending::Run), contender, Arc::clone(&site.clock));
     let mut tell = |stage: Stage<'_>| match stage {
         Stage::Leads { generation } => nature.trace(format!("{number} leads, term {generation}")),
         Stage::Lost { reason } => {
@@ -255,9 +269,18 @@ async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: watch::Receiv
             nature.lock().faults.count("lost lead");
         }
         Stage::Begins { .. } => nature.trace(format!("{number} begins")),
+        Stage::Gave { to, .. } => {
+            nature.trace(format!("{number} gave the job to {to}"));
+            nature.lock().faults.count("hand-over");
+        }
         Stage::Waits { .. } => {}
     };
-    let ended = replica.run(&stop, &Arc::new(Progress::default()), &mut tell).await;
+    let progress = Arc::new(Progress::default());
+    let ended = tokio::select! {
+        biased;
+        ended = replica.run(&stop, &progress, &mut tell) => ended,
+        () = run_nothing(other) => unreachable!("it goes on for ever"),
+    };
     site.machine.goes().await;
     match ended {
         Ok(summary) => nature.trace(format!("{number} ends, {} epochs", summary.map_or(0, |s| s.epochs))),
@@ -272,6 +295,23 @@ async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: watch::Receiv
         }
     }
     *stop.borrow()
+}
+
+/// Has a job that does nothing whenever it is this process's turn.
+async fn run_nothing(seat: Option<Seat>) {
+    let Some(mut seat) = seat else { return std::future::pending().await };
+    loop {
+        let mut term = seat.acquire(|_| {}).await.expect("nothing but the network fails");
+        let lost = tokio::select! {
+            biased;
+            _ = term.keep() => true,
+            _ = seat.wanted() => false,
+        };
+        if !lost {
+            let _ = term.release().await;
+        }
+        seat.ended();
+    }
 }
 
 /// Runs a seed; with `bug`, a part of the program has that fault.
@@ -291,6 +331,8 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Outcome {
         objects: Arc::default(),
         nonces: AtomicU64::new(0),
         bug,
+        // Half of the seeds, in each of the four tests.
+        fleet: Chance::new(seed ^ 0xf1ee7).percent(50),
     });
     world.run(async {
         let (stop_sender, stop) = watch::channel(false);

@@ -1,6 +1,7 @@
 //! A lease as an item of a DynamoDB table, replaced by PutItem on condition that it is still what was read.
 //!
-//! A renewal each 2 s is 1.3 M write units a month for each job; those who wait read as often, consistently.
+//! A renewal each 2 s is 1.3 M write units a month for each job; those who wait read as often, consistently, and so does the
+//! leader in a fleet, to see who asks for its job.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,33 +21,47 @@ const GENERATION: &str = "generation";
 const BEAT: &str = "beat";
 const RELEASED: &str = "released";
 
-/// See the module's description.
-#[derive(Debug)]
-pub(crate) struct TableLease {
+/// A table whose items are leases.
+#[derive(Debug, Clone)]
+pub(crate) struct LeaseTable {
     client: Client,
     table: String,
     /// Name of the key attribute.
     key: String,
-    job: String,
+}
+
+impl LeaseTable {
+    /// Looks the table up.
+    pub(crate) async fn open(session: AwsSession, table: &str, clock: Arc<dyn Clock>) -> Result<Self> {
+        // An answer that comes late is as bad as none: the holder of a lease decides itself when to ask again.
+        let client = Client::new(&session.config_without_retries().await?);
+        let requests = Requests::new(clock, Jitter::seeded(&[table]), 1);
+        let key = string_key(&client, &requests, table, "a table of leases").await?;
+        Ok(Self { client, table: table.to_owned(), key })
+    }
+
+    /// The lease under this key.
+    pub(crate) fn lease(&self, item: &str) -> TableLease {
+        TableLease { of: self.clone(), item: item.to_owned() }
+    }
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct TableLease {
+    of: LeaseTable,
+    /// Value of the key attribute.
+    item: String,
 }
 
 impl TableLease {
-    /// Looks the table up.
-    pub(crate) async fn open(session: AwsSession, table: &str, job: &str, clock: Arc<dyn Clock>) -> Result<Self> {
-        // An answer that comes late is as bad as none: the holder of a lease decides itself when to ask again.
-        let client = Client::new(&session.config_without_retries().await?);
-        let requests = Requests::new(clock, Jitter::seeded(&[job, table]), 1);
-        let key = string_key(&client, &requests, table, "a table of leases").await?;
-        Ok(Self { client, table: table.to_owned(), key, job: job.to_owned() })
-    }
-
     fn call(&self, operation: &'static str) -> Call<'_> {
-        Call { service: "dynamodb", operation, resource: &self.table }
+        Call { service: "dynamodb", operation, resource: &self.of.table }
     }
 
     fn item(&self, lease: &Lease) -> HashMap<String, AttributeValue> {
         let mut item = values(lease, "");
-        item.insert(self.key.clone(), AttributeValue::S(self.job.clone()));
+        item.insert(self.of.key.clone(), AttributeValue::S(self.item.clone()));
         item
     }
 }
@@ -73,12 +88,13 @@ fn lease_of(item: &HashMap<String, AttributeValue>) -> Option<Lease> {
 #[async_trait]
 impl LeaseStore for TableLease {
     fn place(&self) -> String {
-        format!("item '{}' of DynamoDB table '{}'", self.job, self.table)
+        format!("item '{}' of DynamoDB table '{}'", self.item, self.of.table)
     }
 
     async fn read(&self) -> Result<Option<Lease>> {
-        let key = AttributeValue::S(self.job.clone());
-        let got = self.client.get_item().table_name(&self.table).key(&self.key, key).consistent_read(true).send().await;
+        let LeaseTable { client, table, key } = &self.of;
+        let item = AttributeValue::S(self.item.clone());
+        let got = client.get_item().table_name(table).key(key, item).consistent_read(true).send().await;
         let got = got.map_err(|e| failure(self.call("GetItem"), &e).error)?;
         got.item
             .map(|item| {
@@ -91,9 +107,10 @@ impl LeaseStore for TableLease {
     }
 
     async fn replace(&self, expected: Option<&Lease>, next: &Lease) -> Result<bool> {
-        let put = self.client.put_item().table_name(&self.table).set_item(Some(self.item(next)));
+        let LeaseTable { client, table, key } = &self.of;
+        let put = client.put_item().table_name(table).set_item(Some(self.item(next)));
         let put = match expected {
-            None => put.condition_expression("attribute_not_exists(#k)").expression_attribute_names("#k", &self.key),
+            None => put.condition_expression("attribute_not_exists(#k)").expression_attribute_names("#k", key),
             Some(expected) => {
                 let names = [HOLDER, GENERATION, BEAT, RELEASED];
                 let equal = names.map(|name| format!("#{name} = :{name}")).join(" AND ");

@@ -1,0 +1,137 @@
+//! `tidemill fleet`
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::Instrument;
+
+use super::display::Display;
+use super::replica::Told;
+use super::signals::stop_on_signal;
+use super::summary::print_summary;
+use super::work::WorkArgs;
+use super::{Cli, Outcome, Values, runtime_with_stacks};
+use crate::contracts::{Clock, Error, SystemClock};
+use crate::job::Fleet;
+use crate::sql::STACK_BYTES;
+
+/// Arguments of `fleet`.
+#[derive(Debug, Args)]
+pub(super) struct FleetArgs {
+    /// Jobs: each a .sql file or a folder of them; a folder without .sql files is the jobs in the folders below it
+    #[arg(required = true, value_name = "JOB")]
+    jobs: Vec<PathBuf>,
+    #[command(flatten)]
+    values: Values,
+    #[command(flatten)]
+    work: WorkArgs,
+    #[command(flatten)]
+    of_one: OfOneJob,
+}
+
+/// Options of `run` that are for one job: a person who tries them is told so.
+#[derive(Debug, Args)]
+struct OfOneJob {
+    #[arg(long, hide = true)]
+    drain: bool,
+    #[arg(long, hide = true)]
+    once: bool,
+    #[arg(long, hide = true)]
+    fresh: bool,
+    #[arg(long, hide = true)]
+    previous_checkpoint: bool,
+    #[arg(long, hide = true)]
+    from_savepoint: Option<String>,
+    #[arg(long, hide = true)]
+    drop_state: Vec<String>,
+    #[arg(long, hide = true)]
+    reset: Vec<String>,
+}
+
+impl OfOneJob {
+    fn refuse(&self) {
+        let given = [
+            ("--drain", self.drain),
+            ("--once", self.once),
+            ("--fresh", self.fresh),
+            ("--previous-checkpoint", self.previous_checkpoint),
+            ("--from-savepoint", self.from_savepoint.is_some()),
+            ("--drop-state", !self.drop_state.is_empty()),
+            ("--reset", !self.reset.is_empty()),
+        ];
+        if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+            let text = format!(
+                "'{option}' is for one job, and for a moment when nothing else runs it\n\n  tip: stop the fleet, \
+                 `tidemill run JOB {option}` with the same --checkpoints, and start the fleet again"
+            );
+            Cli::command().error(ErrorKind::ArgumentConflict, text).exit();
+        }
+    }
+}
+
+pub(super) fn fleet(args: FleetArgs) -> Outcome {
+    args.of_one.refuse();
+    let parameters = args.values.parameters();
+    let options = args.work.options(args.jobs, parameters);
+    // A job is planned again, on one of these threads, when its turn comes.
+    runtime_with_stacks(options.threads, STACK_BYTES)?.block_on(async {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let fleet = Fleet::plan(&options, &clock).await?;
+        let (stop_sender, stop) = watch::channel(false);
+        tokio::spawn(stop_on_signal(stop_sender));
+        let names: Vec<String> = fleet.jobs.iter().map(|job| job.name.clone()).collect();
+        eprintln!("fleet: '{}' takes part in {} jobs: {}", fleet.holder, names.len(), names.join(", "));
+        run(fleet, &clock, &stop).await
+    })
+}
+
+/// Runs all jobs, each by itself, until all have ended.
+async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>) -> Outcome {
+    let count = fleet.jobs.len();
+    let mut names = HashMap::new();
+    let mut tasks = JoinSet::new();
+    for job in fleet.jobs {
+        let told = Told { of: format!("{}: ", job.name), display: Display::OneOfSeveral, retries: true };
+        let (mut replica, clock, stop) = (job.replica, Arc::clone(clock), stop.clone());
+        let span = tracing::error_span!("job", name = %job.name);
+        let work = async move { told.run(&mut replica, &clock, &stop).await };
+        names.insert(tasks.spawn(work.instrument(span)).id(), job.name);
+    }
+    let mut given_up = Vec::new();
+    while let Some(ended) = tasks.join_next_with_id().await {
+        let (id, outcome) = match ended {
+            Ok((id, outcome)) => (id, outcome),
+            // It has told of it. Its lease ends by itself.
+            Err(died) => (died.id(), Err(vec![Error::internal("the job's task died").caused_by(died)])),
+        };
+        let Some(name) = names.remove(&id) else { continue };
+        match outcome {
+            Ok(Some(summary)) => {
+                if !*stop.borrow() {
+                    eprintln!("{name}: all there was has been read, the job has ended");
+                }
+                print_summary(&format!("{name}: "), &summary);
+            }
+            Ok(None) => {}
+            Err(errors) => {
+                for error in &errors {
+                    eprintln!("{name}: error: {error}");
+                }
+                if !names.is_empty() {
+                    eprintln!("{name}: given up by this process until it is started again; its other jobs go on");
+                }
+                given_up.push(format!("'{name}'"));
+            }
+        }
+    }
+    if given_up.is_empty() {
+        return Ok(());
+    }
+    let (few, list) = (given_up.len(), given_up.join(", "));
+    Err(vec![Error::unavailable(format!("{few} of {count} jobs failed: {list}"))])
+}
