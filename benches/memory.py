@@ -104,7 +104,7 @@ def main() -> int:
             log.seek(0)
             said = log.read()
             if process.returncode != 0:
-                print(f"| {size} | failed | | {most >> 20} | | {said.strip().splitlines()[-1]} |")
+                print(f"| {size} | failed | | {most >> 20} | | {' '.join(said.strip().splitlines()[-2:])} |")
                 digests.add(size)
                 continue
             cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

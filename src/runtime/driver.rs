@@ -330,7 +330,7 @@ impl Driver {
         let mut saved = BTreeMap::new();
         for feed in &self.feeds {
             let source = &feed.specification.source;
-            for (table, time) in feed.specification.tables.iter().zip(&feed.times) {
+            for ((table, time), before) in feed.specification.tables.iter().zip(&feed.times).zip(&feed.saved) {
                 let split = |(s, watermark): (&SplitState, &i64)| {
                     // A split that ended only because the run did goes on in the next one.
                     let bounded = source.boundedness() == Boundedness::Bounded;
@@ -348,7 +348,8 @@ impl Driver {
                 // A split that has ended and that the source no longer names will never be asked for again.
                 let is_kept = |s: &SplitState| !s.really_finished || feed.splits.listed.contains(&s.id);
                 let kept = feed.splits.list.iter().zip(&time.watermarks).filter(|(s, _)| is_kept(s));
-                let splits = kept.map(split).collect();
+                let mut splits: BTreeMap<String, SavedSplit> = kept.map(split).collect();
+                splits.extend(before.iter().flat_map(|before| feed.splits.not_yet_read(before)));
                 saved.insert(table.name.clone(), SavedTable { splits, floor, source: source.snapshot() });
             }
         }
