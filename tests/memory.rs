@@ -160,3 +160,26 @@ WHERE r < 100;
         assert!(plenty == little, "{sink}: {} rows and {}", plenty.len(), little.len());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_counted_on_two_levels_need_not_be_in_memory_together() {
+    // Some 40 MiB of pairs in each window, where 32 are the least that there can be.
+    let job = "
+CREATE TABLE pages (user_id STRING, c BIGINT, pages BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/pages', 'format' = 'json');
+CREATE TABLE twice (user_id STRING, most BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/twice', 'format' = 'json');
+INSERT INTO pages SELECT user_id, COUNT(*), COUNT(DISTINCT page) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
+GROUP BY window_start, window_end, user_id HAVING COUNT(DISTINCT page) > 3;
+INSERT INTO twice SELECT user_id, MAX(c) FROM (
+  SELECT window_start, window_end, user_id, page, COUNT(*) AS c FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
+  GROUP BY window_start, window_end, user_id, page)
+GROUP BY window_start, window_end, user_id;
+";
+    let folder = place(job, 100_000, 25_000, 380);
+    ran(folder.path(), "plenty", None, Ending::Drain).await.expect("it runs");
+    ran(folder.path(), "little", Some(0), Ending::Drain).await.expect("it runs");
+    for sink in ["pages", "twice"] {
+        let [plenty, little] = ["plenty", "little"].map(|name| results(&folder.path().join(name), sink));
+        assert!(plenty.len() == 25_000, "{sink}: {} rows", plenty.len());
+        assert!(plenty == little, "{sink}: {} rows and {}", plenty.len(), little.len());
+    }
+}

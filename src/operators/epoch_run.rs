@@ -5,7 +5,6 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 
 use super::bisect::{Poison, run_sound};
 use super::compute::{Compute, run_partitions};
@@ -136,27 +135,6 @@ pub(super) fn reader_of<'a>(
     let stage = reader.stage();
     let alone = stage.inputs.iter().filter(|input| input.is_streamed()).count() == 1;
     alone.then_some((number, reader))
-}
-
-/// Whether a plan gives the same rows (or partial states) whether it is run over all of its rows or over parts of them. So the
-/// results of many closing windows need not all be in memory before they are filtered or counted.
-pub(super) fn is_distributive(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let own = match plan.name() {
-        "SlotExec"
-        | "ProjectionExec"
-        | "FilterExec"
-        | "GateExec"
-        | "CountExec"
-        | "CoalesceBatchesExec"
-        | "CoalescePartitionsExec"
-        | "RepartitionExec"
-        | "CooperativeExec" => true,
-        "AggregateExec" => {
-            plan.downcast_ref::<AggregateExec>().is_some_and(|aggregate| *aggregate.mode() == AggregateMode::Partial)
-        }
-        _ => false,
-    };
-    own && plan.children().into_iter().all(is_distributive)
 }
 
 /// Rows under the names that the plan above expects.

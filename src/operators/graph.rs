@@ -15,8 +15,9 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use super::bisect::{FailedRow, Poison};
 use super::compute::{Compute, Output, failure, run_partitions};
 use super::count::{leaves, multiplies};
-use super::epoch_run::{EpochRun, is_distributive, reader_of, relabelled};
+use super::epoch_run::{EpochRun, reader_of, relabelled};
 use super::gate::GateReport;
+use super::groups::{grouped_by, is_distributive};
 use super::running_aggregate::RunningAggregate;
 use super::shared_rows::{EqualityTest, SharedRows};
 use super::slot::Slot;
@@ -212,6 +213,20 @@ pub struct QueryGraph {
 }
 
 impl QueryGraph {
+    /// Lets windows be read out as the plans above them need it. Before there is any state.
+    pub fn align(mut self) -> Result<Self> {
+        for number in 0..self.operators.len() {
+            let (below, above) = self.operators.split_at_mut(number + 1);
+            if let OperatorKind::Window(window) = &mut below[number].kind
+                && let Some((_, reader)) = reader_of(number, above, &mut self.root)
+                && let Some(columns) = grouped_by(reader.plan())
+            {
+                window.keep_together(&columns)?;
+            }
+        }
+        Ok(self)
+    }
+
     /// Runs an epoch through.
     pub async fn process(&mut self, epoch: &EpochInputs, compute: &Compute) -> Result<QueryOutput> {
         let count = self.operators.len();
@@ -234,7 +249,10 @@ impl QueryGraph {
                 OperatorKind::Window(window) => {
                     window.push(rows, compute).await?;
                     match reader_of(number, above, &mut self.root) {
-                        Some((stage, mut reader)) if is_distributive(reader.plan()) => {
+                        Some((stage, mut reader))
+                            if is_distributive(reader.plan())
+                                || grouped_by(reader.plan()).is_some_and(|columns| window.keeps_together(&columns)) =>
+                        {
                             window.begin_close(watermark);
                             let mut given = Output::new(compute, None);
                             while let Some(rows) = window.next_closed(compute).await? {

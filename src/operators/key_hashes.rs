@@ -25,6 +25,11 @@ impl KeyHashes {
         Ok(Self { columns, converter, hasher: foldhash::quality::FixedState::with_seed(0) })
     }
 
+    /// The columns that keys are made of.
+    pub(super) fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
     /// Whether all rows have one key, the empty one.
     pub(super) fn are_empty(&self) -> bool {
         self.columns.is_empty()

@@ -11,6 +11,7 @@ mod dead_rows;
 mod epoch_run;
 mod gate;
 mod graph;
+mod groups;
 mod hash_run;
 mod key_filter;
 mod key_hashes;

@@ -114,6 +114,11 @@ impl AggregateParts {
         self.group_by.as_final().expr().len()
     }
 
+    /// Whether final rows begin with the key columns of state rows, as they are: so it is but for GROUPING SETS.
+    pub(super) fn has_plain_groups(&self) -> bool {
+        self.group_by.is_single()
+    }
+
     /// The plan that turns rows of `input` into state rows.
     pub fn partial(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let group_by = Arc::clone(&self.group_by);

@@ -213,6 +213,14 @@ impl SlotExec {
         self.slot.is_reference
     }
 
+    /// The column of the rows that one of its own is, if it is a whole one.
+    pub(super) fn column(&self, index: usize) -> Option<usize> {
+        match self.columns.get(index)?.0.as_slice() {
+            [column] => Some(*column),
+            _ => None,
+        }
+    }
+
     /// What it gives of a batch.
     pub(super) fn view(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let stretch = Stretch { rows: SharedRows::all(batch.clone()), from: 0, len: batch.num_rows() };

@@ -51,7 +51,7 @@ pub struct WindowColumns {
 pub struct WindowAggregate {
     parts: Arc<AggregateParts>,
     columns: WindowColumns,
-    /// Keys but for the times of their windows.
+    /// Keys but for the times of their windows, or those of them by which rows must come together.
     hashes: KeyHashes,
     /// Set when windows share panes.
     shared: Option<WindowSpec>,
@@ -100,6 +100,22 @@ impl WindowAggregate {
             closed: None,
             compact_rows: FEWEST_ROWS_TO_COMPACT,
         })
+    }
+
+    /// Lets rows come together that are equal in `columns` of the final rows, when a window is read out part by part. Where no key is among
+    /// them, nothing changes. Before there is any state.
+    pub(super) fn keep_together(&mut self, columns: &[usize]) -> Result<()> {
+        let keys: Vec<usize> = self.hashes.columns().iter().copied().filter(|key| columns.contains(key)).collect();
+        if self.parts.has_plain_groups() && !keys.is_empty() {
+            self.hashes = KeyHashes::try_new(self.parts.state_schema(), keys)?;
+        }
+        Ok(())
+    }
+
+    /// Whether they do. (Rows of different windows need not: no plan aggregates over several.)
+    pub(super) fn keeps_together(&self, columns: &[usize]) -> bool {
+        let keys = self.hashes.columns();
+        self.parts.has_plain_groups() && !keys.is_empty() && keys.iter().all(|key| columns.contains(key))
     }
 
     /// Number of windows or panes, and of state rows.

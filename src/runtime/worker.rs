@@ -174,6 +174,8 @@ impl Worker {
                 checkpointer = None;
                 break;
             }
+            // Also when nothing has come: a split that has caught up since says so.
+            report(&progress, &driver, &epoch);
             let mut references = Vec::new();
             for reference in &mut job.references {
                 references.push(reference.poll().await?);
@@ -204,7 +206,6 @@ impl Worker {
                 progress.epoch.store(cut.epoch, Ordering::Relaxed);
                 summary.epochs += 1;
                 job.epoch_time.store(now_ms, Ordering::Relaxed);
-                report(&progress, &driver, &epoch);
                 let inputs = Arc::new(inputs(&epoch, &tests, references, closes));
                 // The cut is written while the queries compute; nothing leaves the process before both are done.
                 let entry = Arc::new(LogEntry::Cut(cut));

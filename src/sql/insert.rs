@@ -100,7 +100,8 @@ impl JobBuilder<'_> {
                 started: false,
                 pending: QueryOutput::default(),
                 poison: self.settings.poison,
-            },
+            }
+            .align()?,
             sink: SinkPlan {
                 name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
                 connector: table.connector.clone(),
