@@ -38,6 +38,12 @@ const LEAST_FOR_PLANS: u64 = 32 << 20;
 const MEMORY_OF_FULL_EPOCHS: u64 = 1 << 30;
 /// … but not smaller than this.
 const LEAST_EPOCH_ROWS: usize = 4_096;
+/// Bytes of an epoch's records have this part of the memory at most. Up to four epochs are there at a time (one waits in pieces, one is
+/// gathered, one computed, one written), each as bytes and as columns: 8/32, the quarter that the shares of state, plans,
+/// output and reference tables leave. From 2 GiB on that is the default of 64 MiB.
+const EPOCHS_PART: f64 = 1.0 / 32.0;
+/// … but never so little that each record is an epoch of its own.
+const LEAST_EPOCH_BYTES: u64 = 1 << 20;
 /// The process gets this share of what its machine or container has, when nothing else is asked for.
 const DEFAULT_SHARE: f64 = 0.8;
 
@@ -112,6 +118,12 @@ impl MemoryOptions {
             ((wanted as f64 * share) as usize).clamp(LEAST_EPOCH_ROWS.min(wanted), wanted)
         }
     }
+
+    /// Bytes of an epoch's records.
+    pub(super) fn epoch_bytes(&self, wanted: usize) -> usize {
+        let most = ((self.of_each_job() * EPOCHS_PART) as u64).max(LEAST_EPOCH_BYTES);
+        wanted.min(usize::try_from(most).unwrap_or(usize::MAX))
+    }
 }
 
 /// Bytes that this process can have: the least of the limits of its control groups and of the machine's memory, where the
@@ -178,6 +190,17 @@ mod tests {
         let shared = MemoryOptions { bytes: 1 << 30, spill: PathBuf::new(), asked: true, jobs: 4 };
         assert_eq!(shared.epoch_rows(131_072), 32_768);
         assert_eq!(MemoryOptions { bytes: 0, spill: PathBuf::new(), asked: true, jobs: 1 }.epoch_rows(7), 7);
+    }
+
+    #[test]
+    fn an_epoch_has_a_32nd_of_the_memory_at_most() {
+        let of = |bytes, jobs| MemoryOptions { bytes, spill: PathBuf::new(), asked: true, jobs };
+        assert_eq!(
+            [8_u64 << 30, 2 << 30, 256 << 20, 0].map(|memory| of(memory, 1).epoch_bytes(64 << 20)),
+            [64 << 20, 64 << 20, 8 << 20, 1 << 20]
+        );
+        assert_eq!(of(1 << 30, 1).epoch_bytes(1_000), 1_000);
+        assert_eq!(of(2 << 30, 4).epoch_bytes(64 << 20), 16 << 20, "each job of a fleet has its part");
     }
 
     #[test]

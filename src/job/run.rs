@@ -187,7 +187,7 @@ async fn connect(
     let settings = &plan.settings;
     let bytes = settings.epoch_bytes;
     let limits = EpochLimits {
-        bytes: options.memory.as_ref().map_or(bytes, |memory| epoch_bytes(bytes, memory.bytes)),
+        bytes: options.memory.as_ref().map_or(bytes, |memory| memory.epoch_bytes(bytes)),
         record_age_ms: settings.record_age_ms,
         interval: options
             .epoch_interval
@@ -220,15 +220,6 @@ async fn connect(
         retries: settings.retries,
     };
     Ok(Prepared { job, warnings, name })
-}
-
-/// Bytes of an epoch's records, of `wanted`, for a process that may have `memory`: a 32nd of it at most. Up to four epochs are there at
-/// a time (one waits in pieces, one is gathered, one computed, one written), each as bytes and as columns: 8/32, the quarter
-/// that the shares of state, plans, output and reference tables leave. From 2 GiB on that is the default of 64 MiB; and never so
-/// little that each record is an epoch of its own.
-fn epoch_bytes(wanted: usize, memory: u64) -> usize {
-    const LEAST: u64 = 1 << 20;
-    wanted.min(usize::try_from((memory / 32).max(LEAST)).unwrap_or(usize::MAX))
 }
 
 /// Name of a job: its own setting, else that of its first folder or file.
@@ -313,19 +304,5 @@ struct Fixed(Option<RecordBatch>);
 impl ReferenceLoader for Fixed {
     async fn poll(&mut self) -> Result<Option<RecordBatch>> {
         Ok(self.0.take())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::epoch_bytes;
-
-    #[test]
-    fn an_epoch_has_a_32nd_of_the_memory_at_most() {
-        assert_eq!(
-            [8_u64 << 30, 2 << 30, 256 << 20, 0].map(|memory| epoch_bytes(64 << 20, memory)),
-            [64 << 20, 64 << 20, 8 << 20, 1 << 20]
-        );
-        assert_eq!(epoch_bytes(1_000, 1 << 30), 1_000);
     }
 }
