@@ -41,6 +41,14 @@ pub struct StateLimit {
     pub process_bytes: usize,
 }
 
+impl StateLimit {
+    /// Down to how many bytes an operator is to put its state on disk, in the midst of taking rows, when it `holds` so many that can go
+    /// there. Between two epochs that is decided for all of them together.
+    pub(super) fn relief(&self, holds: usize) -> Option<usize> {
+        (holds > self.bytes / 2).then_some(self.bytes / 4)
+    }
+}
+
 /// Rows that an operator gives, counted.
 #[derive(Debug)]
 pub(super) struct Output {

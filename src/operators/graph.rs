@@ -114,9 +114,9 @@ impl OperatorKind {
             Self::Running(_) => return Ok(rows),
         }
         if let Some(limit) = &compute.limit
-            && self.memory().1 > limit.bytes / 2
+            && let Some(most) = limit.relief(self.memory().1)
         {
-            self.spill(&limit.folder, limit.bytes / 4, compute).await?;
+            self.spill(&limit.folder, most, compute).await?;
         }
         Ok(Vec::new())
     }

@@ -56,23 +56,30 @@ pub(super) fn grouped_by(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<usize>> {
 
 /// The column of the leaf's rows that an expression over the rows of `plan` is, if it is one.
 fn column_of(plan: &Arc<dyn ExecutionPlan>, expression: &Arc<dyn PhysicalExpr>) -> Option<usize> {
-    let index = expression.downcast_ref::<Column>()?.index();
-    if let Some(leaf) = plan.downcast_ref::<SlotExec>() {
-        return leaf.column(index);
+    let (mut plan, mut index) = (plan, expression.downcast_ref::<Column>()?.index());
+    loop {
+        if let Some(leaf) = plan.downcast_ref::<SlotExec>() {
+            return leaf.column(index);
+        }
+        (plan, index) = column_below(plan, index)?;
     }
+}
+
+/// Where a column of a plan's rows comes from, where the plan only passes it on: the plan below, and the column of its rows.
+pub(super) fn column_below(plan: &Arc<dyn ExecutionPlan>, index: usize) -> Option<(&Arc<dyn ExecutionPlan>, usize)> {
     if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
-        return column_of(projection.input(), &projection.expr().get(index)?.expr);
+        let column = projection.expr().get(index)?.expr.downcast_ref::<Column>()?;
+        return Some((projection.input(), column.index()));
     }
     if let Some(filter) = plan.downcast_ref::<FilterExec>() {
         let index = filter.projection().as_ref().map_or(Some(index), |columns| columns.get(index).copied())?;
-        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new("", index));
-        return column_of(filter.input(), &column);
+        return Some((filter.input(), index));
     }
     match (plan.name(), plan.children().as_slice()) {
         (
             "CooperativeExec" | "CountExec" | "CoalesceBatchesExec" | "CoalescePartitionsExec" | "RepartitionExec",
             [child],
-        ) => column_of(child, expression),
+        ) => Some((child, index)),
         _ => None,
     }
 }

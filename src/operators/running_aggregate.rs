@@ -393,8 +393,9 @@ impl RunningAggregate {
             let dead = dead.map_or_else(|| vec![false; rows.num_rows()], |dead| dead.iter().collect());
             self.put_chunk(id, rows.load()?, dead)?;
             if let Some(limit) = limit
-                && self.memory().1 > limit.bytes / 2
+                && limit.relief(self.memory().1).is_some()
             {
+                // All of it, as always.
                 self.spill(&limit.folder)?;
             }
         }

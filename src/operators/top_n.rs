@@ -27,6 +27,7 @@ use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowUDFExpr};
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use super::compute::failure;
+use super::groups::column_below;
 use super::slot::SlotExec;
 use crate::contracts::{Error, Result};
 
@@ -69,7 +70,7 @@ impl TopN {
         let number = functions.schema().fields().len() - 1;
         let most = conjuncts(filter.predicate()).filter_map(|test| {
             let (column, most) = bound(test)?;
-            (column_below(filter.input(), window, column)? == number).then_some(most)
+            (column_at(window, filter.input(), column)? == number).then_some(most)
         });
         let most = most.min()?;
         let standard = function.as_any().downcast_ref::<StandardWindowExpr>()?.get_standard_func_expr();
@@ -173,15 +174,13 @@ fn through<'a>(
     through(plan.downcast_ref::<ProjectionExec>()?.input(), wanted)
 }
 
-/// Which column of `bottom` a column of `plan` is, with projections between them.
-fn column_below(plan: &Arc<dyn ExecutionPlan>, bottom: &Arc<dyn ExecutionPlan>, column: usize) -> Option<usize> {
-    let plan = uncovered(plan);
-    if Arc::ptr_eq(plan, bottom) {
-        return Some(column);
+/// Which column of `bottom` a column of `plan` is, where what lies between only passes it on.
+fn column_at(bottom: &Arc<dyn ExecutionPlan>, plan: &Arc<dyn ExecutionPlan>, column: usize) -> Option<usize> {
+    let (mut plan, mut column) = (plan, column);
+    while !Arc::ptr_eq(plan, bottom) {
+        (plan, column) = column_below(plan, column)?;
     }
-    let projection = plan.downcast_ref::<ProjectionExec>()?;
-    let below = projection.expr().get(column)?.expr.downcast_ref::<Column>()?.index();
-    column_below(projection.input(), bottom, below)
+    Some(column)
 }
 
 /// What must all be true.

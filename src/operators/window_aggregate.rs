@@ -386,9 +386,9 @@ impl WindowAggregate {
                 self.panes.entry(key).or_default().add(id, rows);
             }
             if let Some(limit) = &compute.limit
-                && self.memory().1 > limit.bytes / 2
+                && let Some(most) = limit.relief(self.memory().1)
             {
-                self.spill(&limit.folder, limit.bytes / 4, compute).await?;
+                self.spill(&limit.folder, most, compute).await?;
             }
         }
         self.watermark = watermark;

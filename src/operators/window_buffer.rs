@@ -171,9 +171,9 @@ impl WindowBuffer {
         for piece in pieces {
             self.push_batch(&piece.rows.load()?, Some(piece.id))?;
             if let Some(limit) = limit
-                && self.memory().1 > limit.bytes / 2
+                && let Some(most) = limit.relief(self.memory().1)
             {
-                self.spill(&limit.folder, limit.bytes / 4)?;
+                self.spill(&limit.folder, most)?;
             }
         }
         self.watermark = watermark;

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take};
-use arrow::datatypes::SchemaRef;
 
 use crate::connectors::blocking::ChunkReader;
 use crate::connectors::line_file::open_blocking;
@@ -100,54 +99,46 @@ impl ReferenceFiles {
     }
 
     async fn read(&self, files: &[ListedFile]) -> Result<RecordBatch> {
-        let schema: &SchemaRef = &self.spec.schema;
-        let (mut batches, mut bytes) = (Vec::new(), 0);
+        let mut loaded = Loaded { batches: Vec::new(), bytes: 0 };
         for file in files {
             let at = FileAt { place: &self.place, spec: &self.spec, name: &file.name, versions: None };
-            match Kind::of(&self.spec)? {
+            let this = self.clone();
+            loaded = match Kind::of(&self.spec)? {
                 Kind::Parquet => {
                     let mut reader = at.parquet(None, StartPosition::TrimHorizon).await?;
-                    let (this, mut read_bytes) = (self.clone(), bytes);
                     let read = open_blocking(move || {
-                        let mut batches = Vec::new();
                         while let Some(Fetch::Rows(rows)) = reader.read()? {
-                            this.count(&rows.batch, &mut read_bytes)?;
-                            batches.push(rows.batch);
+                            this.take(&mut loaded, rows.batch)?;
                         }
-                        Ok((batches, read_bytes))
+                        Ok(loaded)
                     });
-                    let (read, sum) = read.await?;
-                    batches.extend(read);
-                    bytes = sum;
+                    read.await?
                 }
                 Kind::Lines(framing) => {
                     let constants = self.place.partition_values(&file.name, &self.spec)?;
                     let mut reader = at.lines(framing, None, StartPosition::TrimHorizon).await?;
-                    let (this, name, mut read_bytes) = (self.clone(), file.name.clone(), bytes);
+                    let name = file.name.clone();
                     let read = open_blocking(move || {
                         let mut decoder = decoder(this.spec.require("format")?, &this.spec, None)?;
-                        let mut batches = Vec::new();
                         while let Some(Fetch::Records(chunk)) = reader.read()? {
                             let batch = this.decode(&name, decoder.as_mut(), &chunk, &constants)?;
-                            this.count(&batch, &mut read_bytes)?;
-                            batches.push(batch);
+                            this.take(&mut loaded, batch)?;
                         }
-                        Ok((batches, read_bytes))
+                        Ok(loaded)
                     });
-                    let (read, sum) = read.await?;
-                    batches.extend(read);
-                    bytes = sum;
+                    read.await?
                 }
-            }
+            };
         }
-        Ok(concat_batches(schema, &batches)?)
+        Ok(concat_batches(&self.spec.schema, &loaded.batches)?)
     }
 
-    /// Counts what has been read.
-    fn count(&self, batch: &RecordBatch, bytes: &mut usize) -> Result<()> {
-        *bytes += batch.get_array_memory_size();
+    /// Takes rows that have been read, unless they are too many.
+    fn take(&self, loaded: &mut Loaded, batch: RecordBatch) -> Result<()> {
+        loaded.bytes += batch.get_array_memory_size();
+        loaded.batches.push(batch);
         match self.most_bytes {
-            Some(most) if *bytes > most => Err(Error::unavailable(format!(
+            Some(most) if loaded.bytes > most => Err(Error::unavailable(format!(
                 "reference table '{}' has more than {} MiB of rows, which do not fit into memory",
                 self.spec.name,
                 most >> 20
@@ -186,6 +177,12 @@ impl ReferenceFiles {
         }
         Ok(RecordBatch::try_new(Arc::clone(&self.spec.schema), columns)?)
     }
+}
+
+/// Rows of a table so far.
+struct Loaded {
+    batches: Vec<RecordBatch>,
+    bytes: usize,
 }
 
 /// Reads that may be disturbed by a writer before the load fails.
