@@ -107,6 +107,47 @@ GROUP BY window_start, window_end, n;
     assert!(left.is_empty(), "nothing of it outlives the run: {left:?}");
 }
 
+/// Bytes of a process in memory that are not backed by files (`proc_pid_status(5)`).
+#[cfg(target_os = "linux")]
+fn anonymous(process: u32) -> Option<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1_024)
+}
+
+/// The program itself: keys that come from all over what is on disk, and checkpoints of it, need no more memory than it was given.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_stays_within_its_memory() {
+    const MEMORY: usize = 224 << 20;
+    let job = "
+SET 'execution.checkpointing.interval' = '1 s';
+CREATE TABLE users (user_id STRING, c BIGINT, total BIGINT, last_page STRING, PRIMARY KEY (user_id) NOT ENFORCED)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/users', 'format' = 'json');
+INSERT INTO users SELECT user_id, COUNT(*), SUM(n), MAX(page) FROM events GROUP BY user_id HAVING COUNT(*) > 2;
+";
+    // Some 75 MiB of state, of which a seventh of the memory may stay in it.
+    let folder = place(job, 450_000, 200_000, 250);
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_tidemill"))
+        .args(["run", &path("job.sql"), "--local", &path("local"), "--drain", "--memory", "224MiB"])
+        .args(["--param", &format!("DIR={}", folder.path().display()), "--param", &format!("OUT={}", path("out"))])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut most = 0;
+    while process.try_wait().unwrap().is_none() {
+        most = most.max(anonymous(process.id()).unwrap_or(0));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let output = process.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("of state were put on disk"), "{said}");
+    assert!(most < MEMORY, "{} MiB of {}\n{said}", most >> 20, MEMORY >> 20);
+    assert_eq!(results(&folder.path().join("out"), "users").len(), 50_000);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn results_that_cannot_be_in_memory_together_are_an_error_with_the_name_of_the_query() {
     // The last places need all groups of the window: some 40 MiB, where 32 are the least that there can be.

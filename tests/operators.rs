@@ -33,7 +33,7 @@ fn compute() -> Compute {
 /// A folder for state that does not fit into memory; it goes with the first value.
 fn spill_folder() -> (tempfile::TempDir, Arc<SpillFolder>) {
     let parent = tempfile::tempdir().expect("a folder");
-    let folder = SpillFolder::create(parent.path()).expect("created");
+    let folder = SpillFolder::create(parent.path(), 1 << 20).expect("created");
     (parent, folder)
 }
 

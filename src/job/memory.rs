@@ -9,7 +9,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
 use crate::contracts::{Error, Result};
 use crate::operators::StateLimit;
-use crate::state::SpillFolder;
+use crate::state::{STATE_FILE_BYTES, SpillFolder};
 
 /// Memory of the process.
 #[derive(Debug, Clone)]
@@ -44,6 +44,10 @@ const LEAST_EPOCH_ROWS: usize = 4_096;
 const EPOCHS_PART: f64 = 1.0 / 32.0;
 /// … but never so little that each record is an epoch of its own.
 const LEAST_EPOCH_BYTES: u64 = 1 << 20;
+/// A file of state has this part of the memory at most: one that is put into a checkpoint is in memory whole.
+const STATE_FILE_PART: f64 = 1.0 / 32.0;
+/// … but not so little that there are thousands of them.
+const LEAST_STATE_FILE_BYTES: usize = 4 << 20;
 /// The process gets this share of what its machine or container has, when nothing else is asked for.
 const DEFAULT_SHARE: f64 = 0.8;
 
@@ -80,7 +84,7 @@ impl MemoryOptions {
     fn try_share_out(&self) -> Result<Memory> {
         let share = |share: f64| (self.of_each_job() * share) as u64;
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let folder = SpillFolder::create(&self.spill)?;
+        let folder = SpillFolder::create(&self.spill, self.state_file_bytes())?;
         let plans = size(share(PLANS_SHARE).max(LEAST_FOR_PLANS));
         let disk =
             DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![folder.path().to_owned()]));
@@ -107,6 +111,10 @@ impl MemoryOptions {
 
     fn of_each_job(&self) -> f64 {
         self.bytes as f64 / self.jobs.max(1) as f64
+    }
+
+    fn state_file_bytes(&self) -> usize {
+        ((self.of_each_job() * STATE_FILE_PART) as usize).clamp(LEAST_STATE_FILE_BYTES, STATE_FILE_BYTES)
     }
 
     /// Rows of an epoch, of which several are in memory at a time.

@@ -56,9 +56,9 @@ impl ColdRows {
         keys: &Rows,
         takes: bool,
         limit: Option<i64>,
-    ) -> Result<Option<RecordBatch>> {
+    ) -> Result<Vec<RecordBatch>> {
         if self.runs.is_empty() || lost.is_empty() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         lost.sort_unstable();
         let lookup = Lookup { hashes, keys, takes, expired: self.seen.zip(limit) };
@@ -66,7 +66,7 @@ impl ColdRows {
         for run in self.runs.iter_mut().rev() {
             run.find(&lookup, lost, &mut found)?;
         }
-        found.rows()
+        found.into_rows()
     }
 
     /// Takes rows whose keys are not here. A run that is at least half as large as the one before is merged with it.
@@ -83,7 +83,7 @@ impl ColdRows {
         self.runs.push(writer.finish()?);
         while let Some((before, last, count)) = due(&self.runs) {
             let mut writer = RunWriter::new(folder, ids, hashes, self.seen, count);
-            for range in HashRanges::of_merge(count) {
+            for range in HashRanges::of_runs([before, last], folder.file_bytes()) {
                 let rows = [before.rows_in(hashes, &range)?, last.rows_in(hashes, &range)?].concat();
                 writer.add(&rows)?;
             }

@@ -25,13 +25,15 @@ use super::key_hashes::KeyHashes;
 use super::window_aggregate::millis;
 use crate::contracts::Result;
 use crate::state::{
-    BlockReader, PieceIds, PieceRows, SPILL_FILE_BYTES, SpillFolder, SpillWriter, SpilledFile, StatePiece,
+    BlockReader, PieceIds, PieceRows, SpillFolder, SpillWriter, SpilledFile, StatePiece, without_garbage,
 };
 
 /// Rows of a block: few, so that looking up one key reads little; enough to make an Arrow batch worth its header.
 const BLOCK_ROWS: usize = 2_048;
 /// Rows that a merge has in memory at a time.
 const ROWS_AT_ONCE: usize = 128 << 10;
+/// Blocks that a search has in memory at a time: a few MiB.
+const BLOCKS_AT_ONCE: usize = 16;
 
 #[derive(Debug)]
 struct Block {
@@ -58,23 +60,42 @@ pub(super) struct HashRun {
     filter: Filter,
 }
 
-/// A row that was found: the row asked for, and where it lies.
+/// Rows that were found. Keys of an epoch lie all over a run: so blocks are let go before the next ones are read, or the whole run
+/// would be in memory.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Rows asked for, in the order of `batches` and `places`.
-    pub(super) wanted: Vec<u32>,
-    batches: Vec<RecordBatch>,
+    rows: Vec<RecordBatch>,
+    /// Blocks whose rows are not among `rows` yet, and where these lie.
+    blocks: Vec<RecordBatch>,
     places: Vec<(usize, usize)>,
 }
 
 impl Found {
-    /// The rows, as one batch; `None` when there are none.
-    pub(super) fn rows(&self) -> Result<Option<RecordBatch>> {
-        if self.places.is_empty() {
-            return Ok(None);
+    /// Takes rows of a block.
+    fn add(&mut self, block: RecordBatch, rows: &[usize]) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
         }
-        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
-        Ok(Some(interleave_record_batch(&batches, &self.places)?))
+        let number = self.blocks.len();
+        self.blocks.push(block);
+        self.places.extend(rows.iter().map(|row| (number, *row)));
+        if self.blocks.len() < BLOCKS_AT_ONCE { Ok(()) } else { self.gather() }
+    }
+
+    fn gather(&mut self) -> Result<()> {
+        if !self.places.is_empty() {
+            let blocks: Vec<&RecordBatch> = self.blocks.iter().collect();
+            self.rows.push(without_garbage(interleave_record_batch(&blocks, &self.places)?)?);
+        }
+        self.blocks.clear();
+        self.places.clear();
+        Ok(())
+    }
+
+    /// All of them.
+    pub(super) fn into_rows(mut self) -> Result<Vec<RecordBatch>> {
+        self.gather()?;
+        Ok(self.rows)
     }
 }
 
@@ -132,7 +153,7 @@ impl HashRun {
                 Some((column, limit)) => Some((millis(batch.column(column))?, limit)),
                 None => None,
             };
-            let mut any = false;
+            let mut rows = Vec::new();
             for (hash, row) in candidates {
                 let from = hashes.partition_point(|other| *other < hash);
                 let same = hashes[from..].iter().take_while(|other| **other == hash).count();
@@ -145,15 +166,11 @@ impl HashRun {
                     file.dead.add(first_row + at, file.file.num_rows());
                 }
                 if !expired {
-                    found.wanted.push(row);
-                    found.places.push((found.batches.len(), at));
+                    rows.push(at);
                     gone.push(row);
-                    any = true;
                 }
             }
-            if any {
-                found.batches.push(batch);
-            }
+            found.add(batch, &rows)?;
         }
         if !gone.is_empty() {
             gone.sort_unstable();
@@ -256,6 +273,14 @@ impl HashRanges {
     pub(super) fn of_merge(rows: usize) -> Self {
         Self::of(rows, ROWS_AT_ONCE)
     }
+
+    /// The same for two runs, with no more than about `at_once` bytes each.
+    pub(super) fn of_runs(runs: [&HashRun; 2], at_once: usize) -> Self {
+        let rows: usize = runs.iter().map(|run| run.live_rows()).sum();
+        let bytes: u64 = runs.iter().flat_map(|run| &run.files).map(|file| file.file.bytes()).sum();
+        let parts = usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(at_once.max(1)).max(1);
+        Self::of(rows, ROWS_AT_ONCE.min(rows.div_ceil(parts)))
+    }
 }
 
 impl Iterator for HashRanges {
@@ -350,9 +375,9 @@ impl<'a> RunWriter<'a> {
         let first_row = blocks.last().map_or(0, |last: &Block| last.first_row + last.rows);
         let last_seen = last_seen.unwrap_or(i64::MAX);
         blocks.push(Block { first_hash: rows[0].0, first_row, rows: rows.len(), last_seen });
-        let bytes = writer.write(&block)?;
+        let is_full = writer.write(&block)?;
         self.open = Some((writer, blocks));
-        if bytes >= SPILL_FILE_BYTES { self.end_file() } else { Ok(()) }
+        if is_full { self.end_file() } else { Ok(()) }
     }
 
     fn end_file(&mut self) -> Result<()> {
@@ -393,7 +418,7 @@ mod tests {
     #[test]
     fn every_row_is_found_once_and_in_one_range() {
         let parent = tempfile::tempdir().expect("a folder");
-        let folder = SpillFolder::create(parent.path()).expect("created");
+        let folder = SpillFolder::create(parent.path(), 1 << 20).expect("created");
         let all = batch(0..10_000);
         let hashes = KeyHashes::try_new(&all.schema(), vec![0]).expect("keys");
         let mut ids = PieceIds::default();
@@ -410,8 +435,8 @@ mod tests {
         let mut found = Found::default();
         run.find(&lookup, &mut wanted, &mut found).expect("found");
         let there: Vec<i64> = (0..200).map(|n| n * 97).filter(|key| *key < 10_000).collect();
-        let rows = found.rows().expect("rows").expect("some");
-        assert_eq!(keys_of(&[rows]), there);
+        let rows = found.into_rows().expect("rows");
+        assert_eq!(keys_of(&rows), there);
         assert_eq!(wanted.len(), 200 - there.len());
         assert_eq!(run.live_rows(), 10_000 - there.len());
 

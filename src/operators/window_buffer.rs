@@ -14,7 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::compute::{Compute, Output, StateLimit, batch_bytes};
 use super::window_aggregate::millis;
 use crate::contracts::{Result, Watermark};
-use crate::state::{PieceIds, PieceRows, SPILL_FILE_BYTES, SpillFolder, SpilledFile, StatePiece};
+use crate::state::{PieceIds, PieceRows, SpillFolder, SpilledFile, StatePiece};
 
 /// Rows of a window by age, each batch with its name in snapshots.
 #[derive(Debug, Default)]
@@ -70,7 +70,7 @@ impl WindowBuffer {
             while let Some(first) = rest.peek() {
                 let mut writer = folder.file(first.schema_ref())?;
                 while let Some(batch) = rest.next_if(|_| true) {
-                    if writer.write(&batch)? >= SPILL_FILE_BYTES {
+                    if writer.write(&batch)? {
                         break;
                     }
                 }

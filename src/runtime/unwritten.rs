@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn what_is_too_much_for_memory_is_on_disk_and_comes_back_the_same() {
         let parent = tempfile::tempdir().expect("a folder");
-        let folder = SpillFolder::create(parent.path()).expect("created");
+        let folder = SpillFolder::create(parent.path(), 1 << 20).expect("created");
         let limit = StateLimit { folder: Arc::clone(&folder), bytes: 8 << 20, output_bytes: 0, process_bytes: 0 };
         let [mut plenty, mut little] = [None, Some(limit.clone())].map(Unwritten::new);
         for epoch in 1..=20 {

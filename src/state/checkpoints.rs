@@ -13,22 +13,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::checksum::hex_digest;
-use super::files::{FILE_BYTES, RESTORE, arrange, dead_rows, decode, encode, parse_dead_rows};
+use super::files::{RESTORE, STATE_FILE_BYTES, arrange, dead_rows, decode, encode, parse_dead_rows};
 use super::increments::{KeptFile, increment};
+use super::loaded_pieces::LoadedPieces;
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
-use super::saved::{OperatorState, PieceRows, SavedJob, SavedQuery, StatePiece};
+use super::saved::{OperatorState, SavedJob, SavedQuery, StatePiece};
 use super::spill::SpillFolder;
 use super::stored_files::{off_the_runtime, put, write_file};
 use crate::contracts::{Created, Error, ErrorKind, Result, Storage, Watermark, crash_point};
 
-/// Files that are read or written side by side; each has up to 32 MiB in memory.
+/// Files that are read or written side by side.
 const FILES_AT_ONCE: usize = 4;
 /// Checkpoints that are kept beside savepoints.
 pub const DEFAULT_KEPT: usize = 3;
@@ -155,26 +156,20 @@ impl CheckpointStore {
             Some(file) => parse_dead_rows(&self.read_file(file).await?, &file.name)?,
             None => HashMap::new(),
         };
-        let (mut kept, mut parts) = (Vec::new(), BTreeMap::<u64, Vec<PieceRows>>::new());
+        let (mut kept, mut loading) = (Vec::new(), LoadedPieces::new(self.spill.as_ref(), &self.held));
         for file in &operator.files {
             let Some(batches) = read.try_next().await? else { break };
             let live: BTreeSet<u64> = file.pieces.numbers().iter().copied().collect();
             let rows = batches.iter().map(|(id, batch)| (*id, batch.num_rows())).collect();
             kept.push(KeptFile { file: file.clone(), batches: rows });
             for (id, batch) in batches.into_iter().filter(|(id, _)| live.contains(id)) {
-                parts.entry(id).or_default().push(self.held(batch)?);
+                loading.add(id, batch)?;
             }
         }
         drop(read);
-        let mut pieces = Vec::with_capacity(parts.len());
-        for (id, mut parts) in parts {
-            let rows = match parts.len() {
-                1 => parts.remove(0),
-                _ => {
-                    let batches: Vec<_> = parts.iter().map(PieceRows::load).collect::<Result<_>>()?;
-                    arrow::compute::concat_batches(parts[0].schema(), &batches)?.into()
-                }
-            };
+        let loaded = loading.finish()?;
+        let mut pieces = Vec::with_capacity(loaded.len());
+        for (id, rows) in loaded {
             let dead = dead.remove(&id);
             if dead.as_ref().is_some_and(|dead| dead.len() != rows.num_rows()) {
                 let error = format!("piece {id} has {} rows, and others are said to be dead", rows.num_rows());
@@ -197,21 +192,13 @@ impl CheckpointStore {
 
     /// Each file is in memory twice, as rows and as bytes: together they may have a quarter of what loaded rows may have.
     fn files_at_once(&self) -> usize {
-        let fits = |most: usize| most / (8 * FILE_BYTES);
+        let fits = |most: usize| most / (8 * self.file_bytes());
         self.spill.as_ref().map_or(FILES_AT_ONCE, |(_, most)| fits(*most).clamp(1, FILES_AT_ONCE))
     }
 
-    /// The rows of a piece, on disk when there are many in memory already.
-    fn held(&self, batch: RecordBatch) -> Result<PieceRows> {
-        let Some((folder, most)) = &self.spill else { return Ok(batch.into()) };
-        let bytes = batch.get_array_memory_size();
-        if self.held.fetch_add(bytes, Ordering::Relaxed) + bytes <= *most {
-            return Ok(batch.into());
-        }
-        self.held.fetch_sub(bytes, Ordering::Relaxed);
-        let mut writer = folder.file(batch.schema_ref())?;
-        writer.write(&batch)?;
-        Ok(PieceRows::Spilled(writer.finish()?))
+    /// Bytes of state in a file.
+    fn file_bytes(&self) -> usize {
+        self.spill.as_ref().map_or(STATE_FILE_BYTES, |(folder, _)| folder.file_bytes())
     }
 
     async fn read_file(&self, file: &StateFile) -> Result<Vec<(u64, RecordBatch)>> {
@@ -295,16 +282,16 @@ impl CheckpointStore {
         number: u64,
     ) -> Result<(ManifestOperator, Vec<KeptFile>, u64)> {
         let before = self.stored.get(key).map(Vec::as_slice).unwrap_or_default();
-        let increment = increment(before, &state.pieces);
+        let increment = increment(before, &state.pieces, self.file_bytes());
         let (mut kept, mut bytes) = (increment.kept, 0);
         let pieces = increment.written.into_iter().map(|piece| (piece.id, piece.rows)).collect();
-        let at_once = self.files_at_once();
+        let (at_once, file_bytes) = (self.files_at_once(), self.file_bytes());
         let mut names = |count: usize| -> Vec<String> {
             let first = self.named;
             self.named += count as u64;
             (first..self.named).map(|n| format!("{STATE}/{number}-{}-{n}.arrow", self.nonce)).collect()
         };
-        let files = arrange(pieces);
+        let files = arrange(pieces, file_bytes);
         let names_of_files = names(files.len());
         let writes = files.into_iter().zip(names_of_files);
         let writes: Vec<_> = writes.map(|(batches, name)| write_file(&self.storage, name, batches).boxed()).collect();

@@ -1,4 +1,4 @@
-//! State rows as Arrow IPC files: one batch for each piece, or several for a large one.
+//! State rows as Arrow IPC files: one batch for each piece, or several for a large one and for one that comes from disk, block by block.
 //!
 //! The names of the pieces, batch by batch, stand in the schema's metadata. Rows that died since their piece was written
 //! are in a file of their own, as bitmaps, so that a piece is written once.
@@ -21,8 +21,8 @@ use super::ranges::Ranges;
 use super::saved::PieceRows;
 use crate::contracts::{Error, Result};
 
-/// Bytes of state in a file; a larger piece is cut into several.
-pub(super) const FILE_BYTES: usize = 32 << 20;
+/// Bytes of state in a file, where memory sets no other bound; a larger piece is cut into several.
+pub const STATE_FILE_BYTES: usize = 32 << 20;
 /// Key of the schema's metadata with the names of the pieces.
 const PIECES: &str = "tidemill.pieces";
 
@@ -33,17 +33,17 @@ pub(super) struct Encoded {
     pub(super) sha256: String,
 }
 
-/// Cuts pieces into batches and those into files of about [`FILE_BYTES`]. All batches of a file have one schema. What is on
+/// Cuts pieces into batches and those into files of about `file_bytes`. All batches of a file have one schema. What is on
 /// disk stays there until its file is written.
-pub(super) fn arrange(pieces: Vec<(u64, PieceRows)>) -> Vec<Vec<(u64, PieceRows)>> {
+pub(super) fn arrange(pieces: Vec<(u64, PieceRows)>, file_bytes: usize) -> Vec<Vec<(u64, PieceRows)>> {
     let mut files: Vec<Vec<(u64, PieceRows)>> = Vec::new();
     let mut bytes = 0;
     for (id, rows) in pieces {
-        for (part, size) in parts(rows) {
+        for (part, size) in parts(rows, file_bytes) {
             let fits =
                 files.last().and_then(|file| file.last()).is_some_and(|(_, last)| last.schema() == part.schema());
             match files.last_mut() {
-                Some(file) if fits && bytes + size <= FILE_BYTES => file.push((id, part)),
+                Some(file) if fits && bytes + size <= file_bytes => file.push((id, part)),
                 _ => {
                     files.push(vec![(id, part)]);
                     bytes = 0;
@@ -56,17 +56,17 @@ pub(super) fn arrange(pieces: Vec<(u64, PieceRows)>) -> Vec<Vec<(u64, PieceRows)
 }
 
 /// A piece in parts that fit into a file, and about how many bytes each has.
-fn parts(rows: PieceRows) -> Vec<(PieceRows, usize)> {
+fn parts(rows: PieceRows, file_bytes: usize) -> Vec<(PieceRows, usize)> {
     let batch = match rows {
         // Spilled files are no larger than ours.
         PieceRows::Spilled(file) => {
-            let bytes = usize::try_from(file.bytes()).unwrap_or(FILE_BYTES);
+            let bytes = usize::try_from(file.bytes()).unwrap_or(file_bytes);
             return vec![(PieceRows::Spilled(file), bytes)];
         }
         PieceRows::Held(batch) => batch,
     };
     let size = batch.get_array_memory_size();
-    let parts = size.div_ceil(FILE_BYTES).clamp(1, batch.num_rows().max(1));
+    let parts = size.div_ceil(file_bytes.max(1)).clamp(1, batch.num_rows().max(1));
     if parts == 1 {
         return vec![(batch.into(), size)];
     }
@@ -75,19 +75,23 @@ fn parts(rows: PieceRows) -> Vec<(PieceRows, usize)> {
     (0..batch.num_rows()).step_by(rows).map(part).collect()
 }
 
-/// Encodes the batches of a file. Takes its time.
+/// Encodes the batches of a file. Takes its time, and as much memory as the file has bytes: what is on disk comes block by block.
 pub(super) fn encode(pieces: &[(u64, PieceRows)]) -> Result<Encoded> {
     let Some((_, first)) = pieces.first() else { return Err(Error::internal("a state file without pieces")) };
-    let ids: Ranges = pieces.iter().map(|(id, _)| *id).collect();
+    let ids: Ranges = pieces.iter().flat_map(|(id, rows)| std::iter::repeat_n(*id, rows.batches())).collect();
+    let bytes: usize = pieces.iter().map(|(_, rows)| rows.bytes()).sum();
     let mut metadata = first.schema().metadata().clone();
     metadata.insert(PIECES.to_owned(), ids.to_string());
     let schema = Arc::new(first.schema().as_ref().clone().with_metadata(metadata));
-    let mut writer = FileWriter::try_new(Vec::new(), &schema)?;
-    for (_, rows) in pieces {
-        let batch = rows.load()?;
+    let mut writer = FileWriter::try_new(Vec::with_capacity(bytes + bytes / 16), &schema)?;
+    let mut write = |batch: RecordBatch| -> Result<()> {
         let columns = batch.columns().iter().map(compact).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         writer.write(&RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?)?;
+        Ok(())
+    };
+    for (_, rows) in pieces {
+        rows.for_each(&mut write)?;
     }
     let content = writer.into_inner()?;
     Ok(Encoded { sha256: hex_digest(&content), content: content.into() })

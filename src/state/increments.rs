@@ -7,15 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::files::FILE_BYTES;
 use super::manifest::StateFile;
 use super::ranges::Ranges;
 use super::saved::StatePiece;
 
 /// So many files of one size class are merged.
 const FILES_OF_A_CLASS: usize = 4;
-/// A file that is so large is left as it is until half of it has gone.
-const LARGE: u64 = FILE_BYTES as u64 / 2;
 
 /// A file that an earlier checkpoint has written, and rows of each of its batches.
 #[derive(Debug, Clone)]
@@ -43,8 +40,10 @@ pub(super) struct Increment {
     pub(super) written: Vec<StatePiece>,
 }
 
-/// Compares a state with what is stored of it.
-pub(super) fn increment(kept: &[KeptFile], pieces: &[StatePiece]) -> Increment {
+/// Compares a state with what is stored of it, in files of `file_bytes`.
+pub(super) fn increment(kept: &[KeptFile], pieces: &[StatePiece], file_bytes: usize) -> Increment {
+    // A file that is so large is left as it is until half of it has gone.
+    let large = file_bytes as u64 / 2;
     let live: BTreeSet<u64> = pieces.iter().map(|piece| piece.id).collect();
     let stored: BTreeSet<u64> = kept.iter().flat_map(|file| file.batches.iter().map(|(id, _)| *id)).collect();
     let mut rewritten = BTreeSet::new();
@@ -57,7 +56,7 @@ pub(super) fn increment(kept: &[KeptFile], pieces: &[StatePiece]) -> Increment {
         let bytes = (file.file.bytes as f64 * share) as u64;
         if share < 0.5 {
             rewrite(file);
-        } else if bytes < LARGE {
+        } else if bytes < large {
             // Sizes within a factor of four are alike.
             classes.entry(bytes.max(1).ilog2() / 2).or_default().push(file);
         }
@@ -104,7 +103,7 @@ mod tests {
     }
 
     fn shows(files: &[KeptFile], ids: &[u64]) -> String {
-        shown(&increment(files, &ids.iter().map(|id| piece(*id)).collect::<Vec<_>>()))
+        shown(&increment(files, &ids.iter().map(|id| piece(*id)).collect::<Vec<_>>(), 32 << 20))
     }
 
     #[test]
@@ -137,7 +136,7 @@ mod tests {
             for step in 1_u64..=steps {
                 let ids: Vec<u64> = (step.saturating_sub(lifetime).max(1)..=step).collect();
                 let pieces: Vec<StatePiece> = ids.iter().map(|id| piece(*id)).collect();
-                let increment = increment(&kept, &pieces);
+                let increment = increment(&kept, &pieces, 32 << 20);
                 kept = increment.kept;
                 let new: Vec<u64> = increment.written.iter().map(|piece| piece.id).collect();
                 written += new.len();

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A run appends one object at a time, each under the number that follows. So what a stale run tries next is the number that
-//! its successor has begun with; the first object of a run is therefore kept when others are removed.
+//! its successor has begun with. Therefore, when others are removed, the first object of a run is kept, and so is the newest of all: a
+//! successor that found only older ones would begin with a number that a run which still writes has behind it, and the two would never meet.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -124,11 +125,13 @@ impl EpochLog for ObjectEpochLog {
     async fn forget(&self, epoch: u64) -> Result<()> {
         let old = {
             let mut writer = self.writer.lock().await;
+            let newest = writer.next - 1;
             let starts = writer.objects.iter().filter(|(_, last)| last.is_none()).count();
             let mut spare = starts.saturating_sub(STARTS_KEPT);
             let mut old = Vec::new();
             writer.objects.retain(|(number, last)| {
                 let remove = match last {
+                    _ if *number == newest => false,
                     Some(last) => *last <= epoch,
                     None if spare > 0 => {
                         spare -= 1;

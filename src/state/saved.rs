@@ -104,6 +104,33 @@ impl PieceRows {
         }
     }
 
+    /// Number of batches that [`Self::for_each`] gives.
+    pub(super) fn batches(&self) -> usize {
+        match self {
+            Self::Held(_) => 1,
+            Self::Spilled(file) => file.blocks(),
+        }
+    }
+
+    /// Bytes of them, about.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Held(batch) => batch.get_array_memory_size(),
+            Self::Spilled(file) => usize::try_from(file.bytes()).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The rows, batch by batch, of which one is in memory at a time if they are not there already.
+    pub(super) fn for_each(&self, take: &mut impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Held(batch) => take(batch.clone()),
+            Self::Spilled(file) => {
+                let mut reader = file.reader()?;
+                (0..file.blocks()).try_for_each(|block| take(reader.read(block)?))
+            }
+        }
+    }
+
     /// The rows, read if they are not in memory.
     pub fn load(&self) -> Result<RecordBatch> {
         match self {

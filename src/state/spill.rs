@@ -26,8 +26,6 @@ use super::checked_file::{CheckedReader, CheckedWriter, Checksums};
 use super::compact::compact;
 use crate::contracts::{Error, Result};
 
-/// Bytes of a spilled file; a checkpoint has one in memory at a time.
-pub const SPILL_FILE_BYTES: usize = 32 << 20;
 /// Names of folders below the one that is given.
 const PREFIX: &str = "tidemill-spill-";
 /// Locked while the process lives.
@@ -38,6 +36,7 @@ const LOCK: &str = "lock";
 pub struct SpillFolder {
     folder: PathBuf,
     _lock: File,
+    file_bytes: usize,
     named: AtomicU64,
     written: AtomicU64,
     held: AtomicU64,
@@ -45,11 +44,11 @@ pub struct SpillFolder {
 
 impl SpillFolder {
     /// A folder of this process's own below `parent`, which is created where it is missing. Folders that processes before have
-    /// left there are removed.
+    /// left there are removed. A file is full when it has `file_bytes`: a checkpoint has so much in memory at a time.
     ///
     /// # Errors
     /// `unavailable` when the disk refuses.
-    pub fn create(parent: &Path) -> Result<Arc<Self>> {
+    pub fn create(parent: &Path, file_bytes: usize) -> Result<Arc<Self>> {
         let failed = |e: std::io::Error| {
             Error::unavailable(format!("cannot make a folder for spilled state below '{}'", parent.display()))
                 .caused_by(e)
@@ -67,7 +66,7 @@ impl SpillFolder {
                     let lock = File::create(folder.join(LOCK)).map_err(failed)?;
                     lock.try_lock().map_err(|e| failed(e.into()))?;
                     let (named, written, held) = Default::default();
-                    return Ok(Arc::new(Self { folder, _lock: lock, named, written, held }));
+                    return Ok(Arc::new(Self { folder, _lock: lock, file_bytes, named, written, held }));
                 }
             }
         }
@@ -87,6 +86,11 @@ impl SpillFolder {
     /// Bytes written in all, and bytes of the files that are there.
     pub fn bytes(&self) -> (u64, u64) {
         (self.written.load(Ordering::Relaxed), self.held.load(Ordering::Relaxed))
+    }
+
+    /// Bytes from which on a file is full.
+    pub fn file_bytes(&self) -> usize {
+        self.file_bytes
     }
 
     /// Where it is.
@@ -132,8 +136,8 @@ pub struct SpillWriter {
 }
 
 impl SpillWriter {
-    /// Adds a block. Answers about how many bytes the file has now.
-    pub fn write(&mut self, block: &RecordBatch) -> Result<usize> {
+    /// Adds a block. Answers whether the file is full now.
+    pub fn write(&mut self, block: &RecordBatch) -> Result<bool> {
         let columns: Vec<_> = block.columns().iter().map(compact).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(block.num_rows()));
         let block = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
@@ -143,7 +147,7 @@ impl SpillWriter {
         writer.write(&block).map_err(|e| unwritable(&self.path, e))?;
         self.blocks.push(block.num_rows());
         self.bytes += block.get_array_memory_size();
-        Ok(self.bytes)
+        Ok(self.bytes >= self.folder.file_bytes)
     }
 
     /// Ends the file.
@@ -198,6 +202,11 @@ impl SpilledFile {
     /// Schema of the rows.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// Number of its blocks.
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
     }
 
     /// Opens it to read blocks.
@@ -279,7 +288,7 @@ mod tests {
     #[test]
     fn blocks_are_read_one_by_one_and_files_go_with_their_last_user() {
         let parent = tempfile::tempdir().expect("a folder");
-        let folder = SpillFolder::create(parent.path()).expect("created");
+        let folder = SpillFolder::create(parent.path(), 1 << 20).expect("created");
         let whole = batch(0..1_000);
         let mut writer = folder.file(&whole.schema()).expect("a file");
         for from in (0..1_000).step_by(100) {
@@ -299,7 +308,7 @@ mod tests {
     #[test]
     fn any_damage_to_a_file_is_an_error_that_names_it() {
         let parent = tempfile::tempdir().expect("a folder");
-        let folder = SpillFolder::create(parent.path()).expect("created");
+        let folder = SpillFolder::create(parent.path(), 1 << 20).expect("created");
         let whole = batch(0..100);
         let mut writer = folder.file(&whole.schema()).expect("a file");
         for from in [0, 50] {
@@ -334,11 +343,11 @@ mod tests {
     #[test]
     fn folders_of_dead_processes_are_removed_and_others_are_not() {
         let parent = tempfile::tempdir().expect("a folder");
-        let living = SpillFolder::create(parent.path()).expect("created");
+        let living = SpillFolder::create(parent.path(), 1 << 20).expect("created");
         let dead = parent.path().join("tidemill-spill-1-0");
         fs::create_dir(&dead).expect("created");
         fs::write(dead.join(LOCK), "").expect("written");
-        let second = SpillFolder::create(parent.path()).expect("created");
+        let second = SpillFolder::create(parent.path(), 1 << 20).expect("created");
         assert!(living.path().exists() && second.path().exists() && !dead.exists());
         let path = second.path().to_owned();
         drop(second);
