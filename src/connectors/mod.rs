@@ -38,7 +38,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::contracts::{
-    Clock, Error, ErrorOutput, Lookup, LookupCache, Outside, Result, Sink, Source, StartPosition, TableSpec,
+    Clock, Error, ErrorOutput, Lookup, LookupCache, Outside, ReferenceLoader, Result, Sink, Source, StartPosition,
+    TableSpec,
 };
 
 use aws::{AwsSession, AwsSessions};
@@ -46,7 +47,7 @@ use describe::{ConnectorDescription, Role};
 use dynamodb::local::LocalTables;
 use files::PartNames;
 pub use files::SetAside;
-use files::reference::ReferenceFiles;
+use files::reference::{ReferenceFiles, ReloadedFiles};
 use options::{OptionProblem, nearest};
 
 /// What connectors need to know of the job that uses them.
@@ -158,6 +159,19 @@ impl Connectors {
             other => Err(Error::config(format!("table '{}': connector '{other}' has no reference tables", spec.name))
                 .hint("a table to look rows up in is of 'filesystem'")),
         }
+    }
+
+    /// The same, for a run that follows its changes. No more than `most_bytes` of it are loaded.
+    pub fn reloaded_reference(
+        &self,
+        spec: &TableSpec,
+        connector: &str,
+        most_bytes: Option<usize>,
+    ) -> Result<Box<dyn ReferenceLoader>> {
+        if let Some(outside) = &self.outside {
+            return outside.reference(spec);
+        }
+        Ok(Box::new(ReloadedFiles::from(self.reference(spec, connector)?.within(most_bytes))))
     }
 
     /// A table that is asked for rows by their keys.

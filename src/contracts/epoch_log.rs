@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Result;
 
-/// Everything that an epoch depends on beside the records and the reference tables.
+/// Everything that an epoch depends on beside the records and the rows of its reference tables, which lie beside the checkpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochCut {
     /// Its number.
@@ -35,6 +35,10 @@ pub struct EpochCut {
     pub splits: Vec<SplitCut>,
     /// Event time of the tables that have one.
     pub tables: Vec<TableCut>,
+    /// Digest of each reference table as the queries had it, by name. One that is not named (by a program that kept none, or since the
+    /// job did not have it) is read as it is when the epoch is repeated.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub references: BTreeMap<String, String>,
 }
 
 /// A split in an epoch.

@@ -23,6 +23,7 @@ mod lookup;
 mod outside;
 mod random;
 mod record;
+mod reference;
 mod reject;
 mod sink;
 mod source;
@@ -41,6 +42,7 @@ pub use lookup::{Lookup, LookupCache};
 pub use outside::Outside;
 pub use random::{SPLITMIX64_STEP, splitmix64};
 pub use record::{Arrivals, Position, RECORD_PADDING, RawChunk, RecordRange, RowChunk, SequenceNumbers};
+pub use reference::ReferenceLoader;
 pub use reject::{ErrorOutput, Reject, RejectReason, RejectedRecord};
 pub use sink::{ChangeKind, Changes, Committable, RefusedRow, Sink, WriteOutcome};
 pub use source::{

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-
 use super::error::Result;
 use super::lookup::Lookup;
+use super::reference::ReferenceLoader;
 use super::reject::ErrorOutput;
 use super::sink::Sink;
 use super::source::Source;
@@ -25,8 +24,8 @@ pub trait Outside: Send + Sync + fmt::Debug {
     /// The table of `spec`, of which single rows are asked for.
     fn lookup(&self, spec: &TableSpec) -> Result<Arc<dyn Lookup>>;
 
-    /// All rows of the reference table of `spec`, which never change.
-    fn reference(&self, spec: &TableSpec) -> Result<RecordBatch>;
+    /// The reference table of `spec`.
+    fn reference(&self, spec: &TableSpec) -> Result<Box<dyn ReferenceLoader>>;
 
     /// Where refused records go.
     fn error_output(&self) -> Result<Box<dyn ErrorOutput>>;

@@ -6,18 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use datafusion::arrow::array::RecordBatch;
-
 use super::feeds::feeds;
 use super::memory::MemoryOptions;
 use super::saved::{SavedRun, StateOptions, saved_run};
-use crate::connectors::files::reference::{FileVersion, ReferenceFiles};
 use crate::connectors::files::s3_path;
 use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Clock, Error, ErrorOutput, Result, StartPosition, TableSpec};
 use crate::operators::Compute;
-use crate::runtime::{Ending, EpochLimits, Job, QuerySpec, ReferenceLoader};
+use crate::runtime::{Ending, EpochLimits, Job, QuerySpec, ReferenceSpecification};
 use crate::sql::{JobPlan, Parameters, PlanOptions, QueryPlan, Settings, plan_job};
 
 /// What a person asks for on the command line.
@@ -158,15 +154,12 @@ async fn connect(
         }));
     }
     let feeds = feeds(&plan.sources, &connectors, options, &saved)?;
-    let mut references: Vec<Box<dyn ReferenceLoader>> = Vec::new();
+    let mut references = Vec::new();
     let most_bytes = memory.as_ref().map(|memory| memory.reference_bytes / plan.references.len().max(1));
     for reference in &plan.references {
-        if let Some(outside) = &options.state.outside {
-            references.push(Box::new(Fixed(Some(outside.reference(&reference.spec)?))));
-            continue;
-        }
-        let files = connectors.reference(&reference.spec, &reference.connector)?.within(most_bytes);
-        references.push(Box::new(Reloading { files, version: None }));
+        let loader = connectors.reloaded_reference(&reference.spec, &reference.connector, most_bytes)?;
+        let (name, schema) = (reference.name.clone(), Arc::clone(&reference.spec.schema));
+        references.push(ReferenceSpecification { name, schema, most_bytes, loader });
     }
     super::lookups::connect(&plan.lookups, &connectors).await?;
     let mut queries = Vec::new();
@@ -274,35 +267,5 @@ pub(super) fn errors_place<'a>(
         (Some(path), _) => plain(path.clone()),
         (None, Some(local)) => plain(local.join("errors").to_string_lossy().into_owned()),
         (None, None) => sinks.iter().find_map(in_bucket).unwrap_or_else(|| plain("errors".to_owned())),
-    }
-}
-
-/// A reference table that is loaded again when its files change.
-struct Reloading {
-    files: ReferenceFiles,
-    version: Option<FileVersion>,
-}
-
-#[async_trait]
-impl ReferenceLoader for Reloading {
-    async fn poll(&mut self) -> Result<Option<RecordBatch>> {
-        if let Some(version) = &self.version
-            && self.files.version().await? == *version
-        {
-            return Ok(None);
-        }
-        let (version, rows) = self.files.load().await?;
-        self.version = Some(version);
-        Ok(Some(rows))
-    }
-}
-
-/// A reference table that never changes; loaded once.
-struct Fixed(Option<RecordBatch>);
-
-#[async_trait]
-impl ReferenceLoader for Fixed {
-    async fn poll(&mut self) -> Result<Option<RecordBatch>> {
-        Ok(self.0.take())
     }
 }

@@ -126,6 +126,7 @@ pub(super) async fn saved_run(
         Some(manifest) => store.load(manifest).await?,
         None => SavedJob { epoch: first_epoch(&repeats, options, clock), ..SavedJob::default() },
     };
+    store.references().adopt(manifest.as_ref(), &repeats).await?;
     let interval = Duration::from_millis(u64::try_from(settings.checkpoint_interval_ms).unwrap_or(0));
     let interval = options.state.interval.unwrap_or(interval);
     Ok(SavedRun {

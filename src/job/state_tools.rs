@@ -14,10 +14,12 @@ use super::changes::difference;
 use super::saved::{nonce, storage};
 use crate::contracts::{Clock, EpochLog, Error, LogEntry, Result, Watermark};
 use crate::state::{
-    CheckpointStore, FileEpochLog, LocalStorage, Manifest, ManifestOperator, ObjectEpochLog, OperatorState, SavedSplit,
-    SavedTable, Stamp, StatePiece,
+    CheckpointStore, FileEpochLog, LocalStorage, Manifest, ManifestOperator, ManifestReference, ObjectEpochLog,
+    OperatorState, SavedSplit, SavedTable, Stamp, StatePiece,
 };
 
+/// Digits of a digest that are shown.
+const SHOWN_DIGITS: usize = 16;
 /// Checkpoints that a rewind leaves beside savepoints.
 const KEPT: usize = 3;
 
@@ -87,6 +89,9 @@ impl StateTools {
                 let _ = writeln!(text, "    {split}: {}, watermark {}{end}", stands(at), Watermark(at.watermark_ms));
             }
         }
+        for (table, version) in &manifest.references {
+            let _ = writeln!(text, "  reference table {table}: {}", shown(version));
+        }
         for (query, saved) in &manifest.queries {
             let _ = writeln!(text, "  query {query}: durable up to epoch {}", saved.durable_epoch);
             for (number, operator) in saved.operators.iter().enumerate() {
@@ -115,6 +120,13 @@ impl StateTools {
                     let at = |at: Option<&SavedSplit>| at.map_or_else(|| "not known".to_owned(), stands);
                     let _ = writeln!(text, "  table {table}, {split}: {} -> {}", at(was), at(is));
                 }
+            }
+        }
+        for table in keys(&before.references, &after.references) {
+            let (was, is) = (before.references.get(table), after.references.get(table));
+            if was != is {
+                let version = |version: Option<&ManifestReference>| version.map_or_else(|| "none".to_owned(), shown);
+                let _ = writeln!(text, "  reference table {table}: {} -> {}", version(was), version(is));
             }
         }
         for query in keys(&before.queries, &after.queries) {
@@ -277,6 +289,13 @@ fn size(operator: &ManifestOperator) -> String {
     let bytes: u64 = operator.all_files().map(|file| file.bytes).sum();
     let watermark = operator.watermark_ms.map(|ms| format!(", watermark {}", Watermark(ms))).unwrap_or_default();
     format!("{} rows, {bytes} bytes in {} files{watermark}", operator.rows, operator.all_files().count())
+}
+
+/// A version of a reference table. Its cuts have the whole digest.
+fn shown(version: &ManifestReference) -> String {
+    let bytes: u64 = version.files.iter().map(|file| file.bytes).sum();
+    let digest = version.digest.get(..SHOWN_DIGITS).unwrap_or(&version.digest);
+    format!("version {digest}, {} rows, {bytes} bytes", version.rows)
 }
 
 /// Writes the live rows; false when there are none.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use tokio::sync::{mpsc, watch};
@@ -19,6 +18,7 @@ use super::feed::FeedSpecification;
 use super::memory::MemoryWatch;
 use super::progress::{Progress, report};
 use super::queries::{EpochContext, RunningQuery, checkpoint_query, end_query, finish_query, run_queries, start_query};
+use super::references::{ReferenceSpecification, References};
 use super::repeat::{JobLog, Repeated, append, repeated};
 use super::writer::{ErrorsOrder, WriterLog, run_errors};
 use crate::contracts::{Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Result, Sink, Watermark};
@@ -56,13 +56,6 @@ pub struct QuerySpec {
     pub sink: Box<dyn Sink>,
 }
 
-/// Loads a reference table.
-#[async_trait]
-pub trait ReferenceLoader: Send {
-    /// The rows, when they are loaded for the first time or have changed.
-    async fn poll(&mut self) -> Result<Option<RecordBatch>>;
-}
-
 /// Everything a run needs.
 pub struct Job {
     /// Sources, each with the tables that read it.
@@ -70,7 +63,7 @@ pub struct Job {
     /// Length of the epoch's inputs.
     pub slots: usize,
     /// Reference tables.
-    pub references: Vec<Box<dyn ReferenceLoader>>,
+    pub references: Vec<ReferenceSpecification>,
     /// The queries.
     pub queries: Vec<QuerySpec>,
     /// Where refused records go.
@@ -134,6 +127,8 @@ impl Worker {
         let generation = job.log.as_ref().map_or(0, |log| log.generation);
         let log: Option<Arc<dyn EpochLog>> = job.log.map(|log| log.log);
         let clock = Arc::clone(&job.clock);
+        let versions = job.checkpointing.as_ref().map(|kept| Arc::clone(kept.store.references()));
+        let mut references = References::new(job.references, versions);
         let mut checkpointer = job.checkpointing.map(|checkpointing| {
             Checkpointer::new(checkpointing, &job.saved, log.clone(), generation, clock, crew.clone())
         });
@@ -176,11 +171,8 @@ impl Worker {
             }
             // Also when nothing has come: a split that has caught up since says so.
             report(&progress, &driver, &epoch);
-            let mut references = Vec::new();
-            for reference in &mut job.references {
-                references.push(reference.poll().await?);
-            }
-            let loaded = references.iter().any(Option::is_some);
+            let changed = references.of_epoch(epoch.logged.as_ref()).await?;
+            let loaded = changed.iter().any(Option::is_some);
             let first = summary.epochs == 0;
             let repeats = epoch.logged.is_some();
             let now_ms = epoch.now_ms;
@@ -198,7 +190,8 @@ impl Worker {
                         let closes = last && !stopped && job.ending != Ending::Once;
                         let (splits, tables) = driver.cut_of(&epoch);
                         let (number, oldest_ms) = (epoch_number.next().0, epoch.oldest_ms);
-                        EpochCut { epoch: number, generation, now_ms, oldest_ms, closes, splits, tables }
+                        let references = references.noted(number);
+                        EpochCut { epoch: number, generation, now_ms, oldest_ms, closes, splits, tables, references }
                     }
                 };
                 let (closes, now_ms) = (cut.closes, cut.now_ms);
@@ -206,7 +199,7 @@ impl Worker {
                 progress.epoch.store(cut.epoch, Ordering::Relaxed);
                 summary.epochs += 1;
                 job.epoch_time.store(now_ms, Ordering::Relaxed);
-                let inputs = Arc::new(inputs(&epoch, &tests, references, closes));
+                let inputs = Arc::new(inputs(&epoch, &tests, changed, closes));
                 // The cut is written while the queries compute; nothing leaves the process before both are done.
                 let entry = Arc::new(LogEntry::Cut(cut));
                 failures.begin(Arc::clone(&entry));

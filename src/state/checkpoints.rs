@@ -4,6 +4,7 @@
 //!   manifests/0000000012.json     one for each checkpoint that is kept; created, never changed
 //!   savepoints/<name>.json        copies of manifests that clean-up leaves alone
 //!   state/<number>-<nonce>-….arrow    rows, named by the manifests
+//!   references/<number>-….arrow   versions of reference tables, named by manifests and by the epoch log
 //!   log/…                         the epoch log, where it is kept in objects
 //! ```
 //!
@@ -24,6 +25,7 @@ use super::files::{RESTORE, STATE_FILE_BYTES, arrange, dead_rows, decode, encode
 use super::increments::{KeptFile, increment};
 use super::loaded_pieces::LoadedPieces;
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
+use super::reference_versions::ReferenceVersions;
 use super::saved::{OperatorState, SavedJob, SavedQuery, StatePiece};
 use super::spill::SpillFolder;
 use super::stored_files::{off_the_runtime, put, write_file};
@@ -35,7 +37,7 @@ const FILES_AT_ONCE: usize = 4;
 pub const DEFAULT_KEPT: usize = 3;
 const MANIFESTS: &str = "manifests";
 pub(super) const SAVEPOINTS: &str = "savepoints";
-const STATE: &str = "state";
+pub(super) const STATE: &str = "state";
 
 /// What a checkpoint has cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,7 +65,7 @@ pub struct CheckpointStore {
     pub(super) storage: Arc<dyn Storage>,
     /// Different in every run.
     nonce: String,
-    kept: usize,
+    pub(super) kept: usize,
     /// Number of the last checkpoint that this run has loaded or committed.
     pub(super) number: u64,
     /// State files of the last checkpoint, by query and number of the operator; `None` is what its sink has not written.
@@ -74,6 +76,7 @@ pub struct CheckpointStore {
     /// Where rows go that are loaded beyond so many bytes.
     spill: Option<(Arc<SpillFolder>, usize)>,
     held: AtomicUsize,
+    pub(super) references: Arc<ReferenceVersions>,
 }
 
 type StateKey = (String, Option<usize>);
@@ -83,7 +86,9 @@ impl CheckpointStore {
     pub fn new(storage: Arc<dyn Storage>, nonce: impl Into<String>, kept: usize) -> Self {
         let (stored, dead) = (HashMap::new(), HashMap::new());
         let (nonce, kept) = (nonce.into(), kept.max(1));
-        Self { storage, nonce, kept, number: 0, stored, dead, named: 0, spill: None, held: AtomicUsize::new(0) }
+        let references = Arc::new(ReferenceVersions::new(Arc::clone(&storage), nonce.clone()));
+        let held = AtomicUsize::new(0);
+        Self { storage, nonce, kept, number: 0, stored, dead, named: 0, spill: None, held, references }
     }
 
     /// Of what is loaded, keeps up to `bytes` in memory and the rest in `folder`.
@@ -96,6 +101,11 @@ impl CheckpointStore {
     /// Where they are kept.
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
+    }
+
+    /// The reference tables as epochs have had them.
+    pub fn references(&self) -> &Arc<ReferenceVersions> {
+        &self.references
     }
 
     /// Numbers of the checkpoints, growing.
@@ -132,6 +142,7 @@ impl CheckpointStore {
     pub async fn load(&mut self, manifest: &Manifest) -> Result<SavedJob> {
         let mut queries = BTreeMap::new();
         self.number = self.number.max(manifest.number);
+        self.references.reached(self.number);
         for (name, query) in &manifest.queries {
             let context = |e: Error| e.context(format!("state of query '{name}'"));
             let mut operators = Vec::new();
@@ -226,6 +237,7 @@ impl CheckpointStore {
         let mut manifest = self.next_manifest(job.epoch, log_after, stamp);
         manifest.tables.clone_from(&job.tables);
         manifest.reread.clone_from(&job.reread);
+        manifest.references = self.references.at(job.epoch);
         let (mut stored, mut dead, mut written_bytes) = (HashMap::new(), HashMap::new(), 0);
         for (name, query) in &job.queries {
             let mut written = ManifestQuery {
@@ -270,6 +282,7 @@ impl CheckpointStore {
             from: None,
             tables: BTreeMap::new(),
             reread: None,
+            references: BTreeMap::new(),
             queries: BTreeMap::new(),
         }
     }
@@ -337,6 +350,7 @@ impl CheckpointStore {
             {
                 // An attempt of this run whose answer was lost has taken the number.
                 self.number = own.number;
+                self.references.reached(own.number);
                 let again = Error::unavailable(format!("checkpoint {} was written twice", own.number));
                 return Err(again.hint("the next one goes on from there"));
             }
@@ -349,47 +363,15 @@ impl CheckpointStore {
             return Err(fenced(&self.storage.place(), manifest.number, newest.as_ref()));
         }
         self.number = manifest.number;
+        self.references.committed(manifest);
         Ok(bytes)
-    }
-
-    /// Removes old checkpoints, and state files that no manifest names.
-    ///
-    /// A run touches only files with numbers up to its own last one: what its successor is writing has higher ones.
-    pub async fn sweep(&self) -> Result<()> {
-        let numbers = self.numbers().await?;
-        let (own, others): (Vec<u64>, Vec<u64>) = numbers.into_iter().partition(|number| *number <= self.number);
-        let (old, kept) = own.split_at(own.len().saturating_sub(self.kept));
-        for number in old {
-            self.storage.remove(&manifest_name(*number)).await?;
-        }
-        crash_point("sweep.midst");
-        let numbered = kept.iter().chain(&others).map(|number| manifest_name(*number));
-        let saved = self.savepoints().await?;
-        let mut needed = BTreeSet::new();
-        for name in numbered.chain(saved.iter().map(|name| savepoint_name(name))) {
-            match self.read_manifest(&name).await {
-                Ok(Some(manifest)) => needed.extend(manifest.files().map(|file| file.name.clone())),
-                // What a damaged one names is not known: nothing is removed until a person has looked. And one that has
-                // gone meanwhile was another run's to remove: so is the rest.
-                Ok(None) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        for name in self.storage.list(STATE).await? {
-            let number = name.strip_prefix(STATE).and_then(|rest| rest[1..].split('-').next()?.parse::<u64>().ok());
-            if number.is_some_and(|number| number <= self.number) && !needed.contains(&name) {
-                self.storage.remove(&name).await?;
-            }
-        }
-        crash_point("sweep.after");
-        Ok(())
     }
 
     /// Forgets all checkpoints, but not savepoints. Numbers are counted on.
     pub async fn clear(&mut self) -> Result<()> {
         let numbers = self.numbers().await?;
         self.number = numbers.last().copied().unwrap_or(0).max(self.number);
+        self.references.reached(self.number);
         for number in numbers {
             self.storage.remove(&manifest_name(number)).await?;
         }
@@ -409,7 +391,7 @@ fn fenced(place: &str, number: u64, other: Option<&Manifest>) -> Error {
     .hint("stop one of the two, or give them different names: SET 'pipeline.name' = '…'")
 }
 
-fn manifest_name(number: u64) -> String {
+pub(super) fn manifest_name(number: u64) -> String {
     format!("{MANIFESTS}/{number:010}.json")
 }
 

@@ -42,6 +42,9 @@ pub struct Manifest {
     /// An earlier point from which epochs are cut again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reread: Option<Reread>,
+    /// Reference tables as its epoch had them, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub references: BTreeMap<String, ManifestReference>,
     /// The queries.
     pub queries: BTreeMap<String, ManifestQuery>,
 }
@@ -80,6 +83,17 @@ pub struct ManifestOperator {
     pub dead: Option<StateFile>,
 }
 
+/// A version of a reference table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ManifestReference {
+    /// What the cuts of its epochs call it: SHA-256 over the checksums of its files, as hex digits.
+    pub digest: String,
+    /// Its rows.
+    pub rows: u64,
+    /// The files that hold them.
+    pub files: Vec<StateFile>,
+}
+
 /// A file of state rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StateFile {
@@ -109,9 +123,15 @@ impl ManifestOperator {
 }
 
 impl Manifest {
+    /// The last epoch that is not repeated by a run that goes on from it.
+    pub fn repeats_after(&self) -> u64 {
+        self.reread.as_ref().map_or(self.epoch, |reread| reread.after_epoch)
+    }
+
     /// All files that it names.
     pub fn files(&self) -> impl Iterator<Item = &StateFile> {
-        self.queries.values().flat_map(ManifestQuery::states).flat_map(ManifestOperator::all_files)
+        let states = self.queries.values().flat_map(ManifestQuery::states).flat_map(ManifestOperator::all_files);
+        states.chain(self.references.values().flat_map(|version| &version.files))
     }
 
     /// Bytes of all files that it names.

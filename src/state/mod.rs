@@ -3,7 +3,8 @@
 //! ```text
 //!  SavedJob ─► increments (what is new) ─► files (Arrow IPC) ─┐
 //!                                                            ├─► Storage: a folder, or a prefix of a bucket
-//!                         manifest (JSON, by number) ◄───────┘
+//!                         manifest (JSON, by number) ◄───────┤
+//!  rows of reference tables, by digest ─► files ─────────────┘ (named by the epoch log, too)
 //! ```
 
 mod checked_file;
@@ -19,10 +20,15 @@ mod manifest;
 mod object_epoch_log;
 mod object_storage;
 mod ranges;
+mod reference_files;
+#[cfg(test)]
+mod reference_tests;
+mod reference_versions;
 mod saved;
 mod savepoints;
 mod spill;
 mod stored_files;
+mod sweep;
 #[cfg(test)]
 mod test_faults;
 #[cfg(test)]
@@ -34,9 +40,10 @@ pub(crate) use compact::without_garbage;
 pub use epoch_log::FileEpochLog;
 pub use files::STATE_FILE_BYTES;
 pub use local_storage::LocalStorage;
-pub use manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
+pub use manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, ManifestReference, StateFile};
 pub use object_epoch_log::ObjectEpochLog;
 pub use object_storage::ObjectStorage;
 pub use ranges::Ranges;
+pub use reference_versions::ReferenceVersions;
 pub use saved::{OperatorState, PieceIds, PieceRows, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece};
 pub use spill::{BlockReader, SpillFolder, SpillWriter, SpilledFile};

@@ -63,6 +63,7 @@ impl CheckpointStore {
             (manifest.epoch, manifest.log_after) = (latest.epoch, latest.log_after);
             (manifest.tables, manifest.queries) = (latest.tables.clone(), latest.queries.clone());
             manifest.reread.clone_from(&latest.reread);
+            manifest.references.clone_from(&latest.references);
         }
         self.publish(&manifest).await?;
         Ok(manifest)
@@ -76,6 +77,7 @@ impl CheckpointStore {
         // Where records of earlier epochs are needed again, all are read from there on, under new numbers.
         manifest.tables = of.reread.as_ref().map_or(&of.tables, |reread| &reread.tables).clone();
         manifest.queries.clone_from(&of.queries);
+        manifest.references.clone_from(&of.references);
         for query in manifest.queries.values_mut() {
             query.durable_epoch = epoch;
         }

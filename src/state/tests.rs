@@ -16,9 +16,9 @@ use crate::contracts::{
     Created, EpochCut, EpochLog, ErrorKind, LogEntry, ManualClock, Storage, SystemClock, Watermark,
 };
 
-const STAMP: Stamp = Stamp { generation: 1, time_ms: 1_790_000_000_000 };
+pub(super) const STAMP: Stamp = Stamp { generation: 1, time_ms: 1_790_000_000_000 };
 
-fn rows(values: std::ops::Range<i64>) -> RecordBatch {
+pub(super) fn rows(values: std::ops::Range<i64>) -> RecordBatch {
     let texts: StringArray = values.clone().map(|v| Some(format!("text {v}"))).collect();
     let views: StringViewArray = values.clone().map(|v| Some(format!("a longer text, for a view: {v}"))).collect();
     let numbers: Int64Array = values.collect();
@@ -27,13 +27,13 @@ fn rows(values: std::ops::Range<i64>) -> RecordBatch {
     RecordBatch::try_from_iter(columns).expect("a batch")
 }
 
-fn piece(id: u64, values: std::ops::Range<i64>, dead: &[usize]) -> StatePiece {
+pub(super) fn piece(id: u64, values: std::ops::Range<i64>, dead: &[usize]) -> StatePiece {
     let batch = rows(values);
     let dead = (!dead.is_empty()).then(|| BooleanBuffer::collect_bool(batch.num_rows(), |row| dead.contains(&row)));
     StatePiece { id, rows: batch.into(), dead }
 }
 
-fn job(epoch: u64, pieces: Vec<StatePiece>) -> SavedJob {
+pub(super) fn job(epoch: u64, pieces: Vec<StatePiece>) -> SavedJob {
     let split =
         SavedSplit { after_exclusive: Some("4711".to_owned()), from_ms: None, watermark_ms: 17, finished: false };
     let table = SavedTable {
@@ -55,7 +55,7 @@ fn job(epoch: u64, pieces: Vec<StatePiece>) -> SavedJob {
 }
 
 /// A folder and an object store; the folder goes with the first value.
-fn storages() -> (tempfile::TempDir, Vec<Arc<dyn Storage>>) {
+pub(super) fn storages() -> (tempfile::TempDir, Vec<Arc<dyn Storage>>) {
     let folder = tempfile::tempdir().expect("a folder");
     let clock = Arc::new(SystemClock::new());
     let objects = ObjectStorage::new(Arc::new(InMemory::new()), "a/prefix", "s3://b/a/prefix", clock);
@@ -63,7 +63,7 @@ fn storages() -> (tempfile::TempDir, Vec<Arc<dyn Storage>>) {
     (folder, vec![Arc::new(local), Arc::new(objects)])
 }
 
-fn store(storage: &Arc<dyn Storage>, nonce: &str) -> CheckpointStore {
+pub(super) fn store(storage: &Arc<dyn Storage>, nonce: &str) -> CheckpointStore {
     CheckpointStore::new(Arc::clone(storage), nonce, 2)
 }
 
@@ -324,7 +324,8 @@ fn a_state_of_another_version_is_refused() {
 
 fn cut(epoch: u64) -> LogEntry {
     let (generation, now_ms, splits, tables) = (1, 5, vec![], vec![]);
-    LogEntry::Cut(EpochCut { epoch, generation, now_ms, oldest_ms: None, closes: false, splits, tables })
+    let references = BTreeMap::new();
+    LogEntry::Cut(EpochCut { epoch, generation, now_ms, oldest_ms: None, closes: false, splits, tables, references })
 }
 
 fn started(generation: u64) -> LogEntry {

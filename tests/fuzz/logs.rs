@@ -29,6 +29,7 @@ fn entries() -> Vec<LogEntry> {
         closes: epoch == 9,
         splits: vec![split(1), split(2)],
         tables: vec![table.clone()],
+        references: (epoch > 6).then(|| ("weights".to_owned(), format!("{epoch:064x}"))).into_iter().collect(),
     };
     let queries = [("a.sql:counts".to_owned(), "f00d".to_owned())].into_iter().collect();
     let mut entries = vec![LogEntry::Started { generation: 3, queries }];

@@ -1,6 +1,6 @@
 //! Reference tables: all files of a table as one batch, read again when they change.
 //!
-//! The runtime asks for [`ReferenceFiles::version`] now and then, which only lists, and calls
+//! A [`ReloadedFiles`] asks for [`ReferenceFiles::version`] for each epoch, which only lists, and calls
 //! [`ReferenceFiles::load`] when it differs (in a bucket: when an ETag or a size does). A file that cannot be read in full is an error of the load
 //! (a wrong row is one too, with its line), so that a job never joins with half a table.
 
@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take};
+use async_trait::async_trait;
 
 use crate::connectors::blocking::ChunkReader;
 use crate::connectors::line_file::open_blocking;
-use crate::contracts::{Clock, Decoder, Error, Fetch, RawChunk, Result, StartPosition, TableSpec};
+use crate::contracts::{Clock, Decoder, Error, Fetch, RawChunk, ReferenceLoader, Result, StartPosition, TableSpec};
 use crate::formats::decoder;
 
 use super::listing::ListedFile;
@@ -176,6 +177,37 @@ impl ReferenceFiles {
             }
         }
         Ok(RecordBatch::try_new(Arc::clone(&self.spec.schema), columns)?)
+    }
+}
+
+/// A reference table that is loaded again when its files change.
+#[derive(Debug)]
+pub(crate) struct ReloadedFiles {
+    files: ReferenceFiles,
+    version: Option<FileVersion>,
+}
+
+impl From<ReferenceFiles> for ReloadedFiles {
+    fn from(files: ReferenceFiles) -> Self {
+        Self { files, version: None }
+    }
+}
+
+#[async_trait]
+impl ReferenceLoader for ReloadedFiles {
+    async fn poll(&mut self) -> Result<Option<RecordBatch>> {
+        if let Some(version) = &self.version
+            && self.files.version().await? == *version
+        {
+            return Ok(None);
+        }
+        let (version, rows) = self.files.load().await?;
+        self.version = Some(version);
+        Ok(Some(rows))
+    }
+
+    fn forget(&mut self) {
+        self.version = None;
     }
 }
 

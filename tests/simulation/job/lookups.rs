@@ -1,12 +1,13 @@
-//! What is known of keys elsewhere: a table beyond the network that is asked for single rows, and a reference table.
+//! What is known of keys elsewhere: a table beyond the network that is asked for single rows, and a reference table that changes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
-use tidemill::contracts::{Lookup, Result};
+use tidemill::contracts::{Lookup, ReferenceLoader, Result};
 
 use super::machine::Machine;
 
@@ -15,9 +16,18 @@ pub(crate) fn owner(key: &str) -> Option<String> {
     (key != "k1").then(|| format!("owner of {key}"))
 }
 
-/// Its weight; few have one.
-pub(crate) fn weight(key: &str) -> Option<i64> {
-    ["k0", "k1", "k3"].iter().position(|known| *known == key).map(|at| 10 * at as i64)
+/// The reference table changes so often: within most epochs that are repeated, or between them.
+const CHANGES_EACH: Duration = Duration::from_millis(1_700);
+
+/// Which version of the reference table is there at a time.
+pub(crate) fn version_at(now: Duration) -> u64 {
+    (now.as_millis() / CHANGES_EACH.as_millis()) as u64
+}
+
+/// Weight of a key in a version; few have one.
+pub(crate) fn weight(key: &str, version: u64) -> Option<i64> {
+    let at = ["k0", "k1", "k3"].iter().position(|known| *known == key)?;
+    Some(1_000 * version as i64 + 10 * at as i64)
 }
 
 /// Columns by name, in the order and the types of the schema.
@@ -27,11 +37,40 @@ fn batch(schema: &SchemaRef, columns: &[(&str, ArrayRef)]) -> Result<RecordBatch
     Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect::<std::result::Result<_, _>>()?)?)
 }
 
-/// The reference table.
-pub(crate) fn weights(schema: &SchemaRef) -> Result<RecordBatch> {
-    let keys = ["k0", "k1", "k3"];
-    let weights: Int64Array = keys.iter().map(|key| weight(key)).collect();
-    batch(schema, &[("k", Arc::new(StringArray::from(keys.to_vec()))), ("weight", Arc::new(weights))])
+/// The reference table, as one machine sees it.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    machine: Arc<Machine>,
+    schema: SchemaRef,
+    /// The version that was given last.
+    given: Option<u64>,
+}
+
+impl Weights {
+    pub(crate) fn new(machine: Arc<Machine>, schema: SchemaRef) -> Self {
+        Self { machine, schema, given: None }
+    }
+}
+
+#[async_trait]
+impl ReferenceLoader for Weights {
+    async fn poll(&mut self) -> Result<Option<RecordBatch>> {
+        let nature = &self.machine.nature;
+        let version = version_at(nature.world.now());
+        if self.given == Some(version) {
+            return Ok(None);
+        }
+        nature.lock().faults.count_if(self.given.is_some(), "changed table");
+        self.given = Some(version);
+        let keys = ["k0", "k1", "k3"];
+        let weights: Int64Array = keys.iter().map(|key| weight(key, version)).collect();
+        let keys = StringArray::from(keys.to_vec());
+        batch(&self.schema, &[("k", Arc::new(keys)), ("weight", Arc::new(weights))]).map(Some)
+    }
+
+    fn forget(&mut self) {
+        self.given = None;
+    }
 }
 
 /// The table of owners, as one machine sees it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::world::{Chance, Tally, World};
 
 /// Every kind of fault.
-pub(crate) const FAULTS: [&str; 11] = [
+pub(crate) const FAULTS: [&str; 12] = [
     "lost request",
     "lost reply",
     "late request",
@@ -18,6 +18,7 @@ pub(crate) const FAULTS: [&str; 11] = [
     "hand-over",
     "stale write",
     "alert again",
+    "changed table",
 ];
 
 /// What all machines share: chance, counts, and what is written down of a run.

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use object_store::memory::InMemory;
 use tidemill::contracts::{
-    Clock, Error, ErrorKind, ErrorOutput, Lookup, Outside, RejectedRecord, Result, Sink, Source, Storage, TableSpec,
+    Clock, Error, ErrorKind, ErrorOutput, Lookup, Outside, ReferenceLoader, RejectedRecord, Result, Sink, Source,
+    Storage, TableSpec,
 };
 use tidemill::ha::{Candidate, Contender, Member, ObjectLease, Seat, SeatLeases, Spread, Times};
 use tidemill::job::{JobOptions, Replica, Stage, StateOptions, prepare};
@@ -19,9 +19,9 @@ use tokio::sync::watch;
 
 use super::alerts::AlertSink;
 use super::checks;
-use super::lookups::{self, FarOwners};
+use super::lookups::{FarOwners, Weights};
 use super::machine::{Machine, Nature};
-use super::objects::FarStore;
+use super::objects::{FarStore, Forgetful};
 use super::sinks::{FileSink, ItemSink, Services};
 use super::stream::{FarStream, Stream};
 use crate::world::{Chance, MachineClock, Tally, World};
@@ -60,10 +60,12 @@ pub(crate) enum Bug {
     ForgetsLedger,
     /// Alerts of one key have one id.
     ReusesAlertIds,
+    /// The log does not say what epochs had of a reference table: who repeats them takes it as it is.
+    ForgetsVersions,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::ResumesInclusive,
         Self::DropsClosedShards,
         Self::IgnoresVersions,
@@ -75,6 +77,7 @@ impl Bug {
         Self::LosesObjects,
         Self::ForgetsLedger,
         Self::ReusesAlertIds,
+        Self::ForgetsVersions,
     ];
 }
 
@@ -188,8 +191,8 @@ impl Outside for Site {
         Ok(Arc::new(FarOwners { machine: Arc::clone(&self.machine), schema: Arc::clone(&spec.schema) }))
     }
 
-    fn reference(&self, spec: &TableSpec) -> Result<RecordBatch> {
-        lookups::weights(&spec.schema)
+    fn reference(&self, spec: &TableSpec) -> Result<Box<dyn ReferenceLoader>> {
+        Ok(Box::new(Weights::new(Arc::clone(&self.machine), Arc::clone(&spec.schema))))
     }
 
     fn error_output(&self) -> Result<Box<dyn ErrorOutput>> {
@@ -197,7 +200,8 @@ impl Outside for Site {
     }
 
     fn storage(&self) -> Arc<dyn Storage> {
-        Arc::new(ObjectStorage::new(self.store(), "kept", "s3://simulated/kept", Arc::clone(&self.clock)))
+        let own = ObjectStorage::new(self.store(), "kept", "s3://simulated/kept", Arc::clone(&self.clock));
+        if self.shared.bug == Some(Bug::ForgetsVersions) { Arc::new(Forgetful::new(own)) } else { Arc::new(own) }
     }
 
     fn nonce(&self) -> String {

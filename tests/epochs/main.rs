@@ -13,8 +13,9 @@ use job::{Variant, options, run};
 use serde_json::Value;
 use tidemill::runtime::{Ending, Summary};
 
-#[path = "support/job.rs"]
+#[path = "../support/job.rs"]
 mod job;
+mod references;
 
 const VARIANTS: [Variant; 3] = [
     Variant { rows: usize::MAX, threads: 1, splits: 1 },

@@ -1,0 +1,289 @@
+//! Reference tables that change between an epoch and its repetition: the repeated epoch joins with what it had.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{cuts, lines, program};
+
+/// Each click is written with the price of then, added up, told, and archived in a file that stays open over checkpoints.
+const JOB: &str = "
+CREATE TABLE clicks (n BIGINT, k STRING) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
+CREATE TABLE prices (k STRING, price BIGINT, note STRING) WITH ('connector' = 'filesystem', 'path' = 'prices', 'format' = 'json');
+CREATE VIEW priced AS SELECT c.n, c.k, p.price FROM clicks AS c JOIN prices AS p ON p.k = c.k;
+CREATE TABLE bills (n BIGINT, price BIGINT, PRIMARY KEY (n) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'bills');
+CREATE TABLE totals (k STRING, total BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'totals');
+CREATE TABLE alerts (n BIGINT, price BIGINT) WITH ('connector' = 'sns', 'topic' = 'alerts');
+CREATE TABLE archive (n BIGINT, price BIGINT)
+WITH ('connector' = 'filesystem', 'path' = 'archive', 'format' = 'json', 'sink.rolling-policy.rollover-interval' = '300 s');
+INSERT INTO bills SELECT n, price FROM priced;
+INSERT INTO totals SELECT k, SUM(price) FROM priced GROUP BY k;
+INSERT INTO alerts SELECT n, price FROM priced;
+INSERT INTO archive SELECT n, price FROM priced;
+";
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new(price: i64) -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        std::fs::create_dir(place.at("prices")).unwrap();
+        place.price(price);
+        std::fs::write(place.at("job.sql"), JOB).unwrap();
+        place
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    /// `a` costs so much, and `b` ten times that.
+    fn price(&self, price: i64) {
+        let line = |k: &str, price: i64| format!("{{\"k\":\"{k}\",\"price\":{price},\"note\":\"not used\"}}\n");
+        std::fs::write(self.at("prices/.next"), line("a", price) + &line("b", 10 * price)).unwrap();
+        std::fs::rename(self.at("prices/.next"), self.at("prices/now.jsonl")).unwrap();
+    }
+
+    fn produce(&self, clicks: std::ops::Range<i64>) {
+        let text: Vec<String> =
+            clicks.map(|n| format!(r#"{{"n":{n},"k":"{}"}}"#, if n % 3 == 0 { "b" } else { "a" })).collect();
+        std::fs::write(self.at("new.jsonl"), text.join("\n") + "\n").unwrap();
+        self.done(&["produce", "clicks", "--local", "local", "--from", "new.jsonl"]);
+    }
+
+    #[track_caller]
+    fn done(&self, args: &[&str]) -> String {
+        let output = program(self.0.path(), args);
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "tidemill {args:?}: {said}");
+        said
+    }
+
+    fn command(more: &[&str]) -> Vec<String> {
+        let args = ["run", "job.sql", "--local", "local", "--once", "--from", "trim_horizon", "--epoch-interval", "1h"];
+        args.iter().chain(more).map(ToString::to_string).collect()
+    }
+
+    /// Runs what is there, to the end.
+    #[track_caller]
+    fn run(&self, more: &[&str]) -> String {
+        self.done(&Self::command(more).iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Runs what is there, to an error. Answers it.
+    #[track_caller]
+    fn refused(&self) -> String {
+        let output = program(self.0.path(), &Self::command(&[]).iter().map(String::as_str).collect::<Vec<_>>());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{said}");
+        said
+    }
+
+    /// Runs to a place where it dies.
+    #[track_caller]
+    fn killed(&self, crash: &str, more: &[&str]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        command.args(Self::command(more)).current_dir(self.0.path()).env("TIDEMILL_CRASH_AT", crash);
+        let output = command.output().unwrap();
+        assert!(output.status.code().is_none(), "{crash}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Price of each click, as three sinks have it: each once, and the same in all.
+    #[track_caller]
+    fn prices(&self) -> BTreeMap<i64, i64> {
+        let once = |rows: Vec<(i64, i64)>, what: &str| {
+            let map: BTreeMap<i64, i64> = rows.iter().copied().collect();
+            assert_eq!(map.len(), rows.len(), "{what}: some are there twice: {rows:?}");
+            map
+        };
+        let pair = |value: &Value| (value["n"].as_i64().unwrap(), value["price"].as_i64().unwrap());
+        let archived =
+            lines(&self.at("archive")).iter().map(|line| pair(&serde_json::from_str(line).unwrap())).collect();
+        let archived = once(archived, "archive");
+        let topic = std::fs::read_to_string(self.at("local/sns/alerts.jsonl")).unwrap();
+        let message = |line: &str| -> Value {
+            let line: Value = serde_json::from_str(line).unwrap();
+            serde_json::from_str(line["message"].as_str().unwrap()).unwrap()
+        };
+        assert_eq!(once(topic.lines().map(|line| pair(&message(line))).collect(), "alerts"), archived);
+        assert_eq!(self.bills(), archived);
+        let total: i64 = self.store().query_row("SELECT SUM(total) FROM totals", [], |row| row.get(0)).unwrap();
+        assert_eq!(total, archived.values().sum::<i64>());
+        archived
+    }
+
+    /// The same, as one of them has it, which takes the last.
+    fn bills(&self) -> BTreeMap<i64, i64> {
+        let store = self.store();
+        let mut bills = store.prepare("SELECT n, price FROM bills").unwrap();
+        bills.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
+    }
+
+    fn store(&self) -> rusqlite::Connection {
+        let file = self.at("local/dynamodb.sqlite");
+        rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
+    }
+
+    /// Files of versions that are kept.
+    fn versions(&self) -> BTreeSet<PathBuf> {
+        let entries = std::fs::read_dir(self.at("local/checkpoints/job/references")).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+/// What each click costs; prices are given for a range of clicks.
+fn wanted<const N: usize>(parts: [(std::ops::Range<i64>, i64); N]) -> BTreeMap<i64, i64> {
+    let price = |n: i64, price: i64| (n, if n % 3 == 0 { 10 * price } else { price });
+    parts.into_iter().flat_map(|(clicks, of_a)| clicks.map(move |n| price(n, of_a))).collect()
+}
+
+#[test]
+fn a_repeated_epoch_joins_with_what_it_had() {
+    for crash in ["cut.after:1", "sink.flushed:1", "sink.flushed:3", "committed:1", "manifest.before:1"] {
+        let place = Place::new(1);
+        place.produce(0..30);
+        place.killed(crash, &[]);
+        // It changes before the repetition, again before the next, and is what it is in new epochs.
+        place.price(2);
+        place.produce(30..40);
+        place.killed("cut.after:1", &[]);
+        place.price(3);
+        place.produce(40..45);
+        place.run(&[]);
+        assert_eq!(place.prices(), wanted([(0..30, 1), (30..40, 2), (40..45, 3)]), "{crash}");
+        place.produce(45..50);
+        place.price(4);
+        place.run(&[]);
+        assert_eq!(place.prices(), wanted([(0..30, 1), (30..40, 2), (40..45, 3), (45..50, 4)]), "{crash}");
+    }
+}
+
+#[test]
+fn so_do_rows_of_open_files_that_are_made_again_behind_a_checkpoint() {
+    let place = Place::new(1);
+    place.produce(0..200);
+    let small = ["--epoch-rows", "5", "--checkpoint-interval", "1ms"];
+    place.killed("manifest.after:3", &small);
+    assert!(lines(&place.at("archive")).is_empty(), "files are open");
+    let first = place.bills();
+    assert!(first.len() > 5, "{first:?}");
+    // Twice more: what is repeated comes from three runs.
+    place.price(2);
+    place.killed("manifest.after:2", &small);
+    place.price(3);
+    place.run(&small);
+    let prices = place.prices();
+    assert_eq!(prices.len(), 200);
+    let all = [1, 2, 3].map(|of_a| wanted([(0..200, of_a)]));
+    assert!(first.iter().all(|(n, price)| price == &all[0][n] && prices[n] == *price), "{first:?} {prices:?}");
+    let by = |which: usize| prices.iter().filter(|(n, price)| **price == all[which][n]).count();
+    assert!(by(0) >= first.len() && by(1) > 0 && by(0) + by(1) + by(2) == 200, "{prices:?}");
+}
+
+#[test]
+fn a_version_that_is_gone_or_damaged_is_told_and_the_old_files_will_do() {
+    let place = Place::new(1);
+    place.produce(0..30);
+    place.killed("sink.flushed:2", &[]);
+    place.price(2);
+    let file = place.versions().pop_first().unwrap();
+    let whole = std::fs::read(&file).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 4;
+    for (content, what) in [(None, "is not in "), (Some(damaged), "is damaged: "), (Some(Vec::new()), "is damaged: ")] {
+        match content {
+            Some(content) => std::fs::write(&file, content).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        let said = place.refused();
+        let wanted =
+            [what, "reference table 'prices'", "is repeated", "put the table's own files back", "state rewind"];
+        assert!(wanted.iter().all(|text| said.contains(text)), "{said}");
+    }
+    // The files as they were are the same version.
+    place.price(1);
+    place.killed("cut.after:1", &[]);
+    place.price(2);
+    std::fs::write(&file, whole).unwrap();
+    place.produce(30..35);
+    place.run(&[]);
+    assert_eq!(place.prices(), wanted([(0..30, 1), (30..35, 2)]));
+}
+
+/// A log as programs wrote it that kept no versions.
+fn forget_versions(log: &Path) {
+    let text = std::fs::read_to_string(log).unwrap();
+    let line = |line: &str| {
+        let mut entry: Value = serde_json::from_str(&line[line.find('{').unwrap()..]).unwrap();
+        if let Some(cut) = entry.get_mut("cut") {
+            assert!(cut.as_object_mut().unwrap().remove("references").is_some(), "{cut}");
+        }
+        let json = entry.to_string();
+        let digest: String = Sha256::digest(json.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("{digest} {json}\n")
+    };
+    std::fs::write(log, text.lines().map(line).collect::<String>()).unwrap();
+}
+
+#[test]
+fn a_log_of_before_is_repeated_with_the_files_as_they_are() {
+    let place = Place::new(1);
+    place.produce(0..30);
+    place.killed("cut.after:1", &[]);
+    forget_versions(&place.at("local/checkpoints/job/epochs.log"));
+    std::fs::remove_dir_all(place.at("local/checkpoints/job/references")).unwrap();
+    place.price(2);
+    place.produce(30..35);
+    // From its own cut on, this program knows.
+    place.killed("cut.after:1", &[]);
+    let named: Vec<bool> = cuts(place.0.path()).iter().map(|cut| cut["references"]["prices"].is_string()).collect();
+    assert_eq!(named, [false, true]);
+    place.price(3);
+    place.run(&[]);
+    assert_eq!(place.bills(), wanted([(0..30, 3), (30..35, 2)]));
+}
+
+#[test]
+fn versions_are_kept_for_checkpoints_and_savepoints_and_no_longer() {
+    let place = Place::new(1);
+    place.produce(0..9);
+    place.run(&[]);
+    let first = place.versions();
+    assert_eq!(first.len(), 1);
+    // Files that are written anew and say the same are no other version; nor are columns that nobody uses.
+    place.price(1);
+    place.produce(9..12);
+    place.run(&[]);
+    assert_eq!(place.versions(), first);
+    let shown = place.done(&["state", "show", "local"]);
+    assert!(shown.contains("  reference table prices: version ") && shown.contains(", 2 rows, "), "{shown}");
+    place.done(&["state", "save", "local", "early"]);
+    for price in 2..8 {
+        place.price(price);
+        place.produce(10 + price..11 + price);
+        place.run(&[]);
+    }
+    let kept = place.versions();
+    // Three checkpoints, and the savepoint.
+    assert!(kept.len() == 4 && kept.is_superset(&first), "{kept:?}");
+    let diff = place.done(&["state", "diff", "local", "early"]);
+    assert!(diff.contains("  reference table prices: version ") && diff.contains(" -> version "), "{diff}");
+    // Going back reads the records again, as new ones.
+    place.run(&["--from-savepoint", "early"]);
+    let store = place.store();
+    let price =
+        |n: i64| -> i64 { store.query_row("SELECT price FROM bills WHERE n = ?", [n], |row| row.get(0)).unwrap() };
+    assert_eq!([price(1), price(13)], [1, 7]);
+    place.done(&["state", "restore", "local", "early", "--to", "elsewhere"]);
+    assert_eq!(std::fs::read_dir(place.at("elsewhere/references")).unwrap().count(), 1);
+    place.done(&["state", "drop", "local", "early"]);
+    for n in 30..34 {
+        place.produce(n..n + 1);
+        place.run(&[]);
+    }
+    assert_eq!(place.versions().len(), 1, "{:?}", place.versions());
+    assert_ne!(place.versions(), first);
+}
