@@ -19,9 +19,12 @@ pub(crate) fn owner(key: &str) -> Option<String> {
 /// The reference table changes so often: within most epochs that are repeated, or between them.
 const CHANGES_EACH: Duration = Duration::from_millis(1_700);
 
+/// Versions of it, one after the other, and again.
+pub(crate) const VERSIONS: u64 = 5;
+
 /// Which version of the reference table is there at a time.
-pub(crate) fn version_at(now: Duration) -> u64 {
-    (now.as_millis() / CHANGES_EACH.as_millis()) as u64
+fn version_at(now: Duration) -> u64 {
+    (now.as_millis() / CHANGES_EACH.as_millis()) as u64 % VERSIONS
 }
 
 /// Weight of a key in a version; few have one.

@@ -1,11 +1,9 @@
 //! An object store beyond the network: checkpoints, epoch log and lease lie there.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::future::FutureExt;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
@@ -14,10 +12,6 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-
-use sha2::{Digest, Sha256};
-use tidemill::contracts::{Created, Storage};
-use tidemill::state::ObjectStorage;
 
 use super::machine::{Lost, Machine};
 use super::scenario::Bug;
@@ -100,64 +94,5 @@ impl ObjectStore for FarStore {
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
         Err(Error::NotImplemented { operation: "copy".into(), implementer: self.to_string() })
-    }
-}
-
-/// A place that does not say which versions of reference tables other runs have named in their log.
-#[derive(Debug)]
-pub(crate) struct Forgetful {
-    inner: ObjectStorage,
-    own: Mutex<BTreeSet<String>>,
-}
-
-impl Forgetful {
-    pub(crate) fn new(inner: ObjectStorage) -> Self {
-        Self { inner, own: Mutex::default() }
-    }
-}
-
-/// A log object without them; its checksums are right again.
-fn without_versions(object: &[u8]) -> Bytes {
-    let text = std::str::from_utf8(object).expect("a log is text");
-    let line = |line: &str| {
-        // The first is a nonce.
-        let Some((_, json)) = line.split_once(' ') else { return format!("{line}\n") };
-        let mut entry: serde_json::Value = serde_json::from_str(json).expect("JSON");
-        if let Some(cut) = entry.get_mut("cut").and_then(|cut| cut.as_object_mut()) {
-            cut.remove("references");
-        }
-        let json = entry.to_string();
-        let digest: String = Sha256::digest(json.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("{digest} {json}\n")
-    };
-    text.lines().map(line).collect::<String>().into()
-}
-
-#[async_trait]
-impl Storage for Forgetful {
-    fn place(&self) -> String {
-        self.inner.place()
-    }
-
-    async fn create(&self, name: &str, content: Bytes) -> tidemill::contracts::Result<Created> {
-        self.own.lock().expect("no panic while it is held").insert(name.to_owned());
-        self.inner.create(name, content).await
-    }
-
-    async fn read(&self, name: &str) -> tidemill::contracts::Result<Option<Bytes>> {
-        let content = self.inner.read(name).await?;
-        let is_own = self.own.lock().expect("no panic while it is held").contains(name);
-        if !name.starts_with("log/") || is_own {
-            return Ok(content);
-        }
-        Ok(content.map(|content| without_versions(&content)))
-    }
-
-    async fn list(&self, folder: &str) -> tidemill::contracts::Result<Vec<String>> {
-        self.inner.list(folder).await
-    }
-
-    async fn remove(&self, name: &str) -> tidemill::contracts::Result<()> {
-        self.inner.remove(name).await
     }
 }
