@@ -211,6 +211,42 @@ fn a_version_that_is_gone_or_damaged_is_told_and_the_old_files_will_do() {
     place.produce(30..35);
     place.run(&[]);
     assert_eq!(place.prices(), wanted([(0..30, 1), (30..35, 2)]));
+    // Given up: what was to be repeated is new.
+    place.price(3);
+    place.produce(35..40);
+    place.killed("sink.flushed:2", &[]);
+    place.price(4);
+    for file in place.versions() {
+        std::fs::remove_file(file).unwrap();
+    }
+    assert!(place.refused().contains("is not in "));
+    place.done(&["state", "rewind", "local", "latest"]);
+    place.run(&[]);
+    assert_eq!(place.bills(), wanted([(0..30, 1), (30..35, 2), (35..40, 4)]));
+}
+
+#[test]
+fn a_column_that_was_not_kept_is_refused_until_the_unchanged_files_have_run() {
+    let place = Place::new(1);
+    place.produce(0..9);
+    place.killed("sink.flushed:2", &[]);
+    let more = "
+        CREATE TABLE notes (n BIGINT, note STRING, PRIMARY KEY (n) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'notes');
+        INSERT INTO notes SELECT c.n, p.note FROM clicks AS c JOIN prices AS p ON p.k = c.k;";
+    std::fs::write(place.at("job.sql"), format!("{JOB}{more}")).unwrap();
+    let said = place.refused();
+    assert!(
+        said.contains("column 'note'") && said.contains("reference table 'prices'") && said.contains("--once"),
+        "{said}"
+    );
+    std::fs::write(place.at("job.sql"), JOB).unwrap();
+    place.run(&[]);
+    std::fs::write(place.at("job.sql"), format!("{JOB}{more}")).unwrap();
+    place.produce(9..12);
+    place.run(&[]);
+    assert_eq!(place.prices(), wanted([(0..12, 1)]));
+    let notes: i64 = place.store().query_row("SELECT COUNT(*) FROM notes", [], |row| row.get(0)).unwrap();
+    assert_eq!(notes, 3);
 }
 
 /// A log as programs wrote it that kept no versions.
