@@ -146,8 +146,16 @@ async fn damage_anywhere_is_told_with_what_to_do() {
     let error =
         next.references().load(&digest, &rows.schema(), None).await.expect("an answer").expect_err("it is gone");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    std::fs::write(&path, whole).expect("written");
+    std::fs::write(&path, &whole).expect("written");
     assert_eq!(loaded(next.references(), &digest, &rows).await, rows);
+    // Found to be damaged, and there again with other help: it is written once more, and the damaged file goes.
+    std::fs::write(&path, &whole[1..]).expect("written");
+    let mut next = later(&storages[0], "c", &[cut(1, &digest)]).await;
+    next.references().load(&digest, &rows.schema(), None).await.expect("an answer").expect_err("it is damaged");
+    assert_eq!(has(&next, 1, &rows).await, digest);
+    assert_eq!(loaded(next.references(), &digest, &rows).await, rows);
+    checkpoint(&mut next, 3).await;
+    assert!(!path.exists() && files(&storages[0]).await.len() == 1);
 }
 
 #[tokio::test]

@@ -160,8 +160,8 @@ impl ReferenceVersions {
         self.known().note(epoch, versions);
     }
 
-    /// The rows of a version in the columns of `schema`; `None` when they are not there as they were, and why. At most `most_bytes`
-    /// are read.
+    /// The rows of a version in the columns of `schema`, at most `most_bytes` of them; within it `corrupt` when they are not there as they
+    /// were.
     ///
     /// # Errors
     /// `unavailable` when the storage does not answer, or there are more; `config` when a column was not kept.
@@ -186,7 +186,9 @@ impl ReferenceVersions {
                 Err(why) => wrong = why,
             }
         }
-        let shown = &digest[..digest.len().min(SHOWN_DIGITS)];
+        // Whoever has the rows may write them once more.
+        self.known().stored.remove(digest);
+        let shown = digest.get(..SHOWN_DIGITS).unwrap_or(digest);
         Ok(Err(Error::corrupt(format!("its version {shown} {wrong}")).hint(MEND)))
     }
 
