@@ -22,9 +22,8 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, TimestampMillisecondType};
-use datafusion::physical_plan::ExecutionPlan;
 
-use super::compute::{Compute, Output, batch_bytes};
+use super::compute::{Compute, batch_bytes};
 use super::hash_run::{HashRanges, HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
 use super::panes::{Closing, Lists, Named, Pane, compact, own_text, with_bounds};
@@ -199,26 +198,8 @@ impl WindowAggregate {
         Ok(())
     }
 
-    /// Closes the windows that the watermark has passed and returns their final rows.
-    ///
-    /// # Errors
-    /// `unavailable` when they are more than memory is to have, and the plan that reads them, if that is given, needs them.
-    pub async fn advance(
-        &mut self,
-        watermark: Watermark,
-        compute: &Compute,
-        reader: Option<&Arc<dyn ExecutionPlan>>,
-    ) -> Result<Vec<RecordBatch>> {
-        self.begin_close(watermark);
-        let mut out = Output::new(compute, reader);
-        while let Some(rows) = self.next_closed(compute).await? {
-            out.extend(rows)?;
-        }
-        out.into_rows()
-    }
-
     /// Moves event time on. What closes by that is read out by [`Self::next_closed`], to its end.
-    pub(super) fn begin_close(&mut self, watermark: Watermark) {
+    pub fn begin_close(&mut self, watermark: Watermark) {
         if watermark <= self.watermark {
             return;
         }
@@ -236,7 +217,7 @@ impl WindowAggregate {
     }
 
     /// Final rows of windows that close, many at a time; `None` when there are no more.
-    pub(super) async fn next_closed(&mut self, compute: &Compute) -> Result<Option<Vec<RecordBatch>>> {
+    pub async fn next_closed(&mut self, compute: &Compute) -> Result<Option<Vec<RecordBatch>>> {
         let mut lists = Lists::new(self.parts.finish_partitions());
         match self.shared {
             None => self.gather_own(&mut lists)?,

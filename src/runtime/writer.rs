@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use datafusion::arrow::array::RecordBatch;
 use tokio::sync::{mpsc, oneshot};
 
+use super::changes::WaitingChanges;
 use super::checkpoints::{CheckpointOrder, Report};
 use super::reader::{rejected_row, row_json};
 use super::unwritten::Unwritten;
 use crate::contracts::{
-    Changes, Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason,
-    RejectedRecord, Result, Sink, crash_point,
+    Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason, RejectedRecord, Result,
+    Sink, crash_point,
 };
 use crate::operators::StateLimit;
 use crate::state::OperatorState;
@@ -21,7 +22,7 @@ use crate::state::OperatorState;
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Write the rows of an epoch and make them visible.
-    Epoch { epoch: EpochNumber, now_ms: i64, changes: Vec<Changes> },
+    Epoch { epoch: EpochNumber, now_ms: i64, changes: Vec<WaitingChanges> },
     /// Say up to which epoch all rows are durable, after everything before has been done.
     Checkpoint(CheckpointOrder),
 }
@@ -141,14 +142,15 @@ impl Writer {
         Ok(())
     }
 
-    async fn write(&mut self, epoch: EpochNumber, now_ms: i64, changes: Vec<Changes>) -> Result<()> {
+    async fn write(&mut self, epoch: EpochNumber, now_ms: i64, changes: Vec<WaitingChanges>) -> Result<()> {
         self.last = epoch;
         self.writes.store(epoch.0, Ordering::Relaxed);
-        if let Some(unwritten) = &mut self.unwritten {
-            unwritten.add(epoch, now_ms, &changes)?;
-        }
         let mut refused = Vec::new();
         for changes in changes {
+            let changes = changes.load()?;
+            if let Some(unwritten) = &mut self.unwritten {
+                unwritten.add(epoch, now_ms, &changes)?;
+            }
             let batch = changes.batch.clone();
             let outcome = self.sink.write(epoch, changes).await?;
             self.written.rows += outcome.written;
