@@ -63,7 +63,7 @@ impl StoredRows {
 
 impl SpilledRows {
     /// The blocks of a file, in order, with the columns' names of `schema`.
-    pub(super) fn of<'a>(file: &'a Arc<SpilledFile>, schema: &'a SchemaRef) -> impl Iterator<Item = Self> + 'a {
+    pub(crate) fn of<'a>(file: &'a Arc<SpilledFile>, schema: &'a SchemaRef) -> impl Iterator<Item = Self> + 'a {
         let blocks = file.block_rows().iter().enumerate();
         blocks.map(|(block, rows)| Self { file: Arc::clone(file), block, rows: *rows, schema: Arc::clone(schema) })
     }
