@@ -241,7 +241,7 @@ mod tests {
         let mut stage = Stage { plan, inputs };
 
         let parent = tempfile::tempdir().expect("a folder");
-        let folder = SpillFolder::create(parent.path()).expect("created");
+        let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
         let limit =
             StateLimit { folder: Arc::clone(&folder), bytes: 1 << 20, output_bytes: 8 << 20, process_bytes: 1 << 30 };
         let pool = Arc::new(GreedyMemoryPool::new(5 << 20));

@@ -312,7 +312,7 @@ fn keys(rows: &RecordBatch, partition_by: &[Arc<dyn PhysicalExpr>]) -> Result<Ve
 
 /// Rows that have equal keys, of rows in the order of these.
 fn ranges(keys: &[ArrayRef], rows: usize) -> Result<Vec<std::ops::Range<usize>>> {
-    if keys.is_empty() { Ok(vec![0..rows]) } else { Ok(partition(keys)?.ranges()) }
+    if keys.is_empty() { Ok(std::iter::once(0..rows).collect()) } else { Ok(partition(keys)?.ranges()) }
 }
 
 pub(super) fn outward(error: Error) -> DataFusionError {
@@ -360,7 +360,7 @@ mod tests {
 
     fn limited(output_bytes: usize) -> (tempfile::TempDir, Compute) {
         let parent = tempfile::tempdir().expect("a folder");
-        let folder = SpillFolder::create(parent.path()).expect("created");
+        let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
         let limit = StateLimit { folder, bytes: 1 << 30, output_bytes, process_bytes: 1 << 30 };
         let config = SessionConfig::new().with_batch_size(64);
         let context = Arc::new(TaskContext::default().with_session_config(config));

@@ -24,7 +24,7 @@ use super::panes::own_text;
 use super::stored_rows::{SpilledRows, StoredRows};
 use super::top_n::TopN;
 use crate::contracts::{Error, Result};
-use crate::state::{SPILL_FILE_BYTES, SpillWriter, SpilledFile};
+use crate::state::{SpillWriter, SpilledFile};
 
 /// Rows of a block: as many as DataFusion's operators have in a batch …
 pub(super) const BLOCK_ROWS: usize = 8_192;
@@ -172,9 +172,9 @@ impl Output {
                 Some(file) => file,
                 None => folder.file(batch.schema_ref())?,
             };
-            let bytes = file.write(&block)?;
+            let is_full = file.write(&block)?;
             self.file = Some(file);
-            if bytes >= SPILL_FILE_BYTES {
+            if is_full {
                 self.end_file()?;
             }
         }
@@ -238,7 +238,7 @@ mod tests {
 
     fn limit(output_bytes: usize) -> (tempfile::TempDir, StateLimit) {
         let parent = tempfile::tempdir().expect("a folder");
-        let folder = SpillFolder::create(parent.path()).expect("created");
+        let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
         (parent, StateLimit { folder, bytes: 1 << 30, output_bytes, process_bytes: 1 << 30 })
     }
 

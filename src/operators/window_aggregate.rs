@@ -149,7 +149,7 @@ impl WindowAggregate {
             (pane.rows, pane.bytes, pane.rows_after_compaction) = (0, 0, 0);
             while let Some((before, last, count)) = due(&pane.runs) {
                 let mut writer = RunWriter::new(folder, &mut self.ids, &self.hashes, None, count);
-                for range in HashRanges::of(count, pane.rows_at_once(compute)) {
+                for range in HashRanges::of_runs([before, last], folder.file_bytes()) {
                     let rows = [before.rows_in(&self.hashes, &range)?, last.rows_in(&self.hashes, &range)?].concat();
                     writer.add(&self.parts.reduce(&rows, compute).await?)?;
                 }

@@ -295,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn an_epoch_from_disk_is_flushed_in_parts_where_the_sink_buffers_it() {
         let parent = tempfile::tempdir().expect("a folder");
-        let folder = SpillFolder::create(parent.path()).expect("created");
+        let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
         let text = "x".repeat(1_000);
         let batch = |from: i64| {
             let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(from..from + 1_000));
