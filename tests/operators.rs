@@ -27,7 +27,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 fn compute() -> Compute {
     let context = Arc::new(TaskContext::default());
-    Compute { merges: Arc::clone(&context), context, partitions: 1, limit: None }
+    Compute { merges: Arc::clone(&context), context, ..Compute::new(1) }
 }
 
 /// A folder for state that does not fit into memory; it goes with the first value.
@@ -373,8 +373,11 @@ fn a_window_aggregate_gives_each_window_once_with_the_rows_that_came_in_time() {
                     operator.restore(at, state, &compute()).await.expect("restored");
                 }
                 watermark = if step == i64::MAX { i64::MAX } else { watermark.max(-50) + step };
-                let closed = operator.advance(Watermark(watermark), &compute(), None).await.expect("closed windows");
-                let mut closed = numbers(&closed);
+                operator.begin_close(Watermark(watermark));
+                let mut closed = Vec::new();
+                while let Some(rows) = operator.next_closed(&compute()).await.expect("closed windows") {
+                    closed.extend(numbers(&rows));
+                }
                 closed.sort();
                 let is_closed = |window: &(i64, i64, i64)| Watermark(watermark).closes(window.1);
                 let expected = model.iter().filter(|(window, _)| is_closed(window));
@@ -394,6 +397,7 @@ fn a_window_buffer_gives_the_rows_of_each_window_once_in_order_of_ends() {
     proptest!(|(epochs in windowed(), which in 0usize..2)| {
         let spec = specs()[which];
         let (mut buffer, mut watermark) = (WindowBuffer::new(0), i64::MIN);
+        let schema = batch(&["we", "k", "v"], &[]).schema();
         let (_parent, folder) = spill_folder();
         let mut model: BTreeMap<i64, Vec<Vec<i64>>> = BTreeMap::new();
         let closing = std::iter::once((Vec::new(), i64::MAX, Vec::new(), NOTHING));
@@ -417,7 +421,11 @@ fn a_window_buffer_gives_the_rows_of_each_window_once_in_order_of_ends() {
                 buffer.restore(at, state, None).expect("restored");
             }
             watermark = if step == i64::MAX { i64::MAX } else { watermark.max(-50) + step };
-            let closed = numbers(&buffer.advance(Watermark(watermark), &compute(), None).expect("closed"));
+            buffer.begin_close(Watermark(watermark));
+            let mut closed = Vec::new();
+            while let Some(rows) = buffer.next_closed(&schema).expect("closed") {
+                closed.extend(numbers(&[rows.load().expect("read")]));
+            }
             let mut expected = Vec::new();
             while let Some(entry) = model.first_entry().filter(|entry| Watermark(watermark).closes(*entry.key())) {
                 expected.extend(entry.remove());

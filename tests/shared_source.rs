@@ -123,7 +123,7 @@ async fn read(
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let context = Arc::new(TaskContext::default());
-    let compute = Compute { merges: Arc::clone(&context), context, partitions: 1, limit: None };
+    let compute = Compute { merges: Arc::clone(&context), context, ..Compute::new(1) };
     let all = read_all(feeds, schemas.len(), clock, compute).await.expect("it is read");
     (all, opened.load(Ordering::SeqCst), decoded.load(Ordering::SeqCst))
 }

@@ -12,7 +12,7 @@ use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup};
 use tidemill::contracts::{SPLITMIX64_STEP, Watermark, splitmix64};
 use tidemill::job::JobOptions;
-use tidemill::operators::{Compute, EpochInputs, QueryGraph, TableRows};
+use tidemill::operators::{Compute, EpochInputs, QueryGraph, StoredRows, TableRows};
 use tidemill::runtime::Ending;
 
 /// The source of all benches, and a sink that takes everything.
@@ -145,7 +145,7 @@ pub(crate) async fn process(mut graph: QueryGraph, epochs: &[Epoch]) -> usize {
     let (compute, mut rows) = (compute(), 0);
     for epoch in epochs {
         let output = graph.process(&inputs(epoch), &compute).await.expect("the query runs");
-        rows += output.rows.iter().map(RecordBatch::num_rows).sum::<usize>();
+        rows += output.rows.iter().map(StoredRows::len).sum::<usize>();
     }
     rows
 }

@@ -101,6 +101,12 @@ pub trait Sink: Send {
     /// Ends an epoch. `now_ms` is the epoch's time, for rolling by age.
     async fn flush(&mut self, epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome>;
 
+    /// Whether an epoch of more rows than memory may have is flushed in parts: `flush` sends what `write` has buffered, and more
+    /// rows of the same epoch follow. For sinks that buffer the rows of an epoch, and for which it makes no difference.
+    fn flushes_parts(&self) -> bool {
+        false
+    }
+
     /// Time (as of `flush`) from which it wants an epoch to end, though no row has come for it: something is too old to
     /// wait longer.
     fn wants_flush_at(&self) -> Option<i64> {

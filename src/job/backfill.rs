@@ -22,7 +22,7 @@ use super::run::{JobOptions, errors_place, job_name, parameters, sink_tables};
 use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Changes, Clock, EpochNumber, Error, RejectedRecord, Result};
 use crate::operators::{Compute, TIME_COLUMN, WATERMARK_COLUMN};
-use crate::runtime::{ErrorsOrder, WatermarkRule, WriterLog};
+use crate::runtime::{ErrorsOrder, Order, WaitingChanges, WatermarkRule, WriterLog};
 use crate::sql::{JobPlan, PlanOptions, QueryPlan, SourcePlan, plan_job};
 
 /// What a person asks for on the command line.
@@ -163,9 +163,12 @@ async fn run_query(
     let schema = &query.sink.spec.schema;
     let changes = rows
         .into_iter()
-        .map(|b| Ok(Changes { batch: RecordBatch::try_new(Arc::clone(schema), b.columns().to_vec())?, kinds: None }))
+        .map(|b| {
+            let batch = RecordBatch::try_new(Arc::clone(schema), b.columns().to_vec())?;
+            Ok(WaitingChanges::Held(Changes { batch, kinds: None }))
+        })
         .collect::<Result<Vec<_>>>()?;
-    let order = crate::runtime::Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes };
+    let order = Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes };
     // A writer that has gone says why when it is awaited.
     let _ = orders.send(order).await;
     drop(orders);

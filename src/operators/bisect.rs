@@ -10,11 +10,14 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, UInt64Type};
 
-use super::compute::{Compute, run_partitions};
+use super::compute::{Compute, run_into};
 use super::gate::GateReport;
 use super::graph::{Stage, StageInput};
+use super::large_plans::LargeRun;
+use super::output::Output;
 use super::shared_rows::{ColumnPath, SharedRows};
 use super::slot::Stretch;
+use super::stored_rows::StoredRows;
 use super::{ORIGIN_COLUMN, TIME_COLUMN, WATERMARK_COLUMN, WEIGHT_COLUMN};
 use crate::contracts::{Error, ErrorKind, Result};
 
@@ -54,17 +57,19 @@ struct Part {
 /// What a stage gives of the rows that do not make it fail.
 #[derive(Debug)]
 pub(super) struct Sound {
-    pub(super) rows: Vec<RecordBatch>,
+    pub(super) rows: Vec<StoredRows>,
     pub(super) failed: Vec<FailedRow>,
 }
 
-/// Runs a stage that has failed once over the rows `given` to its streamed inputs, by number of the input.
+/// Runs a stage that has failed once over the rows `given` to its streamed inputs, by number of the input; those on disk
+/// are in blocks of `block_rows`.
 ///
 /// # Errors
 /// The stage's own, when no single rows cause it; `data` when there are too many of them.
 pub(super) async fn run_sound(
     stage: &Stage,
     given: Vec<(usize, Vec<Arc<SharedRows>>)>,
+    block_rows: usize,
     compute: &Compute,
     report: &GateReport,
     poison: Poison,
@@ -76,13 +81,15 @@ pub(super) async fn run_sound(
         }
     };
     let all: Vec<Part> = given.into_iter().flat_map(|(input, rows)| rows.into_iter().map(whole(input))).collect();
-    let run = Trial { stage, compute, report };
+    let spilled = all.iter().any(|part| part.stretch.rows.is_spilled());
+    let large = if spilled { Some(LargeRun::new(&stage.plan, compute, block_rows).await?) } else { None };
+    let run = Trial { stage, large, compute, report };
     let (mut good, mut failed) = (Vec::new(), Vec::new());
     let mut open = halves(all);
     while let Some(parts) = open.pop() {
         let rows: usize = parts.iter().map(|part| part.stretch.len).sum();
-        match run.over(&parts).await {
-            Ok(_) => good.extend(parts),
+        match run.over(&parts, &mut Output::nothing()).await {
+            Ok(()) => good.extend(parts),
             Err(error) if error.kind() != ErrorKind::Data => return Err(error),
             Err(error) if rows == 1 => {
                 let Some(part) = parts.into_iter().find(|part| part.stretch.len == 1) else { continue };
@@ -95,24 +102,30 @@ pub(super) async fn run_sound(
         }
         report.discard();
     }
-    let rows = run.over(&good).await?;
-    Ok(Sound { rows, failed })
+    let mut given = Output::new(compute, None);
+    run.over(&good, &mut given).await?;
+    Ok(Sound { rows: given.finish()?, failed })
 }
 
 struct Trial<'a> {
     stage: &'a Stage,
+    /// How it is run where rows are on disk.
+    large: Option<LargeRun>,
     compute: &'a Compute,
     report: &'a GateReport,
 }
 
 impl Trial<'_> {
-    async fn over(&self, parts: &[Part]) -> Result<Vec<RecordBatch>> {
+    async fn over(&self, parts: &[Part], given: &mut Output) -> Result<()> {
         self.report.discard();
         for (number, input) in self.stage.inputs.iter().enumerate().filter(|(_, input)| input.is_streamed()) {
             let own = parts.iter().filter(|part| part.input == number);
             input.slot.fill_stretches(own.map(|part| part.stretch.clone()).collect());
         }
-        run_partitions(&self.stage.plan, self.compute).await
+        match &self.large {
+            Some(run) => run.run_into(given).await,
+            None => run_into(&self.stage.plan, self.compute, given).await,
+        }
     }
 }
 

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
+use tokio::sync::RwLock;
 
-use super::panes::own_text;
-use super::top_n::TopN;
+use super::output::Output;
 use crate::contracts::{Error, ErrorKind, Result};
 use crate::state::SpillFolder;
 
@@ -26,6 +27,9 @@ pub struct Compute {
     pub partitions: usize,
     /// What operators may keep in memory; `None` is everything.
     pub limit: Option<StateLimit>,
+    /// Shared by plans that run; a plan over rows that are on disk is alone. It takes all of the memory pool, and others, which
+    /// have nothing yet that they could spill, would get none.
+    pub turns: Arc<RwLock<()>>,
 }
 
 /// What operators may keep in memory, and where the rest goes.
@@ -35,7 +39,7 @@ pub struct StateLimit {
     pub folder: Arc<SpillFolder>,
     /// Bytes that the state of all queries may have in memory.
     pub bytes: usize,
-    /// Bytes of rows that an operator may give in one epoch: they are in memory until the sink has them.
+    /// Bytes of rows that an operator or a stage may give in one epoch and have in memory; what is more goes to disk.
     pub output_bytes: usize,
     /// Bytes that the whole process may have.
     pub process_bytes: usize,
@@ -49,53 +53,10 @@ impl StateLimit {
     }
 }
 
-/// Rows that an operator gives, counted.
-#[derive(Debug)]
-pub(super) struct Output {
-    rows: Vec<RecordBatch>,
-    bytes: usize,
-    limit: Option<usize>,
-    /// The only plan that reads them, where it is known.
-    reader: Option<Arc<dyn ExecutionPlan>>,
-}
-
-impl Output {
-    /// None yet. Where they are too many, those go that the plan that reads them cannot need.
-    pub(super) fn new(compute: &Compute, reader: Option<&Arc<dyn ExecutionPlan>>) -> Self {
-        let limit = compute.limit.as_ref().map(|limit| limit.output_bytes);
-        Self { rows: Vec::new(), bytes: 0, limit, reader: reader.cloned() }
-    }
-
-    /// Adds rows.
-    ///
-    /// # Errors
-    /// `unavailable` when they are more than memory is to have.
-    pub(super) fn extend(&mut self, rows: Vec<RecordBatch>) -> Result<()> {
-        self.bytes += rows.iter().map(batch_bytes).sum::<usize>();
-        self.rows.extend(rows);
-        let Some(limit) = self.limit.filter(|limit| self.bytes > *limit) else { return Ok(()) };
-        if let Some(top) = self.reader.as_ref().and_then(TopN::of) {
-            self.rows = top.needed(&self.rows)?.map(own_text).transpose()?.into_iter().collect();
-            self.bytes = self.rows.iter().map(batch_bytes).sum();
-            // What is hardly fewer would be sorted again with each part that comes.
-            if self.bytes <= limit / 2 {
-                return Ok(());
-            }
-        }
-        let error = format!("windows that close at the same time have more than {} MiB of rows", limit >> 20);
-        Err(Error::new(ErrorKind::Unavailable, error)
-            .hint("give the job more --memory, or make fewer groups or shorter windows"))
-    }
-
-    /// All of them. Batches that are parts of one would each be counted as the whole by the plan that reads them; so where that is
-    /// much, they get their own text.
-    pub(super) fn into_rows(self) -> Result<Vec<RecordBatch>> {
-        let counted: usize = self.rows.iter().map(RecordBatch::get_array_memory_size).sum();
-        match self.limit {
-            Some(limit) if counted > limit / 2 => self.rows.into_iter().map(own_text).collect(),
-            _ => Ok(self.rows),
-        }
-    }
+/// Whether a plan has failed because the memory pool had no more.
+pub(super) fn is_exhausted(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
+    source.is_some_and(|e: &DataFusionError| matches!(e.find_root(), DataFusionError::ResourcesExhausted(_)))
 }
 
 /// About how many bytes the values of a batch have: only those that it shows, for many batches are slices of one.
@@ -123,7 +84,7 @@ impl Compute {
         execution.skip_partial_aggregation_probe_rows_threshold = PROBE_ROWS;
         execution.skip_partial_aggregation_probe_ratio_threshold = PROBE_SHARE;
         let context = Arc::new(TaskContext::default().with_session_config(config));
-        Self { merges: Arc::clone(&context), context, partitions, limit: None }
+        Self { merges: Arc::clone(&context), context, partitions, limit: None, turns: Arc::default() }
     }
 
     /// The same within a limit: stages run in `runtime`, and state beyond `limit` goes to disk.
@@ -150,13 +111,13 @@ impl Compute {
 /// 10 to 20 KiB more after each (`benches/soak.py`). So what is executed is a copy that goes with its run; making it takes a few
 /// microseconds. Leaves are shared, and so is what a hash join has built of its reference table. (Its own notes are shared with it:
 /// `graph` makes such plans anew now and then.) Other joins keep their tables in themselves, so they are taken as they are.
-fn fresh(plan: &Arc<dyn ExecutionPlan>) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+fn fresh(plan: &Arc<dyn ExecutionPlan>) -> std::result::Result<Arc<dyn ExecutionPlan>, DataFusionError> {
     let children = plan.children();
     let keeps = matches!(plan.name(), "CrossJoinExec" | "NestedLoopJoinExec" | "PiecewiseMergeJoinExec");
     if children.is_empty() || keeps {
         return Ok(Arc::clone(plan));
     }
-    let children = children.into_iter().map(fresh).collect::<datafusion::error::Result<_>>()?;
+    let children = children.into_iter().map(fresh).collect::<std::result::Result<_, DataFusionError>>()?;
     let as_before = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
     let plan = Arc::clone(plan).replace_children(children, as_before)?;
     // This one takes its notes along.
@@ -191,6 +152,20 @@ pub async fn run_partitions(plan: &Arc<dyn ExecutionPlan>, compute: &Compute) ->
     failed.map_or(Ok(rows), Err)
 }
 
+/// Runs a plan and adds its rows to `out` as they come, partition after partition, so that not all of them need be in memory.
+pub(super) async fn run_into(plan: &Arc<dyn ExecutionPlan>, compute: &Compute, out: &mut Output) -> Result<()> {
+    let plan = fresh(plan).map_err(failure)?;
+    for partition in 0..plan.output_partitioning().partition_count() {
+        let mut stream = plan.execute(partition, Arc::clone(&compute.context)).map_err(failure)?;
+        while let Some(batch) = stream.try_next().await.map_err(failure)? {
+            if batch.num_rows() > 0 {
+                out.add(batch)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn collect(
     mut stream: datafusion::execution::SendableRecordBatchStream,
     rows: &mut Vec<RecordBatch>,
@@ -203,9 +178,12 @@ async fn collect(
     Ok(())
 }
 
+/// What helps where memory is not enough.
+pub(super) const MORE_MEMORY: &str = "give the job more --memory, or make fewer groups or shorter windows";
+
 /// A failure while rows were computed is the data's or the query's, not the machine's.
-pub(crate) fn failure(error: datafusion::error::DataFusionError) -> Error {
-    use datafusion::error::DataFusionError as E;
+pub(crate) fn failure(error: DataFusionError) -> Error {
+    use DataFusionError as E;
     let error = match error {
         // One of our own, on its way through a plan.
         E::External(source) => match source.downcast::<Error>() {
@@ -216,7 +194,11 @@ pub(crate) fn failure(error: datafusion::error::DataFusionError) -> Error {
     };
     let kind = match error.find_root() {
         E::Internal(_) | E::Plan(_) | E::SchemaError(..) => ErrorKind::Internal,
-        E::ResourcesExhausted(_) => ErrorKind::Unavailable,
+        E::ResourcesExhausted(_) => {
+            let what =
+                "what a sort, join or aggregation must have in memory is more than the fifth that plans have of it";
+            return Error::new(ErrorKind::Unavailable, what).caused_by(error).hint(MORE_MEMORY);
+        }
         _ => ErrorKind::Data,
     };
     Error::new(kind, error.strip_backtrace())

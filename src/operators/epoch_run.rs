@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::bisect::{Poison, run_sound};
-use super::compute::{Compute, run_partitions};
+use super::compute::{Compute, is_exhausted, run_into, run_partitions};
 use super::gate::GateReport;
 use super::graph::{EpochInputs, Operator, QueryOutput, SlotSource, Stage, StageInput, fill_reference};
+use super::large_plans::LargeRun;
+use super::output::{BLOCK_ROWS, Output};
 use super::shared_rows::SharedRows;
+use super::stored_rows::StoredRows;
 use crate::contracts::{ErrorKind, Result, Watermark};
 
 /// An epoch on its way through a query.
@@ -20,9 +21,9 @@ pub(super) struct EpochRun<'a> {
     pub(super) report: &'a GateReport,
     pub(super) poison: Poison,
     /// Rows and watermark of each operator so far.
-    pub(super) outputs: Vec<(Vec<RecordBatch>, Watermark)>,
+    pub(super) outputs: Vec<(Vec<StoredRows>, Watermark)>,
     /// What stages have given already: those of the operators, then the root.
-    pub(super) ready: Vec<Option<Vec<RecordBatch>>>,
+    pub(super) ready: Vec<Option<Vec<StoredRows>>>,
     pub(super) output: QueryOutput,
 }
 
@@ -42,39 +43,42 @@ impl EpochRun<'_> {
         match input.source {
             SlotSource::Table(table) => Ok(self.epoch.tables[table].under(input.slot.test())?.to_vec()),
             SlotSource::Operator(operator) => {
-                Ok(self.outputs[operator].0.iter().cloned().map(SharedRows::all).collect())
+                Ok(self.outputs[operator].0.iter().cloned().map(SharedRows::stored).collect())
             }
             SlotSource::Reference(_) => Ok(Vec::new()),
         }
     }
 
     /// Runs a stage, unless it has been run. Rows that make it fail are left out.
-    pub(super) async fn stage(&mut self, number: usize, stage: &mut Stage) -> Result<Vec<RecordBatch>> {
+    pub(super) async fn stage(&mut self, number: usize, stage: &mut Stage) -> Result<Vec<StoredRows>> {
         if let Some(ready) = self.ready[number].take() {
             return Ok(ready);
         }
-        let mut any = false;
         for number in 0..stage.inputs.len() {
             fill_reference(stage, number, self.epoch)?;
-            let input = &stage.inputs[number];
-            if input.is_streamed() {
-                let rows = self.given(input)?;
-                any |= rows.iter().any(|rows| !rows.is_empty());
-                input.slot.fill_shared(&rows);
-            }
         }
+        let Filled { any, spilled } = self.fill(stage)?;
         // Nothing in, nothing out: a stage has no state, and aggregates above it have their own.
         if !any {
             return Ok(Vec::new());
         }
         self.report.keep();
-        let error = match run_partitions(&stage.plan, self.compute).await {
+        let mut done = if spilled { self.run_alone(stage).await } else { self.run(stage).await };
+        if !spilled && done.as_ref().is_err_and(is_exhausted) {
+            // Another plan has had the memory, or the batches are too large.
+            self.report.discard();
+            self.put_on_disk(stage)?;
+            self.fill(stage)?;
+            done = self.run_alone(stage).await;
+        }
+        let error = match done {
             Err(error) if error.kind() == ErrorKind::Data && self.poison.bisects => error,
             done => return done,
         };
         let streamed = stage.inputs.iter().enumerate().filter(|(_, input)| input.is_streamed());
         let rows = streamed.map(|(number, input)| Ok((number, self.given(input)?))).collect::<Result<_>>()?;
-        let sound = run_sound(stage, rows, self.compute, self.report, self.poison).await?;
+        let block_rows = self.block_rows(stage)?;
+        let sound = run_sound(stage, rows, block_rows, self.compute, self.report, self.poison).await?;
         if sound.failed.is_empty() {
             // It has gone by itself, which data do not do.
             tracing::warn!("a failure did not come again: {error}");
@@ -84,6 +88,76 @@ impl EpochRun<'_> {
         failed.extend(sound.failed);
         Ok(sound.rows)
     }
+
+    /// Puts the epoch's rows into the slots of a stage.
+    fn fill(&self, stage: &Stage) -> Result<Filled> {
+        let mut filled = Filled::default();
+        for input in stage.inputs.iter().filter(|input| input.is_streamed()) {
+            let rows = self.given(input)?;
+            filled.any |= rows.iter().any(|rows| !rows.is_empty());
+            filled.spilled |= rows.iter().any(|rows| rows.is_spilled());
+            input.slot.fill_shared(&rows);
+        }
+        Ok(filled)
+    }
+
+    /// Runs a stage over what its slots have. Rows of a source table are those of an epoch, which is bounded, and so is what a
+    /// stage makes of them; what operators give is not.
+    async fn run(&self, stage: &Stage) -> Result<Vec<StoredRows>> {
+        let _turn = self.compute.turns.read().await;
+        if stage.inputs.iter().all(|input| !matches!(input.source, SlotSource::Operator(_))) {
+            let rows = run_partitions(&stage.plan, self.compute).await?;
+            return Ok(rows.into_iter().map(StoredRows::Held).collect());
+        }
+        let mut given = Output::new(self.compute, None);
+        if stage.plan.output_partitioning().partition_count() == 1 {
+            run_into(&stage.plan, self.compute, &mut given).await?;
+        } else {
+            given.extend(run_partitions(&stage.plan, self.compute).await?)?;
+        }
+        given.finish()
+    }
+
+    /// The same over rows on disk.
+    async fn run_alone(&self, stage: &Stage) -> Result<Vec<StoredRows>> {
+        let run = LargeRun::new(&stage.plan, self.compute, self.block_rows(stage)?).await?;
+        let mut given = Output::new(self.compute, None);
+        run.run_into(&mut given).await?;
+        given.finish()
+    }
+
+    /// Rows of the blocks on disk that a stage reads.
+    fn block_rows(&self, stage: &Stage) -> Result<usize> {
+        let mut most = 0;
+        for input in stage.inputs.iter().filter(|input| input.is_streamed()) {
+            let rows = self.given(input)?;
+            most = rows.iter().filter(|rows| rows.is_spilled()).map(|rows| rows.len()).fold(most, usize::max);
+        }
+        Ok(if most == 0 { BLOCK_ROWS } else { most })
+    }
+
+    /// Puts what a stage reads of operators on disk.
+    fn put_on_disk(&mut self, stage: &Stage) -> Result<()> {
+        for input in &stage.inputs {
+            if let SlotSource::Operator(operator) = input.source {
+                let mut stored = Output::on_disk(self.compute);
+                for rows in std::mem::take(&mut self.outputs[operator].0) {
+                    stored.add_stored(rows)?;
+                }
+                self.outputs[operator].0 = stored.finish()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the slots of a stage have got.
+#[derive(Debug, Default)]
+struct Filled {
+    /// Rows at all.
+    any: bool,
+    /// Some of them on disk.
+    spilled: bool,
 }
 
 /// What reads the output of an operator.
@@ -112,7 +186,7 @@ impl Reader<'_> {
     }
 
     /// Passes on what the stage has given for a part of an epoch's rows; answers what must wait for the others.
-    pub(super) async fn take(&mut self, rows: Vec<RecordBatch>, compute: &Compute) -> Result<Vec<RecordBatch>> {
+    pub(super) async fn take(&mut self, rows: Vec<StoredRows>, compute: &Compute) -> Result<Vec<StoredRows>> {
         match self {
             Self::Operator(operator) => operator.kind.take(rows, compute).await,
             Self::Root(_) => Ok(rows),
@@ -137,14 +211,62 @@ pub(super) fn reader_of<'a>(
     alone.then_some((number, reader))
 }
 
-/// Rows under the names that the plan above expects.
-pub(super) fn relabelled(rows: Vec<RecordBatch>, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
-    rows.into_iter().map(|batch| relabel(batch, schema)).collect()
-}
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray};
+    use datafusion::arrow::datatypes::Int64Type;
+    use datafusion::execution::memory_pool::GreedyMemoryPool;
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::physical_expr::expressions::col;
+    use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+    use datafusion::physical_plan::sorts::sort::SortExec;
 
-fn relabel(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    if batch.schema_ref() == schema {
-        return Ok(batch);
+    use super::super::compute::StateLimit;
+    use super::super::slot::{Slot, SlotExec};
+    use super::*;
+    use crate::state::SpillFolder;
+
+    #[tokio::test]
+    async fn a_plan_that_lacks_memory_is_run_again_over_rows_on_disk() {
+        let numbers = || (0..4_000_i64).map(|n| n * 7_919 % 4_000);
+        let texts: StringViewArray = numbers().map(|n| Some(format!("{n:0>1000}"))).collect();
+        let columns: [(&str, ArrayRef); 2] =
+            [("n", Arc::new(Int64Array::from_iter_values(numbers()))), ("t", Arc::new(texts))];
+        let rows = RecordBatch::try_from_iter(columns).expect("a batch");
+        let slot = Slot::stream(rows.schema(), 1);
+        let leaf = Arc::new(SlotExec::try_new(Arc::clone(&slot), None).expect("a leaf"));
+        let order = PhysicalSortExpr::new_default(col("n", &rows.schema()).expect("a column"));
+        let plan = Arc::new(SortExec::new(LexOrdering::new([order]).expect("an order"), leaf));
+        let inputs = vec![StageInput { slot, source: SlotSource::Operator(0) }];
+        let mut stage = Stage { plan, inputs };
+
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
+        let limit =
+            StateLimit { folder: Arc::clone(&folder), bytes: 1 << 20, output_bytes: 8 << 20, process_bytes: 1 << 30 };
+        let pool = Arc::new(GreedyMemoryPool::new(5 << 20));
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().expect("a runtime");
+        let compute = Compute::new(1).within(limit, runtime);
+        // The batch has 4 MB, and the sort wants twice that.
+        let epoch = EpochInputs { tables: vec![], watermarks: vec![], references: vec![] };
+        let report = GateReport::default();
+        let mut run = EpochRun {
+            epoch: &epoch,
+            compute: &compute,
+            report: &report,
+            poison: Poison::default(),
+            outputs: vec![(vec![StoredRows::Held(rows)], Watermark::MIN)],
+            ready: vec![None],
+            output: QueryOutput::default(),
+        };
+        run.fill(&stage).expect("filled");
+        assert!(is_exhausted(&run.run(&stage).await.expect_err("too much")));
+        let sorted = run.stage(0, &mut stage).await.expect("it runs");
+        let sorted = sorted.into_iter().flat_map(|rows| {
+            let batch = rows.load().expect("read");
+            batch.column(0).as_primitive::<Int64Type>().values().to_vec()
+        });
+        assert_eq!(sorted.collect::<Vec<_>>(), (0..4_000).collect::<Vec<_>>());
+        assert!(folder.bytes().0 > 4_000_000, "{:?}", folder.bytes());
     }
-    Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?)
 }

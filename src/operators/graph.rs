@@ -13,16 +13,16 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 
 use super::bisect::{FailedRow, Poison};
-use super::compute::{Compute, Output, failure, run_partitions};
+use super::compute::{Compute, failure, run_partitions};
 use super::count::{leaves, multiplies};
-use super::epoch_run::{EpochRun, reader_of, relabelled};
+use super::epoch_run::{EpochRun, reader_of};
 use super::gate::GateReport;
 use super::groups::{grouped_by, is_distributive};
-use super::running_aggregate::RunningAggregate;
+use super::operator_kind::OperatorKind;
+use super::output::Output;
 use super::shared_rows::{EqualityTest, SharedRows};
 use super::slot::Slot;
-use super::window_aggregate::WindowAggregate;
-use super::window_buffer::WindowBuffer;
+use super::stored_rows::{StoredRows, relabelled};
 use crate::contracts::{Error, Result, Watermark};
 use crate::state::{OperatorState, SpillFolder};
 
@@ -71,55 +71,6 @@ pub struct Stage {
     pub plan: Arc<dyn ExecutionPlan>,
     /// Its leaves.
     pub inputs: Vec<StageInput>,
-}
-
-/// State of one operator.
-#[derive(Debug)]
-pub enum OperatorKind {
-    /// Aggregation in windows.
-    Window(Box<WindowAggregate>),
-    /// Aggregation without a window.
-    Running(Box<RunningAggregate>),
-    /// Rows held until their window closes.
-    Buffer(Box<WindowBuffer>),
-}
-
-impl OperatorKind {
-    /// Bytes of state in memory, about, and how many of them [`Self::spill`] can put on disk.
-    fn memory(&self) -> (usize, usize) {
-        match self {
-            Self::Window(window) => window.memory(),
-            Self::Running(running) => running.memory(),
-            Self::Buffer(buffer) => buffer.memory(),
-        }
-    }
-
-    /// Puts state on disk, until no more than `most` bytes of what can go there are left in memory.
-    async fn spill(&mut self, folder: &Arc<SpillFolder>, most: usize, compute: &Compute) -> Result<()> {
-        match self {
-            Self::Window(window) => window.spill(folder, most, compute).await,
-            Self::Running(running) if running.memory().1 > most => running.spill(folder),
-            Self::Running(_) => Ok(()),
-            Self::Buffer(buffer) => buffer.spill(folder, most),
-        }
-    }
-
-    /// Takes what the stage below makes of a part of an epoch's rows, where that can be kept before the others come: then it
-    /// need not be in memory together with them. What it answers is still to be pushed, with the rest of the epoch.
-    pub(super) async fn take(&mut self, rows: Vec<RecordBatch>, compute: &Compute) -> Result<Vec<RecordBatch>> {
-        match self {
-            Self::Window(window) => window.push(rows, compute).await?,
-            Self::Buffer(buffer) => buffer.push(&rows)?,
-            // It gives each key's change once in an epoch.
-            Self::Running(_) => return Ok(rows),
-        }
-        if let Some(limit) = &compute.limit
-            && let Some(most) = limit.relief(self.memory().1)
-        {
-            self.spill(&limit.folder, most, compute).await?;
-        }
-        Ok(Vec::new())
-    }
 }
 
 /// An operator and the stage below it.
@@ -184,7 +135,7 @@ pub struct EpochInputs {
 #[derive(Debug, Default)]
 pub struct QueryOutput {
     /// Rows for the sink.
-    pub rows: Vec<RecordBatch>,
+    pub rows: Vec<StoredRows>,
     /// Rows of source tables that made the query fail, and were left out.
     pub failed: Vec<FailedRow>,
     /// The same of rows that come from no single record.
@@ -245,48 +196,48 @@ impl QueryGraph {
             let watermark = run.watermark_of(&operator.input);
             let rows = run.stage(number, &mut operator.input).await?;
             let schema = &operator.output_schema;
-            let rows = match &mut operator.kind {
+            let mut reader = reader_of(number, above, &mut self.root);
+            let plan = reader.as_ref().map(|(_, reader)| Arc::clone(reader.plan()));
+            let mut given = Output::new(compute, plan.as_ref());
+            operator.kind.push_stored(rows, compute, &mut given, schema).await?;
+            match &mut operator.kind {
                 OperatorKind::Window(window) => {
-                    window.push(rows, compute).await?;
-                    match reader_of(number, above, &mut self.root) {
-                        Some((stage, mut reader))
-                            if is_distributive(reader.plan())
-                                || grouped_by(reader.plan()).is_some_and(|columns| window.keeps_together(&columns)) =>
-                        {
-                            window.begin_close(watermark);
-                            let mut given = Output::new(compute, None);
-                            while let Some(rows) = window.next_closed(compute).await? {
-                                run.outputs.push((relabelled(rows, schema)?, watermark));
-                                let rows = run.stage(stage, reader.stage()).await?;
-                                run.outputs.pop();
-                                given.extend(reader.take(rows, compute).await?)?;
+                    window.begin_close(watermark);
+                    let by_parts = |plan: &Arc<dyn ExecutionPlan>| {
+                        is_distributive(plan) || grouped_by(plan).is_some_and(|columns| window.keeps_together(&columns))
+                    };
+                    if let Some((stage, reader)) = &mut reader
+                        && by_parts(reader.plan())
+                    {
+                        let mut ready = Output::new(compute, None);
+                        while let Some(rows) = window.next_closed(compute).await? {
+                            run.outputs.push((held(rows, schema)?, watermark));
+                            let rows = run.stage(*stage, reader.stage()).await?;
+                            run.outputs.pop();
+                            for rows in reader.take(rows, compute).await? {
+                                ready.add_stored(rows)?;
                             }
-                            run.ready[stage] = Some(given.into_rows()?);
-                            Vec::new()
                         }
-                        reader => {
-                            let plan = reader.as_ref().map(|(_, reader)| reader.plan());
-                            window.advance(watermark, compute, plan).await?
+                        run.ready[*stage] = Some(ready.finish()?);
+                    } else {
+                        while let Some(rows) = window.next_closed(compute).await? {
+                            held(rows, schema)?.into_iter().try_for_each(|rows| given.add_stored(rows))?;
                         }
                     }
                 }
-                OperatorKind::Running(running) => {
-                    let changed = running.push(rows, compute).await?;
-                    running.advance(watermark)?;
-                    changed
-                }
+                OperatorKind::Running(running) => running.advance(watermark)?,
                 OperatorKind::Buffer(buffer) => {
-                    buffer.push(&rows)?;
-                    let reader = reader_of(number, above, &mut self.root);
-                    let plan = reader.as_ref().map(|(_, reader)| reader.plan());
-                    buffer.advance(watermark, compute, plan)?
+                    buffer.begin_close(watermark);
+                    while let Some(rows) = buffer.next_closed(schema)? {
+                        given.add_stored(rows)?;
+                    }
                 }
-            };
-            run.outputs.push((relabelled(rows, schema)?, watermark));
+            }
+            run.outputs.push((given.finish()?, watermark));
         }
         let first = !std::mem::replace(&mut self.started, true);
         run.output.rows = match (self.still, first) {
-            (true, true) => run_partitions(&self.root.plan, compute).await?,
+            (true, true) => held(run_partitions(&self.root.plan, compute).await?, &self.root.plan.schema())?,
             (true, false) => Vec::new(),
             (false, _) => run.stage(count, &mut self.root).await?,
         };
@@ -402,6 +353,11 @@ impl QueryGraph {
         });
         ends.max()
     }
+}
+
+/// Rows in memory, under the names that the plan above expects.
+fn held(rows: Vec<RecordBatch>, schema: &SchemaRef) -> Result<Vec<StoredRows>> {
+    rows.into_iter().map(|batch| relabelled(batch, schema).map(StoredRows::Held)).collect()
 }
 
 /// Gives a stage the rows of its reference table, where these are new.

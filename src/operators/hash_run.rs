@@ -269,12 +269,7 @@ impl HashRanges {
         Self { count: rows.div_ceil(at_once.max(1)).max(1) as u128, next: 0 }
     }
 
-    /// Ranges of rows that are read in order to be merged.
-    pub(super) fn of_merge(rows: usize) -> Self {
-        Self::of(rows, ROWS_AT_ONCE)
-    }
-
-    /// The same for two runs, with no more than about `at_once` bytes each.
+    /// Ranges of two runs that are read in order to be merged, with no more than about `at_once` bytes each.
     pub(super) fn of_runs(runs: [&HashRun; 2], at_once: usize) -> Self {
         let rows: usize = runs.iter().map(|run| run.live_rows()).sum();
         let bytes: u64 = runs.iter().flat_map(|run| &run.files).map(|file| file.file.bytes()).sum();

@@ -13,7 +13,15 @@ use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
 use super::window_aggregate::WindowColumns;
 use crate::contracts::Result;
-use crate::state::PieceIds;
+use crate::state::{PieceIds, PieceRows};
+
+/// State rows from disk that are merged, or read out, at a time …
+const MOST_ROWS_AT_ONCE: usize = 128 * 1024;
+/// … where they are narrow: these have a fourth of what an operator may have in memory of what it gives, since the hash table over them
+/// and the rows that become of them have as much again, each.
+const AT_ONCE_PART: usize = 4;
+/// Fewer are not worth a run of a plan.
+const FEWEST_ROWS_AT_ONCE: usize = 1_024;
 
 /// State rows of a window, or of a slice that windows share.
 #[derive(Debug, Default)]
@@ -37,6 +45,22 @@ impl Pane {
 
     pub(super) fn all_rows(&self) -> usize {
         self.rows + self.runs.iter().map(HashRun::live_rows).sum::<usize>()
+    }
+
+    /// How many of its rows are read from disk at a time.
+    pub(super) fn rows_at_once(&self, compute: &Compute) -> usize {
+        let (mut bytes, mut rows) = (0, 0);
+        for piece in self.runs.iter().flat_map(HashRun::pieces) {
+            if let PieceRows::Spilled(file) = piece.rows {
+                bytes += usize::try_from(file.bytes()).unwrap_or(usize::MAX);
+                rows += file.num_rows();
+            }
+        }
+        match &compute.limit {
+            Some(limit) if rows > 0 => (limit.output_bytes / AT_ONCE_PART / (bytes / rows).max(1))
+                .clamp(FEWEST_ROWS_AT_ONCE, MOST_ROWS_AT_ONCE),
+            _ => MOST_ROWS_AT_ONCE,
+        }
     }
 
     /// Rows in memory and on disk whose hashes are in a range, by age.

@@ -120,6 +120,11 @@ impl RunningAggregate {
         (self.index.len() + cold, self.chunks.iter().map(|c| c.batch.num_rows()).sum::<usize>() + cold)
     }
 
+    /// What hashes its keys.
+    pub(super) fn hashes(&self) -> &KeyHashes {
+        &self.hashes
+    }
+
     /// Bytes of state in memory, about, and how many of them [`Self::spill`] can put on disk.
     pub fn memory(&self) -> (usize, usize) {
         let held =

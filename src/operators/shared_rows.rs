@@ -16,6 +16,7 @@ use datafusion::arrow::compute::kernels::cmp::eq;
 use datafusion::arrow::compute::{FilterBuilder, FilterPredicate};
 use datafusion::arrow::datatypes::{DataType, Schema};
 
+use super::stored_rows::StoredRows;
 use crate::contracts::Result;
 
 /// A column of a batch, or a field below it: indexes from the batch down.
@@ -95,10 +96,10 @@ impl EqualityTest {
 /// Longest text that lies in its view ("Variable-size Binary View Layout" of the Arrow format).
 const SHORT: usize = 12;
 
-/// All rows of a batch, or those for which a test holds.
+/// All rows of a batch, or those for which a test holds; or a block of rows on disk.
 #[derive(Debug)]
 pub struct SharedRows {
-    batch: RecordBatch,
+    rows: StoredRows,
     test: Option<EqualityTest>,
     selection: OnceLock<Selection>,
     filtered: Mutex<HashMap<ColumnPath, ArrayRef>>,
@@ -113,19 +114,42 @@ enum Selection {
 impl SharedRows {
     /// All rows.
     pub fn all(batch: RecordBatch) -> Arc<Self> {
-        Arc::new(Self { batch, test: None, selection: OnceLock::new(), filtered: Mutex::default() })
+        Self::stored(StoredRows::Held(batch))
+    }
+
+    /// All rows, wherever they are. Those on disk are read each time that [`Self::opened`] or [`Self::column`] is called.
+    pub fn stored(rows: StoredRows) -> Arc<Self> {
+        Arc::new(Self { rows, test: None, selection: OnceLock::new(), filtered: Mutex::default() })
     }
 
     /// The rows for which `test` holds; it is asked when somebody wants to know.
     pub fn tested(batch: RecordBatch, test: EqualityTest) -> Arc<Self> {
-        Arc::new(Self { batch, test: Some(test), selection: OnceLock::new(), filtered: Mutex::default() })
+        let rows = StoredRows::Held(batch);
+        Arc::new(Self { rows, test: Some(test), selection: OnceLock::new(), filtered: Mutex::default() })
+    }
+
+    /// Whether they are on disk.
+    pub fn is_spilled(&self) -> bool {
+        self.rows.is_spilled()
+    }
+
+    /// Rows of which several columns can be read; `None` where these can.
+    ///
+    /// # Errors
+    /// The disk's, where they are there.
+    pub fn opened(&self) -> Result<Option<Arc<Self>>> {
+        match &self.rows {
+            StoredRows::Held(_) => Ok(None),
+            StoredRows::Spilled(rows) => Ok(Some(Self::all(rows.load()?))),
+        }
     }
 
     fn selection(&self) -> &Selection {
-        self.selection.get_or_init(|| match &self.test {
-            None => Selection::All,
-            Some(test) => {
-                let rows = test.rows(&self.batch);
+        self.selection.get_or_init(|| match (&self.test, &self.rows) {
+            // Only rows in memory are tested.
+            (None, _) | (_, StoredRows::Spilled(_)) => Selection::All,
+            (Some(test), StoredRows::Held(batch)) => {
+                let rows = test.rows(batch);
                 if rows.true_count() == rows.len() {
                     return Selection::All;
                 }
@@ -137,7 +161,7 @@ impl SharedRows {
     /// Number of rows.
     pub fn len(&self) -> usize {
         match self.selection() {
-            Selection::All => self.batch.num_rows(),
+            Selection::All => self.rows.len(),
             Selection::Some(predicate) => predicate.count(),
         }
     }
@@ -150,15 +174,19 @@ impl SharedRows {
     /// Values of one column.
     ///
     /// # Errors
-    /// Arrow cannot filter the column's type.
+    /// Arrow cannot filter the column's type; the disk's, where they are there.
     pub fn column(&self, path: &ColumnPath) -> Result<ArrayRef> {
-        let Selection::Some(predicate) = self.selection() else { return Ok(path.of(&self.batch)) };
+        let batch = match &self.rows {
+            StoredRows::Held(batch) => batch,
+            StoredRows::Spilled(rows) => &rows.load()?,
+        };
+        let Selection::Some(predicate) = self.selection() else { return Ok(path.of(batch)) };
         // Held while filtering, so that two queries that want the same column do not both do the work.
         let mut filtered = self.filtered.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(column) = filtered.get(path) {
             return Ok(Arc::clone(column));
         }
-        let column = predicate.filter(&path.of(&self.batch))?;
+        let column = predicate.filter(&path.of(batch))?;
         filtered.insert(path.clone(), Arc::clone(&column));
         Ok(column)
     }

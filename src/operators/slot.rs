@@ -228,9 +228,13 @@ impl SlotExec {
     }
 }
 
+/// Columns of neighbouring rows; those on disk are read once for all columns, and go with what is made of them.
 fn read(schema: &SchemaRef, columns: &[ColumnPath], stretch: &Stretch) -> Result<RecordBatch> {
+    let outward = |e| DataFusionError::External(Box::new(e));
+    let opened = stretch.rows.opened().map_err(outward)?;
+    let rows = opened.as_ref().unwrap_or(&stretch.rows);
     let column = |path: &ColumnPath| -> Result<ArrayRef> {
-        let column = stretch.rows.column(path).map_err(|e| DataFusionError::External(Box::new(e)))?;
+        let column = rows.column(path).map_err(outward)?;
         let whole = stretch.len == column.len();
         Ok(if whole { column } else { column.slice(stretch.from, stretch.len) })
     };

@@ -22,9 +22,8 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, TimestampMillisecondType};
-use datafusion::physical_plan::ExecutionPlan;
 
-use super::compute::{Compute, Output, batch_bytes};
+use super::compute::{Compute, batch_bytes};
 use super::hash_run::{HashRanges, HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
 use super::panes::{Closing, Lists, Named, Pane, compact, own_text, with_bounds};
@@ -79,8 +78,6 @@ const MOST_ROWS_WITHOUT_COMPACTION: usize = 1 << 20;
 const CONCAT_AFTER_BATCHES: usize = 64;
 /// State rows that one run of `Final` may take; more are read out in several runs.
 const ROWS_PER_CLOSE: usize = 512 * 1024;
-/// The same when they come from disk, because memory is short.
-const SPILLED_ROWS_PER_CLOSE: usize = 128 * 1024;
 
 impl WindowAggregate {
     /// An operator without state.
@@ -152,7 +149,7 @@ impl WindowAggregate {
             (pane.rows, pane.bytes, pane.rows_after_compaction) = (0, 0, 0);
             while let Some((before, last, count)) = due(&pane.runs) {
                 let mut writer = RunWriter::new(folder, &mut self.ids, &self.hashes, None, count);
-                for range in HashRanges::of_merge(count) {
+                for range in HashRanges::of_runs([before, last], folder.file_bytes()) {
                     let rows = [before.rows_in(&self.hashes, &range)?, last.rows_in(&self.hashes, &range)?].concat();
                     writer.add(&self.parts.reduce(&rows, compute).await?)?;
                 }
@@ -199,26 +196,8 @@ impl WindowAggregate {
         Ok(())
     }
 
-    /// Closes the windows that the watermark has passed and returns their final rows.
-    ///
-    /// # Errors
-    /// `unavailable` when they are more than memory is to have, and the plan that reads them, if that is given, needs them.
-    pub async fn advance(
-        &mut self,
-        watermark: Watermark,
-        compute: &Compute,
-        reader: Option<&Arc<dyn ExecutionPlan>>,
-    ) -> Result<Vec<RecordBatch>> {
-        self.begin_close(watermark);
-        let mut out = Output::new(compute, reader);
-        while let Some(rows) = self.next_closed(compute).await? {
-            out.extend(rows)?;
-        }
-        out.into_rows()
-    }
-
     /// Moves event time on. What closes by that is read out by [`Self::next_closed`], to its end.
-    pub(super) fn begin_close(&mut self, watermark: Watermark) {
+    pub fn begin_close(&mut self, watermark: Watermark) {
         if watermark <= self.watermark {
             return;
         }
@@ -236,10 +215,10 @@ impl WindowAggregate {
     }
 
     /// Final rows of windows that close, many at a time; `None` when there are no more.
-    pub(super) async fn next_closed(&mut self, compute: &Compute) -> Result<Option<Vec<RecordBatch>>> {
+    pub async fn next_closed(&mut self, compute: &Compute) -> Result<Option<Vec<RecordBatch>>> {
         let mut lists = Lists::new(self.parts.finish_partitions());
         match self.shared {
-            None => self.gather_own(&mut lists)?,
+            None => self.gather_own(&mut lists, compute)?,
             Some(_) => self.gather_shared(&mut lists, compute).await?,
         }
         if lists.rows > 0 {
@@ -252,12 +231,12 @@ impl WindowAggregate {
     }
 
     /// States of closing windows, until there are enough for one run of `Final`.
-    fn gather_own(&mut self, lists: &mut Lists) -> Result<()> {
+    fn gather_own(&mut self, lists: &mut Lists, compute: &Compute) -> Result<()> {
         loop {
             for range in self.closing.ranges.by_ref() {
                 let rows = self.closing.pane.rows_in(&self.hashes, &range)?;
                 lists.add_rows(rows);
-                if lists.rows >= SPILLED_ROWS_PER_CLOSE {
+                if lists.rows >= self.closing.at_once {
                     return Ok(());
                 }
             }
@@ -274,7 +253,9 @@ impl WindowAggregate {
                     return Ok(());
                 }
             } else {
-                (self.closing.ranges, self.closing.pane) = (HashRanges::of_merge(pane.all_rows()), pane);
+                self.closing.at_once = pane.rows_at_once(compute);
+                self.closing.ranges = HashRanges::of(pane.all_rows(), self.closing.at_once);
+                self.closing.pane = pane;
             }
         }
     }
@@ -297,18 +278,20 @@ impl WindowAggregate {
             }
             let Some(((end, start), panes)) = self.closing.windows.pop_front() else { return Ok(()) };
             self.closed = self.closed.max(Some(end - 1));
-            let (mut rows, mut spilled) = (0, false);
+            let (mut rows, mut spilled, mut at_once) = (0, false, ROWS_PER_CLOSE);
             for key in &panes {
                 let Some(pane) = self.panes.get_mut(key) else { continue };
                 if pane.batches.len() > 1 {
                     compact(pane, &self.parts, &mut self.ids, compute).await?;
                 }
                 rows += pane.all_rows();
-                spilled |= !pane.runs.is_empty();
+                if !pane.runs.is_empty() {
+                    (spilled, at_once) = (true, at_once.min(pane.rows_at_once(compute)));
+                }
             }
             (self.closing.window, self.closing.panes) = ((start, end), panes);
-            self.closing.at_once = if spilled { SPILLED_ROWS_PER_CLOSE } else { ROWS_PER_CLOSE };
-            self.closing.ranges = if spilled { HashRanges::of_merge(rows) } else { HashRanges::whole() };
+            self.closing.at_once = at_once;
+            self.closing.ranges = if spilled { HashRanges::of(rows, at_once) } else { HashRanges::whole() };
         }
     }
 

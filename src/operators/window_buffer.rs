@@ -1,17 +1,19 @@
 //! Rows held until their window closes, for what needs all rows of a window at once and is no
 //! aggregation: `ROW_NUMBER()` over a bare window table function.
 //!
-//! When memory is short, windows go to disk, those that close last first. What the plan above needs of
-//! one that closes must fit into memory: of a top-N that is little.
+//! When memory is short, windows go to disk, those that close last first, in blocks. Those of one that closes are given as they
+//! lie there (`stored_rows.rs`): they are in memory as the plan above reads them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::arrow::datatypes::SchemaRef;
 
-use super::compute::{Compute, Output, StateLimit, batch_bytes};
+use super::compute::{StateLimit, batch_bytes};
+use super::output::blocks;
+use super::stored_rows::{SpilledRows, StoredRows, relabelled};
 use super::window_aggregate::millis;
 use crate::contracts::{Result, Watermark};
 use crate::state::{PieceIds, PieceRows, SpillFolder, SpilledFile, StatePiece};
@@ -35,12 +37,21 @@ pub struct WindowBuffer {
     ids: PieceIds,
     watermark: Watermark,
     closed: Option<i64>,
+    /// What is being read out: between two epochs there is none.
+    closing: VecDeque<StoredRows>,
 }
 
 impl WindowBuffer {
     /// An empty buffer over rows whose window's end is in `end_column`.
     pub fn new(end_column: usize) -> Self {
-        Self { end_column, windows: BTreeMap::new(), ids: PieceIds::default(), watermark: Watermark::MIN, closed: None }
+        Self {
+            end_column,
+            windows: BTreeMap::new(),
+            ids: PieceIds::default(),
+            watermark: Watermark::MIN,
+            closed: None,
+            closing: VecDeque::new(),
+        }
     }
 
     /// Number of windows and of rows.
@@ -66,11 +77,12 @@ impl WindowBuffer {
                 break;
             }
             held -= std::mem::take(&mut window.bytes);
-            let mut rest = window.held.drain(..).map(|(_, batch)| batch).peekable();
+            let held = std::mem::take(&mut window.held);
+            let mut rest = held.iter().flat_map(|(_, batch)| blocks(batch)).peekable();
             while let Some(first) = rest.peek() {
                 let mut writer = folder.file(first.schema_ref())?;
-                while let Some(batch) = rest.next_if(|_| true) {
-                    if writer.write(&batch)? {
+                for block in rest.by_ref() {
+                    if writer.write(&block)? {
                         break;
                     }
                 }
@@ -111,32 +123,31 @@ impl WindowBuffer {
         Ok(())
     }
 
-    /// Rows of the windows that the watermark has passed, in order of their ends.
-    ///
-    /// # Errors
-    /// When they do not fit into memory together, and the plan that reads them, if that is given, needs them.
-    pub fn advance(
-        &mut self,
-        watermark: Watermark,
-        compute: &Compute,
-        reader: Option<&Arc<dyn ExecutionPlan>>,
-    ) -> Result<Vec<RecordBatch>> {
+    /// Moves event time on. What closes by that is read out by [`Self::next_closed`], to its end.
+    pub fn begin_close(&mut self, watermark: Watermark) {
         self.watermark = self.watermark.max(watermark);
-        let mut closed = Output::new(compute, reader);
-        while let Some(window) = self.windows.first_entry() {
-            if !watermark.closes(*window.key()) {
-                break;
+    }
+
+    /// Rows of the windows that the watermark has passed, in order of their ends, with the columns' names of `schema`; `None`
+    /// when there are no more. What is on disk stays there: who reads the rows reads them block by block.
+    pub fn next_closed(&mut self, schema: &SchemaRef) -> Result<Option<StoredRows>> {
+        loop {
+            if let Some(rows) = self.closing.pop_front() {
+                return Ok(Some(rows));
+            }
+            let Some(window) = self.windows.first_entry() else { return Ok(None) };
+            if !self.watermark.closes(*window.key()) {
+                return Ok(None);
             }
             self.closed = self.closed.max(Some(window.key() - 1));
             let window = window.remove();
-            for (_, file) in window.spilled {
-                closed.extend(vec![file.load()?])?;
+            for (_, file) in &window.spilled {
+                self.closing.extend(SpilledRows::of(file, schema).map(StoredRows::Spilled));
             }
             for (_, batch) in window.held {
-                closed.extend(vec![batch])?;
+                self.closing.push_back(StoredRows::Held(relabelled(batch, schema)?));
             }
         }
-        closed.into_rows()
     }
 
     /// See [`super::QueryGraph::reopen`].

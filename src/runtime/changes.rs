@@ -6,22 +6,61 @@ use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::compute::{concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{Int8Type, SchemaRef};
 
-use crate::contracts::{ChangeKind, Changes, Result};
-use crate::operators::{ChangeMode, consolidate};
+use crate::contracts::{ChangeKind, Changes, Error, ErrorKind, Result};
+use crate::operators::{ChangeMode, SpilledRows, StoredRows, consolidate};
+
+/// Changes on their way to a sink.
+#[derive(Debug)]
+pub(crate) enum WaitingChanges {
+    /// In memory.
+    Held(Changes),
+    /// Appended rows, or rows that replace those of their keys, on disk: an epoch has more of them than memory may have.
+    Spilled(SpilledRows),
+}
+
+impl WaitingChanges {
+    /// How many rows they have.
+    pub(super) fn num_rows(&self) -> usize {
+        match self {
+            Self::Held(changes) => changes.batch.num_rows(),
+            Self::Spilled(rows) => rows.num_rows(),
+        }
+    }
+
+    /// The changes, read from disk if they are there.
+    pub(super) fn load(self) -> Result<Changes> {
+        match self {
+            Self::Held(changes) => Ok(changes),
+            Self::Spilled(rows) => Ok(Changes { batch: rows.load()?, kinds: None }),
+        }
+    }
+}
 
 /// Rows of a query as changes of its sink's table.
 pub(super) fn changes(
-    rows: Vec<RecordBatch>,
+    rows: Vec<StoredRows>,
     mode: ChangeMode,
     key: &[usize],
     schema: &SchemaRef,
-) -> Result<Vec<Changes>> {
-    let named = |batch: RecordBatch| -> Result<RecordBatch> {
-        Ok(RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?)
+) -> Result<Vec<WaitingChanges>> {
+    let named = |rows: StoredRows| -> Result<WaitingChanges> {
+        Ok(match rows {
+            StoredRows::Held(batch) => {
+                let batch = RecordBatch::try_new(Arc::clone(schema), batch.columns().to_vec())?;
+                WaitingChanges::Held(Changes { batch, kinds: None })
+            }
+            StoredRows::Spilled(rows) => WaitingChanges::Spilled(rows.under(schema)),
+        })
     };
     if mode != ChangeMode::Delta {
-        return rows.into_iter().map(|b| Ok(Changes { batch: named(b)?, kinds: None })).collect();
+        return rows.into_iter().map(named).collect();
     }
+    if rows.iter().any(StoredRows::is_spilled) {
+        let what = "what changes in one epoch must be consolidated in memory, and is more than a fifth of it";
+        let hint = "give the job more --memory, or shorter epochs: SET 'tidemill.epoch.rows'";
+        return Err(Error::new(ErrorKind::Unavailable, what).hint(hint));
+    }
+    let rows = rows.into_iter().map(StoredRows::load).collect::<Result<Vec<_>>>()?;
     let Some(first) = rows.first() else { return Ok(Vec::new()) };
     let all = concat_batches(&first.schema(), &rows)?;
     let weight = all.num_columns() - 1;
@@ -38,5 +77,5 @@ pub(super) fn changes(
     };
     let batch = RecordBatch::try_new(Arc::clone(schema), all.columns()[..weight].to_vec())?;
     let kind = |delete: &bool| if *delete { ChangeKind::Delete } else { ChangeKind::Upsert };
-    Ok(vec![Changes { batch, kinds: Some(deletes.iter().map(kind).collect()) }])
+    Ok(vec![WaitingChanges::Held(Changes { batch, kinds: Some(deletes.iter().map(kind).collect()) })])
 }

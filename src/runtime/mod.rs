@@ -42,6 +42,7 @@ mod worker;
 mod writer;
 
 pub use accounting::{QueryCounts, Summary, TableCounts};
+pub(crate) use changes::WaitingChanges;
 pub use checkpoints::{CheckpointCounts, Checkpointing};
 pub use epoch::EpochLimits;
 pub use failures::Retries;

@@ -224,7 +224,7 @@ pub(super) async fn finish_query(
         return Err(Error::internal("the error output has gone"));
     }
     let changes = changes(rows, query.graph.mode, &query.key, &query.schema)?;
-    query.counts.rows_out += changes.iter().map(|c| c.batch.num_rows() as u64).sum::<u64>();
+    query.counts.rows_out += changes.iter().map(|changes| changes.num_rows() as u64).sum::<u64>();
     let order = Order::Epoch { epoch: context.epoch_number, now_ms: context.now_ms, changes };
     order_query(query, order).await
 }

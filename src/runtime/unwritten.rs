@@ -70,18 +70,23 @@ impl Unwritten {
         Self { epochs: VecDeque::new(), ids: PieceIds::default(), limit, held: 0 }
     }
 
-    /// Takes the rows of an epoch.
-    pub(super) fn add(&mut self, epoch: EpochNumber, now_ms: i64, changes: &[Changes]) -> Result<()> {
-        let mut pieces = Vec::new();
-        for changes in changes.iter().filter(|changes| changes.batch.num_rows() > 0) {
-            let rows: PieceRows = with_columns(epoch, now_ms, changes)?.into();
-            self.held += held_bytes(&rows);
-            pieces.push((self.ids.take(), rows));
+    /// Takes rows of an epoch, which is the one of those before or a later one.
+    pub(super) fn add(&mut self, epoch: EpochNumber, now_ms: i64, changes: &Changes) -> Result<()> {
+        if changes.batch.num_rows() == 0 {
+            return Ok(());
         }
-        if !pieces.is_empty() {
-            self.epochs.push_back(Kept { epoch, pieces });
-        }
+        let rows: PieceRows = with_columns(epoch, now_ms, changes)?.into();
+        self.held += held_bytes(&rows);
+        let id = self.ids.take();
+        self.push(epoch, (id, rows));
         self.spill()
+    }
+
+    fn push(&mut self, epoch: EpochNumber, piece: (u64, PieceRows)) {
+        match self.epochs.back_mut() {
+            Some(kept) if kept.epoch == epoch => kept.pieces.push(piece),
+            _ => self.epochs.push_back(Kept { epoch, pieces: vec![piece] }),
+        }
     }
 
     /// Puts the oldest rows on disk, until the others are within the limit.
@@ -131,10 +136,7 @@ impl Unwritten {
             self.ids.known(id);
             let (epoch, ..) = without_columns(&rows.load()?)?;
             self.held += held_bytes(&rows);
-            match self.epochs.back_mut() {
-                Some(kept) if kept.epoch == epoch => kept.pieces.push((id, rows)),
-                _ => self.epochs.push_back(Kept { epoch, pieces: vec![(id, rows)] }),
-            }
+            self.push(epoch, (id, rows));
         }
         self.spill()
     }
@@ -219,10 +221,11 @@ mod tests {
     #[test]
     fn what_is_not_committed_comes_back_by_epoch() {
         let mut held = Unwritten::new(None);
-        held.add(EpochNumber(3), 30, &[changes(0..4, None)]).expect("kept");
-        held.add(EpochNumber(4), 40, &[changes(0..0, None)]).expect("kept");
+        held.add(EpochNumber(3), 30, &changes(0..4, None)).expect("kept");
+        held.add(EpochNumber(4), 40, &changes(0..0, None)).expect("kept");
         let kinds = vec![ChangeKind::Upsert, ChangeKind::Delete];
-        held.add(EpochNumber(5), 50, &[changes(4..6, Some(kinds.clone())), changes(6..9, None)]).expect("kept");
+        held.add(EpochNumber(5), 50, &changes(4..6, Some(kinds.clone()))).expect("kept");
+        held.add(EpochNumber(5), 50, &changes(6..9, None)).expect("kept");
         held.forget(Some(EpochNumber(3)));
         let mut later = Unwritten::new(None);
         later.restore(held.snapshot().expect("rows")).expect("restored");
@@ -230,7 +233,7 @@ mod tests {
         assert_eq!(epochs.iter().map(|held| (held.epoch.0, held.now_ms)).collect::<Vec<_>>(), [(3, 30), (5, 50)]);
         assert_eq!(epochs[0].changes, [changes(0..4, None)]);
         assert_eq!(epochs[1].changes, [changes(4..6, Some(kinds)), changes(6..9, None)]);
-        later.add(EpochNumber(6), 60, &[changes(9..10, None)]).expect("kept");
+        later.add(EpochNumber(6), 60, &changes(9..10, None)).expect("kept");
         later.forget(Some(EpochNumber(5)));
         assert_eq!(ids(&later), [2, 3, 4], "names are not given twice");
         later.forget(None);
@@ -248,7 +251,7 @@ mod tests {
             // Every third is too small for a file.
             let rows = if epoch % 3 == 0 { 10 } else { 10_000 };
             for held in [&mut plenty, &mut little] {
-                held.add(EpochNumber(epoch), 7, &[changes(0..rows, None)]).expect("kept");
+                held.add(EpochNumber(epoch), 7, &changes(0..rows, None)).expect("kept");
             }
         }
         assert!(plenty.held > 3 << 20 && little.held <= 1 << 20, "{} and {}", plenty.held, little.held);

@@ -7,21 +7,22 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use datafusion::arrow::array::RecordBatch;
 use tokio::sync::{mpsc, oneshot};
 
+use super::changes::WaitingChanges;
 use super::checkpoints::{CheckpointOrder, Report};
 use super::reader::{rejected_row, row_json};
 use super::unwritten::Unwritten;
 use crate::contracts::{
-    Changes, Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason,
-    RejectedRecord, Result, Sink, crash_point,
+    Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason, RejectedRecord, Result,
+    Sink, crash_point,
 };
-use crate::operators::StateLimit;
+use crate::operators::{StateLimit, batch_bytes};
 use crate::state::OperatorState;
 
 /// What a writer is asked to do.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Write the rows of an epoch and make them visible.
-    Epoch { epoch: EpochNumber, now_ms: i64, changes: Vec<Changes> },
+    Epoch { epoch: EpochNumber, now_ms: i64, changes: Vec<WaitingChanges> },
     /// Say up to which epoch all rows are durable, after everything before has been done.
     Checkpoint(CheckpointOrder),
 }
@@ -35,6 +36,9 @@ pub(crate) struct Written {
 
 /// Epochs that may wait for a sink before the queries wait too.
 pub(crate) const EPOCHS_WAITING: usize = 2;
+
+/// Bytes of rows from disk after which a sink that buffers them is flushed.
+const FLUSHED_BYTES: usize = 8 << 20;
 
 /// What a writer has of the run's life beside its sink.
 #[derive(Default)]
@@ -141,18 +145,26 @@ impl Writer {
         Ok(())
     }
 
-    async fn write(&mut self, epoch: EpochNumber, now_ms: i64, changes: Vec<Changes>) -> Result<()> {
+    async fn write(&mut self, epoch: EpochNumber, now_ms: i64, changes: Vec<WaitingChanges>) -> Result<()> {
         self.last = epoch;
         self.writes.store(epoch.0, Ordering::Relaxed);
-        if let Some(unwritten) = &mut self.unwritten {
-            unwritten.add(epoch, now_ms, &changes)?;
-        }
-        let mut refused = Vec::new();
+        let (mut refused, mut buffered) = (Vec::new(), 0);
         for changes in changes {
+            let from_disk = matches!(changes, WaitingChanges::Spilled(_));
+            let changes = changes.load()?;
+            if let Some(unwritten) = &mut self.unwritten {
+                unwritten.add(epoch, now_ms, &changes)?;
+            }
             let batch = changes.batch.clone();
             let outcome = self.sink.write(epoch, changes).await?;
             self.written.rows += outcome.written;
             refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, Some(&batch), row)));
+            buffered += if from_disk { batch_bytes(&batch) } else { 0 };
+            if buffered > FLUSHED_BYTES && self.sink.flushes_parts() {
+                buffered = 0;
+                let outcome = self.sink.flush(epoch, now_ms).await?;
+                refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
+            }
         }
         let outcome = self.sink.flush(epoch, now_ms).await?;
         refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
@@ -239,4 +251,78 @@ pub(crate) async fn run_errors(
         }
     }
     output.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
+    use datafusion::arrow::datatypes::Int64Type;
+
+    use super::*;
+    use crate::contracts::{Changes, WriteOutcome};
+    use crate::operators::SpilledRows;
+    use crate::state::SpillFolder;
+
+    /// Says what it was asked for.
+    struct Recorder {
+        in_parts: bool,
+        rows: Arc<Mutex<Vec<i64>>>,
+        flushed_at: Arc<Mutex<Vec<usize>>>,
+    }
+
+    #[async_trait]
+    impl Sink for Recorder {
+        async fn write(&mut self, _: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+            let rows = changes.batch.column(0).as_primitive::<Int64Type>().values();
+            self.rows.lock().expect("unpoisoned").extend(rows);
+            Ok(WriteOutcome { written: rows.len() as u64, refused: Vec::new() })
+        }
+
+        fn flushes_parts(&self) -> bool {
+            self.in_parts
+        }
+
+        async fn flush(&mut self, _: EpochNumber, _: i64) -> Result<WriteOutcome> {
+            let rows = self.rows.lock().expect("unpoisoned").len();
+            self.flushed_at.lock().expect("unpoisoned").push(rows);
+            Ok(WriteOutcome::default())
+        }
+    }
+
+    #[tokio::test]
+    async fn an_epoch_from_disk_is_flushed_in_parts_where_the_sink_buffers_it() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
+        let text = "x".repeat(1_000);
+        let batch = |from: i64| {
+            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(from..from + 1_000));
+            let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..1_000).map(|_| &text)));
+            RecordBatch::try_from_iter([("n", numbers), ("t", texts)]).expect("a batch")
+        };
+        let schema = batch(0).schema();
+        for (in_parts, flushed) in [(true, vec![9_000, 18_000, 21_000]), (false, vec![21_000])] {
+            let mut file = folder.file(&schema).expect("a file");
+            for from in (0..20_000).step_by(1_000) {
+                file.write(&batch(from)).expect("written");
+            }
+            let file = file.finish().expect("finished");
+            let mut changes: Vec<_> = SpilledRows::of(&file, &schema).map(WaitingChanges::Spilled).collect();
+            changes.push(WaitingChanges::Held(Changes { batch: batch(20_000), kinds: None }));
+            drop(file);
+            let (rows, flushed_at) = <(Arc<Mutex<Vec<i64>>>, Arc<Mutex<Vec<usize>>>)>::default();
+            let sink = Recorder { in_parts, rows: Arc::clone(&rows), flushed_at: Arc::clone(&flushed_at) };
+            let (orders, receiver) = mpsc::channel(1);
+            let (errors, _errors) = mpsc::channel(1);
+            orders.send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes }).await.expect("room for it");
+            drop(orders);
+            let written = run_writer("q".to_owned(), Box::new(sink), receiver, errors, WriterLog::default()).await;
+            assert_eq!(written.expect("written").rows, 21_000);
+            assert!(rows.lock().expect("unpoisoned").iter().copied().eq(0..21_000), "in order");
+            assert_eq!(*flushed_at.lock().expect("unpoisoned"), flushed);
+            assert_eq!(folder.bytes().1, 0, "what has been written goes");
+        }
+    }
 }

@@ -9,6 +9,7 @@
 //! is not synced. Its checksums are kept in memory (`checked_file.rs`): a file that something else has damaged, cut off or taken
 //! away while the job runs is an error that names it, never another state.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -167,6 +168,12 @@ impl SpillWriter {
     }
 }
 
+impl fmt::Debug for SpillWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpillWriter").field("path", &self.path).field("blocks", &self.blocks).finish_non_exhaustive()
+    }
+}
+
 impl Drop for SpillWriter {
     fn drop(&mut self) {
         if self.writer.is_some() {
@@ -192,6 +199,11 @@ impl SpilledFile {
     /// Rows in all.
     pub fn num_rows(&self) -> usize {
         self.rows
+    }
+
+    /// Rows of each block.
+    pub fn block_rows(&self) -> &[usize] {
+        &self.blocks
     }
 
     /// Its length.

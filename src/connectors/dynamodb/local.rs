@@ -284,6 +284,10 @@ impl Sink for LocalTableSink {
         Ok(WriteOutcome { written, refused })
     }
 
+    fn flushes_parts(&self) -> bool {
+        true
+    }
+
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
         if self.pending.is_empty() {
             return Ok(WriteOutcome::default());

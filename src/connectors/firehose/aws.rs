@@ -116,6 +116,10 @@ impl Sink for AwsDeliverySink {
         Ok(WriteOutcome { written, refused })
     }
 
+    fn flushes_parts(&self) -> bool {
+        true
+    }
+
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
         if !self.pending.is_empty() {
             let client = self.client.as_ref().ok_or_else(|| Error::internal("the sink was not opened"))?;

@@ -43,6 +43,10 @@ impl Sink for LocalDeliverySink {
         Ok(WriteOutcome { written, refused })
     }
 
+    fn flushes_parts(&self) -> bool {
+        true
+    }
+
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
         if !self.pending.is_empty() {
             self.append().map_err(|e| io_error(&self.path, "written", e))?;

@@ -72,6 +72,10 @@ impl Sink for LocalStreamSink {
         Ok(outcome)
     }
 
+    fn flushes_parts(&self) -> bool {
+        true
+    }
+
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
         self.put()?;
         Ok(WriteOutcome::default())

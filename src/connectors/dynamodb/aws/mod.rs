@@ -98,6 +98,11 @@ impl Sink for AwsTableSink {
         Ok(WriteOutcome { written, refused })
     }
 
+    fn flushes_parts(&self) -> bool {
+        // What is added for a key is that of all rows of the epoch.
+        self.options.mode != WriteMode::Add
+    }
+
     async fn flush(&mut self, epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome> {
         if self.items.waiting.is_empty() {
             return Ok(WriteOutcome::default());

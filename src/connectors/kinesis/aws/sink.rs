@@ -219,6 +219,10 @@ impl Sink for AwsStreamSink {
         Ok(outcome)
     }
 
+    fn flushes_parts(&self) -> bool {
+        true
+    }
+
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
         self.put_all().await?;
         Ok(WriteOutcome::default())

@@ -1,0 +1,128 @@
+//! What keeps state between epochs, of whichever kind: how it takes rows, and how it is put on disk.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+
+use super::compute::{Compute, batch_bytes};
+use super::hash_run::{HashRanges, held_rows_in};
+use super::output::Output;
+use super::running_aggregate::RunningAggregate;
+use super::stored_rows::{StoredRows, relabelled};
+use super::window_aggregate::WindowAggregate;
+use super::window_buffer::WindowBuffer;
+use crate::contracts::Result;
+use crate::state::SpillFolder;
+
+/// State of one operator.
+#[derive(Debug)]
+pub enum OperatorKind {
+    /// Aggregation in windows.
+    Window(Box<WindowAggregate>),
+    /// Aggregation without a window.
+    Running(Box<RunningAggregate>),
+    /// Rows held until their window closes.
+    Buffer(Box<WindowBuffer>),
+}
+
+impl OperatorKind {
+    /// Bytes of state in memory, about, and how many of them [`Self::spill`] can put on disk.
+    pub(super) fn memory(&self) -> (usize, usize) {
+        match self {
+            Self::Window(window) => window.memory(),
+            Self::Running(running) => running.memory(),
+            Self::Buffer(buffer) => buffer.memory(),
+        }
+    }
+
+    /// Puts state on disk, until no more than `most` bytes of what can go there are left in memory.
+    pub(super) async fn spill(&mut self, folder: &Arc<SpillFolder>, most: usize, compute: &Compute) -> Result<()> {
+        match self {
+            Self::Window(window) => window.spill(folder, most, compute).await,
+            Self::Running(running) if running.memory().1 > most => running.spill(folder),
+            Self::Running(_) => Ok(()),
+            Self::Buffer(buffer) => buffer.spill(folder, most),
+        }
+    }
+
+    /// Takes what the stage below makes of a part of an epoch's rows, where that can be kept before the others come: then it
+    /// need not be in memory together with them. What it answers is still to be pushed, with the rest of the epoch.
+    pub(super) async fn take(&mut self, rows: Vec<StoredRows>, compute: &Compute) -> Result<Vec<StoredRows>> {
+        if let Self::Running(_) = self {
+            // It gives each key's change once in an epoch.
+            return Ok(rows);
+        }
+        let spilled = rows.iter().any(StoredRows::is_spilled);
+        let parts = if spilled { rows.into_iter().map(|rows| vec![rows]).collect() } else { vec![rows] };
+        for part in parts {
+            self.push(part.into_iter().map(StoredRows::load).collect::<Result<_>>()?, compute).await?;
+            if let Some(limit) = &compute.limit
+                && let Some(most) = limit.relief(self.memory().1)
+            {
+                self.spill(&limit.folder, most, compute).await?;
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Takes what the stage below makes of an epoch. Answers what is given at once: the others give rows when windows close.
+    async fn push(&mut self, rows: Vec<RecordBatch>, compute: &Compute) -> Result<Vec<RecordBatch>> {
+        match self {
+            Self::Window(window) => window.push(rows, compute).await?,
+            Self::Buffer(buffer) => buffer.push(&rows)?,
+            Self::Running(running) => return running.push(rows, compute).await,
+        }
+        Ok(Vec::new())
+    }
+
+    /// The same, where rows may be on disk; what is given at once is added to `given`.
+    pub(super) async fn push_stored(
+        &mut self,
+        rows: Vec<StoredRows>,
+        compute: &Compute,
+        given: &mut Output,
+        schema: &SchemaRef,
+    ) -> Result<()> {
+        if rows.iter().any(StoredRows::is_spilled) {
+            return match self {
+                Self::Running(running) => push_by_ranges(running, &rows, compute, given, schema).await,
+                Self::Window(_) | Self::Buffer(_) => self.take(rows, compute).await.map(drop),
+            };
+        }
+        let rows = rows.into_iter().map(StoredRows::load).collect::<Result<_>>()?;
+        add(self.push(rows, compute).await?, given, schema)
+    }
+}
+
+/// Pushes partial states that do not fit into memory together a range of hashes at a time: what changes is given once for each key,
+/// as if they had come together. For each range all of them are read; there are few ranges, since each has half of what an
+/// operator may give.
+async fn push_by_ranges(
+    running: &mut RunningAggregate,
+    rows: &[StoredRows],
+    compute: &Compute,
+    given: &mut Output,
+    schema: &SchemaRef,
+) -> Result<()> {
+    let (Some(limit), Some(first)) = (&compute.limit, rows.first()) else { return Ok(()) };
+    let first = first.clone().load()?;
+    let of_a_row = batch_bytes(&first).div_ceil(first.num_rows().max(1)).max(1);
+    let all = rows.iter().map(StoredRows::len).sum();
+    for range in HashRanges::of(all, limit.output_bytes / 2 / of_a_row) {
+        let mut part = Vec::new();
+        for rows in rows {
+            part.extend(held_rows_in(&[rows.clone().load()?], running.hashes(), &range)?);
+        }
+        part.retain(|batch| batch.num_rows() > 0);
+        add(running.push(part, compute).await?, given, schema)?;
+        if limit.relief(running.memory().1).is_some() {
+            running.spill(&limit.folder)?;
+        }
+    }
+    Ok(())
+}
+
+fn add(rows: Vec<RecordBatch>, given: &mut Output, schema: &SchemaRef) -> Result<()> {
+    rows.into_iter().try_for_each(|batch| given.add(relabelled(batch, schema)?))
+}
