@@ -100,8 +100,6 @@ pub(crate) struct Outcome {
 
 const TABLES: &str = "
 SET 'table.exec.source.idle-timeout' = '1 h';
-SET 'execution.checkpointing.interval' = '2 s';
-SET 'tidemill.epoch.interval' = '400 ms';
 CREATE TABLE events (id BIGINT, k STRING, ts TIMESTAMP(3), at AS PROCTIME(), WATERMARK FOR ts AS ts - INTERVAL '2' SECOND)
 WITH ('connector' = 'kinesis', 'stream' = 's', 'format' = 'json');
 CREATE TABLE counts (k STRING, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
@@ -170,6 +168,22 @@ struct Shared {
     bug: Option<Bug>,
     /// Whether the processes are a fleet, and hand the job over.
     fleet: bool,
+    pace: Pace,
+}
+
+/// How often epochs and checkpoints come. Where there are more checkpoints than epochs, or the stream is quiet, nothing is left in the log
+/// but its beginning.
+#[derive(Clone, Copy)]
+struct Pace {
+    epochs: Duration,
+    checkpoints: Duration,
+}
+
+impl Pace {
+    fn new(chance: &Chance) -> Self {
+        let one_of = |times: [u64; 4]| Duration::from_millis(times[chance.below(4) as usize]);
+        Self { epochs: one_of([100, 400, 400, 1_500]), checkpoints: one_of([300, 1_000, 2_000, 5_000]) }
+    }
 }
 
 impl Site {
@@ -245,9 +259,13 @@ fn options(job: &std::path::Path, site: &Arc<Site>, ending: Ending) -> JobOption
         from: Some(tidemill::contracts::StartPosition::TrimHorizon),
         parameters: Default::default(),
         fresh: false,
-        state: StateOptions { outside: Some(Arc::clone(site) as Arc<dyn Outside>), ..StateOptions::default() },
+        state: StateOptions {
+            outside: Some(Arc::clone(site) as Arc<dyn Outside>),
+            interval: Some(site.shared.pace.checkpoints),
+            ..StateOptions::default()
+        },
         threads: 1,
-        epoch_interval: None,
+        epoch_interval: Some(site.shared.pace.epochs),
         epoch_rows: None,
         memory: None,
     }
@@ -350,6 +368,7 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Outcome {
         bug,
         // Half of the seeds, in each of the four tests.
         fleet: Chance::new(seed ^ 0xf1ee7).percent(50),
+        pace: Pace::new(&Chance::new(seed ^ 0x9ace)),
     });
     world.run(async {
         let (stop_sender, stop) = watch::channel(false);

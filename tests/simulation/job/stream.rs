@@ -40,7 +40,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Events of `seconds`, in shards that split and merge.
+    /// Events of `seconds`, in shards that split and merge. In half of the streams there are pauses.
     pub(crate) fn new(chance: &Chance, seconds: u64) -> Self {
         let shard = |number: usize, parents: Vec<String>, opens_ms: u64| Shard {
             id: format!("shard-{number:03}"),
@@ -51,9 +51,13 @@ impl Stream {
         };
         let mut shards: Vec<Shard> = (0..1 + chance.below(3) as usize).map(|n| shard(n, Vec::new(), 0)).collect();
         let keys = 2 + chance.below(6);
+        let pauses = chance.percent(50);
         let (mut time_ms, mut id, mut reshards) = (0, 0, 0);
         while time_ms < seconds * 1_000 {
             time_ms += 1 + chance.below(150);
+            if pauses && chance.below(100) == 0 {
+                time_ms += 500 + chance.below(6_000);
+            }
             let open: Vec<usize> = (0..shards.len()).filter(|at| shards[*at].closes_ms.is_none()).collect();
             let at = open[chance.below(open.len() as u64) as usize];
             let key = format!("k{}", chance.below(keys));
