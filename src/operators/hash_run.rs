@@ -117,6 +117,13 @@ impl HashRun {
         self.files.iter().map(|file| file.file.num_rows() - file.dead.count).sum()
     }
 
+    /// Bytes and rows on disk.
+    pub(super) fn on_disk(&self) -> (usize, usize) {
+        let files = self.files.iter().map(|file| (file.file.bytes(), file.file.num_rows()));
+        let (bytes, rows) = files.fold((0, 0), |sum, file| (sum.0 + file.0, sum.1 + file.1));
+        (usize::try_from(bytes).unwrap_or(usize::MAX), rows)
+    }
+
     /// Bytes in memory.
     pub(super) fn memory(&self) -> usize {
         let file = |file: &RunFile| file.blocks.len() * size_of::<Block>() + file.dead.words.len() * 8;

@@ -32,6 +32,10 @@ pub(super) const BLOCK_ROWS: usize = 8_192;
 /// (`job/memory.rs`).
 const BLOCK_BYTES: usize = 1 << 20;
 
+/// Rows for a top-N are cut down from this part of what an operator may have in memory on: the sort by which that is done has as much
+/// again, twice.
+const CUT_PART: usize = 8;
+
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -44,6 +48,8 @@ pub(super) struct Output {
     /// Bytes of the first `counted` batches held; of the others, at most how many they can be.
     bytes: usize,
     counted: usize,
+    /// So many bytes may be held before a look is taken at what they really are, and at what reads them.
+    look_above: usize,
     /// More than memory is to have has come.
     spills: bool,
     limit: Option<StateLimit>,
@@ -64,6 +70,7 @@ impl Output {
     /// The same with a limit of its own.
     pub(super) fn within(limit: Option<StateLimit>, reader: Option<&Arc<dyn ExecutionPlan>>) -> Self {
         Self {
+            look_above: limit.as_ref().map_or(0, |limit| limit.output_bytes / CUT_PART),
             rows: Vec::new(),
             file: None,
             held: Vec::new(),
@@ -105,7 +112,7 @@ impl Output {
         let most = limit.output_bytes;
         self.bytes += batch.get_array_memory_size();
         self.held.push(batch);
-        if self.bytes <= most {
+        if self.bytes <= self.look_above {
             return Ok(());
         }
         // Batches may be parts of one, so only what they show counts. To know that takes a look at each text.
@@ -113,11 +120,16 @@ impl Output {
         self.bytes -= uncounted.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
         self.bytes += uncounted.iter().map(batch_bytes).sum::<usize>();
         self.counted = self.held.len();
-        if self.bytes <= most {
+        if self.bytes <= self.look_above {
             return Ok(());
         }
-        // What is hardly fewer would be sorted again with each part that comes.
-        if self.cut()? && self.bytes <= most / 2 {
+        if self.cut()? {
+            // What is hardly fewer would be sorted again with each part that comes.
+            self.look_above = (2 * self.bytes).max(self.look_above);
+        } else {
+            self.look_above = most;
+        }
+        if self.bytes <= most && self.look_above <= most {
             return Ok(());
         }
         self.spills = true;

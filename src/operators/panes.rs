@@ -13,10 +13,12 @@ use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
 use super::window_aggregate::WindowColumns;
 use crate::contracts::Result;
-use crate::state::{PieceIds, PieceRows};
+use crate::state::PieceIds;
 
-/// State rows from disk that are merged, or read out, at a time …
-const MOST_ROWS_AT_ONCE: usize = 128 * 1024;
+/// State rows that one run of `Final` may take; more are read out in several runs …
+const MOST_ROWS_AT_ONCE: usize = 512 * 1024;
+/// … the same when some come from disk, because memory is short …
+const MOST_SPILLED_ROWS_AT_ONCE: usize = 128 * 1024;
 /// … where they are narrow: these have a fourth of what an operator may have in memory of what it gives, since the hash table over them
 /// and the rows that become of them have as much again, each.
 const AT_ONCE_PART: usize = 4;
@@ -47,19 +49,19 @@ impl Pane {
         self.rows + self.runs.iter().map(HashRun::live_rows).sum::<usize>()
     }
 
-    /// How many of its rows are read from disk at a time.
+    /// How many rows as wide as its own are read out at a time.
     pub(super) fn rows_at_once(&self, compute: &Compute) -> usize {
-        let (mut bytes, mut rows) = (0, 0);
-        for piece in self.runs.iter().flat_map(HashRun::pieces) {
-            if let PieceRows::Spilled(file) = piece.rows {
-                bytes += usize::try_from(file.bytes()).unwrap_or(usize::MAX);
-                rows += file.num_rows();
-            }
-        }
+        let (bytes, rows) = self
+            .runs
+            .iter()
+            .map(HashRun::on_disk)
+            .fold((self.bytes, self.rows), |sum, run| (sum.0 + run.0, sum.1 + run.1));
+        let most = if self.runs.is_empty() { MOST_ROWS_AT_ONCE } else { MOST_SPILLED_ROWS_AT_ONCE };
         match &compute.limit {
-            Some(limit) if rows > 0 => (limit.output_bytes / AT_ONCE_PART / (bytes / rows).max(1))
-                .clamp(FEWEST_ROWS_AT_ONCE, MOST_ROWS_AT_ONCE),
-            _ => MOST_ROWS_AT_ONCE,
+            Some(limit) if rows > 0 => {
+                (limit.output_bytes / AT_ONCE_PART / (bytes / rows).max(1)).clamp(FEWEST_ROWS_AT_ONCE, most)
+            }
+            _ => most,
         }
     }
 
@@ -73,6 +75,11 @@ impl Pane {
         rows.extend(held_rows_in(&held, hashes, range)?);
         Ok(rows)
     }
+}
+
+/// Whether states with so many bytes, all of them in memory, may be read out in one run.
+pub(super) fn fit_at_once(bytes: usize, compute: &Compute) -> bool {
+    compute.limit.as_ref().is_none_or(|limit| bytes <= limit.output_bytes / AT_ONCE_PART)
 }
 
 /// Two times in milliseconds by which a window or pane is known.

@@ -26,7 +26,7 @@ use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, Times
 use super::compute::{Compute, batch_bytes};
 use super::hash_run::{HashRanges, HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
-use super::panes::{Closing, Lists, Named, Pane, compact, own_text, with_bounds};
+use super::panes::{Closing, Lists, Named, Pane, compact, fit_at_once, own_text, with_bounds};
 use super::partials::AggregateParts;
 use super::window_spec::WindowSpec;
 use crate::contracts::{Result, Watermark};
@@ -76,8 +76,6 @@ const POOR_SHARE: f64 = 0.6;
 const MOST_ROWS_WITHOUT_COMPACTION: usize = 1 << 20;
 /// So many small batches are put together without being merged.
 const CONCAT_AFTER_BATCHES: usize = 64;
-/// State rows that one run of `Final` may take; more are read out in several runs.
-const ROWS_PER_CLOSE: usize = 512 * 1024;
 
 impl WindowAggregate {
     /// An operator without state.
@@ -247,14 +245,15 @@ impl WindowAggregate {
             }
             self.closed = self.closed.max(Some(entry.key().0 - 1));
             let pane = entry.remove();
-            if pane.runs.is_empty() {
+            let at_once = pane.rows_at_once(compute);
+            if pane.runs.is_empty() && fit_at_once(pane.bytes, compute) {
                 lists.add(pane.batches.into_iter().map(|(_, batch)| batch).collect(), pane.rows);
-                if lists.rows >= ROWS_PER_CLOSE {
+                if lists.rows >= at_once {
                     return Ok(());
                 }
             } else {
-                self.closing.at_once = pane.rows_at_once(compute);
-                self.closing.ranges = HashRanges::of(pane.all_rows(), self.closing.at_once);
+                self.closing.at_once = at_once;
+                self.closing.ranges = HashRanges::of(pane.all_rows(), at_once);
                 self.closing.pane = pane;
             }
         }
@@ -278,20 +277,21 @@ impl WindowAggregate {
             }
             let Some(((end, start), panes)) = self.closing.windows.pop_front() else { return Ok(()) };
             self.closed = self.closed.max(Some(end - 1));
-            let (mut rows, mut spilled, mut at_once) = (0, false, ROWS_PER_CLOSE);
+            let (mut rows, mut held, mut spilled, mut at_once) = (0, 0, false, usize::MAX);
             for key in &panes {
                 let Some(pane) = self.panes.get_mut(key) else { continue };
                 if pane.batches.len() > 1 {
                     compact(pane, &self.parts, &mut self.ids, compute).await?;
                 }
                 rows += pane.all_rows();
-                if !pane.runs.is_empty() {
-                    (spilled, at_once) = (true, at_once.min(pane.rows_at_once(compute)));
-                }
+                held += pane.bytes;
+                spilled |= !pane.runs.is_empty();
+                at_once = at_once.min(pane.rows_at_once(compute));
             }
             (self.closing.window, self.closing.panes) = ((start, end), panes);
             self.closing.at_once = at_once;
-            self.closing.ranges = if spilled { HashRanges::of(rows, at_once) } else { HashRanges::whole() };
+            let whole = !spilled && fit_at_once(held, compute);
+            self.closing.ranges = if whole { HashRanges::whole() } else { HashRanges::of(rows, at_once) };
         }
     }
 
