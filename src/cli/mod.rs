@@ -19,6 +19,7 @@ mod work;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -160,6 +161,9 @@ type Outcome = Result<(), Vec<Error>>;
 
 /// Expressions are computed as trees, as deep as `sql` lets them be.
 const WORKER_STACK_BYTES: usize = 8 << 20;
+/// Threads for work that blocks end when they have been idle for so long. Work goes to the one that has waited longest: with tokio's ten
+/// seconds, those that a burst has started (31 after half an hour on a busy machine, `benches/soak.py`) each got some in that time, and stayed.
+const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// A runtime with as many threads as the job has tasks.
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Vec<Error>> {
@@ -168,7 +172,8 @@ fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Vec<Error>> {
 
 fn runtime_with_stacks(threads: usize, stack_bytes: usize) -> Result<tokio::runtime::Runtime, Vec<Error>> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let built = builder.worker_threads(threads.max(1)).thread_stack_size(stack_bytes).enable_all().build();
+    builder.worker_threads(threads.max(1)).thread_stack_size(stack_bytes).thread_keep_alive(BLOCKING_KEEP_ALIVE);
+    let built = builder.enable_all().build();
     built.map_err(|e| vec![Error::unavailable("cannot start threads").caused_by(e)])
 }
 
