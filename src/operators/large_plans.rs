@@ -34,7 +34,7 @@ use super::large_windows::{LargeWindowExec, outward};
 use super::output::Output;
 use super::panes::own_text;
 
-/// Of what plans have, which is what operators may give (`job/memory.rs`), each sort keeps this part for merging. Three sorts in one plan
+/// Of what plans have left, of as much as operators may give (`job/memory.rs`), each sort keeps this part for merging. Three sorts in one plan
 /// leave a quarter to hold rows.
 const MERGE_PART: usize = 4;
 
@@ -57,12 +57,15 @@ impl LargeRun {
             Some(limit) => adapted(plan, limit).map_err(failure)?,
             None => Arc::clone(plan),
         };
+        let turn = Arc::clone(&compute.turns).write_owned().await;
+        let runtime = compute.context.runtime_env();
         let mut config = compute.context.session_config().clone().with_batch_size(block_rows.max(1));
         if let Some(limit) = &compute.limit {
-            config.options_mut().execution.sort_spill_reservation_bytes = limit.output_bytes / MERGE_PART;
+            // Now there are only the indexes of reference tables.
+            let free = limit.output_bytes.saturating_sub(runtime.memory_pool.reserved());
+            config.options_mut().execution.sort_spill_reservation_bytes = free / MERGE_PART;
         }
-        let context = TaskContext::default().with_session_config(config).with_runtime(compute.context.runtime_env());
-        let turn = Arc::clone(&compute.turns).write_owned().await;
+        let context = TaskContext::default().with_session_config(config).with_runtime(runtime);
         // What is given is not to hold what it was made of.
         let plan = Arc::new(OwnTextExec { input: plan });
         Ok(Self { plan, compute: Compute { context: Arc::new(context), ..compute.clone() }, _turn: turn })

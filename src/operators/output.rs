@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Whatever stands above a window takes the rows as a stream then. What must have all of them (a sort, an aggregation) takes its
-//! memory from DataFusion's pool and spills by itself; what would hold them without asking (`WindowAggExec`) is exchanged
-//! for a node that does not (`large_windows.rs`).
+//! memory from DataFusion's pool and spills by itself: how such a plan is run stands in `large_plans.rs`. What the root stage gives goes to
+//! the sink's writer in the same form.
 //!
 //! Invariant: rows come out in the order in which they were added, wherever they were meanwhile, so results do not depend on
 //! how much memory there is. Without a limit, or below it, nothing is copied and nothing is counted but the sizes of buffers.
