@@ -84,8 +84,8 @@ impl Bug {
         Self::NamesVersionsByContent,
     ];
 
-    /// Where looking for one that notices it begins. A request to remove that comes so late that the same content is in use again is rare: 3
-    /// of the first 900 seeds have one.
+    /// Where looking for one that notices it begins. A request to remove that comes so late that the same content is in use again is rare:
+    /// from here on, seed 262 has one.
     pub(crate) fn first_seed(self) -> u64 {
         if self == Self::NamesVersionsByContent { 200 } else { 0 }
     }
@@ -173,7 +173,7 @@ struct Shared {
 
 /// How often epochs and checkpoints come. Where there are more checkpoints than epochs, or the stream is quiet, nothing is left in the log
 /// but its beginning.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Pace {
     epochs: Duration,
     checkpoints: Duration,
