@@ -118,6 +118,7 @@ fn anonymous(process: u32) -> Option<usize> {
 /// The program itself: keys that come from all over what is on disk, and checkpoints of it, need no more memory than it was given.
 #[cfg(target_os = "linux")]
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test looks at another process now and then")]
 fn a_process_stays_within_its_memory() {
     const MEMORY: usize = 224 << 20;
     let job = "

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::row::Rows;
 
-use super::hash_run::{Found, HashRanges, HashRun, Lookup, RunWriter, due, replace_two};
+use super::hash_ranges::HashRanges;
+use super::hash_run::{Found, HashRun, Lookup, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
 use crate::contracts::Result;
 use crate::state::{PieceIds, SpillFolder, StatePiece};

@@ -30,8 +30,6 @@ use crate::state::{
 
 /// Rows of a block: few, so that looking up one key reads little; enough to make an Arrow batch worth its header.
 const BLOCK_ROWS: usize = 2_048;
-/// Rows that a merge has in memory at a time.
-const ROWS_AT_ONCE: usize = 128 << 10;
 /// Blocks that a search has in memory at a time: a few MiB.
 const BLOCKS_AT_ONCE: usize = 16;
 
@@ -258,48 +256,6 @@ pub(super) fn held_rows_in(
     batches.iter().map(|batch| rows_of(batch, hashes, range, |_| true)).collect()
 }
 
-/// All hashes, in ranges that are equally long.
-#[derive(Debug, Default)]
-pub(super) struct HashRanges {
-    count: u128,
-    next: u128,
-}
-
-impl HashRanges {
-    /// One range.
-    pub(super) fn whole() -> Self {
-        Self { count: 1, next: 0 }
-    }
-
-    /// Ranges that have about `at_once` of `rows` each.
-    pub(super) fn of(rows: usize, at_once: usize) -> Self {
-        Self { count: rows.div_ceil(at_once.max(1)).max(1) as u128, next: 0 }
-    }
-
-    /// Ranges of two runs that are read in order to be merged, with no more than about `at_once` bytes each.
-    pub(super) fn of_runs(runs: [&HashRun; 2], at_once: usize) -> Self {
-        let rows: usize = runs.iter().map(|run| run.live_rows()).sum();
-        let bytes: u64 = runs.iter().flat_map(|run| &run.files).map(|file| file.file.bytes()).sum();
-        let parts = usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(at_once.max(1)).max(1);
-        Self::of(rows, ROWS_AT_ONCE.min(rows.div_ceil(parts)))
-    }
-}
-
-impl Iterator for HashRanges {
-    type Item = RangeInclusive<u64>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let number = self.next;
-        if number == self.count {
-            return None;
-        }
-        self.next += 1;
-        let start = |number: u128| ((number << 64) / self.count) as u64;
-        let end = if self.next == self.count { u64::MAX } else { start(self.next) - 1 };
-        Some(start(number)..=end)
-    }
-}
-
 /// The two youngest runs and their live rows, if they are to become one: when the youngest has at least half as many rows. So
 /// each row is written a logarithmic number of times, as in a log-structured store.
 pub(super) fn due(runs: &[HashRun]) -> Option<(&HashRun, &HashRun, usize)> {
@@ -402,6 +358,7 @@ mod tests {
     use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
     use datafusion::arrow::datatypes::Int64Type;
 
+    use super::super::hash_ranges::HashRanges;
     use super::*;
 
     fn batch(keys: impl Iterator<Item = i64>) -> RecordBatch {
@@ -448,15 +405,5 @@ mod tests {
         assert_eq!(keys_of(&parts), left);
         let whole = run.rows_in(&hashes, &(0..=u64::MAX)).expect("rows");
         assert_eq!(keys_of(&whole), left);
-    }
-
-    #[test]
-    fn ranges_are_all_hashes_and_each_once() {
-        for rows in [0, 1, 699, 700, 701, 12_345] {
-            let ranges: Vec<_> = HashRanges::of(rows, 700).collect();
-            assert_eq!(ranges.len(), rows.div_ceil(700).max(1));
-            assert_eq!((*ranges[0].start(), *ranges[ranges.len() - 1].end()), (0, u64::MAX));
-            assert!(ranges.windows(2).all(|two| two[0].end() + 1 == *two[1].start()));
-        }
     }
 }

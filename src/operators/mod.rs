@@ -12,6 +12,7 @@ mod epoch_run;
 mod gate;
 mod graph;
 mod groups;
+mod hash_ranges;
 mod hash_run;
 mod key_filter;
 mod key_hashes;

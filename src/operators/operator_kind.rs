@@ -6,7 +6,8 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 
 use super::compute::{Compute, batch_bytes};
-use super::hash_run::{HashRanges, held_rows_in};
+use super::hash_ranges::HashRanges;
+use super::hash_run::held_rows_in;
 use super::output::Output;
 use super::running_aggregate::RunningAggregate;
 use super::stored_rows::{StoredRows, relabelled};

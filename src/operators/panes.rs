@@ -8,7 +8,8 @@ use datafusion::arrow::array::{AsArray, RecordBatch, TimestampMillisecondArray};
 use datafusion::arrow::compute::cast;
 
 use super::compute::{Compute, batch_bytes};
-use super::hash_run::{HashRanges, HashRun, held_rows_in};
+use super::hash_ranges::HashRanges;
+use super::hash_run::{HashRun, held_rows_in};
 use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
 use super::window_aggregate::WindowColumns;

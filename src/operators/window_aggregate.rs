@@ -24,7 +24,8 @@ use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, TimestampMillisecondType};
 
 use super::compute::{Compute, batch_bytes};
-use super::hash_run::{HashRanges, HashRun, RunWriter, due, replace_two};
+use super::hash_ranges::HashRanges;
+use super::hash_run::{HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
 use super::panes::{Closing, Lists, Named, Pane, compact, fit_at_once, own_text, with_bounds};
 use super::partials::AggregateParts;

@@ -1,6 +1,6 @@
 //! Reference tables: all files of a table as one batch, read again when they change.
 //!
-//! A [`ReloadedFiles`] asks for [`ReferenceFiles::version`] for each epoch, which only lists, and calls
+//! A `ReloadedFiles` asks for [`ReferenceFiles::version`] for each epoch, which only lists, and calls
 //! [`ReferenceFiles::load`] when it differs (in a bucket: when an ETag or a size does). A file that cannot be read in full is an error of the load
 //! (a wrong row is one too, with its line), so that a job never joins with half a table.
 
