@@ -29,6 +29,7 @@ mod opening;
 mod pieces;
 mod progress;
 mod queries;
+mod quotas;
 mod read_all;
 mod reader;
 mod references;

@@ -21,7 +21,8 @@ use tokio::sync::mpsc;
 
 use super::driver::Driver;
 use super::feed::TableSpecification;
-use super::reader::{Brake, Quotas, ReaderTask, TableMaker};
+use super::quotas::{Quota, Quotas};
+use super::reader::{Brake, ReaderTask, TableMaker};
 use super::rows::RowMaker;
 use super::shared_decode::FeedDecoder;
 use super::splits::{SplitState, Status, Unlogged};
@@ -134,7 +135,7 @@ impl Driver {
         &mut self,
         index: usize,
         number: usize,
-        quota: Option<(mpsc::Sender<u64>, mpsc::Receiver<u64>)>,
+        quota: Option<(mpsc::Sender<Quota>, mpsc::Receiver<Quota>)>,
     ) -> Result<()> {
         let (feed, (quota, quotas)) = (&mut self.feeds[index], quota.unzip());
         let state = &mut feed.splits.list[number];

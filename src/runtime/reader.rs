@@ -7,6 +7,7 @@ use datafusion::arrow::array::RecordBatch;
 use tokio::sync::{Notify, mpsc};
 
 use super::pieces::{RowBytes, left, until_bytes};
+use super::quotas::Quotas;
 use super::rows::{Provenance, RowMaker};
 use super::shared_decode::FeedDecoder;
 use crate::contracts::{
@@ -141,41 +142,8 @@ pub(crate) struct ReaderTask {
     pub(crate) looks: bool,
 }
 
-/// How many records a reader may give. While logged epochs are cut again, each has its number; then all.
-pub(crate) struct Quotas {
-    more: Option<mpsc::Receiver<u64>>,
-    left: u64,
-}
-
 /// Answers in a row that there is nothing more, after which logged records count as gone.
 const PATIENCE: u32 = 100;
-
-impl Quotas {
-    /// Numbers come through `more`; when it closes, there is no bound any more.
-    pub(crate) fn new(more: Option<mpsc::Receiver<u64>>) -> Self {
-        Self { more, left: 0 }
-    }
-
-    /// Waits until a record may be given, and says how many.
-    async fn allowed(&mut self) -> usize {
-        while self.left == 0 {
-            let Some(more) = &mut self.more else { return usize::MAX };
-            match more.recv().await {
-                Some(records) => self.left = records,
-                None => self.more = None,
-            }
-        }
-        if self.more.is_none() { usize::MAX } else { usize::try_from(self.left).unwrap_or(usize::MAX) }
-    }
-
-    fn used(&mut self, records: usize) {
-        self.left = self.left.saturating_sub(records as u64);
-    }
-
-    fn replaying(&self) -> bool {
-        self.more.is_some()
-    }
-}
 
 impl ReaderTask {
     pub(crate) async fn run(mut self) {
@@ -194,7 +162,9 @@ impl ReaderTask {
             if !self.looks {
                 self.brake.wait().await;
             }
-            self.quotas.allowed().await;
+            if self.quotas.allowed().await.is_none() {
+                return Ok(());
+            }
             let fetched = self.reader.next().await?;
             let is_records = matches!(fetched, Fetch::Records(_) | Fetch::Rows(_));
             if looked && is_records {
@@ -215,7 +185,8 @@ impl ReaderTask {
                 Fetch::Records(chunk) => {
                     let mut from = 0;
                     while from < chunk.len() {
-                        let most = self.quotas.allowed().await.min(self.max_records);
+                        let Some(most) = self.quotas.allowed().await else { return Ok(()) };
+                        let most = most.min(self.max_records);
                         let until = until_bytes(&chunk, from, from.saturating_add(most), self.max_bytes);
                         let part = if until - from == chunk.len() { chunk.clone() } else { chunk.slice(from..until) };
                         // A place first: of hundreds of readers, few hold decoded rows while they wait.
@@ -233,7 +204,8 @@ impl ReaderTask {
                     let fit = bytes.rows_of(self.max_bytes).min(self.max_records);
                     let mut from = 0;
                     while from < rows {
-                        let most = self.quotas.allowed().await.min(fit);
+                        let Some(most) = self.quotas.allowed().await else { return Ok(()) };
+                        let most = most.min(fit);
                         let until = from.saturating_add(most).min(rows);
                         let Ok(place) = events.reserve().await else { return Ok(()) };
                         let piece =

@@ -15,6 +15,7 @@ use super::driver::Driver;
 use super::epoch::Epoch;
 use super::feed::{Feed, TableSpecification, is_of_feed, table_names};
 use super::opening::{Opening, saved_start};
+use super::quotas::{Quota, run_on};
 use super::reader::Event;
 use super::splits::Status;
 use crate::contracts::{
@@ -96,7 +97,7 @@ impl Driver {
                             return Err(not_the_same(split, &piece.position, cut.epoch));
                         }
                         if split.ended {
-                            self.feeds[key.0].splits.list[key.1].quota = None;
+                            run_on(&mut self.feeds[key.0].splits.list[key.1].quota).await;
                         } else {
                             missing.remove(&key);
                         }
@@ -165,9 +166,9 @@ impl Driver {
         let sender = quota.as_ref().ok_or_else(|| unreadable(split))?;
         if split.records > 0 {
             // A reader that has gone has sent its error.
-            let _ = sender.send(split.records).await;
+            let _ = sender.send(Quota::Records(split.records)).await;
         } else {
-            *quota = None;
+            run_on(quota).await;
         }
         Ok(())
     }
@@ -201,7 +202,7 @@ impl Driver {
             }
             self.feeds[index].splits.replaying = false;
             for split in &mut self.feeds[index].splits.list {
-                split.quota = None;
+                run_on(&mut split.quota).await;
             }
         }
         self.discover().await

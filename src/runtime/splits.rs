@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::quotas::Quota;
 use super::reader::Brake;
 use crate::contracts::{Opened, Position, Split, SplitId, StartPosition, Watermark};
 use crate::state::{SavedSplit, SavedTable};
@@ -43,7 +44,7 @@ pub(crate) struct SplitState {
     /// What the epoch log does not know yet.
     pub(crate) unlogged: Unlogged,
     /// While logged epochs are cut again: how many records the reader may give.
-    pub(crate) quota: Option<mpsc::Sender<u64>>,
+    pub(super) quota: Option<mpsc::Sender<Quota>>,
     /// What the source needs to open it.
     pub(crate) split: Split,
     /// Its place among those that wait.
