@@ -15,11 +15,9 @@ use super::saved::{nonce, storage};
 use crate::contracts::{Clock, EpochLog, Error, LogEntry, Result, Watermark};
 use crate::state::{
     CheckpointStore, FileEpochLog, LocalStorage, Manifest, ManifestOperator, ManifestReference, ObjectEpochLog,
-    OperatorState, SavedSplit, SavedTable, Stamp, StatePiece,
+    OperatorState, SavedSplit, SavedTable, Stamp, StatePiece, shown_digest,
 };
 
-/// Digits of a digest that are shown.
-const SHOWN_DIGITS: usize = 16;
 /// Checkpoints that a rewind leaves beside savepoints.
 const KEPT: usize = 3;
 
@@ -294,7 +292,7 @@ fn size(operator: &ManifestOperator) -> String {
 /// A version of a reference table. Its cuts have the whole digest.
 fn shown(version: &ManifestReference) -> String {
     let bytes: u64 = version.files.iter().map(|file| file.bytes).sum();
-    let digest = version.digest.get(..SHOWN_DIGITS).unwrap_or(&version.digest);
+    let digest = shown_digest(&version.digest);
     format!("version {digest}, {} rows, {bytes} bytes", version.rows)
 }
 

@@ -294,8 +294,8 @@ impl Collect {
             return Ok(None);
         }
         let (reread, log_after) = self.needed(&queries);
-        let needed_after = reread.as_ref().map_or(self.epoch, |reread| reread.after_epoch);
         let saved = SavedJob { epoch: self.epoch, tables, queries, reread };
+        let needed_after = saved.repeats_after();
         let stamp = Stamp { generation: self.generation, time_ms: self.clock.now_ms() };
         let committed = store.commit(&saved, log_after, stamp).await?;
         let took = self.clock.elapsed().saturating_sub(began);
@@ -317,7 +317,7 @@ impl Collect {
         } else {
             None
         };
-        let after = reread.as_ref().map_or(self.epoch, |reread| reread.after_epoch);
+        let after = Reread::repeats_after(reread.as_ref(), self.epoch);
         // What sinks have committed in the epochs that are written again is known from the log.
         let log_after = queries.values().map(|query| query.durable_epoch).min().map_or(after, |least| least.min(after));
         (reread, log_after)

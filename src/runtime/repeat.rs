@@ -26,7 +26,7 @@ pub(super) struct Repeated {
 
 pub(super) fn repeated(job: &Job) -> Result<Repeated> {
     let mut repeated = Repeated { cuts: VecDeque::new(), committed: BTreeMap::new() };
-    let after = job.saved.reread.as_ref().map_or(job.saved.epoch, |reread| reread.after_epoch);
+    let after = job.saved.repeats_after();
     let mut next = after;
     for entry in job.log.iter().flat_map(|log| &log.entries) {
         match entry {

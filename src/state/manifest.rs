@@ -125,7 +125,7 @@ impl ManifestOperator {
 impl Manifest {
     /// The last epoch that is not repeated by a run that goes on from it.
     pub fn repeats_after(&self) -> u64 {
-        self.reread.as_ref().map_or(self.epoch, |reread| reread.after_epoch)
+        Reread::repeats_after(self.reread.as_ref(), self.epoch)
     }
 
     /// All files that it names.

@@ -44,6 +44,7 @@ pub use manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, 
 pub use object_epoch_log::ObjectEpochLog;
 pub use object_storage::ObjectStorage;
 pub use ranges::Ranges;
+pub(crate) use reference_files::shown_digest;
 pub use reference_versions::ReferenceVersions;
 pub use saved::{OperatorState, PieceIds, PieceRows, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece};
 pub use spill::{BlockReader, SpillFolder, SpillWriter, SpilledFile};

@@ -73,6 +73,12 @@ pub(super) fn written<'a>(names: impl Iterator<Item = &'a String>, digest: &str)
     whole.map(|(_, files)| files.into_values().collect()).collect()
 }
 
+/// The first digits of a digest, for people.
+pub(crate) fn shown_digest(digest: &str) -> &str {
+    const DIGITS: usize = 16;
+    digest.get(..DIGITS).unwrap_or(digest)
+}
+
 /// The rows of a table as parts that are files.
 pub(super) fn parts_of(rows: &RecordBatch) -> Vec<Part> {
     arrange(vec![(PIECE, rows.clone().into())], PART_BYTES)

@@ -28,15 +28,13 @@ use super::checksum::hex_digest;
 use super::files::{decode, encode};
 use super::manifest::{Manifest, ManifestReference, StateFile};
 use super::ranges::Ranges;
-use super::reference_files::{FOLDER, FileName, digest_of, digested, fitted, parts_of, written};
+use super::reference_files::{FOLDER, FileName, digest_of, digested, fitted, parts_of, shown_digest, written};
 use super::stored_files::{off_the_runtime, put};
 use crate::contracts::{Error, LogEntry, Result, Storage};
 
 /// Digests by table.
 type Versions = BTreeMap<String, String>;
 
-/// Digits of a digest that people are shown.
-const SHOWN_DIGITS: usize = 16;
 const MEND: &str = "restore the file from a copy, or put the table's own files back as they were then; or give up that the epochs since \
                     the last checkpoint are repeated as they were: `tidemill state rewind STORE latest`, or --fresh where there is none";
 
@@ -188,7 +186,7 @@ impl ReferenceVersions {
         }
         // Whoever has the rows may write them once more.
         self.known().stored.remove(digest);
-        let shown = digest.get(..SHOWN_DIGITS).unwrap_or(digest);
+        let shown = shown_digest(digest);
         Ok(Err(Error::corrupt(format!("its version {shown} {wrong}")).hint(MEND)))
     }
 

@@ -30,6 +30,11 @@ impl SavedJob {
     pub fn read_from(&self) -> &BTreeMap<String, SavedTable> {
         self.reread.as_ref().map_or(&self.tables, |reread| &reread.tables)
     }
+
+    /// The last epoch that is not repeated by a run that goes on from it.
+    pub fn repeats_after(&self) -> u64 {
+        Reread::repeats_after(self.reread.as_ref(), self.epoch)
+    }
 }
 
 /// An earlier point, from which logged epochs are cut again.
@@ -39,6 +44,13 @@ pub struct Reread {
     pub after_epoch: u64,
     /// Positions and time of all tables then.
     pub tables: BTreeMap<String, SavedTable>,
+}
+
+impl Reread {
+    /// The last epoch that is not repeated by a run that goes on from a state as of `epoch`.
+    pub(crate) fn repeats_after(reread: Option<&Self>, epoch: u64) -> u64 {
+        reread.map_or(epoch, |reread| reread.after_epoch)
+    }
 }
 
 /// State of a query.
@@ -108,7 +120,7 @@ impl PieceRows {
     pub(super) fn batches(&self) -> usize {
         match self {
             Self::Held(_) => 1,
-            Self::Spilled(file) => file.blocks(),
+            Self::Spilled(file) => file.block_rows().len(),
         }
     }
 
@@ -124,10 +136,7 @@ impl PieceRows {
     pub(super) fn for_each(&self, take: &mut impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
         match self {
             Self::Held(batch) => take(batch.clone()),
-            Self::Spilled(file) => {
-                let mut reader = file.reader()?;
-                (0..file.blocks()).try_for_each(|block| take(reader.read(block)?))
-            }
+            Self::Spilled(file) => file.for_each(take),
         }
     }
 

@@ -216,11 +216,6 @@ impl SpilledFile {
         &self.schema
     }
 
-    /// Number of its blocks.
-    pub fn blocks(&self) -> usize {
-        self.blocks.len()
-    }
-
     /// Opens it to read blocks.
     pub fn reader(&self) -> Result<BlockReader> {
         let open = || -> std::result::Result<_, ArrowError> {
@@ -232,9 +227,18 @@ impl SpilledFile {
 
     /// All rows as one batch.
     pub fn load(&self) -> Result<RecordBatch> {
-        let mut reader = self.reader()?;
-        let blocks: Vec<RecordBatch> = (0..self.blocks.len()).map(|block| reader.read(block)).collect::<Result<_>>()?;
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        self.for_each(&mut |block| {
+            blocks.push(block);
+            Ok(())
+        })?;
         Ok(concat_batches(&self.schema, &blocks)?)
+    }
+
+    /// The rows, block by block: one is in memory at a time.
+    pub fn for_each(&self, take: &mut impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        let mut reader = self.reader()?;
+        (0..self.blocks.len()).try_for_each(|block| take(reader.read(block)?))
     }
 
     fn unreadable(&self, error: ArrowError) -> Error {
