@@ -1,27 +1,16 @@
 //! What must have come of a stream, computed from its events alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::scenario::WINDOW_MS;
+use super::queries::Work;
 use super::sinks::{Row, Services};
-use super::stream::Stream;
+use super::stream::{Event, Stream};
 
 /// What is wrong with the results.
-pub(crate) fn problems(stream: &Stream, services: &Services, windows: &[&str]) -> Vec<String> {
+pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    let mut per_window: BTreeMap<(u64, String), u64> = BTreeMap::new();
-    for event in stream.events() {
-        *counts.entry(event.key.clone()).or_default() += 1;
-        *per_window.entry((event.time_ms / WINDOW_MS, event.key.clone())).or_default() += 1;
-    }
+    let events: Vec<Event> = stream.events().cloned().collect();
     let items = services.items.lock().expect("no panic while it is held");
-    for (key, wanted) in &counts {
-        let found = items.get(&("counts".to_owned(), key.clone())).map(|item| item.row["n"].clone());
-        if found.as_deref() != Some(wanted.to_string().as_str()) {
-            problems.push(format!("counts of {key}: {found:?}, not {wanted}"));
-        }
-    }
     let of = |n: usize, what: &str, list: Vec<String>| match list.len() {
         0 => None,
         _ => Some(format!("{n} {what}: {:?}", &list[..list.len().min(5)])),
@@ -35,33 +24,35 @@ pub(crate) fn problems(stream: &Stream, services: &Services, windows: &[&str]) -
     problems.extend(of(lost.len(), "copies are lost", lost));
     problems.extend(of(doubled.len(), "copies are doubled", doubled));
 
-    let wanted: BTreeSet<(String, u64)> =
-        per_window.iter().map(|((window, key), n)| (format!("{} {key}", window * WINDOW_MS), *n)).collect();
-    for table in windows {
-        if *table == "alerts" {
-            problems.extend(services.alert_problems(stream));
-            continue;
-        }
-        let found: Vec<Row> = match *table {
-            "window_items" => {
-                items.iter().filter(|((of, _), _)| of == table).map(|(_, item)| item.row.clone()).collect()
-            }
-            table => services.rows(table),
+    for query in &work.queries {
+        let (table, wanted) = (query.table.as_str(), sorted(query.results(&events)));
+        let found = match query.is_items {
+            true => items.iter().filter(|((of, _), _)| of == table).map(|(_, item)| item.row.clone()).collect(),
+            false => services.rows(table),
         };
-        let named = |row: &Row| {
-            let start = chrono::NaiveDateTime::parse_from_str(&row["window_start"], "%Y-%m-%dT%H:%M:%S%.f");
-            let ms = start.expect("a time").and_utc().timestamp_millis();
-            (format!("{ms} {}", row["k"]), row["n"].parse::<u64>().expect("a number"))
-        };
-        let found: Vec<(String, u64)> = found.iter().map(named).collect();
-        let set: BTreeSet<(String, u64)> = found.iter().cloned().collect();
-        let missing: Vec<String> = wanted.difference(&set).map(|w| format!("{w:?}")).collect();
-        let wrong: Vec<String> = set.difference(&wanted).map(|w| format!("{w:?}")).collect();
-        problems.extend(of(missing.len(), &format!("windows are missing in {table}"), missing));
-        problems.extend(of(wrong.len(), &format!("windows are wrong in {table}"), wrong));
-        if found.len() != set.len() {
-            problems.push(format!("{table} has {} windows twice", found.len() - set.len()));
-        }
+        let found = sorted(found);
+        let missing: Vec<String> = without(&wanted, &found);
+        let wrong: Vec<String> = without(&found, &wanted);
+        problems.extend(of(missing.len(), &format!("results are missing in {table}"), missing));
+        problems.extend(of(wrong.len(), &format!("results are wrong or doubled in {table}"), wrong));
+    }
+    if work.alerts {
+        problems.extend(services.alert_problems(stream));
     }
     problems
+}
+
+/// Rows, and how often each is there.
+fn sorted(rows: Vec<Row>) -> BTreeMap<Row, u64> {
+    let mut counts = BTreeMap::new();
+    for row in rows {
+        *counts.entry(row).or_default() += 1;
+    }
+    counts
+}
+
+/// Rows of `some` that are not, or not so often, in `others`.
+fn without(some: &BTreeMap<Row, u64>, others: &BTreeMap<Row, u64>) -> Vec<String> {
+    let more = some.iter().filter(|(row, n)| others.get(row).is_none_or(|other| other < n));
+    more.map(|(row, n)| format!("{n} of {row:?}")).collect()
 }

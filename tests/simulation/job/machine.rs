@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::world::{Chance, Tally, World};
 
-/// Every kind of fault.
-pub(crate) const FAULTS: [&str; 12] = [
+/// Every kind of fault, and of what else must come.
+pub(crate) const FAULTS: [&str; 13] = [
     "lost request",
     "lost reply",
     "late request",
@@ -19,6 +19,7 @@ pub(crate) const FAULTS: [&str; 12] = [
     "stale write",
     "alert again",
     "changed table",
+    "file",
 ];
 
 /// What all machines share: chance, counts, and what is written down of a run.

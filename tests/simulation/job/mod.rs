@@ -14,6 +14,7 @@ mod checks;
 mod lookups;
 mod machine;
 mod objects;
+mod queries;
 mod scenario;
 mod sinks;
 mod stream;

@@ -23,6 +23,9 @@ pub(crate) struct Item {
     epoch: u64,
 }
 
+/// Columns whose values only grow; `lo` only falls.
+const RISING: [&str; 4] = ["n", "s", "hi", "d"];
+
 /// Everything that has been written.
 #[derive(Debug)]
 pub(crate) struct Services {
@@ -53,9 +56,13 @@ impl Services {
             self.nature.lock().faults.count("stale write");
             return;
         }
-        let count = |row: &Row| row.get("n").and_then(|n| n.parse::<u64>().ok());
+        let number = |row: &Row, name: &str| row.get(name).and_then(|n| n.parse::<u64>().ok());
+        let went_back = |before: &Row| {
+            RISING.iter().any(|name| number(before, name) > number(row, name))
+                || number(before, "lo") < number(row, "lo")
+        };
         if let Some(before) = before
-            && count(&before.row) > count(row)
+            && went_back(&before.row)
         {
             let text = format!("{table} {key} went back from {:?} to {row:?} in epoch {epoch}", before.row);
             self.nature.lock().problems.push(text);

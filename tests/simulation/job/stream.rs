@@ -1,5 +1,6 @@
-//! A stream of shards that is resharded while it is written.
+//! A stream of shards that is resharded while it is written; or a folder to which whole files come.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,11 +38,42 @@ pub(crate) struct Shard {
 pub(crate) struct Stream {
     pub(crate) shards: Vec<Shard>,
     pub(crate) reshards: u64,
+    /// Of a folder: how many of its files are read side by side.
+    most_open: Option<NonZeroUsize>,
 }
 
 impl Stream {
-    /// Events of `seconds`, in shards that split and merge. In half of the streams there are pauses.
+    /// Events of `seconds`: in three of four seeds in shards, else in files.
     pub(crate) fn new(chance: &Chance, seconds: u64) -> Self {
+        if chance.percent(75) { Self::of_shards(chance, seconds) } else { Self::of_files(chance, seconds) }
+    }
+
+    /// Files that are there, whole, when their time is over: some at once, and some empty. What comes later is of a later time.
+    fn of_files(chance: &Chance, seconds: u64) -> Self {
+        let keys = 2 + chance.below(6);
+        let (mut shards, mut time_ms, mut id) = (Vec::new(), 0, 0);
+        while time_ms < seconds * 1_000 {
+            let there_ms = time_ms + 200 + chance.below(5_000);
+            for _ in 0..chance.below(5) {
+                let (mut events, mut at_ms) = (Vec::new(), time_ms);
+                loop {
+                    at_ms += 1 + chance.below(300);
+                    if at_ms >= there_ms || chance.below(30) == 0 {
+                        break;
+                    }
+                    events.push(Event { id, key: format!("k{}", chance.below(keys)), time_ms: at_ms });
+                    id += 1;
+                }
+                let id = format!("file-{:03}", shards.len());
+                shards.push(Shard { id, parents: Vec::new(), opens_ms: there_ms, closes_ms: Some(there_ms), events });
+            }
+            time_ms = there_ms;
+        }
+        Self { shards, reshards: 0, most_open: NonZeroUsize::new(1 + chance.below(3) as usize) }
+    }
+
+    /// Shards that split and merge. In half of the streams there are pauses.
+    fn of_shards(chance: &Chance, seconds: u64) -> Self {
         let shard = |number: usize, parents: Vec<String>, opens_ms: u64| Shard {
             id: format!("shard-{number:03}"),
             parents,
@@ -81,7 +113,12 @@ impl Stream {
                 }
             }
         }
-        Self { shards, reshards }
+        Self { shards, reshards, most_open: None }
+    }
+
+    /// How many files it has.
+    pub(crate) fn files(&self) -> u64 {
+        self.most_open.map_or(0, |_| self.shards.len() as u64)
     }
 
     pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
@@ -123,6 +160,10 @@ impl Source for FarStream {
         let next = if self.bug == Some(Bug::ResumesInclusive) { after.saturating_sub(1) } else { after };
         let stream = FarStream { stream: Arc::clone(&self.stream), machine: Arc::clone(&self.machine), bug: self.bug };
         Ok(Box::new(Reader { stream, shard, next }))
+    }
+
+    fn most_open(&self) -> Option<NonZeroUsize> {
+        self.stream.most_open
     }
 
     fn boundedness(&self) -> Boundedness {
