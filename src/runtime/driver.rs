@@ -15,7 +15,7 @@ use super::feed::{Feed, FeedSpecification};
 use super::reader::{Event, Piece};
 use super::splits::{SplitState, Status};
 use super::worker::Ending;
-use crate::contracts::{Boundedness, Clock, EpochCut, Result, StartPosition};
+use crate::contracts::{Boundedness, Clock, EpochCut, Error, Result, StartPosition};
 use crate::operators::Compute;
 use crate::state::{SavedSplit, SavedTable};
 
@@ -244,6 +244,7 @@ impl Driver {
                 feed.splits.apply_brakes(&feed.times);
                 self.start_waiting(index).await?;
             }
+            Event::Gone { .. } => return Err(Error::internal("a reader misses records that no logged epoch has")),
             Event::Failed(error) => return Err(error),
         }
         Ok(())

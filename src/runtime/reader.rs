@@ -82,6 +82,11 @@ pub(crate) enum Event {
         feed: usize,
         split: usize,
     },
+    /// The split has nothing more, and a logged epoch asks for records of it.
+    Gone {
+        feed: usize,
+        split: usize,
+    },
     Failed(Error),
 }
 
@@ -176,7 +181,8 @@ impl ReaderTask {
             if self.quotas.replaying() && !is_records {
                 nothing += 1;
                 if nothing > PATIENCE || matches!(fetched, Fetch::Finished) {
-                    return Err(gone());
+                    let _ = self.events.send(Event::Gone { feed, split }).await;
+                    return Ok(());
                 }
                 continue;
             }
@@ -337,11 +343,6 @@ impl TableMaker {
         let (batch, rejects) = (made.batch, Vec::new());
         Ok((Part { batch, records: None, watermark, decoded, skipped, rejects }, made.timeless))
     }
-}
-
-fn gone() -> Error {
-    Error::corrupt("the source no longer has records that an epoch of the run before was cut of")
-        .hint("that run was killed, and its last epochs cannot be repeated: start anew with --fresh")
 }
 
 /// A refused record with everything that is known of it.

@@ -108,6 +108,10 @@ impl Driver {
                 Event::Finished { feed, split, really, position } if missing.remove(&(feed, split)).is_some() => {
                     self.feeds[feed].ended(split, Status::Finished, really, position);
                 }
+                Event::Gone { feed, split } if missing.contains_key(&(feed, split)) => {
+                    let (left, split) = missing[&(feed, split)];
+                    return Err(lost(split, left, cut.epoch));
+                }
                 event => self.take(event, epoch).await?,
             }
         }
@@ -279,6 +283,15 @@ fn not_the_same(cut: &SplitCut, found: &Position, epoch: u64) -> Error {
     let split = &cut.split;
     Error::corrupt(format!("split '{split}' has record {found} where epoch {epoch} of the run before had {had}"))
         .hint("the stream was changed or has lost records since: start anew with --fresh")
+}
+
+fn lost(cut: &SplitCut, left: u64, epoch: u64) -> Error {
+    let through = cut.after.as_deref().unwrap_or("its end");
+    let SplitCut { split, feed, .. } = cut;
+    Error::corrupt(format!(
+        "split '{split}' of '{feed}' has lost {left} of the records, through {through}, that epoch {epoch} of the run before was cut of"
+    ))
+    .hint("that run was killed, and its last epochs cannot be repeated without them: start anew with --fresh")
 }
 
 fn unknown_start(cut: &SplitCut) -> Error {

@@ -303,3 +303,24 @@ fn epochs_that_were_closed_by_their_bytes_are_repeated_as_they_were() {
     run_once(folder, "SET 'tidemill.epoch.bytes' = '1';", None);
     assert_eq!(counted(folder), (60, (0..60).sum()));
 }
+
+#[test]
+fn records_that_are_gone_when_an_epoch_is_repeated_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    produce(folder, 0..30, 10);
+    run_once(folder, "", Some("cut.after:1"));
+    let cut = &cuts(folder)[0];
+    let shard = &cut["splits"][0];
+    let (split, after) = (shard["split"].as_str().unwrap(), shard["after"].as_str().unwrap());
+    std::fs::write(folder.join(format!("local/kinesis/clicks/{split}.log")), "").unwrap();
+    let args = ["run", "job.sql", "--local", "local", "--once", "--from", "trim_horizon"];
+    let output = program(folder, &args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{said}");
+    let lost = format!(
+        "split '{split}' of 'clicks' has lost {} of the records, through {after}, that epoch {} of the run before was cut of",
+        shard["records"], cut["epoch"]
+    );
+    assert!(said.contains(&lost) && said.contains("--fresh"), "{said}");
+}
