@@ -203,6 +203,63 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_is_used_only_when_asked() {
 }
 
 #[test]
+fn a_damaged_or_missing_state_file_is_told_before_anything_is_written() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    place.produce(300, 200);
+    place.run(&[]);
+    let named = |manifest: &Path| -> Vec<PathBuf> {
+        let text = std::fs::read_to_string(manifest).unwrap();
+        let names = text.split('"').filter(|word| word.starts_with("state/") && word.ends_with(".arrow"));
+        names.map(|name| place.at("local/checkpoints/job").join(name)).collect()
+    };
+    let [before, newest] = &place.manifests()[..] else { panic!("{:?}", place.manifests()) };
+    let (before, own) = (named(before), named(newest));
+    let file = own.iter().find(|file| !before.contains(file)).unwrap();
+    let (whole, mut damaged) = (std::fs::read(file).unwrap(), std::fs::read(file).unwrap());
+    damaged[whole.len() / 2] ^= 1;
+    std::fs::write(file, &damaged).unwrap();
+    let run = ["run", "job", "--local", "local", "--once"];
+    for _ in 0..2 {
+        let refused = place.refused(&run);
+        assert!(refused.contains("is damaged") && refused.contains("--previous-checkpoint"), "{refused}");
+    }
+    assert_eq!(place.manifests().len(), 2);
+    std::fs::remove_file(file).unwrap();
+    let refused = place.refused(&run);
+    assert!(refused.contains("is missing") && refused.contains("query 'counts:counts'"), "{refused}");
+    assert_eq!(place.manifests().len(), 2);
+    let again = place.run(&["--previous-checkpoint"]);
+    assert!(again.contains("is missing: going on from the one before") && again.contains("200 records"), "{again}");
+    assert_eq!(place.number(TOTAL), 500);
+    place.produce(500, 100);
+    assert!(place.run(&[]).contains("100 records"));
+    assert_eq!(place.number(TOTAL), 600);
+}
+
+/// A copy of a checkpoint knows nothing of the epochs that came after it; what they wrote must not be newer than what comes of the copy.
+#[test]
+fn a_checkpoint_that_is_taken_elsewhere_counts_epochs_on_from_all_that_were_cut() {
+    let settings = |rows: u32| format!("SET 'tidemill.epoch.rows' = '{rows}';\n{SOURCE}");
+    let place = Place::new(&[("events.sql", &settings(1_000)), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    // Many epochs are written, and no checkpoint is.
+    place.produce(300, 200);
+    place.write("events.sql", &settings(10));
+    let mut killed = place.command(&["run", "job", "--local", "local", "--once"]);
+    let killed = killed.env("TIDEMILL_CRASH_AT", "manifest.before:1").output().unwrap();
+    assert_eq!(killed.status.code(), None, "{}", String::from_utf8_lossy(&killed.stderr));
+    assert_eq!((place.number(TOTAL), place.manifests().len()), (500, 1));
+    place.done(&["state", "restore", "local", "latest", "--to", "elsewhere/job"]);
+    // One epoch with all.
+    place.write("events.sql", &settings(1_000));
+    place.produce(500, 100);
+    let text = place.run(&["--checkpoints", "elsewhere"]);
+    assert!(text.contains("300 records"), "{text}");
+    assert_eq!(place.number(TOTAL), 600);
+}
+
+#[test]
 fn a_changed_job_goes_on_as_far_as_it_is_the_same() {
     let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("minutes.sql", MINUTES)]);
     place.run(&[]);

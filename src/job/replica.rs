@@ -5,6 +5,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -162,10 +163,12 @@ impl Replica {
         tell(Stage::Leads { generation: term.generation() });
         let (end_sender, ending) = watch::channel(false);
         let mut given: Option<String> = None;
+        let begun = AtomicBool::new(false);
         let end = {
             let Self { options, contender, clock, .. } = &mut *self;
             let mut run = pin!(async {
                 let prepared = prepare(options, Arc::clone(clock)).await?;
+                begun.store(true, Ordering::Relaxed);
                 tell(Stage::Begins { prepared: &prepared });
                 Worker::run(prepared.job, ending, Arc::clone(progress)).await.map_err(|e| vec![e])
             });
@@ -184,8 +187,11 @@ impl Replica {
                 end_sender.send_replace(!goes_on);
             }
         };
-        // What was to be forgotten is forgotten: a later term goes on from what this one has done.
-        self.options.go_on();
+        // What was to be forgotten is forgotten: a later term goes on from what this one has done. If it has come to nothing, that is
+        // still to be done.
+        if begun.into_inner() {
+            self.options.go_on();
+        }
         let done = match end {
             End::Lost(lost) => {
                 tell(Stage::Lost { reason: lost.to_string() });

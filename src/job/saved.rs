@@ -109,7 +109,7 @@ pub(super) async fn saved_run(
         Some(storage) => (storage, None),
         None => storage(&path, Arc::clone(clock)).await?,
     };
-    let opening = Opening { options, plan, clock, storage, folder };
+    let opening = Opening { options, plan, clock, storage, folder, limit };
     let mut attempt = 1;
     let begun = loop {
         match opening.begin().await {
@@ -118,14 +118,7 @@ pub(super) async fn saved_run(
             begun => break begun?,
         }
     };
-    let Begun { mut store, log, manifest, repeats, generation, notes } = begun;
-    if let Some(limit) = limit {
-        store = store.spilling(Arc::clone(&limit.folder), limit.bytes / 2);
-    }
-    let saved = match &manifest {
-        Some(manifest) => store.load(manifest).await?,
-        None => SavedJob { epoch: first_epoch(&repeats, options, clock), ..SavedJob::default() },
-    };
+    let Begun { store, log, manifest, saved, repeats, generation, notes } = begun;
     store.references().adopt(manifest.as_ref(), &repeats).await?;
     let interval = Duration::from_millis(u64::try_from(settings.checkpoint_interval_ms).unwrap_or(0));
     let interval = options.state.interval.unwrap_or(interval);
@@ -144,6 +137,8 @@ struct Opening<'a> {
     storage: Arc<dyn Storage>,
     /// The storage, when it is a folder.
     folder: Option<Arc<LocalStorage>>,
+    /// What of the state may be in memory.
+    limit: Option<&'a StateLimit>,
 }
 
 /// This run is the one that writes.
@@ -151,6 +146,7 @@ struct Begun {
     store: CheckpointStore,
     log: Arc<dyn EpochLog>,
     manifest: Option<Manifest>,
+    saved: SavedJob,
     /// Of the log, what is to be repeated.
     repeats: Vec<LogEntry>,
     generation: u64,
@@ -180,6 +176,9 @@ impl Opening<'_> {
             local.filter(|local| !state.of_fleet && !local.join("checkpoints").exists()).and_then(results);
         let (log, entries) = self.open_log(&nonce).await?;
         let mut store = CheckpointStore::new(Arc::clone(&self.storage), nonce, self.plan.settings.checkpoints_kept);
+        if let Some(limit) = self.limit {
+            store = store.spilling(Arc::clone(&limit.folder), limit.bytes / 2);
+        }
         let mut notes = Vec::new();
         let mut newest = newest(&store, options, &mut notes).await?;
         let generation = last_generation(&entries).max(newest.generation) + 1;
@@ -212,30 +211,61 @@ impl Opening<'_> {
         let queries = &self.plan.queries;
         let changes = reconcile(queries, manifest.as_mut(), &repeats, state)?;
         let names = queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
-        log.append(&LogEntry::Started { generation, queries: names }).await?;
+        let started = LogEntry::Started { generation, queries: names };
+        log.append(&started).await?;
         if options.fresh {
             store.clear().await?;
         }
-        manifest = match (manifest, &back) {
-            (Some(manifest), Some((_, name))) => Some(store.rewind(&manifest, name, epoch, stamp).await?),
-            (manifest, _) if self.folder.is_some() => manifest,
+        // What is damaged is found before a checkpoint is written that would name it again.
+        let first = first_epoch(&repeats, options, self.clock).max(if options.fresh { epoch } else { 0 });
+        let saved = match (&mut manifest, &back) {
+            (Some(manifest), Some((_, name))) => {
+                let loaded = store.load(manifest).await?;
+                *manifest = store.rewind(manifest, name, epoch, stamp).await?;
+                loaded.of(manifest)
+            }
+            (Some(manifest), None) if self.folder.is_some() => store.load(manifest).await?,
+            (None, _) if self.folder.is_some() => SavedJob { epoch: first, ..SavedJob::default() },
             // A checkpoint that the run before has under way must not be committed any more.
             _ => {
                 let mut latest = if options.fresh { None } else { store.latest().await? };
                 reconcile(queries, latest.as_mut(), &repeats, state)?;
-                let first = first_epoch(&repeats, options, self.clock);
-                Some(store.take_over(latest.as_ref(), first, stamp).await?)
+                let loaded = match &latest {
+                    Some(latest) => self.load_newest(&mut store, latest).await?,
+                    None => SavedJob::default(),
+                };
+                let own = store.take_over(latest.as_ref(), first, stamp).await?;
+                let loaded = loaded.of(&own);
+                manifest = Some(own);
+                loaded
             }
         };
         if anew {
             log.forget(u64::MAX).await?;
+            // Until there is a checkpoint, only the log knows which run was the last.
+            log.append(&started).await?;
         }
         if let Some(manifest) = &manifest {
             // What a crash has left of entries that were being removed.
             repeats.retain(|entry| entry.epoch().is_none_or(|epoch| epoch > manifest.log_after));
         }
         notes.extend(changes);
-        Ok(Begun { store, log, manifest, repeats, generation, notes })
+        Ok(Begun { store, log, manifest, saved, repeats, generation, notes })
+    }
+
+    /// # Errors
+    /// `fenced` where the run before has committed another checkpoint meanwhile, and has removed what this one names.
+    async fn load_newest(&self, store: &mut CheckpointStore, newest: &Manifest) -> Result<SavedJob> {
+        match store.load(newest).await {
+            Err(error) if error.kind() == ErrorKind::Corrupt => match store.numbers().await?.last() {
+                Some(later) if *later > newest.number => {
+                    let error = format!("checkpoint {later} came while checkpoint {} was loaded", newest.number);
+                    Err(Error::new(ErrorKind::Fenced, error))
+                }
+                _ => Err(error),
+            },
+            loaded => loaded,
+        }
     }
 }
 
@@ -251,10 +281,24 @@ struct Newest {
 
 async fn newest(store: &CheckpointStore, options: &JobOptions, notes: &mut Vec<String>) -> Result<Newest> {
     let mut newest = Newest::default();
+    let mut is_unknown = false;
     for number in store.numbers().await?.into_iter().rev() {
-        match store.manifest(number).await {
+        let manifest = store.manifest(number).await;
+        is_unknown |= manifest.is_err();
+        if let Ok(manifest) = &manifest {
+            newest.generation = newest.generation.max(manifest.generation);
+            newest.epoch = newest.epoch.max(manifest.epoch);
+        }
+        // For who asks for the one before, a damaged state file is as bad as a damaged manifest.
+        let read = async {
+            let manifest = manifest?;
+            if options.state.previous_checkpoint {
+                store.verify(&manifest).await?;
+            }
+            Ok::<_, Error>(manifest)
+        };
+        match read.await {
             Ok(manifest) => {
-                (newest.generation, newest.epoch) = (manifest.generation, manifest.epoch);
                 newest.manifest = Some(manifest);
                 break;
             }
@@ -267,12 +311,10 @@ async fn newest(store: &CheckpointStore, options: &JobOptions, notes: &mut Vec<S
             Err(error) => return Err(error),
         }
     }
-    if newest.damaged
-        && let Some(manifest) = &newest.manifest
-    {
+    if newest.damaged && is_unknown && newest.manifest.is_some() {
         // The damaged one was at most so many checkpoints later; numbers of epochs must not be used twice.
         newest.generation += 1_000;
-        newest.epoch = manifest.epoch + 1_000_000;
+        newest.epoch += 1_000_000;
     }
     Ok(newest)
 }

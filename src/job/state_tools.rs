@@ -12,7 +12,7 @@ use parquet::arrow::ArrowWriter;
 
 use super::changes::difference;
 use super::saved::{nonce, storage};
-use crate::contracts::{Clock, EpochLog, Error, LogEntry, Result, Watermark};
+use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LogEntry, Result, Watermark};
 use crate::state::{
     CheckpointStore, FileEpochLog, LocalStorage, Manifest, ManifestOperator, ManifestReference, ObjectEpochLog,
     OperatorState, SavedSplit, SavedTable, Stamp, StatePiece, shown_digest,
@@ -206,11 +206,32 @@ impl StateTools {
         let (to, folder) = storage(path, Arc::clone(&self.clock)).await?;
         let store = CheckpointStore::new(to, nonce()?, KEPT);
         let mut other = Self { store, folder, clock: Arc::clone(&self.clock) };
-        let (epoch, stamp, log) = other.take_over().await?;
-        let epoch = epoch.max(of.epoch);
+        let (own_epoch, own_generation) = self.counted().await?;
+        let (epoch, mut stamp, log) = other.take_over().await?;
+        // What the job here has written, since the checkpoint too, must not be newer than what it will write from there.
+        let epoch = epoch.max(own_epoch).max(of.epoch);
+        stamp.generation = stamp.generation.max(own_generation + 1);
         let manifest = self.store.copy_to(&of, &mut other.store, epoch, stamp).await?;
         log.forget(u64::MAX).await?;
         Ok(format!("{name} is checkpoint {} of {path}", manifest.number))
+    }
+
+    /// The last epoch and the last run that are known here. Disturbs nobody.
+    async fn counted(&self) -> Result<(u64, u64)> {
+        let newest = self.store.latest().await?;
+        let (epoch, generation) = newest.map_or((0, 0), |manifest| (manifest.epoch, manifest.generation));
+        let opened = match &self.folder {
+            Some(folder) => FileEpochLog::open(folder.root()).map(|(_, entries)| entries),
+            None => ObjectEpochLog::open(Arc::clone(self.store.storage()), &nonce()?).await.map(|(_, entries)| entries),
+        };
+        let entries = match opened {
+            Ok(entries) => entries,
+            // The job is running, and goes on counting.
+            Err(error) if error.kind() == ErrorKind::Fenced => return Ok((epoch + EPOCHS_AHEAD, generation + 1)),
+            Err(error) => return Err(error),
+        };
+        let last = entries.iter().filter_map(LogEntry::epoch).max().unwrap_or(0);
+        Ok((epoch.max(last), generation.max(super::saved::last_generation(&entries))))
     }
 
     /// Makes this program the one that may write: the last epoch, a stamp, and the log.
@@ -234,6 +255,9 @@ impl StateTools {
         Ok((epoch, Stamp { generation, time_ms: self.clock.now_ms() }, log))
     }
 }
+
+/// A job that is running while a checkpoint of it is copied may cut so many epochs more: eleven days of ten a second.
+const EPOCHS_AHEAD: u64 = 10_000_000;
 
 /// The folder of the one job below `folder`, when that is not a job's itself.
 fn only_job(folder: &Path) -> Result<Option<PathBuf>> {

@@ -50,7 +50,7 @@ pub(super) fn repeated(job: &Job) -> Result<Repeated> {
     if next < job.saved.epoch {
         let error =
             format!("the epoch log ends with epoch {next}, and the checkpoint needs it up to {}", job.saved.epoch);
-        return Err(Error::corrupt(error).hint("go on from the checkpoint before with --previous-checkpoint"));
+        return Err(Error::corrupt(error).hint("the log was lost or cut: `tidemill state rewind` goes on from a checkpoint without it, and writes again what came since; or start anew with --fresh"));
     }
     Ok(repeated)
 }

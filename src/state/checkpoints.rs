@@ -12,27 +12,24 @@
 //! number, one gets it; the other is [`Fenced`](ErrorKind::Fenced). A number is given once although old manifests are
 //! removed: after creating one, a run looks whether there are higher ones.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use super::checksum::hex_digest;
-use super::files::{RESTORE, STATE_FILE_BYTES, arrange, dead_rows, decode, encode, parse_dead_rows};
+use super::files::{STATE_FILE_BYTES, arrange, dead_rows, encode};
 use super::increments::{KeptFile, increment};
-use super::loaded_pieces::LoadedPieces;
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
 use super::reference_versions::ReferenceVersions;
-use super::saved::{OperatorState, SavedJob, SavedQuery, StatePiece};
+use super::saved::{OperatorState, SavedJob};
 use super::spill::SpillFolder;
-use super::stored_files::{off_the_runtime, put, write_file};
-use crate::contracts::{Created, Error, ErrorKind, Result, Storage, Watermark, crash_point};
+use super::stored_files::{put, write_file};
+use crate::contracts::{Created, Error, ErrorKind, Result, Storage, crash_point};
 
 /// Files that are read or written side by side.
-const FILES_AT_ONCE: usize = 4;
+pub(super) const FILES_AT_ONCE: usize = 4;
 /// Checkpoints that are kept beside savepoints.
 pub const DEFAULT_KEPT: usize = 3;
 const MANIFESTS: &str = "manifests";
@@ -69,17 +66,18 @@ pub struct CheckpointStore {
     /// Number of the last checkpoint that this run has loaded or committed.
     pub(super) number: u64,
     /// State files of the last checkpoint, by query and number of the operator; `None` is what its sink has not written.
-    stored: HashMap<StateKey, Vec<KeptFile>>,
-    dead: HashMap<StateKey, StateFile>,
+    pub(super) stored: HashMap<StateKey, Vec<KeptFile>>,
+    pub(super) dead: HashMap<StateKey, StateFile>,
     /// Files that this run has named.
     named: u64,
     /// Where rows go that are loaded beyond so many bytes.
-    spill: Option<(Arc<SpillFolder>, usize)>,
-    held: AtomicUsize,
+    pub(super) spill: Option<(Arc<SpillFolder>, usize)>,
+    pub(super) held: AtomicUsize,
     pub(super) references: Arc<ReferenceVersions>,
 }
 
-type StateKey = (String, Option<usize>);
+/// Query, and number of the operator.
+pub(super) type StateKey = (String, Option<usize>);
 
 impl CheckpointStore {
     /// Checkpoints in `storage`. `nonce` must differ from that of every other run; `kept` checkpoints are kept.
@@ -138,94 +136,15 @@ impl CheckpointStore {
         self.storage.read(name).await?.map(|text| Manifest::parse(&text, &shown)).transpose()
     }
 
-    /// Everything that a manifest names, and takes it as what is stored: the next checkpoint writes what is new since.
-    pub async fn load(&mut self, manifest: &Manifest) -> Result<SavedJob> {
-        let mut queries = BTreeMap::new();
-        self.number = self.number.max(manifest.number);
-        self.references.reached(self.number);
-        for (name, query) in &manifest.queries {
-            let context = |e: Error| e.context(format!("state of query '{name}'"));
-            let mut operators = Vec::new();
-            for (index, operator) in query.operators.iter().enumerate() {
-                operators.push(self.load_operator((name.clone(), Some(index)), operator).await.map_err(context)?);
-            }
-            let unwritten = match &query.unwritten {
-                Some(unwritten) => Some(self.load_operator((name.clone(), None), unwritten).await.map_err(context)?),
-                None => None,
-            };
-            let (plan, durable_epoch, sink) = (query.plan.clone(), query.durable_epoch, query.sink.clone());
-            queries.insert(name.clone(), SavedQuery { plan, durable_epoch, operators, unwritten, sink });
-        }
-        let (epoch, tables, reread) = (manifest.epoch, manifest.tables.clone(), manifest.reread.clone());
-        Ok(SavedJob { epoch, tables, queries, reread })
-    }
-
-    async fn load_operator(&mut self, key: StateKey, operator: &ManifestOperator) -> Result<OperatorState> {
-        let reads: Vec<_> = operator.files.iter().map(|file| self.read_file(file).boxed()).collect();
-        let mut read = futures::stream::iter(reads).buffered(self.files_at_once());
-        let mut dead = match &operator.dead {
-            Some(file) => parse_dead_rows(&self.read_file(file).await?, &file.name)?,
-            None => HashMap::new(),
-        };
-        let (mut kept, mut loading) = (Vec::new(), LoadedPieces::new(self.spill.as_ref(), &self.held));
-        for file in &operator.files {
-            let Some(batches) = read.try_next().await? else { break };
-            let live: BTreeSet<u64> = file.pieces.numbers().iter().copied().collect();
-            let rows = batches.iter().map(|(id, batch)| (*id, batch.num_rows())).collect();
-            kept.push(KeptFile { file: file.clone(), batches: rows });
-            for (id, batch) in batches.into_iter().filter(|(id, _)| live.contains(id)) {
-                loading.add(id, batch)?;
-            }
-        }
-        drop(read);
-        let loaded = loading.finish()?;
-        let mut pieces = Vec::with_capacity(loaded.len());
-        for (id, rows) in loaded {
-            let dead = dead.remove(&id);
-            if dead.as_ref().is_some_and(|dead| dead.len() != rows.num_rows()) {
-                let error = format!("piece {id} has {} rows, and others are said to be dead", rows.num_rows());
-                return Err(Error::corrupt(error).hint(RESTORE));
-            }
-            pieces.push(StatePiece { id, rows, dead });
-        }
-        let watermark = operator.watermark_ms.map(Watermark);
-        let state = OperatorState { fingerprint: operator.fingerprint.clone(), watermark, pieces };
-        if state.live_rows() != operator.rows {
-            let error = format!("there are {} rows, the manifest says {}", state.live_rows(), operator.rows);
-            return Err(Error::corrupt(error).hint(RESTORE));
-        }
-        if let Some(file) = &operator.dead {
-            self.dead.insert(key.clone(), file.clone());
-        }
-        self.stored.insert(key, kept);
-        Ok(state)
-    }
-
-    /// Each file is in memory twice, as rows and as bytes: together they may have a quarter of what loaded rows may have.
+    /// Of files that are written side by side, each is in memory as bytes: together they may have an eighth of what loaded rows may have.
     fn files_at_once(&self) -> usize {
         let fits = |most: usize| most / (8 * self.file_bytes());
         self.spill.as_ref().map_or(FILES_AT_ONCE, |(_, most)| fits(*most).clamp(1, FILES_AT_ONCE))
     }
 
     /// Bytes of state in a file.
-    fn file_bytes(&self) -> usize {
+    pub(super) fn file_bytes(&self) -> usize {
         self.spill.as_ref().map_or(STATE_FILE_BYTES, |(folder, _)| folder.file_bytes())
-    }
-
-    async fn read_file(&self, file: &StateFile) -> Result<Vec<(u64, RecordBatch)>> {
-        let shown = format!("{}/{}", self.storage.place(), file.name);
-        let damaged = |what: &str| Error::corrupt(format!("state file '{shown}' {what}")).hint(RESTORE);
-        let content = self.storage.read(&file.name).await?.ok_or_else(|| damaged("is missing"))?;
-        let wanted = file.sha256.clone();
-        let checked = off_the_runtime(move || {
-            let intact = hex_digest(&content) == wanted;
-            intact.then(|| decode(content, &shown))
-        });
-        checked.await?.ok_or_else(|| {
-            let shown = format!("{}/{}", self.storage.place(), file.name);
-            Error::corrupt(format!("state file '{shown}' is damaged: its checksum is not the one in its manifest"))
-                .hint(RESTORE)
-        })?
     }
 
     /// Writes a checkpoint under the next number. `log_after` is the epoch up to which the log is not needed any more.

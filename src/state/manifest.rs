@@ -110,7 +110,7 @@ pub struct StateFile {
 
 impl ManifestQuery {
     /// All states with files.
-    fn states(&self) -> impl Iterator<Item = &ManifestOperator> {
+    pub(super) fn states(&self) -> impl Iterator<Item = &ManifestOperator> {
         self.operators.iter().chain(&self.unwritten)
     }
 }

@@ -24,6 +24,9 @@ mod reference_files;
 #[cfg(test)]
 mod reference_tests;
 mod reference_versions;
+mod restore;
+#[cfg(test)]
+mod restore_tests;
 mod saved;
 mod savepoints;
 mod spill;

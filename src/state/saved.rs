@@ -8,6 +8,7 @@ use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
+use super::manifest::Manifest;
 use super::spill::SpilledFile;
 use crate::contracts::{Position, Result, SourceProgress, SplitId, SplitProgress, Watermark};
 
@@ -29,6 +30,16 @@ impl SavedJob {
     /// Positions and time of the tables where reading begins.
     pub fn read_from(&self) -> &BTreeMap<String, SavedTable> {
         self.reread.as_ref().map_or(&self.tables, |reread| &reread.tables)
+    }
+
+    /// The same states as `manifest` says: it names the files that these were loaded from, and may count epochs anew.
+    #[must_use]
+    pub fn of(mut self, manifest: &Manifest) -> Self {
+        for (name, query) in &mut self.queries {
+            query.durable_epoch = manifest.queries.get(name).map_or(query.durable_epoch, |of| of.durable_epoch);
+        }
+        let (epoch, tables, reread) = (manifest.epoch, manifest.tables.clone(), manifest.reread.clone());
+        Self { epoch, tables, reread, ..self }
     }
 
     /// The last epoch that is not repeated by a run that goes on from it.
