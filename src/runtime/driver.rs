@@ -12,6 +12,7 @@ use super::age::{Gathered, RowsFrom};
 use super::crew::Crew;
 use super::epoch::{Epoch, EpochLimits, with_floor};
 use super::feed::{Feed, FeedSpecification};
+use super::idleness::steady_ms;
 use super::reader::{Event, Piece};
 use super::splits::{SplitState, Status};
 use super::worker::Ending;
@@ -151,9 +152,10 @@ impl Driver {
             self.discover().await?;
         }
         epoch.floors = self.floors();
+        let steady = steady_ms(&self.clock);
         for feed in &mut self.feeds {
             for time in &mut feed.times {
-                time.advance(&feed.splits.list, now);
+                time.advance(&feed.splits.list, steady);
             }
         }
         self.close(&mut epoch)?;
@@ -213,9 +215,10 @@ impl Driver {
     pub(super) async fn take(&mut self, event: Event, epoch: &mut Epoch) -> Result<()> {
         match event {
             Event::Piece(piece) => self.take_piece(*piece, epoch),
-            Event::CaughtUp { feed, split, position } => {
+            Event::CaughtUp { feed, split, position, at_ms } => {
                 let feed = &mut self.feeds[feed];
                 let state = &mut feed.splits.list[split];
+                state.idleness.nothing(at_ms);
                 if state.status == Status::Reading {
                     state.status = Status::CaughtUp;
                 }
@@ -258,7 +261,7 @@ impl Driver {
         state.unlogged.after = Some(piece.position.clone());
         state.behind_ms = piece.behind_ms_at(self.clock.now_ms());
         state.position = Some(piece.position);
-        state.data_ms = self.clock.now_ms();
+        state.idleness.data(steady_ms(&self.clock));
         for (table, part) in piece.parts.into_iter().enumerate() {
             let counts = &mut feed.counts[table];
             counts.records += piece.records;

@@ -23,6 +23,7 @@ mod driver;
 mod epoch;
 mod failures;
 mod feed;
+mod idleness;
 mod lookup_cache;
 mod memory;
 mod opening;

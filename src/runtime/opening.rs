@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::driver::Driver;
 use super::feed::TableSpecification;
+use super::idleness::{Idleness, steady_ms};
 use super::quotas::{Quota, Quotas};
 use super::reader::{Brake, ReaderTask, TableMaker};
 use super::rows::RowMaker;
@@ -110,7 +111,7 @@ impl Driver {
             status: if finished { Status::Finished } else { Status::Waiting },
             position,
             start,
-            data_ms: self.clock.now_ms(),
+            idleness: Idleness::new(steady_ms(&self.clock)),
             brake: Arc::default(),
             behind_ms: None,
             really_finished: finished,
@@ -156,7 +157,9 @@ impl Driver {
             }
             state.position = Some(position);
         }
-        (state.status, state.quota, state.data_ms) = (Status::Reading, quota, self.clock.now_ms());
+        (state.status, state.quota) = (Status::Reading, quota);
+        state.idleness = Idleness::new(steady_ms(&self.clock));
+        let pending = state.idleness.pending();
         let brake: Arc<Brake> = Arc::clone(&state.brake);
         let watermarks: Vec<i64> = feed.times.iter().map(|time| time.watermarks[number]).collect();
         let constants = source.split_columns(&split)?;
@@ -194,6 +197,8 @@ impl Driver {
             ends_when_caught_up: self.ending != Ending::Run,
             quotas: Quotas::new(quotas),
             looks,
+            clock: Arc::clone(&self.clock),
+            pending,
         };
         feed.splits.list[number].reader = Some(self.crew.spawn(task.run()).abort_handle());
         feed.splits.open.insert(number);

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use datafusion::arrow::array::RecordBatch;
 use tokio::sync::{Notify, mpsc};
 
+use super::idleness::{Pending, steady_ms};
 use super::pieces::{RowBytes, left, until_bytes};
 use super::quotas::Quotas;
 use super::rows::{Provenance, RowMaker};
 use super::shared_decode::FeedDecoder;
 use crate::contracts::{
-    Arrivals, Error, Fetch, Position, RawChunk, Reject, RejectReason, RejectedRecord, Result, RowChunk,
+    Arrivals, Clock, Error, Fetch, Position, RawChunk, Reject, RejectReason, RejectedRecord, Result, RowChunk,
     SequenceNumbers, SkippedTime, SplitReader,
 };
 
@@ -69,6 +70,8 @@ pub(crate) enum Event {
         split: usize,
         /// Where reading stands, where the source knows it without a record.
         position: Option<Position>,
+        /// When that was so, in milliseconds of the steady clock.
+        at_ms: i64,
     },
     /// The split has ended, or (not `really`) it is caught up and the run ends there.
     Finished {
@@ -145,6 +148,9 @@ pub(crate) struct ReaderTask {
     pub(crate) quotas: Quotas,
     /// Whether it gives the first records that come, and ends.
     pub(crate) looks: bool,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// What is on its way to the driver.
+    pub(crate) pending: Pending,
 }
 
 /// Answers in a row that there is nothing more, after which logged records count as gone.
@@ -178,6 +184,10 @@ impl ReaderTask {
                 return Ok(());
             }
             looked = self.looks && is_records;
+            let at_ms = steady_ms(&self.clock);
+            if is_records {
+                self.pending.add();
+            }
             if self.quotas.replaying() && !is_records {
                 nothing += 1;
                 if nothing > PATIENCE || matches!(fetched, Fetch::Finished) {
@@ -199,9 +209,11 @@ impl ReaderTask {
                         let Ok(place) = events.reserve().await else { return Ok(()) };
                         let piece = self.decode(part).await?;
                         self.quotas.used(until - from);
+                        self.pending.add();
                         place.send(Event::Piece(Box::new(piece)));
                         from = until;
                     }
+                    self.pending.done();
                     continue;
                 }
                 Fetch::Rows(chunk) => {
@@ -217,15 +229,17 @@ impl ReaderTask {
                         let piece =
                             self.typed(chunk.slice(from..until), bytes.up_to(until) - bytes.up_to(from)).await?;
                         self.quotas.used(until - from);
+                        self.pending.add();
                         place.send(Event::Piece(Box::new(piece)));
                         from = until;
                     }
+                    self.pending.done();
                     continue;
                 }
                 Fetch::CaughtUp if self.ends_when_caught_up => {
                     Event::Finished { feed, split, really: false, position: self.reader.position() }
                 }
-                Fetch::CaughtUp => Event::CaughtUp { feed, split, position: self.reader.position() },
+                Fetch::CaughtUp => Event::CaughtUp { feed, split, position: self.reader.position(), at_ms },
                 Fetch::Finished => Event::Finished { feed, split, really: true, position: None },
             };
             let finished = matches!(event, Event::Finished { .. });

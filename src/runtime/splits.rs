@@ -1,9 +1,9 @@
 //! The splits of a source, and event time of each table that reads it: the least of its active splits.
 //!
 //! A split is *active* until it has ended or is idle. It is idle when it is caught up and has had no
-//! data for the idle timeout; one that is behind is never idle, however long a read takes. When all are
-//! idle, time goes on at the speed of the clock, so that the last window fires on a quiet stream
-//! ("Decisions", 8).
+//! data for the idle timeout; one that is behind is never idle, however long a read takes, and without an idle one time goes on only as far as
+//! it had come when that one was last heard (`idleness.rs`). When all are idle, time goes on at the speed of the clock, so that the last
+//! window fires on a quiet stream ("Decisions", 8).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::idleness::{Idleness, Past};
 use super::quotas::Quota;
 use super::reader::Brake;
 use crate::contracts::{Opened, Position, Split, SplitId, StartPosition, Watermark};
@@ -34,8 +35,8 @@ pub(crate) struct SplitState {
     pub(crate) position: Option<Position>,
     /// Where it begins, as long as there is no position.
     pub(crate) start: StartPosition,
-    /// When data last came, by the clock.
-    pub(crate) data_ms: i64,
+    /// Since when it has brought nothing.
+    pub(crate) idleness: Idleness,
     pub(crate) brake: Arc<Brake>,
     /// How far behind the newest record it was when it was last read, where the source says so.
     pub(crate) behind_ms: Option<u64>,
@@ -146,6 +147,7 @@ pub(crate) struct TableTime {
     pub(crate) floor: i64,
     /// Since when all splits have been idle, and the watermark then.
     idle: Option<(i64, i64)>,
+    past: Past,
 }
 
 impl TableTime {
@@ -158,37 +160,42 @@ impl TableTime {
             reported: Watermark::MIN,
             floor: i64::MIN,
             idle: None,
+            past: Past::default(),
         }
     }
 
-    /// Moves event time on and returns it.
+    /// Moves event time on and returns it. `now_ms` is of the steady clock.
     pub(crate) fn advance(&mut self, splits: &[SplitState], now_ms: i64) -> Watermark {
         if !self.has_watermark {
             return self.reported;
         }
-        let is_idle = |split: &SplitState| {
-            split.status == Status::CaughtUp
-                && self.idle_timeout_ms.is_some_and(|timeout| now_ms - split.data_ms >= timeout)
+        let idle_until = |split: &SplitState| {
+            let timeout = self.idle_timeout_ms.filter(|_| split.status == Status::CaughtUp)?;
+            split.idleness.idle_until(timeout)
         };
         let with_time = splits.iter().zip(&self.watermarks);
-        let open: Vec<_> = with_time.filter(|(split, _)| split.status != Status::Finished).collect();
-        let active = open.iter().filter(|(split, _)| !is_idle(split)).map(|(_, watermark)| **watermark).min();
+        let open = with_time.filter(|(split, _)| split.status != Status::Finished);
+        let open: Vec<(Option<i64>, i64)> = open.map(|(split, own)| (idle_until(split), *own)).collect();
+        let active = open.iter().filter(|(idle, _)| idle.is_none()).map(|(_, own)| *own).min();
+        // Up to when all idle splits are known to be so.
+        let known = open.iter().filter_map(|(idle, _)| *idle).min();
         let largest = self.watermarks.iter().copied().max().unwrap_or(i64::MIN);
-        let watermark = match active {
-            Some(watermark) => {
+        let watermark = match (active, known) {
+            (Some(watermark), known) => {
                 self.idle = None;
+                self.past.note(now_ms, watermark);
+                let watermark = self.past.at(known.unwrap_or(now_ms));
                 // Windows fire without an idle split: what it still brings for them is late.
-                let passed = open.iter().any(|(split, own)| is_idle(split) && **own < watermark);
-                if passed {
+                if open.iter().any(|(idle, own)| idle.is_some() && *own < watermark) {
                     self.floor = self.floor.max(watermark);
                 }
                 watermark
             }
-            None if open.is_empty() => largest,
-            None if largest == i64::MIN => i64::MIN,
-            None => {
-                let (since, base) = *self.idle.get_or_insert((now_ms, largest));
-                let moved = base.max(largest).saturating_add(now_ms - since);
+            (None, None) => largest,
+            (None, _) if largest == i64::MIN => i64::MIN,
+            (None, Some(until)) => {
+                let (since, base) = *self.idle.get_or_insert((until, largest));
+                let moved = base.max(largest).saturating_add(until - since);
                 self.floor = self.floor.max(moved);
                 moved
             }
@@ -216,11 +223,17 @@ impl TableTime {
 mod tests {
     use super::*;
 
+    /// All that are caught up say now that there is nothing.
+    fn heard(feed: &mut FeedSplits, now_ms: i64) {
+        let caught_up = feed.list.iter_mut().filter(|split| split.status == Status::CaughtUp);
+        caught_up.for_each(|split| split.idleness.nothing(now_ms));
+    }
+
     fn table(splits: &[(Status, i64, i64)]) -> (TableTime, FeedSplits) {
         let mut time = TableTime::new(true, Some(30_000), None);
         let mut feed = FeedSplits::default();
         for (index, (status, watermark, data_ms)) in splits.iter().enumerate() {
-            let (status, data_ms) = (*status, *data_ms);
+            let (status, idleness) = (*status, Idleness::new(*data_ms));
             let id = SplitId(format!("s{index}").into());
             feed.by_id.insert(id.clone(), index);
             time.watermarks.push(*watermark);
@@ -229,7 +242,7 @@ mod tests {
                 status,
                 position: None,
                 start: StartPosition::TrimHorizon,
-                data_ms,
+                idleness,
                 brake: Arc::default(),
                 behind_ms: None,
                 really_finished: false,
@@ -265,7 +278,8 @@ mod tests {
     }
 
     fn advanced(splits: &[(Status, i64, i64)], now_ms: i64) -> i64 {
-        let (mut time, feed) = table(splits);
+        let (mut time, mut feed) = table(splits);
+        heard(&mut feed, now_ms);
         time.advance(&feed.list, now_ms).0
     }
 
@@ -297,9 +311,11 @@ mod tests {
     fn what_an_idle_split_brings_for_windows_that_have_fired_is_late() {
         use Status::{CaughtUp, Reading};
         let (mut time, mut feed) = table(&[(Reading, 10, 0), (CaughtUp, 7, 0)]);
+        heard(&mut feed, 29_999);
         assert_eq!((time.advance(&feed.list, 29_999).0, time.floor), (7, i64::MIN));
+        heard(&mut feed, 30_000);
         assert_eq!((time.advance(&feed.list, 30_000).0, time.floor), (10, 10));
-        feed.list[1].data_ms = 31_000;
+        feed.list[1].idleness = Idleness::new(31_000);
         assert_eq!((time.advance(&feed.list, 31_000).0, time.floor), (10, 10));
     }
 
@@ -314,14 +330,59 @@ mod tests {
     #[test]
     fn a_quiet_stream_moves_with_the_clock() {
         let (mut time, mut feed) = table(&[(Status::CaughtUp, 1_000, 0), (Status::CaughtUp, 5_000, 0)]);
-        assert_eq!(time.advance(&feed.list, 10_000).0, 1_000);
-        assert_eq!(time.advance(&feed.list, 30_000).0, 5_000);
-        assert_eq!(time.advance(&feed.list, 42_000).0, 17_000);
+        let at = |time: &mut TableTime, feed: &mut FeedSplits, now_ms| {
+            heard(feed, now_ms);
+            time.advance(&feed.list, now_ms).0
+        };
+        assert_eq!(at(&mut time, &mut feed, 10_000), 1_000);
+        assert_eq!(at(&mut time, &mut feed, 30_000), 5_000);
+        assert_eq!(at(&mut time, &mut feed, 42_000), 17_000);
         assert_eq!(time.floor, 17_000);
         // Data for one split: time does not go back.
-        feed.list[0].data_ms = 43_000;
+        feed.list[0].idleness = Idleness::new(43_000);
         time.watermarks[0] = 6_000;
         assert_eq!(time.advance(&feed.list, 43_000).0, 17_000);
+    }
+
+    /// An outage: the program goes on cutting epochs, and cannot ask. What comes afterwards is not late.
+    #[test]
+    fn time_does_not_go_on_while_nobody_can_be_asked() {
+        let (mut time, mut feed) = table(&[(Status::CaughtUp, 1_000, 0), (Status::CaughtUp, 5_000, 0)]);
+        heard(&mut feed, 2_000);
+        assert_eq!((time.advance(&feed.list, 600_000).0, time.floor), (1_000, i64::MIN));
+        // It went on as long as something was heard of both.
+        heard(&mut feed, 30_000);
+        assert_eq!(time.advance(&feed.list, 30_000).0, 5_000);
+        heard(&mut feed, 35_000);
+        assert_eq!(time.advance(&feed.list, 35_000).0, 10_000);
+        feed.list[1].idleness.nothing(600_000);
+        assert_eq!((time.advance(&feed.list, 600_000).0, time.floor), (10_000, 10_000));
+        // And goes on from there.
+        heard(&mut feed, 600_000);
+        assert_eq!(time.advance(&feed.list, 600_000).0, 575_000);
+    }
+
+    /// One is read, and the other one cannot be: time goes on as far as it had come when the other one was last heard.
+    #[test]
+    fn time_goes_on_without_an_idle_split_as_far_as_that_is_known() {
+        let (mut time, mut feed) = table(&[(Status::Reading, 6_000, 0), (Status::CaughtUp, 5_000, 0)]);
+        let at = |time: &mut TableTime, feed: &FeedSplits, now_ms, own: i64| {
+            time.watermarks[0] = own;
+            time.advance(&feed.list, now_ms).0
+        };
+        heard(&mut feed, 29_000);
+        assert_eq!(at(&mut time, &feed, 29_500, 29_000), 5_000);
+        heard(&mut feed, 30_200);
+        // By then, the other one was not known to be idle.
+        assert_eq!((at(&mut time, &feed, 30_500, 30_000), time.floor), (5_000, i64::MIN));
+        heard(&mut feed, 31_200);
+        assert_eq!((at(&mut time, &feed, 31_500, 31_000), time.floor), (30_000, 30_000));
+        // Throttled, or cut off, for a minute.
+        assert_eq!((at(&mut time, &feed, 91_500, 91_000), time.floor), (30_000, 30_000));
+        // What it brings then is not late.
+        time.watermarks[1] = 32_000;
+        feed.list[1].idleness.data(92_000);
+        assert_eq!((at(&mut time, &feed, 92_500, 92_000), time.floor), (32_000, 30_000));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::world::{Chance, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 13] = [
+pub(crate) const FAULTS: [&str; 14] = [
     "lost request",
     "lost reply",
     "late request",
@@ -20,6 +20,7 @@ pub(crate) const FAULTS: [&str; 13] = [
     "alert again",
     "changed table",
     "file",
+    "silent shard",
 ];
 
 /// What all machines share: chance, counts, and what is written down of a run.

@@ -8,7 +8,6 @@ use crate::world::Chance;
 
 /// What every job reads, and the table that each of them copies the events to.
 const TABLES: &str = "
-SET 'table.exec.source.idle-timeout' = '1 h';
 CREATE TABLE events (id BIGINT, k STRING, ts TIMESTAMP(3), at AS PROCTIME(), WATERMARK FOR ts AS ts - INTERVAL '2' SECOND)
 WITH ('connector' = 'kinesis', 'stream' = 's', 'format' = 'json');
 CREATE TABLE copies (id BIGINT, k STRING) WITH ('connector' = 's3', 'path' = 's3://b/copies', 'format' = 'json');
@@ -34,12 +33,15 @@ LEFT JOIN owners FOR SYSTEM_TIME AS OF e.at AS o ON o.k = e.k LEFT JOIN weights 
 pub(crate) struct Work {
     pub(crate) queries: Vec<Query>,
     pub(crate) alerts: bool,
+    /// After so long without data, a shard does not hold windows back.
+    idle_s: u64,
 }
 
 impl Work {
     pub(crate) fn new(chance: &Chance) -> Self {
         let queries = (0..1 + chance.below(2)).map(|number| Query::new(chance, number)).collect();
-        Self { queries, alerts: chance.percent(25) }
+        let alerts = chance.percent(25);
+        Self { queries, alerts, idle_s: [1, 2, 5, 3_600][chance.below(4) as usize] }
     }
 
     /// The job's file.
@@ -47,7 +49,7 @@ impl Work {
         let alerts = if self.alerts { ALERTS } else { "" };
         let slow = if self.queries.iter().any(|query| query.from == "slow_events") { SLOW_EVENTS } else { "" };
         let queries: String = self.queries.iter().map(Query::sql).collect();
-        format!("{TABLES}{slow}{queries}{alerts}")
+        format!("SET 'table.exec.source.idle-timeout' = '{} s';{TABLES}{slow}{queries}{alerts}", self.idle_s)
     }
 }
 

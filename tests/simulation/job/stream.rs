@@ -159,7 +159,7 @@ impl Source for FarStream {
         let after = resume.map_or(0, |position| position.0.parse::<usize>().expect("a number") + 1);
         let next = if self.bug == Some(Bug::ResumesInclusive) { after.saturating_sub(1) } else { after };
         let stream = FarStream { stream: Arc::clone(&self.stream), machine: Arc::clone(&self.machine), bug: self.bug };
-        Ok(Box::new(Reader { stream, shard, next }))
+        Ok(Box::new(Reader { stream, shard, next, silent_until_ms: 0 }))
     }
 
     fn most_open(&self) -> Option<NonZeroUsize> {
@@ -175,6 +175,8 @@ struct Reader {
     stream: FarStream,
     shard: usize,
     next: usize,
+    /// Nobody can ask the shard until then.
+    silent_until_ms: u64,
 }
 
 #[async_trait]
@@ -182,9 +184,22 @@ impl SplitReader for Reader {
     async fn next(&mut self) -> Result<Fetch> {
         let machine = &self.stream.machine;
         let (pause, most) = {
-            let inner = machine.nature.lock();
-            (5 + inner.chance.below(200), 1 + inner.chance.below(40) as usize)
+            let calm = machine.nature.is_calm();
+            let mut inner = machine.nature.lock();
+            // Throttled, or cut off from this shard alone.
+            let silent = !calm && inner.chance.below(300) == 0;
+            inner.faults.count_if(silent, "silent shard");
+            let pause = 5 + inner.chance.below(200);
+            let silence = if silent { 1_000 + inner.chance.below(20_000) } else { 0 };
+            self.silent_until_ms = self.silent_until_ms.max(self.stream.now_ms() + silence);
+            (pause, 1 + inner.chance.below(40) as usize)
         };
+        let silence = self.silent_until_ms.saturating_sub(self.stream.now_ms());
+        if silence > 0 && self.stream.bug == Some(Bug::SaysNothingUnasked) {
+            machine.nature.world.sleep(Duration::from_millis(pause)).await;
+            return Ok(Fetch::CaughtUp);
+        }
+        let pause = pause + silence;
         machine.nature.world.sleep(Duration::from_millis(pause)).await;
         machine.goes().await;
         let now_ms = self.stream.now_ms();
