@@ -30,6 +30,7 @@ mod delivery;
 mod emulators;
 mod lookups;
 mod paused;
+mod rebuilt;
 mod replay;
 mod shipped;
 mod support;
