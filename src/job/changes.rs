@@ -116,8 +116,9 @@ fn same_operators(query: &QueryPlan, before: &ManifestQuery) -> Result<()> {
         difference(&saved, &own).trim_end()
     );
     Err(Error::config(error).hint(format!(
-        "undo the change; or let the query begin without state with --reset {}; or give the changed one another file name \
-         or sink",
+        "undo the change; or keep this query until its windows have closed, and give the changed one another file name or \
+         sink; or let it begin without state with --reset {}, and have what is then incomplete computed from the archive by \
+         tidemill backfill",
         query.name
     )))
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::http::{Reply, Request, Server, Service};
 use forward::forward;
@@ -34,6 +35,9 @@ pub(crate) enum Fault {
     ServerErrorAfter,
     /// The connection is cut, and it is done after so many later requests: a write from the dead.
     Late(u32),
+    /// It is neither done nor answered before [`Stub::gate`] opens: a write that is on its way for long.
+    #[allow(dead_code, reason = "the test of paused leaders alone needs it")]
+    Held,
     /// A batch is done in its first half only.
     Partial,
     /// It is not done, and answered as if it were: a service that loses what it has acknowledged. Nothing can be exact
@@ -74,6 +78,8 @@ pub(crate) struct Stub {
     backend: Backend,
     script: Mutex<RequestScript>,
     late: Mutex<Vec<(u32, Request)>>,
+    /// Whether what is held may pass.
+    pub(crate) gate: watch::Sender<bool>,
     /// What was done without the client's knowing.
     pub(crate) unheard: Mutex<Vec<Request>>,
     /// Every operation, in order, with what happened to it.
@@ -112,6 +118,7 @@ impl Running {
             backend,
             script: Mutex::new(by_operation(script)),
             late: Mutex::default(),
+            gate: watch::Sender::new(true),
             unheard: Mutex::default(),
             calls: Mutex::default(),
         });
@@ -284,6 +291,10 @@ impl Service for Stub {
                 self.perform(&request, fault).await;
                 self.unheard.lock().unwrap().push(request.clone());
                 self.refuse(&request, 500, "InternalServerError")
+            }
+            Fault::Held => {
+                let _ = self.gate.subscribe().wait_for(|open| *open).await;
+                self.perform(&request, fault).await
             }
             Fault::Late(after) => {
                 self.late.lock().unwrap().push((after, request));

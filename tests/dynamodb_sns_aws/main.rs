@@ -16,6 +16,11 @@ mod forward;
 mod http;
 #[path = "../support/queues.rs"]
 mod queues;
+#[path = "../support/replica.rs"]
+mod replica;
+#[path = "../s3_aws/emulator.rs"]
+#[expect(dead_code, reason = "shared with the tests of S3")]
+mod s3;
 #[path = "../aws_stub_tables/mod.rs"]
 mod stub;
 #[path = "../support/tables.rs"]
@@ -24,6 +29,8 @@ mod tables;
 mod delivery;
 mod emulators;
 mod lookups;
+mod paused;
+mod rebuilt;
 mod replay;
 mod shipped;
 mod support;

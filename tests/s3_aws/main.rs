@@ -24,8 +24,11 @@ mod job;
 mod policy;
 mod proxy;
 mod reading;
+#[path = "../support/replica.rs"]
+mod replica;
 mod replicas;
 mod tls;
+mod upgrade;
 mod writing;
 
 use std::sync::Arc;

@@ -2,10 +2,11 @@
 //! when it is killed, stopped or paused, and one that wakes up again does no harm.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use crate::emulator::{Bucket, Emulator, ministack, pause, seaweed};
+use crate::replica::{Replica, wait};
 
 const SQL: &str = "
 SET 'tidemill.lease' = '${LEASE}';
@@ -21,18 +22,6 @@ INSERT INTO copies SELECT id FROM events;
 ";
 const TTL_MS: u64 = 2_000;
 
-struct Replica {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn command(emulator: &Emulator, folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
     command.current_dir(folder).envs(emulator.environment()).stdin(Stdio::null());
@@ -40,39 +29,11 @@ fn command(emulator: &Emulator, folder: &Path) -> Command {
     command
 }
 
-impl Replica {
-    fn start(emulator: &Emulator, folder: &Path, name: &str, lease: &str) -> Self {
-        let log = folder.join(format!("{name}.log"));
-        let file = std::fs::File::create(&log).unwrap();
-        let lease = format!("LEASE={lease}");
-        let mut command = command(emulator, folder);
-        command.args(["run", "job.sql", "--from", "trim_horizon", "--param", &lease]).env("HOSTNAME", name);
-        Self { child: command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap(), log }
-    }
-
-    fn text(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
-    }
-
-    /// How often it has begun to lead.
-    fn terms(&self) -> usize {
-        self.text().matches("leads:").count()
-    }
-
-    fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
-    }
-}
-
-/// Waits until `done`, and says how long it took.
-async fn wait(what: &str, limit_ms: u64, mut done: impl AsyncFnMut() -> bool) -> u64 {
-    for waited in (0..limit_ms).step_by(50) {
-        if done().await {
-            return waited;
-        }
-        pause(50).await;
-    }
-    panic!("{what}: not within {limit_ms} ms");
+fn start(emulator: &Emulator, folder: &Path, name: &str, lease: &str) -> Replica {
+    let lease = format!("LEASE={lease}");
+    let mut command = command(emulator, folder);
+    command.args(["run", "job.sql", "--from", "trim_horizon", "--param", &lease]);
+    Replica::spawn(command, folder, name)
 }
 
 async fn copies(bucket: &Bucket) -> BTreeMap<String, u64> {
@@ -97,7 +58,7 @@ async fn ten_more(bucket: &Bucket, number: u64) {
 async fn replicas(emulator: &Emulator, bucket: &Bucket, lease: &str) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("job.sql"), SQL).unwrap();
-    let start = |name: &str| Replica::start(emulator, folder.path(), name, lease);
+    let start = |name: &str| start(emulator, folder.path(), name, lease);
 
     let one = start("one");
     wait("the first one leads", 10_000, async || one.terms() == 1).await;
@@ -165,7 +126,7 @@ async fn a_replica_that_must_wait_does_not_begin_anew() {
     let bucket = emulator.bucket("replicas").await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("job.sql"), SQL).unwrap();
-    let one = Replica::start(&emulator, folder.path(), "one", "checkpoints");
+    let one = start(&emulator, folder.path(), "one", "checkpoints");
     wait("the first one leads", 10_000, async || one.terms() == 1).await;
     ten_more(&bucket, 0).await;
     let mut fresh = command(&emulator, folder.path());

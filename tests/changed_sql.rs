@@ -1,0 +1,418 @@
+//! A job whose SQL changes between two runs, as `docs/reliability.md` ("When the SQL changes") says it may: nothing is lost,
+//! nothing is there twice, and what cannot go on is refused with the choices, each of which is taken here.
+
+#![expect(clippy::disallowed_methods, reason = "the program under test lives in real time")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+
+/// Event `id` is at second `id` after 10:00, so minute `m` has the ids from 60 m on.
+const SOURCE: &str = "\
+CREATE TABLE events (id BIGINT, at TIMESTAMP_LTZ(3), amount BIGINT,
+  seen TIMESTAMP_LTZ(3) METADATA FROM 'watermark' VIRTUAL,
+  WATERMARK FOR at AS at - INTERVAL '5' SECOND)
+WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601');
+";
+const COUNTS: &str = "\
+CREATE TABLE counts (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
+INSERT INTO counts SELECT 'all', COUNT(*) FROM events;
+";
+const ARCHIVE: &str = "\
+CREATE TABLE archive (id BIGINT, at TIMESTAMP_LTZ(3), seen TIMESTAMP_LTZ(3))
+WITH ('connector' = 's3', 'path' = 's3://archive/events/', 'format' = 'parquet');
+INSERT INTO archive SELECT id, at, seen FROM events;
+";
+const WIDER_ARCHIVE: &str = "\
+CREATE TABLE archive (id BIGINT, at TIMESTAMP_LTZ(3), seen TIMESTAMP_LTZ(3), amount BIGINT)
+WITH ('connector' = 's3', 'path' = 's3://archive/events/', 'format' = 'parquet');
+INSERT INTO archive SELECT id, at, seen, amount FROM events;
+";
+const MINUTES: &str = "\
+CREATE TABLE minutes (m STRING, c BIGINT, PRIMARY KEY (m) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'minutes');
+INSERT INTO minutes SELECT DATE_FORMAT(window_start, 'HH:mm'), COUNT(*)
+FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end;
+";
+
+fn amount(id: u64) -> u64 {
+    id * id % 97
+}
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        std::fs::create_dir(place.at("job")).unwrap();
+        files.iter().for_each(|(name, text)| place.write(name, text));
+        place
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.at("job").join(name), text).unwrap();
+    }
+
+    fn produce(&self, ids: Range<u64>) {
+        let line = |id: u64| {
+            let (minute, second, amount) = (id / 60, id % 60, amount(id));
+            format!("{{\"id\":{id},\"at\":\"2026-03-01T10:{minute:02}:{second:02}Z\",\"amount\":{amount}}}\n")
+        };
+        std::fs::write(self.at("new.jsonl"), ids.map(line).collect::<String>()).unwrap();
+        self.done(&["produce", "clicks", "--local", "local", "--from", "new.jsonl"]);
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Whether it succeeds, and what it says.
+    fn said(&self, args: &[&str]) -> (bool, String) {
+        let output = self.command(args).output().unwrap();
+        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    }
+
+    #[track_caller]
+    fn done(&self, args: &[&str]) -> String {
+        let (success, text) = self.said(args);
+        assert!(success, "tidemill {args:?}: {text}");
+        text
+    }
+
+    /// Runs what is there.
+    #[track_caller]
+    fn run(&self, more: &[&str]) -> String {
+        self.done(&[&["run", "job", "--local", "local", "--once"], more].concat())
+    }
+
+    #[track_caller]
+    fn refused(&self) -> String {
+        let (success, text) = self.said(&["run", "job", "--local", "local", "--once"]);
+        assert!(!success, "{text}");
+        text
+    }
+
+    /// Runs on, until `counts` has counted so many.
+    fn run_until(&self, count: i64, more: &[&str]) -> Child {
+        let args = ["run", "job", "--local", "local", "--epoch-interval", "20ms"];
+        let child = self.command(&[&args, more].concat()).spawn().unwrap();
+        let began = Instant::now();
+        while self.rows("SELECT 'all', c FROM counts").get("all") != Some(&Some(count)) {
+            assert!(began.elapsed() < Duration::from_secs(20), "not counted");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child
+    }
+
+    /// Rows of a text and a number.
+    fn rows(&self, sql: &str) -> BTreeMap<String, Option<i64>> {
+        let read = || {
+            let database = rusqlite::Connection::open_with_flags(
+                self.at("local/dynamodb.sqlite"),
+                rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
+            )?;
+            let mut rows = database.prepare(sql)?;
+            let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        // Not yet there, or just being written.
+        read().unwrap_or_default()
+    }
+
+    /// Files of the archive.
+    fn archived(&self) -> BTreeSet<PathBuf> {
+        let folder = self.at("local/s3/archive/events");
+        let files = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+        // One that is open has a hidden name.
+        let hidden = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with('.');
+        files.filter(|path| !hidden(path) && path.extension().is_some_and(|e| e == "parquet")).collect()
+    }
+}
+
+fn end(mut child: Child) {
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert!(child.wait().unwrap().success());
+}
+
+/// Rows of a Parquet file: id and amount; the latter only where there is such a column.
+fn archive_rows(path: &Path) -> Vec<(u64, Option<u64>)> {
+    let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
+    let number = |field: &Field| match field {
+        Field::Long(number) => u64::try_from(*number).unwrap(),
+        other => panic!("{other}"),
+    };
+    let mut rows = Vec::new();
+    for row in reader.get_row_iter(None).unwrap() {
+        let row = row.unwrap();
+        let columns: BTreeMap<&str, &Field> = row.get_column_iter().map(|(name, f)| (name.as_str(), f)).collect();
+        rows.push((number(columns["id"]), columns.get("amount").map(|field| number(field))));
+    }
+    rows
+}
+
+/// Of each minute, what it has of the ids, by `of`.
+fn minutes(ids: Range<u64>, of: impl Fn(u64) -> u64) -> BTreeMap<String, Option<i64>> {
+    let mut minutes: BTreeMap<String, Option<i64>> = BTreeMap::new();
+    for id in ids {
+        let minute = minutes.entry(format!("10:{:02}", id / 60)).or_insert(Some(0));
+        *minute = minute.map(|sum| sum + i64::try_from(of(id)).unwrap());
+    }
+    minutes
+}
+
+const COUNTED: &str = "SELECT m, c FROM minutes";
+const SUMMED: &str = "SELECT m, total FROM minutes WHERE total IS NOT NULL";
+
+/// Each id is in the archive once: in `old` files without an amount, in others with it.
+fn archived_once(place: &Place, old: &BTreeSet<PathBuf>, all: Range<u64>) {
+    let mut ids = Vec::new();
+    for file in place.archived() {
+        for (id, with) in archive_rows(&file) {
+            assert_eq!(with, (!old.contains(&file)).then(|| amount(id)), "id {id} in {}", file.display());
+            ids.push(id);
+        }
+    }
+    ids.sort_unstable();
+    assert!(ids.iter().copied().eq(all), "{ids:?}");
+}
+
+#[test]
+fn a_column_more_in_the_archive_is_in_the_files_from_then_on() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
+    place.produce(0..150);
+    // Files are open, and would be for 300 s.
+    end(place.run_until(150, &[]));
+    let old = place.archived();
+    let before: Vec<Vec<u8>> = old.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    assert!(!old.is_empty());
+    place.write("archive.sql", WIDER_ARCHIVE);
+    place.produce(150..300);
+    end(place.run_until(300, &[]));
+    archived_once(&place, &old, 0..300);
+    let after: Vec<Vec<u8>> = old.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    assert!(before == after, "old files were touched");
+    assert!(place.archived().len() > old.len());
+    // And a column less: nothing is asked either.
+    place.write("archive.sql", ARCHIVE);
+    place.produce(300..310);
+    let wide = place.archived();
+    place.run(&[]);
+    let mut narrow: Vec<_> = place.archived().difference(&wide).flat_map(|file| archive_rows(file)).collect();
+    narrow.sort_unstable();
+    assert_eq!(narrow, (300..310).map(|id| (id, None)).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_archive_that_is_changed_after_a_kill_waits_until_what_was_open_is_written() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
+    place.produce(0..100);
+    let mut child = place.run_until(100, &["--checkpoint-interval", "50ms"]);
+    // It is open over checkpoints. One is due with an epoch, so events come until there is one.
+    let mut ids = 100;
+    while !place.at("local/checkpoints/job/manifests/0000000001.json").exists() {
+        assert!(ids < 200, "no checkpoint");
+        place.produce(ids..ids + 1);
+        ids += 1;
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(place.archived(), BTreeSet::new(), "the file was open");
+    place.write("archive.sql", WIDER_ARCHIVE);
+    place.produce(ids..300);
+    let refused = place.refused();
+    for part in
+        ["did not end in order", "'archive:archive' has changed", "  + ", "amount", "undo the change and run once"]
+    {
+        assert!(refused.contains(part), "'{part}' in {refused}");
+    }
+    place.write("archive.sql", ARCHIVE);
+    place.run(&[]);
+    let old = place.archived();
+    place.write("archive.sql", WIDER_ARCHIVE);
+    place.produce(300..400);
+    place.run(&[]);
+    archived_once(&place, &old, 0..400);
+    assert_eq!(place.rows("SELECT 'all', c FROM counts")["all"], Some(400));
+}
+
+/// The new aggregate has an INSERT of its own, into the same items, from a window on that has not begun.
+#[test]
+fn an_aggregate_more_for_the_same_items_is_an_insert_of_its_own() {
+    let place = Place::new(&[("events.sql", SOURCE), ("minutes.sql", MINUTES)]);
+    place.produce(0..150);
+    place.run(&[]);
+    assert_eq!(place.rows(COUNTED), minutes(0..120, |_| 1), "10:02 is open");
+    let wider = MINUTES.replace("c BIGINT", "c BIGINT, total BIGINT");
+    place.write("minutes.sql", &wider.replace("INSERT INTO minutes", "INSERT INTO minutes (m, c)"));
+    place.write(
+        "totals.sql",
+        "INSERT INTO minutes (m, total) SELECT DATE_FORMAT(window_start, 'HH:mm'), SUM(amount)
+         FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end
+         HAVING window_start >= TIMESTAMP '2026-03-01 10:03:00';",
+    );
+    place.produce(150..400);
+    let said = place.run(&[]);
+    assert!(said.contains("query 'totals:minutes' is new"), "{said}");
+    place.done(&["run", "job", "--local", "local", "--drain"]);
+    assert_eq!(place.rows(COUNTED), minutes(0..400, |_| 1));
+    assert_eq!(place.rows(SUMMED), minutes(180..400, amount));
+}
+
+/// The old query goes on up to a window that has not begun, and the new one, with more, from there on: also where rows are
+/// only added.
+#[test]
+fn a_changed_window_takes_over_from_the_old_one_at_a_window_that_has_not_begun() {
+    const OLD: &str = "\
+CREATE TABLE minutes (m STRING, c BIGINT, total BIGINT)
+WITH ('connector' = 'filesystem', 'path' = '../out', 'format' = 'json');
+INSERT INTO minutes (m, c) SELECT DATE_FORMAT(window_start, 'HH:mm'), COUNT(*)
+FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end
+";
+    let changed = OLD.replace("(m, c)", "(m, c, total)").replace("COUNT(*)", "COUNT(*), SUM(amount)");
+    let from = "HAVING window_start >= TIMESTAMP '2026-03-01 10:03:00';";
+    let until = from.replace(">=", "<");
+    let place = Place::new(&[("events.sql", SOURCE), ("minutes.sql", &format!("{OLD};"))]);
+    place.produce(0..150);
+    place.run(&[]);
+    // Changed where it stands, it is refused, with what has changed and with the choices.
+    place.write("minutes.sql", &format!("{changed};"));
+    let refused = place.refused();
+    let choices = [
+        "undo the change",
+        "keep this query until its windows have closed",
+        "another file name",
+        "--reset minutes:minutes",
+    ];
+    let shown =
+        ["the query 'minutes:minutes' has changed", "\n  - ", "\n  + ", "sum(events.amount)", "tidemill backfill"];
+    for part in choices.into_iter().chain(shown) {
+        assert!(refused.contains(part), "'{part}' in {refused}");
+    }
+    // The HAVING stands above the aggregation, whose state goes on.
+    place.write("minutes.sql", &format!("{OLD} {until}"));
+    let insert = &changed[changed.find("INSERT").unwrap()..];
+    place.write("minutes-2.sql", &format!("{insert} {from}"));
+    place.produce(150..270);
+    place.run(&[]);
+    // 10:03 has closed, so the old one has nothing more to do.
+    let insert = OLD.find("INSERT").unwrap();
+    place.write("minutes.sql", &OLD[..insert]);
+    place.produce(270..400);
+    assert!(place.refused().contains("--drop-state minutes:minutes"));
+    place.run(&["--drop-state", "minutes:minutes"]);
+    place.done(&["run", "job", "--local", "local", "--drain"]);
+    let mut rows: Vec<serde_json::Value> = Vec::new();
+    for entry in std::fs::read_dir(place.at("out")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        rows.extend(text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()));
+    }
+    let of = |column: &str| -> BTreeMap<String, Option<i64>> {
+        rows.iter().map(|row| (row["m"].as_str().unwrap().to_owned(), row[column].as_i64())).collect()
+    };
+    assert_eq!(rows.len(), 7, "each window once: {rows:?}");
+    assert_eq!(of("c"), minutes(0..400, |_| 1));
+    let mut totals = of("total");
+    totals.retain(|_, total| total.is_some());
+    assert_eq!(totals, minutes(180..400, amount));
+}
+
+/// Without state, the windows that were open are incomplete, and the new aggregate is missing from the old ones: the archive has
+/// what is needed for both.
+#[test]
+fn a_query_that_was_reset_is_completed_from_the_archive() {
+    let place = Place::new(&[("events.sql", SOURCE), ("archive.sql", WIDER_ARCHIVE), ("minutes.sql", MINUTES)]);
+    place.produce(0..150);
+    place.run(&[]);
+    let changed = MINUTES.replace("c BIGINT", "c BIGINT, total BIGINT").replace("COUNT(*)", "COUNT(*), SUM(amount)");
+    place.write("minutes.sql", &changed);
+    let refused = place.refused();
+    assert!(refused.contains("--reset minutes:minutes") && refused.contains("tidemill backfill"), "{refused}");
+    place.produce(150..400);
+    let reset = place.run(&["--reset", "minutes:minutes"]);
+    assert!(reset.contains("begins without state"), "{reset}");
+    // The windows that were open at the reset have closed by now.
+    let incomplete = place.rows(COUNTED);
+    assert_eq!((incomplete["10:02"], incomplete["10:03"]), (Some(30), Some(60)));
+    assert_eq!(place.rows(SUMMED), minutes(150..360, amount));
+    let args =
+        ["backfill", "job", "--from", "local/s3/archive/events", "--end", "2026-03-01T10:03:00Z", "--local", "local"];
+    let said = place.done(&args);
+    assert!(said.contains("it writes the archive that is read"), "{said}");
+    assert_eq!(place.rows(COUNTED), minutes(0..360, |_| 1));
+    assert_eq!(place.rows(SUMMED), minutes(0..360, amount));
+    // And the job goes on.
+    place.produce(400..450);
+    place.done(&["run", "job", "--local", "local", "--drain"]);
+    assert_eq!(place.rows(COUNTED), minutes(0..450, |_| 1));
+    assert_eq!(place.rows(SUMMED), minutes(0..450, amount));
+}
+
+/// A new query over a table of its own begins where somebody says; the others go on behind the checkpoint, whatever is said.
+#[test]
+fn a_new_query_begins_at_a_time_of_choice() {
+    const OTHER: &str = "\
+CREATE TABLE events_NAME (id BIGINT) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json'OPTIONS);
+CREATE TABLE NAME (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'NAME');
+INSERT INTO NAME SELECT 'first', MIN(id) FROM events_NAME;
+";
+    let other = |name: &str, options: &str| OTHER.replace("NAME", name).replace("OPTIONS", options);
+    let now = || {
+        // Records that are put together have one time of arrival, to the millisecond.
+        std::thread::sleep(Duration::from_millis(20));
+        let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now());
+        std::thread::sleep(Duration::from_millis(20));
+        now.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+    };
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.produce(0..100);
+    let first = now();
+    place.produce(100..200);
+    let second = now();
+    place.produce(200..300);
+    place.run(&[]);
+    place.produce(300..310);
+    let begins = |name: &str| place.rows(&format!("SELECT k, c FROM {name}")).get("first").copied().flatten();
+    // By the command line.
+    place.write("by_line.sql", &other("by_line", ""));
+    place.run(&["--from", &first]);
+    assert_eq!(begins("by_line"), Some(100));
+    // By the table's own options; the one before, and the old ones, go on, whatever the command line says.
+    let option = format!(", 'source.init.position' = 'AT_TIMESTAMP', 'source.init.timestamp' = '{second}'");
+    place.write("by_option.sql", &other("by_option", &option));
+    place.produce(310..320);
+    place.run(&[]);
+    assert_eq!(begins("by_option"), Some(200));
+    // The command line wins over the options, and says nothing to tables that have been read before.
+    place.write("by_both.sql", &other("by_both", &option));
+    place.produce(320..330);
+    place.run(&["--from", &first]);
+    assert_eq!(begins("by_both"), Some(100));
+    // Over a table that is read already it begins behind the checkpoint.
+    place.write(
+        "behind.sql",
+        "CREATE TABLE behind (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+         WITH ('connector' = 'dynamodb', 'table-name' = 'behind');
+         INSERT INTO behind SELECT 'first', MIN(id) FROM events;",
+    );
+    place.produce(330..340);
+    place.run(&["--from", &first]);
+    assert_eq!(begins("behind"), Some(330));
+    assert_eq!((begins("by_line"), begins("by_option"), begins("by_both")), (Some(100), Some(200), Some(100)));
+    assert_eq!(place.rows("SELECT 'all', c FROM counts")["all"], Some(340));
+}
