@@ -14,6 +14,8 @@ use super::epoch::{Epoch, EpochLimits, with_floor};
 use super::feed::{Feed, FeedSpecification};
 use super::idleness::steady_ms;
 use super::reader::{Event, Piece};
+use super::repeat::Logged;
+use super::replay::logged_progress;
 use super::splits::{SplitState, Status};
 use super::worker::Ending;
 use crate::contracts::{Boundedness, Clock, EpochCut, Error, Result, StartPosition};
@@ -88,14 +90,16 @@ impl Driver {
 
     /// Tells the sources how they are going to be read, and starts their first splits: those of the log when there are
     /// epochs to `replay`, else all.
-    pub(crate) async fn begin(&mut self, replay: VecDeque<EpochCut>) -> Result<()> {
-        for feed in &self.feeds {
+    pub(super) async fn begin(&mut self, logged: Logged) -> Result<()> {
+        for feed in &mut self.feeds {
             let specification = &feed.specification;
+            feed.begun = specification.tables.iter().any(|table| logged.tables.contains(&table.table));
             // All tables of a feed stand at the same positions.
-            let progress = feed.saved.iter().flatten().next().map(SavedTable::progress);
-            specification.source.begin(specification.start, progress.as_ref()).await?;
+            let saved = feed.saved.iter().flatten().next().map(SavedTable::progress);
+            let progress = saved.or_else(|| logged_progress(feed, &logged.cuts));
+            feed.specification.source.begin(feed.specification.start, progress.as_ref()).await?;
         }
-        self.replay = replay;
+        self.replay = logged.cuts;
         let replaying = !self.replay.is_empty();
         self.feeds.iter_mut().for_each(|feed| feed.splits.replaying = replaying);
         if self.replay.is_empty() { self.discover().await } else { Ok(()) }
@@ -104,12 +108,17 @@ impl Driver {
     /// Gathers the next epoch. Returns early, with what there is, when `stop` turns true.
     pub(crate) async fn next(&mut self, stop: &mut tokio::sync::watch::Receiver<bool>) -> Result<Epoch> {
         let mut epoch = Epoch::new(self.slots);
-        if !self.replay.is_empty() && *stop.borrow() {
-            epoch.last = true;
-            return Ok(epoch);
-        }
         if let Some(cut) = self.replay.pop_front() {
-            self.gather_logged(&mut epoch, &cut).await?;
+            // A source may give nothing for as long as its service is away.
+            tokio::select! {
+                biased;
+                true = async { stop.wait_for(|stop| *stop).await.is_ok() } => {
+                    // What has been gathered is in the log, and so is the cut, which nobody has taken note of.
+                    self.replay.push_front(cut);
+                    return Ok(Epoch { last: true, ..Epoch::new(self.slots) });
+                }
+                gathered = self.gather_logged(&mut epoch, &cut) => gathered?,
+            }
             self.first_epoch = false;
             epoch.logged = Some(cut);
             return Ok(epoch);

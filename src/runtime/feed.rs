@@ -66,6 +66,8 @@ pub(crate) struct Feed {
     pub(crate) saved: Vec<Option<SavedTable>>,
     /// Splits that wait for their parents.
     pub(crate) waiting: VecDeque<Split>,
+    /// This run, or one whose epochs it repeats, has begun to read it: what appears from now on is read from its beginning.
+    pub(crate) begun: bool,
 }
 
 impl Feed {
@@ -83,7 +85,8 @@ impl Feed {
             ..TableCounts::default()
         });
         let counts = counts.collect();
-        Self { specification, splits: FeedSplits::default(), times, counts, saved, waiting: VecDeque::new() }
+        let (splits, waiting, begun) = (FeedSplits::default(), VecDeque::new(), false);
+        Self { specification, splits, times, counts, saved, waiting, begun }
     }
 
     /// Its name in the epoch log.

@@ -59,7 +59,9 @@ impl Driver {
                 feed.waiting.push_back(split);
             }
         }
-        self.start_waiting(index).await
+        self.start_waiting(index).await?;
+        self.feeds[index].begun = true;
+        Ok(())
     }
 
     /// Opens what need not wait any more.
@@ -86,7 +88,7 @@ impl Driver {
         // A split that appears while the job runs, or has appeared since an earlier run, is read from its beginning:
         // nothing may be skipped. So are children of splits that have been read here.
         let follows = split.parents.iter().any(|parent| feed.splits.by_id.contains_key(parent));
-        let asked = self.first_epoch && !feed.goes_on() && !follows;
+        let asked = !feed.begun && !feed.goes_on() && !follows;
         let start =
             if asked { feed.specification.start } else { saved.map_or(StartPosition::TrimHorizon, saved_start) };
         // Nothing is added to what is complete: there is no newer record to wait for.

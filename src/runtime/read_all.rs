@@ -3,7 +3,7 @@
 //! Records go the way of a stream (source, decoder, row maker), so a batch over them sees the same rows, rejects and
 //! watermarks of splits; only the cutting into epochs is left out. Everything is kept in memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::crew::Foreman;
 use super::driver::{Course, Driver};
 use super::epoch::EpochLimits;
 use super::feed::FeedSpecification;
+use super::repeat::Logged;
 use super::worker::Ending;
 use crate::contracts::{Clock, RejectedRecord, Result};
 use crate::operators::Compute;
@@ -44,7 +45,7 @@ pub async fn read_all(
     // Readers end when this function does.
     let (_foreman, crew) = Foreman::new();
     let mut driver = Driver::new(feeds, slots, clock, compute, course, BTreeMap::new(), crew);
-    driver.begin(VecDeque::new()).await?;
+    driver.begin(Logged::default()).await?;
     // Held until the end: a sender that has gone would read as a stop.
     let (_stop, mut stop) = tokio::sync::watch::channel(false);
     loop {

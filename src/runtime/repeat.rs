@@ -1,9 +1,9 @@
 //! What a run repeats of one that was killed: the logged epochs since the saved state, and what was about to appear.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::worker::Job;
+use super::worker::{Job, QuerySpec};
 use crate::contracts::{Committable, EpochCut, EpochLog, Error, LogEntry, Result, crash_point};
 use crate::state::hex_digest;
 
@@ -19,13 +19,38 @@ pub struct JobLog {
 
 /// What a run that did not end in order had written to the log since the saved state.
 pub(super) struct Repeated {
-    pub(super) cuts: VecDeque<EpochCut>,
+    pub(super) cuts: Logged,
     /// Staged effects by query.
     pub(super) committed: BTreeMap<String, Vec<Committable>>,
 }
 
+/// Epochs that are to be cut again.
+#[derive(Default)]
+pub(super) struct Logged {
+    pub(super) cuts: VecDeque<EpochCut>,
+    /// Tables that the runs which cut them had begun to read; there may have been no split of theirs yet.
+    pub(super) tables: BTreeSet<usize>,
+}
+
+/// Tables of the queries that a run had which has cut an epoch of its own: only then does it read what is new to it.
+fn begun_tables(job: &Job) -> BTreeSet<usize> {
+    let entries = || job.log.iter().flat_map(|log| &log.entries);
+    let cut_by = |generation: u64| entries().any(|e| matches!(e, LogEntry::Cut(cut) if cut.generation == generation));
+    let mut tables = BTreeSet::new();
+    for entry in entries() {
+        if let LogEntry::Started { generation, queries } = entry
+            && cut_by(*generation)
+        {
+            let had = |query: &&QuerySpec| queries.get(&query.name).is_some_and(|of| *of == identity(&query.plan));
+            tables.extend(job.queries.iter().filter(had).flat_map(|query| query.tables.iter().copied()));
+        }
+    }
+    tables
+}
+
 pub(super) fn repeated(job: &Job) -> Result<Repeated> {
-    let mut repeated = Repeated { cuts: VecDeque::new(), committed: BTreeMap::new() };
+    let cuts = Logged { tables: begun_tables(job), ..Logged::default() };
+    let mut repeated = Repeated { cuts, committed: BTreeMap::new() };
     let after = job.saved.repeats_after();
     let mut next = after;
     for entry in job.log.iter().flat_map(|log| &log.entries) {
@@ -38,7 +63,7 @@ pub(super) fn repeated(job: &Job) -> Result<Repeated> {
                     return Err(Error::corrupt(format!("the epoch log has epoch {} where {next} is due", cut.epoch))
                         .hint("state and log are not of one job: start anew with --fresh"));
                 }
-                repeated.cuts.push_back(cut.clone());
+                repeated.cuts.cuts.push_back(cut.clone());
             }
             // Sinks know by them what they have of the epochs that are written again.
             LogEntry::Committed { query, payloads, .. } => {

@@ -19,7 +19,8 @@ use super::quotas::{Quota, run_on};
 use super::reader::Event;
 use super::splits::Status;
 use crate::contracts::{
-    EpochCut, Error, OpenedAt, Position, Result, Split, SplitCut, SplitId, StartPosition, TableCut, Watermark,
+    EpochCut, Error, OpenedAt, Position, Result, SourceProgress, Split, SplitCut, SplitId, SplitProgress,
+    StartPosition, TableCut, Watermark,
 };
 
 /// One quota is on its way at a time.
@@ -179,8 +180,7 @@ impl Driver {
 
     /// The feeds that read what the feed of this name has read. Since then, tables may have come or gone, or be read apart.
     fn logged_feeds(&self, name: &str) -> Vec<usize> {
-        let reads = |feed: &Feed| feed.specification.tables.iter().any(|table| is_of_feed(&table.name, name));
-        (0..self.feeds.len()).filter(|feed| reads(&self.feeds[*feed])).collect()
+        (0..self.feeds.len()).filter(|feed| reads(&self.feeds[*feed], name)).collect()
     }
 
     /// Whether logged epochs are left to be cut again.
@@ -239,6 +239,7 @@ impl Driver {
         listed: &mut BTreeMap<usize, BTreeMap<SplitId, Split>>,
     ) -> Result<()> {
         let feed = &mut self.feeds[index];
+        feed.begun = true;
         let found = |listed: &BTreeMap<usize, BTreeMap<SplitId, Split>>| listed.get(&index)?.get(id).cloned();
         if found(listed).is_none() {
             let splits = feed.specification.source.splits().await?;
@@ -276,6 +277,27 @@ impl Driver {
         };
         self.know(index, split, opening, true).await
     }
+}
+
+/// Whether a feed reads a table of the feed of this name.
+fn reads(feed: &Feed, name: &str) -> bool {
+    feed.specification.tables.iter().any(|table| is_of_feed(&table.name, name))
+}
+
+/// Where the run before has begun each split of a feed, for a source that no saved state says more to: it must still name these
+/// splits, whatever the start that it would choose now. `None` when no logged epoch has opened one.
+pub(super) fn logged_progress(feed: &Feed, cuts: &VecDeque<EpochCut>) -> Option<SourceProgress> {
+    let mut splits = BTreeMap::new();
+    for split in cuts.iter().flat_map(|cut| &cut.splits).filter(|split| reads(feed, &split.feed)) {
+        let Some(opened) = &split.opened else { continue };
+        let after_exclusive = match &opened.at {
+            OpenedAt::After(position) => Some(Position(position.as_str().into())),
+            _ => None,
+        };
+        let progress = SplitProgress { after_exclusive, finished: opened.finished };
+        splits.entry(SplitId(split.split.as_str().into())).or_insert(progress);
+    }
+    (!splits.is_empty()).then_some(SourceProgress { splits, state: None })
 }
 
 fn not_the_same(cut: &SplitCut, found: &Position, epoch: u64) -> Error {

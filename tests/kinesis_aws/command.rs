@@ -22,7 +22,7 @@ fn tidemill(stub: &AwsStub, dir: &Path, arguments: &[&str]) -> Output {
     command(stub, dir, arguments).output().unwrap()
 }
 
-fn command(stub: &AwsStub, dir: &Path, arguments: &[&str]) -> Command {
+pub(crate) fn command(stub: &AwsStub, dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
     command
         .args(arguments)

@@ -23,6 +23,7 @@ mod emulators;
 mod fan_out;
 mod faults;
 mod feed;
+mod killed;
 mod payloads;
 mod positions;
 mod random;
