@@ -15,6 +15,7 @@ use tidemill::runtime::{Ending, Summary};
 
 #[path = "../support/job.rs"]
 mod job;
+mod lambda;
 mod references;
 
 const VARIANTS: [Variant; 3] = [
