@@ -68,3 +68,110 @@ impl Attempts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// Notes pauses, which are over at once.
+    #[derive(Debug, Default)]
+    struct Noted(Mutex<Vec<u64>>);
+
+    #[async_trait]
+    impl Clock for Noted {
+        fn now_ms(&self) -> i64 {
+            0
+        }
+
+        fn elapsed(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        async fn sleep(&self, duration: Duration) {
+            self.0
+                .lock()
+                .expect("no test panics with it")
+                .push(u64::try_from(duration.as_millis()).expect("a short one"));
+        }
+    }
+
+    struct Job {
+        attempts: Attempts,
+        progress: Progress,
+        noted: Arc<Noted>,
+        stop: watch::Sender<bool>,
+    }
+
+    impl Job {
+        fn new(most: u32, delay_ms: i64, skips: bool) -> Self {
+            let attempts = Attempts::new("", Retries { most, delay_ms, skips });
+            Self { attempts, progress: Progress::default(), noted: Arc::default(), stop: watch::Sender::new(false) }
+        }
+
+        /// A run has failed in `epoch`.
+        async fn fails(&mut self, epoch: u64, kind: ErrorKind) -> bool {
+            self.progress.epoch.store(epoch, Ordering::Relaxed);
+            let clock: Arc<dyn Clock> = self.noted.clone();
+            let errors = [Error::new(kind, "it has failed")];
+            self.attempts.again(&errors, &self.progress, &clock, &self.stop.subscribe()).await
+        }
+
+        fn pauses(&self) -> Vec<u64> {
+            std::mem::take(&mut self.noted.0.lock().expect("no test panics with it"))
+        }
+    }
+
+    #[tokio::test]
+    async fn pauses_double_up_to_a_minute_and_end() {
+        let mut job = Job::new(9, 1_000, false);
+        for attempt in 1..=9 {
+            assert!(job.fails(7, ErrorKind::Data).await, "{attempt}");
+        }
+        assert_eq!(job.pauses(), [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000]);
+        assert!(!job.fails(7, ErrorKind::Data).await);
+        assert_eq!(job.pauses(), [0_u64; 0]);
+        // However often: no pause overflows.
+        let mut job = Job::new(200, 59_000, false);
+        for _ in 0..200 {
+            assert!(job.fails(7, ErrorKind::Unavailable).await);
+        }
+        assert_eq!(job.pauses()[199], 60_000);
+        let mut job = Job::new(2, 0, false);
+        assert!(job.fails(1, ErrorKind::Internal).await && job.fails(1, ErrorKind::Internal).await);
+        assert_eq!(job.pauses(), [0, 0]);
+    }
+
+    #[tokio::test]
+    async fn they_begin_anew_behind_the_epoch_that_failed() {
+        let mut job = Job::new(2, 250, false);
+        assert!(job.fails(7, ErrorKind::Data).await && job.fails(7, ErrorKind::Data).await);
+        assert!(job.fails(8, ErrorKind::Data).await, "it came further");
+        // A run that goes back to an earlier epoch has not come further.
+        assert!(job.fails(3, ErrorKind::Data).await);
+        assert_eq!(job.pauses(), [250, 500, 250, 500]);
+        assert!(!job.fails(8, ErrorKind::Data).await);
+    }
+
+    #[tokio::test]
+    async fn one_more_where_the_epoch_is_skipped_then() {
+        let mut job = Job::new(1, 10, true);
+        assert!(job.fails(7, ErrorKind::Data).await && job.fails(7, ErrorKind::Data).await);
+        assert_eq!(job.pauses(), [10, 20]);
+        assert!(!job.fails(7, ErrorKind::Data).await);
+    }
+
+    #[tokio::test]
+    async fn what_would_not_help_is_not_tried() {
+        let mut job = Job::new(3, 10, false);
+        for kind in [ErrorKind::Config, ErrorKind::Sql, ErrorKind::Fenced, ErrorKind::Corrupt] {
+            assert!(!job.fails(7, kind).await, "{kind:?}");
+        }
+        job.stop.send_replace(true);
+        assert!(!job.fails(7, ErrorKind::Unavailable).await, "somebody ends it");
+        assert_eq!(job.pauses(), [0_u64; 0]);
+    }
+}

@@ -15,6 +15,7 @@ use tidemill::runtime::{Ending, Summary};
 
 #[path = "../support/job.rs"]
 mod job;
+mod lambda;
 mod new_tables;
 mod references;
 
