@@ -1,12 +1,13 @@
 //! Progress for a person at a terminal, and plain lines for a log.
 
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::summary::bytes;
 use crate::contracts::{Clock, Watermark};
 use crate::runtime::Progress;
 
@@ -40,8 +41,13 @@ pub(super) fn show(progress: Arc<Progress>, clock: Arc<dyn Clock>, job: &str, di
                 ms @ 0.. => format!(", {:.1} s behind", ms as f64 / 1_000.0),
                 _ => String::new(),
             };
+            let last = *progress.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+            let checkpoint = last.map_or_else(String::new, |last| {
+                let (age, took) = (now.saturating_sub(last.at).as_secs(), last.took.as_millis());
+                format!(", checkpoint {age} s ago ({} in {took} ms)", bytes(last.written_bytes))
+            });
             let line = format!(
-                "{job}: {records} records ({rate:.0}/s), {} rejected, {} rows out{behind}, event time {time}",
+                "{job}: {records} records ({rate:.0}/s), {} rejected, {} rows out{behind}, event time {time}{checkpoint}",
                 progress.rejected.load(Ordering::Relaxed),
                 progress.rows_out.load(Ordering::Relaxed)
             );

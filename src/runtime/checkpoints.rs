@@ -12,13 +12,14 @@
 //! checkpoint is under way at a time; when it takes longer than the interval, the next one begins when it has ended.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::crew::Crew;
+use super::progress::{LastCheckpoint, Progress};
 use super::writer::ErrorsOrder;
 use crate::contracts::{Clock, EpochLog, EpochNumber, Error, ErrorKind, Result, crash_point};
 use crate::state::{CheckpointStore, OperatorState, Reread, SavedJob, SavedQuery, SavedTable, Stamp};
@@ -94,6 +95,7 @@ pub(crate) struct Checkpointer {
     /// Positions at the end of earlier checkpoints' epochs, from which epochs may have to be cut again.
     history: VecDeque<(u64, BTreeMap<String, SavedTable>)>,
     counts: CheckpointCounts,
+    progress: Arc<Progress>,
 }
 
 /// The store is with the checkpoint that is under way.
@@ -108,6 +110,8 @@ struct Done {
     written_bytes: u64,
     total_bytes: u64,
     took: Duration,
+    /// When it was complete.
+    at: Duration,
     /// The last epoch that nobody needs again.
     needed_after: u64,
 }
@@ -121,6 +125,7 @@ impl Checkpointer {
         generation: u64,
         clock: Arc<dyn Clock>,
         crew: Crew,
+        progress: Arc<Progress>,
     ) -> Self {
         let reread = saved.reread.iter().map(|reread| (reread.after_epoch, reread.tables.clone()));
         let history = reread.chain([(saved.epoch, saved.tables.clone())]).collect();
@@ -134,6 +139,7 @@ impl Checkpointer {
             generation,
             history,
             counts: CheckpointCounts::default(),
+            progress,
         }
     }
 
@@ -189,6 +195,15 @@ impl Checkpointer {
             match done {
                 Ok(Some(done)) => {
                     self.counts.add(done.written_bytes, done.total_bytes, done.took);
+                    let (at, took, written_bytes) = (done.at, done.took, done.written_bytes);
+                    *self.progress.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some(LastCheckpoint { at, took, written_bytes });
+                    tracing::info!(
+                        "checkpoint of {} bytes in {} ms, which names {}",
+                        written_bytes,
+                        took.as_millis(),
+                        done.total_bytes
+                    );
                     while self.history.get(1).is_some_and(|(epoch, _)| *epoch <= done.needed_after) {
                         self.history.pop_front();
                     }
@@ -298,10 +313,11 @@ impl Collect {
         let needed_after = saved.repeats_after();
         let stamp = Stamp { generation: self.generation, time_ms: self.clock.now_ms() };
         let committed = store.commit(&saved, log_after, stamp).await?;
-        let took = self.clock.elapsed().saturating_sub(began);
+        let at = self.clock.elapsed();
+        let took = at.saturating_sub(began);
         tidy(store, self.log.as_ref(), log_after).await?;
         let (written_bytes, total_bytes) = (committed.written_bytes, committed.total_bytes);
-        Ok(Some(Done { written_bytes, total_bytes, took, needed_after }))
+        Ok(Some(Done { written_bytes, total_bytes, took, at, needed_after }))
     }
 
     /// From where epochs have to be cut again, and up to where the log is not needed.

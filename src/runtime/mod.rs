@@ -50,7 +50,7 @@ pub use epoch::EpochLimits;
 pub use failures::Retries;
 pub use feed::{DecoderFactory, FeedSpecification, TableSpecification};
 pub use lookup_cache::CachedLookup;
-pub use progress::Progress;
+pub use progress::{LastCheckpoint, Progress};
 pub use read_all::{AllRows, read_all};
 pub use references::ReferenceSpecification;
 pub use repeat::{JobLog, identity};

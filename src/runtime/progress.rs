@@ -1,6 +1,8 @@
 //! Figures of a run for whoever watches it.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::driver::Driver;
 use super::epoch::Epoch;
@@ -25,6 +27,19 @@ pub struct Progress {
     pub watermark_ms: AtomicI64,
     /// How far reading is behind the newest record, milliseconds; -1 where sources do not say.
     pub behind_ms: AtomicI64,
+    /// The last checkpoint of this run, if there is one.
+    pub checkpoint: Mutex<Option<LastCheckpoint>>,
+}
+
+/// What a checkpoint has cost.
+#[derive(Debug, Clone, Copy)]
+pub struct LastCheckpoint {
+    /// When it was complete, by the clock's `elapsed`.
+    pub at: Duration,
+    /// From the order to the manifest.
+    pub took: Duration,
+    /// Bytes that it has written.
+    pub written_bytes: u64,
 }
 
 /// Brings the figures of reading up to date.

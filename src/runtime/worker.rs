@@ -130,7 +130,15 @@ impl Worker {
         let versions = job.checkpointing.as_ref().map(|kept| Arc::clone(kept.store.references()));
         let mut references = References::new(job.references, versions);
         let mut checkpointer = job.checkpointing.map(|checkpointing| {
-            Checkpointer::new(checkpointing, &job.saved, log.clone(), generation, clock, crew.clone())
+            Checkpointer::new(
+                checkpointing,
+                &job.saved,
+                log.clone(),
+                generation,
+                clock,
+                crew.clone(),
+                Arc::clone(&progress),
+            )
         });
         let after = EpochNumber(job.saved.epoch);
         let (error_sender, error_receiver) = mpsc::channel(16);

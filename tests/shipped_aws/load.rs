@@ -145,6 +145,10 @@ async fn three_times_what_the_sinks_take() {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     let said = job.stop().await;
+    assert!(
+        said.contains(", checkpoint ") && said.contains(" s ago ("),
+        "it does not say what checkpoints cost: {said}"
+    );
     let mut items = Vec::new();
     let mut pages = client.scan().table_name("items").consistent_read(true).into_paginator().items().send();
     while let Some(item) = pages.next().await {

@@ -19,7 +19,11 @@ mod scenario;
 mod sinks;
 mod stream;
 
-use scenario::{Bug, run};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use objects::Silence;
+use scenario::{Bug, run, run_in_silence};
 
 use crate::world::{Tally, seeds};
 
@@ -84,4 +88,51 @@ fn seeded_bugs_are_noticed() {
         println!("{bug:?}: seed {caught:?}");
         assert!(caught.is_some(), "{bug:?} is not noticed by 200 seeds");
     }
+}
+
+/// While nothing of a checkpoint can be written, epochs and their results go on, and the run does not end; a later checkpoint makes up for it.
+#[test]
+fn epochs_do_not_wait_for_a_checkpoint() {
+    let (from, until) = (Duration::from_secs(5), Duration::from_secs(35));
+    let mut watched = 0;
+    for seed in 0..20 {
+        for of in ["/state/", "/manifests/"] {
+            let outcome = run_in_silence(seed, Silence { of, from, until });
+            assert!(
+                outcome.problems.is_empty(),
+                "seed {seed}, {of}: {:#?}\n{}",
+                outcome.problems,
+                outcome.trace.join("\n")
+            );
+            let trace = outcome.trace.join("\n");
+            assert!(!trace.contains("failed") && !trace.contains("lost:"), "seed {seed}, {of}:\n{trace}");
+            if !outcome.faults.has_all(&["silent store"]) {
+                continue;
+            }
+            // Of running counts there is something new in each second, but where the stream pauses.
+            let seconds: BTreeSet<u64> = outcome.updates.iter().map(Duration::as_secs).collect();
+            watched += usize::from((6..35).filter(|second| seconds.contains(second)).count() >= 20);
+        }
+    }
+    assert!(watched >= 5, "results came all the time in {watched} runs only");
+}
+
+/// An epoch whose cut cannot be logged must have no effects: the run ends, and another one goes on when the store answers again.
+#[test]
+fn a_run_that_cannot_write_its_log_ends_and_another_goes_on() {
+    let mut ended = 0;
+    for seed in 0..20 {
+        let silence = Silence { of: "/log/", from: Duration::from_secs(5), until: Duration::from_secs(30) };
+        let outcome = run_in_silence(seed, silence);
+        assert!(outcome.problems.is_empty(), "seed {seed}: {:#?}\n{}", outcome.problems, outcome.trace.join("\n"));
+        ended += usize::from(outcome.trace.iter().any(|line| line.contains("failed")));
+        let seconds: BTreeSet<u64> = outcome.updates.iter().map(Duration::as_secs).collect();
+        // What was cut before may still be on its way for a moment.
+        assert!(
+            (9..30).all(|second| !seconds.contains(&second)),
+            "seed {seed}: {seconds:?}\n{}",
+            outcome.trace.join("\n")
+        );
+    }
+    assert!(ended >= 15, "{ended} runs have ended");
 }

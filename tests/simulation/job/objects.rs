@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::FutureExt;
@@ -22,6 +23,15 @@ pub(crate) struct FarStore {
     pub(crate) inner: Arc<InMemory>,
     pub(crate) machine: Arc<Machine>,
     pub(crate) bug: Option<Bug>,
+    pub(crate) silence: Option<Silence>,
+}
+
+/// No object with this in its name can be written for some time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Silence {
+    pub(crate) of: &'static str,
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
 }
 
 impl fmt::Display for FarStore {
@@ -46,6 +56,15 @@ impl ObjectStore for FarStore {
         let mut options = options;
         if self.bug == Some(Bug::SkipsFence) && options.mode == PutMode::Create {
             options.mode = PutMode::Overwrite;
+        }
+        let now_is = self.machine.nature.world.now();
+        let silent = |silence: &Silence| {
+            location.as_ref().contains(silence.of) && (silence.from..silence.until).contains(&now_is)
+        };
+        if self.silence.as_ref().is_some_and(silent) {
+            self.machine.nature.lock().faults.count("silent store");
+            self.machine.nature.world.sleep(Duration::from_millis(1_500)).await;
+            return Err(lost(Lost));
         }
         if self.bug == Some(Bug::LosesObjects) && self.machine.nature.lock().chance.percent(3) {
             return Ok(PutResult { e_tag: None, version: None });

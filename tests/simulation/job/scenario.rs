@@ -22,7 +22,7 @@ use super::careless::Careless;
 use super::checks;
 use super::lookups::{FarOwners, Weights};
 use super::machine::{Machine, Nature};
-use super::objects::FarStore;
+use super::objects::{FarStore, Silence};
 use super::queries::Work;
 use super::sinks::{FileSink, ItemSink, Services};
 use super::stream::{FarStream, Stream};
@@ -98,6 +98,8 @@ pub(crate) struct Outcome {
     pub(crate) problems: Vec<String>,
     pub(crate) faults: Tally,
     pub(crate) trace: Vec<String>,
+    /// When items were written.
+    pub(crate) updates: Vec<Duration>,
 }
 
 /// The world as one machine sees it.
@@ -115,6 +117,7 @@ struct Shared {
     objects: Arc<InMemory>,
     nonces: AtomicU64,
     bug: Option<Bug>,
+    silence: Option<Silence>,
     /// Whether the processes are a fleet, and hand the job over.
     fleet: bool,
     pace: Pace,
@@ -141,6 +144,7 @@ impl Site {
             inner: Arc::clone(&self.shared.objects),
             machine: Arc::clone(&self.machine),
             bug: self.shared.bug,
+            silence: self.shared.silence,
         })
     }
 }
@@ -300,8 +304,17 @@ async fn run_nothing(seat: Option<Seat>) {
 
 /// Runs a seed; with `bug`, a part of the program has that fault.
 pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Outcome {
+    run_with(seed, bug, None)
+}
+
+/// Runs a seed in which nothing fails but that an object cannot be written.
+pub(crate) fn run_in_silence(seed: u64, silence: Silence) -> Outcome {
+    run_with(seed, None, Some(silence))
+}
+
+fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
     let world = Arc::<World>::default();
-    let calm = Duration::from_secs(FAULTS_S);
+    let calm = if silence.is_some() { Duration::ZERO } else { Duration::from_secs(FAULTS_S) };
     let nature = Arc::new(Nature::new(Arc::clone(&world), seed, calm));
     let stream = Arc::new(Stream::new(&Chance::new(seed ^ 0x5eed), STREAM_S));
     let work = Work::new(&Chance::new(seed ^ 0x90b));
@@ -317,6 +330,7 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Outcome {
         objects: Arc::default(),
         nonces: AtomicU64::new(0),
         bug,
+        silence,
         // Half of the seeds, in each of the four tests.
         fleet: Chance::new(seed ^ 0xf1ee7).percent(50),
         pace: Pace::new(&Chance::new(seed ^ 0x9ace)),
@@ -392,5 +406,6 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Outcome {
     let (faults, trace) = (inner.faults.clone(), std::mem::take(&mut inner.trace));
     drop(inner);
     problems.extend(checks::problems(&stream, &services, &work));
-    Outcome { problems, faults, trace }
+    let updates = std::mem::take(&mut *services.updates.lock().expect("no panic while it is held"));
+    Outcome { problems, faults, trace, updates }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -34,6 +35,8 @@ pub(crate) struct Services {
     staged: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) visible: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) topic: Mutex<Topic>,
+    /// When items were written.
+    pub(crate) updates: Mutex<Vec<Duration>>,
 }
 
 impl Services {
@@ -44,6 +47,7 @@ impl Services {
             staged: Mutex::default(),
             visible: Mutex::default(),
             topic: Mutex::default(),
+            updates: Mutex::default(),
         })
     }
 
@@ -68,6 +72,7 @@ impl Services {
             self.nature.lock().problems.push(text);
         }
         items.insert(place, Item { row: row.clone(), epoch });
+        self.updates.lock().expect("no panic while it is held").push(self.nature.world.now());
     }
 
     /// Rows of all visible files of a table.
