@@ -17,7 +17,9 @@ use super::failures::{Failures, Retries};
 use super::feed::FeedSpecification;
 use super::memory::MemoryWatch;
 use super::progress::{Progress, report};
-use super::queries::{EpochContext, RunningQuery, checkpoint_query, end_query, finish_query, run_queries, start_query};
+use super::queries::{
+    EpochContext, RunningQuery, all_recovered, checkpoint_query, end_query, finish_query, run_queries, start_query,
+};
 use super::references::{ReferenceSpecification, References};
 use super::repeat::{JobLog, Repeated, append, repeated};
 use super::writer::{ErrorsOrder, WriterLog, run_errors};
@@ -136,9 +138,11 @@ impl Worker {
         let (error_sender, error_receiver) = mpsc::channel(16);
         let errors = crew.spawn(run_errors(job.errors, error_receiver));
         let (mut queries, mut memory) = (Vec::new(), MemoryWatch::default());
+        let (may_write, recovered) = watch::channel(false);
         for query in job.queries {
             let committed = committed.remove(&query.name).unwrap_or_default();
-            let log = WriterLog { log: log.clone(), committed, after, ..WriterLog::default() };
+            let all_recovered = Some(recovered.clone());
+            let log = WriterLog { log: log.clone(), committed, after, all_recovered, ..WriterLog::default() };
             queries.push(start_query(query, &mut job.saved, error_sender.clone(), log, &job.compute, &crew).await?);
             memory.keep(&mut queries, &job.compute, started).await?;
         }
@@ -155,6 +159,8 @@ impl Worker {
             crew.clone(),
         );
         driver.begin(cuts).await?;
+        all_recovered(&mut queries).await?;
+        may_write.send_replace(true);
         let mut epoch_number = after;
         let mut saved_epoch = after;
         let mut summary = Summary::default();

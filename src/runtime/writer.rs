@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use datafusion::arrow::array::RecordBatch;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::changes::WaitingChanges;
 use super::checkpoints::{CheckpointOrder, Report};
@@ -61,6 +61,11 @@ pub(crate) struct WriterLog {
     pub(crate) due: Arc<AtomicI64>,
     /// Where the writer says at which epoch it is.
     pub(crate) writes: Arc<AtomicU64>,
+    /// Where the writer says that it has recovered.
+    pub(crate) recovered: Option<oneshot::Sender<()>>,
+    /// Turns true when all writers of the run have. Before that none may write: the first row has a sink of files remove what runs
+    /// before have left in its folder, and what another sink has promised may lie there too.
+    pub(crate) all_recovered: Option<watch::Receiver<bool>>,
 }
 
 /// Runs until the channel closes, then closes the sink.
@@ -85,7 +90,16 @@ pub(crate) async fn run_writer(
     };
     let query = writer.query.clone();
     let run = async {
-        writer.begin(start.committed, start.unwritten, start.sink.as_deref()).await?;
+        writer.recover(start.committed, start.sink.as_deref()).await?;
+        if let Some(recovered) = start.recovered {
+            // A run that does not wait any more has failed for a reason of its own.
+            let _ = recovered.send(());
+        }
+        if let Some(mut all) = start.all_recovered {
+            let failed = |_| Error::internal("the run has failed before all its sinks had recovered");
+            all.wait_for(|all| *all).await.map_err(failed)?;
+        }
+        writer.write_again(start.unwritten).await?;
         writer.tell_due();
         while let Some(order) = orders.recv().await {
             match order {
@@ -115,13 +129,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// Reaches the sink, lets appear what a run before has staged, and writes again what that had in open files.
-    async fn begin(
-        &mut self,
-        committed: Vec<Committable>,
-        unwritten: Option<OperatorState>,
-        snapshot: Option<&str>,
-    ) -> Result<()> {
+    /// Reaches the sink, and lets appear what a run before has staged.
+    async fn recover(&mut self, committed: Vec<Committable>, snapshot: Option<&str>) -> Result<()> {
         self.sink.open().await?;
         if let Some(snapshot) = snapshot {
             self.sink.restore(snapshot)?;
@@ -129,6 +138,11 @@ impl Writer {
         if !committed.is_empty() {
             self.sink.recover(committed).await?;
         }
+        Ok(())
+    }
+
+    /// Writes again what a run before had in open files, and no epoch gives again.
+    async fn write_again(&mut self, unwritten: Option<OperatorState>) -> Result<()> {
         let Some(state) = unwritten else { return Ok(()) };
         let Some(mut held) = self.unwritten.take() else { return Ok(()) };
         held.restore(state)?;
