@@ -69,6 +69,7 @@ pub(super) async fn start_query(
             after = EpochNumber(state.durable_epoch);
         }
     }
+    log.last = after;
     let (orders, receiver) = mpsc::channel(EPOCHS_WAITING);
     let (has_recovered, recovered) = oneshot::channel();
     log.recovered = Some(has_recovered);
@@ -277,11 +278,16 @@ impl RunningQuery {
     }
 }
 
-/// Closes a query's sink and takes its state.
+/// Closes a query's sink and takes its state. What is open in the sink appears if the run `finishes`.
 pub(super) async fn end_query(
     query: RunningQuery,
     epoch: EpochNumber,
+    finishes: bool,
 ) -> Result<(QueryCounts, SavedQuery, Option<i64>)> {
+    if finishes {
+        // A writer that has gone says why below.
+        let _ = query.orders.send(Order::Finish).await;
+    }
     drop(query.orders);
     let written = query.writer.await.map_err(|e| Error::internal("a writer's task failed").caused_by(e))??;
     let mut counts = query.counts;

@@ -167,12 +167,14 @@ impl Worker {
         let mut told = vec![Watermark::MIN; job.slots];
         let mut ran = job.clock.elapsed();
         let tests = tests_of(&queries, job.slots);
+        let mut finishes = true;
         loop {
             let mut epoch = driver.next(&mut stop).await?;
             let last = epoch.last;
             if last && driver.is_replaying() {
                 // Stopped between two logged epochs: the last checkpoint and the log have everything for the next run.
                 checkpointer = None;
+                finishes = false;
                 break;
             }
             // Also when nothing has come: a split that has caught up since says so.
@@ -259,7 +261,7 @@ impl Worker {
         let mut closed = None;
         for query in queries {
             let (name, writes) = (query.name.clone(), query.writes());
-            let (counts, state, end) = match end_query(query, epoch_number).await {
+            let (counts, state, end) = match end_query(query, epoch_number, finishes).await {
                 Ok(ended) => ended,
                 Err(error) => {
                     failures.failed(&name, writes);

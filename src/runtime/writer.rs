@@ -25,6 +25,9 @@ pub(crate) enum Order {
     Epoch { epoch: EpochNumber, now_ms: i64, changes: Vec<WaitingChanges> },
     /// Say up to which epoch all rows are durable, after everything before has been done.
     Checkpoint(CheckpointOrder),
+    /// The run has ended in order: close what is open, and let it appear. One that ends otherwise leaves open files to the next run,
+    /// which has their rows again: if they appeared now, they would lack what follows, and partitions would be called complete.
+    Finish,
 }
 
 /// What a writer did.
@@ -49,6 +52,8 @@ pub(crate) struct WriterLog {
     pub(crate) committed: Vec<Committable>,
     /// The last epoch of the saved state, which the run goes on from. Up to it, refused rows have been reported.
     pub(crate) after: EpochNumber,
+    /// The last epoch that the writer is not given again.
+    pub(crate) last: EpochNumber,
     /// Whether rows in open files are to be kept for checkpoints: the query has state, so it cannot give them again.
     pub(crate) keeps_rows: bool,
     /// How many of them may be in memory.
@@ -68,7 +73,7 @@ pub(crate) struct WriterLog {
     pub(crate) all_recovered: Option<watch::Receiver<bool>>,
 }
 
-/// Runs until the channel closes, then closes the sink.
+/// Runs until it is told to finish, or the channel closes.
 pub(crate) async fn run_writer(
     query: String,
     sink: Box<dyn Sink>,
@@ -82,7 +87,7 @@ pub(crate) async fn run_writer(
         errors,
         log: start.log,
         after: start.after,
-        last: start.after,
+        last: start.last,
         unwritten: start.keeps_rows.then(|| Unwritten::new(start.limit)),
         written: Written::default(),
         due: start.due,
@@ -105,10 +110,13 @@ pub(crate) async fn run_writer(
             match order {
                 Order::Epoch { epoch, now_ms, changes } => writer.write(epoch, now_ms, changes).await?,
                 Order::Checkpoint(order) => order.report(writer.report()).await,
+                Order::Finish => {
+                    let staged = writer.sink.finish(writer.last).await?;
+                    writer.commit(writer.last, staged).await?;
+                    break;
+                }
             }
         }
-        let staged = writer.sink.finish(writer.last).await?;
-        writer.commit(writer.last, staged).await?;
         Ok(writer.written)
     };
     run.await.map_err(|e: Error| e.context(format!("query '{query}'")))
@@ -281,10 +289,12 @@ mod tests {
     use crate::state::SpillFolder;
 
     /// Says what it was asked for.
+    #[derive(Clone, Default)]
     struct Recorder {
         in_parts: bool,
         rows: Arc<Mutex<Vec<i64>>>,
         flushed_at: Arc<Mutex<Vec<usize>>>,
+        finished_at: Arc<Mutex<Vec<u64>>>,
     }
 
     #[async_trait]
@@ -303,6 +313,34 @@ mod tests {
             let rows = self.rows.lock().expect("unpoisoned").len();
             self.flushed_at.lock().expect("unpoisoned").push(rows);
             Ok(WriteOutcome::default())
+        }
+
+        async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+            self.finished_at.lock().expect("unpoisoned").push(epoch.0);
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_open_is_closed_only_when_the_run_ends_in_order() {
+        let epoch = |epoch| Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, changes: Vec::new() };
+        for (given, finished) in [
+            (vec![epoch(8), epoch(9), Order::Finish], Some(9)),
+            // It has had no epoch: the last one is that up to which it is durable, not that of the saved state.
+            (vec![Order::Finish], Some(5)),
+            (vec![epoch(6)], None),
+            (vec![], None),
+        ] {
+            let sink = Recorder::default();
+            let (orders, receiver) = mpsc::channel(3);
+            let (errors, _errors) = mpsc::channel(1);
+            for order in given {
+                orders.send(order).await.expect("room for it");
+            }
+            drop(orders);
+            let start = WriterLog { after: EpochNumber(7), last: EpochNumber(5), ..WriterLog::default() };
+            run_writer("q".to_owned(), Box::new(sink.clone()), receiver, errors, start).await.expect("it ends");
+            assert_eq!(*sink.finished_at.lock().expect("unpoisoned"), Vec::from_iter(finished));
         }
     }
 
@@ -326,8 +364,8 @@ mod tests {
             let mut changes: Vec<_> = SpilledRows::of(&file, &schema).map(WaitingChanges::Spilled).collect();
             changes.push(WaitingChanges::Held(Changes { batch: batch(20_000), kinds: None }));
             drop(file);
-            let (rows, flushed_at) = <(Arc<Mutex<Vec<i64>>>, Arc<Mutex<Vec<usize>>>)>::default();
-            let sink = Recorder { in_parts, rows: Arc::clone(&rows), flushed_at: Arc::clone(&flushed_at) };
+            let sink = Recorder { in_parts, ..Recorder::default() };
+            let (rows, flushed_at) = (Arc::clone(&sink.rows), Arc::clone(&sink.flushed_at));
             let (orders, receiver) = mpsc::channel(1);
             let (errors, _errors) = mpsc::channel(1);
             orders.send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes }).await.expect("room for it");

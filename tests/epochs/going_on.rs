@@ -1,8 +1,9 @@
-//! What a run makes of files that the run before has promised, when that was killed or stopped.
+//! What a run makes of files that the run before has promised or left open, when that was killed or stopped.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -201,5 +202,52 @@ async fn what_one_sink_has_promised_is_not_cleaned_up_by_another() {
     ended.await.unwrap_or_else(|e| panic!("{e}"));
     for table in ["out", "out/copies"] {
         assert_eq!(numbers(&lines(&folder.join(table))), (0..EVENTS).collect::<Vec<_>>(), "{table}");
+    }
+}
+
+const MARKED: &str = "
+CREATE TABLE events (n BIGINT, `day` BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
+CREATE TABLE archive (n BIGINT, `day` BIGINT) PARTITIONED BY (`day`)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/archive', 'format' = 'json',
+  'sink.partition-commit.policy.kind' = 'success-file', 'sink.partition-commit.delay' = '1 h');
+INSERT INTO archive SELECT n, `day` FROM events;
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_stopped_while_it_repeats_epochs_calls_no_partition_complete() {
+    // Before its sink gets the first epoch, and after some.
+    for after in [0, 3] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        events(folder);
+        let options = job(folder, MARKED, Ending::Drain);
+        let dies = dies_after(folder, 10, 2);
+        let killed = ran(&options, |job| replace(job, "archive", |sink| Watched { before_write: dies, ..sink })).await;
+        assert_killed(killed);
+        let (stop, stopped) = watch::channel(after == 0);
+        let written = Arc::new(AtomicU32::new(0));
+        let run = worked(&options, stopped, Arc::default(), |job| {
+            let saved = job.saved.queries.values().next().unwrap();
+            assert!(saved.sink.is_some(), "a partition waits for its mark");
+            assert!(saved.durable_epoch < job.saved.epoch, "its file was open at the checkpoint");
+            let written = Arc::clone(&written);
+            let before_write = move || {
+                if written.fetch_add(1, Ordering::Relaxed) + 1 == after {
+                    stop.send_replace(true);
+                }
+                Ok(())
+            };
+            replace(job, "archive", |sink| Watched { before_write: Box::new(before_write), ..sink });
+        });
+        let summary = run.await.unwrap_or_else(|e| panic!("{e}"));
+        assert!(summary.checkpoints.is_none() && written.load(Ordering::Relaxed) >= after, "it still repeated epochs");
+        let marked = |day: i64| folder.join(format!("archive/day={day}/_SUCCESS")).exists();
+        assert!(!marked(0), "stopped after {after}: a file of the day is missing");
+        ran(&options, |_| ()).await.unwrap_or_else(|e| panic!("{e}"));
+        for day in 0..3 {
+            let rows = numbers(&lines(&folder.join(format!("archive/day={day}"))));
+            assert_eq!(rows, (20 * day..20 * day + 20).collect::<Vec<_>>(), "stopped after {after}");
+            assert!(marked(day), "stopped after {after}");
+        }
     }
 }
