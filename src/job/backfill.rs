@@ -169,8 +169,10 @@ async fn run_query(
         })
         .collect::<Result<Vec<_>>>()?;
     let order = Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes };
-    // A writer that has gone says why when it is awaited.
-    let _ = orders.send(order).await;
+    for order in [order, Order::Finish] {
+        // A writer that has gone says why when it is awaited.
+        let _ = orders.send(order).await;
+    }
     drop(orders);
     let written = writer.await.map_err(|e| Error::internal("a writer's task failed").caused_by(e))??;
     Ok(Backfilled { name: query.name, outcome: Ok(written.rows), late, rejected })

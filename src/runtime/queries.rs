@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use datafusion::arrow::datatypes::SchemaRef;
-use tokio::sync::mpsc;
+use futures::future::try_join_all;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::accounting::QueryCounts;
@@ -41,6 +42,8 @@ pub(super) struct RunningQuery {
     pub(super) due: Arc<AtomicI64>,
     /// The epoch that its sink is writing.
     writes: Arc<AtomicU64>,
+    /// Its sink has been reached, and shows what the run before has promised.
+    recovered: oneshot::Receiver<()>,
 }
 
 /// Gives a query its state, and starts its writer.
@@ -66,7 +69,10 @@ pub(super) async fn start_query(
             after = EpochNumber(state.durable_epoch);
         }
     }
+    log.last = after;
     let (orders, receiver) = mpsc::channel(EPOCHS_WAITING);
+    let (has_recovered, recovered) = oneshot::channel();
+    log.recovered = Some(has_recovered);
     let writer = crew.spawn(run_writer(query.name.clone(), query.sink, receiver, errors, log));
     let counts = QueryCounts { name: query.name.clone(), ..QueryCounts::default() };
     Ok(RunningQuery {
@@ -84,7 +90,20 @@ pub(super) async fn start_query(
         after,
         due,
         writes,
+        recovered,
     })
+}
+
+/// Waits until the sinks of all queries have recovered.
+///
+/// # Errors
+/// The first one of a sink.
+pub(super) async fn all_recovered(queries: &mut [RunningQuery]) -> Result<()> {
+    let recovered = queries.iter_mut().map(async |query| match (&mut query.recovered).await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(writer_error(query).await),
+    });
+    try_join_all(recovered).await.map(drop)
 }
 
 /// Runs the epoch through all queries at the same time. Rows stay in `pending` until they are sent.
@@ -237,16 +256,19 @@ pub(super) async fn checkpoint_query(query: &mut RunningQuery, order: Checkpoint
 }
 
 async fn order_query(query: &mut RunningQuery, order: Order) -> Result<()> {
-    if query.orders.send(order).await.is_err() {
-        // The writer has gone: its own error says why.
-        let outcome = (&mut query.writer).await;
-        return Err(match outcome {
-            Ok(Err(error)) => error,
-            Ok(Ok(_)) => Error::internal("a writer ended early").context(format!("query '{}'", query.name)),
-            Err(error) => Error::internal("a writer's task failed").caused_by(error),
-        });
+    match query.orders.send(order).await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(writer_error(query).await),
     }
-    Ok(())
+}
+
+/// Why a writer has gone: its own error.
+async fn writer_error(query: &mut RunningQuery) -> Error {
+    match (&mut query.writer).await {
+        Ok(Err(error)) => error,
+        Ok(Ok(_)) => Error::internal("a writer ended early").context(format!("query '{}'", query.name)),
+        Err(error) => Error::internal("a writer's task failed").caused_by(error),
+    }
 }
 
 impl RunningQuery {
@@ -256,11 +278,16 @@ impl RunningQuery {
     }
 }
 
-/// Closes a query's sink and takes its state.
+/// Closes a query's sink and takes its state. What is open in the sink appears if the run `finishes`.
 pub(super) async fn end_query(
     query: RunningQuery,
     epoch: EpochNumber,
+    finishes: bool,
 ) -> Result<(QueryCounts, SavedQuery, Option<i64>)> {
+    if finishes {
+        // A writer that has gone says why below.
+        let _ = query.orders.send(Order::Finish).await;
+    }
     drop(query.orders);
     let written = query.writer.await.map_err(|e| Error::internal("a writer's task failed").caused_by(e))??;
     let mut counts = query.counts;

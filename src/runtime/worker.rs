@@ -17,7 +17,9 @@ use super::failures::{Failures, Retries};
 use super::feed::FeedSpecification;
 use super::memory::MemoryWatch;
 use super::progress::{Progress, report};
-use super::queries::{EpochContext, RunningQuery, checkpoint_query, end_query, finish_query, run_queries, start_query};
+use super::queries::{
+    EpochContext, RunningQuery, all_recovered, checkpoint_query, end_query, finish_query, run_queries, start_query,
+};
 use super::references::{ReferenceSpecification, References};
 use super::repeat::{JobLog, Repeated, append, repeated};
 use super::writer::{ErrorsOrder, WriterLog, run_errors};
@@ -144,9 +146,11 @@ impl Worker {
         let (error_sender, error_receiver) = mpsc::channel(16);
         let errors = crew.spawn(run_errors(job.errors, error_receiver));
         let (mut queries, mut memory) = (Vec::new(), MemoryWatch::default());
+        let (may_write, recovered) = watch::channel(false);
         for query in job.queries {
             let committed = committed.remove(&query.name).unwrap_or_default();
-            let log = WriterLog { log: log.clone(), committed, after, ..WriterLog::default() };
+            let all_recovered = Some(recovered.clone());
+            let log = WriterLog { log: log.clone(), committed, after, all_recovered, ..WriterLog::default() };
             queries.push(start_query(query, &mut job.saved, error_sender.clone(), log, &job.compute, &crew).await?);
             memory.keep(&mut queries, &job.compute, started).await?;
         }
@@ -163,18 +167,22 @@ impl Worker {
             crew.clone(),
         );
         driver.begin(cuts).await?;
+        all_recovered(&mut queries).await?;
+        may_write.send_replace(true);
         let mut epoch_number = after;
         let mut saved_epoch = after;
         let mut summary = Summary::default();
         let mut told = vec![Watermark::MIN; job.slots];
         let mut ran = job.clock.elapsed();
         let tests = tests_of(&queries, job.slots);
+        let mut finishes = true;
         loop {
             let mut epoch = driver.next(&mut stop).await?;
             let last = epoch.last;
             if last && driver.is_replaying() {
                 // Stopped between two logged epochs: the last checkpoint and the log have everything for the next run.
                 checkpointer = None;
+                finishes = false;
                 break;
             }
             // Also when nothing has come: a split that has caught up since says so.
@@ -261,7 +269,7 @@ impl Worker {
         let mut closed = None;
         for query in queries {
             let (name, writes) = (query.name.clone(), query.writes());
-            let (counts, state, end) = match end_query(query, epoch_number).await {
+            let (counts, state, end) = match end_query(query, epoch_number, finishes).await {
                 Ok(ended) => ended,
                 Err(error) => {
                     failures.failed(&name, writes);

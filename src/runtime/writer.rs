@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use datafusion::arrow::array::RecordBatch;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::changes::WaitingChanges;
 use super::checkpoints::{CheckpointOrder, Report};
@@ -25,6 +25,9 @@ pub(crate) enum Order {
     Epoch { epoch: EpochNumber, now_ms: i64, changes: Vec<WaitingChanges> },
     /// Say up to which epoch all rows are durable, after everything before has been done.
     Checkpoint(CheckpointOrder),
+    /// The run has ended in order: close what is open, and let it appear. One that ends otherwise leaves open files to the next run,
+    /// which has their rows again: if they appeared now, they would lack what follows, and partitions would be called complete.
+    Finish,
 }
 
 /// What a writer did.
@@ -49,6 +52,8 @@ pub(crate) struct WriterLog {
     pub(crate) committed: Vec<Committable>,
     /// The last epoch of the saved state, which the run goes on from. Up to it, refused rows have been reported.
     pub(crate) after: EpochNumber,
+    /// The last epoch that the writer is not given again.
+    pub(crate) last: EpochNumber,
     /// Whether rows in open files are to be kept for checkpoints: the query has state, so it cannot give them again.
     pub(crate) keeps_rows: bool,
     /// How many of them may be in memory.
@@ -61,9 +66,14 @@ pub(crate) struct WriterLog {
     pub(crate) due: Arc<AtomicI64>,
     /// Where the writer says at which epoch it is.
     pub(crate) writes: Arc<AtomicU64>,
+    /// Where the writer says that it has recovered.
+    pub(crate) recovered: Option<oneshot::Sender<()>>,
+    /// Turns true when all writers of the run have. Before that none may write: the first row has a sink of files remove what runs
+    /// before have left in its folder, and what another sink has promised may lie there too.
+    pub(crate) all_recovered: Option<watch::Receiver<bool>>,
 }
 
-/// Runs until the channel closes, then closes the sink.
+/// Runs until it is told to finish, or the channel closes.
 pub(crate) async fn run_writer(
     query: String,
     sink: Box<dyn Sink>,
@@ -77,7 +87,7 @@ pub(crate) async fn run_writer(
         errors,
         log: start.log,
         after: start.after,
-        last: start.after,
+        last: start.last,
         unwritten: start.keeps_rows.then(|| Unwritten::new(start.limit)),
         written: Written::default(),
         due: start.due,
@@ -85,16 +95,28 @@ pub(crate) async fn run_writer(
     };
     let query = writer.query.clone();
     let run = async {
-        writer.begin(start.committed, start.unwritten, start.sink.as_deref()).await?;
+        writer.recover(start.committed, start.sink.as_deref()).await?;
+        if let Some(recovered) = start.recovered {
+            // A run that does not wait any more has failed for a reason of its own.
+            let _ = recovered.send(());
+        }
+        if let Some(mut all) = start.all_recovered {
+            let failed = |_| Error::internal("the run has failed before all its sinks had recovered");
+            all.wait_for(|all| *all).await.map_err(failed)?;
+        }
+        writer.write_again(start.unwritten).await?;
         writer.tell_due();
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Epoch { epoch, now_ms, changes } => writer.write(epoch, now_ms, changes).await?,
                 Order::Checkpoint(order) => order.report(writer.report()).await,
+                Order::Finish => {
+                    let staged = writer.sink.finish(writer.last).await?;
+                    writer.commit(writer.last, staged).await?;
+                    break;
+                }
             }
         }
-        let staged = writer.sink.finish(writer.last).await?;
-        writer.commit(writer.last, staged).await?;
         Ok(writer.written)
     };
     run.await.map_err(|e: Error| e.context(format!("query '{query}'")))
@@ -115,13 +137,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// Reaches the sink, lets appear what a run before has staged, and writes again what that had in open files.
-    async fn begin(
-        &mut self,
-        committed: Vec<Committable>,
-        unwritten: Option<OperatorState>,
-        snapshot: Option<&str>,
-    ) -> Result<()> {
+    /// Reaches the sink, and lets appear what a run before has staged.
+    async fn recover(&mut self, committed: Vec<Committable>, snapshot: Option<&str>) -> Result<()> {
         self.sink.open().await?;
         if let Some(snapshot) = snapshot {
             self.sink.restore(snapshot)?;
@@ -129,6 +146,11 @@ impl Writer {
         if !committed.is_empty() {
             self.sink.recover(committed).await?;
         }
+        Ok(())
+    }
+
+    /// Writes again what a run before had in open files, and no epoch gives again.
+    async fn write_again(&mut self, unwritten: Option<OperatorState>) -> Result<()> {
         let Some(state) = unwritten else { return Ok(()) };
         let Some(mut held) = self.unwritten.take() else { return Ok(()) };
         held.restore(state)?;
@@ -267,10 +289,12 @@ mod tests {
     use crate::state::SpillFolder;
 
     /// Says what it was asked for.
+    #[derive(Clone, Default)]
     struct Recorder {
         in_parts: bool,
         rows: Arc<Mutex<Vec<i64>>>,
         flushed_at: Arc<Mutex<Vec<usize>>>,
+        finished_at: Arc<Mutex<Vec<u64>>>,
     }
 
     #[async_trait]
@@ -289,6 +313,34 @@ mod tests {
             let rows = self.rows.lock().expect("unpoisoned").len();
             self.flushed_at.lock().expect("unpoisoned").push(rows);
             Ok(WriteOutcome::default())
+        }
+
+        async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+            self.finished_at.lock().expect("unpoisoned").push(epoch.0);
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_open_is_closed_only_when_the_run_ends_in_order() {
+        let epoch = |epoch| Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, changes: Vec::new() };
+        for (given, finished) in [
+            (vec![epoch(8), epoch(9), Order::Finish], Some(9)),
+            // It has had no epoch: the last one is that up to which it is durable, not that of the saved state.
+            (vec![Order::Finish], Some(5)),
+            (vec![epoch(6)], None),
+            (vec![], None),
+        ] {
+            let sink = Recorder::default();
+            let (orders, receiver) = mpsc::channel(3);
+            let (errors, _errors) = mpsc::channel(1);
+            for order in given {
+                orders.send(order).await.expect("room for it");
+            }
+            drop(orders);
+            let start = WriterLog { after: EpochNumber(7), last: EpochNumber(5), ..WriterLog::default() };
+            run_writer("q".to_owned(), Box::new(sink.clone()), receiver, errors, start).await.expect("it ends");
+            assert_eq!(*sink.finished_at.lock().expect("unpoisoned"), Vec::from_iter(finished));
         }
     }
 
@@ -312,8 +364,8 @@ mod tests {
             let mut changes: Vec<_> = SpilledRows::of(&file, &schema).map(WaitingChanges::Spilled).collect();
             changes.push(WaitingChanges::Held(Changes { batch: batch(20_000), kinds: None }));
             drop(file);
-            let (rows, flushed_at) = <(Arc<Mutex<Vec<i64>>>, Arc<Mutex<Vec<usize>>>)>::default();
-            let sink = Recorder { in_parts, rows: Arc::clone(&rows), flushed_at: Arc::clone(&flushed_at) };
+            let sink = Recorder { in_parts, ..Recorder::default() };
+            let (rows, flushed_at) = (Arc::clone(&sink.rows), Arc::clone(&sink.flushed_at));
             let (orders, receiver) = mpsc::channel(1);
             let (errors, _errors) = mpsc::channel(1);
             orders.send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes }).await.expect("room for it");

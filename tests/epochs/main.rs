@@ -1,4 +1,5 @@
-//! What an epoch takes: bounds in bytes, and the maximum age of records; and that both are repeated as they were after a kill.
+//! What an epoch takes: bounds in bytes, and the maximum age of records; and that both are repeated as they were after a kill. What
+//! becomes of reference tables and of files when a run goes on.
 
 #![recursion_limit = "256"]
 #![expect(clippy::disallowed_methods, reason = "the program under test lives in real time")]
@@ -13,6 +14,7 @@ use job::{Variant, options, run};
 use serde_json::Value;
 use tidemill::runtime::{Ending, Summary};
 
+mod going_on;
 #[path = "../support/job.rs"]
 mod job;
 mod lambda;

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::contracts::{Committable, EpochNumber, Error, Result};
 
+use super::output::Staged;
+
 /// By partition folder, the last epoch whose rows are in committed files.
 #[derive(Debug, Default)]
 pub(super) struct Durable(BTreeMap<String, u64>);
@@ -20,8 +22,11 @@ impl Durable {
         self.0.get(folder).is_some_and(|through| epoch.0 <= *through)
     }
 
-    /// Takes note of a file that has been committed.
+    /// Takes note of a file that has been committed. The mark of a complete partition has no rows, and says nothing of epochs.
     pub(super) fn note(&mut self, file: &Noted) {
+        if matches!(serde_json::from_str(&file.file), Ok(Staged::Success { .. })) {
+            return;
+        }
         let through = self.0.entry(file.folder.clone()).or_default();
         *through = file.through.max(*through);
     }
@@ -57,5 +62,24 @@ impl Noted {
     /// The file itself, to be committed.
     pub(super) fn staged(&self) -> Committable {
         Committable { payload: self.file.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_says_what_is_durable_and_a_mark_does_not() {
+        let mut durable = Durable::default();
+        let payload = r#"{"temporary":"day=1/.part-job-1-0-e3.jsonl","path":"day=1/part-job-1-0-e3.jsonl"}"#;
+        let file = Committable { payload: payload.to_owned() };
+        let mark = Staged::Success { success: "day=1/_SUCCESS".to_owned() }.committable().expect("text");
+        for (staged, through, durable_through) in [(&mark, 9, 0), (&file, 4, 4), (&mark, 9, 4), (&file, 7, 7)] {
+            let noted = Noted::committable("day=1".to_owned(), EpochNumber(through), staged.clone()).expect("text");
+            durable.note(&Noted::of(&noted).expect("as it was written"));
+            let has: Vec<u64> = (1..12).filter(|epoch| durable.has("day=1", EpochNumber(*epoch))).collect();
+            assert_eq!(has, (1..=durable_through).collect::<Vec<_>>());
+        }
     }
 }

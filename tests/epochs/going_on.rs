@@ -1,0 +1,253 @@
+//! What a run makes of files that the run before has promised or left open, when that was killed or stopped.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tidemill::contracts::{Changes, Clock, Committable, EpochNumber, Error, Result, Sink, SystemClock, WriteOutcome};
+use tidemill::job::{JobOptions, prepare};
+use tidemill::runtime::{Ending, Job, Progress, Summary, Worker};
+use tokio::sync::{Notify, watch};
+
+use super::job::{Variant, options};
+use super::{HOUR, lines, numbers, write};
+
+/// What a test does when a sink is about to do something.
+type Hook = Box<dyn FnMut() -> Result<()> + Send>;
+
+/// A sink that tells what it is about to do.
+struct Watched {
+    sink: Box<dyn Sink>,
+    before_write: Hook,
+    before_commit: Hook,
+    /// `recover` waits for this; not for ever, since it is not to happen.
+    recovers_late: Option<Arc<Notify>>,
+}
+
+impl Watched {
+    fn new(sink: Box<dyn Sink>) -> Self {
+        let [before_write, before_commit]: [Hook; 2] = [Box::new(|| Ok(())), Box::new(|| Ok(()))];
+        Self { sink, before_write, before_commit, recovers_late: None }
+    }
+}
+
+#[async_trait]
+impl Sink for Watched {
+    async fn open(&mut self) -> Result<()> {
+        self.sink.open().await
+    }
+
+    async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
+        if let Some(event) = &self.recovers_late {
+            let _ = tokio::time::timeout(Duration::from_millis(500), event.notified()).await;
+        }
+        self.sink.recover(committed).await
+    }
+
+    fn snapshot(&self) -> Option<String> {
+        self.sink.snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &str) -> Result<()> {
+        self.sink.restore(snapshot)
+    }
+
+    fn open_since(&self) -> Option<EpochNumber> {
+        self.sink.open_since()
+    }
+
+    async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+        // Checkpoints are made meanwhile.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        (self.before_write)()?;
+        self.sink.write(epoch, changes).await
+    }
+
+    async fn flush(&mut self, epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome> {
+        self.sink.flush(epoch, now_ms).await
+    }
+
+    fn wants_flush_at(&self) -> Option<i64> {
+        self.sink.wants_flush_at()
+    }
+
+    async fn prepare(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+        self.sink.prepare(epoch).await
+    }
+
+    async fn commit(&mut self, committables: Vec<Committable>) -> Result<()> {
+        (self.before_commit)()?;
+        self.sink.commit(committables).await
+    }
+
+    async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+        self.sink.finish(epoch).await
+    }
+}
+
+/// A job over JSON files, a row an epoch.
+fn job(folder: &Path, sql: &str, ending: Ending) -> JobOptions {
+    std::fs::write(folder.join("job.sql"), sql).unwrap();
+    let parameters = BTreeMap::from([("DIR".to_owned(), folder.display().to_string())]);
+    let variant = Variant { rows: 1, ..Variant::default() };
+    let mut options = options(folder.join("job.sql"), folder.join("local"), parameters, variant, ending);
+    options.state.interval = Some(Duration::from_nanos(1));
+    options
+}
+
+/// Runs a job, changed by the test, until it ends or is stopped.
+async fn worked(
+    options: &JobOptions,
+    stop: watch::Receiver<bool>,
+    progress: Arc<Progress>,
+    change: impl FnOnce(&mut Job),
+) -> Result<Summary> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let mut prepared = prepare(options, clock).await.unwrap_or_else(|errors| panic!("{errors:?}"));
+    change(&mut prepared.job);
+    let run = tokio::spawn(Worker::run(prepared.job, stop, progress));
+    tokio::time::timeout(Duration::from_secs(60), run).await.expect("it ends").expect("no panic")
+}
+
+/// Runs a job, with the sinks that the test makes of its own, to the end.
+async fn ran(options: &JobOptions, change: impl FnOnce(&mut Job)) -> Result<Summary> {
+    worked(options, watch::channel(false).1, Arc::default(), change).await
+}
+
+/// Puts a sink in the place of a query's own.
+fn replace(job: &mut Job, table: &str, with: impl FnOnce(Watched) -> Watched) {
+    let query = job.queries.iter_mut().find(|query| query.name.ends_with(table)).unwrap();
+    let own = std::mem::replace(&mut query.sink, Box::new(Nothing));
+    query.sink = Box::new(with(Watched::new(own)));
+}
+
+struct Nothing;
+
+#[async_trait]
+impl Sink for Nothing {
+    async fn write(&mut self, _: EpochNumber, _: Changes) -> Result<WriteOutcome> {
+        Ok(WriteOutcome::default())
+    }
+
+    async fn flush(&mut self, _: EpochNumber, _: i64) -> Result<WriteOutcome> {
+        Ok(WriteOutcome::default())
+    }
+}
+
+/// Fails as if the process were killed there: when that has been asked for so often, and there are so many checkpoints.
+fn dies_after(folder: &Path, times: u32, checkpoints: u64) -> Hook {
+    let (folder, mut asked) = (folder.join("local/checkpoints/job/manifests"), 0);
+    Box::new(move || {
+        asked += 1;
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let number = |name: String| name.strip_suffix(".json").and_then(|number| number.parse::<u64>().ok());
+        let newest = entries.filter_map(|entry| number(entry.file_name().to_string_lossy().into_owned())).max();
+        let dies = asked > times && newest.is_some_and(|newest| newest >= checkpoints);
+        if dies { Err(Error::unavailable("killed")) } else { Ok(()) }
+    })
+}
+
+#[track_caller]
+fn assert_killed(outcome: Result<Summary>) {
+    let error = outcome.expect_err("it is killed").to_string();
+    assert!(error.contains("killed"), "{error}");
+}
+
+const EVENTS: i64 = 60;
+
+/// A row for each minute, in days of 20.
+fn events(folder: &Path) {
+    let event = |n: i64| format!("{{\"n\":{n},\"at\":\"2026-03-01T00:{n:02}:00Z\",\"day\":{}}}\n", n / 20);
+    write(&folder.join("in/a.jsonl"), &(0..EVENTS).map(event).collect::<String>(), HOUR);
+}
+
+/// One keeps its file open, and has to write its rows again; the other one, in a folder below, closes a file for each row.
+const TWO_SINKS: &str = "
+CREATE TABLE events (n BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
+CREATE TABLE minutes (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/out', 'format' = 'json');
+CREATE TABLE copies (n BIGINT)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/out/copies', 'format' = 'json', 'sink.rolling-policy.row-count' = '1');
+INSERT INTO minutes SELECT MAX(n) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE))
+GROUP BY window_start, window_end;
+INSERT INTO copies SELECT n FROM events;
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_sink_has_promised_is_not_cleaned_up_by_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    events(folder);
+    let options = job(folder, TWO_SINKS, Ending::Drain);
+    // The log names a file of `copies`, and the rename has not happened.
+    let dies = dies_after(folder, 5, 4);
+    let killed = ran(&options, |job| replace(job, "copies", |sink| Watched { before_commit: dies, ..sink })).await;
+    assert_killed(killed);
+    // While that sink has not got to it, the other one has rows to write.
+    let written = Arc::new(Notify::new());
+    let ended = ran(&options, |job| {
+        let saved = job.saved.queries.iter().find(|(name, _)| name.ends_with("minutes")).unwrap().1;
+        assert!(saved.unwritten.is_some(), "it has to write again what it had in an open file");
+        let tells = Arc::clone(&written);
+        let before_write = move || {
+            tells.notify_one();
+            Ok(())
+        };
+        replace(job, "minutes", |sink| Watched { before_write: Box::new(before_write), ..sink });
+        replace(job, "copies", |sink| Watched { recovers_late: Some(Arc::clone(&written)), ..sink });
+    });
+    ended.await.unwrap_or_else(|e| panic!("{e}"));
+    for table in ["out", "out/copies"] {
+        assert_eq!(numbers(&lines(&folder.join(table))), (0..EVENTS).collect::<Vec<_>>(), "{table}");
+    }
+}
+
+const MARKED: &str = "
+CREATE TABLE events (n BIGINT, `day` BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
+CREATE TABLE archive (n BIGINT, `day` BIGINT) PARTITIONED BY (`day`)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/archive', 'format' = 'json',
+  'sink.partition-commit.policy.kind' = 'success-file', 'sink.partition-commit.delay' = '1 h');
+INSERT INTO archive SELECT n, `day` FROM events;
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_stopped_while_it_repeats_epochs_calls_no_partition_complete() {
+    // Before its sink gets the first epoch, and after some.
+    for after in [0, 3] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        events(folder);
+        let options = job(folder, MARKED, Ending::Drain);
+        let dies = dies_after(folder, 10, 2);
+        let killed = ran(&options, |job| replace(job, "archive", |sink| Watched { before_write: dies, ..sink })).await;
+        assert_killed(killed);
+        let (stop, stopped) = watch::channel(after == 0);
+        let written = Arc::new(AtomicU32::new(0));
+        let run = worked(&options, stopped, Arc::default(), |job| {
+            let saved = job.saved.queries.values().next().unwrap();
+            assert!(saved.sink.is_some(), "a partition waits for its mark");
+            assert!(saved.durable_epoch < job.saved.epoch, "its file was open at the checkpoint");
+            let written = Arc::clone(&written);
+            let before_write = move || {
+                if written.fetch_add(1, Ordering::Relaxed) + 1 == after {
+                    stop.send_replace(true);
+                }
+                Ok(())
+            };
+            replace(job, "archive", |sink| Watched { before_write: Box::new(before_write), ..sink });
+        });
+        let summary = run.await.unwrap_or_else(|e| panic!("{e}"));
+        assert!(summary.checkpoints.is_none() && written.load(Ordering::Relaxed) >= after, "it still repeated epochs");
+        let marked = |day: i64| folder.join(format!("archive/day={day}/_SUCCESS")).exists();
+        assert!(!marked(0), "stopped after {after}: a file of the day is missing");
+        ran(&options, |_| ()).await.unwrap_or_else(|e| panic!("{e}"));
+        for day in 0..3 {
+            let rows = numbers(&lines(&folder.join(format!("archive/day={day}"))));
+            assert_eq!(rows, (20 * day..20 * day + 20).collect::<Vec<_>>(), "stopped after {after}");
+            assert!(marked(day), "stopped after {after}");
+        }
+    }
+}
