@@ -48,6 +48,8 @@ const LEAST_EPOCH_BYTES: u64 = 1 << 20;
 const STATE_FILE_PART: f64 = 1.0 / 32.0;
 /// … but not so little that there are thousands of them.
 const LEAST_STATE_FILE_BYTES: usize = 4 << 20;
+/// Below this the least sizes do not fit: with 1.5 million keys a limit of 128 MiB was exceeded by a quarter (`benches/README.md`).
+const LEAST_MEMORY: u64 = 192 << 20;
 /// The process gets this share of what its machine or container has, when nothing else is asked for.
 const DEFAULT_SHARE: f64 = 0.8;
 
@@ -72,6 +74,13 @@ impl MemoryOptions {
 
     /// What there is for whom; `None`, with a note, when the default cannot be had.
     pub(super) fn share_out(&self, notes: &mut Vec<String>) -> Result<Option<Memory>> {
+        if self.bytes < LEAST_MEMORY {
+            let (has, least) = (self.bytes >> 20, LEAST_MEMORY >> 20);
+            notes.push(format!(
+                "{has} MiB of memory are little: epochs, plans and buffers have a least size, and with large state the process \
+                 may exceed its limit; give it {least} MiB or more (--memory)"
+            ));
+        }
         match self.try_share_out() {
             Err(error) if !self.asked => {
                 notes.push(format!("all state stays in memory: {}", error.message()));
