@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A message that a topic has got.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,7 +20,15 @@ pub(crate) struct Topics {
     pub(crate) published: Mutex<Vec<Published>>,
     /// Sizes of the batches.
     pub(crate) batches: Mutex<Vec<usize>>,
+    /// The service's own time, which the test sets.
+    pub(crate) seconds: AtomicU64,
+    /// Of FIFO topics: when each deduplication id was taken.
+    known: Mutex<BTreeMap<(String, String), u64>>,
 }
+
+/// How long a FIFO topic knows a deduplication id.
+/// Source: Amazon SNS Developer Guide, "Message deduplication for FIFO topics".
+const DEDUPLICATION_SECONDS: u64 = 5 * 60;
 
 const NAMESPACE: &str = "http://sns.amazonaws.com/doc/2010-03-31/";
 pub(crate) const ARN: &str = "arn:aws:sns:eu-west-1:000000000000:";
@@ -84,6 +93,17 @@ impl Topics {
         }
     }
 
+    fn is_known(&self, topic: &str, id: Option<&str>) -> bool {
+        let (true, Some(id)) = (topic.ends_with(".fifo"), id) else { return false };
+        let (now, mut known) = (self.seconds.load(Ordering::SeqCst), self.known.lock().unwrap());
+        let key = (topic.to_owned(), id.to_owned());
+        if known.get(&key).is_some_and(|taken| now < taken + DEDUPLICATION_SECONDS) {
+            return true;
+        }
+        known.insert(key, now);
+        false
+    }
+
     fn publish(&self, form: &BTreeMap<String, String>, fails: impl Fn(usize) -> bool) -> (u16, String) {
         let (mut done, mut failed) = (String::new(), String::new());
         let mut count = 0;
@@ -109,7 +129,10 @@ impl Topics {
                     let value = at("Value.StringValue").or(at("Value.BinaryValue")).unwrap();
                     message.attributes.insert(name, (at("Value.DataType").unwrap(), value));
                 }
-                self.published.lock().unwrap().push(message);
+                // A second one is taken as if it were new, and goes nowhere.
+                if !self.is_known(&form["TopicArn"], message.deduplication.as_deref()) {
+                    self.published.lock().unwrap().push(message);
+                }
                 done.push_str(&format!("<member><Id>{id}</Id><MessageId>m</MessageId></member>"));
             }
             count += 1;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::array::*;
 use arrow::datatypes::{DataType, TimeUnit};
@@ -204,6 +205,52 @@ async fn fifo_topics_have_groups_in_order_and_an_id_to_deduplicate_by() {
     };
     assert_eq!((of("a"), of("b")), (vec!["1".into(), "3".into(), "4".into()], vec!["2".into(), "5".into()]));
     assert!(published.iter().all(|p| p.deduplication.as_ref() == p.attributes.get("alert_id").map(|(_, id)| id)));
+}
+
+/// SNS itself forgets what a FIFO topic has got after five minutes; the ledger does not.
+#[tokio::test]
+async fn a_fifo_topic_with_a_ledger_has_a_replay_once_however_late() {
+    let running = Running::start(calm()).await;
+    running.tables.create("published", &[("id", "S")]);
+    let topic = format!("{ARN}alerts.fifo");
+    let plain = alerts(&running, &[("topic", &topic)]);
+    let kept = alerts(&running, &[("topic", &topic), ("sink.ledger.table", "published")]);
+    let publish = async |table: &TableSpec, epoch: u64, texts: &[&str]| {
+        write_epoch(opened(table).await.unwrap().as_mut(), epoch, messages(table, texts)).await.unwrap();
+        bodies(&running).len()
+    };
+    let pass = |minutes: u64| running.topics.seconds.fetch_add(minutes * 60, Ordering::SeqCst);
+    // Without one: SNS leaves the replay out, and forgets.
+    assert_eq!(publish(&plain, 1, &["a", "too"]).await, 2);
+    pass(4);
+    assert_eq!(publish(&plain, 1, &["a", "too"]).await, 2, "four minutes later");
+    pass(2);
+    assert_eq!(publish(&plain, 1, &["a", "too"]).await, 4, "six minutes later: what the ledger is for");
+    // With one: nothing comes again, after minutes or days.
+    pass(6);
+    assert_eq!(publish(&kept, 2, &["b", "too"]).await, 6);
+    for minutes in [1, 6, 60, 3 * 24 * 60] {
+        pass(minutes);
+        assert_eq!(publish(&kept, 2, &["b", "too"]).await, 6, "{minutes} minutes later");
+    }
+    assert_eq!(publish(&kept, 3, &["b", "too"]).await, 8, "equal rows of a later epoch are new ones");
+    // A kill between publish and mark: SNS leaves the replay out for five minutes; then nobody knows.
+    for (minutes, wanted) in [(4, 9), (6, 11)] {
+        pass(6);
+        let (epoch, marks) = (EpochNumber(10 + minutes), running.count("BatchWriteItem"));
+        running.follow(Box::new(|name| if name == "BatchWriteItem" { Fault::CutBefore } else { Fault::None }));
+        let mut sink = opened(&kept).await.unwrap();
+        sink.write(epoch, messages(&kept, &["c"])).await.unwrap();
+        tokio::select! {
+            _ = sink.flush(epoch, 0) => unreachable!("it cannot mark"),
+            () = async { while running.count("BatchWriteItem") < marks + 3 { tokio::task::yield_now().await } } => {}
+        }
+        running.follow(calm());
+        pass(minutes);
+        assert_eq!(publish(&kept, epoch.0, &["c"]).await, wanted, "{minutes} minutes later");
+        pass(60);
+        assert_eq!(publish(&kept, epoch.0, &["c"]).await, wanted, "it is marked by now");
+    }
 }
 
 #[tokio::test]
