@@ -3,9 +3,21 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use tidemill::contracts::splitmix64;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// The seed of this run.
+pub(crate) fn seed() -> u64 {
+    number("FUZZ_SEED").unwrap_or(20_261_126)
+}
+
+/// Bits of the byte at `at` that are flipped: one, which the seed chooses; in the long run each.
+pub(crate) fn bits(at: usize) -> std::ops::Range<u32> {
+    let one = (splitmix64(seed() ^ at as u64) % 8) as u32;
+    if number("FUZZ_CASES").is_some() { 0..8 } else { one..one + 1 }
 }
 
 /// Runs `usual` cases in CI, and `FUZZ_CASES / share` of them where that is set.
@@ -16,7 +28,7 @@ pub(crate) fn check<S: Strategy>(
     test: impl Fn(S::Value) -> Result<(), TestCaseError>,
 ) {
     let cases = number("FUZZ_CASES").map_or(usual, |cases| (cases as u32 / share).max(1));
-    let seed = number("FUZZ_SEED").unwrap_or(20_261_126);
+    let seed = seed();
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 4_096, ..Config::default() };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());

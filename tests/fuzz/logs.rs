@@ -8,7 +8,7 @@ use proptest::sample::Index;
 use tidemill::contracts::{EpochCut, EpochLog, ErrorKind, LogEntry, Opened, OpenedAt, SplitCut, TableCut};
 use tidemill::state::{FileEpochLog, ObjectEpochLog};
 
-use crate::change::{changed, changes, check};
+use crate::change::{bits, changed, changes, check, seed};
 use crate::memory::Memory;
 
 fn entries() -> Vec<LogEntry> {
@@ -87,11 +87,14 @@ fn a_flipped_bit_in_any_byte_of_a_file_is_found() {
     let whole = written(folder.path());
     let path = folder.path().join("epochs.log");
     for at in 0..whole.len() {
-        let mut damaged = whole.clone();
-        damaged[at] ^= 1 << (at % 8);
-        std::fs::write(&path, &damaged).unwrap();
-        let error = FileEpochLog::open(folder.path()).err();
-        assert!(error.is_some_and(|e| e.kind() == ErrorKind::Corrupt), "byte {at} of {}", whole.len());
+        for bit in bits(at) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << bit;
+            std::fs::write(&path, &damaged).unwrap();
+            let error = FileEpochLog::open(folder.path()).err();
+            let found = error.is_some_and(|e| e.kind() == ErrorKind::Corrupt);
+            assert!(found, "bit {bit} of byte {at} of {}, FUZZ_SEED={}", whole.len(), seed());
+        }
     }
     std::fs::write(&path, &whole).unwrap();
     assert_eq!(FileEpochLog::open(folder.path()).unwrap().1, entries());

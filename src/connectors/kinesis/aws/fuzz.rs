@@ -1,6 +1,6 @@
 //! Hostile payloads: aggregates and compressed records with bytes changed at random. `tests/fuzz` has the rest.
 //!
-//! `FUZZ_CASES=N` runs that many cases.
+//! `FUZZ_CASES=N` runs that many cases, `FUZZ_SEED=N` others; a case that fails says its seed.
 
 use std::io::Write;
 
@@ -16,14 +16,23 @@ use super::payload::{Compression, LARGEST_BYTES};
 use super::position::{Place, ShardPosition};
 use crate::contracts::SplitId;
 
+/// The number that a variable of the environment has, if it is set.
+fn asked(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
 fn check<S: Strategy>(usual: u32, strategy: S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
-    let cases = std::env::var("FUZZ_CASES").map_or(usual, |text| text.parse().expect("a number"));
+    let cases = asked("FUZZ_CASES").map_or(usual, |cases| u32::try_from(cases).expect("fewer cases"));
+    let seed = asked("FUZZ_SEED").unwrap_or(20_261_126);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[26; 32]));
-    if let Err(error) = runner.run(&strategy, test) {
-        panic!("{error}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    match runner.run(&strategy, test) {
+        Ok(()) => println!("{cases} cases, FUZZ_SEED={seed}"),
+        Err(error) => panic!("FUZZ_SEED={seed}: {error}"),
     }
-    println!("{cases} cases");
 }
 
 /// Bytes that are set, put in and left out.
