@@ -185,6 +185,9 @@ pub(crate) struct Query {
     rows: Option<Order>,
 }
 
+/// Events by their keys.
+type Groups<'a> = BTreeMap<Vec<String>, Vec<&'a Event>>;
+
 /// In time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
@@ -336,7 +339,7 @@ impl Query {
     /// What must come of the events.
     pub(crate) fn results(&self, events: &[Event]) -> Vec<Row> {
         let below = self.below.map(|size| counts(events, size));
-        let mut groups: BTreeMap<(i64, i64), BTreeMap<Vec<String>, Vec<&Event>>> = BTreeMap::new();
+        let mut groups: BTreeMap<(i64, i64), Groups<'_>> = BTreeMap::new();
         for event in below.as_deref().unwrap_or(events) {
             if self.filter.is_some_and(|(divisor, rest)| event.id % divisor != rest) {
                 continue;
