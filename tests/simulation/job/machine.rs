@@ -1,12 +1,16 @@
 //! A machine that a replica runs on, its network, and what fails there.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+use tidemill::contracts::splitmix64;
+use tokio::sync::oneshot;
 
 use crate::world::{Chance, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 14] = [
+pub(crate) const FAULTS: [&str; 18] = [
     "lost request",
     "lost reply",
     "late request",
@@ -21,6 +25,10 @@ pub(crate) const FAULTS: [&str; 14] = [
     "changed table",
     "file",
     "silent shard",
+    "doubled request",
+    "pause longer than the lease",
+    "two leaders",
+    "fast clock",
 ];
 
 /// What all machines share: chance, counts, and what is written down of a run.
@@ -38,12 +46,16 @@ pub(crate) struct Inner {
     pub(crate) faults: Tally,
     pub(crate) trace: Vec<String>,
     pub(crate) problems: Vec<String>,
+    /// Of every request: when it was sent, and what became of it.
+    pub(crate) digest: u64,
+    /// Processes that lead, as far as they know.
+    leaders: BTreeSet<u64>,
 }
 
 impl Nature {
     pub(crate) fn new(world: Arc<World>, seed: u64, calm: Duration) -> Self {
-        let inner =
-            Inner { chance: Chance::new(seed), faults: Tally::default(), trace: Vec::new(), problems: Vec::new() };
+        let (faults, trace, problems, leaders) = Default::default();
+        let inner = Inner { chance: Chance::new(seed), faults, trace, problems, digest: 0, leaders };
         Self { world, inner: Mutex::new(inner), calm }
     }
 
@@ -54,6 +66,18 @@ impl Nature {
     pub(crate) fn trace(&self, text: impl std::fmt::Display) {
         let line = format!("{:>10.3?} {text}", self.world.now().as_secs_f64());
         self.lock().trace.push(line);
+    }
+
+    /// A process leads, or has heard that it does not any more.
+    pub(crate) fn leads(&self, process: u64, leads: bool) {
+        let mut inner = self.lock();
+        if leads {
+            inner.leaders.insert(process);
+            let two = inner.leaders.len() > 1;
+            inner.faults.count_if(two, "two leaders");
+        } else {
+            inner.leaders.remove(&process);
+        }
     }
 
     pub(crate) fn is_calm(&self) -> bool {
@@ -123,22 +147,27 @@ impl Machine {
     /// Asks a service to do something. A request that was sent arrives, sooner or later, whatever becomes of the sender.
     pub(crate) async fn call<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl Fn() -> T + Send + 'static,
     ) -> Result<T, Lost> {
         self.goes().await;
         let calm = self.nature.is_calm();
-        let (there, back, request_lost, reply_lost) = {
+        let (there, again, back, request_lost, reply_lost) = {
             let cut = self.state().cut_until > self.nature.world.now();
             let mut inner = self.nature.lock();
             let request_lost = cut || (!calm && inner.chance.percent(2));
             let reply_lost = !calm && inner.chance.percent(2);
             let late = !calm && inner.chance.percent(2);
             let there = 1 + inner.chance.below(if late { 9_000 } else { 20 });
+            let again = (!calm && inner.chance.percent(2)).then(|| inner.chance.below(9_000));
+            inner.faults.count_if(again.is_some() && !request_lost, "doubled request");
             let back = 1 + inner.chance.below(20);
             inner.faults.count_if(request_lost, "lost request");
             inner.faults.count_if(reply_lost && !request_lost, "lost reply");
             inner.faults.count_if(late && !request_lost, "late request");
-            (there, back, request_lost, reply_lost)
+            let sent = u64::try_from(self.nature.world.now().as_micros()).expect("a short simulation");
+            let fate = (there << 32) ^ (back << 16) ^ u64::from(request_lost) ^ (u64::from(reply_lost) << 1);
+            inner.digest = splitmix64(inner.digest ^ splitmix64(sent) ^ fate);
+            (there, again, back, request_lost, reply_lost)
         };
         let world = Arc::clone(&self.nature.world);
         if request_lost {
@@ -146,17 +175,23 @@ impl Machine {
             self.goes().await;
             return Err(Lost);
         }
-        let sent = tokio::spawn({
+        let (answered, mut answer) = oneshot::channel();
+        tokio::spawn({
             let world = Arc::clone(&world);
             async move {
                 world.sleep(Duration::from_millis(there)).await;
-                work()
+                // Nobody may wait any more.
+                let _ = answered.send(work());
+                if let Some(again) = again {
+                    world.sleep(Duration::from_millis(again)).await;
+                    work();
+                }
             }
         });
         // Whoever waits gives up after a while; the request is still on its way.
         let answer = tokio::select! {
             biased;
-            answer = sent => Ok(answer.expect("a service does not panic")),
+            answer = &mut answer => Ok(answer.expect("a service does not panic")),
             () = world.sleep(Duration::from_millis(2_000)) => Err(Lost),
         };
         let back = if reply_lost { 1_500 } else { back };

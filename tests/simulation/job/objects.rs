@@ -69,7 +69,10 @@ impl ObjectStore for FarStore {
         if self.bug == Some(Bug::LosesObjects) && self.machine.nature.lock().chance.percent(3) {
             return Ok(PutResult { e_tag: None, version: None });
         }
-        self.machine.call(move || now(inner.put_opts(&location, payload, options))).await.map_err(lost)?
+        self.machine
+            .call(move || now(inner.put_opts(&location, payload.clone(), options.clone())))
+            .await
+            .map_err(lost)?
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -78,7 +81,7 @@ impl ObjectStore for FarStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let (inner, location) = (Arc::clone(&self.inner), location.clone());
-        self.machine.call(move || now(inner.get_opts(&location, options))).await.map_err(lost)?
+        self.machine.call(move || now(inner.get_opts(&location, options.clone()))).await.map_err(lost)?
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -89,7 +92,7 @@ impl ObjectStore for FarStore {
                 let location = location?;
                 let one = location.clone();
                 let removed = machine.call(move || {
-                    now(inner.delete_stream(futures::stream::iter([Ok(one)]).boxed()).try_collect::<Vec<_>>())
+                    now(inner.delete_stream(futures::stream::iter([Ok(one.clone())]).boxed()).try_collect::<Vec<_>>())
                 });
                 removed.await.map_err(lost)??;
                 Ok(location)

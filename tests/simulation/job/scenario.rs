@@ -34,6 +34,7 @@ const FAULTS_S: u64 = 60;
 /// By then, whoever leads has read everything.
 const END_S: u64 = 110;
 const REPLICAS: usize = 2;
+const LEASE_S: u64 = 4;
 
 /// A fault of a part of the program that the checks must notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +101,8 @@ pub(crate) struct Outcome {
     pub(crate) trace: Vec<String>,
     /// When items were written.
     pub(crate) updates: Vec<Duration>,
+    /// Of every request.
+    pub(crate) digest: u64,
 }
 
 /// The world as one machine sees it.
@@ -226,8 +229,14 @@ fn options(job: &Path, site: &Arc<Site>, ending: Ending) -> JobOptions {
 
 fn site(shared: &Arc<Shared>, nature: &Arc<Nature>, offset_ms: i64) -> Arc<Site> {
     let machine = Machine::new(nature);
-    // The hour differs from machine to machine; no more than that may hold for what is right.
-    let clock = Arc::new(MachineClock { world: Arc::clone(&nature.world), offset_ms, per_mille: 1_000 });
+    // The hour differs from machine to machine, and how fast it goes; nothing of that may matter for what is right.
+    let per_mille = {
+        let mut inner = nature.lock();
+        let per_mille = 980 + inner.chance.below(41) as u32;
+        inner.faults.count_if(per_mille > 1_000, "fast clock");
+        per_mille
+    };
+    let clock = Arc::new(MachineClock { world: Arc::clone(&nature.world), offset_ms, per_mille });
     Arc::new(Site { machine, shared: Arc::clone(shared), clock })
 }
 
@@ -235,7 +244,7 @@ fn site(shared: &Arc<Shared>, nature: &Arc<Nature>, offset_ms: i64) -> Arc<Site>
 async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: watch::Receiver<bool>) -> bool {
     let nature = &site.machine.nature;
     let object = |name: &str| Arc::new(ObjectLease::new(site.store(), name, format!("s3://simulated/{name}")));
-    let times = Times { ttl: Duration::from_secs(4), beat: Duration::from_millis(800) };
+    let times = Times { ttl: Duration::from_secs(LEASE_S), beat: Duration::from_millis(800) };
     let holder = format!("process-{number}");
     let (contender, other) = if site.shared.fleet {
         // A second job, which does nothing, is a reason to hand the first one over.
@@ -251,13 +260,18 @@ async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: watch::Receiv
     };
     let mut replica = Replica::new(options(&job, &site, Ending::Run), contender, Arc::clone(&site.clock));
     let mut tell = |stage: Stage<'_>| match stage {
-        Stage::Leads { generation } => nature.trace(format!("{number} leads, term {generation}")),
+        Stage::Leads { generation } => {
+            nature.trace(format!("{number} leads, term {generation}"));
+            nature.leads(number, true);
+        }
         Stage::Lost { reason } => {
+            nature.leads(number, false);
             nature.trace(format!("{number} lost: {reason}"));
             nature.lock().faults.count("lost lead");
         }
         Stage::Begins { .. } => nature.trace(format!("{number} begins")),
         Stage::Gave { to, .. } => {
+            nature.leads(number, false);
             nature.trace(format!("{number} gave the job to {to}"));
             nature.lock().faults.count("hand-over");
         }
@@ -270,6 +284,7 @@ async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: watch::Receiv
         () = run_nothing(other) => unreachable!("it goes on for ever"),
     };
     site.machine.goes().await;
+    nature.leads(number, false);
     match ended {
         Ok(summary) => nature.trace(format!("{number} ends, {} epochs", summary.map_or(0, |s| s.epochs))),
         Err(errors) => {
@@ -365,6 +380,7 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
                     0 | 1 => {
                         nature.trace(format!("{number} crashes"));
                         nature.lock().faults.count("crash");
+                        nature.leads(number, false);
                         running.1.machine.die();
                         running.2.abort();
                         *running = start(replica);
@@ -372,6 +388,7 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
                     2 => {
                         nature.trace(format!("{number} stands still until {until:?}"));
                         nature.lock().faults.count("pause");
+                        nature.lock().faults.count_if(seconds > LEASE_S, "pause longer than the lease");
                         running.1.machine.stand_until(until);
                     }
                     3 => {
@@ -403,9 +420,9 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
     });
     let mut inner = nature.lock();
     let mut problems = std::mem::take(&mut inner.problems);
-    let (faults, trace) = (inner.faults.clone(), std::mem::take(&mut inner.trace));
+    let (faults, trace, digest) = (inner.faults.clone(), std::mem::take(&mut inner.trace), inner.digest);
     drop(inner);
     problems.extend(checks::problems(&stream, &services, &work));
     let updates = std::mem::take(&mut *services.updates.lock().expect("no panic while it is held"));
-    Outcome { problems, faults, trace, updates }
+    Outcome { problems, faults, trace, updates, digest }
 }
