@@ -2,17 +2,18 @@
 //!
 //! A line that a crash cut off is the last one, has no line end and never took effect: it is removed when the log is
 //! opened. Any other damage is an error. The file is locked while a run has it, so that two runs of a job on one folder cannot
-//! mix. Shortening writes a new file, which is locked before it takes the place of the old one.
+//! mix; work that a dropped run has begun keeps it, too ([`in_use`]). Shortening writes a new file, which is locked before it takes the place of the old one.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 
 use super::checksum::hex_digest;
+use super::in_use::{self, Claim, gone};
 use crate::contracts::{EpochLog, Error, ErrorKind, LogEntry, Result};
 
 /// Name of the log in the folder of a job's saved states.
@@ -23,8 +24,15 @@ const CHECKSUM_DIGITS: usize = 16;
 /// An open log.
 #[derive(Debug)]
 pub struct FileEpochLog {
+    folder: PathBuf,
     path: PathBuf,
     open: Arc<Mutex<Open>>,
+}
+
+impl Drop for FileEpochLog {
+    fn drop(&mut self) {
+        in_use::left(&self.folder);
+    }
 }
 
 #[derive(Debug)]
@@ -32,6 +40,9 @@ struct Open {
     file: File,
     /// Epoch and length of each line.
     lines: Vec<(Option<u64>, usize)>,
+    /// A line could not be written. Those after it say what followed from it.
+    failed: bool,
+    _claim: Claim,
 }
 
 impl FileEpochLog {
@@ -39,17 +50,18 @@ impl FileEpochLog {
     pub fn open(folder: &Path) -> Result<(Self, Vec<LogEntry>)> {
         let path = folder.join(FILE);
         let failed = |e| failed("open", &path, e);
+        let claim = Claim::take(folder).ok_or_else(|| taken(folder))?;
         fs::create_dir_all(folder).map_err(failed)?;
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(folder)),
+            Err(TryLockError::WouldBlock) => return Err(taken(folder)),
             Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
         // The run that has it may have put a shorter one in its place since this one was opened.
         let (own, named) = (file.metadata().map_err(failed)?, fs::metadata(&path).map_err(failed)?);
         if (own.dev(), own.ino()) != (named.dev(), named.ino()) {
-            return Err(in_use(folder));
+            return Err(taken(folder));
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
@@ -60,11 +72,14 @@ impl FileEpochLog {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
         let lengths = bytes[..whole].split_inclusive(|b| *b == b'\n').map(<[u8]>::len);
         let lines = entries.iter().map(LogEntry::epoch).zip(lengths).collect();
-        Ok((Self { path, open: Arc::new(Mutex::new(Open { file, lines })) }, entries))
+        let open = Arc::new(Mutex::new(Open { file, lines, failed: false, _claim: claim }));
+        let weak: Weak<Mutex<Open>> = Arc::downgrade(&open);
+        in_use::opened(folder, weak);
+        Ok((Self { folder: folder.to_owned(), path, open }, entries))
     }
 }
 
-fn in_use(folder: &Path) -> Error {
+fn taken(folder: &Path) -> Error {
     Error::new(ErrorKind::Fenced, format!("another run of this job uses '{}'", folder.display()))
         .hint("stop it first, or give this one another --local folder")
 }
@@ -80,12 +95,11 @@ impl FileEpochLog {
 #[async_trait]
 impl EpochLog for FileEpochLog {
     async fn append(&self, entry: &LogEntry) -> Result<()> {
-        let (line, epoch, open) = (line(entry)?, entry.epoch(), Arc::clone(&self.open));
+        let (line, epoch, open) = (line(entry)?, entry.epoch(), Arc::downgrade(&self.open));
         let write = move || {
+            let open = open.upgrade().ok_or_else(gone)?;
             let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.file.write_all(&line).and_then(|()| open.file.sync_data())?;
-            open.lines.push((epoch, line.len()));
-            Ok(())
+            open.append(epoch, &line, |file, line| file.write_all(line).and_then(|()| file.sync_data()))
         };
         let written = tokio::task::spawn_blocking(write).await;
         written
@@ -94,8 +108,9 @@ impl EpochLog for FileEpochLog {
     }
 
     async fn forget(&self, epoch: u64) -> Result<()> {
-        let (open, path) = (Arc::clone(&self.open), self.path.clone());
+        let (open, path) = (Arc::downgrade(&self.open), self.path.clone());
         let work = move || {
+            let open = open.upgrade().ok_or_else(|| failed("shorten", &path, gone()))?;
             let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
             open.forget(&path, epoch).map_err(|e| failed("shorten", &path, e))
         };
@@ -105,6 +120,27 @@ impl EpochLog for FileEpochLog {
 }
 
 impl Open {
+    /// Has `write` append a line. After a failure nothing more is written in this run: a part of the line may be there, and is the end of
+    /// the file also where it cannot be cut off.
+    fn append(
+        &mut self,
+        epoch: Option<u64>,
+        line: &[u8],
+        write: impl FnOnce(&mut File, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if self.failed {
+            return Err(io::Error::other("an entry before this one could not be written"));
+        }
+        if let Err(error) = write(&mut self.file, line) {
+            self.failed = true;
+            let whole: usize = self.lines.iter().map(|(_, bytes)| bytes).sum();
+            let _ = self.file.set_len(whole as u64);
+            return Err(error);
+        }
+        self.lines.push((epoch, line.len()));
+        Ok(())
+    }
+
     /// Removes entries up to and with `epoch`, when they are at least half of the log: so it is written a constant number of
     /// times. The beginnings of runs go when nothing else is left.
     fn forget(&mut self, path: &Path, epoch: u64) -> io::Result<()> {
@@ -227,6 +263,38 @@ mod tests {
             assert_eq!(entries.last(), Some(&cut(2)), "torn at {end}");
             log.append(&cut(3)).await.expect("goes on");
             assert_eq!(fs::read(folder.path().join(FILE)).expect("the file"), bytes, "torn at {end}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_written_in_part_is_cut_off_and_nothing_follows_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bytes = written(folder.path(), 1..4).await;
+        let content = || fs::read(folder.path().join(FILE)).expect("the file");
+        for can_be_cut in [true, false] {
+            let (log, entries) = FileEpochLog::open(folder.path()).expect("a log");
+            assert_eq!(entries.last(), Some(&cut(3)));
+            let full = |file: &mut File, line: &[u8]| {
+                file.write_all(&line[..line.len() / 2])?;
+                Err(io::ErrorKind::StorageFull.into())
+            };
+            let text = line(&cut(4)).expect("a line");
+            let written = log.open.lock().expect("no panic").append(Some(4), &text, full);
+            assert_eq!(written.map_err(|e| e.kind()), Err(io::ErrorKind::StorageFull));
+            assert_eq!(content(), bytes);
+            if !can_be_cut {
+                fs::write(folder.path().join(FILE), [&bytes, &text[..9]].concat()).expect("half a line");
+            }
+            // There is space again: what another task has waited to write must not come without what was before it.
+            let error = log.append(&cut(5)).await.expect_err("it is refused");
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            log.forget(2).await.expect("shortened");
+            drop(log);
+            let (log, entries) = FileEpochLog::open(folder.path()).expect("only the end of a log may be torn");
+            assert_eq!(entries.iter().filter_map(LogEntry::epoch).collect::<Vec<_>>(), [3]);
+            log.append(&cut(4)).await.expect("goes on");
+            drop(log);
+            fs::write(folder.path().join(FILE), &bytes).expect("as it was");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Storage in a folder of this machine: temporary file, fsync, link, fsync of the folder.
 //!
 //! A link never replaces a file, so the first of two that create a name wins. (`object_store` has folders too, but does
-//! not sync what it writes.)
+//! not sync what it writes.) What is done in a folder is done for the run that has its log, and not after it has gone ([`super::in_use`]).
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,25 +11,41 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::in_use::Permit;
 use crate::contracts::{Created, Error, Result, Storage};
 
 /// A folder, which need not exist.
 #[derive(Debug)]
 pub struct LocalStorage {
     root: PathBuf,
-    /// Number of the next temporary file.
-    next: AtomicU64,
 }
+
+/// Number of the next temporary file. A folder may have one `LocalStorage` after the other.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl LocalStorage {
     /// Objects below `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), next: AtomicU64::new(0) }
+        Self { root: root.into() }
     }
 
     /// The folder.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        name: &str,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (path, permit) = (self.root.join(name), Permit::of(&self.root));
+        let task = tokio::task::spawn_blocking(move || {
+            let done = permit.begin().and_then(|_held| work(&path));
+            done.map_err(|e| failed(what, &path, e))
+        });
+        task.await.map_err(|e| Error::internal("a task that uses the disk died").caused_by(e))?
     }
 
     /// Removes the temporary files of runs that died. Only while no other run can use the folder. Blocks.
@@ -88,15 +104,6 @@ fn failed(what: &str, path: &Path, error: io::Error) -> Error {
     Error::unavailable(format!("cannot {what} '{}'", path.display())).caused_by(error)
 }
 
-async fn blocking<T: Send + 'static>(
-    what: &'static str,
-    path: PathBuf,
-    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
-) -> Result<T> {
-    let task = tokio::task::spawn_blocking(move || work(&path).map_err(|e| failed(what, &path, e)));
-    task.await.map_err(|e| Error::internal("a task that uses the disk died").caused_by(e))?
-}
-
 fn missing_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -111,18 +118,18 @@ impl Storage for LocalStorage {
     }
 
     async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let (root, name_in_root) = (self.root.clone(), name.to_owned());
-        blocking("write", self.root.join(name), move |_| create(&root, &name_in_root, &content, number)).await
+        self.blocking("write", name, move |_| create(&root, &name_in_root, &content, number)).await
     }
 
     async fn read(&self, name: &str) -> Result<Option<Bytes>> {
-        blocking("read", self.root.join(name), |path| Ok(missing_is_none(fs::read(path))?.map(Bytes::from))).await
+        self.blocking("read", name, |path| Ok(missing_is_none(fs::read(path))?.map(Bytes::from))).await
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<String>> {
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        blocking("list", self.root.join(folder), move |path| {
+        self.blocking("list", folder, move |path| {
             let mut names = Vec::new();
             for entry in missing_is_none(fs::read_dir(path))?.into_iter().flatten() {
                 let entry = entry?;
@@ -137,6 +144,6 @@ impl Storage for LocalStorage {
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
-        blocking("remove", self.root.join(name), |path| missing_is_none(fs::remove_file(path)).map(drop)).await
+        self.blocking("remove", name, |path| missing_is_none(fs::remove_file(path)).map(drop)).await
     }
 }

@@ -13,6 +13,7 @@ mod checksum;
 mod compact;
 mod epoch_log;
 mod files;
+mod in_use;
 mod increments;
 mod loaded_pieces;
 mod local_storage;
