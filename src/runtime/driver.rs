@@ -16,7 +16,7 @@ use super::idleness::steady_ms;
 use super::reader::{Event, Piece};
 use super::repeat::Logged;
 use super::replay::logged_progress;
-use super::splits::{SplitState, Status};
+use super::splits::{MISSED_LISTINGS, SplitState, Status};
 use super::worker::Ending;
 use crate::contracts::{Boundedness, Clock, EpochCut, Error, Result, StartPosition};
 use crate::operators::Compute;
@@ -341,6 +341,8 @@ impl Driver {
     /// Where reading stands, between two epochs. `closed` is the end of the last window that a drained run has closed.
     pub(crate) fn saved_tables(&self, drained: bool, closed: Option<i64>) -> BTreeMap<String, SavedTable> {
         let mut saved = BTreeMap::new();
+        // A run that ends by itself asks once.
+        let listings = if self.ending == Ending::Run { MISSED_LISTINGS } else { 1 };
         for feed in &self.feeds {
             let source = &feed.specification.source;
             for ((table, time), before) in feed.specification.tables.iter().zip(&feed.times).zip(&feed.saved) {
@@ -359,10 +361,10 @@ impl Driver {
                 let fired = if drained { i64::MIN } else { time.reported.0 };
                 let floor = time.floor.max(closed.unwrap_or(i64::MIN)).max(fired);
                 // A split that has ended and that the source no longer names will never be asked for again.
-                let is_kept = |s: &SplitState| !s.really_finished || feed.splits.listed.contains(&s.id);
+                let is_kept = |s: &SplitState| !s.really_finished || !feed.splits.is_gone(&s.id, listings);
                 let kept = feed.splits.list.iter().zip(&time.watermarks).filter(|(s, _)| is_kept(s));
                 let mut splits: BTreeMap<String, SavedSplit> = kept.map(split).collect();
-                splits.extend(before.iter().flat_map(|before| feed.splits.not_yet_read(before)));
+                splits.extend(before.iter().flat_map(|before| feed.splits.not_yet_read(before, listings)));
                 saved.insert(table.name.clone(), SavedTable { splits, floor, source: source.snapshot() });
             }
         }

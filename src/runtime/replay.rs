@@ -243,7 +243,6 @@ impl Driver {
         let found = |listed: &BTreeMap<usize, BTreeMap<SplitId, Split>>| listed.get(&index)?.get(id).cloned();
         if found(listed).is_none() {
             let splits = feed.specification.source.splits().await?;
-            feed.splits.listed = splits.iter().map(|split| split.id.clone()).collect();
             listed.insert(index, splits.into_iter().map(|split| (split.id.clone(), split)).collect());
         }
         let finished = cut.opened.as_ref().is_some_and(|opened| opened.finished);

@@ -71,13 +71,19 @@ pub(crate) struct Unlogged {
     pub(crate) ended: bool,
 }
 
+/// Listings in a row without a split, each of which names others, after which the source counts as having it no more.
+pub(crate) const MISSED_LISTINGS: u32 = 3;
+
 /// The splits of a source.
+///
+/// What was read of a split is forgotten when the source has it no more. A folder may be away for a moment (nothing is mounted there, or a
+/// program replaces it), and what was forgotten would be read twice: so a listing that names nothing says nothing, and one is not enough.
 #[derive(Debug, Default)]
 pub(crate) struct FeedSplits {
     pub(crate) list: Vec<SplitState>,
     pub(crate) by_id: BTreeMap<SplitId, usize>,
-    /// What the source named when it was last asked.
-    pub(crate) listed: BTreeSet<SplitId>,
+    /// How many of the last listings lack a split that was read, where some do.
+    missed: BTreeMap<SplitId, u32>,
     /// Splits that have a reader.
     pub(crate) open: BTreeSet<usize>,
     /// Logged epochs are being cut again: who gives how much is said by the log, and nobody is held back.
@@ -91,13 +97,30 @@ impl FeedSplits {
         self.open.is_empty() && self.turns.is_empty()
     }
 
+    /// Takes note of what the source names, of the splits that are known and those that earlier runs have `saved`.
+    pub(crate) fn listed(&mut self, splits: &[Split], saved: &[Option<SavedTable>]) {
+        if splits.is_empty() {
+            return;
+        }
+        let named: BTreeSet<&SplitId> = splits.iter().map(|split| &split.id).collect();
+        let saved = saved.iter().flatten().flat_map(|table| table.splits.keys());
+        let known = self.by_id.keys().cloned().chain(saved.map(|id| SplitId(id.as_str().into())));
+        let missing: BTreeSet<SplitId> = known.filter(|id| !named.contains(id)).collect();
+        self.missed.retain(|id, _| missing.contains(id));
+        for id in missing {
+            *self.missed.entry(id).or_default() += 1;
+        }
+    }
+
+    /// Whether the last `listings` lack a split.
+    pub(crate) fn is_gone(&self, id: &SplitId, listings: u32) -> bool {
+        self.missed.get(id).is_some_and(|missed| *missed >= listings)
+    }
+
     /// What an earlier run has read of splits that this one does not know yet, because it still repeats epochs, or their parents have
-    /// not ended again: it must not be forgotten. Of what the source does not name any more it is.
-    pub(crate) fn not_yet_read(&self, saved: &SavedTable) -> impl Iterator<Item = (String, SavedSplit)> {
-        let is_left = |id: &SplitId| {
-            let named = self.listed.is_empty() || self.listed.contains(id);
-            named && !self.by_id.contains_key(id)
-        };
+    /// not ended again: it must not be forgotten. Of what the last `listings` lack it is.
+    pub(crate) fn not_yet_read(&self, saved: &SavedTable, listings: u32) -> impl Iterator<Item = (String, SavedSplit)> {
+        let is_left = move |id: &SplitId| !self.is_gone(id, listings) && !self.by_id.contains_key(id);
         saved
             .splits
             .iter()
@@ -269,12 +292,32 @@ mod tests {
         };
         let splits = [("s0", "1"), ("child", "26"), ("gone", "3")].map(|(id, after)| (id.to_owned(), split(after)));
         let saved = SavedTable { splits: splits.into(), floor: 0, source: None };
-        let kept = |feed: &FeedSplits| feed.not_yet_read(&saved).map(|(id, _)| id).collect::<Vec<_>>();
+        let kept = |feed: &FeedSplits| feed.not_yet_read(&saved, 1).map(|(id, _)| id).collect::<Vec<_>>();
         // While epochs are repeated the source has not been asked.
         assert_eq!(kept(&feed), ["child", "gone"]);
-        feed.listed = ["s0", "child"].map(|id| SplitId(id.into())).into();
+        feed.listed(&named(&["s0", "child"]), &[Some(saved.clone())]);
         assert_eq!(kept(&feed), ["child"]);
-        assert_eq!(feed.not_yet_read(&saved).next(), Some(("child".to_owned(), split("26"))));
+        assert_eq!(feed.not_yet_read(&saved, 1).next(), Some(("child".to_owned(), split("26"))));
+    }
+
+    fn named(ids: &[&str]) -> Vec<Split> {
+        ids.iter().map(|id| Split { id: SplitId((*id).into()), bytes: None, parents: Vec::new() }).collect()
+    }
+
+    #[test]
+    fn a_split_is_gone_when_several_listings_that_name_others_lack_it() {
+        let (_, mut feed) = table(&[(Status::Finished, 0, 0), (Status::Finished, 0, 0)]);
+        let (one, other) = (named(&["s0"]), named(&["s0", "s1"]));
+        let mut gone_after = |listings: &[&[Split]]| {
+            listings.iter().for_each(|listing| feed.listed(listing, &[]));
+            [0, 1].map(|split| feed.is_gone(&feed.list[split].id, MISSED_LISTINGS))
+        };
+        assert_eq!(gone_after(&[&[], &[], &[], &[]]), [false, false], "nothing says nothing");
+        assert_eq!(gone_after(&[&one, &one, &[]]), [false, false]);
+        assert_eq!(gone_after(&[&other, &one, &one]), [false, false], "not in a row");
+        assert_eq!(gone_after(&[&[], &one]), [false, true]);
+        assert_eq!(gone_after(&[&[]]), [false, true]);
+        assert_eq!(gone_after(&[&other]), [false, false], "it is back");
     }
 
     fn advanced(splits: &[(Status, i64, i64)], now_ms: i64) -> i64 {

@@ -1,4 +1,4 @@
-//! What a run makes of files that the run before has promised or left open, when that was killed or stopped.
+//! What a run makes of files that the run before has promised, left open or read, when that was killed or stopped.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tidemill::contracts::{Changes, Clock, Committable, EpochNumber, Error, Result, Sink, SystemClock, WriteOutcome};
+use datafusion::arrow::array::ArrayRef;
+use tidemill::contracts::{
+    Boundedness, Changes, Clock, Committable, EpochNumber, Error, Position, Result, Sink, Source, SourceProgress,
+    Split, SplitReader, StartPosition, SystemClock, WriteOutcome,
+};
 use tidemill::job::{JobOptions, prepare};
 use tidemill::runtime::{Ending, Job, Progress, Summary, Worker};
 use tokio::sync::{Notify, watch};
@@ -249,5 +253,97 @@ async fn a_run_that_is_stopped_while_it_repeats_epochs_calls_no_partition_comple
             assert_eq!(rows, (20 * day..20 * day + 20).collect::<Vec<_>>(), "stopped after {after}");
             assert!(marked(day), "stopped after {after}");
         }
+    }
+}
+
+/// A source that counts how often it was asked for its splits.
+#[derive(Debug)]
+struct Counted {
+    source: Arc<dyn Source>,
+    asked: watch::Sender<u32>,
+}
+
+#[async_trait]
+impl Source for Counted {
+    async fn begin(&self, start: StartPosition, progress: Option<&SourceProgress>) -> Result<()> {
+        self.source.begin(start, progress).await
+    }
+
+    fn snapshot(&self) -> Option<String> {
+        self.source.snapshot()
+    }
+
+    async fn splits(&self) -> Result<Vec<Split>> {
+        let splits = self.source.splits().await;
+        self.asked.send_modify(|asked| *asked += 1);
+        splits
+    }
+
+    async fn open(
+        &self,
+        split: &Split,
+        resume: Option<&Position>,
+        start: StartPosition,
+    ) -> Result<Box<dyn SplitReader>> {
+        self.source.open(split, resume, start).await
+    }
+
+    fn split_columns(&self, split: &Split) -> Result<Vec<(String, ArrayRef)>> {
+        self.source.split_columns(split)
+    }
+
+    fn most_open(&self) -> Option<std::num::NonZeroUsize> {
+        self.source.most_open()
+    }
+
+    fn boundedness(&self) -> Boundedness {
+        self.source.boundedness()
+    }
+}
+
+const MONITORED: &str = "
+CREATE TABLE events (n BIGINT)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json', 'source.monitor-interval' = '1 s');
+CREATE TABLE copies (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/copies', 'format' = 'json');
+INSERT INTO copies SELECT n FROM events;
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_were_away_for_a_while_are_not_read_again() {
+    // A folder is gone, or nothing is mounted there.
+    for mount_point in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        events(folder);
+        let (root, away) = (folder.join("in"), folder.join("away"));
+        let mut options = job(folder, MONITORED, Ending::Run);
+        options.epoch_interval = Some(Duration::from_millis(20));
+        let (stop, stopped) = watch::channel(false);
+        let (asked, mut listings) = watch::channel(0);
+        let progress = Arc::<Progress>::default();
+        let run = worked(&options, stopped, Arc::clone(&progress), |job| {
+            let source = &mut job.feeds[0].source;
+            *source = Arc::new(Counted { source: Arc::clone(source), asked });
+        });
+        let disturb = async {
+            while progress.rows_out.load(Ordering::Relaxed) < EVENTS as u64 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            std::fs::rename(&root, &away).unwrap();
+            if mount_point {
+                std::fs::create_dir(&root).unwrap();
+            }
+            // One may be under way.
+            let before = *listings.borrow_and_update();
+            listings.wait_for(|asked| *asked >= before + 2).await.unwrap();
+            stop.send_replace(true);
+        };
+        let (ended, ()) = tokio::join!(run, disturb);
+        ended.unwrap_or_else(|e| panic!("{e}"));
+        let _ = std::fs::remove_dir(&root);
+        std::fs::rename(&away, &root).unwrap();
+        options.ending = Ending::Once;
+        ran(&options, |_| ()).await.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(numbers(&lines(&folder.join("copies"))), (0..EVENTS).collect::<Vec<_>>(), "{mount_point}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub(super) struct FileSource {
     pattern: Option<Regex>,
     /// New files are looked for, in a bucket so often.
     monitor_interval: Option<Duration>,
+    /// Its folder was there when it was last looked for.
+    was_there: AtomicBool,
     objects: Mutex<Objects>,
     versions: Arc<Versions>,
     clock: Arc<dyn Clock>,
@@ -89,6 +92,7 @@ impl FileSource {
             pattern: pattern.transpose()?,
             monitor_interval: monitors.then_some(interval),
             spec: Arc::new(spec.clone()),
+            was_there: AtomicBool::new(false),
             objects: Mutex::default(),
             versions: Arc::default(),
             clock: Arc::clone(&reach.clock),
@@ -97,8 +101,7 @@ impl FileSource {
 
     async fn files(&self) -> Result<Vec<ListedFile>> {
         let mut files = match &self.place {
-            Place::Local(root) if self.monitor_interval.is_some() && !root.exists() => return Ok(Vec::new()),
-            Place::Local(_) => self.list().await?,
+            Place::Local(root) => self.in_folder(root).await?,
             Place::S3(_) => self.objects().await?,
         };
         if let Some(pattern) = &self.pattern {
@@ -109,6 +112,17 @@ impl FileSource {
 
     async fn list(&self) -> Result<Vec<ListedFile>> {
         self.place.list().await.map_err(|e| e.context(format!("table '{}'", self.spec.name)))
+    }
+
+    /// Files of a folder. One that is monitored need not be there.
+    async fn in_folder(&self, root: &Path) -> Result<Vec<ListedFile>> {
+        let listed = self.list().await;
+        let is_missing = listed.is_err() && self.monitor_interval.is_some() && matches!(root.try_exists(), Ok(false));
+        if self.was_there.swap(!is_missing, Ordering::Relaxed) && is_missing {
+            let (table, folder) = (&self.spec.name, root.display());
+            tracing::warn!("table '{table}': '{folder}' is gone; what has been read of it is known when it is back");
+        }
+        if is_missing { Ok(Vec::new()) } else { listed }
     }
 
     /// Files of a bucket: listed once, and again in the background where new ones are looked for.
