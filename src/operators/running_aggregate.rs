@@ -167,16 +167,20 @@ impl RunningAggregate {
                 None => lost.push((hash, row as u32)),
             }
         }
-        let takes = self.emit != Emit::NewKeys;
-        let cold = self.cold.find(&mut lost, &self.hashes, &keys, takes, limit)?;
+        // Without a time-to-live, a distinct row is stored as it came first.
+        let is_final = self.emit == Emit::NewKeys && self.ttl.is_none();
+        let cold = self.cold.find(&mut lost, &self.hashes, &keys, !is_final, limit)?;
+        let mut out = Vec::new();
         if self.emit == Emit::NewKeys {
             fresh.extend(lost.into_iter().map(|(_, row)| row));
             fresh.sort_unstable();
             let fresh = take_record_batch(&delta, &UInt32Array::from(fresh))?;
-            self.append(fresh.clone()).await?;
-            return self.finished(&[fresh], None, compute).await;
+            out = self.finished(std::slice::from_ref(&fresh), None, compute).await?;
+            if is_final {
+                self.append(fresh).await?;
+                return Ok(out);
+            }
         }
-        let mut out = Vec::new();
         let mut states = if found.is_empty() { Vec::new() } else { vec![self.gather(&found)?] };
         states.extend(cold);
         let merged = if states.is_empty() {
@@ -195,8 +199,10 @@ impl RunningAggregate {
             chunk.live -= 1;
         }
         self.append(merged.clone()).await?;
-        let weight = (self.emit == Emit::Deltas).then_some(1);
-        out.extend(self.finished(&[merged], weight, compute).await?);
+        if self.emit != Emit::NewKeys {
+            let weight = (self.emit == Emit::Deltas).then_some(1);
+            out.extend(self.finished(&[merged], weight, compute).await?);
+        }
         Ok(out)
     }
 
