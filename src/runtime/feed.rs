@@ -11,7 +11,8 @@ use datafusion::arrow::datatypes::SchemaRef;
 
 use super::accounting::TableCounts;
 use super::rows::WatermarkRule;
-use super::splits::{FeedSplits, Status, TableTime};
+use super::splits::{FeedSplits, Status};
+use super::table_time::TableTime;
 use crate::contracts::{Decoder, MetadataColumn, Position, Result, Source, Split, SplitId, StartPosition};
 use crate::state::SavedTable;
 

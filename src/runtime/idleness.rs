@@ -66,6 +66,11 @@ impl Idleness {
         self.quiet_ms = Some(at_ms);
     }
 
+    /// Whether records of it have been taken after that time.
+    pub(crate) fn had_data_after(&self, ms: i64) -> bool {
+        self.data_ms > ms
+    }
+
     /// Up to when it is known to have been idle, if it has been for `timeout_ms`.
     pub(crate) fn idle_until(&self, timeout_ms: i64) -> Option<i64> {
         let quiet = self.quiet_ms.filter(|quiet| quiet - self.data_ms >= timeout_ms)?;

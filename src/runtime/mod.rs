@@ -39,6 +39,7 @@ mod replay;
 mod rows;
 mod shared_decode;
 mod splits;
+mod table_time;
 mod unwritten;
 mod worker;
 mod writer;
