@@ -52,12 +52,12 @@ impl TableTime {
         };
         let with_time = splits.iter().zip(&self.watermarks);
         let open = with_time.filter(|(split, _)| split.status != Status::Finished);
-        let open: Vec<_> = open.map(|(split, own)| (idle_until(split), *own, &split.idleness)).collect();
-        let active = open.iter().filter(|(idle, ..)| idle.is_none()).map(|(_, own, _)| *own).min();
+        let open: Vec<(Option<i64>, i64)> = open.map(|(split, own)| (idle_until(split), *own)).collect();
+        let active = open.iter().filter(|(idle, _)| idle.is_none()).map(|(_, own)| *own).min();
         // Up to when all idle splits are known to be so.
-        let known = open.iter().filter_map(|(idle, ..)| *idle).min();
-        // By then not all were: one that is idle now has brought something since.
-        let some_active = known.is_some_and(|until| open.iter().any(|(.., idleness)| idleness.had_data_after(until)));
+        let known = open.iter().filter_map(|(idle, _)| *idle).min();
+        // By then not all were: one that is idle now, or has ended, has brought something since.
+        let some_active = known.is_some_and(|until| splits.iter().any(|split| split.idleness.had_data_after(until)));
         let largest = self.watermarks.iter().copied().max().unwrap_or(i64::MIN);
         let watermark = match (active, known) {
             (active, known) if active.is_some() || some_active => {
@@ -67,7 +67,7 @@ impl TableTime {
                 }
                 let watermark = self.past.at(known.unwrap_or(now_ms));
                 // Windows fire without an idle split: what it still brings for them is late.
-                if open.iter().any(|(idle, own, _)| idle.is_some() && *own < watermark) {
+                if open.iter().any(|(idle, own)| idle.is_some() && *own < watermark) {
                     self.floor = self.floor.max(watermark);
                 }
                 watermark
@@ -239,6 +239,20 @@ mod tests {
         assert_eq!((time.advance(&feed.list, 96_000).0, time.floor), (58_000, 58_000));
         heard(&mut feed, 100_000);
         assert_eq!((time.advance(&feed.list, 100_000).0, time.floor), (63_000, 63_000));
+    }
+
+    /// The same, seed 2716: the other one has ended meanwhile.
+    #[test]
+    fn what_a_split_has_brought_that_has_ended_since_does_not_count_either() {
+        let (mut time, mut feed) = table(&[(Status::CaughtUp, 28_000, 30_000), (Status::CaughtUp, 5_000, 0)]);
+        heard(&mut feed, 30_500);
+        assert_eq!(time.advance(&feed.list, 30_500).0, 28_000);
+        feed.list[0].idleness.data(60_000);
+        time.watermarks[0] = 58_000;
+        feed.list[0].status = Status::Finished;
+        assert_eq!((time.advance(&feed.list, 61_000).0, time.floor), (28_000, 28_000));
+        feed.list[1].idleness.nothing(61_500);
+        assert_eq!((time.advance(&feed.list, 62_000).0, time.floor), (58_000, 58_000));
     }
 
     /// An epoch may take longer than the idle timeout: data has come, and all are idle again.
