@@ -183,7 +183,7 @@ impl Opening<'_> {
         let mut newest = newest(&store, options, &mut notes).await?;
         let generation = last_generation(&entries).max(newest.generation) + 1;
         let stamp = Stamp { generation, time_ms: self.clock.now_ms() };
-        let epoch = entries.iter().filter_map(LogEntry::epoch).max().unwrap_or(0).max(newest.epoch);
+        let epoch = last_epoch(&entries).max(newest.epoch);
         // Where to go back to, and what that is called.
         let back = match &state.from_savepoint {
             Some(name) => Some((store.savepoint(name).await?, format!("savepoint {name}"))),
@@ -327,6 +327,10 @@ fn first_epoch(log: &[LogEntry], options: &JobOptions, clock: &Arc<dyn Clock>) -
     let by_time =
         || if options.fresh || options.local.is_none() { u64::try_from(clock.now_ms()).unwrap_or(1) } else { 0 };
     logged.unwrap_or_else(by_time)
+}
+
+pub(super) fn last_epoch(entries: &[LogEntry]) -> u64 {
+    entries.iter().filter_map(LogEntry::epoch).max().unwrap_or(0)
 }
 
 pub(super) fn last_generation(entries: &[LogEntry]) -> u64 {

@@ -11,7 +11,7 @@ use datafusion::arrow::compute::filter_record_batch;
 use parquet::arrow::ArrowWriter;
 
 use super::changes::difference;
-use super::saved::{nonce, storage};
+use super::saved::{last_epoch, last_generation, nonce, storage};
 use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LogEntry, Result, Watermark};
 use crate::state::{
     CheckpointStore, FileEpochLog, LocalStorage, Manifest, ManifestOperator, ManifestReference, ObjectEpochLog,
@@ -218,25 +218,29 @@ impl StateTools {
 
     /// The last epoch and the last run that are known here. Disturbs nobody.
     async fn counted(&self) -> Result<(u64, u64)> {
-        let newest = self.store.latest().await?;
-        let (epoch, generation) = newest.map_or((0, 0), |manifest| (manifest.epoch, manifest.generation));
-        let opened = match &self.folder {
-            Some(folder) => FileEpochLog::open(folder.root()).map(|(_, entries)| entries),
-            None => ObjectEpochLog::open(Arc::clone(self.store.storage()), &nonce()?).await.map(|(_, entries)| entries),
-        };
-        let entries = match opened {
-            Ok(entries) => entries,
+        match self.open_log().await {
+            Ok((_, entries)) => self.last(&entries).await,
             // The job is running, and goes on counting.
-            Err(error) if error.kind() == ErrorKind::Fenced => return Ok((epoch + EPOCHS_AHEAD, generation + 1)),
-            Err(error) => return Err(error),
-        };
-        let last = entries.iter().filter_map(LogEntry::epoch).max().unwrap_or(0);
-        Ok((epoch.max(last), generation.max(super::saved::last_generation(&entries))))
+            Err(error) if error.kind() == ErrorKind::Fenced => {
+                let (epoch, generation) = self.last(&[]).await?;
+                Ok((epoch + EPOCHS_AHEAD, generation + 1))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes this program the one that may write: the last epoch, a stamp, and the log.
     async fn take_over(&mut self) -> Result<(u64, Stamp, Arc<dyn EpochLog>)> {
-        let (log, entries): (Arc<dyn EpochLog>, Vec<LogEntry>) = match &self.folder {
+        let (log, entries) = self.open_log().await?;
+        let (epoch, last_generation) = self.last(&entries).await?;
+        let generation = last_generation + 1;
+        // From here on, a run that is under way can write nothing any more.
+        log.append(&LogEntry::Started { generation, queries: Default::default() }).await?;
+        Ok((epoch, Stamp { generation, time_ms: self.clock.now_ms() }, log))
+    }
+
+    async fn open_log(&self) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)> {
+        Ok(match &self.folder {
             Some(folder) => {
                 let (log, entries) = FileEpochLog::open(folder.root())?;
                 (Arc::new(log), entries)
@@ -245,14 +249,14 @@ impl StateTools {
                 let (log, entries) = ObjectEpochLog::open(Arc::clone(self.store.storage()), &nonce()?).await?;
                 (Arc::new(log), entries)
             }
-        };
+        })
+    }
+
+    /// The last epoch and the last run, by the newest checkpoint and these entries of the log.
+    async fn last(&self, entries: &[LogEntry]) -> Result<(u64, u64)> {
         let newest = self.store.latest().await?;
         let (epoch, generation) = newest.map_or((0, 0), |manifest| (manifest.epoch, manifest.generation));
-        let epoch = entries.iter().filter_map(LogEntry::epoch).max().unwrap_or(0).max(epoch);
-        let generation = super::saved::last_generation(&entries).max(generation) + 1;
-        // From here on, a run that is under way can write nothing any more.
-        log.append(&LogEntry::Started { generation, queries: Default::default() }).await?;
-        Ok((epoch, Stamp { generation, time_ms: self.clock.now_ms() }, log))
+        Ok((epoch.max(last_epoch(entries)), generation.max(last_generation(entries))))
     }
 }
 

@@ -107,11 +107,8 @@ enum Begun {
 
 /// What a checkpoint has brought.
 struct Done {
-    written_bytes: u64,
+    cost: LastCheckpoint,
     total_bytes: u64,
-    took: Duration,
-    /// When it was complete.
-    at: Duration,
     /// The last epoch that nobody needs again.
     needed_after: u64,
 }
@@ -194,16 +191,11 @@ impl Checkpointer {
             self.state = Begun::Idle(store);
             match done {
                 Ok(Some(done)) => {
-                    self.counts.add(done.written_bytes, done.total_bytes, done.took);
-                    let (at, took, written_bytes) = (done.at, done.took, done.written_bytes);
-                    *self.progress.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) =
-                        Some(LastCheckpoint { at, took, written_bytes });
-                    tracing::info!(
-                        "checkpoint of {} bytes in {} ms, which names {}",
-                        written_bytes,
-                        took.as_millis(),
-                        done.total_bytes
-                    );
+                    let LastCheckpoint { took, written_bytes, .. } = done.cost;
+                    self.counts.add(written_bytes, done.total_bytes, took);
+                    *self.progress.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(done.cost);
+                    let (ms, named) = (took.as_millis(), done.total_bytes);
+                    tracing::info!("checkpoint of {written_bytes} bytes in {ms} ms, which names {named}");
                     while self.history.get(1).is_some_and(|(epoch, _)| *epoch <= done.needed_after) {
                         self.history.pop_front();
                     }
@@ -314,10 +306,10 @@ impl Collect {
         let stamp = Stamp { generation: self.generation, time_ms: self.clock.now_ms() };
         let committed = store.commit(&saved, log_after, stamp).await?;
         let at = self.clock.elapsed();
-        let took = at.saturating_sub(began);
+        let (took, written_bytes) = (at.saturating_sub(began), committed.written_bytes);
         tidy(store, self.log.as_ref(), log_after).await?;
-        let (written_bytes, total_bytes) = (committed.written_bytes, committed.total_bytes);
-        Ok(Some(Done { written_bytes, total_bytes, took, at, needed_after }))
+        let cost = LastCheckpoint { at, took, written_bytes };
+        Ok(Some(Done { cost, total_bytes: committed.total_bytes, needed_after }))
     }
 
     /// From where epochs have to be cut again, and up to where the log is not needed.

@@ -35,11 +35,12 @@ pub(super) struct Logged {
 /// Tables of the queries that a run had which has cut an epoch of its own: only then does it read what is new to it.
 fn begun_tables(job: &Job) -> BTreeSet<usize> {
     let entries = || job.log.iter().flat_map(|log| &log.entries);
-    let cut_by = |generation: u64| entries().any(|e| matches!(e, LogEntry::Cut(cut) if cut.generation == generation));
+    let cut_by = |entry: &LogEntry| if let LogEntry::Cut(cut) = entry { Some(cut.generation) } else { None };
+    let cutters: BTreeSet<u64> = entries().filter_map(cut_by).collect();
     let mut tables = BTreeSet::new();
     for entry in entries() {
         if let LogEntry::Started { generation, queries } = entry
-            && cut_by(*generation)
+            && cutters.contains(generation)
         {
             let had = |query: &&QuerySpec| queries.get(&query.name).is_some_and(|of| *of == identity(&query.plan));
             tables.extend(job.queries.iter().filter(had).flat_map(|query| query.tables.iter().copied()));

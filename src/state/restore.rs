@@ -61,7 +61,7 @@ impl CheckpointStore {
     pub async fn load(&mut self, manifest: &Manifest) -> Result<SavedJob> {
         self.number = self.number.max(manifest.number);
         self.references.reached(self.number);
-        let room = Room::new(ROOM_OF_FILES * self.file_bytes());
+        let room = self.room();
         let loads = manifest.queries.iter().flat_map(|(name, query)| states(name, query));
         let loads: Vec<_> = loads.map(|(key, operator)| self.load_operator(&room, key, operator).boxed()).collect();
         let mut loaded = HashMap::new();
@@ -95,7 +95,7 @@ impl CheckpointStore {
     /// # Errors
     /// `corrupt` where one is missing or damaged.
     pub async fn verify(&self, manifest: &Manifest) -> Result<()> {
-        let room = Room::new(ROOM_OF_FILES * self.file_bytes());
+        let room = self.room();
         let operators = manifest.queries.values().flat_map(ManifestQuery::states);
         let files = operators.flat_map(ManifestOperator::all_files).map(async |file| {
             let _room = room.of(file).await?;
@@ -103,6 +103,10 @@ impl CheckpointStore {
         });
         let files: Vec<_> = files.collect();
         futures::stream::iter(files).buffered(FILES_AT_ONCE).try_collect::<()>().await
+    }
+
+    fn room(&self) -> Room {
+        Room::new(ROOM_OF_FILES * self.file_bytes())
     }
 
     async fn load_operator(&self, room: &Room, key: StateKey, operator: &ManifestOperator) -> Result<Loaded> {

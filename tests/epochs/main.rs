@@ -188,12 +188,18 @@ fn program(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tidemill")).args(args).current_dir(folder).output().unwrap()
 }
 
-/// Runs what is there, to the end or to `crash`, a place and which time.
+/// Runs a job that counts, to the end or to `crash`.
+#[track_caller]
 fn run_once(folder: &Path, settings: &str, crash: Option<&str>) {
     std::fs::write(folder.join("job.sql"), counting(settings)).unwrap();
+    run_job(folder, &["--from", "trim_horizon", "--epoch-interval", "1h"], crash);
+}
+
+/// Runs `job.sql`, to the end or to `crash`, a place and which time.
+#[track_caller]
+fn run_job(folder: &Path, more: &[&str], crash: Option<&str>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-    let args = ["run", "job.sql", "--local", "local", "--once", "--from", "trim_horizon", "--epoch-interval", "1h"];
-    command.args(args).current_dir(folder);
+    command.args(["run", "job.sql", "--local", "local", "--once"]).args(more).current_dir(folder);
     if let Some(crash) = crash {
         command.env("TIDEMILL_CRASH_AT", crash);
     }

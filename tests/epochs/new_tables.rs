@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{cuts, lines, numbers, program};
+use super::{cuts, lines, numbers, program, run_job};
 
 const CLICKS: &str = "
 CREATE TABLE clicks (n BIGINT) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
@@ -51,15 +51,7 @@ impl Place {
     /// Runs what is there, to the end or to a crash.
     #[track_caller]
     fn run(&self, more: &[&str], crash: Option<&str>) {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidemill"));
-        command.args(["run", "job.sql", "--local", "local", "--once"]).args(more).current_dir(self.0.path());
-        if let Some(crash) = crash {
-            command.env("TIDEMILL_CRASH_AT", crash);
-        }
-        let output = command.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.success(), crash.is_none(), "{said}");
-        assert!(crash.is_none() || output.status.code().is_none(), "it ended by itself: {said}");
+        run_job(self.0.path(), more, crash);
     }
 
     fn numbers(&self, folder: &str) -> Vec<i64> {
