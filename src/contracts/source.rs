@@ -112,6 +112,11 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// listens again in the background.
     async fn splits(&self) -> Result<Vec<Split>>;
 
+    /// Number of the listing that `splits` answers from, where one answer may be given several times.
+    fn listing(&self) -> Option<u64> {
+        None
+    }
+
     /// Opens a split after `resume`, or at `start` when there is no position yet.
     async fn open(
         &self,

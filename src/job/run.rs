@@ -172,6 +172,7 @@ async fn connect(
             tables: query.tables,
             gates: query.gates,
             key: query.sink.key,
+            has_each_key_once: query.sink.has_each_key_once,
             schema: query.sink.spec.schema,
             sink,
         });

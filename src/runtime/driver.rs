@@ -149,7 +149,8 @@ impl Driver {
                     None => epoch.last = true,
                 },
                 () = &mut timer => break,
-                _ = stop.changed() => {}
+                // Where nobody can stop it any more, that is no reason to go round.
+                true = async { stop.changed().await.is_ok() } => {}
             }
         }
         self.first_epoch = false;

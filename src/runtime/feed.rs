@@ -75,7 +75,7 @@ impl Feed {
     pub(crate) fn new(specification: FeedSpecification, saved: Vec<Option<SavedTable>>) -> Self {
         let time = |(table, saved): (&TableSpecification, &Option<SavedTable>)| {
             let mut time = TableTime::new(table.watermark.is_some(), table.idle_timeout_ms, table.max_drift_ms);
-            time.floor = saved.as_ref().map_or(i64::MIN, |saved| saved.floor);
+            time.resume(saved.as_ref().map_or(i64::MIN, |saved| saved.floor));
             time
         };
         let times = specification.tables.iter().zip(&saved).map(time).collect();

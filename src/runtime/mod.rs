@@ -40,6 +40,8 @@ mod rows;
 mod shared_decode;
 mod splits;
 mod table_time;
+#[cfg(test)]
+mod table_time_tests;
 mod unwritten;
 mod worker;
 mod writer;

@@ -52,7 +52,7 @@ impl Driver {
     pub(super) async fn discover_feed(&mut self, index: usize) -> Result<()> {
         let feed = &mut self.feeds[index];
         let splits = feed.specification.source.splits().await?;
-        feed.splits.listed(&splits, &feed.saved);
+        feed.splits.listed(&splits, &feed.saved, feed.specification.source.listing());
         for split in splits {
             let known = feed.splits.by_id.contains_key(&split.id);
             if !known && !feed.waiting.iter().any(|w| w.id == split.id) {

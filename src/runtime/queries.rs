@@ -61,6 +61,7 @@ pub(super) async fn start_query(
     let writes = Arc::new(AtomicU64::new(0));
     (log.due, log.writes) = (Arc::clone(&due), Arc::clone(&writes));
     log.keeps_rows = !graph.operators.is_empty();
+    log.in_parts = query.key.is_empty() || query.has_each_key_once;
     log.limit.clone_from(&compute.limit);
     if let Some(state) = saved.queries.remove(&query.name) {
         graph.restore(state.operators, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;

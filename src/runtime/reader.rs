@@ -176,6 +176,8 @@ impl ReaderTask {
             if self.quotas.allowed().await.is_none() {
                 return Ok(());
             }
+            // When the answer comes it may be old: a process can be stopped for a minute, and a service can take one.
+            let at_ms = steady_ms(&self.clock);
             let fetched = self.reader.next().await?;
             let is_records = matches!(fetched, Fetch::Records(_) | Fetch::Rows(_));
             if looked && is_records {
@@ -184,7 +186,6 @@ impl ReaderTask {
                 return Ok(());
             }
             looked = self.looks && is_records;
-            let at_ms = steady_ms(&self.clock);
             if is_records {
                 self.pending.add();
             }

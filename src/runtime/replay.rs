@@ -133,7 +133,7 @@ impl Driver {
         for feed in &mut self.feeds {
             for (table, time) in feed.specification.tables.iter().zip(&mut feed.times) {
                 if let Some(table) = logged(&table.name) {
-                    time.floor = table.floor_after;
+                    time.resume(table.floor_after);
                 }
             }
         }

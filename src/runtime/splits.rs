@@ -80,6 +80,8 @@ pub(crate) struct FeedSplits {
     pub(crate) by_id: BTreeMap<SplitId, usize>,
     /// How many of the last listings lack a split that was read, where some do.
     missed: BTreeMap<SplitId, u32>,
+    /// The listing that was looked at last.
+    listing: Option<u64>,
     /// Splits that have a reader.
     pub(crate) open: BTreeSet<usize>,
     /// Logged epochs are being cut again: who gives how much is said by the log, and nobody is held back.
@@ -93,11 +95,13 @@ impl FeedSplits {
         self.open.is_empty() && self.turns.is_empty()
     }
 
-    /// Takes note of what the source names, of the splits that are known and those that earlier runs have `saved`.
-    pub(crate) fn listed(&mut self, splits: &[Split], saved: &[Option<SavedTable>]) {
-        if splits.is_empty() {
+    /// Takes note of what the source names, of the splits that are known and those that earlier runs have `saved`. `listing` is
+    /// [`Source::listing`](crate::contracts::Source::listing).
+    pub(crate) fn listed(&mut self, splits: &[Split], saved: &[Option<SavedTable>], listing: Option<u64>) {
+        if splits.is_empty() || (listing.is_some() && listing == self.listing) {
             return;
         }
+        self.listing = listing;
         let named: BTreeSet<&SplitId> = splits.iter().map(|split| &split.id).collect();
         let saved = saved.iter().flatten().flat_map(|table| table.splits.keys());
         let known = self.by_id.keys().cloned().chain(saved.map(|id| SplitId(id.as_str().into())));
@@ -198,7 +202,7 @@ pub(crate) mod tests {
         let kept = |feed: &FeedSplits| feed.not_yet_read(&saved, 1).map(|(id, _)| id).collect::<Vec<_>>();
         // While epochs are repeated the source has not been asked.
         assert_eq!(kept(&feed), ["child", "gone"]);
-        feed.listed(&named(&["s0", "child"]), &[Some(saved.clone())]);
+        feed.listed(&named(&["s0", "child"]), &[Some(saved.clone())], None);
         assert_eq!(kept(&feed), ["child"]);
         assert_eq!(feed.not_yet_read(&saved, 1).next(), Some(("child".to_owned(), split("26"))));
     }
@@ -212,7 +216,7 @@ pub(crate) mod tests {
         let (_, mut feed) = table(&[(Status::Finished, 0, 0), (Status::Finished, 0, 0)]);
         let (one, other) = (named(&["s0"]), named(&["s0", "s1"]));
         let mut gone_after = |listings: &[&[Split]]| {
-            listings.iter().for_each(|listing| feed.listed(listing, &[]));
+            listings.iter().for_each(|listing| feed.listed(listing, &[], None));
             [0, 1].map(|split| feed.is_gone(&feed.list[split].id, MISSED_LISTINGS))
         };
         assert_eq!(gone_after(&[&[], &[], &[], &[]]), [false, false], "nothing says nothing");
@@ -221,5 +225,14 @@ pub(crate) mod tests {
         assert_eq!(gone_after(&[&[], &one]), [false, true]);
         assert_eq!(gone_after(&[&[]]), [false, true]);
         assert_eq!(gone_after(&[&other]), [false, false], "it is back");
+    }
+    #[test]
+    fn a_listing_counts_once_however_often_it_is_answered() {
+        let (_, mut feed) = table(&[(Status::Finished, 0, 0), (Status::Finished, 0, 0)]);
+        let one = named(&["s0"]);
+        for (listing, is_gone) in [(1, false), (1, false), (1, false), (2, false), (2, false), (3, true)] {
+            feed.listed(&one, &[], Some(listing));
+            assert_eq!(feed.is_gone(&feed.list[1].id, MISSED_LISTINGS), is_gone, "{listing}");
+        }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct TableTime {
     /// Windows up to here have fired because all splits were idle (or an earlier run was drained):
     /// rows for them are late whatever their own split says.
     pub(crate) floor: i64,
+    /// How far time had come when this run began to go on by itself.
+    resumed: i64,
     /// Since when all splits have been idle, and the watermark then.
     idle: Option<(i64, i64)>,
     past: Past,
@@ -36,9 +38,16 @@ impl TableTime {
             max_drift_ms,
             reported: Watermark::MIN,
             floor: i64::MIN,
+            resumed: i64::MIN,
             idle: None,
             past: Past::default(),
         }
+    }
+
+    /// An earlier run, or a repeated epoch, has come so far: where all splits are idle, time goes on from there.
+    pub(crate) fn resume(&mut self, floor: i64) {
+        self.floor = floor;
+        self.resumed = floor.max(self.reported.0);
     }
 
     /// Moves event time on and returns it. `now_ms` is of the steady clock.
@@ -65,7 +74,9 @@ impl TableTime {
                 if let Some(watermark) = active {
                     self.past.note(now_ms, watermark);
                 }
-                let watermark = self.past.at(known.unwrap_or(now_ms));
+                // One that was idle then and is active by now has brought something, and holds time back.
+                let past = self.past.at(known.unwrap_or(now_ms));
+                let watermark = active.map_or(past, |active| past.min(active));
                 // Windows fire without an idle split: what it still brings for them is late.
                 if open.iter().any(|(idle, own)| idle.is_some() && *own < watermark) {
                     self.floor = self.floor.max(watermark);
@@ -73,10 +84,11 @@ impl TableTime {
                 watermark
             }
             (_, None) => largest,
-            _ if largest == i64::MIN => i64::MIN,
+            _ if largest.max(self.resumed) == i64::MIN => i64::MIN,
             (_, Some(until)) => {
                 // Data may have come and gone since the last epoch: time goes on from there.
-                let (since, base) = self.idle.filter(|(_, base)| largest <= *base).unwrap_or((until, largest));
+                let (since, base) =
+                    self.idle.filter(|(_, base)| largest <= *base).unwrap_or((until, largest.max(self.resumed)));
                 self.idle = Some((since, base));
                 let moved = base.saturating_add(until - since);
                 self.floor = self.floor.max(moved);
@@ -253,6 +265,49 @@ mod tests {
         assert_eq!((time.advance(&feed.list, 61_000).0, time.floor), (28_000, 28_000));
         feed.list[1].idleness.nothing(61_500);
         assert_eq!((time.advance(&feed.list, 62_000).0, time.floor), (58_000, 58_000));
+    }
+
+    /// An idle split that has been out of reach is heard again, and has records: it holds time back, though others are idle.
+    #[test]
+    fn one_that_was_idle_and_is_active_again_is_not_overtaken() {
+        use Status::{CaughtUp, Reading};
+        let (mut time, mut feed) = table(&[(Reading, 5_000, 0), (CaughtUp, 5_000, 0), (CaughtUp, 5_000, 0)]);
+        for second in 30..=91 {
+            let now_ms = second * 1_000;
+            time.watermarks[0] = now_ms;
+            feed.list[0].idleness.data(now_ms);
+            // The third one is always heard, the second one only up to here.
+            feed.list[2].idleness.nothing(now_ms + 300);
+            if second <= 31 {
+                feed.list[1].idleness.nothing(now_ms + 300);
+            }
+            time.advance(&feed.list, now_ms + 500);
+        }
+        assert_eq!((time.reported.0, time.floor), (30_000, 30_000));
+        feed.list[2].idleness.nothing(92_300);
+        // Its records have come, and wait.
+        feed.list[1].idleness.pending().add();
+        assert_eq!((time.advance(&feed.list, 92_500).0, time.floor), (30_000, 30_000));
+        feed.list[1].idleness.data(92_600);
+        feed.list[1].status = Reading;
+        time.watermarks[1] = 32_000;
+        assert_eq!((time.advance(&feed.list, 92_700).0, time.floor), (32_000, 32_000));
+    }
+
+    /// Also when it is handed over more often than its windows are long: their last one must fire.
+    #[test]
+    fn a_quiet_stream_goes_on_from_where_the_run_before_has_come() {
+        let (mut time, mut feed) = table(&[(Status::CaughtUp, 5_000, 0)]);
+        heard(&mut feed, 40_000);
+        time.advance(&feed.list, 40_000);
+        heard(&mut feed, 3_640_000);
+        assert_eq!((time.advance(&feed.list, 3_640_000).0, time.floor), (3_605_000, 3_605_000));
+        let (mut next, mut feed) = table(&[(Status::CaughtUp, 5_000, 0)]);
+        next.resume(time.floor);
+        heard(&mut feed, 30_000);
+        assert_eq!(next.advance(&feed.list, 30_000).0, 3_605_000);
+        heard(&mut feed, 70_000);
+        assert_eq!((next.advance(&feed.list, 70_000).0, next.floor), (3_645_000, 3_645_000));
     }
 
     /// An epoch may take longer than the idle timeout: data has come, and all are idle again.

@@ -52,6 +52,8 @@ pub struct QuerySpec {
     pub gates: Vec<GateKind>,
     /// Primary key among the sink's columns.
     pub key: Vec<usize>,
+    /// Whether the rows of an epoch are known to differ in the key.
+    pub has_each_key_once: bool,
     /// Schema of the rows for the sink.
     pub schema: SchemaRef,
     /// Where rows go.

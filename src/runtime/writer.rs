@@ -54,6 +54,9 @@ pub(crate) struct WriterLog {
     pub(crate) after: EpochNumber,
     /// The last epoch that the writer is not given again.
     pub(crate) last: EpochNumber,
+    /// Whether an epoch may be flushed in parts: no two of its rows have the same key. Else the older one of them would be there after the
+    /// first part, under the same version as the newer one: when the epoch is repeated, a value would go back.
+    pub(crate) in_parts: bool,
     /// Whether rows in open files are to be kept for checkpoints: the query has state, so it cannot give them again.
     pub(crate) keeps_rows: bool,
     /// How many of them may be in memory.
@@ -88,6 +91,7 @@ pub(crate) async fn run_writer(
         log: start.log,
         after: start.after,
         last: start.last,
+        in_parts: start.in_parts,
         unwritten: start.keeps_rows.then(|| Unwritten::new(start.limit)),
         written: Written::default(),
         due: start.due,
@@ -130,6 +134,7 @@ struct Writer {
     log: Option<Arc<dyn EpochLog>>,
     after: EpochNumber,
     last: EpochNumber,
+    in_parts: bool,
     unwritten: Option<Unwritten>,
     written: Written,
     due: Arc<AtomicI64>,
@@ -182,7 +187,7 @@ impl Writer {
             self.written.rows += outcome.written;
             refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, Some(&batch), row)));
             buffered += if from_disk { batch_bytes(&batch) } else { 0 };
-            if buffered > FLUSHED_BYTES && self.sink.flushes_parts() {
+            if buffered > FLUSHED_BYTES && self.in_parts && self.sink.flushes_parts() {
                 buffered = 0;
                 let outcome = self.sink.flush(epoch, now_ms).await?;
                 refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
@@ -355,7 +360,10 @@ mod tests {
             RecordBatch::try_from_iter([("n", numbers), ("t", texts)]).expect("a batch")
         };
         let schema = batch(0).schema();
-        for (in_parts, flushed) in [(true, vec![9_000, 18_000, 21_000]), (false, vec![21_000])] {
+        let parts = vec![9_000, 18_000, 21_000];
+        // Where one key may come twice in an epoch, all of it is sent at once.
+        for (in_parts, once, flushed) in [(true, true, parts), (false, true, vec![21_000]), (true, false, vec![21_000])]
+        {
             let mut file = folder.file(&schema).expect("a file");
             for from in (0..20_000).step_by(1_000) {
                 file.write(&batch(from)).expect("written");
@@ -370,7 +378,8 @@ mod tests {
             let (errors, _errors) = mpsc::channel(1);
             orders.send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes }).await.expect("room for it");
             drop(orders);
-            let written = run_writer("q".to_owned(), Box::new(sink), receiver, errors, WriterLog::default()).await;
+            let start = WriterLog { in_parts: once, ..WriterLog::default() };
+            let written = run_writer("q".to_owned(), Box::new(sink), receiver, errors, start).await;
             assert_eq!(written.expect("written").rows, 21_000);
             assert!(rows.lock().expect("unpoisoned").iter().copied().eq(0..21_000), "in order");
             assert_eq!(*flushed_at.lock().expect("unpoisoned"), flushed);

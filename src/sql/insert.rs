@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 use datafusion::prelude::lit;
@@ -63,6 +63,9 @@ impl JobBuilder<'_> {
         }
         let written = written(&table, &columns);
         let places: Vec<usize> = key.iter().filter_map(|k| value_index(&columns[*k], &columns, &partition)).collect();
+        let has_each_key_once = places.len() == key.len()
+            && key.iter().zip(&places).all(|(k, place)| keeps_apart(plan.schema().field(*place), &columns[*k]))
+            && super::surprises::tell_groups_apart(&plan, &places);
         let key = key.iter().filter_map(|k| written.iter().position(|w| w.name() == columns[*k].name())).collect();
         let mode = if self.options.batch { Mode::Batch } else { Mode::Stream };
         let mut compiler = self.compiler(mode, inputs, references, self.options.partitions);
@@ -107,6 +110,7 @@ impl JobBuilder<'_> {
                 connector: table.connector.clone(),
                 spec: spec(&table, schema),
                 key,
+                has_each_key_once,
             },
             tables,
             lookups,
@@ -241,6 +245,13 @@ impl JobBuilder<'_> {
 /// attributes, so there only those that the INSERT names.
 fn written(table: &Table, columns: &[Field]) -> Vec<Field> {
     if table.connector == "dynamodb" { columns.to_vec() } else { table.writable() }
+}
+
+/// Whether different values of one column are different ones of the other.
+fn keeps_apart(from: &Field, to: &Field) -> bool {
+    let (from, to) = (from.data_type(), to.data_type());
+    let text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8);
+    from == to || (text(from) && text(to)) || (from.is_integer() && to.is_integer())
 }
 
 /// Leaves rows out that have a NULL where the table does not take one.

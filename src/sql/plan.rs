@@ -76,6 +76,8 @@ pub struct SinkPlan {
     pub spec: TableSpec,
     /// Indexes of the primary key in that schema.
     pub key: Vec<usize>,
+    /// Whether the rows of an epoch are known to differ in the key.
+    pub has_each_key_once: bool,
 }
 
 /// A planned INSERT.

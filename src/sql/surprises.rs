@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 
-use super::nodes::window_bound;
+use super::nodes::{WindowTvf, window_bound};
+use crate::operators::WindowKind;
 
 /// For each column of a plan, the columns of the aggregation below that it is made of; `None` where rows are no groups.
 fn made_of(plan: &LogicalPlan) -> Option<(&Aggregate, Vec<BTreeSet<usize>>)> {
@@ -72,6 +73,72 @@ pub(super) fn narrow_key(plan: &LogicalPlan, places: &[usize], sink: &str) -> Op
     })
 }
 
+/// Whether the rows that a plan gives in an epoch differ in its columns `places`: each is a group of the aggregation below, and these
+/// columns say which. `false` where that is not known.
+pub(super) fn tell_groups_apart(plan: &LogicalPlan, places: &[usize]) -> bool {
+    let Some((aggregate, columns)) = groups_of(plan) else { return false };
+    let known: BTreeSet<usize> = places.iter().filter_map(|place| columns.get(*place).copied().flatten()).collect();
+    let (groups, below) = (&aggregate.group_expr, aggregate.input.schema());
+    let bound = |expr: &Expr| {
+        let Expr::Column(column) = expr else { return None };
+        let (kind, window) = window_bound(below.field(below.maybe_index_of_column(column)?))?;
+        Some((kind.to_owned(), window))
+    };
+    let known: Vec<&Expr> = known.iter().filter_map(|index| groups.get(*index)).collect();
+    let bounds: BTreeSet<(String, usize)> = known.iter().filter_map(|expr| bound(expr)).collect();
+    let follows = |expr: &Expr| match bound(expr) {
+        _ if known.contains(&expr) => true,
+        // Windows of CUMULATE have their start in common.
+        Some((_, window)) => bounds.iter().any(|(kind, own)| {
+            *own == window
+                && (kind != "start"
+                    || !matches!(kind_of(&aggregate.input, window), None | Some(WindowKind::Cumulate { .. })))
+        }),
+        None => false,
+    };
+    !groups.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) && groups.iter().all(follows)
+}
+
+/// For each column of a plan, the column of the aggregation below that it is.
+fn groups_of(plan: &LogicalPlan) -> Option<(&Aggregate, Vec<Option<usize>>)> {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => {
+            Some((aggregate, (0..aggregate.schema.fields().len()).map(Some).collect()))
+        }
+        LogicalPlan::Projection(projection) => {
+            let (aggregate, below) = groups_of(&projection.input)?;
+            let same = |expr: &Expr| match expr {
+                Expr::Column(column) => below[projection.input.schema().maybe_index_of_column(column)?],
+                Expr::Alias(alias) => match alias.expr.as_ref() {
+                    Expr::Column(column) => below[projection.input.schema().maybe_index_of_column(column)?],
+                    _ => None,
+                },
+                _ => None,
+            };
+            Some((aggregate, projection.expr.iter().map(same).collect()))
+        }
+        LogicalPlan::SubqueryAlias(alias) => groups_of(&alias.input),
+        LogicalPlan::Filter(filter) => groups_of(&filter.input),
+        _ => None,
+    }
+}
+
+/// The kind of a window of a plan.
+fn kind_of(plan: &LogicalPlan, number: usize) -> Option<WindowKind> {
+    let mut kind = None;
+    let _ = plan.apply(|node| {
+        if let LogicalPlan::Extension(extension) = node
+            && let Some(window) = extension.node.as_any().downcast_ref::<WindowTvf>()
+            && window.number == number
+        {
+            kind = Some(window.spec.kind);
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    kind
+}
+
 /// Rankings whose order leaves ties.
 pub(super) fn ties(plan: &LogicalPlan) -> Vec<String> {
     let mut found = Vec::new();
@@ -113,5 +180,59 @@ fn tie(expr: &Expr, input: &LogicalPlan) -> Option<String> {
                 .to_owned(),
         ),
         None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicI64;
+
+    use crate::sql::{PlanOptions, SqlText, plan_job};
+
+    const TABLES: &str = "
+CREATE TABLE events (page STRING, country STRING, n INT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts)
+  WITH ('connector' = 'datagen');
+CREATE TABLE items (k STRING, k2 STRING, at TIMESTAMP(3), until TIMESTAMP(3), c BIGINT, PRIMARY KEY (KEY) NOT ENFORCED)
+  WITH ('connector' = 'blackhole');
+INSERT INTO items (COLUMNS) ";
+
+    async fn once(key: &str, columns: &str, query: &str) -> bool {
+        let text = TABLES.replace("KEY) NOT", &format!("{key}) NOT")).replace("COLUMNS", columns) + query + ";";
+        let file = Arc::new(SqlText::new("job.sql", text));
+        let options =
+            PlanOptions { partitions: 1, batch: false, pruned: true, epoch_time_ms: Arc::new(AtomicI64::new(0)) };
+        let plan = plan_job(&[file], &Default::default(), &options, None).await.expect("it can be planned");
+        plan.queries[0].sink.has_each_key_once
+    }
+
+    #[tokio::test]
+    async fn a_key_that_says_less_than_the_groups_may_come_twice_in_an_epoch() {
+        let windows = |tvf: &str, select: &str, groups: &str| {
+            format!(
+                "SELECT {select}, COUNT(*) FROM TABLE({tvf}(TABLE events, DESCRIPTOR(ts), {})) GROUP BY {groups}",
+                if tvf == "TUMBLE" { "INTERVAL '1' MINUTE" } else { "INTERVAL '10' SECOND, INTERVAL '1' MINUTE" }
+            )
+        };
+        let (one, all) = ("page, window_start", "page, window_start, window_end");
+        for (key, columns, query, expected) in [
+            ("k, at", "k, at, c", windows("TUMBLE", one, all), true),
+            ("k, at", "k, at, c", windows("HOP", one, all), true),
+            // Windows of CUMULATE have their start in common.
+            ("k, at", "k, at, c", windows("CUMULATE", one, all), false),
+            ("k, until", "k, until, c", windows("CUMULATE", "page, window_end", all), true),
+            ("k, until", "k, at, until, c", windows("CUMULATE", all, all), true),
+            // Windows of one page replace each other.
+            ("k", "k, c", windows("TUMBLE", "page", all), false),
+            ("at", "k, at, c", windows("TUMBLE", one, all), false),
+            // Different pages may be one key.
+            ("k, at", "k, at, c", windows("TUMBLE", "UPPER(page), window_start", all), false),
+            ("k", "k, c", "SELECT page, COUNT(*) FROM events GROUP BY page".to_owned(), true),
+            ("k2, k", "k, k2, c", "SELECT page, country, COUNT(*) FROM events GROUP BY page, country".to_owned(), true),
+            ("k", "k, k2, c", "SELECT page, country, COUNT(*) FROM events GROUP BY page, country".to_owned(), false),
+            ("k", "k, c", "SELECT page, CAST(n AS BIGINT) FROM events".to_owned(), false),
+        ] {
+            assert_eq!(once(key, columns, &query).await, expected, "PRIMARY KEY ({key}): {query}");
+        }
     }
 }

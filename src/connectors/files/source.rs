@@ -52,6 +52,8 @@ pub(super) struct FileSource {
 struct Objects {
     /// The last listing, and when it began.
     listed: Option<(Vec<ListedFile>, Duration)>,
+    /// Its number.
+    number: u64,
     /// One that is under way.
     listing: Option<JoinHandle<Result<Vec<ListedFile>>>>,
 }
@@ -143,6 +145,7 @@ impl FileSource {
             let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(files) = fresh {
                 objects.listed = Some((files, now));
+                objects.number += 1;
             }
             if let (Some((_, since)), Some(interval), None) = (&objects.listed, self.monitor_interval, &objects.listing)
                 && now.saturating_sub(*since) >= interval
@@ -222,6 +225,13 @@ impl Source for FileSource {
     async fn splits(&self) -> Result<Vec<Split>> {
         let split = |file: ListedFile| Split { id: split_id(&file.name), bytes: Some(file.bytes), parents: Vec::new() };
         Ok(self.files().await?.into_iter().map(split).collect())
+    }
+
+    fn listing(&self) -> Option<u64> {
+        match &self.place {
+            Place::Local(_) => None,
+            Place::S3(_) => Some(self.objects.lock().unwrap_or_else(PoisonError::into_inner).number),
+        }
     }
 
     async fn open(

@@ -39,6 +39,10 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Between two subscriptions: the service allows one in 5 s for a shard and consumer.
 const BETWEEN_SUBSCRIPTIONS: Duration = Duration::from_millis(5_100);
 
+/// An event that comes sooner than this after the one before was taken has lain in the connection, for nobody knows how long: that it says
+/// there is nothing more is no news. (Heartbeats come each 5 s; a connection gives what it has read within a few milliseconds.)
+const QUEUED: Duration = Duration::from_millis(50);
+
 /// Subscriptions on one connection. The client's HTTP/2 windows are 2 MB for a stream and 5 MB for a connection (hyper 1.12; the SDK
 /// lets nobody change them): where two are held back, the third has room. More would starve each other, fewer need more memory.
 pub(super) const SHARDS_PER_CONNECTION: usize = 3;
@@ -104,6 +108,7 @@ impl FanOutReader {
     async fn receive(&mut self) -> Result<bool> {
         let clock = Arc::clone(&self.shard.stream.clock);
         let Some(subscription) = &mut self.subscription else { return Ok(false) };
+        let asked = clock.elapsed();
         let received = tokio::select! {
             received = subscription.event_stream.recv() => received,
             () = clock.sleep(SILENCE) => {
@@ -130,7 +135,8 @@ impl FanOutReader {
                     self.end = Some(children);
                     return Ok(false);
                 }
-                Ok(event.records.is_empty() && behind == 0)
+                let waited = clock.elapsed().saturating_sub(asked);
+                Ok(event.records.is_empty() && behind == 0 && waited >= QUEUED)
             }
             // An event of a later version of the service.
             Ok(Some(_)) => Ok(false),
