@@ -9,7 +9,7 @@ use super::reference::ReferenceLoader;
 use super::reject::ErrorOutput;
 use super::sink::Sink;
 use super::source::Source;
-use super::storage::Storage;
+use super::storage::{LockedStorage, Storage};
 use super::table::TableSpec;
 
 /// A world for a job: a simulation brings its own, with faults that it chooses. Everything between these parts is the
@@ -32,6 +32,11 @@ pub trait Outside: Send + Sync + fmt::Debug {
 
     /// Where checkpoints and the epoch log are kept.
     fn storage(&self) -> Arc<dyn Storage>;
+
+    /// The same, where one run has it at a time.
+    fn locked_storage(&self) -> Option<Arc<dyn LockedStorage>> {
+        None
+    }
 
     /// A text that no other run has.
     fn nonce(&self) -> String;

@@ -4,10 +4,12 @@
 //! object is whole or not there, and of two writers that create the same name, one wins.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::epoch_log::{EpochLog, LogEntry};
 use super::error::Result;
 
 /// What became of [`Storage::create`].
@@ -42,4 +44,15 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Removes an object; one that is not there is no error.
     async fn remove(&self, name: &str) -> Result<()>;
+}
+
+/// A storage that one run has at a time: the one that has its epoch log open.
+#[async_trait]
+pub trait LockedStorage: Storage {
+    /// Opens the epoch log, makes it if it is not there, and answers its entries. What runs that have died left half written is
+    /// removed. With `anew`, so is a log that cannot be read.
+    ///
+    /// # Errors
+    /// `fenced` while another run has it, `corrupt` when it is damaged.
+    async fn open_log(&self, anew: bool) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)>;
 }

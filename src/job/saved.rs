@@ -8,13 +8,11 @@ use super::changes::reconcile;
 use super::replica::LeasePlace;
 use super::run::JobOptions;
 use crate::connectors::files::{StatePlace, state_place};
-use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LogEntry, Outside, Result, Storage};
+use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Outside, Result, Storage};
 use crate::operators::StateLimit;
 use crate::runtime::{Checkpointing, JobLog, identity};
 use crate::sql::{JobPlan, Settings};
-use crate::state::{
-    CheckpointStore, FileEpochLog, LocalStorage, Manifest, ObjectEpochLog, ObjectStorage, SavedJob, Stamp,
-};
+use crate::state::{CheckpointStore, LocalStorage, Manifest, ObjectEpochLog, ObjectStorage, SavedJob, Stamp};
 
 /// What a person asks for of a job's saved state.
 #[derive(Debug, Clone, Default)]
@@ -64,11 +62,11 @@ pub(super) struct SavedRun {
     pub(super) notes: Vec<String>,
 }
 
-/// Storage of a job's checkpoints below `path`, and its folder if it is one.
+/// Storage of a job's checkpoints below `path`; a folder is for one run at a time.
 pub(super) async fn storage(
     path: &str,
     clock: Arc<dyn Clock>,
-) -> Result<(Arc<dyn Storage>, Option<Arc<LocalStorage>>)> {
+) -> Result<(Arc<dyn Storage>, Option<Arc<dyn LockedStorage>>)> {
     match state_place(path, Arc::clone(&clock)).await? {
         StatePlace::Folder(folder) => {
             let folder = Arc::new(LocalStorage::new(folder));
@@ -76,6 +74,20 @@ pub(super) async fn storage(
         }
         StatePlace::Bucket { store, prefix } => Ok((Arc::new(ObjectStorage::new(store, &prefix, path, clock)), None)),
     }
+}
+
+/// The epoch log in a storage, with its entries; `anew`: one that cannot be read is removed.
+pub(super) async fn open_log(
+    storage: &Arc<dyn Storage>,
+    locked: Option<&dyn LockedStorage>,
+    nonce: &str,
+    anew: bool,
+) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)> {
+    if let Some(locked) = locked {
+        return locked.open_log(anew).await;
+    }
+    let (log, entries) = ObjectEpochLog::open(Arc::clone(storage), nonce).await?;
+    Ok((Arc::new(log), entries))
 }
 
 /// A text that no other run has.
@@ -99,22 +111,22 @@ pub(super) async fn saved_run(
     limit: Option<&StateLimit>,
 ) -> Result<SavedRun> {
     let settings = &plan.settings;
-    let simulated = options.state.outside.as_ref().map(|outside| outside.storage());
-    let Some(path) = checkpoints_path(options, settings, job).or(simulated.as_ref().map(|s| s.place())) else {
+    let simulated = options.state.outside.as_ref().map(|outside| outside.storage().place());
+    let Some(path) = checkpoints_path(options, settings, job).or(simulated) else {
         let note = "positions and state are not kept: what is read now is read again by the next run \
                     (SET 'state.checkpoints.dir' = 's3://bucket/prefix', or --checkpoints)";
         return Ok(SavedRun { notes: vec![note.to_owned()], ..SavedRun::default() });
     };
-    let (storage, folder) = match simulated {
-        Some(storage) => (storage, None),
+    let (storage, locked) = match &options.state.outside {
+        Some(outside) => (outside.storage(), outside.locked_storage()),
         None => storage(&path, Arc::clone(clock)).await?,
     };
-    let opening = Opening { options, plan, clock, storage, folder, limit };
+    let opening = Opening { options, plan, clock, storage, locked, limit };
     let mut attempt = 1;
     let begun = loop {
         match opening.begin().await {
             // The run that is being taken over has written meanwhile. In a folder, its lock keeps this one out.
-            Err(e) if e.kind() == ErrorKind::Fenced && opening.folder.is_none() && attempt < ATTEMPTS => attempt += 1,
+            Err(e) if e.kind() == ErrorKind::Fenced && opening.locked.is_none() && attempt < ATTEMPTS => attempt += 1,
             begun => break begun?,
         }
     };
@@ -135,8 +147,8 @@ struct Opening<'a> {
     plan: &'a JobPlan,
     clock: &'a Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
-    /// The storage, when it is a folder.
-    folder: Option<Arc<LocalStorage>>,
+    /// The storage, when it is one run's at a time.
+    locked: Option<Arc<dyn LockedStorage>>,
     /// What of the state may be in memory.
     limit: Option<&'a StateLimit>,
 }
@@ -154,18 +166,6 @@ struct Begun {
 }
 
 impl Opening<'_> {
-    async fn open_log(&self, nonce: &str) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)> {
-        let Some(folder) = &self.folder else {
-            let (log, entries) = ObjectEpochLog::open(Arc::clone(&self.storage), nonce).await?;
-            return Ok((Arc::new(log), entries));
-        };
-        refuse_old_layout(folder.root(), self.options.fresh)?;
-        // The lock first: what follows is for one run at a time.
-        let (log, entries) = open_file_log(folder.root(), self.options.fresh)?;
-        folder.remove_leftovers()?;
-        Ok((Arc::new(log), entries))
-    }
-
     /// # Errors
     /// `fenced` when another run has written while this one took over; what is wrong with state, SQL or options.
     async fn begin(&self) -> Result<Begun> {
@@ -174,7 +174,7 @@ impl Opening<'_> {
         let local = options.local.as_deref();
         let has_results =
             local.filter(|local| !state.of_fleet && !local.join("checkpoints").exists()).and_then(results);
-        let (log, entries) = self.open_log(&nonce).await?;
+        let (log, entries) = open_log(&self.storage, self.locked.as_deref(), &nonce, options.fresh).await?;
         let mut store = CheckpointStore::new(Arc::clone(&self.storage), nonce, self.plan.settings.checkpoints_kept);
         if let Some(limit) = self.limit {
             store = store.spilling(Arc::clone(&limit.folder), limit.bytes / 2);
@@ -224,8 +224,8 @@ impl Opening<'_> {
                 *manifest = store.rewind(manifest, name, epoch, stamp).await?;
                 loaded.of(manifest)
             }
-            (Some(manifest), None) if self.folder.is_some() => store.load(manifest).await?,
-            (None, _) if self.folder.is_some() => SavedJob { epoch: first, ..SavedJob::default() },
+            (Some(manifest), None) if self.locked.is_some() => store.load(manifest).await?,
+            (None, _) if self.locked.is_some() => SavedJob { epoch: first, ..SavedJob::default() },
             // A checkpoint that the run before has under way must not be committed any more.
             _ => {
                 let mut latest = if options.fresh { None } else { store.latest().await? };
@@ -341,38 +341,7 @@ pub(super) fn last_generation(entries: &[LogEntry]) -> u64 {
     started.max().unwrap_or(0)
 }
 
-fn open_file_log(folder: &Path, fresh: bool) -> Result<(FileEpochLog, Vec<LogEntry>)> {
-    match FileEpochLog::open(folder) {
-        Err(error) if error.kind() == ErrorKind::Corrupt && fresh => {
-            FileEpochLog::discard(folder)?;
-            FileEpochLog::open(folder)
-        }
-        opened => opened,
-    }
-}
-
 /// Results of earlier runs below a folder.
 fn results(local: &Path) -> Option<std::path::PathBuf> {
     ["dynamodb.sqlite", "sns", "s3"].iter().map(|name| local.join(name)).find(|path| path.exists())
-}
-
-/// States of versions that saved only at the end of a run lie in the folder itself, as `<n>.json`.
-fn refuse_old_layout(folder: &Path, fresh: bool) -> Result<()> {
-    let failed = |e| Error::unavailable(format!("cannot read '{}'", folder.display())).caused_by(e);
-    let entries = match std::fs::read_dir(folder) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(failed)?,
-    };
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let old = path.is_file() && (name.ends_with(".json") || name.ends_with(".arrow"));
-        if old && fresh {
-            std::fs::remove_file(&path).map_err(failed)?;
-        } else if old {
-            return Err(Error::corrupt(format!("the saved state in '{}' is of an earlier version", folder.display()))
-                .hint("end it with the program that wrote it, or start anew with --fresh"));
-        }
-    }
-    Ok(())
 }

@@ -11,11 +11,11 @@ use datafusion::arrow::compute::filter_record_batch;
 use parquet::arrow::ArrowWriter;
 
 use super::changes::difference;
-use super::saved::{last_epoch, last_generation, nonce, storage};
-use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LogEntry, Result, Watermark};
+use super::saved::{last_epoch, last_generation, nonce, open_log, storage};
+use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Result, Watermark};
 use crate::state::{
-    CheckpointStore, FileEpochLog, LocalStorage, Manifest, ManifestOperator, ManifestReference, ObjectEpochLog,
-    OperatorState, SavedSplit, SavedTable, Stamp, StatePiece, shown_digest,
+    CheckpointStore, Manifest, ManifestOperator, ManifestReference, OperatorState, SavedSplit, SavedTable, Stamp,
+    StatePiece, shown_digest,
 };
 
 /// Checkpoints that a rewind leaves beside savepoints.
@@ -24,7 +24,7 @@ const KEPT: usize = 3;
 /// The saved state of a job.
 pub struct StateTools {
     store: CheckpointStore,
-    folder: Option<Arc<LocalStorage>>,
+    locked: Option<Arc<dyn LockedStorage>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -32,15 +32,13 @@ impl StateTools {
     /// Opens `path`: the folder or `s3://` prefix of a job's checkpoints, or a folder with one job's below it, such as that of
     /// `--local`.
     pub async fn open(path: &str, clock: Arc<dyn Clock>) -> Result<Self> {
-        let (own, folder) = storage(path, Arc::clone(&clock)).await?;
-        let (own, folder) = match &folder {
-            Some(outer) => match only_job(outer.root())? {
-                Some(inner) => storage(&inner.to_string_lossy(), Arc::clone(&clock)).await?,
-                None => (own, folder),
-            },
-            None => (own, None),
-        };
-        Ok(Self { store: CheckpointStore::new(own, nonce()?, KEPT), folder, clock })
+        let (mut own, mut locked) = storage(path, Arc::clone(&clock)).await?;
+        if locked.is_some()
+            && let Some(inner) = only_job(Path::new(&own.place()))?
+        {
+            (own, locked) = storage(&inner.to_string_lossy(), Arc::clone(&clock)).await?;
+        }
+        Ok(Self { store: CheckpointStore::new(own, nonce()?, KEPT), locked, clock })
     }
 
     /// A checkpoint by its number, `latest`, or the name of a savepoint.
@@ -203,9 +201,9 @@ impl StateTools {
     /// Copies a checkpoint with all its files to the store at `path`, where it becomes the newest.
     pub async fn restore(&self, which: &str, path: &str) -> Result<String> {
         let (of, name) = self.find(which).await?;
-        let (to, folder) = storage(path, Arc::clone(&self.clock)).await?;
+        let (to, locked) = storage(path, Arc::clone(&self.clock)).await?;
         let store = CheckpointStore::new(to, nonce()?, KEPT);
-        let mut other = Self { store, folder, clock: Arc::clone(&self.clock) };
+        let mut other = Self { store, locked, clock: Arc::clone(&self.clock) };
         let (own_epoch, own_generation) = self.counted().await?;
         let (epoch, mut stamp, log) = other.take_over().await?;
         // What the job here has written, since the checkpoint too, must not be newer than what it will write from there.
@@ -218,7 +216,7 @@ impl StateTools {
 
     /// The last epoch and the last run that are known here. Disturbs nobody.
     async fn counted(&self) -> Result<(u64, u64)> {
-        match self.open_log().await {
+        match open_log(self.store.storage(), self.locked.as_deref(), &nonce()?, false).await {
             Ok((_, entries)) => self.last(&entries).await,
             // The job is running, and goes on counting.
             Err(error) if error.kind() == ErrorKind::Fenced => {
@@ -231,25 +229,12 @@ impl StateTools {
 
     /// Makes this program the one that may write: the last epoch, a stamp, and the log.
     async fn take_over(&mut self) -> Result<(u64, Stamp, Arc<dyn EpochLog>)> {
-        let (log, entries) = self.open_log().await?;
+        let (log, entries) = open_log(self.store.storage(), self.locked.as_deref(), &nonce()?, false).await?;
         let (epoch, last_generation) = self.last(&entries).await?;
         let generation = last_generation + 1;
         // From here on, a run that is under way can write nothing any more.
         log.append(&LogEntry::Started { generation, queries: Default::default() }).await?;
         Ok((epoch, Stamp { generation, time_ms: self.clock.now_ms() }, log))
-    }
-
-    async fn open_log(&self) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)> {
-        Ok(match &self.folder {
-            Some(folder) => {
-                let (log, entries) = FileEpochLog::open(folder.root())?;
-                (Arc::new(log), entries)
-            }
-            None => {
-                let (log, entries) = ObjectEpochLog::open(Arc::clone(self.store.storage()), &nonce()?).await?;
-                (Arc::new(log), entries)
-            }
-        })
     }
 
     /// The last epoch and the last run, by the newest checkpoint and these entries of the log.

@@ -6,13 +6,15 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::FileEpochLog;
 use super::in_use::Permit;
-use crate::contracts::{Created, Error, Result, Storage};
+use crate::contracts::{Created, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Result, Storage};
 
 /// A folder, which need not exist.
 #[derive(Debug)]
@@ -47,11 +49,20 @@ impl LocalStorage {
         });
         task.await.map_err(|e| Error::internal("a task that uses the disk died").caused_by(e))?
     }
+}
 
-    /// Removes the temporary files of runs that died. Only while no other run can use the folder. Blocks.
-    pub fn remove_leftovers(&self) -> Result<()> {
-        remove_hidden(&self.root).map_err(|e| failed("tidy", &self.root, e))
-    }
+/// The log first: what follows is for one run at a time.
+fn open_log(folder: &Path, anew: bool) -> Result<(FileEpochLog, Vec<LogEntry>)> {
+    refuse_old_layout(folder, anew)?;
+    let opened = match FileEpochLog::open(folder) {
+        Err(error) if error.kind() == ErrorKind::Corrupt && anew => {
+            FileEpochLog::discard(folder)?;
+            FileEpochLog::open(folder)?
+        }
+        opened => opened?,
+    };
+    remove_hidden(folder).map_err(|e| failed("tidy", folder, e))?;
+    Ok(opened)
 }
 
 fn remove_hidden(folder: &Path) -> io::Result<()> {
@@ -65,6 +76,27 @@ fn remove_hidden(folder: &Path) -> io::Result<()> {
             remove_hidden(&entry.path())?;
         } else if entry.file_name().to_string_lossy().starts_with('.') {
             fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// States of versions that saved only at the end of a run lie in the folder itself, as `<n>.json`.
+fn refuse_old_layout(folder: &Path, fresh: bool) -> Result<()> {
+    let failed = |e| Error::unavailable(format!("cannot read '{}'", folder.display())).caused_by(e);
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let old = path.is_file() && (name.ends_with(".json") || name.ends_with(".arrow"));
+        if old && fresh {
+            std::fs::remove_file(&path).map_err(failed)?;
+        } else if old {
+            return Err(Error::corrupt(format!("the saved state in '{}' is of an earlier version", folder.display()))
+                .hint("end it with the program that wrote it, or start anew with --fresh"));
         }
     }
     Ok(())
@@ -145,5 +177,16 @@ impl Storage for LocalStorage {
 
     async fn remove(&self, name: &str) -> Result<()> {
         self.blocking("remove", name, |path| missing_is_none(fs::remove_file(path)).map(drop)).await
+    }
+}
+
+#[async_trait]
+impl LockedStorage for LocalStorage {
+    async fn open_log(&self, anew: bool) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)> {
+        let root = self.root.clone();
+        let opened = tokio::task::spawn_blocking(move || open_log(&root, anew)).await;
+        let (log, entries) =
+            opened.map_err(|e| Error::internal("the task that opened the epoch log died").caused_by(e))??;
+        Ok((Arc::new(log), entries))
     }
 }

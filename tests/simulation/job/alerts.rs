@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tidemill::contracts::{Changes, EpochNumber, Result, Sink, WriteOutcome};
 
+use super::bug::Bug;
 use super::lookups::{VERSIONS, owner, weight};
 use super::machine::Machine;
-use super::scenario::Bug;
 use super::sinks::{Row, Services, rows};
 use super::stream::Stream;
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tidemill::contracts::{Created, Result, Storage};
 use tidemill::state::ObjectStorage;
 
-use super::scenario::Bug;
+use super::bug::Bug;
 
 /// A place as one run sees it.
 #[derive(Debug)]

@@ -1,6 +1,9 @@
 //! What must have come of a stream, computed from its events alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use tidemill::state::DEFAULT_KEPT;
 
 use super::queries::Work;
 use super::sinks::{Row, Services};
@@ -39,6 +42,28 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
     if work.alerts {
         problems.extend(services.alert_problems(stream));
     }
+    problems
+}
+
+/// What is kept of checkpoints, and named by nothing; half-written files; more checkpoints than were to be kept.
+pub(crate) fn left_behind(stored: &BTreeMap<String, Bytes>) -> Vec<String> {
+    let mut problems = Vec::new();
+    let manifests = stored.iter().filter(|(name, _)| name.starts_with("manifests/"));
+    let named: BTreeSet<&str> =
+        manifests.clone().flat_map(|(_, content)| std::str::from_utf8(content).expect("JSON").split('"')).collect();
+    let unnamed: Vec<&String> = stored
+        .keys()
+        .filter(|name| name.starts_with("state/") || name.starts_with("references/"))
+        .filter(|name| !named.contains(name.as_str()))
+        .collect();
+    if !unnamed.is_empty() {
+        problems.push(format!("no checkpoint names {unnamed:?}"));
+    }
+    if manifests.clone().count() > DEFAULT_KEPT {
+        problems.push(format!("there are {} checkpoints", manifests.count()));
+    }
+    let hidden = |name: &&String| name.rsplit('/').next().is_some_and(|file| file.starts_with('.'));
+    problems.extend(stored.keys().filter(hidden).map(|name| format!("'{name}' was left half written")));
     problems
 }
 

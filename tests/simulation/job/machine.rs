@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 18] = [
+pub(crate) const FAULTS: [&str; 23] = [
     "lost request",
     "lost reply",
     "late request",
@@ -29,7 +29,21 @@ pub(crate) const FAULTS: [&str; 18] = [
     "pause longer than the lease",
     "two leaders",
     "fast clock",
+    "torn write",
+    "full disk",
+    "little memory",
+    "cut from one service",
+    "old answer",
 ];
+
+/// What a machine can be cut off from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Far {
+    /// The store of checkpoints, log and lease.
+    Store,
+    /// What the job writes to, and looks up in.
+    Services,
+}
 
 /// What all machines share: chance, counts, and what is written down of a run.
 #[derive(Debug)]
@@ -96,7 +110,8 @@ pub(crate) struct Machine {
 struct State {
     dead: bool,
     stands_until: Duration,
-    cut_until: Duration,
+    /// From the store, and from the services.
+    cut_until: [Duration; 2],
 }
 
 /// The answer did not come.
@@ -116,14 +131,21 @@ impl Machine {
         self.state().dead = true;
     }
 
+    pub(crate) fn is_dead(&self) -> bool {
+        self.state().dead
+    }
+
     pub(crate) fn stand_until(&self, until: Duration) {
         let mut state = self.state();
         state.stands_until = state.stands_until.max(until);
     }
 
-    pub(crate) fn cut_until(&self, until: Duration) {
+    pub(crate) fn cut_until(&self, from: &[Far], until: Duration) {
         let mut state = self.state();
-        state.cut_until = state.cut_until.max(until);
+        for far in from {
+            let cut = &mut state.cut_until[*far as usize];
+            *cut = until.max(*cut);
+        }
     }
 
     /// Goes on when the machine does; never on a dead one.
@@ -147,12 +169,13 @@ impl Machine {
     /// Asks a service to do something. A request that was sent arrives, sooner or later, whatever becomes of the sender.
     pub(crate) async fn call<T: Send + 'static>(
         self: &Arc<Self>,
+        far: Far,
         work: impl Fn() -> T + Send + 'static,
     ) -> Result<T, Lost> {
         self.goes().await;
         let calm = self.nature.is_calm();
         let (there, again, back, request_lost, reply_lost) = {
-            let cut = self.state().cut_until > self.nature.world.now();
+            let cut = self.state().cut_until[far as usize] > self.nature.world.now();
             let mut inner = self.nature.lock();
             let request_lost = cut || (!calm && inner.chance.percent(2));
             let reply_lost = !calm && inner.chance.percent(2);
@@ -200,14 +223,14 @@ impl Machine {
         if reply_lost { Err(Lost) } else { answer }
     }
 
-    /// The same, until there is an answer.
+    /// Asks one that the job writes to, until there is an answer.
     pub(crate) async fn insist<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Fn() -> T + Clone + Send + 'static,
     ) -> T {
         loop {
             let work = work.clone();
-            if let Ok(answer) = self.call(work).await {
+            if let Ok(answer) = self.call(Far::Services, work).await {
                 return answer;
             }
         }

@@ -7,23 +7,30 @@
 //!  table  ─ network ─ Lookup ─┘
 //!                          lease, epoch log, checkpoints, recovery ─ network ─ object store
 //! ```
+//!
+//! In a quarter of the seeds one machine runs the job without a lease, and log and checkpoints are files on its disk.
 
 mod alerts;
+mod bug;
 mod careless;
 mod checks;
+mod disk;
 mod lookups;
 mod machine;
 mod objects;
+mod process;
 mod queries;
 mod scenario;
 mod sinks;
+mod site;
 mod stream;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bug::Bug;
 use objects::Silence;
-use scenario::{Bug, run, run_in_silence};
+use scenario::{run, run_in_silence};
 
 use crate::world::{Tally, seeds};
 

@@ -1,10 +1,12 @@
 //! An object store beyond the network: checkpoints, epoch log and lease lie there.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::future::FutureExt;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
@@ -14,8 +16,8 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use super::machine::{Lost, Machine};
-use super::scenario::Bug;
+use super::bug::Bug;
+use super::machine::{Far, Lost, Machine};
 
 /// The store as one machine sees it.
 #[derive(Debug)]
@@ -38,6 +40,18 @@ impl fmt::Display for FarStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the simulated store")
     }
+}
+
+/// Everything below `kept/`, by its name there.
+pub(crate) async fn stored(objects: &InMemory) -> BTreeMap<String, Bytes> {
+    let listed: Vec<ObjectMeta> = objects.list(Some(&Path::from("kept"))).try_collect().await.expect("memory");
+    let mut stored = BTreeMap::new();
+    for object in listed {
+        let content = objects.get_opts(&object.location, GetOptions::default()).await.expect("it was listed");
+        let name = object.location.as_ref().trim_start_matches("kept/").to_owned();
+        stored.insert(name, content.bytes().await.expect("memory"));
+    }
+    stored
 }
 
 fn lost(_: Lost) -> Error {
@@ -69,8 +83,15 @@ impl ObjectStore for FarStore {
         if self.bug == Some(Bug::LosesObjects) && self.machine.nature.lock().chance.percent(3) {
             return Ok(PutResult { e_tag: None, version: None });
         }
+        if self.bug == Some(Bug::AnswersEarly) && location.as_ref().contains("/log/") {
+            let machine = Arc::clone(&self.machine);
+            tokio::spawn(async move {
+                machine.call(Far::Store, move || now(inner.put_opts(&location, payload.clone(), options.clone()))).await
+            });
+            return Ok(PutResult { e_tag: None, version: None });
+        }
         self.machine
-            .call(move || now(inner.put_opts(&location, payload.clone(), options.clone())))
+            .call(Far::Store, move || now(inner.put_opts(&location, payload.clone(), options.clone())))
             .await
             .map_err(lost)?
     }
@@ -81,17 +102,20 @@ impl ObjectStore for FarStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let (inner, location) = (Arc::clone(&self.inner), location.clone());
-        self.machine.call(move || now(inner.get_opts(&location, options.clone()))).await.map_err(lost)?
+        self.machine.call(Far::Store, move || now(inner.get_opts(&location, options.clone()))).await.map_err(lost)?
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        if self.bug == Some(Bug::RemovesNothing) {
+            return locations;
+        }
         let (inner, machine) = (Arc::clone(&self.inner), Arc::clone(&self.machine));
         let remove = move |location: Result<Path>| {
             let (inner, machine) = (Arc::clone(&inner), Arc::clone(&machine));
             async move {
                 let location = location?;
                 let one = location.clone();
-                let removed = machine.call(move || {
+                let removed = machine.call(Far::Store, move || {
                     now(inner.delete_stream(futures::stream::iter([Ok(one.clone())]).boxed()).try_collect::<Vec<_>>())
                 });
                 removed.await.map_err(lost)??;
@@ -104,7 +128,7 @@ impl ObjectStore for FarStore {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let (inner, machine, prefix) = (Arc::clone(&self.inner), Arc::clone(&self.machine), prefix.cloned());
         let listed = async move {
-            let listed = machine.call(move || now(inner.list(prefix.as_ref()).collect::<Vec<_>>())).await;
+            let listed = machine.call(Far::Store, move || now(inner.list(prefix.as_ref()).collect::<Vec<_>>())).await;
             listed.unwrap_or_else(|e| vec![Err(lost(e))])
         };
         futures::stream::once(listed).flat_map(futures::stream::iter).boxed()

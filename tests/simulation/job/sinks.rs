@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use tidemill::contracts::{Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
 use super::alerts::Topic;
+use super::bug::Bug;
 use super::machine::{Machine, Nature};
-use super::scenario::Bug;
 
 /// A row as text, by column.
 pub(crate) type Row = BTreeMap<String, String>;

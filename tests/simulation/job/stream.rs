@@ -11,8 +11,8 @@ use tidemill::contracts::{
     Split, SplitId, SplitReader, StartPosition,
 };
 
+use super::bug::Bug;
 use super::machine::Machine;
-use super::scenario::Bug;
 use crate::world::Chance;
 
 /// An event as it was produced.
@@ -72,7 +72,7 @@ impl Stream {
         Self { shards, reshards: 0, most_open: NonZeroUsize::new(1 + chance.below(3) as usize) }
     }
 
-    /// Shards that split and merge. In half of the streams there are pauses.
+    /// Shards that split and merge. In half of the streams there are pauses, in others one shard has nothing for a while.
     fn of_shards(chance: &Chance, seconds: u64) -> Self {
         let shard = |number: usize, parents: Vec<String>, opens_ms: u64| Shard {
             id: format!("shard-{number:03}"),
@@ -84,6 +84,7 @@ impl Stream {
         let mut shards: Vec<Shard> = (0..1 + chance.below(3) as usize).map(|n| shard(n, Vec::new(), 0)).collect();
         let keys = 2 + chance.below(6);
         let pauses = chance.percent(50);
+        let (falls_quiet, mut quiet) = (chance.percent(50), (0, 0));
         let (mut time_ms, mut id, mut reshards) = (0, 0, 0);
         while time_ms < seconds * 1_000 {
             time_ms += 1 + chance.below(150);
@@ -91,7 +92,12 @@ impl Stream {
                 time_ms += 500 + chance.below(6_000);
             }
             let open: Vec<usize> = (0..shards.len()).filter(|at| shards[*at].closes_ms.is_none()).collect();
-            let at = open[chance.below(open.len() as u64) as usize];
+            if falls_quiet && chance.below(40) == 0 {
+                quiet = (open[chance.below(open.len() as u64) as usize], time_ms + 1_000 + chance.below(14_000));
+            }
+            let has_some: Vec<usize> = open.iter().copied().filter(|at| *at != quiet.0 || time_ms >= quiet.1).collect();
+            let from = if has_some.is_empty() { &open } else { &has_some };
+            let at = from[chance.below(from.len() as u64) as usize];
             let key = format!("k{}", chance.below(keys));
             shards[at].events.push(Event { id, key, time_ms });
             id += 1;
@@ -208,6 +214,14 @@ impl SplitReader for Reader {
             shard.events[self.next..].iter().take_while(|event| event.time_ms <= now_ms).take(most).collect();
         if events.is_empty() {
             let ended = shard.closes_ms.is_some_and(|at| at <= now_ms) && self.next == shard.events.len();
+            let late = {
+                let mut inner = machine.nature.lock();
+                let late = !machine.nature.is_calm() && inner.chance.below(100) == 0;
+                inner.faults.count_if(late, "old answer");
+                if late { 1_000 + inner.chance.below(15_000) } else { 0 }
+            };
+            machine.nature.world.sleep(Duration::from_millis(late)).await;
+            machine.goes().await;
             return Ok(if ended { Fetch::Finished } else { Fetch::CaughtUp });
         }
         let (mut data, mut records) = (Vec::new(), Vec::new());

@@ -1,0 +1,68 @@
+//! Faults that are built into parts of the program, to see that the checks notice them.
+
+/// A fault of a part of the program that the checks must notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// A reader goes on *at* the last record, not after it.
+    ResumesInclusive,
+    /// A shard that is closed is not listed any more, though it has not been read to its end.
+    DropsClosedShards,
+    /// An item is written whatever is stored.
+    IgnoresVersions,
+    /// A file is seen before the log names it.
+    ShowsBeforeCommit,
+    /// After a crash, what is in committed files is written again.
+    ForgetsCommitted,
+    /// Rows in open files are called durable.
+    SaysDurable,
+    /// Two runs give their files the same names.
+    ReusesNames,
+    /// Objects that are to be created replace others: nobody is fenced.
+    SkipsFence,
+    /// An object that was acknowledged is not there, now and then.
+    LosesObjects,
+    /// What has been published is not looked up in the ledger.
+    ForgetsLedger,
+    /// Alerts of one key have one id.
+    ReusesAlertIds,
+    /// The log does not say what epochs had of a reference table: who repeats them takes it as it is.
+    ForgetsVersions,
+    /// A reader that cannot ask says that there is nothing.
+    SaysNothingUnasked,
+    /// Versions of reference tables have the same name whenever and by whomever they are written.
+    NamesVersionsByContent,
+    /// An entry of the log that was said to be on the disk is lost when power fails.
+    DoesNotSync,
+    /// What nothing names any more is not removed.
+    RemovesNothing,
+    /// An entry of the log is said to be written before it is.
+    AnswersEarly,
+}
+
+impl Bug {
+    pub(crate) const ALL: [Self; 17] = [
+        Self::ResumesInclusive,
+        Self::DropsClosedShards,
+        Self::IgnoresVersions,
+        Self::ShowsBeforeCommit,
+        Self::ForgetsCommitted,
+        Self::SaysDurable,
+        Self::ReusesNames,
+        Self::SkipsFence,
+        Self::LosesObjects,
+        Self::ForgetsLedger,
+        Self::ReusesAlertIds,
+        Self::ForgetsVersions,
+        Self::SaysNothingUnasked,
+        Self::NamesVersionsByContent,
+        Self::DoesNotSync,
+        Self::RemovesNothing,
+        Self::AnswersEarly,
+    ];
+
+    /// Where looking for one that notices it begins. A request to remove that comes so late that the same content is in use again is rare:
+    /// from here on, seed 370 has one.
+    pub(crate) fn first_seed(self) -> u64 {
+        if self == Self::NamesVersionsByContent { 350 } else { 0 }
+    }
+}

@@ -1,0 +1,168 @@
+//! The world of a job as one machine sees it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use object_store::memory::InMemory;
+use tidemill::contracts::{
+    Clock, ErrorOutput, LockedStorage, Lookup, Outside, ReferenceLoader, RejectedRecord, Result, Sink, Source, Storage,
+    TableSpec,
+};
+use tidemill::state::ObjectStorage;
+
+use super::alerts::AlertSink;
+use super::bug::Bug;
+use super::careless::Careless;
+use super::disk::{Disk, OwnDisk};
+use super::lookups::{FarOwners, Weights};
+use super::machine::{Machine, Nature};
+use super::objects::{FarStore, Silence, stored};
+use super::sinks::{FileSink, ItemSink, Services};
+use super::stream::{FarStream, Stream};
+use crate::world::{Chance, MachineClock};
+
+/// What all machines share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) services: Arc<Services>,
+    pub(crate) objects: Arc<InMemory>,
+    /// Where the one process keeps what must last; else it is the object store.
+    pub(crate) disk: Option<Arc<Disk>>,
+    pub(crate) nonces: AtomicU64,
+    pub(crate) bug: Option<Bug>,
+    pub(crate) silence: Option<Silence>,
+    /// Whether the processes are a fleet, and hand the job over.
+    pub(crate) fleet: bool,
+    pub(crate) pace: Pace,
+    /// Where state goes that does not fit into memory, which is none of it.
+    pub(crate) spill: Option<PathBuf>,
+}
+
+impl Shared {
+    /// What is kept of checkpoints and log, by name.
+    pub(crate) async fn stored(&self) -> BTreeMap<String, Bytes> {
+        match &self.disk {
+            Some(disk) => disk.stored(),
+            None => stored(&self.objects).await,
+        }
+    }
+}
+
+/// How often epochs and checkpoints come. Where there are more checkpoints than epochs, or the stream is quiet, nothing is left in the log
+/// but its beginning.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) epochs: Duration,
+    pub(crate) checkpoints: Duration,
+}
+
+impl Pace {
+    pub(crate) fn new(chance: &Chance) -> Self {
+        let one_of = |times: [u64; 4]| Duration::from_millis(times[chance.below(4) as usize]);
+        Self { epochs: one_of([100, 400, 400, 1_500]), checkpoints: one_of([300, 1_000, 2_000, 5_000]) }
+    }
+}
+
+/// The world as one machine sees it.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Site {
+    pub(crate) fn store(&self) -> Arc<FarStore> {
+        Arc::new(FarStore {
+            inner: Arc::clone(&self.shared.objects),
+            machine: Arc::clone(&self.machine),
+            bug: self.shared.bug,
+            silence: self.shared.silence,
+        })
+    }
+
+    fn own_disk(&self) -> Option<Arc<OwnDisk>> {
+        self.shared.disk.as_ref().map(|disk| Arc::new(OwnDisk::new(Arc::clone(disk), Arc::clone(&self.machine))))
+    }
+}
+
+impl Outside for Site {
+    fn source(&self, _: &TableSpec) -> Result<Arc<dyn Source>> {
+        let stream = Arc::clone(&self.shared.stream);
+        Ok(Arc::new(FarStream { stream, machine: Arc::clone(&self.machine), bug: self.shared.bug }))
+    }
+
+    fn sink(&self, spec: &TableSpec, generation: u64) -> Result<Box<dyn Sink>> {
+        let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
+        Ok(match spec.primary_key.is_empty() {
+            true if spec.name == "alerts" => Box::new(AlertSink::new(services, machine, self.shared.bug)),
+            true => Box::new(FileSink::new(services, machine, &spec.name, generation, self.shared.bug)),
+            false => Box::new(ItemSink::new(services, machine, spec.clone(), self.shared.bug)),
+        })
+    }
+
+    fn lookup(&self, spec: &TableSpec) -> Result<Arc<dyn Lookup>> {
+        Ok(Arc::new(FarOwners { machine: Arc::clone(&self.machine), schema: Arc::clone(&spec.schema) }))
+    }
+
+    fn reference(&self, spec: &TableSpec) -> Result<Box<dyn ReferenceLoader>> {
+        Ok(Box::new(Weights::new(Arc::clone(&self.machine), Arc::clone(&spec.schema))))
+    }
+
+    fn error_output(&self) -> Result<Box<dyn ErrorOutput>> {
+        Ok(Box::new(Refused(Arc::clone(&self.machine))))
+    }
+
+    fn storage(&self) -> Arc<dyn Storage> {
+        if let Some(disk) = self.own_disk() {
+            return disk;
+        }
+        let own = ObjectStorage::new(self.store(), "kept", "s3://simulated/kept", Arc::clone(&self.clock));
+        match self.shared.bug {
+            Some(bug @ (Bug::ForgetsVersions | Bug::NamesVersionsByContent)) => Arc::new(Careless::new(own, bug)),
+            _ => Arc::new(own),
+        }
+    }
+
+    fn locked_storage(&self) -> Option<Arc<dyn LockedStorage>> {
+        self.own_disk().map(|disk| disk as Arc<dyn LockedStorage>)
+    }
+
+    fn nonce(&self) -> String {
+        format!("nonce-{}", self.shared.nonces.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// No record of the stream is to be refused.
+struct Refused(Arc<Machine>);
+
+#[async_trait]
+impl ErrorOutput for Refused {
+    async fn write(&mut self, records: &[RejectedRecord]) -> Result<()> {
+        self.0.nature.lock().problems.push(format!("refused: {:?}", records.first()));
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) fn site(shared: &Arc<Shared>, nature: &Arc<Nature>, offset_ms: i64) -> Arc<Site> {
+    let machine = Machine::new(nature);
+    // The hour differs from machine to machine, and how fast it goes; nothing of that may matter for what is right.
+    let per_mille = {
+        let mut inner = nature.lock();
+        let per_mille = 980 + inner.chance.below(41) as u32;
+        inner.faults.count_if(per_mille > 1_000, "fast clock");
+        per_mille
+    };
+    let clock = Arc::new(MachineClock { world: Arc::clone(&nature.world), offset_ms, per_mille });
+    Arc::new(Site { machine, shared: Arc::clone(shared), clock })
+}
