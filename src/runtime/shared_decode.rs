@@ -14,6 +14,7 @@ use super::feed::FeedSpecification;
 use crate::contracts::{Arrivals, Decoded, Decoder, Error, RawChunk, RecordRange, Reject, Result, SequenceNumbers};
 
 /// Decodes the chunks of one split.
+#[cfg_attr(test, derive(Default))]
 pub(crate) struct FeedDecoder {
     shared: Option<Box<dyn Decoder>>,
     tables: Vec<TableDecoder>,

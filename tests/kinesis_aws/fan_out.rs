@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidemill::contracts::StartPosition::TrimHorizon;
-use tidemill::contracts::{Clock, SystemClock};
+use tidemill::contracts::{Clock, Fetch, SystemClock};
 
 use crate::aws_stub::{AwsStub, Fault};
 use crate::feed::{Feed, assert_complete};
@@ -133,4 +133,22 @@ async fn a_shard_that_was_closed_long_ago() {
     assert_complete(&feed, &seen.records);
     assert_eq!(seen.finished.len(), 2);
     assert_eq!(stub.calls("GetRecords"), 0);
+}
+
+/// Heartbeats that lie in the connection while nobody reads say nothing about what has come behind them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_of_before_are_no_news() {
+    let (stub, mut feed) = stub(1).await;
+    let source = Job::new(&stub, Way::FanOut, S, &[]).source().unwrap();
+    source.begin(TrimHorizon, None).await.unwrap();
+    let shard = source.splits().await.unwrap().remove(0);
+    let mut reader = source.open(&shard, None, TrimHorizon).await.unwrap();
+    assert!(matches!(reader.next().await.unwrap(), Fetch::CaughtUp));
+    // Some heartbeats, and then a record.
+    crate::faults::pause(1_000).await;
+    feed.put(1);
+    crate::faults::pause(100).await;
+    let next = reader.next().await.unwrap();
+    assert!(matches!(next, Fetch::Records(_)), "{next:?}");
+    source.end().await;
 }
