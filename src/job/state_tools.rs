@@ -235,7 +235,7 @@ impl StateTools {
         let (epoch, last_generation) = self.last(&entries).await?;
         let generation = last_generation + 1;
         // From here on, a run that is under way can write nothing any more.
-        log.append(&LogEntry::Started { generation, queries: Default::default() }).await?;
+        log.append(&LogEntry::Started { generation, queries: Default::default(), anew: false }).await?;
         Ok((epoch, Stamp { generation, time_ms: self.clock.now_ms() }, log))
     }
 
