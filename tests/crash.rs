@@ -352,6 +352,15 @@ INSERT INTO counts SELECT 'all', COUNT(*) FROM clicks;
         dies_at(place, &self.run(more).iter().map(String::as_str).collect::<Vec<_>>());
     }
 
+    #[track_caller]
+    fn refused(&self, more: &[&str]) -> String {
+        let run = self.run(more);
+        let output = start(&run.iter().map(String::as_str).collect::<Vec<_>>()).wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        said
+    }
+
     /// The numbers in files below a folder of the bucket, in order; and the run and the epoch of each file.
     fn kept(&self, folder: &str) -> (Vec<u64>, Vec<(u64, u64)>) {
         let (mut numbers, mut names) = (Vec::new(), Vec::new());
@@ -409,5 +418,28 @@ fn a_run_that_dies_while_it_begins_anew_begins_anew_again() {
         let counts_on = |of: &(u64, u64)| of.0 > last.0 + deaths.len() as u64 && of.1 > last.1;
         assert!(own.iter().all(counts_on), "{deaths:?}: {own:?} after {last:?}");
         assert_eq!(tables(&place.at("local")).keys().collect::<Vec<_>>(), ["counts: c=Integer(1000), k=Text(\"all\")"]);
+    }
+}
+
+#[test]
+fn what_a_query_has_promised_is_done_before_it_leaves_the_job() {
+    // Before the first checkpoint, and behind one.
+    for (interval, time) in [("0", 2), ("10ms", 7)] {
+        let place = Hundreds::new();
+        place.dies_at(&format!("committable.logged:{time}"), &["--checkpoint-interval", interval]);
+        std::fs::remove_file(place.at("job/kept.sql")).expect("removed");
+        for more in [&[][..], &["--drop-state", "kept"]] {
+            let said = place.refused(more);
+            for part in ["'kept:kept' is not in the job any more", "has promised", "--once"] {
+                assert!(said.contains(part), "'{part}' in {said}");
+            }
+        }
+        // As it is advised.
+        std::fs::write(place.at("job/kept.sql"), Hundreds::KEPT).expect("written");
+        place.runs(&[]);
+        std::fs::remove_file(place.at("job/kept.sql")).expect("removed");
+        place.runs(&[]);
+        let (numbers, _) = place.kept("k");
+        assert!(numbers.iter().copied().eq(NUMBERS), "each once, not {numbers:?}");
     }
 }

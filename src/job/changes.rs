@@ -28,9 +28,9 @@ pub(super) fn reconcile(
     state: &StateOptions,
 ) -> Result<Vec<String>> {
     let mut nothing = BTreeMap::new();
-    let (epoch, saved) = match saved {
-        Some(manifest) => (manifest.epoch, &mut manifest.queries),
-        None => (0, &mut nothing),
+    let (epoch, log_after, saved) = match saved {
+        Some(manifest) => (manifest.epoch, manifest.log_after, &mut manifest.queries),
+        None => (0, 0, &mut nothing),
     };
     let cutters = || log.iter().filter_map(|entry| if let LogEntry::Cut(cut) = entry { Some(cut) } else { None });
     let cutters = || cutters().filter(|cut| cut.epoch > epoch).map(|cut| cut.generation);
@@ -61,6 +61,14 @@ pub(super) fn reconcile(
     };
     state.drop_state.iter().chain(&state.reset).try_for_each(known)?;
     let has = |name: &str| queries.iter().any(|query| query.name == name);
+    for entry in log {
+        if let LogEntry::Committed { query, epoch, .. } = entry
+            && !has(query)
+            && *epoch > saved.get(query).map_or(log_after, |query| query.durable_epoch)
+        {
+            return Err(has_promised(query));
+        }
+    }
     let mut notes = Vec::new();
     let gone: Vec<String> = saved.keys().filter(|name| !has(name)).cloned().collect();
     for name in &gone {
@@ -71,6 +79,12 @@ pub(super) fn reconcile(
             return Err(is_gone(name, &query, repeats));
         }
         notes.push(format!("query '{name}' is gone, and so is its state"));
+    }
+    // One that was new since the last checkpoint has no state there.
+    let begun = started.into_iter().flat_map(|queries| queries.keys());
+    for name in begun.filter(|name| repeats > 0 && !has(name) && !gone.contains(name)) {
+        notes
+            .push(format!("query '{name}' is gone: what its sink lacks of the last {repeats} epoch(s) is not written"));
     }
     let had_queries = !saved.is_empty();
     for query in queries {
@@ -139,6 +153,14 @@ fn changed_after_kill(name: &str, before: Option<&ManifestQuery>, plan: &str, re
          changed since{shown}"
     ))
     .hint(format!("undo the change and run once; or let the query begin without state with --reset {name}"))
+}
+
+/// Nobody else can let them appear, or remove them: they lie where the query's sink has put them.
+fn has_promised(name: &str) -> Error {
+    let error = format!(
+        "the query '{name}' is not in the job any more, and the run before has promised files of it that may not have appeared yet"
+    );
+    Error::config(error).hint("put it back and run the unchanged files once with --once; then it may go")
 }
 
 fn is_gone(name: &str, query: &ManifestQuery, repeats: usize) -> Error {
