@@ -6,11 +6,13 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use job::{Variant, options, run};
+use tidemill::job::{JobOptions, MemoryOptions};
 use tidemill::runtime::{Ending, Summary};
 
 #[path = "support/job.rs"]
@@ -136,6 +138,55 @@ async fn rows_that_make_a_query_fail_are_left_out_and_written_with_their_positio
         assert!(refused[0]["record"].as_str().unwrap().contains("2026-03-01T00:02:00"), "[{variant}] {}", refused[0]);
         let counts = summary.queries.iter().find(|counts| counts.name.ends_with("ratios")).unwrap();
         assert_eq!(counts.refused["query_failed"], 1, "[{variant}]");
+    }
+}
+
+/// Of an hour the three first users that a condition over results lets through; the results of one user make it fail. Where memory is
+/// short, rows of a closing window that a top-N cannot need are dropped before the stage above has them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_makes_the_condition_of_a_top_n_fail_is_left_out_with_little_memory_too() {
+    let job = "
+CREATE TABLE events (user_id STRING, n BIGINT, s STRING, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '1' SECOND)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
+CREATE TABLE firsts (user_id STRING, c BIGINT, s STRING, place BIGINT)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/firsts', 'format' = 'json');
+INSERT INTO firsts SELECT user_id, c, s, place FROM (
+  SELECT user_id, c, s, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY c DESC, user_id) AS place FROM (
+    SELECT window_start, window_end, user_id, SUM(n) AS c, MAX(s) AS s
+    FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' HOUR)) GROUP BY window_start, window_end, user_id)
+  WHERE CAST(s AS BIGINT) > 0) WHERE place <= 3;";
+    let users = 30_000;
+    let folder = place(job, std::iter::empty());
+    let mut text = String::new();
+    for user in 0..users {
+        let s = if user == 17_000 { "none".to_owned() } else { format!("{:0>200}", user % 7) };
+        writeln!(text, r#"{{"user_id":"u{user:0>200}","n":{user},"s":"{s}","at":"2026-03-01T00:30:00Z"}}"#).unwrap();
+    }
+    std::fs::write(folder.path().join("in/a.jsonl"), text).unwrap();
+    for memory in [None, Some(0)] {
+        for name in ["firsts", "local"] {
+            let _ = std::fs::remove_dir_all(folder.path().join(name));
+        }
+        let parameters = BTreeMap::from([("DIR".to_owned(), folder.path().display().to_string())]);
+        let spill = folder.path().join("spill");
+        let variant = Variant { rows: 5_000, threads: 2, splits: 1 };
+        let local = folder.path().join("local");
+        let options = options(folder.path().join("job.sql"), local, parameters, variant, Ending::Drain);
+        let memory = memory.map(|bytes| MemoryOptions { bytes, spill, asked: true, jobs: 1 });
+        let summary = run(&JobOptions { memory: memory.clone(), ..options }).await.expect("it runs");
+        assert_eq!(summary.spilled_bytes > 0, memory.is_some());
+        let numbers = |line: &String| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            (line["place"].as_i64().unwrap(), line["c"].as_i64().unwrap())
+        };
+        let mut firsts: Vec<_> = lines(&folder.path().join("firsts")).iter().map(numbers).collect();
+        firsts.sort_unstable();
+        let last = users as i64 - 1;
+        let wanted: Vec<i64> = (0..=last).rev().filter(|user| user % 7 > 0).take(3).collect();
+        assert_eq!(firsts, [(1, wanted[0]), (2, wanted[1]), (3, wanted[2])], "{memory:?}");
+        let refused = refused(folder.path(), "firsts");
+        assert_eq!(refused.len(), 1, "{memory:?}: {refused:?}");
+        assert!(refused[0]["record"].as_str().unwrap().contains("none"), "{memory:?}: {refused:?}");
     }
 }
 

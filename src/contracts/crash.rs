@@ -23,6 +23,9 @@ pub const CRASH_POINTS: [&str; 13] = [
     "forget.after",
 ];
 
+/// More of them, on the way of a run that begins anew (`--fresh`) only.
+pub const FRESH_CRASH_POINTS: [&str; 3] = ["fresh.cleared", "fresh.midst", "fresh.aside"];
+
 /// Dies here, at once and without a word, if a test has asked for it.
 pub fn crash_point(point: &'static str) {
     if !cfg!(debug_assertions) {
@@ -30,7 +33,8 @@ pub fn crash_point(point: &'static str) {
     }
     static ASKED: OnceLock<Option<(String, u64)>> = OnceLock::new();
     static REACHED: AtomicU64 = AtomicU64::new(0);
-    debug_assert!(CRASH_POINTS.contains(&point), "'{point}' is not in the list that tests go through");
+    let known = CRASH_POINTS.contains(&point) || FRESH_CRASH_POINTS.contains(&point);
+    debug_assert!(known, "'{point}' is not in the lists that tests go through");
     let asked = ASKED.get_or_init(|| {
         let text = std::env::var("TIDEMILL_CRASH_AT").ok()?;
         let (point, time) = text.split_once(':')?;

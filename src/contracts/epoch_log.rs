@@ -114,6 +114,10 @@ pub enum LogEntry {
         /// A hash of what each query computes: another query cannot repeat its epochs.
         #[serde(default)]
         queries: BTreeMap<String, String>,
+        /// It begins anew: nothing before this entry counts, and what earlier runs have written is being set aside. When that is done, it
+        /// says once more that it has begun, without this.
+        #[serde(default, skip_serializing_if = "is_false")]
+        anew: bool,
     },
     /// An epoch has been cut.
     Cut(EpochCut),

@@ -4,7 +4,7 @@
 //! them. A query that is new begins without state behind the checkpoint. One that is gone, or whose operators have changed,
 //! needs a word from a person. After a kill the logged epochs are repeated, and then a query must be the same as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::saved::StateOptions;
@@ -27,19 +27,28 @@ pub(super) fn reconcile(
     log: &[LogEntry],
     state: &StateOptions,
 ) -> Result<Vec<String>> {
-    let mut nothing = (0, BTreeMap::new());
-    let (epoch, saved) = match saved {
-        Some(manifest) => (manifest.epoch, &mut manifest.queries),
-        None => (nothing.0, &mut nothing.1),
+    let mut nothing = BTreeMap::new();
+    let (epoch, log_after, saved) = match saved {
+        Some(manifest) => (manifest.epoch, manifest.log_after, &mut manifest.queries),
+        None => (0, 0, &mut nothing),
     };
-    let repeats = log.iter().filter(|entry| matches!(entry, LogEntry::Cut(cut) if cut.epoch > epoch)).count();
+    let cutters = || log.iter().filter_map(|entry| if let LogEntry::Cut(cut) = entry { Some(cut) } else { None });
+    let cutters = || cutters().filter(|cut| cut.epoch > epoch).map(|cut| cut.generation);
+    let repeats = cutters().count();
+    // The SQL by which epochs were cut is that of the run that has cut the last of them. Those that have begun since, and were killed
+    // before they had cut one of their own, may have had other queries, or none.
+    let by = cutters().next_back();
     let started = log.iter().rev().find_map(|entry| match entry {
-        LogEntry::Started { queries, .. } => Some(queries),
+        LogEntry::Started { generation, queries, .. } if by.is_none_or(|by| by == *generation) => Some(queries),
         _ => None,
     });
     let known = |given: &String| {
-        let names = saved.keys().chain(started.into_iter().flat_map(|queries| queries.keys()));
-        let names: Vec<&str> = names.map(String::as_str).collect();
+        let begun = log.iter().flat_map(|entry| match entry {
+            LogEntry::Started { queries, .. } => queries.keys().collect(),
+            _ => Vec::new(),
+        });
+        let names: Vec<&str> =
+            saved.keys().chain(begun).map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
         if names.iter().any(|name| means(given, name)) {
             return Ok(());
         }
@@ -51,17 +60,31 @@ pub(super) fn reconcile(
         Err(Error::config(format!("no saved query is called '{given}'")).hint(names))
     };
     state.drop_state.iter().chain(&state.reset).try_for_each(known)?;
+    let has = |name: &str| queries.iter().any(|query| query.name == name);
+    for entry in log {
+        if let LogEntry::Committed { query, epoch, .. } = entry
+            && !has(query)
+            && *epoch > saved.get(query).map_or(log_after, |query| query.durable_epoch)
+        {
+            return Err(has_promised(query));
+        }
+    }
     let mut notes = Vec::new();
-    let gone: Vec<String> =
-        saved.keys().filter(|name| !queries.iter().any(|query| query.name == **name)).cloned().collect();
-    for name in gone {
-        let Some(query) = saved.remove(&name) else { continue };
-        let dropped = state.drop_state.iter().any(|given| means(given, &name));
+    let gone: Vec<String> = saved.keys().filter(|name| !has(name)).cloned().collect();
+    for name in &gone {
+        let Some(query) = saved.remove(name) else { continue };
+        let dropped = state.drop_state.iter().any(|given| means(given, name));
         let loses = !query.operators.is_empty() || query.durable_epoch < epoch || repeats > 0;
         if loses && !dropped {
-            return Err(is_gone(&name, &query, repeats));
+            return Err(is_gone(name, &query, repeats));
         }
         notes.push(format!("query '{name}' is gone, and so is its state"));
+    }
+    // One that was new since the last checkpoint has no state there.
+    let begun = started.into_iter().flat_map(|queries| queries.keys());
+    for name in begun.filter(|name| repeats > 0 && !has(name) && !gone.contains(name)) {
+        notes
+            .push(format!("query '{name}' is gone: what its sink lacks of the last {repeats} epoch(s) is not written"));
     }
     let had_queries = !saved.is_empty();
     for query in queries {
@@ -132,6 +155,14 @@ fn changed_after_kill(name: &str, before: Option<&ManifestQuery>, plan: &str, re
     .hint(format!("undo the change and run once; or let the query begin without state with --reset {name}"))
 }
 
+/// Nobody else can let them appear, or remove them: they lie where the query's sink has put them.
+fn has_promised(name: &str) -> Error {
+    let error = format!(
+        "the query '{name}' is not in the job any more, and the run before has promised files of it that may not have appeared yet"
+    );
+    Error::config(error).hint("put it back and run the unchanged files once with --once; then it may go")
+}
+
 fn is_gone(name: &str, query: &ManifestQuery, repeats: usize) -> Error {
     let rows: u64 = query.operators.iter().map(|operator| operator.rows).sum();
     let what = match (rows, repeats) {
@@ -179,7 +210,11 @@ pub(super) fn difference(before: &str, after: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::contracts::EpochCut;
+    use crate::sql::{Parameters, PlanOptions, SqlText, plan_job};
 
     #[test]
     fn a_difference_shows_what_went_and_what_came() {
@@ -193,5 +228,61 @@ mod tests {
     fn a_query_is_known_by_its_name_or_its_sink() {
         assert!(means("job:per_hour", "job:per_hour") && means("per_hour", "job:per_hour"));
         assert!(!means("hour", "job:per_hour") && !means("job", "job:per_hour"));
+    }
+    const SOURCE: &str = "
+        CREATE TABLE clicks (n BIGINT) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
+        CREATE TABLE counts (k BIGINT, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+        WITH ('connector' = 'dynamodb', 'table-name' = 'counts');";
+
+    async fn planned(insert: &str) -> Vec<QueryPlan> {
+        let file = Arc::new(SqlText::new("job.sql", format!("{SOURCE}{insert}")));
+        let options = PlanOptions { partitions: 1, batch: false, pruned: true, epoch_time_ms: Arc::default() };
+        plan_job(&[file], &Parameters::default(), &options, None).await.expect("it is planned").queries
+    }
+
+    fn started(generation: u64, queries: &[QueryPlan]) -> LogEntry {
+        let queries = queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
+        LogEntry::Started { generation, queries, anew: false }
+    }
+
+    fn cut(epoch: u64, generation: u64) -> LogEntry {
+        LogEntry::Cut(EpochCut {
+            epoch,
+            generation,
+            now_ms: 0,
+            oldest_ms: None,
+            closes: false,
+            splits: Vec::new(),
+            tables: Vec::new(),
+            references: BTreeMap::new(),
+        })
+    }
+
+    #[tokio::test]
+    async fn logged_epochs_are_repeated_by_the_sql_that_has_cut_them_whoever_has_begun_since() {
+        let old = planned("INSERT INTO counts SELECT n, COUNT(*) FROM clicks GROUP BY n;").await;
+        let new = planned("INSERT INTO counts SELECT n, COUNT(*) * 2 FROM clicks GROUP BY n;").await;
+        let reset = StateOptions { reset: vec!["counts".to_owned()], ..StateOptions::default() };
+        let refused =
+            |log: &[LogEntry], queries: &[QueryPlan]| match reconcile(queries, None, log, &StateOptions::default()) {
+                Ok(_) => false,
+                Err(error) => {
+                    assert!(error.message().contains("the query 'job:counts' has changed"), "{error}");
+                    true
+                }
+            };
+        let log = |later: &[LogEntry]| [&[started(1, &old), cut(1, 1)], later].concat();
+        // Killed behind their first entry: a rewind, a run with --reset, --from-savepoint or --fresh.
+        for later in [vec![], vec![started(2, &[])], vec![started(2, &new)], vec![started(2, &[]), started(3, &new)]] {
+            assert!(refused(&log(&later), &new), "{later:?}");
+            assert!(!refused(&log(&later), &old), "{later:?}");
+            reconcile(&new, None, &log(&later), &reset).expect("it is asked for");
+        }
+        // A run with --reset that has cut one of its own.
+        let log = log(&[started(2, &new), cut(2, 2)]);
+        assert!(!refused(&log, &new) && refused(&log, &old));
+        // What a checkpoint has is not repeated.
+        let log = [started(1, &old), cut(0, 1), started(2, &[])];
+        assert!(!refused(&log, &new));
     }
 }

@@ -11,7 +11,7 @@ use super::memory::MemoryOptions;
 use super::saved::{SavedRun, StateOptions, saved_run};
 use crate::connectors::files::s3_path;
 use crate::connectors::{Connectors, JobContext};
-use crate::contracts::{Clock, Error, ErrorOutput, Result, StartPosition, TableSpec};
+use crate::contracts::{Clock, Error, ErrorOutput, Result, StartPosition, TableSpec, crash_point};
 use crate::operators::Compute;
 use crate::runtime::{Ending, EpochLimits, Job, QuerySpec, ReferenceSpecification};
 use crate::sql::{JobPlan, Parameters, PlanOptions, QueryPlan, Settings, plan_job};
@@ -126,7 +126,8 @@ async fn connect(
         None => None,
     };
     let limit = memory.as_ref().map(|memory| &memory.limit);
-    let SavedRun { mut saved, log, checkpointing, notes } = saved_run(options, &plan, &name, &clock, limit).await?;
+    let SavedRun { mut saved, log, checkpointing, anew, notes } =
+        saved_run(options, &plan, &name, &clock, limit).await?;
     // Without a log nothing is kept that could count runs and epochs. The time grows from run to run too.
     let by_time = || u64::try_from(clock.now_ms()).unwrap_or(1);
     if log.is_none() {
@@ -142,12 +143,16 @@ async fn connect(
     warnings.extend(memory_notes);
     let sinks = sink_tables(&plan.queries);
     let place = errors_place(&plan.settings.errors_path, options.local.as_deref(), &name, &sinks);
-    if options.fresh {
+    if options.fresh || anew.is_some() {
         let mut moved = Vec::new();
         for query in &plan.queries {
             moved.extend(connectors.set_aside(&query.sink.spec, &query.sink.connector)?);
         }
         moved.extend(connectors.set_errors_aside(&place.path)?);
+        crash_point("fresh.aside");
+        if let (Some(log), Some(done)) = (&log, &anew) {
+            log.log.append(done).await?;
+        }
         warnings.extend(moved.iter().map(|moved| {
             let (from, to) = (moved.from.display(), moved.to.display());
             format!("--fresh: {} file(s) of earlier runs were moved from '{from}' to '{to}'", moved.files)

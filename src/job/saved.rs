@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::changes::reconcile;
+use super::fresh::since_anew;
 use super::replica::LeasePlace;
 use super::run::JobOptions;
 use crate::connectors::files::{StatePlace, state_place};
-use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Outside, Result, Storage};
+use crate::contracts::{
+    Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Outside, Result, Storage, crash_point,
+};
 use crate::operators::StateLimit;
 use crate::runtime::{Checkpointing, JobLog, identity};
 use crate::sql::{JobPlan, Settings};
@@ -59,6 +62,8 @@ pub(super) struct SavedRun {
     pub(super) saved: SavedJob,
     pub(super) log: Option<JobLog>,
     pub(super) checkpointing: Option<Checkpointing>,
+    /// The run begins anew: what is logged when the results of earlier ones have been set aside.
+    pub(super) anew: Option<LogEntry>,
     pub(super) notes: Vec<String>,
 }
 
@@ -130,7 +135,7 @@ pub(super) async fn saved_run(
             begun => break begun?,
         }
     };
-    let Begun { store, log, manifest, saved, repeats, generation, notes } = begun;
+    let Begun { store, log, manifest, saved, repeats, generation, anew, notes } = begun;
     store.references().adopt(manifest.as_ref(), &repeats).await?;
     let interval = Duration::from_millis(u64::try_from(settings.checkpoint_interval_ms).unwrap_or(0));
     let interval = options.state.interval.unwrap_or(interval);
@@ -138,6 +143,7 @@ pub(super) async fn saved_run(
         saved,
         log: Some(JobLog { log, entries: repeats, generation }),
         checkpointing: Some(Checkpointing { store, interval }),
+        anew,
         notes,
     })
 }
@@ -162,6 +168,8 @@ struct Begun {
     /// Of the log, what is to be repeated.
     repeats: Vec<LogEntry>,
     generation: u64,
+    /// What is logged when results of earlier runs have been set aside.
+    anew: Option<LogEntry>,
     notes: Vec<String>,
 }
 
@@ -197,27 +205,28 @@ impl Opening<'_> {
             }
             None => None,
         };
-        let anew = options.fresh || back.is_some();
-        let mut repeats = if anew { Vec::new() } else { entries };
+        let (entries, is_pending) = since_anew(entries, newest.generation);
+        let fresh = options.fresh || (is_pending && back.is_none());
+        if fresh && !options.fresh {
+            notes.push("the run before was killed while it began anew, so this one begins anew (--fresh)".to_owned());
+        }
+        let mut repeats = if fresh || back.is_some() { Vec::new() } else { entries };
         let mut manifest = match &back {
-            _ if options.fresh => None,
+            _ if fresh => None,
             Some((back, _)) => Some(back.clone()),
             None => newest.manifest,
         };
-        if let (None, true, false, Some(path)) = (&manifest, repeats.is_empty(), options.fresh, has_results) {
+        if let (None, true, false, Some(path)) = (&manifest, repeats.is_empty(), fresh, has_results) {
             return Err(Error::config(format!("'{}' has results, but no saved state to go on from", path.display()))
                 .hint("run with --fresh to read everything again and write over them, or use another folder"));
         }
         let queries = &self.plan.queries;
         let changes = reconcile(queries, manifest.as_mut(), &repeats, state)?;
-        let names = queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
-        let started = LogEntry::Started { generation, queries: names };
-        log.append(&started).await?;
-        if options.fresh {
-            store.clear().await?;
-        }
+        let names = || queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
+        let started = |anew| LogEntry::Started { generation, queries: names(), anew };
+        log.append(&started(fresh)).await?;
         // What is damaged is found before a checkpoint is written that would name it again.
-        let first = first_epoch(&repeats, options, self.clock).max(if options.fresh { epoch } else { 0 });
+        let first = first_epoch(&repeats, epoch, fresh || options.local.is_none(), self.clock);
         let saved = match (&mut manifest, &back) {
             (Some(manifest), Some((_, name))) => {
                 let loaded = store.load(manifest).await?;
@@ -228,7 +237,7 @@ impl Opening<'_> {
             (None, _) if self.locked.is_some() => SavedJob { epoch: first, ..SavedJob::default() },
             // A checkpoint that the run before has under way must not be committed any more.
             _ => {
-                let mut latest = if options.fresh { None } else { store.latest().await? };
+                let mut latest = if fresh { None } else { store.latest().await? };
                 reconcile(queries, latest.as_mut(), &repeats, state)?;
                 let loaded = match &latest {
                     Some(latest) => self.load_newest(&mut store, latest).await?,
@@ -240,17 +249,24 @@ impl Opening<'_> {
                 loaded
             }
         };
-        if anew {
+        if fresh {
+            // In a bucket, behind a checkpoint of this run: without one, numbers would begin anew, below that of a run which still writes.
+            store.clear().await?;
+            crash_point("fresh.cleared");
+        }
+        if back.is_some() {
+            // (The log of a run that begins anew stays: until there is a checkpoint, nothing else knows its number, and from where epochs
+            // are counted on.)
             log.forget(u64::MAX).await?;
-            // Until there is a checkpoint, only the log knows which run was the last.
-            log.append(&started).await?;
+            log.append(&started(false)).await?;
         }
         if let Some(manifest) = &manifest {
             // What a crash has left of entries that were being removed.
             repeats.retain(|entry| entry.epoch().is_none_or(|epoch| epoch > manifest.log_after));
         }
         notes.extend(changes);
-        Ok(Begun { store, log, manifest, saved, repeats, generation, notes })
+        let anew = fresh.then(|| started(false));
+        Ok(Begun { store, log, manifest, saved, repeats, generation, anew, notes })
     }
 
     /// # Errors
@@ -320,13 +336,15 @@ async fn newest(store: &CheckpointStore, options: &JobOptions, notes: &mut Vec<S
 }
 
 /// Where epochs are counted from without a checkpoint: from where the log begins, if there is one. Else from 0 in a folder
-/// that was empty; where earlier runs may have written, from the time, which grows faster than epochs follow each other: so
-/// what DynamoDB keeps of one run is not newer than the epochs of the next.
-fn first_epoch(log: &[LogEntry], options: &JobOptions, clock: &Arc<dyn Clock>) -> u64 {
-    let logged = log.iter().find_map(LogEntry::epoch).map(|epoch| epoch.saturating_sub(1));
-    let by_time =
-        || if options.fresh || options.local.is_none() { u64::try_from(clock.now_ms()).unwrap_or(1) } else { 0 };
-    logged.unwrap_or_else(by_time)
+/// that was empty; where earlier runs may have written (their last epoch was `last`), `by_time`, which grows faster than epochs follow
+/// each other: so what DynamoDB keeps of one run is not newer than the epochs of the next.
+fn first_epoch(log: &[LogEntry], last: u64, by_time: bool, clock: &Arc<dyn Clock>) -> u64 {
+    if let Some(logged) = log.iter().find_map(LogEntry::epoch) {
+        return logged.saturating_sub(1);
+    }
+    let begun_anew = log.iter().any(|entry| matches!(entry, LogEntry::Started { anew: true, .. }));
+    let time = if by_time || begun_anew { u64::try_from(clock.now_ms()).unwrap_or(1) } else { 0 };
+    time.max(last)
 }
 
 pub(super) fn last_epoch(entries: &[LogEntry]) -> u64 {

@@ -1,6 +1,6 @@
 //! What people do with a job's saved state by hand: look at it, keep it, go back to it, take it elsewhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,14 @@ use crate::state::{
     StatePiece, shown_digest,
 };
 
+#[cfg(test)]
+#[path = "state_tools_tests.rs"]
+mod tests;
+
 /// Checkpoints that a rewind leaves beside savepoints.
 const KEPT: usize = 3;
+/// Times that a checkpoint is read which a running job removes meanwhile.
+const READS: usize = 3;
 
 /// The saved state of a job.
 pub struct StateTools {
@@ -146,24 +152,29 @@ impl StateTools {
 
     /// Writes the state of each operator (of one query, if it is named) as Parquet below `folder`. Answers the files.
     pub async fn export(&mut self, which: &str, query: Option<&str>, folder: &Path) -> Result<Vec<PathBuf>> {
-        let (mut manifest, _) = self.find(which).await?;
-        if let Some(query) = query {
-            manifest.queries.retain(|name, _| name == query);
-            if manifest.queries.is_empty() {
-                return Err(Error::config(format!("there is no query '{query}' in it"))
-                    .hint("`tidemill state show` has the names"));
+        let mut reads = 0;
+        let (saved, names) = loop {
+            let (mut manifest, _) = self.find(which).await?;
+            let names = file_names(manifest.queries.keys());
+            if let Some(query) = query {
+                manifest.queries.retain(|name, _| name == query);
+                if manifest.queries.is_empty() {
+                    return Err(Error::config(format!("there is no query '{query}' in it"))
+                        .hint("`tidemill state show` has the names"));
+                }
             }
-        }
-        let saved = self.store.load(&manifest).await?;
+            match self.store.load(&manifest).await {
+                Err(error) => self.read_again(which, &manifest, error, &mut reads).await?,
+                saved => break (saved?, names),
+            }
+        };
         let failed =
             |e: std::io::Error| Error::unavailable(format!("cannot write below '{}'", folder.display())).caused_by(e);
         std::fs::create_dir_all(folder).map_err(failed)?;
         let mut files = Vec::new();
         for (name, query) in &saved.queries {
             for (number, operator) in query.operators.iter().enumerate() {
-                let safe: String =
-                    name.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '-' }).collect();
-                let path = folder.join(format!("{safe}-{number}.parquet"));
+                let path = folder.join(format!("{}-{number}.parquet", names[name]));
                 if write_parquet(operator, &path).map_err(|e| e.context(format!("query '{name}'")))? {
                     files.push(path);
                 }
@@ -200,18 +211,48 @@ impl StateTools {
 
     /// Copies a checkpoint with all its files to the store at `path`, where it becomes the newest.
     pub async fn restore(&self, which: &str, path: &str) -> Result<String> {
-        let (of, name) = self.find(which).await?;
+        let (mut of, mut name) = self.find(which).await?;
         let (to, locked) = storage(path, Arc::clone(&self.clock)).await?;
         let store = CheckpointStore::new(to, nonce()?, KEPT);
         let mut other = Self { store, locked, clock: Arc::clone(&self.clock) };
         let (own_epoch, own_generation) = self.counted().await?;
         let (epoch, mut stamp, log) = other.take_over().await?;
-        // What the job here has written, since the checkpoint too, must not be newer than what it will write from there.
-        let epoch = epoch.max(own_epoch).max(of.epoch);
         stamp.generation = stamp.generation.max(own_generation + 1);
-        let manifest = self.store.copy_to(&of, &mut other.store, epoch, stamp).await?;
+        let mut reads = 0;
+        let manifest = loop {
+            // What the job here has written, since the checkpoint too, must not be newer than what it will write from there.
+            let epoch = epoch.max(own_epoch).max(of.epoch);
+            match self.store.copy_to(&of, &mut other.store, epoch, stamp).await {
+                Err(error) => self.read_again(which, &of, error, &mut reads).await?,
+                copied => break copied?,
+            }
+            (of, name) = self.find(which).await?;
+        };
         log.forget(u64::MAX).await?;
         Ok(format!("{name} is checkpoint {} of {path}", manifest.number))
+    }
+
+    /// Whether to find `which` and read it once more, when `read` could not be: a job that is running may have removed it meanwhile, and
+    /// the newest is another one by now.
+    ///
+    /// # Errors
+    /// The one given, if the checkpoint is still there; else `unavailable`.
+    async fn read_again(&self, which: &str, read: &Manifest, error: Error, reads: &mut usize) -> Result<()> {
+        if error.kind() != ErrorKind::Corrupt {
+            return Err(error);
+        }
+        match self.find(which).await {
+            Ok((now, _)) if (now.number, &now.nonce) == (read.number, &read.nonce) => return Err(error),
+            Ok(_) if *reads + 1 < READS => {
+                *reads += 1;
+                return Ok(());
+            }
+            Err(other) if other.kind() != ErrorKind::Config => return Err(other),
+            _ => {}
+        }
+        let gone = format!("checkpoint {} was removed while it was read", read.number);
+        let hint = "try again; or keep one first, with `tidemill state save`, and read that";
+        Err(Error::unavailable(gone).hint(hint).caused_by(error))
     }
 
     /// The last epoch and the last run that are known here. Disturbs nobody.
@@ -233,7 +274,7 @@ impl StateTools {
         let (epoch, last_generation) = self.last(&entries).await?;
         let generation = last_generation + 1;
         // From here on, a run that is under way can write nothing any more.
-        log.append(&LogEntry::Started { generation, queries: Default::default() }).await?;
+        log.append(&LogEntry::Started { generation, queries: Default::default(), anew: false }).await?;
         Ok((epoch, Stamp { generation, time_ms: self.clock.now_ms() }, log))
     }
 
@@ -267,6 +308,19 @@ fn only_job(folder: &Path) -> Result<Option<PathBuf>> {
                 .hint(format!("give one of {}", names.join(", "))))
         }
     }
+}
+
+/// What files of each query begin with: its name in letters, digits, `_` and `-`, with a number where another one's would be the same.
+fn file_names<'a>(queries: impl Iterator<Item = &'a String>) -> BTreeMap<String, String> {
+    let mut taken = BTreeSet::new();
+    let name = |query: &String| {
+        let safe: String = query.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '-' }).collect();
+        let numbered = (2_u32..).map(|number| format!("{safe}~{number}"));
+        let free = std::iter::once(safe.clone()).chain(numbered).find(|name| !taken.contains(name)).unwrap_or(safe);
+        taken.insert(free.clone());
+        (query.clone(), free)
+    };
+    queries.map(name).collect()
 }
 
 fn keys<'a, T>(

@@ -23,7 +23,7 @@ use super::compute::{Compute, StateLimit, batch_bytes};
 use super::panes::own_text;
 use super::stored_rows::{SpilledRows, StoredRows};
 use super::top_n::TopN;
-use crate::contracts::{Error, Result};
+use crate::contracts::{Error, ErrorKind, Result};
 use crate::state::{SpillWriter, SpilledFile};
 
 /// Rows of a block: as many as DataFusion's operators have in a batch …
@@ -136,10 +136,15 @@ impl Output {
         self.write_held()
     }
 
-    /// Drops what a top-N cannot need, if it is one that reads.
+    /// Drops what a top-N cannot need, if it is one that reads. A row that makes it fail is found where the plan itself is run, which
+    /// is given all of them then.
     fn cut(&mut self) -> Result<bool> {
         let Some(top) = self.reader.as_ref().and_then(TopN::of) else { return Ok(false) };
-        self.held = top.needed(&self.held)?.map(own_text).transpose()?.into_iter().collect();
+        let needed = match top.needed(&self.held) {
+            Err(error) if error.kind() == ErrorKind::Data => return Ok(false),
+            needed => needed?,
+        };
+        self.held = needed.map(own_text).transpose()?.into_iter().collect();
         (self.bytes, self.counted) = (self.held.iter().map(batch_bytes).sum(), self.held.len());
         self.is_cut = true;
         Ok(true)

@@ -39,6 +39,7 @@ pub(crate) struct Driver {
     pub(super) compute: Compute,
     pub(super) limits: EpochLimits,
     pub(super) ending: Ending,
+    /// When new splits were last looked for, by the steady clock.
     pub(super) discovered_ms: i64,
     pub(super) first_epoch: bool,
     /// When the last epoch was cut.
@@ -158,11 +159,11 @@ impl Driver {
         let now = self.clock.now_ms();
         epoch.now_ms = now;
         epoch.oldest_ms = self.limits.record_age_ms.map(|age| now.saturating_sub(age));
-        if !epoch.last && self.ending == Ending::Run && now - self.discovered_ms >= DISCOVERY_MS {
+        let steady = steady_ms(&self.clock);
+        if !epoch.last && self.ending == Ending::Run && steady.saturating_sub(self.discovered_ms) >= DISCOVERY_MS {
             self.discover().await?;
         }
         epoch.floors = self.floors();
-        let steady = steady_ms(&self.clock);
         for feed in &mut self.feeds {
             for time in &mut feed.times {
                 time.advance(&feed.splits.list, steady);

@@ -42,7 +42,7 @@ pub(super) struct Opening {
 impl Driver {
     /// Looks for splits that are not known yet, and opens those whose parents have ended and whose turn it is.
     pub(super) async fn discover(&mut self) -> Result<()> {
-        self.discovered_ms = self.clock.now_ms();
+        self.discovered_ms = steady_ms(&self.clock);
         for index in 0..self.feeds.len() {
             self.discover_feed(index).await?;
         }

@@ -39,7 +39,7 @@ fn begun_tables(job: &Job) -> BTreeSet<usize> {
     let cutters: BTreeSet<u64> = entries().filter_map(cut_by).collect();
     let mut tables = BTreeSet::new();
     for entry in entries() {
-        if let LogEntry::Started { generation, queries } = entry
+        if let LogEntry::Started { generation, queries, .. } = entry
             && cutters.contains(generation)
         {
             let had = |query: &&QuerySpec| queries.get(&query.name).is_some_and(|of| *of == identity(&query.plan));

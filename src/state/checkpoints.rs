@@ -286,12 +286,13 @@ impl CheckpointStore {
         Ok(bytes)
     }
 
-    /// Forgets all checkpoints, but not savepoints. Numbers are counted on.
+    /// Forgets all checkpoints but the one that this run has loaded or committed last, if there is one; savepoints stay. Numbers are
+    /// counted on.
     pub async fn clear(&mut self) -> Result<()> {
-        let numbers = self.numbers().await?;
-        self.number = numbers.last().copied().unwrap_or(0).max(self.number);
+        let (own, numbers) = (self.number, self.numbers().await?);
+        self.number = numbers.last().copied().unwrap_or(0).max(own);
         self.references.reached(self.number);
-        for number in numbers {
+        for number in numbers.into_iter().filter(|number| *number != own) {
             self.storage.remove(&manifest_name(number)).await?;
         }
         self.sweep().await?;

@@ -245,7 +245,8 @@ mod tests {
 
     async fn written(folder: &Path, epochs: std::ops::Range<u64>) -> Vec<u8> {
         let (log, _) = FileEpochLog::open(folder).expect("a log");
-        log.append(&LogEntry::Started { generation: 1, queries: Default::default() }).await.expect("an entry");
+        let started = LogEntry::Started { generation: 1, queries: Default::default(), anew: false };
+        log.append(&started).await.expect("an entry");
         for epoch in epochs {
             log.append(&cut(epoch)).await.expect("an entry");
         }

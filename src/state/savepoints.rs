@@ -102,3 +102,29 @@ impl CheckpointStore {
             .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{STAMP, job, piece, storages, store};
+    use crate::contracts::ErrorKind;
+
+    #[tokio::test]
+    async fn a_paused_run_commits_nothing_behind_one_that_begins_anew_however_often_that_dies() {
+        for storage in storages().1 {
+            let mut paused = store(&storage, "a");
+            for epoch in [7, 8] {
+                paused.commit(&job(epoch, vec![piece(epoch, 0..9, &[])]), epoch, STAMP).await.expect("committed");
+            }
+            for (nonce, number) in [("b", 3), ("c", 4)] {
+                let mut anew = store(&storage, nonce);
+                assert_eq!(anew.take_over(None, 100, STAMP).await.expect("taken over").number, number);
+                anew.clear().await.expect("cleared");
+                assert_eq!(anew.numbers().await.expect("numbers"), [number]);
+                assert!(storage.list("state").await.expect("names").is_empty(), "nobody needs them");
+            }
+            let error = paused.commit(&job(9, vec![]), 9, STAMP).await.expect_err("fenced");
+            assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+            assert_eq!(paused.numbers().await.expect("numbers"), [4]);
+        }
+    }
+}

@@ -329,7 +329,7 @@ fn cut(epoch: u64) -> LogEntry {
 }
 
 fn started(generation: u64) -> LogEntry {
-    LogEntry::Started { generation, queries: BTreeMap::new() }
+    LogEntry::Started { generation, queries: BTreeMap::new(), anew: false }
 }
 
 #[tokio::test]

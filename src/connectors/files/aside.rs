@@ -11,7 +11,7 @@ use object_store::ObjectStore;
 
 use crate::connectors::aws::object_failure;
 use crate::connectors::line_file::io_error;
-use crate::contracts::Result;
+use crate::contracts::{Result, crash_point};
 
 use super::listing::object_path;
 use super::location::Prefix;
@@ -49,6 +49,7 @@ pub(super) fn set_aside(root: &Path, names: &PartNames) -> Result<Option<SetAsid
             std::fs::create_dir_all(folder).map_err(|e| io_error(folder, "made", e))?;
         }
         std::fs::rename(file, &target).map_err(|e| io_error(file, "moved", e))?;
+        crash_point("fresh.midst");
     }
     Ok(Some(SetAside { files: found.len(), from: root.to_owned(), to }))
 }

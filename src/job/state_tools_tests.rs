@@ -1,0 +1,156 @@
+//! What the tools read while a job is running, and what they call what they write.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
+use datafusion::arrow::datatypes::Int64Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tokio::sync::Mutex;
+
+use super::*;
+use crate::contracts::{Created, Storage, SystemClock};
+use crate::state::{SavedJob, SavedQuery};
+
+/// One operator for each query, whose only state is a number.
+fn saved(epoch: u64, queries: &[(&str, i64)]) -> SavedJob {
+    let query = |number: i64| {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![number]));
+        let rows = RecordBatch::try_from_iter([("n", column)]).expect("a batch").into();
+        let operator = OperatorState {
+            fingerprint: "f".to_owned(),
+            watermark: None,
+            pieces: vec![StatePiece { id: epoch, rows, dead: None }],
+        };
+        let (plan, operators) = ("p".to_owned(), vec![operator]);
+        SavedQuery { plan, durable_epoch: epoch, operators, unwritten: None, sink: None }
+    };
+    let queries = queries.iter().map(|(name, number)| ((*name).to_owned(), query(*number))).collect();
+    SavedJob { epoch, tables: BTreeMap::new(), queries, reread: None }
+}
+
+/// A folder whose job makes a checkpoint, and removes the one before, whenever somebody is about to read a file of state.
+#[derive(Debug)]
+struct Running {
+    folder: Arc<dyn Storage>,
+    job: Mutex<CheckpointStore>,
+    /// So often.
+    left: AtomicUsize,
+}
+
+impl Running {
+    async fn checkpoint(&self) {
+        let mut job = self.job.lock().await;
+        let number = job.numbers().await.expect("numbers").last().copied().unwrap_or(0) + 1;
+        let state = saved(number, &[("job:counts", i64::try_from(number).expect("a small one"))]);
+        job.commit(&state, number, Stamp { generation: 1, time_ms: 0 }).await.expect("committed");
+        job.sweep().await.expect("swept");
+    }
+}
+
+#[async_trait]
+impl Storage for Running {
+    fn place(&self) -> String {
+        self.folder.place()
+    }
+
+    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+        self.folder.create(name, content).await
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        let goes_on = |left: usize| left.checked_sub(1);
+        if name.starts_with("state/") && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, goes_on).is_ok() {
+            self.checkpoint().await;
+        }
+        self.folder.read(name).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        self.folder.list(folder).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.folder.remove(name).await
+    }
+}
+
+/// A job with its first checkpoint, and the tools for it.
+async fn running(folder: &Path) -> (Arc<Running>, StateTools) {
+    let folder: Arc<dyn Storage> = Arc::new(LocalStorage::new(folder.join("job")));
+    let job = Mutex::new(CheckpointStore::new(Arc::clone(&folder), "job", 1));
+    let running = Arc::new(Running { folder, job, left: AtomicUsize::new(0) });
+    running.checkpoint().await;
+    let store = CheckpointStore::new(Arc::clone(&running) as Arc<dyn Storage>, "tools", KEPT);
+    (running, StateTools { store, folder: None, clock: Arc::new(SystemClock::new()) })
+}
+
+fn number(file: &Path) -> i64 {
+    let file = File::open(file).expect("a file");
+    let mut batches = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build().expect("a reader");
+    batches.next().expect("rows").expect("read").column(0).as_primitive::<Int64Type>().value(0)
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_a_running_job_removes_while_it_is_read_is_not_called_damaged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let (running, mut tools) = running(folder).await;
+    let to = folder.join("copy").display().to_string();
+    // The newest is another one by then.
+    for (left, newest) in [(1, 2), (READS - 1, 1 + READS)] {
+        running.left.store(left, Ordering::SeqCst);
+        let files = tools.export("latest", None, &folder.join("out")).await.expect("exported");
+        assert_eq!(files.len(), 1);
+        assert_eq!(number(&files[0]), newest as i64);
+    }
+    running.left.store(1, Ordering::SeqCst);
+    let said = tools.restore("latest", &to).await.expect("restored");
+    assert!(said.contains(&format!("checkpoint {} is checkpoint 1 of ", 2 + READS)), "{said}");
+    let mut copy = StateTools::open(&to, Arc::new(SystemClock::new())).await.expect("opened");
+    let files = copy.export("latest", None, &folder.join("out")).await.expect("exported");
+    assert_eq!(number(&files[0]), 2 + READS as i64);
+    // It is removed each time; or it is the one that was asked for.
+    for (left, which) in [(usize::MAX, "latest".to_owned()), (1, (2 + 2 * READS).to_string())] {
+        running.left.store(left, Ordering::SeqCst);
+        let error = tools.export(&which, None, &folder.join("out")).await.expect_err("it is gone");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.message().contains("was removed while it was read"), "{error}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("state save")), "{error}");
+    }
+    // What is damaged is.
+    running.left.store(0, Ordering::SeqCst);
+    let state = running.list("state").await.expect("names").pop().expect("a file");
+    running.remove(&state).await.expect("removed");
+    let error = tools.export("latest", None, &folder.join("out")).await.expect_err("a file is missing");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    let error = tools.restore("latest", &to).await.expect_err("a file is missing");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn exported_files_of_two_queries_never_have_one_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let (running, mut tools) = running(folder).await;
+    let names = [("a-b:c", 1), ("a:b-c", 2), ("a:b c", 3), ("other:counts", 4), ("ä:ß", 5)];
+    let state = saved(2, &names);
+    let stamp = Stamp { generation: 1, time_ms: 0 };
+    running.job.lock().await.commit(&state, 2, stamp).await.expect("committed");
+    let files = tools.export("latest", None, &folder.join("all")).await.expect("exported");
+    let unique: BTreeSet<&PathBuf> = files.iter().collect();
+    assert_eq!(unique.len(), names.len(), "{files:?}");
+    let mut numbers: Vec<i64> = files.iter().map(|file| number(file)).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
+    assert!(files.contains(&folder.join("all/other-counts-0.parquet")), "{files:?}");
+    // One that is asked for alone has the same name.
+    for (name, of) in names {
+        let alone = tools.export("latest", Some(name), &folder.join("alone")).await.expect("exported");
+        let [file] = &alone[..] else { panic!("{alone:?}") };
+        assert_eq!(number(file), of, "{name}");
+        let same = files.iter().find(|other| number(other) == of).and_then(|other| other.file_name());
+        assert_eq!(file.file_name(), same, "{name}");
+    }
+}
