@@ -14,6 +14,7 @@ use job::{Variant, options, run};
 use serde_json::Value;
 use tidemill::runtime::{Ending, Summary};
 
+mod failing_sink;
 mod going_on;
 #[path = "../support/job.rs"]
 mod job;
