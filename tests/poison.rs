@@ -209,7 +209,7 @@ fn an_epoch_that_fails_again_and_again_stops_the_job_or_is_skipped() {
     // The position: of each shard, the last record of the epoch, which the log has.
     let log = std::fs::read_to_string(folder.join("local/checkpoints/job/epochs.log")).unwrap();
     let entries = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(&line[line.find('{').unwrap()..]));
-    let cut = entries.filter_map(|entry| entry.unwrap().get("cut").cloned()).last().unwrap();
+    let cut = entries.filter_map(|entry| entry.unwrap().get("cut").cloned()).next_back().unwrap();
     let splits = cut["splits"].as_array().unwrap().iter().filter(|split| split["records"] != 0);
     let text = |name: &serde_json::Value| name.as_str().filter(|text| !text.is_empty()).unwrap().to_owned();
     let place = splits.map(|split| {
