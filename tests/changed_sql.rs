@@ -7,11 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
+use std::time::Duration;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
+use place::{Place, RUN, wait};
+
+#[path = "support/place.rs"]
+mod place;
 
 /// Event `id` is at second `id` after 10:00, so minute `m` has the ids from 60 m on.
 const SOURCE: &str = "\
@@ -46,64 +50,13 @@ fn amount(id: u64) -> u64 {
     id * id % 97
 }
 
-struct Place(tempfile::TempDir);
-
 impl Place {
-    fn new(files: &[(&str, &str)]) -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
-        std::fs::create_dir(place.at("job")).unwrap();
-        files.iter().for_each(|(name, text)| place.write(name, text));
-        place
-    }
-
-    fn at(&self, path: &str) -> PathBuf {
-        self.0.path().join(path)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.at("job").join(name), text).unwrap();
-    }
-
     fn produce(&self, ids: Range<u64>) {
         let line = |id: u64| {
             let (minute, second, amount) = (id / 60, id % 60, amount(id));
             format!("{{\"id\":{id},\"at\":\"2026-03-01T10:{minute:02}:{second:02}Z\",\"amount\":{amount}}}\n")
         };
-        std::fs::write(self.at("new.jsonl"), ids.map(line).collect::<String>()).unwrap();
-        self.done(&["produce", "clicks", "--local", "local", "--from", "new.jsonl"]);
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-        command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// Whether it succeeds, and what it says.
-    fn said(&self, args: &[&str]) -> (bool, String) {
-        let output = self.command(args).output().unwrap();
-        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
-    }
-
-    #[track_caller]
-    fn done(&self, args: &[&str]) -> String {
-        let (success, text) = self.said(args);
-        assert!(success, "tidemill {args:?}: {text}");
-        text
-    }
-
-    /// Runs what is there.
-    #[track_caller]
-    fn run(&self, more: &[&str]) -> String {
-        self.done(&[&["run", "job", "--local", "local", "--once"], more].concat())
-    }
-
-    #[track_caller]
-    fn refused(&self) -> String {
-        let (success, text) = self.said(&["run", "job", "--local", "local", "--once"]);
-        assert!(!success, "{text}");
-        text
+        self.put(&ids.map(line).collect::<String>());
     }
 
     /// Runs on, until `counts` has counted so many.
@@ -136,15 +89,6 @@ impl Place {
         // One that is open has a hidden name.
         let hidden = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with('.');
         files.filter(|path| !hidden(path) && path.extension().is_some_and(|e| e == "parquet")).collect()
-    }
-}
-
-#[track_caller]
-fn wait(what: &str, done: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !done() {
-        assert!(began.elapsed() < Duration::from_secs(20), "{what}: not within 20 s");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -197,7 +141,7 @@ fn archived_once(place: &Place, old: &BTreeSet<PathBuf>, all: Range<u64>) {
 
 #[test]
 fn a_column_more_in_the_archive_is_in_the_files_from_then_on() {
-    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
+    let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
     place.produce(0..150);
     // Files are open, and would be for 300 s.
     end(place.run_until(150, &[]));
@@ -260,11 +204,11 @@ fn killed_with_an_open_archive(place: &Place, checkpoint_interval: &str, in_chec
 
 #[test]
 fn an_archive_that_is_changed_after_a_kill_is_refused_while_epochs_are_to_be_repeated() {
-    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
+    let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
     let ids = killed_with_an_open_archive(&place, "2s", false);
     place.write("archive.sql", WIDER_ARCHIVE);
     place.produce(ids..300);
-    let refused = place.refused();
+    let refused = place.refused(&RUN);
     let parts =
         ["did not end in order", "'archive:archive' has changed", "  + ", "amount", "undo the change and run once"];
     for part in parts {
@@ -283,7 +227,7 @@ fn an_archive_that_is_changed_after_a_kill_is_refused_while_epochs_are_to_be_rep
 /// Nothing is to be repeated, and of what was in the open file nobody has seen anything: it is read once more, by the new SQL.
 #[test]
 fn an_archive_that_is_changed_after_a_kill_has_the_column_in_what_was_open() {
-    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
+    let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
     let ids = killed_with_an_open_archive(&place, "50ms", true);
     place.write("archive.sql", WIDER_ARCHIVE);
     place.produce(ids..300);
@@ -295,7 +239,7 @@ fn an_archive_that_is_changed_after_a_kill_has_the_column_in_what_was_open() {
 /// The new aggregate has an INSERT of its own, into the same items, from a window on that has not begun.
 #[test]
 fn an_aggregate_more_for_the_same_items_is_an_insert_of_its_own() {
-    let place = Place::new(&[("events.sql", SOURCE), ("minutes.sql", MINUTES)]);
+    let place = Place::of(&[("events.sql", SOURCE), ("minutes.sql", MINUTES)]);
     place.produce(0..150);
     place.run(&[]);
     assert_eq!(place.rows(COUNTED), minutes(0..120, |_| 1), "10:02 is open");
@@ -328,12 +272,12 @@ FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY w
     let changed = OLD.replace("(m, c)", "(m, c, total)").replace("COUNT(*)", "COUNT(*), SUM(amount)");
     let from = "HAVING window_start >= TIMESTAMP '2026-03-01 10:03:00';";
     let until = from.replace(">=", "<");
-    let place = Place::new(&[("events.sql", SOURCE), ("minutes.sql", &format!("{OLD};"))]);
+    let place = Place::of(&[("events.sql", SOURCE), ("minutes.sql", &format!("{OLD};"))]);
     place.produce(0..150);
     place.run(&[]);
     // Changed where it stands, it is refused, with what has changed and with the choices.
     place.write("minutes.sql", &format!("{changed};"));
-    let refused = place.refused();
+    let refused = place.refused(&RUN);
     let choices = [
         "undo the change",
         "keep this query until its windows have closed",
@@ -355,7 +299,7 @@ FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY w
     let insert = OLD.find("INSERT").unwrap();
     place.write("minutes.sql", &OLD[..insert]);
     place.produce(270..400);
-    assert!(place.refused().contains("--drop-state minutes:minutes"));
+    assert!(place.refused(&RUN).contains("--drop-state minutes:minutes"));
     place.run(&["--drop-state", "minutes:minutes"]);
     place.done(&["run", "job", "--local", "local", "--drain"]);
     let mut rows: Vec<serde_json::Value> = Vec::new();
@@ -377,12 +321,12 @@ FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY w
 /// what is needed for both.
 #[test]
 fn a_query_that_was_reset_is_completed_from_the_archive() {
-    let place = Place::new(&[("events.sql", SOURCE), ("archive.sql", WIDER_ARCHIVE), ("minutes.sql", MINUTES)]);
+    let place = Place::of(&[("events.sql", SOURCE), ("archive.sql", WIDER_ARCHIVE), ("minutes.sql", MINUTES)]);
     place.produce(0..150);
     place.run(&[]);
     let changed = MINUTES.replace("c BIGINT", "c BIGINT, total BIGINT").replace("COUNT(*)", "COUNT(*), SUM(amount)");
     place.write("minutes.sql", &changed);
-    let refused = place.refused();
+    let refused = place.refused(&RUN);
     assert!(refused.contains("--reset minutes:minutes") && refused.contains("tidemill backfill"), "{refused}");
     place.produce(150..400);
     let reset = place.run(&["--reset", "minutes:minutes"]);
@@ -421,7 +365,7 @@ INSERT INTO NAME SELECT 'first', MIN(id) FROM events_NAME;
         std::thread::sleep(Duration::from_millis(20));
         now.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
     };
-    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
     place.produce(0..100);
     let first = now();
     place.produce(100..200);

@@ -1,7 +1,7 @@
 //! Several jobs on one fleet, as real processes: they spread, move in order, and are taken over when a process dies; a job that
 //! fails disturbs no other. Each event counts once through all of it.
 //!
-//! `FLEET_TTL='10 s' cargo nextest run --test fleet --no-capture` measures the times with the default lease.
+//! `FLEET_TTL='8 s' cargo nextest run --test fleet --no-capture` measures the times with the default lease.
 
 #![expect(clippy::disallowed_methods, reason = "the program under test lives in real time")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]

@@ -5,11 +5,13 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use tempfile::TempDir;
+use place::{Place, RUN, wait};
+
+#[path = "support/place.rs"]
+mod place;
 
 const SOURCE: &str = "\
 CREATE TABLE events (event_type STRING, `timestamp` TIMESTAMP_LTZ(3), data ROW<page STRING>,
@@ -33,70 +35,19 @@ WITH ('connector' = 'dynamodb', 'table-name' = 'pages');
 INSERT INTO pages SELECT data.page, COUNT(*) FROM events WHERE data.page <> '' GROUP BY data.page;
 ";
 
-struct Place(TempDir);
-
 impl Place {
     /// A job of these files, and a stream with the first events.
     fn new(files: &[(&str, &str)]) -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
-        std::fs::create_dir(place.at("job")).unwrap();
-        files.iter().for_each(|(name, text)| place.write(name, text));
+        let place = Self::of(files);
         place.produce(0, 300);
         place
-    }
-
-    fn at(&self, path: &str) -> PathBuf {
-        self.0.path().join(path)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.at("job").join(name), text).unwrap();
     }
 
     fn produce(&self, from: usize, count: usize) {
         let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weblog.jsonl");
         let text = std::fs::read_to_string(all).unwrap();
         let lines: Vec<&str> = text.lines().skip(from).take(count).collect();
-        std::fs::write(self.at("events.jsonl"), lines.join("\n") + "\n").unwrap();
-        self.done(&["produce", "clicks", "--local", "local", "--from", "events.jsonl"]);
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-        command
-            .args(args)
-            .current_dir(self.0.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    }
-
-    /// Whether it succeeds, and what it says.
-    fn said(&self, args: &[&str]) -> (bool, String) {
-        let output = self.command(args).output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8(text).unwrap())
-    }
-
-    #[track_caller]
-    fn done(&self, args: &[&str]) -> String {
-        let (success, text) = self.said(args);
-        assert!(success, "tidemill {args:?}: {text}");
-        text
-    }
-
-    #[track_caller]
-    fn refused(&self, args: &[&str]) -> String {
-        let (success, text) = self.said(args);
-        assert!(!success, "tidemill {args:?}: {text}");
-        text
-    }
-
-    /// Runs what is there.
-    #[track_caller]
-    fn run(&self, more: &[&str]) -> String {
-        self.done(&[&["run", "job", "--local", "local", "--once"], more].concat())
+        self.put(&(lines.join("\n") + "\n"));
     }
 
     fn number(&self, query: &str) -> i64 {
@@ -109,6 +60,30 @@ impl Place {
         let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
         files
+    }
+
+    /// Epoch of the newest checkpoint.
+    fn epoch(&self, store: &str) -> u64 {
+        let text = self.done(&["state", "show", store]);
+        text.split(", epoch ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap()
+    }
+
+    /// Runs on, with small epochs, until `done`; then it is killed.
+    #[track_caller]
+    fn killed(&self, more: &[&str], done: impl FnMut() -> bool) {
+        let often = ["run", "job", "--local", "local", "--epoch-rows", "5", "--epoch-interval", "10ms"];
+        let mut child = self.command(&[&often[..], more].concat()).spawn().unwrap();
+        wait("the run has come so far", done);
+        child.kill().unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.code().is_none() && !text.contains("error"), "{text}");
+    }
+
+    /// The epochs that the log has.
+    fn logged(&self) -> usize {
+        let log = std::fs::read_to_string(self.at("local/checkpoints/job/epochs.log")).unwrap_or_default();
+        log.matches("\"cut\":").count()
     }
 }
 
@@ -176,14 +151,13 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_is_used_only_when_asked() {
     place.run(&[]);
     let newest = place.manifests().pop().unwrap();
     let whole = std::fs::read(&newest).unwrap();
-    let run = ["run", "job", "--local", "local", "--once"];
     for damaged in [
         whole[..whole.len() / 2].to_vec(),
         whole.iter().map(|b| if *b == b'7' { b'8' } else { *b }).collect(),
         Vec::new(),
     ] {
         std::fs::write(&newest, damaged).unwrap();
-        let refused = place.refused(&run);
+        let refused = place.refused(&RUN);
         assert!(
             refused.contains("0000000002.json' is damaged") && refused.contains("--previous-checkpoint"),
             "{refused}"
@@ -219,14 +193,13 @@ fn a_damaged_or_missing_state_file_is_told_before_anything_is_written() {
     let (whole, mut damaged) = (std::fs::read(file).unwrap(), std::fs::read(file).unwrap());
     damaged[whole.len() / 2] ^= 1;
     std::fs::write(file, &damaged).unwrap();
-    let run = ["run", "job", "--local", "local", "--once"];
     for _ in 0..2 {
-        let refused = place.refused(&run);
+        let refused = place.refused(&RUN);
         assert!(refused.contains("is damaged") && refused.contains("--previous-checkpoint"), "{refused}");
     }
     assert_eq!(place.manifests().len(), 2);
     std::fs::remove_file(file).unwrap();
-    let refused = place.refused(&run);
+    let refused = place.refused(&RUN);
     assert!(refused.contains("is missing") && refused.contains("query 'counts:counts'"), "{refused}");
     assert_eq!(place.manifests().len(), 2);
     let again = place.run(&["--previous-checkpoint"]);
@@ -250,7 +223,10 @@ fn a_checkpoint_that_is_taken_elsewhere_counts_epochs_on_from_all_that_were_cut(
     let killed = killed.env("TIDEMILL_CRASH_AT", "manifest.before:1").output().unwrap();
     assert_eq!(killed.status.code(), None, "{}", String::from_utf8_lossy(&killed.stderr));
     assert_eq!((place.number(TOTAL), place.manifests().len()), (500, 1));
+    let before = place.epoch("local");
     place.done(&["state", "restore", "local", "latest", "--to", "elsewhere/job"]);
+    assert_eq!(place.epoch("elsewhere/job"), before + place.logged() as u64);
+    assert!(place.logged() > 10);
     // One epoch with all.
     place.write("events.sql", &settings(1_000));
     place.produce(500, 100);
@@ -278,19 +254,18 @@ fn a_changed_job_goes_on_as_far_as_it_is_the_same() {
     assert!(place.number(TOTAL) > 600, "the state went on, and what is made of it is new");
     // An operator may not, but for a word.
     place.write("pages.sql", &PAGES.replace("COUNT(*)", "SUM(2)"));
-    let run = ["run", "job", "--local", "local", "--once"];
-    let changed = place.refused(&run);
+    let changed = place.refused(&RUN);
     for wanted in ["the query 'pages:pages' has changed", "\n  - group by ", "\n  + group by ", "--reset pages:pages"] {
         assert!(changed.contains(wanted), "'{wanted}' in {changed}");
     }
-    let wrong = place.refused(&[&run[..], &["--reset", "page"]].concat());
+    let wrong = place.refused(&[&RUN[..], &["--reset", "page"]].concat());
     assert!(wrong.contains("no saved query is called 'page'") && wrong.contains("pages:pages"), "{wrong}");
     place.produce(600, 100);
     let reset = place.run(&["--reset", "pages"]);
     assert!(reset.contains("query 'pages:pages' begins without state"), "{reset}");
     // One that is gone needs a word too, since its state goes with it.
     std::fs::remove_file(place.at("job/pages.sql")).unwrap();
-    let gone = place.refused(&run);
+    let gone = place.refused(&RUN);
     assert!(
         gone.contains("the query 'pages:pages' is not in the job any more") && gone.contains("--drop-state"),
         "{gone}"
@@ -306,16 +281,66 @@ fn a_changed_job_goes_on_as_far_as_it_is_the_same() {
 fn a_killed_run_that_began_anew_goes_on() {
     let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
     place.run(&[]);
-    for interval in ["0", "20ms"] {
-        let options = ["--fresh", "--epoch-rows", "20", "--epoch-interval", "10ms", "--checkpoint-interval", interval];
-        let mut child = place.command(&[&["run", "job", "--local", "local"], &options[..]].concat()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(700));
-        child.kill().unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.stderr.is_empty() || !String::from_utf8_lossy(&output.stderr).contains("error"));
-        place.run(&[]);
-        assert_eq!(place.number(TOTAL), 300);
+    place.killed(&["--fresh", "--checkpoint-interval", "0"], || place.logged() >= 5);
+    place.run(&[]);
+    assert_eq!(place.number(TOTAL), 300);
+    // With checkpoints of its own: their numbers go on.
+    let before = place.manifests();
+    place.killed(&["--fresh", "--checkpoint-interval", "20ms"], || {
+        place.manifests().iter().filter(|own| !before.contains(own)).count() >= 2
+    });
+    place.run(&[]);
+    assert_eq!(place.number(TOTAL), 300);
+}
+
+/// What the pages say of a manifest that somebody removes. To go back, there is `tidemill state rewind`.
+#[test]
+fn the_newest_manifest_is_removed_by_hand() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    place.produce(300, 100);
+    place.run(&[]);
+    place.produce(400, 100);
+    place.killed(&["--checkpoint-interval", "0"], || place.logged() >= 5);
+    let [before, newest] = &place.manifests()[..] else { panic!("{:?}", place.manifests()) };
+    std::fs::remove_file(newest).unwrap();
+    // Epochs are logged that do not follow the one before.
+    for _ in 0..2 {
+        let refused = place.refused(&RUN);
+        assert!(refused.contains("the epoch log has epoch ") && refused.contains("tidemill state rewind"), "{refused}");
     }
+    assert_eq!(place.manifests(), [before.clone()]);
+    // On purpose: all that came after it is read again.
+    place.done(&["state", "rewind", "local", "latest"]);
+    assert!(place.run(&[]).contains("200 records"));
+    assert_eq!(place.number(TOTAL), 500);
+    // After an end in order, nothing tells.
+    std::fs::remove_file(place.manifests().pop().unwrap()).unwrap();
+    assert!(place.run(&[]).contains("200 records"));
+    assert_eq!(place.number(TOTAL), 500);
+}
+
+#[test]
+fn so_many_checkpoints_are_kept_as_the_job_says() {
+    let settings = |kept: &str| match kept {
+        "" => SOURCE.to_owned(),
+        kept => format!("SET 'state.checkpoints.num-retained' = '{kept}';\n{SOURCE}"),
+    };
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    let mut last = 0;
+    for (kept, runs, wanted) in [("1", 3, 1), ("5", 6, 5), ("", 1, 3), ("1", 1, 1)] {
+        place.write("events.sql", &settings(kept));
+        for _ in 0..runs {
+            place.produce(300, 10);
+            place.run(&[]);
+        }
+        last += runs;
+        let numbers = (last - wanted + 1..=last).map(|number| format!("{number:010}.json"));
+        let files = place.manifests();
+        let files = files.iter().map(|path| path.file_name().unwrap().to_str().unwrap());
+        assert!(files.eq(numbers), "{kept}: {:?}", place.manifests());
+    }
+    assert_eq!(place.number(TOTAL), 300 + 10 * last);
 }
 
 #[test]
@@ -324,15 +349,7 @@ fn after_a_kill_a_job_goes_on_though_tables_came_and_went() {
     let clicks = SOURCE.replace("TABLE events", "TABLE clicks");
     let place =
         Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("clicks.sql", &clicks), ("pages.sql", &other)]);
-    let options = ["--epoch-rows", "20", "--epoch-interval", "10ms", "--checkpoint-interval", "0"];
-    let kill = || {
-        let mut child = place.command(&[&["run", "job", "--local", "local"], &options[..]].concat()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(700));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let log = std::fs::read_to_string(place.at("local/checkpoints/job/epochs.log")).unwrap();
-        assert!(log.lines().count() > 5, "{log}");
-    };
+    let kill = || place.killed(&["--checkpoint-interval", "0"], || place.logged() > 5);
     // One reader has served both tables; now one of them is gone.
     kill();
     std::fs::remove_file(place.at("job/clicks.sql")).unwrap();
@@ -360,7 +377,7 @@ fn checkpoints_lie_where_the_job_says() {
         );
     let place = Place::new(&[("a.sql", &sql)]);
     std::fs::create_dir(place.at("job/in")).unwrap();
-    std::fs::copy(place.at("events.jsonl"), place.at("job/in/1.jsonl")).unwrap();
+    std::fs::copy(place.at("new.jsonl"), place.at("job/in/1.jsonl")).unwrap();
     assert!(place.done(&["run", "job", "--once"]).contains("300 records"));
     assert!(place.at("kept/job/manifests/0000000001.json").exists());
     assert!(place.done(&["run", "job", "--once"]).starts_with("0 records"));
@@ -371,12 +388,27 @@ fn checkpoints_lie_where_the_job_says() {
 #[test]
 fn two_runs_cannot_share_a_folder() {
     let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
-    let mut first = place.command(&["run", "job", "--local", "local"]).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(1_000));
-    let second = place.refused(&["run", "job", "--local", "local"]);
-    assert!(second.contains("another run of this job uses"), "{second}");
-    let rewind = place.refused(&["state", "rewind", "local", "latest"]);
-    assert!(rewind.contains("another run of this job uses") || rewind.contains("no checkpoint"), "{rewind}");
-    first.kill().unwrap();
-    first.wait().unwrap();
+    place.run(&[]);
+    place.produce(300, 10);
+    let often = ["run", "job", "--local", "local", "--epoch-interval", "20ms", "--checkpoint-interval", "0"];
+    let first = place.command(&often).spawn().unwrap();
+    wait("it counts", || place.number(TOTAL) == 310);
+    for second in [&RUN[..], &["state", "rewind", "local", "latest"]] {
+        let refused = place.refused(second);
+        assert!(refused.contains("another run of this job uses"), "{refused}");
+    }
+    // Looking, and copying, is allowed. What the run has logged is not known then, nor what it will: the copy is far beyond that.
+    place.done(&["state", "restore", "local", "latest", "--to", "elsewhere/job"]);
+    place.produce(310, 90);
+    wait("it goes on", || place.number(TOTAL) == 400);
+    assert!(Command::new("kill").args(["-TERM", &first.id().to_string()]).status().unwrap().success());
+    let output = first.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (copy, last) = (place.epoch("elsewhere/job"), place.epoch("local"));
+    assert!(copy > last + 1_000_000, "{copy} after {last}");
+    assert!(place.run(&["--checkpoints", "elsewhere"]).contains("100 records"));
+    assert_eq!(place.number(TOTAL), 400);
+    // Nobody runs it any more: exactly what was counted.
+    place.done(&["state", "restore", "local", "latest", "--to", "third/job"]);
+    assert_eq!(place.epoch("third/job"), last);
 }

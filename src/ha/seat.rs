@@ -27,7 +27,7 @@ use crate::contracts::{Lease, LeaseStore, Result};
 /// start, and an eighth of a beat.
 const LOOKS_A_BEAT: u32 = 8;
 /// Of a beat: steps of patience. With the beat at a fifth of a lease, a job of a process that has died waits for at most
-/// 1 + 1/5 + 0.7/5 leases (10 s: 13.4 s) until one of those takes it that have most already.
+/// 1 + 1/5 + 0.7/5 leases (8 s: 10.7 s) until one of those takes it that have most already.
 const STEPS_A_BEAT: u32 = 5;
 /// A free job that somebody wishes for is left to them for so many beats.
 const COURTESY_BEATS: u32 = 3;

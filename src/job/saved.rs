@@ -102,7 +102,7 @@ pub(super) fn nonce() -> Result<String> {
 }
 
 /// Times that a run tries to take over from another one that goes on writing meanwhile.
-const ATTEMPTS: usize = 20;
+pub(super) const ATTEMPTS: usize = 20;
 
 /// Opens what is there. With `--local`, checkpoints are in that folder; else where the job says, if it does.
 ///

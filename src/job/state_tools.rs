@@ -11,7 +11,7 @@ use datafusion::arrow::compute::filter_record_batch;
 use parquet::arrow::ArrowWriter;
 
 use super::changes::difference;
-use super::saved::{last_epoch, last_generation, nonce, open_log, storage};
+use super::saved::{ATTEMPTS, last_epoch, last_generation, nonce, open_log, storage};
 use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Result, Watermark};
 use crate::state::{
     CheckpointStore, Manifest, ManifestOperator, ManifestReference, OperatorState, SavedSplit, SavedTable, Stamp,
@@ -202,11 +202,21 @@ impl StateTools {
     /// Makes the content of a checkpoint the newest one, so that the next run goes on from it. A run that is under way is
     /// refused, or ends with `fenced`.
     pub async fn rewind(&mut self, which: &str) -> Result<String> {
-        let (of, name) = self.find(which).await?;
-        let (epoch, stamp, log) = self.take_over().await?;
-        let manifest = self.store.rewind(&of, &name, epoch, stamp).await?;
-        log.forget(u64::MAX).await?;
-        Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}", manifest.number))
+        let mut attempt = 1;
+        loop {
+            // First, so that what is not there disturbs nobody.
+            let (of, name) = self.find(which).await?;
+            let rewound = async {
+                let (epoch, stamp, log) = self.take_over().await?;
+                let manifest = self.store.rewind(&of, &name, epoch, stamp).await?;
+                log.forget(u64::MAX).await?;
+                Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}", manifest.number))
+            };
+            match rewound.await {
+                Err(error) if self.was_raced(&error) && attempt < ATTEMPTS => attempt += 1,
+                rewound => return rewound,
+            }
+        }
     }
 
     /// Copies a checkpoint with all its files to the store at `path`, where it becomes the newest.
@@ -216,20 +226,26 @@ impl StateTools {
         let store = CheckpointStore::new(to, nonce()?, KEPT);
         let mut other = Self { store, locked, clock: Arc::clone(&self.clock) };
         let (own_epoch, own_generation) = self.counted().await?;
-        let (epoch, mut stamp, log) = other.take_over().await?;
-        stamp.generation = stamp.generation.max(own_generation + 1);
-        let mut reads = 0;
-        let manifest = loop {
-            // What the job here has written, since the checkpoint too, must not be newer than what it will write from there.
-            let epoch = epoch.max(own_epoch).max(of.epoch);
-            match self.store.copy_to(&of, &mut other.store, epoch, stamp).await {
-                Err(error) => self.read_again(which, &of, error, &mut reads).await?,
-                copied => break copied?,
+        let (mut attempt, mut reads) = (1, 0);
+        loop {
+            let copied = async {
+                let (epoch, mut stamp, log) = other.take_over().await?;
+                // What the job here has written, since the checkpoint too, must not be newer than what it will write from there.
+                let epoch = epoch.max(own_epoch).max(of.epoch);
+                stamp.generation = stamp.generation.max(own_generation + 1);
+                let manifest = self.store.copy_to(&of, &mut other.store, epoch, stamp).await?;
+                log.forget(u64::MAX).await?;
+                Ok(format!("{name} is checkpoint {} of {path}", manifest.number))
+            };
+            match copied.await {
+                Err(error) if other.was_raced(&error) && attempt < ATTEMPTS => attempt += 1,
+                Err(error) => {
+                    self.read_again(which, &of, error, &mut reads).await?;
+                    (of, name) = self.find(which).await?;
+                }
+                copied => return copied,
             }
-            (of, name) = self.find(which).await?;
-        };
-        log.forget(u64::MAX).await?;
-        Ok(format!("{name} is checkpoint {} of {path}", manifest.number))
+        }
     }
 
     /// Whether to find `which` and read it once more, when `read` could not be: a job that is running may have removed it meanwhile, and
@@ -255,17 +271,22 @@ impl StateTools {
         Err(Error::unavailable(gone).hint(hint).caused_by(error))
     }
 
-    /// The last epoch and the last run that are known here. Disturbs nobody.
+    /// The last epoch and the last run that are known here, or may be by the time at which a copy is used. Disturbs nobody.
     async fn counted(&self) -> Result<(u64, u64)> {
-        match open_log(self.store.storage(), self.locked.as_deref(), &nonce()?, false).await {
-            Ok((_, entries)) => self.last(&entries).await,
-            // The job is running, and goes on counting.
-            Err(error) if error.kind() == ErrorKind::Fenced => {
-                let (epoch, generation) = self.last(&[]).await?;
-                Ok((epoch + EPOCHS_AHEAD, generation + 1))
-            }
-            Err(error) => Err(error),
-        }
+        let (entries, may_run) = match open_log(self.store.storage(), self.locked.as_deref(), &nonce()?, false).await {
+            // The lock of a folder tells whether a run is under way. A bucket has none.
+            Ok((_, entries)) => (entries, self.locked.is_none()),
+            Err(error) if error.kind() == ErrorKind::Fenced => (Vec::new(), true),
+            Err(error) => return Err(error),
+        };
+        let (epoch, generation) = self.last(&entries).await?;
+        // A job that is running goes on counting.
+        Ok(if may_run { (epoch + EPOCHS_AHEAD, generation + 1) } else { (epoch, generation) })
+    }
+
+    /// Whether a run that is being taken over has written meanwhile. Where it has a lock, that keeps others out.
+    fn was_raced(&self, error: &Error) -> bool {
+        error.kind() == ErrorKind::Fenced && self.locked.is_none()
     }
 
     /// Makes this program the one that may write: the last epoch, a stamp, and the log.

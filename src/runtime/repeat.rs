@@ -62,7 +62,10 @@ pub(super) fn repeated(job: &Job) -> Result<Repeated> {
                 next += 1;
                 if cut.epoch != next {
                     return Err(Error::corrupt(format!("the epoch log has epoch {} where {next} is due", cut.epoch))
-                        .hint("state and log are not of one job: start anew with --fresh"));
+                        .hint(
+                            "the newest checkpoint was removed by hand, or state and log are not of one job: put it back; or go back \
+                             to the one before with `tidemill state rewind`; or start anew with --fresh",
+                        ));
                 }
                 repeated.cuts.cuts.push_back(cut.clone());
             }

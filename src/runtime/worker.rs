@@ -259,7 +259,11 @@ impl Worker {
                 let errors = error_sender.clone();
                 let order = checkpointer.begin(epoch_number, tables, queries.len(), errors).await?;
                 for query in &mut queries {
-                    checkpoint_query(query, order.clone()).await?;
+                    // Its writer may have gone since the epoch was sent.
+                    if let Err(error) = checkpoint_query(query, order.clone()).await {
+                        failures.failed(&query.name, query.writes());
+                        return Err(error);
+                    }
                 }
             }
             if last {

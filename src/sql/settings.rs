@@ -69,7 +69,7 @@ impl Default for Settings {
             checkpoint_interval_ms: 10_000,
             checkpoints_kept: 3,
             lease: None,
-            lease_ttl_ms: 10_000,
+            lease_ttl_ms: 8_000,
             poison: Poison::default(),
             retries: Retries::default(),
         }

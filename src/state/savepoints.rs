@@ -92,7 +92,12 @@ impl CheckpointStore {
             let content = content.ok_or_else(|| {
                 Error::corrupt(format!("state file '{}/{}' is missing or damaged", self.storage.place(), file.name))
             })?;
-            if other.storage.create(&file.name, content).await? == Created::Taken {
+            // An attempt before this one, or an earlier copy, may have written it.
+            let is_same = async || {
+                let there = other.storage.read(&file.name).await?;
+                Ok::<_, Error>(there.is_some_and(|there| hex_digest(&there) == file.sha256))
+            };
+            if other.storage.create(&file.name, content).await? == Created::Taken && !is_same().await? {
                 let error = format!("'{}/{}' is another file", other.storage.place(), file.name);
                 return Err(Error::config(error).hint("copy into an empty folder"));
             }

@@ -21,11 +21,15 @@ use super::{HOUR, lines, numbers, write};
 
 /// What a test does when a sink is about to do something.
 type Hook = Box<dyn FnMut() -> Result<()> + Send>;
+/// The same; it gets the epoch, and how many rows of it there are.
+type FlushHook = Box<dyn FnMut(EpochNumber, usize) -> Result<()> + Send>;
 
 /// A sink that tells what it is about to do.
-struct Watched {
+pub(super) struct Watched {
     sink: Box<dyn Sink>,
     before_write: Hook,
+    pub(super) before_flush: FlushHook,
+    unflushed: usize,
     before_commit: Hook,
     /// `recover` waits for this; not for ever, since it is not to happen.
     recovers_late: Option<Arc<Notify>>,
@@ -34,7 +38,8 @@ struct Watched {
 impl Watched {
     fn new(sink: Box<dyn Sink>) -> Self {
         let [before_write, before_commit]: [Hook; 2] = [Box::new(|| Ok(())), Box::new(|| Ok(()))];
-        Self { sink, before_write, before_commit, recovers_late: None }
+        let before_flush = Box::new(|_, _| Ok(()));
+        Self { sink, before_write, before_flush, unflushed: 0, before_commit, recovers_late: None }
     }
 }
 
@@ -67,10 +72,12 @@ impl Sink for Watched {
         // Checkpoints are made meanwhile.
         tokio::time::sleep(Duration::from_millis(10)).await;
         (self.before_write)()?;
+        self.unflushed += changes.batch.num_rows();
         self.sink.write(epoch, changes).await
     }
 
     async fn flush(&mut self, epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome> {
+        (self.before_flush)(epoch, std::mem::take(&mut self.unflushed))?;
         self.sink.flush(epoch, now_ms).await
     }
 
@@ -93,7 +100,7 @@ impl Sink for Watched {
 }
 
 /// A job over JSON files, a row an epoch.
-fn job(folder: &Path, sql: &str, ending: Ending) -> JobOptions {
+pub(super) fn job(folder: &Path, sql: &str, ending: Ending) -> JobOptions {
     std::fs::write(folder.join("job.sql"), sql).unwrap();
     let parameters = BTreeMap::from([("DIR".to_owned(), folder.display().to_string())]);
     let variant = Variant { rows: 1, ..Variant::default() };
@@ -117,12 +124,12 @@ async fn worked(
 }
 
 /// Runs a job, with the sinks that the test makes of its own, to the end.
-async fn ran(options: &JobOptions, change: impl FnOnce(&mut Job)) -> Result<Summary> {
+pub(super) async fn ran(options: &JobOptions, change: impl FnOnce(&mut Job)) -> Result<Summary> {
     worked(options, watch::channel(false).1, Arc::default(), change).await
 }
 
 /// Puts a sink in the place of a query's own.
-fn replace(job: &mut Job, table: &str, with: impl FnOnce(Watched) -> Watched) {
+pub(super) fn replace(job: &mut Job, table: &str, with: impl FnOnce(Watched) -> Watched) {
     let query = job.queries.iter_mut().find(|query| query.name.ends_with(table)).unwrap();
     let own = std::mem::replace(&mut query.sink, Box::new(Nothing));
     query.sink = Box::new(with(Watched::new(own)));
@@ -160,10 +167,10 @@ fn assert_killed(outcome: Result<Summary>) {
     assert!(error.contains("killed"), "{error}");
 }
 
-const EVENTS: i64 = 60;
+pub(super) const EVENTS: i64 = 60;
 
 /// A row for each minute, in days of 20.
-fn events(folder: &Path) {
+pub(super) fn events(folder: &Path) {
     let event = |n: i64| format!("{{\"n\":{n},\"at\":\"2026-03-01T00:{n:02}:00Z\",\"day\":{}}}\n", n / 20);
     write(&folder.join("in/a.jsonl"), &(0..EVENTS).map(event).collect::<String>(), HOUR);
 }

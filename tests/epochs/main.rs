@@ -15,6 +15,7 @@ use serde_json::Value;
 use tidemill::runtime::{Ending, Summary};
 
 mod clock;
+mod failing_sink;
 mod going_on;
 #[path = "../support/job.rs"]
 mod job;

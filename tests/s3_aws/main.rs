@@ -1,4 +1,4 @@
-//! Files on S3, against two emulators that are started here: SeaweedFS, which checks signatures, and ministack.
+//! Files and checkpoints on S3, against two emulators that are started here: SeaweedFS, which checks signatures, and ministack.
 //!
 //! `tests/emulators/setup-s3` installs them. Without it these tests say that they were skipped; where `CI` is set they
 //! fail.
@@ -27,7 +27,15 @@ mod reading;
 #[path = "../support/replica.rs"]
 mod replica;
 mod replicas;
+#[path = "../support/tables.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of DynamoDB, which look at each attribute; a function that calls itself is not expected to be dead"
+)]
+mod tables;
+mod takeover;
 mod tls;
+mod tools;
 mod upgrade;
 mod writing;
 
