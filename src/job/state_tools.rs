@@ -312,7 +312,7 @@ fn short(manifest: &Manifest) -> String {
 }
 
 fn size(operator: &ManifestOperator) -> String {
-    let bytes: u64 = operator.all_files().map(|file| file.bytes).sum();
+    let bytes = operator.all_files().map(|file| file.bytes).fold(0, u64::saturating_add);
     let watermark = operator.watermark_ms.map(|ms| format!(", watermark {}", Watermark(ms))).unwrap_or_default();
     format!("{} rows, {bytes} bytes in {} files{watermark}", operator.rows, operator.all_files().count())
 }
