@@ -146,7 +146,8 @@ impl StateTools {
         Ok(text)
     }
 
-    /// Writes the state of each operator (of one query, if it is named) as Parquet below `folder`. Answers the files.
+    /// Writes the state of each operator (of one query, if it is named), and the rows in open files of its sink, as Parquet below `folder`.
+    /// Answers the files.
     pub async fn export(&mut self, which: &str, query: Option<&str>, folder: &Path) -> Result<Vec<PathBuf>> {
         let (mut manifest, _) = self.find(which).await?;
         if let Some(query) = query {
@@ -162,11 +163,12 @@ impl StateTools {
         std::fs::create_dir_all(folder).map_err(failed)?;
         let mut files = Vec::new();
         for (name, query) in &saved.queries {
-            for (number, operator) in query.operators.iter().enumerate() {
-                let safe: String =
-                    name.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '-' }).collect();
-                let path = folder.join(format!("{safe}-{number}.parquet"));
-                if write_parquet(operator, &path).map_err(|e| e.context(format!("query '{name}'")))? {
+            let safe: String = name.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '-' }).collect();
+            let operators = query.operators.iter().enumerate().map(|(number, state)| (number.to_string(), state));
+            let open = query.unwritten.iter().map(|state| ("open".to_owned(), state));
+            for (which, state) in operators.chain(open) {
+                let path = folder.join(format!("{safe}-{which}.parquet"));
+                if write_parquet(state, &path).map_err(|e| e.context(format!("query '{name}'")))? {
                     files.push(path);
                 }
             }
