@@ -6,20 +6,22 @@
 
 #![recursion_limit = "256"]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use job::{Variant, run};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use support::compare::{Sink, differences};
 use support::inputs::Inputs;
 use support::kill::dies_after;
 use support::{block_on_all, golden_folder, plan};
 use tidemill::contracts::{Clock, SystemClock};
-use tidemill::job::{JobOptions, MemoryOptions, run_batch};
+use tidemill::job::{JobOptions, MemoryOptions, StateTools, run_batch};
 use tidemill::runtime::Ending;
+use tidemill::state::{CheckpointStore, LocalStorage};
 
 #[path = "support/exact.rs"]
 mod exact;
@@ -51,6 +53,9 @@ const BATCH: [Variant; 2] =
 
 /// Goldens whose state has been on disk; that of the others is one row, or none.
 static SPILLED_GOLDENS: AtomicUsize = AtomicUsize::new(0);
+/// Operators whose state was exported after a stop, and its rows.
+static EXPORTED_STATES: AtomicUsize = AtomicUsize::new(0);
+static EXPORTED_ROWS: AtomicUsize = AtomicUsize::new(0);
 /// Goldens whose batch plan gives another answer, and why.
 const NO_BATCH: [(&str, &str); 0] = [];
 
@@ -85,6 +90,9 @@ fn goldens_give_what_flink_gives() {
     let texts: Vec<String> = problems.iter().map(|list| list.join("\n")).collect();
     let spilled = SPILLED_GOLDENS.load(Ordering::Relaxed);
     assert!(chosen.is_some() || spilled >= 60, "only the state of {spilled} goldens was put on disk");
+    let [states, rows] = [&EXPORTED_STATES, &EXPORTED_ROWS].map(|count| count.load(Ordering::Relaxed));
+    println!("state of {spilled} goldens on disk; {states} states with {rows} rows exported");
+    assert!(chosen.is_some() || states >= 60, "only {states} states were exported, with {rows} rows");
     assert!(problems.is_empty(), "{} of {total} goldens fail:\n\n{}", problems.len(), texts.join("\n\n"));
 }
 
@@ -203,9 +211,45 @@ async fn stopped(name: &str, variant: Variant) -> Result<Vec<String>, String> {
     let planned = plan(&inputs.options(variant, Ending::Once)).await.map_err(|e| e.join("\n"))?;
     let sources: Vec<&str> = planned.sources.iter().filter_map(|s| s.spec.option("path")).collect();
     let rest = inputs.keep_first_half(&sources);
-    run(&inputs.options(variant, Ending::Once)).await?;
+    let first = inputs.options(variant, Ending::Once);
+    run(&first).await?;
+    let differences = exported(first.local.as_ref().expect("a folder")).await?;
+    if !differences.is_empty() {
+        return Ok(differences);
+    }
     inputs.add(rest);
     straight(name, &inputs, variant).await
+}
+
+/// What the checkpoint below `local` holds, as Parquet: all live rows of each operator, and nothing of a query without state.
+async fn exported(local: &Path) -> Result<Vec<String>, String> {
+    let text = |e: tidemill::contracts::Error| format!("cannot be exported: {e}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut tools = StateTools::open(&local.to_string_lossy(), Arc::new(SystemClock::new())).await.map_err(text)?;
+    let files = tools.export("latest", None, folder.path()).await.map_err(text)?;
+    let mut left: BTreeMap<String, (i64, usize)> = BTreeMap::new();
+    for path in &files {
+        let file = SerializedFileReader::new(std::fs::File::open(path).expect("a file")).expect("Parquet");
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let metadata = file.metadata().file_metadata();
+        left.insert(name, (metadata.num_rows(), metadata.schema_descr().num_columns()));
+    }
+    let job = std::fs::read_dir(local.join("checkpoints")).expect("a folder").flatten().next().expect("a job").path();
+    let newest = CheckpointStore::new(Arc::new(LocalStorage::new(job)), "tools", 3).latest().await.map_err(text)?;
+    let mut differences = Vec::new();
+    for (name, query) in newest.expect("a checkpoint").queries {
+        for (number, operator) in query.operators.iter().enumerate() {
+            let file = format!("{}-{number}", name.replace(|c: char| !c.is_alphanumeric() && c != '_', "-"));
+            let (rows, columns) = left.remove(&file).unwrap_or_default();
+            if rows != operator.rows as i64 || (rows > 0) != (columns > 0) {
+                differences.push(format!("{file}: {rows} rows of {columns} columns, of {}", operator.rows));
+            }
+            EXPORTED_ROWS.fetch_add(rows as usize, Ordering::Relaxed);
+            EXPORTED_STATES.fetch_add(usize::from(rows > 0), Ordering::Relaxed);
+        }
+    }
+    differences.extend(left.into_keys().map(|file| format!("{file}: nobody's state")));
+    Ok(differences)
 }
 
 async fn sinks(options: &JobOptions) -> Result<Vec<Sink>, String> {

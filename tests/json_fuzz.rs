@@ -10,6 +10,8 @@
 //! TIDEMILL_FUZZ_SEED=7 …                                                 # another stream of records
 //! ```
 
+#[path = "support/bounded.rs"]
+mod bounded;
 #[path = "json_fuzz/generate.rs"]
 mod generate;
 #[path = "json_fuzz/reference.rs"]
@@ -21,10 +23,14 @@ use std::sync::Arc;
 use arrow::array::Array;
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use bounded::{Bound, within};
 use generate::{Random, Records};
 use reference::{Cell, cell, expected};
 use tidemill::contracts::RecordRange;
 use tidemill::formats::json::{Decoded, JsonDecoder, JsonOptions, Prefilter};
+
+/// What the process may have of addresses, in MiB: no record has more than some KiB.
+const MOST_MIB: u64 = 512;
 
 fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
@@ -145,6 +151,7 @@ fn agree(got: &Outcome, wanted: &Outcome) -> bool {
 
 #[test]
 fn same_as_serde_json() {
+    let bound = within!(MOST_MIB);
     let records = from_env("TIDEMILL_FUZZ_RECORDS", 200_000);
     let seed = from_env("TIDEMILL_FUZZ_SEED", 459);
     let schema = schema();
@@ -156,6 +163,7 @@ fn same_as_serde_json() {
     while done < records {
         let size = 1 + random.below(64);
         let batch: Vec<Vec<u8>> = (0..size).map(|_| source.next(&mut random)).collect();
+        bound.note(batch.iter().map(|record| String::from_utf8_lossy(record)).collect::<Vec<_>>().join("\n"));
         let padded = chunk(&batch, &mut random, true);
         let bare = chunk(&batch, &mut random, false);
         let inputs = [&padded, &padded, &bare, &bare];

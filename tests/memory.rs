@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use job::{Variant, options, run};
 use tidemill::job::{JobOptions, MemoryOptions};
@@ -21,7 +23,8 @@ WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
 
 /// `rows` events of two hours by `keys` users, whose names have `length` characters more.
 fn place(job: &str, rows: usize, keys: usize, length: usize) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    // Not where the system has its temporary files in memory: these would count as some of a control group's.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     std::fs::create_dir(folder.path().join("in")).unwrap();
     let (mut text, filling) = (String::new(), "x".repeat(length));
     for n in 0..rows {
@@ -115,28 +118,38 @@ fn anonymous(process: u32) -> Option<usize> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1_024)
 }
 
+/// Keys that come from all over the input, three times each at most.
+const MANY_USERS: &str = "
+SET 'execution.checkpointing.interval' = '1 s';
+CREATE TABLE users (user_id STRING, c BIGINT, total BIGINT, last_page STRING, PRIMARY KEY (user_id) NOT ENFORCED)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/users', 'format' = 'json');
+INSERT INTO users SELECT user_id, COUNT(*), SUM(n), MAX(page) FROM events GROUP BY user_id HAVING COUNT(*) > 2;
+";
+
+/// The program itself, over the job in `folder`, with all that it keeps and writes below `local` there, in the control group whose list
+/// of `members` is given.
+fn program(folder: &Path, local: &str, members: &Path, options: &[&str]) -> Command {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", r#"echo $$ > "$0" && exec "$@""#, &members.display().to_string(), env!("CARGO_BIN_EXE_tidemill")])
+        .args(["run", &path("job.sql"), "--local", &path(local), "--drain"])
+        .args(["--param", &format!("DIR={}", folder.display()), "--param", &format!("OUT={}", path(local))])
+        .args(options)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
 /// The program itself: keys that come from all over what is on disk, and checkpoints of it, need no more memory than it was given.
 #[cfg(target_os = "linux")]
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test looks at another process now and then")]
 fn a_process_stays_within_its_memory() {
     const MEMORY: usize = 224 << 20;
-    let job = "
-SET 'execution.checkpointing.interval' = '1 s';
-CREATE TABLE users (user_id STRING, c BIGINT, total BIGINT, last_page STRING, PRIMARY KEY (user_id) NOT ENFORCED)
-WITH ('connector' = 'filesystem', 'path' = '${OUT}/users', 'format' = 'json');
-INSERT INTO users SELECT user_id, COUNT(*), SUM(n), MAX(page) FROM events GROUP BY user_id HAVING COUNT(*) > 2;
-";
     // Some 75 MiB of state, of which a seventh of the memory may stay in it.
-    let folder = place(job, 450_000, 200_000, 250);
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_tidemill"))
-        .args(["run", &path("job.sql"), "--local", &path("local"), "--drain", "--memory", "224MiB"])
-        .args(["--param", &format!("DIR={}", folder.path().display()), "--param", &format!("OUT={}", path("out"))])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let folder = place(MANY_USERS, 450_000, 200_000, 250);
+    let mut process = program(folder.path(), "local", Path::new("/dev/null"), &["--memory", "224MiB"]).spawn().unwrap();
     let mut most = 0;
     while process.try_wait().unwrap().is_none() {
         most = most.max(anonymous(process.id()).unwrap_or(0));
@@ -146,7 +159,85 @@ INSERT INTO users SELECT user_id, COUNT(*), SUM(n), MAX(page) FROM events GROUP 
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("of state were put on disk"), "{said}");
     assert!(most < MEMORY, "{} MiB of {}\n{said}", most >> 20, MEMORY >> 20);
-    assert_eq!(results(&folder.path().join("out"), "users").len(), 50_000);
+    assert_eq!(results(&folder.path().join("local"), "users").len(), 50_000);
+}
+
+/// A control group below one of this process's own, with so many bytes for all in it.
+#[cfg(target_os = "linux")]
+struct Group(PathBuf);
+
+#[cfg(target_os = "linux")]
+impl Group {
+    /// `None` where this process may make none.
+    fn new(bytes: u64) -> Option<Self> {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let mut places = groups.lines().filter_map(|line| {
+            let (controllers, own) = line.split_once(':')?.1.split_once(':')?;
+            let old = controllers.split(',').any(|controller| controller == "memory");
+            let (root, limit, with_swap) = match controllers {
+                "" => ("/sys/fs/cgroup", "memory.max", "memory.swap.max"),
+                _ if old => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+                _ => return None,
+            };
+            let name = format!("tidemill-test-{}", std::process::id());
+            let above = Path::new(own).ancestors();
+            above.into_iter().find_map(|group| {
+                let folder = Path::new(&format!("{root}{}", group.display())).join(&name);
+                std::fs::create_dir(&folder).ok()?;
+                let group = Self(folder);
+                // Without `create`: where the folder is none of a group, there is no such file.
+                let write = |file: &str, bytes: u64| {
+                    let mut file = std::fs::OpenOptions::new().write(true).open(group.0.join(file))?;
+                    file.write_all(bytes.to_string().as_bytes())
+                };
+                write(limit, bytes).ok()?;
+                let _ = write(with_swap, if old { bytes } else { 0 });
+                Some(group)
+            })
+        });
+        places.next()
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Group {
+    #[expect(clippy::disallowed_methods, reason = "the kernel takes a moment to see that a process has ended")]
+    fn drop(&mut self) {
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
+/// The limit of its container is what a process goes by when nothing is said, and the kernel has no reason to kill it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_container_s_limit_is_kept_by_default() {
+    use std::os::unix::process::ExitStatusExt;
+    let Some(group) = Group::new(256 << 20) else {
+        println!("skipped: this process may not make a control group");
+        return;
+    };
+    let job = "
+CREATE TABLE days (user_id STRING, c BIGINT, total BIGINT, last_page STRING)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/days', 'format' = 'json');
+INSERT INTO days SELECT user_id, COUNT(*), SUM(n), MAX(page) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
+GROUP BY window_start, window_end, user_id HAVING COUNT(*) > 2;
+";
+    let folder = place(job, 450_000, 200_000, 250);
+    let members = group.0.join("cgroup.procs");
+    let output = program(folder.path(), "local", &members, &[]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("of state were put on disk"), "{}: {said}", output.status);
+    let days = results(&folder.path().join("local"), "days");
+    assert!(days.len() == 50_000 && days.iter().all(|line| line.contains("\"c\":3,")), "{} users", days.len());
+    // One that is told that it has more than there is goes beyond the limit, and what that means is the kernel's.
+    std::fs::write(folder.path().join("job.sql"), format!("{TABLES}{MANY_USERS}")).unwrap();
+    let output = program(folder.path(), "killed", &members, &["--memory", "8GiB"]).output().unwrap();
+    assert_eq!(output.status.signal(), Some(9), "the limit is none: {}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -212,12 +303,13 @@ INSERT INTO every SELECT user_id, c FROM counted;
     spills_and_gives_the_same(job, &[("running", 20_000), ("every", 20_000)]).await;
 }
 
-/// A job whose windows, `counted` among them, have some 36 MiB of rows, where 32 are the least that may be in memory.
-async fn spills_and_gives_the_same(job: &str, sinks: &[(&str, usize)]) {
-    let counted = "
+const COUNTED: &str = "
 CREATE VIEW counted AS SELECT window_start, window_end, user_id, COUNT(*) AS c, MAX(n) AS n, MAX(page) AS page
 FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY)) GROUP BY window_start, window_end, user_id;";
-    let folder = place(&format!("{counted}{job}"), 20_000, 20_000, 1_790);
+
+/// A job whose windows, `counted` among them, have some 36 MiB of rows, where 32 are the least that may be in memory.
+async fn spills_and_gives_the_same(job: &str, sinks: &[(&str, usize)]) {
+    let folder = place(&format!("{COUNTED}{job}"), 20_000, 20_000, 1_790);
     std::fs::create_dir(folder.path().join("pages")).unwrap();
     let pages: String = (0..10).map(|n| format!("{{\"page\":\"/{n}\",\"title\":\"{}\"}}\n", 9 - n)).collect();
     std::fs::write(folder.path().join("pages/a.jsonl"), pages).unwrap();
@@ -288,4 +380,60 @@ GROUP BY window_start, window_end, user_id;
         assert!(plenty.len() == 25_000, "{sink}: {} rows", plenty.len());
         assert!(plenty == little, "{sink}: {} rows and {}", plenty.len(), little.len());
     }
+}
+
+/// All rows of a window in one state: without groups, there is nothing that could be on disk by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_that_cannot_be_put_on_disk_is_told_with_the_name_of_its_query() {
+    // Some 72 MiB, where half of the least memory (128 MiB) are the most that may be there. The other query is no reason.
+    let job = "
+CREATE TABLE lists (users BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/lists', 'format' = 'json');
+CREATE TABLE pages (page STRING, c BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/pages', 'format' = 'json');
+INSERT INTO lists SELECT CARDINALITY(ARRAY_AGG(user_id)) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
+GROUP BY window_start, window_end;
+INSERT INTO pages SELECT page, COUNT(*) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
+GROUP BY window_start, window_end, page;
+";
+    let folder = place(job, 20_000, 20_000, 3_700);
+    let error = ran(folder.path(), "little", Some(0), Ending::Drain).await.expect_err("it does not fit");
+    for words in [
+        "the state of query 'job:lists' has ",
+        " MiB that cannot be put on disk; --memory is 128 MiB",
+        "hint: give the job more --memory, or let the query keep less",
+    ] {
+        assert!(error.contains(words), "'{words}' in {error}");
+    }
+    assert!(!folder.path().join("little/lists").exists(), "there is no result of a part");
+    ran(folder.path(), "plenty", None, Ending::Drain).await.expect("it runs");
+    assert_eq!(results(&folder.path().join("plenty"), "lists"), [r#"{"users":20000}"#]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_needs_its_end_must_fit_and_its_query_is_named() {
+    let sinks = "
+CREATE TABLE tiles (user_id STRING, q BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/tiles', 'format' = 'json');
+CREATE TABLE shares (user_id STRING, p DOUBLE) WITH ('connector' = 'filesystem', 'path' = '${OUT}/shares', 'format' = 'json');
+";
+    let tiles = |partition: &str, quarter: u64| {
+        format!(
+            "INSERT INTO tiles SELECT user_id, q FROM (
+  SELECT user_id, NTILE(4) OVER (PARTITION BY window_start, window_end{partition} ORDER BY n, user_id) AS q FROM counted)
+WHERE q = {quarter};"
+        )
+    };
+    // A window has some 36 MiB of rows, and each of its 13 pages less than 3: a chunk has 4 (an eighth of 32).
+    let shares = "INSERT INTO shares SELECT user_id, p FROM (
+  SELECT user_id, PERCENT_RANK() OVER (PARTITION BY window_start, window_end, page ORDER BY n) AS p FROM counted)
+WHERE p > 0.9;";
+    let job = format!("{sinks}{}{shares}", tiles(", page", 3));
+    spills_and_gives_the_same(&job, &[("tiles", 4_900), ("shares", 1_000)]).await;
+    let folder = place(&format!("{COUNTED}{sinks}{}", tiles("", 2)), 20_000, 20_000, 1_790);
+    let error = ran(folder.path(), "little", Some(0), Ending::Drain).await.expect_err("it does not fit");
+    for words in
+        ["query 'job:tiles': NTILE OVER has a partition of more than 4 MiB", "hint: give the job more --memory"]
+    {
+        assert!(error.contains(words), "'{words}' in {error}");
+    }
+    ran(folder.path(), "plenty", None, Ending::Drain).await.expect("it runs");
+    assert_eq!(results(&folder.path().join("plenty"), "tiles").len(), 5_000);
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
 use place::{Place, RUN, wait};
 
 #[path = "support/place.rs"]
@@ -55,6 +56,16 @@ impl Place {
         connection.query_row(query, [], |row| row.get(0)).unwrap()
     }
 
+    /// Of each row a text and a number, sorted.
+    fn rows(&self, query: &str) -> Vec<(String, i64)> {
+        let connection = rusqlite::Connection::open(self.at("local/dynamodb.sqlite")).unwrap();
+        let mut query = connection.prepare(query).unwrap();
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let mut rows: Vec<_> = rows.map(Result::unwrap).collect();
+        rows.sort();
+        rows
+    }
+
     fn manifests(&self) -> Vec<PathBuf> {
         let folder = self.at("local/checkpoints/job/manifests");
         let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -87,6 +98,26 @@ impl Place {
     }
 }
 
+/// The first text and the first number of each row of a Parquet file, sorted.
+fn parquet(path: &Path) -> Vec<(String, i64)> {
+    let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
+    let rows = reader.get_row_iter(None).unwrap().map(|row| {
+        let row = row.unwrap();
+        let text = row.get_column_iter().find_map(|(_, field)| match field {
+            Field::Str(text) => Some(text.clone()),
+            _ => None,
+        });
+        let number = row.get_column_iter().find_map(|(_, field)| match field {
+            Field::Long(number) => Some(*number),
+            _ => None,
+        });
+        (text.unwrap(), number.unwrap())
+    });
+    let mut rows: Vec<_> = rows.collect();
+    rows.sort();
+    rows
+}
+
 const TOTAL: &str = "SELECT SUM(events) FROM counts";
 const VIEWS: &str = "SELECT SUM(views) FROM pages";
 
@@ -114,15 +145,9 @@ fn state_is_looked_at_kept_and_gone_back_to() {
     assert!(diff.contains("table events, shardId-000000000000: ") && diff.contains(" -> "), "{diff}");
     let exported = place.done(&["state", "export", "local", "--to", "out"]);
     assert!(exported.contains("out/counts-counts-0.parquet\n1 files"), "{exported}");
-    let file = std::fs::File::open(place.at("out/counts-counts-0.parquet")).unwrap();
-    let rows: Vec<String> = SerializedFileReader::new(file)
-        .unwrap()
-        .get_row_iter(None)
-        .unwrap()
-        .map(|row| row.unwrap().to_string())
-        .collect();
-    let kinds = place.number("SELECT COUNT(*) FROM counts");
-    assert_eq!(rows.len() as i64, kinds, "only live rows: {rows:?}");
+    let rows = parquet(&place.at("out/counts-counts-0.parquet"));
+    let stored = place.rows("SELECT event_type, events FROM counts");
+    assert!(stored.len() == 2 && rows == stored, "what is stored has come of the state: {rows:?}, {stored:?}");
     // Back to the first checkpoint: the same records are read again, and give the same numbers.
     let rewound = place.done(&["state", "rewind", "local", "1"]);
     assert!(rewound.contains("checkpoint 3 is checkpoint 1 again"), "{rewound}");
@@ -141,6 +166,46 @@ fn state_is_looked_at_kept_and_gone_back_to() {
     assert!(!place.done(&["state", "list", "local"]).contains("\n  first "));
     let (outcome, text) = place.said(&["state", "list", "job"]);
     assert!(!outcome && text.contains("there are no checkpoints in 'job'"), "{text}");
+}
+
+/// Rows that wait in a file of a sink, and cannot be computed again, are part of the state.
+#[test]
+fn rows_of_open_files_are_exported_too() {
+    let sink = "'connector' = 'filesystem', 'path' = 'archive', 'format' = 'json', 'sink.rolling-policy.rollover-interval' = '1 h'";
+    let minutes = MINUTES.replace("'connector' = 'dynamodb', 'table-name' = 'minutes'", sink);
+    let place = Place::new(&[
+        ("events.sql", SOURCE),
+        ("minutes.sql", &minutes.replace(", PRIMARY KEY (minute_start) NOT ENFORCED", "")),
+    ]);
+    let mut running =
+        place.command(&["run", "job", "--local", "local", "--checkpoint-interval", "100ms"]).spawn().unwrap();
+    let (mut shown, mut tries) = (String::new(), 0);
+    while !shown.contains("in open files of its sink") {
+        assert!(tries < 300 && running.try_wait().unwrap().is_none(), "{shown}");
+        std::thread::sleep(Duration::from_millis(100));
+        (shown, tries) = (place.said(&["state", "show", "local"]).1, tries + 1);
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let exported = place.done(&["state", "export", "local", "--to", "out", "--query", "minutes:minutes"]);
+    assert!(exported.contains("out/minutes-minutes-open.parquet\n"), "{exported}");
+    let open = parquet(&place.at("out/minutes-minutes-open.parquet"));
+    let visible = || -> Vec<(String, i64)> {
+        let files = std::fs::read_dir(place.at("job/archive")).into_iter().flatten().map(|entry| entry.unwrap());
+        let files = files.filter(|file| !file.file_name().to_string_lossy().starts_with('.'));
+        let text: String = files.map(|file| std::fs::read_to_string(file.path()).unwrap()).collect();
+        let row = |line: &str| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            (row["minute_start"].as_str().unwrap().to_owned(), row["events"].as_i64().unwrap())
+        };
+        let mut rows: Vec<_> = text.lines().map(row).collect();
+        rows.sort();
+        rows
+    };
+    assert!(!open.is_empty() && visible().is_empty(), "{open:?}");
+    // When the file is finished, its rows are these, and no more than these, since nothing has come.
+    place.run(&[]);
+    assert_eq!(visible(), open);
 }
 
 #[test]

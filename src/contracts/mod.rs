@@ -12,6 +12,7 @@
 //!
 //! Architecture invariant: this module imports no other module of the crate.
 
+mod bytes;
 mod checksum;
 mod clock;
 mod crash;
@@ -31,6 +32,7 @@ mod storage;
 mod table;
 mod time;
 
+pub use bytes::batch_bytes;
 pub use checksum::xxh64;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use crash::{CRASH_POINTS, FRESH_CRASH_POINTS, crash_point};

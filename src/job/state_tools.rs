@@ -150,7 +150,8 @@ impl StateTools {
         Ok(text)
     }
 
-    /// Writes the state of each operator (of one query, if it is named) as Parquet below `folder`. Answers the files.
+    /// Writes the state of each operator (of one query, if it is named), and the rows in open files of its sink, as Parquet below `folder`.
+    /// Answers the files.
     pub async fn export(&mut self, which: &str, query: Option<&str>, folder: &Path) -> Result<Vec<PathBuf>> {
         let mut reads = 0;
         let (saved, names) = loop {
@@ -173,9 +174,11 @@ impl StateTools {
         std::fs::create_dir_all(folder).map_err(failed)?;
         let mut files = Vec::new();
         for (name, query) in &saved.queries {
-            for (number, operator) in query.operators.iter().enumerate() {
-                let path = folder.join(format!("{}-{number}.parquet", names[name]));
-                if write_parquet(operator, &path).map_err(|e| e.context(format!("query '{name}'")))? {
+            let operators = query.operators.iter().enumerate().map(|(number, state)| (number.to_string(), state));
+            let open = query.unwritten.iter().map(|state| ("open".to_owned(), state));
+            for (which, state) in operators.chain(open) {
+                let path = folder.join(format!("{}-{which}.parquet", names[name]));
+                if write_parquet(state, &path).map_err(|e| e.context(format!("query '{name}'")))? {
                     files.push(path);
                 }
             }
@@ -372,7 +375,7 @@ fn short(manifest: &Manifest) -> String {
 }
 
 fn size(operator: &ManifestOperator) -> String {
-    let bytes: u64 = operator.all_files().map(|file| file.bytes).sum();
+    let bytes = operator.all_files().map(|file| file.bytes).fold(0, u64::saturating_add);
     let watermark = operator.watermark_ms.map(|ms| format!(", watermark {}", Watermark(ms))).unwrap_or_default();
     format!("{} rows, {bytes} bytes in {} files{watermark}", operator.rows, operator.all_files().count())
 }

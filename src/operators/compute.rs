@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -57,16 +57,6 @@ impl StateLimit {
 pub(super) fn is_exhausted(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref());
     source.is_some_and(|e: &DataFusionError| matches!(e.find_root(), DataFusionError::ResourcesExhausted(_)))
-}
-
-/// About how many bytes the values of a batch have: only those that it shows, for many batches are slices of one.
-pub(crate) fn batch_bytes(batch: &RecordBatch) -> usize {
-    let bytes = |column: &ArrayRef| match column.as_string_view_opt() {
-        Some(texts) => texts.len() * size_of::<u128>() + texts.total_buffer_bytes_used(),
-        // What Arrow cannot say of a type is at most what its buffers hold.
-        None => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_buffer_memory_size()),
-    };
-    batch.columns().iter().map(bytes).sum()
 }
 
 /// Rows after which a partial aggregation asks itself whether it pays, and the share of groups among them from which it

@@ -37,10 +37,10 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
-use super::compute::{MORE_MEMORY, StateLimit, batch_bytes};
+use super::compute::{MORE_MEMORY, StateLimit};
 use super::output::Output;
 use super::stored_rows::StoredRows;
-use crate::contracts::{Error, ErrorKind};
+use crate::contracts::{Error, ErrorKind, batch_bytes};
 
 /// Of the rows that an operator may have in memory, a chunk is this part: there may be two, one that is computed and one that is
 /// gathered, and what is computed of it.

@@ -34,7 +34,6 @@ mod window_fn;
 mod window_spec;
 
 pub use bisect::{FailedRow, Poison};
-pub(crate) use compute::batch_bytes;
 pub use compute::{Compute, StateLimit, run_partitions};
 pub use count::{CountExec, multiplies};
 pub use gate::{GateExec, GateKind, GateReport, RejectedRow};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 
-use super::compute::{Compute, batch_bytes};
+use super::compute::Compute;
 use super::hash_ranges::HashRanges;
 use super::hash_run::held_rows_in;
 use super::output::Output;
@@ -13,7 +13,7 @@ use super::running_aggregate::RunningAggregate;
 use super::stored_rows::{StoredRows, relabelled};
 use super::window_aggregate::WindowAggregate;
 use super::window_buffer::WindowBuffer;
-use crate::contracts::Result;
+use crate::contracts::{Result, batch_bytes};
 use crate::state::SpillFolder;
 
 /// State of one operator.

@@ -19,11 +19,11 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::compute::{Compute, StateLimit, batch_bytes};
+use super::compute::{Compute, StateLimit};
 use super::panes::own_text;
 use super::stored_rows::{SpilledRows, StoredRows};
 use super::top_n::TopN;
-use crate::contracts::{Error, ErrorKind, Result};
+use crate::contracts::{Error, ErrorKind, Result, batch_bytes};
 use crate::state::{SpillWriter, SpilledFile};
 
 /// Rows of a block: as many as DataFusion's operators have in a batch …

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use datafusion::arrow::array::{AsArray, RecordBatch, TimestampMillisecondArray};
 use datafusion::arrow::compute::cast;
 
-use super::compute::{Compute, batch_bytes};
+use super::compute::Compute;
 use super::hash_ranges::HashRanges;
 use super::hash_run::{HashRun, held_rows_in};
 use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
 use super::window_aggregate::WindowColumns;
-use crate::contracts::Result;
+use crate::contracts::{Result, batch_bytes};
 use crate::state::PieceIds;
 
 /// State rows that one run of `Final` may take; more are read out in several runs …

@@ -24,11 +24,11 @@ use hashbrown::HashTable;
 
 use super::WEIGHT_COLUMN;
 use super::cold_rows::{ColdRows, Lost};
-use super::compute::{Compute, StateLimit, batch_bytes};
+use super::compute::{Compute, StateLimit};
 use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
 use super::window_aggregate::millis;
-use crate::contracts::{Result, Watermark};
+use crate::contracts::{Result, Watermark, batch_bytes};
 use crate::state::{PieceIds, SpillFolder, StatePiece, without_garbage};
 
 /// What the operator tells downstream.

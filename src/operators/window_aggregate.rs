@@ -23,14 +23,14 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordB
 use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, TimestampMillisecondType};
 
-use super::compute::{Compute, batch_bytes};
+use super::compute::Compute;
 use super::hash_ranges::HashRanges;
 use super::hash_run::{HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
 use super::panes::{Closing, Lists, Named, Pane, compact, fit_at_once, own_text, with_bounds};
 use super::partials::AggregateParts;
 use super::window_spec::WindowSpec;
-use crate::contracts::{Result, Watermark};
+use crate::contracts::{Result, Watermark, batch_bytes};
 use crate::state::{PieceIds, SpillFolder, StatePiece};
 
 /// Where a state row says which window (or pane) it belongs to: indexes of its key columns.

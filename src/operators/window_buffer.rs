@@ -11,11 +11,11 @@ use datafusion::arrow::array::{Array, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 
-use super::compute::{StateLimit, batch_bytes};
+use super::compute::StateLimit;
 use super::output::blocks;
 use super::stored_rows::{SpilledRows, StoredRows, relabelled};
 use super::window_aggregate::millis;
-use crate::contracts::{Result, Watermark};
+use crate::contracts::{Result, Watermark, batch_bytes};
 use crate::state::{PieceIds, PieceRows, SpillFolder, SpilledFile, StatePiece};
 
 /// Rows of a window by age, each batch with its name in snapshots.

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use datafusion::arrow::array::{ArrayRef, AsArray, Int8Array, Int64Array, RecordBatch, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Int8Type, Int64Type, Schema, UInt64Type};
 
-use crate::contracts::{ChangeKind, Changes, EpochNumber, Error, Result};
-use crate::operators::{StateLimit, batch_bytes};
+use crate::contracts::{ChangeKind, Changes, EpochNumber, Error, Result, batch_bytes};
+use crate::operators::StateLimit;
 use crate::state::{OperatorState, PieceIds, PieceRows, StatePiece};
 
 /// Columns behind the sink's own.

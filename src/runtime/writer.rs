@@ -13,9 +13,9 @@ use super::reader::{rejected_row, row_json};
 use super::unwritten::Unwritten;
 use crate::contracts::{
     Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason, RejectedRecord, Result,
-    Sink, crash_point,
+    Sink, batch_bytes, crash_point,
 };
-use crate::operators::{StateLimit, batch_bytes};
+use crate::operators::StateLimit;
 use crate::state::OperatorState;
 
 /// What a writer is asked to do.

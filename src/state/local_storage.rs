@@ -113,8 +113,11 @@ fn create(root: &Path, name: &str, content: &[u8], number: u64) -> io::Result<Cr
     }
     let temporary = folder.join(format!(".{}.{}-{number}", file.to_string_lossy(), std::process::id()));
     let mut written = File::create(&temporary)?;
-    written.write_all(content)?;
-    written.sync_all()?;
+    if let Err(error) = written.write_all(content).and_then(|()| written.sync_all()) {
+        // A disk that is full is not filled further with parts of what it could not take.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
     let linked = match fs::hard_link(&temporary, &path) {
         Ok(()) => Ok(Created::New),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {

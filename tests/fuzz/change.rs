@@ -5,6 +5,8 @@ use proptest::sample::Index;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 use tidemill::contracts::splitmix64;
 
+use crate::bounded::Bound;
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
@@ -22,6 +24,7 @@ pub(crate) fn bits(at: usize) -> std::ops::Range<u32> {
 
 /// Runs `usual` cases in CI, and `FUZZ_CASES / share` of them where that is set.
 pub(crate) fn check<S: Strategy>(
+    bound: &Bound,
     usual: u32,
     share: u32,
     strategy: S,
@@ -33,7 +36,11 @@ pub(crate) fn check<S: Strategy>(
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    match runner.run(&strategy, test) {
+    let noted = |case: S::Value| {
+        bound.note(format_args!("FUZZ_SEED={seed}: {case:#?}"));
+        test(case)
+    };
+    match runner.run(&strategy, noted) {
         Ok(()) => println!("{cases} cases, FUZZ_SEED={seed}"),
         Err(TestError::Fail(why, case)) => panic!("FUZZ_SEED={seed}: {why}\nthe smallest case: {case:#?}"),
         Err(TestError::Abort(why)) => panic!("FUZZ_SEED={seed}: {why}"),

@@ -12,6 +12,8 @@ use tidemill::contracts::{
 use tidemill::formats::csv::CsvOptions;
 use tidemill::formats::decoder;
 
+use crate::MOST_MIB;
+use crate::bounded::{Bound, within};
 use crate::change::{changed, changes, check};
 
 const RECORDS: &str = "1,Ärger,2026-02-12 10:00:00.123,12.50,true,1;2;3,\"a \"\"quoted\"\" text\",0.5
@@ -73,7 +75,8 @@ fn rows(decoded: &[Decoded]) -> Vec<String> {
 
 #[test]
 fn each_record_is_a_row_or_a_reject() {
-    check(1_500, 1, (spellings(), changes(), 1..5_usize), |(spelling, changes, at_once)| {
+    let bound = within!(MOST_MIB);
+    check(&bound, 1_500, 1, (spellings(), changes(), 1..5_usize), |(spelling, changes, at_once)| {
         let spec =
             spelling.iter().fold(TableSpec::new("t", Arc::new(schema())), |spec, (k, v)| spec.with_option(k, *v));
         let text = changed(RECORDS.as_bytes(), &changes);
@@ -99,6 +102,7 @@ fn each_record_is_a_row_or_a_reject() {
 
 #[test]
 fn a_reference_table_is_read_whole_or_refused() {
+    let bound = within!(MOST_MIB);
     let products = include_str!("../../queries/products.csv");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("products.csv");
@@ -111,7 +115,7 @@ fn a_reference_table_is_read_whole_or_refused() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let context = JobContext { job: "j".to_owned(), generation: 1 };
     let connectors = Connectors::new(None, Arc::new(SystemClock::new()), context);
-    check(300, 20, changes(), |changes| {
+    check(&bound, 300, 20, changes(), |changes| {
         let text = changed(products.as_bytes(), &changes);
         std::fs::write(&path, &text).unwrap();
         let mut records = Vec::new();

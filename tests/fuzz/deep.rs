@@ -5,6 +5,9 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// What the program may have of addresses, in MiB: half of it would do on a machine of two cores, and each further one has a stack of
+/// 8 MiB and an arena. The largest text has 2 MB.
+const MOST_MIB: u64 = 2_048;
 const LONGEST: Duration = Duration::from_secs(120);
 
 const HEAD: &str = "CREATE TABLE t (a BIGINT, b STRING, ts TIMESTAMP(3), WATERMARK FOR ts AS ts)
@@ -74,7 +77,8 @@ fn deep_and_long_texts_are_planned_or_refused() {
 /// What is wrong with how the program ends.
 fn ended(name: &str, arguments: &[&str], must_succeed: bool) -> Option<String> {
     let said = tempfile::NamedTempFile::new().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+    let mut child = Command::new("sh")
+        .args(["-c", r#"ulimit -v "$0" && exec "$@""#, &(MOST_MIB << 10).to_string(), env!("CARGO_BIN_EXE_tidemill")])
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

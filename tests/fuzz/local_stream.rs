@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use tidemill::connectors::kinesis::local::{LocalKinesisSource, LocalStream, PutRecord, stream_folder};
 use tidemill::contracts::{Clock, Fetch, Source, StartPosition};
 
+use crate::MOST_MIB;
+use crate::bounded::{Bound, within};
 use crate::change::{changed, changes, check};
 
 /// Waiting takes no time.
@@ -70,6 +72,7 @@ async fn read(source: &LocalKinesisSource) -> (Vec<String>, Option<tidemill::con
 
 #[test]
 fn records_come_as_they_were_put_or_damage_is_told() {
+    let bound = within!(MOST_MIB);
     let folder = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(Hurried::default());
     let mut stream = LocalStream::open(folder.path(), "s", Some(1), Arc::clone(&clock)).unwrap();
@@ -87,7 +90,7 @@ fn records_come_as_they_were_put_or_damage_is_told() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let frame_starts: Vec<usize> = (0..whole.len()).filter(|at| whole[*at..].starts_with(b"TFM1")).collect();
     assert_eq!(frame_starts.len(), FRAMES, "the frames' magic number");
-    check(600, 4, changes(), |changes| {
+    check(&bound, 600, 4, changes(), |changes| {
         let damaged = changed(&whole, &changes);
         std::fs::write(&log, &damaged).unwrap();
         let (found, error) = runtime.block_on(read(&source));
@@ -107,6 +110,7 @@ fn records_come_as_they_were_put_or_damage_is_told() {
     for at in frame_starts[1]..frame_starts[4] {
         let mut damaged = whole.clone();
         damaged[at] ^= 1 << (at % 8);
+        bound.note(format_args!("byte {at}"));
         std::fs::write(&log, &damaged).unwrap();
         let (found, error) = runtime.block_on(read(&source));
         assert!(error.is_some(), "byte {at}: {} records, and no error", found.len());
@@ -116,6 +120,7 @@ fn records_come_as_they_were_put_or_damage_is_told() {
 
 #[test]
 fn descriptions_of_streams() {
+    let bound = within!(MOST_MIB);
     let folder = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(Hurried::default());
     drop(LocalStream::open(folder.path(), "s", Some(2), Arc::clone(&clock)).unwrap());
@@ -123,7 +128,7 @@ fn descriptions_of_streams() {
     let whole = std::fs::read(&path).unwrap();
     let source = LocalKinesisSource::new(folder.path(), "s", Arc::clone(&clock), false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    check(500, 10, changes(), |changes| {
+    check(&bound, 500, 10, changes(), |changes| {
         std::fs::write(&path, changed(&whole, &changes)).unwrap();
         let _ = runtime.block_on(source.splits());
         let _ = LocalStream::open(folder.path(), "s", None, Arc::clone(&clock)).map(|mut stream| {

@@ -8,6 +8,8 @@ use proptest::sample::Index;
 use tidemill::contracts::{EpochCut, EpochLog, ErrorKind, LogEntry, Opened, OpenedAt, SplitCut, TableCut};
 use tidemill::state::{FileEpochLog, ObjectEpochLog};
 
+use crate::MOST_MIB;
+use crate::bounded::{Bound, within};
 use crate::change::{bits, changed, changes, check, seed};
 use crate::memory::Memory;
 
@@ -62,10 +64,11 @@ fn is_prefix(found: &[LogEntry]) -> bool {
 
 #[test]
 fn a_damaged_file_is_refused_or_ends_earlier() {
+    let bound = within!(MOST_MIB);
     let folder = tempfile::tempdir().unwrap();
     let whole = written(folder.path());
     let path = folder.path().join("epochs.log");
-    check(500, 20, changes(), |changes| {
+    check(&bound, 500, 20, changes(), |changes| {
         let damaged = changed(&whole, &changes);
         std::fs::write(&path, &damaged).unwrap();
         match FileEpochLog::open(folder.path()) {
@@ -83,6 +86,7 @@ fn a_damaged_file_is_refused_or_ends_earlier() {
 
 #[test]
 fn a_flipped_bit_in_any_byte_of_a_file_is_found() {
+    let bound = within!(MOST_MIB);
     let folder = tempfile::tempdir().unwrap();
     let whole = written(folder.path());
     let path = folder.path().join("epochs.log");
@@ -90,6 +94,7 @@ fn a_flipped_bit_in_any_byte_of_a_file_is_found() {
         for bit in bits(at) {
             let mut damaged = whole.clone();
             damaged[at] ^= 1 << bit;
+            bound.note(format_args!("bit {bit} of byte {at}"));
             std::fs::write(&path, &damaged).unwrap();
             let error = FileEpochLog::open(folder.path()).err();
             let found = error.is_some_and(|e| e.kind() == ErrorKind::Corrupt);
@@ -102,11 +107,13 @@ fn a_flipped_bit_in_any_byte_of_a_file_is_found() {
 
 #[test]
 fn a_torn_file_is_a_shorter_one() {
+    let bound = within!(MOST_MIB);
     let folder = tempfile::tempdir().unwrap();
     let whole = written(folder.path());
     let path = folder.path().join("epochs.log");
     // Each place in the last lines, and some of the others: a cut is synced.
     for at in (0..whole.len()).filter(|at| at % 13 == 0 || at + 300 > whole.len()) {
+        bound.note(format_args!("{at} bytes"));
         std::fs::write(&path, &whole[..at]).unwrap();
         let found = FileEpochLog::open(folder.path());
         match found {
@@ -119,6 +126,7 @@ fn a_torn_file_is_a_shorter_one() {
 
 #[test]
 fn a_damaged_object_is_refused() {
+    let bound = within!(MOST_MIB);
     let runtime = runtime();
     let storage = Arc::new(Memory::default());
     runtime.block_on(async {
@@ -130,7 +138,7 @@ fn a_damaged_object_is_refused() {
     let objects: Vec<(String, Vec<u8>)> =
         storage.0.lock().unwrap().iter().map(|(name, content)| (name.clone(), content.to_vec())).collect();
     assert_eq!(objects.len(), entries().len());
-    check(1_500, 1, (any::<Index>(), changes()), |(which, changes)| {
+    check(&bound, 1_500, 1, (any::<Index>(), changes()), |(which, changes)| {
         let (name, whole) = &objects[which.index(objects.len())];
         storage.put(name, changed(whole, &changes));
         let found = runtime.block_on(ObjectEpochLog::open(storage.clone(), "nonce-2"));

@@ -7,11 +7,19 @@
 //! FUZZ_SEED=7 …                                     # other cases
 //! ```
 //!
-//! A case that fails is made smaller and printed. JSON has a test of its own (`json_fuzz`), and so have the parts of the Kinesis
+//! A case that fails is made smaller and printed; one that takes the process along is in the file that FUZZ_LAST names, and in what its test
+//! says. Each test runs in a process that can have no more than [`MOST_MIB`] of memory (`support/bounded.rs`); the program itself, over deep and
+//! long SQL, has `deep::MOST_MIB`. JSON has a test of its own (`json_fuzz`), and so have the parts of the Kinesis
 //! connector that only it can reach (`connectors::kinesis::aws::fuzz`).
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
 
+/// What the process of a test may have of addresses, in MiB. The program itself, its libraries and the stacks of its threads have
+/// some 150; no input here has more than 100 KiB, and lengths that lie say up to 2^64.
+const MOST_MIB: u64 = 384;
+
+#[path = "../support/bounded.rs"]
+mod bounded;
 mod change;
 mod csv;
 mod deep;

@@ -13,6 +13,8 @@ use tidemill::contracts::{Error, ErrorKind, Storage};
 use tidemill::runtime::Ending;
 use tidemill::state::{CheckpointStore, Manifest, SavedJob};
 
+use crate::MOST_MIB;
+use crate::bounded::{Bound, within};
 use crate::change::{bits, changed, changes, check, seed};
 use crate::memory::Memory;
 
@@ -70,7 +72,10 @@ fn newest(files: &Files) -> String {
 async fn load(storage: Arc<dyn Storage>) -> Result<Option<SavedJob>, Error> {
     let mut store = CheckpointStore::new(storage, "reader", 3);
     match store.latest().await? {
-        Some(manifest) => store.load(&manifest).await.map(Some),
+        Some(manifest) => {
+            std::hint::black_box(manifest.bytes());
+            store.load(&manifest).await.map(Some)
+        }
         None => Ok(None),
     }
 }
@@ -107,6 +112,7 @@ fn named(files: &Files) -> Vec<String> {
 /// is found, by restoring.
 #[test]
 fn a_flipped_bit_in_any_byte_is_found() {
+    let bound = within!(MOST_MIB);
     let files = files();
     let storage = Arc::new(Memory::with(files));
     runtime().block_on(async {
@@ -118,6 +124,7 @@ fn a_flipped_bit_in_any_byte_is_found() {
                 for bit in bits(at) {
                     let mut damaged = whole.clone();
                     damaged[at] ^= 1 << bit;
+                    bound.note(format_args!("bit {bit} of byte {at} of {name}"));
                     storage.put(&name, damaged);
                     match load(storage.clone()).await {
                         Err(error) => {
@@ -138,11 +145,12 @@ fn a_flipped_bit_in_any_byte_is_found() {
 
 #[test]
 fn damage_is_found_or_is_none() {
+    let bound = within!(MOST_MIB);
     let (files, runtime) = (files(), runtime());
     let names = named(files);
     let whole = shown(&runtime.block_on(load(Arc::new(Memory::with(files)))).unwrap().unwrap());
     let storage = Arc::new(Memory::with(files));
-    check(1_000, 2, (any::<Index>(), changes()), |(which, changes)| {
+    check(&bound, 1_000, 2, (any::<Index>(), changes()), |(which, changes)| {
         let name = &names[which.index(names.len())];
         let damaged = changed(&files[name], &changes);
         let same = damaged == files[name];
@@ -169,13 +177,14 @@ fn sealed(json: &str) -> Vec<u8> {
 /// A manifest with another content under a right checksum.
 #[test]
 fn manifests_that_lie_are_taken_or_refused() {
+    let bound = within!(MOST_MIB);
     let (files, runtime) = (files(), runtime());
     let name = newest(files);
     let text = String::from_utf8(files[&name].clone()).unwrap();
     let json = text.rsplit_once(",\n  \"checksum\"").unwrap().0.to_owned() + "\n}";
     assert_eq!(sealed(&json), files[&name], "the seal is the program's own");
     let storage = Arc::new(Memory::with(files));
-    check(1_500, 1, changes(), |changes| {
+    check(&bound, 1_500, 1, changes(), |changes| {
         let lie = String::from_utf8_lossy(&changed(json.as_bytes(), &changes)).into_owned();
         storage.put(&name, sealed(&lie));
         let _ = runtime.block_on(load(storage.clone()));
@@ -186,13 +195,14 @@ fn manifests_that_lie_are_taken_or_refused() {
 /// A state file with another content, which the manifest calls right: Arrow's reader has to cope with it.
 #[test]
 fn state_files_that_lie_are_taken_or_refused() {
+    let bound = within!(MOST_MIB);
     let (files, runtime) = (files(), runtime());
     let name = newest(files);
     let manifest = Manifest::parse(&files[&name], &name).unwrap();
     let mut states: Vec<String> = manifest.files().map(|file| file.name.clone()).collect();
     states.dedup();
     let storage = Arc::new(Memory::with(files));
-    check(1_000, 1, (any::<Index>(), changes()), |(which, changes)| {
+    check(&bound, 1_000, 1, (any::<Index>(), changes()), |(which, changes)| {
         let state = &states[which.index(states.len())];
         let lie = changed(&files[state], &changes);
         let digest: String = Sha256::digest(&lie).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use tidemill::sql::{Parameters, PlanOptions, SqlText, plan_job};
 
+use crate::MOST_MIB;
+use crate::bounded::{Bound, within};
 use crate::change::{Change, change, changed, check};
 
 /// A plan takes some milliseconds; this is a hang.
@@ -245,18 +247,16 @@ fn corpus() -> Vec<String> {
 
 #[test]
 fn any_text_is_planned_or_explained() {
+    let bound = within!(MOST_MIB);
     let corpus = corpus();
     let by_word: Vec<Vec<String>> = corpus.iter().map(|text| words(text)).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let values = prop::sample::select(vec!["", "1", "TRUE", "NULL", "1.2.3", "x' OR '1'='1", "é", "${A}", "\n;", "-"]);
     let cases = (any::<Index>(), prop::collection::vec(edit(), 0..5), values);
     let (planned, refused) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
-    check(400, 4, cases, |(which, edits, value)| {
+    check(&bound, 400, 4, cases, |(which, edits, value)| {
         let text = edited(&corpus[which.index(corpus.len())], &edits, &by_word);
-        // For a case that takes the process along.
-        if let Some(last) = std::env::var_os("FUZZ_LAST") {
-            std::fs::write(last, &text).unwrap();
-        }
+        bound.note(&text);
         let parameters = ["A", "B", "NAME"].map(|name| (name.to_owned(), value.to_owned())).into_iter();
         let folders = ["IN", "OUT"].map(|name| (name.to_owned(), "folder".to_owned()));
         let parameters = parameters.chain(folders).collect();

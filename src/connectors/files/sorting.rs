@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_record_batch};
 
-use crate::contracts::{Error, Result, TableSpec};
+use crate::contracts::{Error, Result, TableSpec, batch_bytes};
 
 /// Bytes that all open files of a sink hold back.
 pub(super) const SORT_BYTES: u64 = 128 << 20;
@@ -81,7 +81,7 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn add(&mut self, batch: RecordBatch) {
-        self.bytes += batch.columns().iter().map(slice_bytes).sum::<u64>();
+        self.bytes += batch_bytes(&batch) as u64;
         self.batches.push(batch);
     }
 
@@ -95,9 +95,4 @@ impl Held {
         self.bytes = 0;
         if batches.is_empty() { Ok(None) } else { order.sort(&batches).map(Some) }
     }
-}
-
-/// What the rows of a column take, without what its buffers hold beside them.
-fn slice_bytes(column: &ArrayRef) -> u64 {
-    column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()) as u64
 }

@@ -15,6 +15,13 @@ use super::kpl::{Aggregate, deaggregate};
 use super::payload::{Compression, LARGEST_BYTES};
 use super::position::{Place, ShardPosition};
 use crate::contracts::SplitId;
+use bounded::{Bound, within};
+
+#[path = "../../../../tests/support/bounded.rs"]
+mod bounded;
+
+/// What the process of a test may have of addresses, in MiB: less than half of what the bombs here would become together.
+const MOST_MIB: u64 = 640;
 
 /// The number that a variable of the environment has, if it is set.
 fn asked(name: &str) -> Option<u64> {
@@ -22,14 +29,18 @@ fn asked(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-fn check<S: Strategy>(usual: u32, strategy: S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+fn check<S: Strategy>(bound: &Bound, usual: u32, strategy: S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
     let cases = asked("FUZZ_CASES").map_or(usual, |cases| u32::try_from(cases).expect("fewer cases"));
     let seed = asked("FUZZ_SEED").unwrap_or(20_261_126);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    match runner.run(&strategy, test) {
+    let noted = |case: S::Value| {
+        bound.note(format_args!("FUZZ_SEED={seed}: {case:#?}"));
+        test(case)
+    };
+    match runner.run(&strategy, noted) {
         Ok(()) => println!("{cases} cases, FUZZ_SEED={seed}"),
         Err(error) => panic!("FUZZ_SEED={seed}: {error}"),
     }
@@ -74,9 +85,10 @@ fn sealed(message: &[u8]) -> Vec<u8> {
 
 #[test]
 fn aggregates() {
+    let bound = within!(MOST_MIB);
     let whole = aggregate();
     let message = &whole[4..whole.len() - 16];
-    check(4_000, (edits(), any::<bool>()), |(edits, seals)| {
+    check(&bound, 4_000, (edits(), any::<bool>()), |(edits, seals)| {
         let record = if seals { sealed(&edited(message, &edits)) } else { edited(&whole, &edits) };
         if let Some(user) = deaggregate(&record) {
             // What comes out lies within what came in.
@@ -98,10 +110,11 @@ fn gzip(data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn compressed_payloads() {
+    let bound = within!(MOST_MIB);
     let text = "{\"event_id\":\"1\",\"event_type\":\"page_view\",\"data\":{\"page\":\"/a\"}}\n".repeat(20);
     let packed = [gzip(text.as_bytes()), zstd::encode_all(text.as_bytes(), 3).expect("it is packed")];
     let ways = [Compression::None, Compression::Auto, Compression::Gzip, Compression::Zstd];
-    check(4_000, (any::<Index>(), any::<Index>(), edits()), |(which, way, edits)| {
+    check(&bound, 4_000, (any::<Index>(), any::<Index>(), edits()), |(which, way, edits)| {
         let payload = edited(&packed[which.index(2)], &edits);
         let mut out = b"before".to_vec();
         ways[way.index(4)].unpack(&payload, &mut out);
@@ -114,6 +127,7 @@ fn compressed_payloads() {
 /// An answer full of bombs: each is refused as it is, or takes its turn; never do all lie in memory at once.
 #[test]
 fn bombs_take_their_turn() {
+    let _bound = within!(MOST_MIB);
     let bomb = zstd::encode_all(&vec![b' '; LARGEST_BYTES][..], 1).expect("it is packed");
     assert!(bomb.len() < 64 << 10, "{} bytes", bomb.len());
     let mut aggregate = Aggregate::default();
