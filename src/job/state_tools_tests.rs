@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use super::*;
 use crate::contracts::{Created, Storage, SystemClock};
-use crate::state::{SavedJob, SavedQuery};
+use crate::state::{LocalStorage, SavedJob, SavedQuery};
 
 /// One operator for each query, whose only state is a number.
 fn saved(epoch: u64, queries: &[(&str, i64)]) -> SavedJob {
@@ -83,7 +83,7 @@ async fn running(folder: &Path) -> (Arc<Running>, StateTools) {
     let running = Arc::new(Running { folder, job, left: AtomicUsize::new(0) });
     running.checkpoint().await;
     let store = CheckpointStore::new(Arc::clone(&running) as Arc<dyn Storage>, "tools", KEPT);
-    (running, StateTools { store, folder: None, clock: Arc::new(SystemClock::new()) })
+    (running, StateTools { store, locked: None, clock: Arc::new(SystemClock::new()) })
 }
 
 fn number(file: &Path) -> i64 {

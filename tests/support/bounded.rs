@@ -96,7 +96,7 @@ fn more_than_the_bound_cannot_be_had() {
         let bound = Bound::begin("", MIB).expect("it is within it");
         bound.note("the one that takes too much");
         // Nobody writes into it: what is resident would not grow.
-        let much = vec![0_u8; 2 * (MIB as usize) << 20];
+        let much = vec![0_u8; (2 * (MIB as usize)) << 20];
         println!("there are {} bytes", std::hint::black_box(&much).len());
     } else if cfg!(target_os = "linux") {
         let (output, case) = ran(std::any::type_name_of_val(&here), MIB);
