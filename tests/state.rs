@@ -7,12 +7,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::Field;
 use place::{Place, RUN, wait};
 
 #[path = "support/place.rs"]
 mod place;
+#[path = "state/tools.rs"]
+mod tools;
 
 const SOURCE: &str = "\
 CREATE TABLE events (event_type STRING, `timestamp` TIMESTAMP_LTZ(3), data ROW<page STRING>,
@@ -98,113 +98,8 @@ impl Place {
     }
 }
 
-/// The first text and the first number of each row of a Parquet file, sorted.
-fn parquet(path: &Path) -> Vec<(String, i64)> {
-    let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
-    let rows = reader.get_row_iter(None).unwrap().map(|row| {
-        let row = row.unwrap();
-        let text = row.get_column_iter().find_map(|(_, field)| match field {
-            Field::Str(text) => Some(text.clone()),
-            _ => None,
-        });
-        let number = row.get_column_iter().find_map(|(_, field)| match field {
-            Field::Long(number) => Some(*number),
-            _ => None,
-        });
-        (text.unwrap(), number.unwrap())
-    });
-    let mut rows: Vec<_> = rows.collect();
-    rows.sort();
-    rows
-}
-
 const TOTAL: &str = "SELECT SUM(events) FROM counts";
 const VIEWS: &str = "SELECT SUM(views) FROM pages";
-
-#[test]
-fn state_is_looked_at_kept_and_gone_back_to() {
-    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
-    place.run(&[]);
-    let kept = place.done(&["state", "save", "local", "first"]);
-    assert!(kept.contains("checkpoint 1 is kept as savepoint first"), "{kept}");
-    place.produce(300, 200);
-    assert!(place.run(&[]).contains("200 records"));
-    assert_eq!(place.number(TOTAL), 500);
-    let list = place.done(&["state", "list", "local"]);
-    assert!(
-        list.contains("local/checkpoints/job\n") && list.contains("     2  20") && list.contains("  first  20"),
-        "{list}"
-    );
-    let shown = place.done(&["state", "show", "local"]);
-    for wanted in
-        ["checkpoint 2: ", "shardId-000000000000: after ", "query counts:counts: durable", "group by events.event_type"]
-    {
-        assert!(shown.contains(wanted), "'{wanted}' in {shown}");
-    }
-    let diff = place.done(&["state", "diff", "local", "1"]);
-    assert!(diff.contains("table events, shardId-000000000000: ") && diff.contains(" -> "), "{diff}");
-    let exported = place.done(&["state", "export", "local", "--to", "out"]);
-    assert!(exported.contains("out/counts-counts-0.parquet\n1 files"), "{exported}");
-    let rows = parquet(&place.at("out/counts-counts-0.parquet"));
-    let stored = place.rows("SELECT event_type, events FROM counts");
-    assert!(stored.len() == 2 && rows == stored, "what is stored has come of the state: {rows:?}, {stored:?}");
-    // Back to the first checkpoint: the same records are read again, and give the same numbers.
-    let rewound = place.done(&["state", "rewind", "local", "1"]);
-    assert!(rewound.contains("checkpoint 3 is checkpoint 1 again"), "{rewound}");
-    assert!(place.run(&[]).contains("200 records"));
-    assert_eq!(place.number(TOTAL), 500);
-    assert!(place.run(&["--from-savepoint", "first"]).contains("200 records"));
-    assert_eq!(place.number(TOTAL), 500);
-    let unknown = place.refused(&["run", "job", "--local", "local", "--from-savepoint", "other"]);
-    assert!(unknown.contains("there is no savepoint 'other'"), "{unknown}");
-    // The savepoint has outlived its checkpoint; and it goes to another place.
-    assert!(place.refused(&["state", "show", "local", "1"]).contains("there is no checkpoint 1"));
-    place.done(&["state", "restore", "local", "first", "--to", "elsewhere"]);
-    let moved = place.done(&["state", "show", "elsewhere"]);
-    assert!(moved.contains("from checkpoint 1 of "), "{moved}");
-    place.done(&["state", "drop", "local", "first"]);
-    assert!(!place.done(&["state", "list", "local"]).contains("\n  first "));
-    let (outcome, text) = place.said(&["state", "list", "job"]);
-    assert!(!outcome && text.contains("there are no checkpoints in 'job'"), "{text}");
-}
-
-/// Rows that wait in a file of a sink, and cannot be computed again, are part of the state.
-#[test]
-fn rows_of_open_files_are_exported_too() {
-    let sink = "'connector' = 'filesystem', 'path' = 'archive', 'format' = 'json', 'sink.rolling-policy.rollover-interval' = '1 h'";
-    let minutes = MINUTES.replace("'connector' = 'dynamodb', 'table-name' = 'minutes'", sink);
-    let place = Place::new(&[
-        ("events.sql", SOURCE),
-        ("minutes.sql", &minutes.replace(", PRIMARY KEY (minute_start) NOT ENFORCED", "")),
-    ]);
-    let mut running =
-        place.command(&["run", "job", "--local", "local", "--checkpoint-interval", "100ms"]).spawn().unwrap();
-    wait("rows are in open files", || {
-        assert!(running.try_wait().unwrap().is_none());
-        place.said(&["state", "show", "local"]).1.contains("in open files of its sink")
-    });
-    running.kill().unwrap();
-    running.wait().unwrap();
-    let exported = place.done(&["state", "export", "local", "--to", "out", "--query", "minutes:minutes"]);
-    assert!(exported.contains("out/minutes-minutes-open.parquet\n"), "{exported}");
-    let open = parquet(&place.at("out/minutes-minutes-open.parquet"));
-    let visible = || -> Vec<(String, i64)> {
-        let files = std::fs::read_dir(place.at("job/archive")).into_iter().flatten().map(|entry| entry.unwrap());
-        let files = files.filter(|file| !file.file_name().to_string_lossy().starts_with('.'));
-        let text: String = files.map(|file| std::fs::read_to_string(file.path()).unwrap()).collect();
-        let row = |line: &str| {
-            let row: serde_json::Value = serde_json::from_str(line).unwrap();
-            (row["minute_start"].as_str().unwrap().to_owned(), row["events"].as_i64().unwrap())
-        };
-        let mut rows: Vec<_> = text.lines().map(row).collect();
-        rows.sort();
-        rows
-    };
-    assert!(!open.is_empty() && visible().is_empty(), "{open:?}");
-    // When the file is finished, its rows are these, and no more than these, since nothing has come.
-    place.run(&[]);
-    assert_eq!(visible(), open);
-}
 
 #[test]
 fn a_damaged_checkpoint_is_told_and_the_one_before_is_used_only_when_asked() {
@@ -372,7 +267,7 @@ fn the_newest_manifest_is_removed_by_hand() {
         let refused = place.refused(&RUN);
         assert!(refused.contains("the epoch log has epoch ") && refused.contains("tidemill state rewind"), "{refused}");
     }
-    assert_eq!(place.manifests(), std::slice::from_ref(&before));
+    assert_eq!(place.manifests(), std::slice::from_ref(before));
     // On purpose: all that came after it is read again.
     place.done(&["state", "rewind", "local", "latest"]);
     assert!(place.run(&[]).contains("200 records"));
