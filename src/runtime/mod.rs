@@ -33,6 +33,8 @@ mod queries;
 mod quotas;
 mod read_all;
 mod reader;
+#[cfg(test)]
+mod reader_tests;
 mod references;
 mod repeat;
 mod replay;
