@@ -69,6 +69,9 @@ pub(crate) struct Watched {
     pub(crate) problems: Vec<String>,
 }
 
+/// Tables whose items change; those of the others are written once they are complete.
+pub(crate) const RUNNING: [&str; 2] = ["analytics-metrics", "page-views-added"];
+
 /// Attributes of running counters that only grow: counts, sums of positive amounts, the time of the latest event.
 const GROWING: [&str; 5] = ["view_count", "order_count", "error_count", "total_revenue", "last_updated"];
 
@@ -92,8 +95,7 @@ impl Watched {
             let key = keys.iter().map(|key| item[*key].to_string()).collect::<Vec<_>>().join(" ");
             let key = (table.to_owned(), key);
             if let Some(before) = self.items.get(&key) {
-                // Windows' results are written once they are complete: of them nothing changes.
-                let running = table == "analytics-metrics";
+                let running = RUNNING.contains(&table);
                 for (name, value) in before.iter().filter(|(name, _)| !name.starts_with("tm_")) {
                     let Some(now) = item.get(name) else {
                         self.problems.push(format!("{key:?}: '{name}' has gone"));

@@ -1,14 +1,16 @@
 //! What the services hold after a run, against what must be there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::{AsArray, RecordBatch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use crate::buckets::Bucket;
 use crate::expected::{TABLES, alerts_difference, difference, expected, table_difference};
 use crate::program::events;
 use crate::services::Services;
+use crate::stub::tables::Item;
 use crate::stub::topics;
 use crate::tables::plain;
 
@@ -18,14 +20,19 @@ pub(crate) async fn tables_difference(services: &Services, file: &str) -> Option
     let client = services.dynamodb();
     let mut wrong = Vec::new();
     for (table, _) in TABLES {
-        let mut items = Vec::new();
-        let mut pages = client.scan().table_name(table).consistent_read(true).into_paginator().items().send();
-        while let Some(item) = pages.next().await {
-            items.push(item.unwrap().iter().map(|(name, value)| (name.clone(), plain(value))).collect());
-        }
-        wrong.extend(table_difference(table, &expected, items));
+        wrong.extend(table_difference(table, &expected, scanned(&client, table).await));
     }
     (!wrong.is_empty()).then(|| wrong.join("\n"))
+}
+
+/// The items of a table.
+pub(crate) async fn scanned(client: &aws_sdk_dynamodb::Client, table: &str) -> Vec<Item> {
+    let mut items = Vec::new();
+    let mut pages = client.scan().table_name(table).consistent_read(true).into_paginator().items().send();
+    while let Some(item) = pages.next().await {
+        items.push(item.unwrap().iter().map(|(name, value)| (name.clone(), plain(value))).collect());
+    }
+    items
 }
 
 /// All that is wrong. `ends` are events beside those of the file, which only the archive keeps; each of `kills` may have
@@ -109,6 +116,22 @@ pub(crate) async fn archive(services: &Services, file: &str, ends: &[String], ki
         wrong.push("archive: an upload is left over".to_owned());
     }
     wrong
+}
+
+/// Files of states and of reference tables that no checkpoint names: what kills have left must have been removed.
+pub(crate) async fn unnamed(state: &Bucket) -> Vec<String> {
+    let (mut named, mut files) = (BTreeSet::new(), Vec::new());
+    for key in state.keys().await {
+        if key.contains("/manifests/") {
+            let manifest = String::from_utf8(state.get(&key).await).unwrap();
+            named.extend(manifest.split('"').map(str::to_owned));
+        } else if let Some(at) = key.find("/state/").or_else(|| key.find("/references/")) {
+            files.push(key[at + 1..].to_owned());
+        }
+    }
+    assert!(files.len() > 3, "{files:?}");
+    files.retain(|file| !named.contains(file));
+    files.into_iter().map(|file| format!("checkpoints: nothing names '{file}'")).collect()
 }
 
 fn column(batch: &RecordBatch, name: &str) -> Vec<String> {
