@@ -19,6 +19,9 @@ use tidemill::operators::{
 };
 use tidemill::state::SpillFolder;
 
+#[path = "operators/stored.rs"]
+mod stored;
+
 const CASES: u32 = 48;
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -268,3 +268,89 @@ fn no_file_knows_the_machine_it_was_written_on() {
     }
     fail(&problems);
 }
+
+/// Tables of what fails, in which page and under which heading: their last column names the tests.
+const FAILURE_TABLES: [(&str, &str); 2] =
+    [("docs/reliability.md", "## What fails"), ("ARCHITECTURE.md", "## What fails")];
+/// The modules of the crate and of its tests, and the text of each: `tests/a/b.rs` and `src/a/b.rs` are both `a::b`, and a `mod c` in it
+/// `a::b::c`.
+fn modules() -> Vec<(Vec<String>, String)> {
+    let mut found = Vec::new();
+    for (name, text) in [sources(), texts("tests", &["rs"])].concat() {
+        let path = name.trim_start_matches("src/").trim_start_matches("tests/").trim_end_matches(".rs");
+        let path = path.trim_end_matches("/main").trim_end_matches("/mod");
+        let own: Vec<String> = path.split('/').map(str::to_owned).collect();
+        for line in text.lines().filter_map(|line| line.trim_start().strip_prefix("mod ")) {
+            found.push(([own.clone(), vec![word(line).to_owned()]].concat(), text.clone()));
+        }
+        found.push((own, text));
+    }
+    found
+}
+
+/// Whether a name is that of a test, a module or a file of tests. `a::b::begins_…` is what begins so.
+fn is_there(name: &str, modules: &[(Vec<String>, String)]) -> bool {
+    if name.contains('/') {
+        return root().join(name).exists();
+    }
+    let whole = name.trim_end_matches(['…', '*']);
+    let fits = |found: &str, last: &str| if whole == name { found == last } else { found.starts_with(last) };
+    let path: Vec<&str> = whole.split("::").collect();
+    let Some((last, above)) = path.split_last() else { return false };
+    let golden = || {
+        let folder = std::fs::read_dir(root().join("tests/golden")).expect("goldens").flatten();
+        folder
+            .map(|entry| entry.file_name())
+            .any(|file| file.to_string_lossy().strip_suffix(".sql").is_some_and(|golden| fits(golden, last)))
+    };
+    let in_module = |(module, text): &(Vec<String>, String)| {
+        let below = (0..=module.len())
+            .filter(|at| module[..*at].ends_with(&above.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>()));
+        let mut functions = text.split("fn ").skip(1).map(word);
+        below.clone().any(|at| module.get(at).is_some_and(|next| fits(next, last)))
+            || (below.count() > 0 && functions.any(|function| fits(function, last)))
+    };
+    modules.iter().any(in_module) || (above.is_empty() && golden())
+}
+
+#[test]
+fn what_fails_has_a_test_that_is_there() {
+    let (modules, mut problems, mut names) = (modules(), Vec::new(), 0);
+    for (page, heading) in FAILURE_TABLES {
+        let text = std::fs::read_to_string(root().join(page)).expect("a page");
+        let lines = text.lines().enumerate().skip_while(|(_, line)| !line.starts_with(heading)).skip(1);
+        let rows = lines.take_while(|(_, line)| !line.starts_with("## ")).filter(|(_, line)| line.starts_with("| "));
+        for (number, row) in rows.skip(1) {
+            let at = format!("{page}:{}", number + 1);
+            let Some(cell) = row.trim_end_matches('|').rsplit('|').next().map(str::trim) else { continue };
+            if !cell.contains('`') && cell != "the same" {
+                problems.push(format!("{at} names no test: {row}"));
+            }
+            let mut module = String::new();
+            for name in cell.split('`').skip(1).step_by(2) {
+                // `…name` stands in the module of the one before.
+                let name = name.strip_prefix('…').map_or(name.to_owned(), |name| format!("{module}{name}"));
+                module = name.rsplit_once("::").map_or_else(String::new, |(module, _)| format!("{module}::"));
+                names += 1;
+                if !is_there(&name, &modules) {
+                    problems.push(format!("{at}: there is no test '{name}'"));
+                }
+            }
+        }
+    }
+    fail(&problems);
+    assert!(names > 80, "only {names} names");
+    // The guard itself.
+    for (name, there) in [
+        ("tidy::what_fails_has_a_test_that_is_there", true),
+        ("tidy::what_fails_has_…", true),
+        ("tidy", true),
+        ("tidy::what_fails_has_", false),
+        ("cli::what_fails_has_a_test_that_is_there", false),
+        ("nothing_of_the_kind_…", false),
+        ("tests/tidy.rs", true),
+        ("tests/nothing.rs", false),
+    ] {
+        assert_eq!(is_there(name, &modules), there, "{name}");
+    }
+}

@@ -326,29 +326,24 @@ impl RunningAggregate {
         }
     }
 
-    /// Merges chunks from the end while one is at least half as large as its neighbour or mostly dead.
+    /// Merges chunks from the end while the last is at least half as large as its neighbour, and from one on that is mostly dead. (What
+    /// stands behind such a one is together smaller than it was, so those that died in it have paid for it.)
     fn tidy(&mut self) -> Result<()> {
-        while let [.., before, last] = self.chunks.as_slice() {
-            let wasteful = before.live * 2 < before.batch.num_rows();
-            if last.live * 2 < before.live && !wasteful {
-                break;
-            }
-            self.unindex(self.chunks.len() - 1);
-            self.unindex(self.chunks.len() - 2);
-            let (Some(last), Some(before)) = (self.chunks.pop(), self.chunks.pop()) else { break };
-            let live = [live_rows(&before)?, live_rows(&last)?];
+        loop {
+            let alike = match self.chunks.as_slice() {
+                [.., before, last] if last.live * 2 >= before.live => Some(self.chunks.len() - 2),
+                _ => None,
+            };
+            let wasteful = self.chunks.iter().position(|chunk| chunk.live * 2 < chunk.batch.num_rows());
+            let Some(from) = alike.into_iter().chain(wasteful).min() else { return Ok(()) };
+            (from..self.chunks.len()).for_each(|number| self.unindex(number));
+            let live = self.chunks.drain(from..).map(|chunk| live_rows(&chunk)).collect::<Result<Vec<_>>>()?;
             // What is merged again and again would hold the text of every row that has ever been in it.
-            self.add_chunk(without_garbage(concat_batches(self.parts.state_schema(), &live)?)?)?;
+            let merged = without_garbage(concat_batches(self.parts.state_schema(), &live)?)?;
+            if merged.num_rows() > 0 {
+                self.add_chunk(merged)?;
+            }
         }
-        if let [only] = self.chunks.as_slice()
-            && only.live * 2 < only.batch.num_rows()
-        {
-            let live = without_garbage(live_rows(only)?)?;
-            self.unindex(0);
-            self.chunks.clear();
-            self.add_chunk(live)?;
-        }
-        Ok(())
     }
 
     async fn finished(

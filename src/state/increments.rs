@@ -2,8 +2,9 @@
 //!
 //! A file of state is never changed: its pieces leave the state one by one. So files are rewritten as in a log-structured
 //! store: one of which less than half is still part of the state, and small ones when there are many of one size. What is
-//! stored stays below twice the state, and each row is written a logarithmic number of times. Nothing is read for it: the
-//! pieces are in memory.
+//! stored stays below twice the pieces, and each row is written a logarithmic number of times. Nothing is read for it: the
+//! pieces are in memory. (Rows that have died in a piece are stored with it. Operators keep no piece of which most rows are dead:
+//! so all in all it is below four times what is alive; `tests/operators/stored.rs` has what it is.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
