@@ -397,7 +397,7 @@ fn a_run_that_dies_while_it_begins_anew_begins_anew_again() {
         // What is there already is of a run that has ended, or that was killed and has logged epochs.
         match number % 2 {
             0 => place.runs(&[]),
-            _ => place.dies_at("cut.before:7", &["--checkpoint-interval", "0"]),
+            _ => place.dies_at("committed:4", &["--checkpoint-interval", "0"]),
         }
         let visible = |name: &str| !name.starts_with('.');
         let folder = std::fs::read_dir(place.at("local/s3/kept/k")).expect("files").flatten();
