@@ -313,6 +313,10 @@ CREATE TABLE kept (n BIGINT)
 WITH ('connector' = 'filesystem', 'path' = 's3://kept/k/', 'format' = 'json', 'sink.rolling-policy.row-count' = '100');
 INSERT INTO kept SELECT n FROM clicks;
 ";
+    const KEYED: &str = "
+CREATE TABLE kept (n BIGINT, PRIMARY KEY (n) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'kept');
+INSERT INTO kept SELECT n FROM clicks;
+";
     const COUNT: &str = "
 CREATE TABLE clicks (n BIGINT) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
 CREATE TABLE counts (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
@@ -393,7 +397,7 @@ fn a_run_that_dies_while_it_begins_anew_begins_anew_again() {
         // What is there already is of a run that has ended, or that was killed and has logged epochs.
         match number % 2 {
             0 => place.runs(&[]),
-            _ => place.dies_at("cut.before:7", &["--checkpoint-interval", "0"]),
+            _ => place.dies_at("committed:4", &["--checkpoint-interval", "0"]),
         }
         let visible = |name: &str| !name.starts_with('.');
         let folder = std::fs::read_dir(place.at("local/s3/kept/k")).expect("files").flatten();
@@ -434,6 +438,9 @@ fn what_a_query_has_promised_is_done_before_it_leaves_the_job() {
                 assert!(said.contains(part), "'{part}' in {said}");
             }
         }
+        std::fs::write(place.at("job/kept.sql"), Hundreds::KEYED).expect("written");
+        let said = place.refused(&[]);
+        assert!(said.contains("has promised") && said.contains("another connector"), "{said}");
         // As it is advised.
         std::fs::write(place.at("job/kept.sql"), Hundreds::KEPT).expect("written");
         place.runs(&[]);

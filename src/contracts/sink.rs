@@ -3,7 +3,7 @@
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::time::EpochNumber;
 
 /// What a row does to the sink's table.
@@ -118,9 +118,14 @@ pub trait Sink: Send {
         Ok(Vec::new())
     }
 
-    /// Makes staged effects visible.
-    async fn commit(&mut self, _committables: Vec<Committable>) -> Result<()> {
-        Ok(())
+    /// Makes staged effects visible. A sink that stages nothing cannot: it is given some where the table was another's when the run
+    /// before staged them.
+    async fn commit(&mut self, committables: Vec<Committable>) -> Result<()> {
+        if committables.is_empty() {
+            return Ok(());
+        }
+        let error = "the run before has promised files of the table, which had another connector, and they may not have appeared yet";
+        Err(Error::config(error).hint("undo the change and run once with --once"))
     }
 
     /// Closes everything that is open and stages it; called once, after the last flush.

@@ -15,7 +15,7 @@ use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Clock, Error, LogEntry, Result};
 use crate::sql::JobPlan;
 
-/// Refuses a run that would write rows a second time into buckets, before anything is forgotten. Files are moved aside; objects
+/// Refuses a run that begins anew and would write rows a second time into buckets. Files are moved aside; objects
 /// can only be copied, at a price and with other rights, so a person must say what is to be done with them.
 pub(super) async fn refuse_beside_objects(
     options: &JobOptions,
@@ -23,7 +23,7 @@ pub(super) async fn refuse_beside_objects(
     job: &str,
     clock: &Arc<dyn Clock>,
 ) -> Result<()> {
-    if !options.fresh || options.from.is_some() {
+    if options.from.is_some() {
         return Ok(());
     }
     // Of any run of this job: the number does not matter.

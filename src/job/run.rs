@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use super::feeds::feeds;
+use super::fresh::refuse_beside_objects;
 use super::memory::MemoryOptions;
 use super::saved::{SavedRun, StateOptions, saved_run};
 use crate::connectors::files::s3_path;
@@ -119,7 +120,10 @@ async fn connect(
     epoch_time: Arc<AtomicI64>,
 ) -> Result<Prepared> {
     let name = job_name(&plan.settings, &options.paths);
-    super::fresh::refuse_beside_objects(options, &plan, &name, &clock).await?;
+    if options.fresh {
+        // Before anything is forgotten.
+        refuse_beside_objects(options, &plan, &name, &clock).await?;
+    }
     let mut memory_notes = Vec::new();
     let memory = match &options.memory {
         Some(memory) => memory.share_out(&mut memory_notes)?,
@@ -128,6 +132,10 @@ async fn connect(
     let limit = memory.as_ref().map(|memory| &memory.limit);
     let SavedRun { mut saved, log, checkpointing, anew, notes } =
         saved_run(options, &plan, &name, &clock, limit).await?;
+    if anew.is_some() && !options.fresh {
+        // The one that was killed may have been told where to begin; this one has not.
+        refuse_beside_objects(options, &plan, &name, &clock).await?;
+    }
     // Without a log nothing is kept that could count runs and epochs. The time grows from run to run too.
     let by_time = || u64::try_from(clock.now_ms()).unwrap_or(1);
     if log.is_none() {

@@ -30,13 +30,14 @@ fn saved(epoch: u64, queries: &[(&str, i64)]) -> SavedJob {
     SavedJob { epoch, tables: BTreeMap::new(), queries, reread: None }
 }
 
-/// A folder whose job makes a checkpoint, and removes the one before, whenever somebody is about to read a file of state.
+/// A folder whose job makes a checkpoint, and removes the one before, whenever somebody is about to read a file of state, or a manifest.
 #[derive(Debug)]
 struct Running {
     folder: Arc<dyn Storage>,
     job: Mutex<CheckpointStore>,
     /// So often.
     left: AtomicUsize,
+    manifests_left: AtomicUsize,
 }
 
 impl Running {
@@ -60,8 +61,8 @@ impl Storage for Running {
     }
 
     async fn read(&self, name: &str) -> Result<Option<Bytes>> {
-        let goes_on = |left: usize| left.checked_sub(1);
-        if name.starts_with("state/") && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, goes_on).is_ok() {
+        let left = if name.starts_with("manifests/") { &self.manifests_left } else { &self.left };
+        if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             self.checkpoint().await;
         }
         self.folder.read(name).await
@@ -80,7 +81,7 @@ impl Storage for Running {
 async fn running(folder: &Path) -> (Arc<Running>, StateTools) {
     let folder: Arc<dyn Storage> = Arc::new(LocalStorage::new(folder.join("job")));
     let job = Mutex::new(CheckpointStore::new(Arc::clone(&folder), "job", 1));
-    let running = Arc::new(Running { folder, job, left: AtomicUsize::new(0) });
+    let running = Arc::new(Running { folder, job, left: AtomicUsize::new(0), manifests_left: AtomicUsize::new(0) });
     running.checkpoint().await;
     let store = CheckpointStore::new(Arc::clone(&running) as Arc<dyn Storage>, "tools", KEPT);
     (running, StateTools { store, locked: None, clock: Arc::new(SystemClock::new()) })
@@ -119,8 +120,15 @@ async fn a_checkpoint_that_a_running_job_removes_while_it_is_read_is_not_called_
         assert!(error.message().contains("was removed while it was read"), "{error}");
         assert!(error.hint_text().is_some_and(|hint| hint.contains("state save")), "{error}");
     }
-    // What is damaged is.
     running.left.store(0, Ordering::SeqCst);
+    running.manifests_left.store(2, Ordering::SeqCst);
+    let text = tools.show("latest").await.expect("found");
+    assert!(text.starts_with(&format!("checkpoint {}: ", 5 + 2 * READS)), "{text}");
+    running.manifests_left.store(usize::MAX, Ordering::SeqCst);
+    let error = tools.show("latest").await.expect_err("it is gone each time");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    running.manifests_left.store(0, Ordering::SeqCst);
+    // What is damaged is.
     let state = running.list("state").await.expect("names").pop().expect("a file");
     running.remove(&state).await.expect("removed");
     let error = tools.export("latest", None, &folder.join("out")).await.expect_err("a file is missing");

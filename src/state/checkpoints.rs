@@ -32,6 +32,8 @@ use crate::contracts::{Created, Error, ErrorKind, Result, Storage, crash_point};
 pub(super) const FILES_AT_ONCE: usize = 4;
 /// Checkpoints that are kept beside savepoints.
 pub const DEFAULT_KEPT: usize = 3;
+/// Looks for the newest checkpoint, while a run makes others and removes it.
+const LOOKS: usize = 5;
 const MANIFESTS: &str = "manifests";
 pub(super) const SAVEPOINTS: &str = "savepoints";
 pub(super) const STATE: &str = "state";
@@ -125,10 +127,17 @@ impl CheckpointStore {
 
     /// The newest manifest.
     pub async fn latest(&self) -> Result<Option<Manifest>> {
-        match self.numbers().await?.last() {
-            Some(number) => self.manifest(*number).await.map(Some),
-            None => Ok(None),
+        for _ in 0..LOOKS {
+            let Some(number) = self.numbers().await?.pop() else { return Ok(None) };
+            let manifest = self.read_manifest(&manifest_name(number)).await?;
+            if manifest.is_some() {
+                return Ok(manifest);
+            }
+            // A run that keeps few has removed it since: there is a newer one.
         }
+        let place = self.storage.place();
+        Err(Error::unavailable(format!("the newest checkpoint in '{place}' is removed whenever it is read"))
+            .hint("try again"))
     }
 
     pub(super) async fn read_manifest(&self, name: &str) -> Result<Option<Manifest>> {

@@ -12,6 +12,7 @@ mod support;
 #[path = "../support/certificates.rs"]
 mod certificates;
 mod checkpoints;
+mod died;
 #[path = "../emulators/mod.rs"]
 #[expect(dead_code, reason = "shared with the tests of other services")]
 mod emulators_of_aws;

@@ -4,6 +4,8 @@
 //! archive over that: the files of this job (they carry its name) are moved to a folder beside, and the person is told.
 //! Objects of a bucket cannot be moved, only copied at a price and with other rights: there the run is refused.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
@@ -43,6 +45,7 @@ pub(super) fn set_aside(root: &Path, names: &PartNames) -> Result<Option<SetAsid
     let name = root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let free = (1_u32..).map(|n| root.with_file_name(format!("{name}.replaced-{n}"))).find(|path| !path.exists());
     let to = free.unwrap_or_else(|| root.with_file_name(format!("{name}.replaced")));
+    let mut folders: BTreeSet<PathBuf> = to.parent().map(Path::to_owned).into_iter().collect();
     for file in &found {
         let target = to.join(file.strip_prefix(root).unwrap_or(file));
         if let Some(folder) = target.parent() {
@@ -50,6 +53,13 @@ pub(super) fn set_aside(root: &Path, names: &PartNames) -> Result<Option<SetAsid
         }
         std::fs::rename(file, &target).map_err(|e| io_error(file, "moved", e))?;
         crash_point("fresh.midst");
+        folders.extend(file.parent().map(Path::to_owned));
+        folders.extend(target.ancestors().skip(1).take_while(|folder| folder.starts_with(&to)).map(Path::to_owned));
+    }
+    // The log is going to say that they are there.
+    for folder in folders {
+        let synced = File::open(&folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|e| io_error(&folder, "synced", e))?;
     }
     Ok(Some(SetAside { files: found.len(), from: root.to_owned(), to }))
 }
