@@ -287,7 +287,7 @@ impl Opening<'_> {
 
 /// The newest checkpoint that can be read.
 #[derive(Default)]
-struct Newest {
+pub(super) struct Newest {
     manifest: Option<Manifest>,
     /// There is a newer one, which cannot.
     damaged: bool,
@@ -295,7 +295,9 @@ struct Newest {
     epoch: u64,
 }
 
-async fn newest(store: &CheckpointStore, options: &JobOptions, notes: &mut Vec<String>) -> Result<Newest> {
+/// # Errors
+/// `fenced` where the run before has made other checkpoints meanwhile.
+pub(super) async fn newest(store: &CheckpointStore, options: &JobOptions, notes: &mut Vec<String>) -> Result<Newest> {
     let mut newest = Newest::default();
     let mut is_unknown = false;
     for number in store.numbers().await?.into_iter().rev() {
@@ -317,6 +319,10 @@ async fn newest(store: &CheckpointStore, options: &JobOptions, notes: &mut Vec<S
             Ok(manifest) => {
                 newest.manifest = Some(manifest);
                 break;
+            }
+            // A run that is being taken over has made others since it was listed, and has removed it.
+            Err(error) if error.kind() == ErrorKind::Config => {
+                return Err(Error::new(ErrorKind::Fenced, error.message()));
             }
             // What it says is not known: its run and its epochs are passed over by the time.
             Err(error) if options.fresh => notes.push(format!("--fresh: {}", error.message())),

@@ -1,4 +1,4 @@
-//! What the tools read while a job is running, and what they call what they write.
+//! What the tools read while a job is running, and what they call what they write; and what a run reads that takes over from another.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,8 +9,11 @@ use datafusion::arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::sync::Mutex;
 
+use super::super::run::JobOptions;
+use super::super::saved::{StateOptions, newest};
 use super::*;
 use crate::contracts::{Created, Storage, SystemClock};
+use crate::runtime::Ending;
 use crate::state::{LocalStorage, SavedJob, SavedQuery};
 
 /// One operator for each query, whose only state is a number.
@@ -135,6 +138,32 @@ async fn a_checkpoint_that_a_running_job_removes_while_it_is_read_is_not_called_
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     let error = tools.restore("latest", &to).await.expect_err("a file is missing");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+/// It tries again.
+#[tokio::test]
+async fn a_run_that_takes_over_is_raced_where_the_other_one_removes_what_was_the_newest_checkpoint() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (running, tools) = running(folder.path()).await;
+    for fresh in [false, true] {
+        let options = JobOptions {
+            paths: Vec::new(),
+            local: None,
+            ending: Ending::Run,
+            from: None,
+            parameters: BTreeMap::new(),
+            fresh,
+            state: StateOptions::default(),
+            threads: 1,
+            epoch_interval: None,
+            epoch_rows: None,
+            memory: None,
+        };
+        running.manifests_left.store(1, Ordering::SeqCst);
+        let error = newest(&tools.store, &options, &mut Vec::new()).await.err().expect("it is gone");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        newest(&tools.store, &options, &mut Vec::new()).await.expect("it is there");
+    }
 }
 
 #[tokio::test]
