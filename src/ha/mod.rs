@@ -7,6 +7,7 @@
 //! | | |
 //! |---|---|
 //! | [`Candidate`], [`Term`] | one lease: take it, keep it, notice that it is gone |
+//! | [`Keeper`] | keeps it in a task of its own, whatever the run does meanwhile |
 //! | [`Spread`] | a fleet: which of its jobs a process should have, as a function of what it sees |
 //! | [`Member`], [`Seat`] | a process of a fleet, and its part in one of the jobs: it waits, wishes and gives |
 //! | [`Contender`] | one of both, for whoever runs a job |
@@ -15,6 +16,7 @@
 
 mod contender;
 mod folder;
+mod keeper;
 mod member;
 mod object;
 mod seat;
@@ -23,6 +25,7 @@ mod term;
 
 pub use contender::Contender;
 pub use folder::FolderLease;
+pub use keeper::Keeper;
 pub use member::Member;
 pub use object::ObjectLease;
 pub use seat::{Seat, SeatLeases};

@@ -15,7 +15,7 @@ use super::saved::{checkpoints_path, nonce};
 use crate::connectors::dynamodb;
 use crate::connectors::files::{StatePlace, state_place};
 use crate::contracts::{Clock, Error, ErrorKind, Lease, Result};
-use crate::ha::{Candidate, Contender, FolderLease, Lost, ObjectLease, SeatLeases, Term, Times};
+use crate::ha::{Candidate, Contender, FolderLease, Keeper, Lost, ObjectLease, SeatLeases, Term, Times};
 use crate::runtime::{Progress, Retries, Summary, Worker};
 use crate::sql::Settings;
 
@@ -155,12 +155,13 @@ impl Replica {
     /// Runs the job for a term. `None`: it is another one's turn.
     async fn lead(
         &mut self,
-        mut term: Term,
+        term: Term,
         stop: &watch::Receiver<bool>,
         progress: &Arc<Progress>,
         tell: &mut impl FnMut(Stage<'_>),
     ) -> Option<std::result::Result<Summary, Vec<Error>>> {
         tell(Stage::Leads { generation: term.generation() });
+        let mut keeper = Keeper::of(term);
         let (end_sender, ending) = watch::channel(false);
         let mut given: Option<String> = None;
         let begun = AtomicBool::new(false);
@@ -178,7 +179,7 @@ impl Replica {
             loop {
                 tokio::select! {
                     biased;
-                    lost = term.keep() => break End::Lost(lost),
+                    lost = keeper.lost() => break End::Lost(lost),
                     done = &mut run => break End::Done(done),
                     () = &mut stopped, if goes_on => goes_on = false,
                     to = &mut wanted, if goes_on => (given, goes_on) = (Some(to), false),
@@ -187,6 +188,7 @@ impl Replica {
                 end_sender.send_replace(!goes_on);
             }
         };
+        let term = keeper.end().await;
         // What was to be forgotten is forgotten: a later term goes on from what this one has done. If it has come to nothing, that is
         // still to be done.
         if begun.into_inner() {
@@ -205,7 +207,9 @@ impl Replica {
                 None
             }
             End::Done(done) => {
-                if let Err(error) = term.release().await {
+                if let Some(term) = term
+                    && let Err(error) = term.release().await
+                {
                     tracing::warn!("the lease was not given back: {error}");
                 }
                 match (done, given) {

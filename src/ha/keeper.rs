@@ -1,0 +1,113 @@
+//! A lease that is renewed by a task of its own.
+//!
+//! A run may keep its thread for longer than its lease lasts: it indexes a large state that it goes on from, or puts one on a disk that
+//! others use too. That is work, not silence, and nobody is to take the job for it; least of all one that would have to do the same. (A
+//! process that stands still as a whole renews nothing.)
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tracing::Instrument;
+
+use super::term::{Lost, Term};
+
+/// Keeps a term until it is lost, or the keeper is dropped.
+#[derive(Debug)]
+pub struct Keeper {
+    /// One task, which ends when this is dropped.
+    task: JoinSet<(Term, Option<Lost>)>,
+    end: oneshot::Sender<()>,
+}
+
+impl Keeper {
+    /// Begins to renew.
+    pub fn of(mut term: Term) -> Self {
+        let (end, ends) = oneshot::channel();
+        let keep = async move {
+            let lost = tokio::select! {
+                biased;
+                lost = term.keep() => Some(lost),
+                _ = ends => None,
+            };
+            (term, lost)
+        };
+        let mut task = JoinSet::new();
+        task.spawn(keep.in_current_span());
+        Self { task, end }
+    }
+
+    /// Waits until the term is lost. May be dropped, and called again until it has answered.
+    pub async fn lost(&mut self) -> Lost {
+        match self.task.join_next().await {
+            Some(Ok((_, Some(lost)))) => lost,
+            // The task has died: nothing is renewed any more.
+            _ => Lost::Unreachable(None),
+        }
+    }
+
+    /// Ends renewing. `None` when the term was lost.
+    pub async fn end(mut self) -> Option<Term> {
+        // One that has ended does not listen.
+        let _ = self.end.send(());
+        match self.task.join_next().await {
+            Some(Ok((term, None))) => Some(term),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::contracts::{Lease, LeaseStore, SystemClock};
+    use crate::ha::{Candidate, FolderLease, Times};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    #[expect(clippy::disallowed_methods, reason = "a thread that is kept from everything else")]
+    async fn a_thread_that_is_busy_for_longer_than_the_lease_does_not_lose_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Arc::new(FolderLease::new(folder.path().join("lease")));
+        let times = Times { ttl: Duration::from_millis(1_000), beat: Duration::from_millis(50) };
+        let candidate = |name: &str| {
+            Candidate::new(Arc::clone(&store) as Arc<dyn LeaseStore>, Arc::new(SystemClock::new()), name, times)
+        };
+        let stored = async || store.read().await.expect("it is read").expect("it is there");
+        let renewed =
+            |one: &Lease, other: &Lease| one.holder == other.holder && one.beat < other.beat && !other.released;
+
+        let mut keeper = Keeper::of(candidate("one").acquire(|_| {}).await.expect("it is free"));
+        let before = stored().await;
+        std::thread::sleep(2 * times.ttl);
+        let after = stored().await;
+        assert!(renewed(&before, &after), "{before:?}, {after:?}");
+        tokio::select! {
+            biased;
+            lost = keeper.lost() => panic!("{lost}"),
+            () = std::future::ready(()) => {}
+        }
+        // The term goes on elsewhere.
+        let term = keeper.end().await.expect("it was not lost");
+        let ended = stored().await;
+        std::thread::sleep(4 * times.beat);
+        assert_eq!(stored().await, ended, "nobody renews it");
+        let mut keeper = Keeper::of(term);
+        while !renewed(&ended, &stored().await) {
+            tokio::task::yield_now().await;
+        }
+        // Another one takes it: that is told.
+        let taken = Lease { holder: "two".to_owned(), ..stored().await };
+        while !store.replace(Some(&stored().await), &taken).await.expect("it is written") {}
+        assert!(matches!(keeper.lost().await, Lost::Taken(by) if by.holder == "two"));
+        assert!(keeper.end().await.is_none());
+        // Who is dropped renews nothing any more.
+        store.replace(Some(&taken), &Lease { released: true, ..taken.clone() }).await.expect("it is written");
+        let keeper = Keeper::of(candidate("three").acquire(|_| {}).await.expect("it is free"));
+        drop(keeper);
+        std::thread::sleep(2 * times.beat);
+        let dropped = stored().await;
+        std::thread::sleep(4 * times.beat);
+        assert_eq!(stored().await, dropped);
+    }
+}
