@@ -328,3 +328,56 @@ fn host() -> String {
     let name = name.trim();
     if name.is_empty() { "replica".to_owned() } else { name.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contracts::SystemClock;
+    use crate::runtime::Ending;
+
+    /// What comes between two renewals here is in truth the loading of a large state.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    #[expect(clippy::disallowed_methods, reason = "the thread of the run is kept from everything else")]
+    async fn a_run_that_keeps_its_thread_for_longer_than_the_lease_lasts_has_it_still() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let sql = "CREATE TABLE made (k BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '10');
+            CREATE TABLE nothing (k BIGINT) WITH ('connector' = 'blackhole');
+            INSERT INTO nothing SELECT k FROM made;";
+        std::fs::write(folder.path().join("job.sql"), sql).expect("written");
+        let options = JobOptions {
+            paths: vec![folder.path().join("job.sql")],
+            local: Some(folder.path().join("local")),
+            ending: Ending::Drain,
+            from: None,
+            parameters: Default::default(),
+            fresh: false,
+            state: Default::default(),
+            threads: 1,
+            epoch_interval: None,
+            epoch_rows: None,
+            memory: None,
+        };
+        let (clock, times): (Arc<dyn Clock>, _) = (
+            Arc::new(SystemClock::new()),
+            Times { ttl: Duration::from_millis(1_000), beat: Duration::from_millis(50) },
+        );
+        let store = Arc::new(FolderLease::new(folder.path().join("lease")));
+        let candidate = Candidate::new(store, Arc::clone(&clock), "one", times);
+        let mut stages = Vec::new();
+        let mut tell = |stage: Stage<'_>| match stage {
+            Stage::Leads { generation } => stages.push(format!("leads {generation}")),
+            Stage::Begins { .. } => {
+                std::thread::sleep(3 * times.ttl);
+                stages.push("begins".to_owned());
+            }
+            // And loses it again after it, for ever.
+            Stage::Lost { reason } => panic!("it has lost the lease: {reason}"),
+            Stage::Waits { .. } | Stage::Gave { .. } => stages.push("another".to_owned()),
+        };
+        let (_stop, stopped) = watch::channel(false);
+        let done = Replica::new(options, candidate, clock).run(&stopped, &Arc::default(), &mut tell).await;
+        assert_eq!(stages, ["leads 1", "begins"]);
+        let summary = done.unwrap_or_else(|errors| panic!("{errors:?}")).expect("it has led");
+        assert_eq!(summary.queries[0].rows_out, 10);
+    }
+}
