@@ -9,26 +9,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::manifest::StateFile;
-use super::ranges::Ranges;
 use super::saved::StatePiece;
 
 /// So many files of one size class are merged.
 const FILES_OF_A_CLASS: usize = 4;
 
-/// A file that an earlier checkpoint has written, and rows of each of its batches.
+/// A file that an earlier checkpoint has written.
 #[derive(Debug, Clone)]
 pub(super) struct KeptFile {
     pub(super) file: StateFile,
+    /// Its batches that are pieces of the state, with their rows. What else is in it has gone, and its number may be another piece's by now: a
+    /// run counts on from the last one that it knows.
     pub(super) batches: Vec<(u64, usize)>,
+    /// Rows of all that is in it.
+    pub(super) rows: usize,
 }
 
 impl KeptFile {
     fn live_share(&self, live: &BTreeSet<u64>) -> f64 {
-        let rows = |wanted: &dyn Fn(&u64) -> bool| -> usize {
-            self.batches.iter().filter(|(id, _)| wanted(id)).map(|(_, rows)| *rows).sum()
-        };
-        let all = rows(&|_| true);
-        if all == 0 { 0.0 } else { rows(&|id| live.contains(id)) as f64 / all as f64 }
+        let rows: usize = self.batches.iter().filter(|(id, _)| live.contains(id)).map(|(_, rows)| *rows).sum();
+        if self.rows == 0 { 0.0 } else { rows as f64 / self.rows as f64 }
     }
 }
 
@@ -66,16 +66,15 @@ pub(super) fn increment(kept: &[KeptFile], pieces: &[StatePiece], file_bytes: us
         files.iter().for_each(|file| rewrite(file));
     }
     let stays = |id: &u64| live.contains(id) && !rewritten.contains(id);
-    let still = |file: &KeptFile| {
-        let pieces: Ranges = file.batches.iter().map(|(id, _)| *id).filter(stays).collect();
-        let file = StateFile { pieces, ..file.file.clone() };
-        (!file.pieces.is_empty()).then_some(file)
+    let still = |kept: &KeptFile| {
+        let batches: Vec<(u64, usize)> = kept.batches.iter().filter(|(id, _)| stays(id)).copied().collect();
+        let file = StateFile { pieces: batches.iter().map(|(id, _)| *id).collect(), ..kept.file.clone() };
+        (!batches.is_empty()).then_some(KeptFile { file, batches, rows: kept.rows })
     };
     let mut written: Vec<StatePiece> =
         pieces.iter().filter(|piece| !stored.contains(&piece.id) || rewritten.contains(&piece.id)).cloned().collect();
     written.sort_by_key(|piece| piece.id);
-    let kept = kept.iter().filter_map(|file| Some(KeptFile { file: still(file)?, batches: file.batches.clone() }));
-    Increment { kept: kept.collect(), written }
+    Increment { kept: kept.iter().filter_map(still).collect(), written }
 }
 
 #[cfg(test)]
@@ -84,6 +83,7 @@ mod tests {
 
     use arrow::array::{Int64Array, RecordBatch};
 
+    use super::super::ranges::Ranges;
     use super::*;
 
     fn piece(id: u64) -> StatePiece {
@@ -93,7 +93,7 @@ mod tests {
 
     fn file(name: &str, bytes: u64, ids: std::ops::Range<u64>) -> KeptFile {
         let file = StateFile { name: name.to_owned(), bytes, sha256: String::new(), pieces: ids.clone().collect() };
-        KeptFile { file, batches: ids.map(|id| (id, 10)).collect() }
+        KeptFile { file, rows: ids.clone().count() * 10, batches: ids.map(|id| (id, 10)).collect() }
     }
 
     fn shown(increment: &Increment) -> String {
@@ -144,6 +144,7 @@ mod tests {
                 let bytes = 100 * new.len() as u64;
                 let mut file = file("x", bytes, 0..0);
                 file.batches = new.iter().map(|id| (*id, 10)).collect();
+                file.rows = 10 * new.len();
                 file.file.pieces = new.iter().copied().collect();
                 kept.push(file);
                 let mut found: Vec<u64> = kept.iter().flat_map(|kept| kept.file.pieces.numbers().to_vec()).collect();

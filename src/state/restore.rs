@@ -135,11 +135,13 @@ impl CheckpointStore {
         for file in &operator.files {
             let Some((_room, batches)) = reads.try_next().await? else { break };
             let live: BTreeSet<u64> = file.pieces.numbers().iter().copied().collect();
-            let rows = batches.iter().map(|(id, batch)| (*id, batch.num_rows())).collect();
-            kept.push(KeptFile { file: file.clone(), batches: rows });
+            let all = batches.iter().map(|(_, batch)| batch.num_rows()).sum();
+            let mut rows = Vec::new();
             for (id, batch) in batches.into_iter().filter(|(id, _)| live.contains(id)) {
+                rows.push((id, batch.num_rows()));
                 loading.add(id, batch)?;
             }
+            kept.push(KeptFile { file: file.clone(), batches: rows, rows: all });
         }
         drop(reads);
         let loaded = loading.finish()?;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::saved::SavedJob;
 use super::spill::SpillFolder;
-use super::tests::{STAMP, job, piece, storages, store};
+use super::tests::{STAMP, assert_same, job, piece, read, storages, store};
 use crate::contracts::{Created, ErrorKind, Result, Storage};
 
 /// A storage that counts how many state files are read at a time.
@@ -113,5 +113,24 @@ async fn each_file_that_is_missing_or_damaged_is_found() {
             storage.create(&file.name, content).await.expect("created");
         }
         writer.verify(&newest).await.expect("as it was written");
+    }
+}
+
+/// Seed 1056 of the simulation, once: pieces had gone from a file that was kept for another one, and the next run, which counts its own on from the last one
+/// that it knows, gave a new piece the number of one of them. That counted as stored, and the old one came back instead.
+#[tokio::test]
+async fn a_new_piece_is_not_taken_for_one_that_has_gone_from_a_kept_file() {
+    for storage in storages().1 {
+        let mut first = store(&storage, "first");
+        let kept = piece(1, 0..100, &[]);
+        first.commit(&job(7, vec![kept.clone(), piece(2, 100..110, &[])]), 0, STAMP).await.expect("committed");
+        first.commit(&job(8, vec![kept.clone()]), 0, STAMP).await.expect("committed");
+        let mut second = store(&storage, "second");
+        let newest = second.latest().await.expect("listed").expect("one");
+        second.load(&newest).await.expect("loaded");
+        let wanted = job(9, vec![kept, piece(2, 500..510, &[])]);
+        second.commit(&wanted, 0, STAMP).await.expect("committed");
+        let found = read(&storage).await.expect("read").expect("one");
+        assert_same(&found, &wanted, &storage.place());
     }
 }

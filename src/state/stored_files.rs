@@ -26,7 +26,8 @@ pub(super) async fn write_file(
     let rows: Vec<(u64, usize)> = pieces.iter().map(|(id, rows)| (*id, rows.num_rows())).collect();
     let encoded = off_the_runtime(move || files::encode(&pieces)).await??;
     let pieces = rows.iter().map(|(id, _)| *id).collect();
-    Ok(KeptFile { file: put(storage, name, encoded, pieces).await?, batches: rows })
+    let all = rows.iter().map(|(_, rows)| rows).sum();
+    Ok(KeptFile { file: put(storage, name, encoded, pieces).await?, batches: rows, rows: all })
 }
 
 /// Writes a file that was encoded.

@@ -68,7 +68,7 @@ pub(super) fn store(storage: &Arc<dyn Storage>, nonce: &str) -> CheckpointStore 
 }
 
 /// What the newest checkpoint has, read by a run that knows nothing.
-async fn read(storage: &Arc<dyn Storage>) -> crate::contracts::Result<Option<SavedJob>> {
+pub(super) async fn read(storage: &Arc<dyn Storage>) -> crate::contracts::Result<Option<SavedJob>> {
     let mut store = store(storage, "reader");
     match store.latest().await? {
         Some(manifest) => store.load(&manifest).await.map(Some),
@@ -96,7 +96,7 @@ fn shown(job: &SavedJob) -> String {
 }
 
 #[track_caller]
-fn assert_same(found: &SavedJob, wanted: &SavedJob, place: &str) {
+pub(super) fn assert_same(found: &SavedJob, wanted: &SavedJob, place: &str) {
     assert!(shown(found) == shown(wanted), "{place}: another state of epoch {} was read", wanted.epoch);
 }
 
