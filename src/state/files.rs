@@ -162,16 +162,16 @@ fn decode_batches(content: Bytes, name: &str) -> Result<Vec<(u64, RecordBatch)>>
     let mut metadata = reader.schema().metadata().clone();
     metadata.remove(PIECES);
     let schema = Arc::new(reader.schema().as_ref().clone().with_metadata(metadata));
-    let mut batches = Vec::with_capacity(ids.numbers().len());
+    let mut batches = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|e| unreadable("cannot be read").caused_by(e))?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         batches.push(RecordBatch::try_new_with_options(Arc::clone(&schema), batch.columns().to_vec(), &options)?);
     }
-    if batches.len() != ids.numbers().len() {
+    if batches.len() as u64 != ids.len() {
         return Err(unreadable("has not as many batches as it names"));
     }
-    Ok(ids.numbers().iter().copied().zip(batches).collect())
+    Ok(ids.numbers().zip(batches).collect())
 }
 
 /// What to do about a damaged file.

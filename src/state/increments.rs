@@ -147,7 +147,7 @@ mod tests {
                 file.rows = 10 * new.len();
                 file.file.pieces = new.iter().copied().collect();
                 kept.push(file);
-                let mut found: Vec<u64> = kept.iter().flat_map(|kept| kept.file.pieces.numbers().to_vec()).collect();
+                let mut found: Vec<u64> = kept.iter().flat_map(|kept| kept.file.pieces.numbers()).collect();
                 found.sort_unstable();
                 assert_eq!(found, ids, "step {step}: each piece is in one file");
                 let stored: u64 = kept.iter().map(|kept| kept.file.bytes).sum();

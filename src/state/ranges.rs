@@ -5,14 +5,20 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Growing numbers; one may be in it several times, side by side.
+/// Growing numbers; one may be in it several times, side by side. Kept as they stand in text, so that a text that lies takes no more memory
+/// than it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ranges(Vec<u64>);
+pub struct Ranges(Vec<(u64, u64)>);
 
 impl Ranges {
     /// The numbers, in their order.
-    pub fn numbers(&self) -> &[u64] {
-        &self.0
+    pub fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().flat_map(|(first, last)| *first..=*last)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> u64 {
+        self.0.iter().fold(0, |sum: u64, (first, last)| sum.saturating_add((last - first).saturating_add(1)))
     }
 
     /// Whether there are none.
@@ -20,40 +26,51 @@ impl Ranges {
         self.0.is_empty()
     }
 
+    /// Whether a number is among them.
+    pub fn contains(&self, number: u64) -> bool {
+        let at = self.0.partition_point(|(_, last)| *last < number);
+        self.0.get(at).is_some_and(|(first, _)| *first <= number)
+    }
+
+    /// Numbers that come next.
+    fn push(&mut self, first: u64, last: u64) {
+        match self.0.last_mut() {
+            Some(before) if before.1.checked_add(1) == Some(first) => before.1 = last,
+            _ => self.0.push((first, last)),
+        }
+    }
+
     /// Reads what `Display` writes.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        /// More than a file has batches: damage must not fill the memory.
-        const MOST: u64 = 1 << 24;
-        let mut numbers = Vec::new();
+        let mut ranges = Self::default();
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
-            if last < first || last - first > MOST {
+            if last < first {
                 return None;
             }
-            numbers.extend(first..=last);
+            ranges.push(first, last);
         }
-        Some(Self(numbers))
+        Some(ranges)
     }
 }
 
 impl FromIterator<u64> for Ranges {
     fn from_iter<I: IntoIterator<Item = u64>>(numbers: I) -> Self {
-        Self(numbers.into_iter().collect())
+        let mut ranges = Self::default();
+        numbers.into_iter().for_each(|number| ranges.push(number, number));
+        ranges
     }
 }
 
 impl fmt::Display for Ranges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.0.as_slice();
-        let mut separator = "";
-        while let Some(first) = rest.first() {
-            let run = rest.iter().zip(*first..).take_while(|(number, expected)| **number == *expected).count();
-            match run {
-                1 => write!(f, "{separator}{first}")?,
-                _ => write!(f, "{separator}{first}-{}", rest[run - 1])?,
+        for (number, (first, last)) in self.0.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "," };
+            match last - first {
+                0 => write!(f, "{separator}{first}")?,
+                _ => write!(f, "{separator}{first}-{last}")?,
             }
-            (rest, separator) = (&rest[run..], ",");
         }
         Ok(())
     }
@@ -87,10 +104,20 @@ mod tests {
         ] {
             let ranges: Ranges = numbers.iter().copied().collect();
             assert_eq!(ranges.to_string(), text);
-            assert_eq!(Ranges::parse(text).expect("numbers").numbers(), numbers);
+            let read = Ranges::parse(text).expect("numbers");
+            assert!(read == ranges && read.numbers().eq(numbers.iter().copied()));
+            assert_eq!((read.len(), read.is_empty()), (numbers.len() as u64, numbers.is_empty()));
+            assert!((0..20).all(|number| read.contains(number) == numbers.contains(&number)), "{text}");
         }
-        for wrong in ["x", "3-1", "1-99999999999", "1-"] {
+        for wrong in ["x", "3-1", "1-99999999999999999999", "1-"] {
             assert!(Ranges::parse(wrong).is_none(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn many_numbers_take_no_memory() {
+        let all = vec!["0-18446744073709551615"; 1_000].join(",");
+        let ranges = Ranges::parse(&all).expect("numbers");
+        assert!(ranges.len() == u64::MAX && ranges.contains(1 << 40) && ranges.to_string() == all);
     }
 }

@@ -1,6 +1,6 @@
 //! What a checkpoint names is read again: files of all operators side by side, as many as there is room for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -134,10 +134,9 @@ impl CheckpointStore {
         let (mut kept, mut loading) = (Vec::new(), LoadedPieces::new(self.spill.as_ref(), &self.held));
         for file in &operator.files {
             let Some((_room, batches)) = reads.try_next().await? else { break };
-            let live: BTreeSet<u64> = file.pieces.numbers().iter().copied().collect();
             let all = batches.iter().map(|(_, batch)| batch.num_rows()).sum();
             let mut rows = Vec::new();
-            for (id, batch) in batches.into_iter().filter(|(id, _)| live.contains(id)) {
+            for (id, batch) in batches.into_iter().filter(|(id, _)| file.pieces.contains(*id)) {
                 rows.push((id, batch.num_rows()));
                 loading.add(id, batch)?;
             }
