@@ -288,10 +288,11 @@ fn modules() -> Vec<(Vec<String>, String)> {
     found
 }
 
-/// Whether a name is that of a test, a module or a file of tests. `a::b::begins_…` is what begins so.
+/// Whether a name is that of a test, a module, or a file of tests or benches. `a::b::begins_…` is what begins so.
 fn is_there(name: &str, modules: &[(Vec<String>, String)]) -> bool {
-    if name.contains('/') {
-        return root().join(name).exists();
+    // A file, or a command that runs one.
+    if let Some(file) = name.split(' ').find(|word| word.contains('/')) {
+        return root().join(file).exists();
     }
     let whole = name.trim_end_matches(['…', '*']);
     let fits = |found: &str, last: &str| if whole == name { found == last } else { found.starts_with(last) };
@@ -350,6 +351,7 @@ fn what_fails_has_a_test_that_is_there() {
         ("nothing_of_the_kind_…", false),
         ("tests/tidy.rs", true),
         ("tests/nothing.rs", false),
+        ("python3 benches/soak.py BINARY", true),
     ] {
         assert_eq!(is_there(name, &modules), there, "{name}");
     }
