@@ -28,7 +28,7 @@ pub struct Times {
 
 impl Default for Times {
     /// 8 s and 1.6 s: less than 15 s from a crash to the next result. A replica takes over after 9.6 s at most, the last one of a
-    /// fleet after 1.34 `ttl` = 10.7 s; that leaves 4.3 s, of which 1 GiB of state takes 3, for the start and what is repeated. DynamoDB
+    /// fleet after 1.34 `ttl` = 10.7 s; that leaves 4.3 s for the start, the state (1 GiB takes 4) and what is repeated. DynamoDB
     /// writes 2,592,000 s / 1.6 s = 1.6 M times a month for it.
     fn default() -> Self {
         Self { ttl: Duration::from_secs(8), beat: Duration::from_millis(1_600) }
