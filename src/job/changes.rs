@@ -32,12 +32,14 @@ pub(super) fn reconcile(
         Some(manifest) => (manifest.epoch, manifest.log_after, &mut manifest.queries),
         None => (0, 0, &mut nothing),
     };
-    let cutters = || log.iter().filter_map(|entry| if let LogEntry::Cut(cut) = entry { Some(cut) } else { None });
-    let cutters = || cutters().filter(|cut| cut.epoch > epoch).map(|cut| cut.generation);
-    let repeats = cutters().count();
+    let mut cutters = log.iter().filter_map(|entry| match entry {
+        LogEntry::Cut(cut) if cut.epoch > epoch => Some(cut.generation),
+        _ => None,
+    });
+    let repeats = cutters.clone().count();
     // The SQL by which epochs were cut is that of the run that has cut the last of them. Those that have begun since, and were killed
     // before they had cut one of their own, may have had other queries, or none.
-    let by = cutters().next_back();
+    let by = cutters.next_back();
     let started = log.iter().rev().find_map(|entry| match entry {
         LogEntry::Started { generation, queries, .. } if by.is_none_or(|by| by == *generation) => Some(queries),
         _ => None,

@@ -154,8 +154,8 @@ impl StateTools {
     /// Answers the files.
     pub async fn export(&mut self, which: &str, query: Option<&str>, folder: &Path) -> Result<Vec<PathBuf>> {
         let mut reads = 0;
+        let (mut manifest, _) = self.find(which).await?;
         let (saved, names) = loop {
-            let (mut manifest, _) = self.find(which).await?;
             let names = file_names(manifest.queries.keys());
             if let Some(query) = query {
                 manifest.queries.retain(|name, _| name == query);
@@ -165,7 +165,7 @@ impl StateTools {
                 }
             }
             match self.store.load(&manifest).await {
-                Err(error) => self.read_again(which, &manifest, error, &mut reads).await?,
+                Err(error) => (manifest, _) = self.read_again(which, &manifest, error, &mut reads).await?,
                 saved => break (saved?, names),
             }
         };
@@ -242,29 +242,32 @@ impl StateTools {
             };
             match copied.await {
                 Err(error) if other.was_raced(&error) && attempt < ATTEMPTS => attempt += 1,
-                Err(error) => {
-                    self.read_again(which, &of, error, &mut reads).await?;
-                    (of, name) = self.find(which).await?;
-                }
+                Err(error) => (of, name) = self.read_again(which, &of, error, &mut reads).await?,
                 copied => return copied,
             }
         }
     }
 
-    /// Whether to find `which` and read it once more, when `read` could not be: a job that is running may have removed it meanwhile, and
-    /// the newest is another one by now.
+    /// What `which` is by now, to be read instead of `read`, which could not be: a job that is running may have removed that meanwhile, and
+    /// the newest is another one.
     ///
     /// # Errors
     /// The one given, if the checkpoint is still there; else `unavailable`.
-    async fn read_again(&self, which: &str, read: &Manifest, error: Error, reads: &mut usize) -> Result<()> {
+    async fn read_again(
+        &self,
+        which: &str,
+        read: &Manifest,
+        error: Error,
+        reads: &mut usize,
+    ) -> Result<(Manifest, String)> {
         if error.kind() != ErrorKind::Corrupt {
             return Err(error);
         }
         match self.find(which).await {
             Ok((now, _)) if (now.number, &now.nonce) == (read.number, &read.nonce) => return Err(error),
-            Ok(_) if *reads + 1 < READS => {
+            Ok(found) if *reads + 1 < READS => {
                 *reads += 1;
-                return Ok(());
+                return Ok(found);
             }
             Err(other) if other.kind() != ErrorKind::Config => return Err(other),
             _ => {}

@@ -1,7 +1,6 @@
 //! What a reader says of a split, and as of when.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,31 +10,15 @@ use super::idleness::Pending;
 use super::quotas::Quotas;
 use super::reader::{Event, ReaderTask};
 use super::shared_decode::FeedDecoder;
-use crate::contracts::{Clock, Fetch, Position, Result, SplitReader};
-
-#[derive(Debug, Default)]
-struct HandClock(AtomicU64);
-
-#[async_trait]
-impl Clock for HandClock {
-    fn now_ms(&self) -> i64 {
-        0
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::from_millis(self.0.load(Ordering::SeqCst))
-    }
-
-    async fn sleep(&self, _: Duration) {}
-}
+use crate::contracts::{Fetch, ManualClock, Position, Result, SplitReader};
 
 /// Looks, finds nothing, and answers a minute later: the process was stopped, or the answer was on its way for so long.
-struct SlowAnswers(Arc<HandClock>);
+struct SlowAnswers(Arc<ManualClock>);
 
 #[async_trait]
 impl SplitReader for SlowAnswers {
     async fn next(&mut self) -> Result<Fetch> {
-        self.0.0.fetch_add(60_000, Ordering::SeqCst);
+        self.0.advance(Duration::from_secs(60));
         Ok(Fetch::CaughtUp)
     }
 
@@ -50,7 +33,7 @@ impl SplitReader for SlowAnswers {
 
 #[tokio::test]
 async fn an_answer_says_what_was_when_it_was_asked_for() {
-    let clock = Arc::new(HandClock::default());
+    let clock = Arc::new(ManualClock::new(0));
     let (events, mut received) = mpsc::channel(1);
     let task = ReaderTask {
         feed: 0,

@@ -16,7 +16,7 @@ use super::distinct::two_levels;
 use super::errors::PlanError;
 use super::joins::keep_references_left;
 use super::lower::call;
-use super::nodes::{OperatorRows, WindowTvf, window_bound};
+use super::nodes::{OperatorRows, WindowTvf, find_tvf, window_bound};
 use crate::operators::{
     AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource,
     Stage, StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer,
@@ -483,21 +483,6 @@ fn group_window(aggregate: &Aggregate) -> Result<Option<GroupWindow>> {
     }
     // window_time alone is a key like any other.
     Ok(window.filter(|w| w.start.is_some() || w.end.is_some()))
-}
-
-fn find_tvf(plan: &LogicalPlan, number: usize) -> Option<WindowTvf> {
-    let mut found = None;
-    let _ = plan.apply(|node| {
-        if let LogicalPlan::Extension(extension) = node
-            && let Some(tvf) = extension.node.as_any().downcast_ref::<WindowTvf>()
-            && tvf.number == number
-        {
-            found = Some(tvf.clone());
-            return Ok(TreeNodeRecursion::Stop);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    found
 }
 
 /// Whether the bounds of a window are nowhere used but as keys of the aggregation: only then can a row

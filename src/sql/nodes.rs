@@ -7,6 +7,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DFSchemaRef, Result, TableReference};
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
 
@@ -67,6 +68,22 @@ pub(crate) fn bound_fields(number: usize, time_type: &DataType) -> [Field; 3] {
 pub(crate) fn window_bound(field: &Field) -> Option<(&str, usize)> {
     let (kind, number) = field.metadata().get(WINDOW_BOUND)?.split_once(':')?;
     Some((kind, number.parse().ok()?))
+}
+
+/// The window table function of this number in a plan.
+pub(crate) fn find_tvf(plan: &LogicalPlan, number: usize) -> Option<WindowTvf> {
+    let mut found = None;
+    let _ = plan.apply(|node| {
+        if let LogicalPlan::Extension(extension) = node
+            && let Some(tvf) = extension.node.as_any().downcast_ref::<WindowTvf>()
+            && tvf.number == number
+        {
+            found = Some(tvf.clone());
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
 }
 
 impl PartialOrd for WindowTvf {

@@ -6,25 +6,31 @@ use std::collections::BTreeSet;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 
-use super::nodes::{WindowTvf, window_bound};
+use super::nodes::{find_tvf, window_bound};
 use crate::operators::WindowKind;
+
+/// The aggregation below a plan, and for each of the plan's columns what `of` makes of its expression and of those below, which begin with what
+/// `own` makes of the aggregation's. `None` where rows are no groups.
+fn columns_over<T>(
+    plan: &LogicalPlan,
+    own: fn(usize) -> T,
+    of: fn(&Expr, &LogicalPlan, &[T]) -> T,
+) -> Option<(&Aggregate, Vec<T>)> {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => Some((aggregate, (0..aggregate.schema.fields().len()).map(own).collect())),
+        LogicalPlan::Projection(projection) => {
+            let (aggregate, below) = columns_over(&projection.input, own, of)?;
+            Some((aggregate, projection.expr.iter().map(|expr| of(expr, &projection.input, &below)).collect()))
+        }
+        LogicalPlan::SubqueryAlias(alias) => columns_over(&alias.input, own, of),
+        LogicalPlan::Filter(filter) => columns_over(&filter.input, own, of),
+        _ => None,
+    }
+}
 
 /// For each column of a plan, the columns of the aggregation below that it is made of; `None` where rows are no groups.
 fn made_of(plan: &LogicalPlan) -> Option<(&Aggregate, Vec<BTreeSet<usize>>)> {
-    match plan {
-        LogicalPlan::Aggregate(aggregate) => {
-            let columns = (0..aggregate.schema.fields().len()).map(|index| BTreeSet::from([index]));
-            Some((aggregate, columns.collect()))
-        }
-        LogicalPlan::Projection(projection) => {
-            let (aggregate, below) = made_of(&projection.input)?;
-            let columns = projection.expr.iter().map(|expr| behind(expr, &projection.input, &below));
-            Some((aggregate, columns.collect()))
-        }
-        LogicalPlan::SubqueryAlias(alias) => made_of(&alias.input),
-        LogicalPlan::Filter(filter) => made_of(&filter.input),
-        _ => None,
-    }
+    columns_over(plan, |index| BTreeSet::from([index]), behind)
 }
 
 fn behind(expr: &Expr, input: &LogicalPlan, below: &[BTreeSet<usize>]) -> BTreeSet<usize> {
@@ -33,21 +39,33 @@ fn behind(expr: &Expr, input: &LogicalPlan, below: &[BTreeSet<usize>]) -> BTreeS
     indexes.flat_map(|index| below[index].iter().copied()).collect()
 }
 
+/// The column below that an expression is, and not only made of.
+fn same(expr: &Expr, input: &LogicalPlan, below: &[Option<usize>]) -> Option<usize> {
+    match expr {
+        Expr::Column(column) => below[input.schema().maybe_index_of_column(column)?],
+        Expr::Alias(alias) => same(&alias.expr, input, below),
+        _ => None,
+    }
+}
+
+/// Which bound of which window an aggregation groups by with `expr`, if it is one.
+fn bound<'a>(aggregate: &'a Aggregate, expr: &Expr) -> Option<(&'a str, usize)> {
+    let Expr::Column(column) = expr else { return None };
+    let schema = aggregate.input.schema();
+    window_bound(schema.field(schema.maybe_index_of_column(column)?))
+}
+
 /// Names of what an aggregation groups by that does not follow from the group columns `known`.
 fn open_groups(aggregate: &Aggregate, known: &BTreeSet<usize>) -> Vec<String> {
     let groups = &aggregate.group_expr;
     if groups.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) {
         return Vec::new();
     }
-    let bound = |expr: &Expr| {
-        let Expr::Column(column) = expr else { return None };
-        let index = aggregate.input.schema().maybe_index_of_column(column)?;
-        window_bound(aggregate.input.schema().field(index)).map(|(_, window)| window)
-    };
+    let window = |expr: &Expr| bound(aggregate, expr).map(|(_, window)| window);
     let known_columns: Vec<&Expr> = known.iter().filter_map(|index| groups.get(*index)).collect();
     let follows = |expr: &Expr| {
         // One bound of a window tells the others (of CUMULATE, only the end does, and it is asked for beside the start).
-        let same_window = bound(expr).is_some_and(|window| known_columns.iter().any(|k| bound(k) == Some(window)));
+        let same_window = window(expr).is_some_and(|own| known_columns.iter().any(|k| window(k) == Some(own)));
         // A constant, or computed from columns that are known.
         let of_known =
             expr.column_refs().into_iter().all(|column| known_columns.contains(&&Expr::Column(column.clone())));
@@ -76,67 +94,24 @@ pub(super) fn narrow_key(plan: &LogicalPlan, places: &[usize], sink: &str) -> Op
 /// Whether the rows that a plan gives in an epoch differ in its columns `places`: each is a group of the aggregation below, and these
 /// columns say which. `false` where that is not known.
 pub(super) fn tell_groups_apart(plan: &LogicalPlan, places: &[usize]) -> bool {
-    let Some((aggregate, columns)) = groups_of(plan) else { return false };
+    let Some((aggregate, columns)) = columns_over(plan, Some, same) else { return false };
+    let groups = &aggregate.group_expr;
     let known: BTreeSet<usize> = places.iter().filter_map(|place| columns.get(*place).copied().flatten()).collect();
-    let (groups, below) = (&aggregate.group_expr, aggregate.input.schema());
-    let bound = |expr: &Expr| {
-        let Expr::Column(column) = expr else { return None };
-        let (kind, window) = window_bound(below.field(below.maybe_index_of_column(column)?))?;
-        Some((kind.to_owned(), window))
-    };
     let known: Vec<&Expr> = known.iter().filter_map(|index| groups.get(*index)).collect();
-    let bounds: BTreeSet<(String, usize)> = known.iter().filter_map(|expr| bound(expr)).collect();
-    let follows = |expr: &Expr| match bound(expr) {
-        _ if known.contains(&expr) => true,
+    let bounds: BTreeSet<(&str, usize)> = known.iter().filter_map(|expr| bound(aggregate, expr)).collect();
+    let has_one_end_a_start = |window: usize| {
         // Windows of CUMULATE have their start in common.
-        Some((_, window)) => bounds.iter().any(|(kind, own)| {
-            *own == window
-                && (kind != "start"
-                    || !matches!(kind_of(&aggregate.input, window), None | Some(WindowKind::Cumulate { .. })))
-        }),
+        let tvf = find_tvf(&aggregate.input, window);
+        tvf.is_some_and(|tvf| !matches!(tvf.spec.kind, WindowKind::Cumulate { .. }))
+    };
+    let follows = |expr: &Expr| match bound(aggregate, expr) {
+        _ if known.contains(&expr) => true,
+        Some((_, window)) => {
+            bounds.iter().any(|(kind, own)| *own == window && (*kind != "start" || has_one_end_a_start(window)))
+        }
         None => false,
     };
     !groups.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) && groups.iter().all(follows)
-}
-
-/// For each column of a plan, the column of the aggregation below that it is.
-fn groups_of(plan: &LogicalPlan) -> Option<(&Aggregate, Vec<Option<usize>>)> {
-    match plan {
-        LogicalPlan::Aggregate(aggregate) => {
-            Some((aggregate, (0..aggregate.schema.fields().len()).map(Some).collect()))
-        }
-        LogicalPlan::Projection(projection) => {
-            let (aggregate, below) = groups_of(&projection.input)?;
-            let same = |expr: &Expr| match expr {
-                Expr::Column(column) => below[projection.input.schema().maybe_index_of_column(column)?],
-                Expr::Alias(alias) => match alias.expr.as_ref() {
-                    Expr::Column(column) => below[projection.input.schema().maybe_index_of_column(column)?],
-                    _ => None,
-                },
-                _ => None,
-            };
-            Some((aggregate, projection.expr.iter().map(same).collect()))
-        }
-        LogicalPlan::SubqueryAlias(alias) => groups_of(&alias.input),
-        LogicalPlan::Filter(filter) => groups_of(&filter.input),
-        _ => None,
-    }
-}
-
-/// The kind of a window of a plan.
-fn kind_of(plan: &LogicalPlan, number: usize) -> Option<WindowKind> {
-    let mut kind = None;
-    let _ = plan.apply(|node| {
-        if let LogicalPlan::Extension(extension) = node
-            && let Some(window) = extension.node.as_any().downcast_ref::<WindowTvf>()
-            && window.number == number
-        {
-            kind = Some(window.spec.kind);
-            return Ok(TreeNodeRecursion::Stop);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    kind
 }
 
 /// Rankings whose order leaves ties.
