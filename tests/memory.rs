@@ -241,6 +241,25 @@ GROUP BY window_start, window_end, user_id HAVING COUNT(*) > 2;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_in_memory_before_a_restart_is_in_memory_after_it() {
+    // Some 100 MiB of 153 (15 % of 1 GiB): more than half.
+    let job = "
+CREATE TABLE users (user_id STRING, c BIGINT, PRIMARY KEY (user_id) NOT ENFORCED) WITH ('connector' = 'blackhole');
+CREATE TABLE pages (user_id STRING, page STRING, PRIMARY KEY (user_id) NOT ENFORCED) WITH ('connector' = 'blackhole');
+INSERT INTO users SELECT user_id, COUNT(*) FROM events GROUP BY user_id;
+INSERT INTO pages SELECT user_id, MAX(page) FROM events GROUP BY user_id;
+";
+    let folder = place(job, 100_000, 100_000, 200);
+    let first = ran(folder.path(), "some", Some(1 << 30), Ending::Once).await.expect("it runs");
+    assert_eq!(first.spilled_bytes, 0, "it fits");
+    let second = ran(folder.path(), "some", Some(1 << 30), Ending::Once).await.expect("it goes on");
+    assert_eq!(second.spilled_bytes, 0, "it still does");
+    // And where it does not fit any more, it is put on disk on the way.
+    let third = ran(folder.path(), "some", Some(1 << 28), Ending::Once).await.expect("it goes on");
+    assert!(third.spilled_bytes > 20 << 20, "{}", third.spilled_bytes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rankings_of_all_rows_of_a_window_have_them_on_disk() {
     let job = "
 CREATE TABLE last (user_id STRING, c BIGINT, r BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/last', 'format' = 'json');

@@ -161,7 +161,7 @@ fn aggregated(rows: &[Vec<i64>]) -> BTreeMap<i64, Vec<i64>> {
 async fn restored(operator: RunningAggregate, parts: &Aggregation, emit: Emit) -> RunningAggregate {
     let (watermark, rows) = operator.snapshot();
     let mut other = RunningAggregate::try_new(Arc::clone(&parts.parts), emit, None).expect("an operator");
-    other.restore(watermark, rows, None).expect("restored");
+    other.restore(watermark, rows, None).await.expect("restored");
     assert_eq!(other.size().0, operator.size().0, "keys after a restore");
     other
 }
@@ -276,7 +276,7 @@ fn a_key_that_was_not_seen_for_its_time_to_live_begins_anew() {
                 if between.restores {
                     let (watermark, state) = operator.snapshot();
                     operator = new();
-                    operator.restore(watermark, state, None).expect("restored");
+                    operator.restore(watermark, state, None).await.expect("restored");
                 }
             }
         });
@@ -377,7 +377,7 @@ fn a_window_aggregate_gives_each_window_once_with_the_rows_that_came_in_time() {
                 if between.restores {
                     let (at, state) = operator.snapshot();
                     operator = new();
-                    operator.restore(at, state, &compute()).await.expect("restored");
+                    operator.restore(at, state, None, &compute()).await.expect("restored");
                 }
                 watermark = if step == i64::MAX { i64::MAX } else { watermark.max(-50) + step };
                 operator.begin_close(Watermark(watermark));
@@ -401,6 +401,7 @@ fn a_window_aggregate_gives_each_window_once_with_the_rows_that_came_in_time() {
 
 #[test]
 fn a_window_buffer_gives_the_rows_of_each_window_once_in_order_of_ends() {
+    let runtime = runtime();
     proptest!(|(epochs in windowed(), which in 0usize..2)| {
         let spec = specs()[which];
         let (mut buffer, mut watermark) = (WindowBuffer::new(0), i64::MIN);
@@ -425,7 +426,7 @@ fn a_window_buffer_gives_the_rows_of_each_window_once_in_order_of_ends() {
             if between.restores {
                 let (at, state) = buffer.snapshot();
                 buffer = WindowBuffer::new(0);
-                buffer.restore(at, state, None).expect("restored");
+                runtime.block_on(buffer.restore(at, state, None)).expect("restored");
             }
             watermark = if step == i64::MAX { i64::MAX } else { watermark.max(-50) + step };
             buffer.begin_close(Watermark(watermark));

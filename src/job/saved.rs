@@ -185,7 +185,7 @@ impl Opening<'_> {
         let (log, entries) = open_log(&self.storage, self.locked.as_deref(), &nonce, options.fresh).await?;
         let mut store = CheckpointStore::new(Arc::clone(&self.storage), nonce, self.plan.settings.checkpoints_kept);
         if let Some(limit) = self.limit {
-            store = store.spilling(Arc::clone(&limit.folder), limit.bytes / 2);
+            store = store.spilling(Arc::clone(&limit.folder), limit.bytes);
         }
         let mut notes = Vec::new();
         let mut newest = newest(&store, options, &mut notes).await?;

@@ -20,6 +20,7 @@ use super::gate::GateReport;
 use super::groups::{grouped_by, is_distributive};
 use super::operator_kind::OperatorKind;
 use super::output::Output;
+use super::restore_room::RestoreRoom;
 use super::shared_rows::{EqualityTest, SharedRows};
 use super::slot::Slot;
 use super::stored_rows::{StoredRows, relabelled};
@@ -319,9 +320,13 @@ impl QueryGraph {
         Ok(())
     }
 
-    /// Takes the state of a snapshot of the same query.
-    pub async fn restore(&mut self, saved: Vec<OperatorState>, compute: &Compute) -> Result<()> {
-        let limit = compute.limit.as_ref();
+    /// Takes the state of a snapshot of the same query, and keeps in memory what there is `room` for. It lets others run after each piece.
+    pub async fn restore(
+        &mut self,
+        saved: Vec<OperatorState>,
+        room: Option<&RestoreRoom>,
+        compute: &Compute,
+    ) -> Result<()> {
         let same = saved.len() == self.operators.len()
             && saved.iter().zip(&self.operators).all(|(state, operator)| state.fingerprint == operator.fingerprint);
         if !same {
@@ -332,9 +337,9 @@ impl QueryGraph {
         for (operator, OperatorState { watermark, pieces, .. }) in self.operators.iter_mut().zip(saved) {
             let watermark = watermark.unwrap_or(Watermark::MIN);
             match &mut operator.kind {
-                OperatorKind::Window(window) => window.restore(watermark, pieces, compute).await?,
-                OperatorKind::Running(running) => running.restore(watermark, pieces, limit)?,
-                OperatorKind::Buffer(buffer) => buffer.restore(watermark, pieces, limit)?,
+                OperatorKind::Window(window) => window.restore(watermark, pieces, room, compute).await?,
+                OperatorKind::Running(running) => running.restore(watermark, pieces, room).await?,
+                OperatorKind::Buffer(buffer) => buffer.restore(watermark, pieces, room).await?,
             }
         }
         Ok(())

@@ -23,6 +23,7 @@ mod operator_kind;
 mod output;
 mod panes;
 mod partials;
+mod restore_room;
 mod running_aggregate;
 mod shared_rows;
 mod slot;
@@ -41,6 +42,7 @@ pub use graph::{ChangeMode, EpochInputs, Operator, QueryGraph, QueryOutput, Slot
 pub use lookup_join::{LookupExec, LookupTable};
 pub use operator_kind::OperatorKind;
 pub use partials::AggregateParts;
+pub use restore_room::RestoreRoom;
 pub use running_aggregate::{Emit, RunningAggregate, TimeToLive, consolidate};
 pub use shared_rows::{ColumnPath, EqualityTest, SharedRows};
 pub use slot::{Slot, SlotExec};

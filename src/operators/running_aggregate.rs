@@ -24,9 +24,10 @@ use hashbrown::HashTable;
 
 use super::WEIGHT_COLUMN;
 use super::cold_rows::{ColdRows, Lost};
-use super::compute::{Compute, StateLimit};
+use super::compute::Compute;
 use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
+use super::restore_room::RestoreRoom;
 use super::window_aggregate::millis;
 use crate::contracts::{Result, Watermark, batch_bytes};
 use crate::state::{PieceIds, SpillFolder, StatePiece, without_garbage};
@@ -382,12 +383,12 @@ impl RunningAggregate {
         (self.watermark, self.chunks.iter().map(piece).chain(self.cold.pieces()).collect())
     }
 
-    /// Takes the state of a snapshot, in place of its own, and keeps what `limit` allows of it in memory.
-    pub fn restore(
+    /// Takes the state of a snapshot, in place of its own, and keeps in memory what there is `room` for.
+    pub async fn restore(
         &mut self,
         watermark: Watermark,
         mut pieces: Vec<StatePiece>,
-        limit: Option<&StateLimit>,
+        room: Option<&RestoreRoom>,
     ) -> Result<()> {
         self.watermark = watermark;
         self.chunks.clear();
@@ -395,15 +396,20 @@ impl RunningAggregate {
         self.cold.clear();
         pieces.sort_by_key(|piece| piece.id);
         pieces.iter().for_each(|piece| self.ids.known(piece.id));
+        let mut part = room.map(RestoreRoom::part);
         for StatePiece { id, rows, dead } in pieces {
-            let dead = dead.map_or_else(|| vec![false; rows.num_rows()], |dead| dead.iter().collect());
+            let dead: Vec<bool> = dead.map_or_else(|| vec![false; rows.num_rows()], |dead| dead.iter().collect());
+            // Once, where putting them in would grow it several times.
+            self.index.reserve(dead.iter().filter(|dead| !**dead).count(), |(hash, _)| *hash);
             self.put_chunk(id, rows.load()?, dead)?;
-            if let Some(limit) = limit
-                && limit.relief(self.memory().1).is_some()
+            if let Some(part) = &mut part
+                && part.holds(self.memory().1).is_some()
             {
                 // All of it, as always.
-                self.spill(&limit.folder)?;
+                self.spill(part.folder())?;
+                part.holds(self.memory().1);
             }
+            tokio::task::yield_now().await;
         }
         Ok(())
     }

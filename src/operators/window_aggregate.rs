@@ -29,6 +29,7 @@ use super::hash_run::{HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
 use super::panes::{Closing, Lists, Named, Pane, compact, fit_at_once, own_text, with_bounds};
 use super::partials::AggregateParts;
+use super::restore_room::RestoreRoom;
 use super::window_spec::WindowSpec;
 use crate::contracts::{Result, Watermark, batch_bytes};
 use crate::state::{PieceIds, SpillFolder, StatePiece};
@@ -351,17 +352,19 @@ impl WindowAggregate {
         (self.watermark, held.chain(spilled).collect())
     }
 
-    /// Takes the state of a snapshot, in place of its own, and keeps what the limit of `compute` allows of it in memory.
+    /// Takes the state of a snapshot, in place of its own, and keeps in memory what there is `room` for.
     pub async fn restore(
         &mut self,
         watermark: Watermark,
         mut pieces: Vec<StatePiece>,
+        room: Option<&RestoreRoom>,
         compute: &Compute,
     ) -> Result<()> {
         self.panes.clear();
         // In the order in which they came, so that merging them gives what it would have given.
         pieces.sort_by_key(|piece| piece.id);
         pieces.iter().for_each(|piece| self.ids.known(piece.id));
+        let mut part = room.map(RestoreRoom::part);
         for StatePiece { id, rows, .. } in pieces {
             let parts = self.split(&rows.load()?)?;
             let whole = parts.len() == 1;
@@ -369,11 +372,13 @@ impl WindowAggregate {
                 let id = if whole { id } else { self.ids.take() };
                 self.panes.entry(key).or_default().add(id, rows);
             }
-            if let Some(limit) = &compute.limit
-                && let Some(most) = limit.relief(self.memory().1)
+            if let Some(part) = &mut part
+                && let Some(most) = part.holds(self.memory().1)
             {
-                self.spill(&limit.folder, most, compute).await?;
+                self.spill(part.folder(), most, compute).await?;
+                part.holds(self.memory().1);
             }
+            tokio::task::yield_now().await;
         }
         self.watermark = watermark;
         Ok(())

@@ -11,8 +11,8 @@ use datafusion::arrow::array::{Array, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 
-use super::compute::StateLimit;
 use super::output::blocks;
+use super::restore_room::RestoreRoom;
 use super::stored_rows::{SpilledRows, StoredRows, relabelled};
 use super::window_aggregate::millis;
 use crate::contracts::{Result, Watermark, batch_bytes};
@@ -168,24 +168,27 @@ impl WindowBuffer {
         (self.watermark, held.chain(spilled).collect())
     }
 
-    /// Takes the rows of a snapshot, in place of its own, and keeps what `limit` allows of them in memory.
-    pub fn restore(
+    /// Takes the rows of a snapshot, in place of its own, and keeps in memory what there is `room` for.
+    pub async fn restore(
         &mut self,
         watermark: Watermark,
         mut pieces: Vec<StatePiece>,
-        limit: Option<&StateLimit>,
+        room: Option<&RestoreRoom>,
     ) -> Result<()> {
         self.windows.clear();
         self.watermark = Watermark::MIN;
         pieces.sort_by_key(|piece| piece.id);
         pieces.iter().for_each(|piece| self.ids.known(piece.id));
+        let mut part = room.map(RestoreRoom::part);
         for piece in pieces {
             self.push_batch(&piece.rows.load()?, Some(piece.id))?;
-            if let Some(limit) = limit
-                && let Some(most) = limit.relief(self.memory().1)
+            if let Some(part) = &mut part
+                && let Some(most) = part.holds(self.memory().1)
             {
-                self.spill(&limit.folder, most)?;
+                self.spill(part.folder(), most)?;
+                part.holds(self.memory().1);
             }
+            tokio::task::yield_now().await;
         }
         self.watermark = watermark;
         Ok(())

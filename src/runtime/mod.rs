@@ -38,6 +38,7 @@ mod reader_tests;
 mod references;
 mod repeat;
 mod replay;
+mod restored;
 mod rows;
 mod shared_decode;
 mod splits;

@@ -16,11 +16,11 @@ use super::driver::Driver;
 use super::epoch::Epoch;
 use super::failures::Failures;
 use super::reader::{rejected, rejected_row, row_json};
-use super::worker::QuerySpec;
+use super::restored::RestoredQuery;
 use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, run_writer};
 use crate::contracts::{EpochNumber, Error, Reject, RejectReason, RejectedRecord, Result};
 use crate::operators::{Compute, EpochInputs, FailedRow, GateKind, QueryGraph, QueryOutput};
-use crate::state::{SavedJob, SavedQuery};
+use crate::state::SavedQuery;
 
 /// A query and its writer.
 pub(super) struct RunningQuery {
@@ -46,16 +46,16 @@ pub(super) struct RunningQuery {
     recovered: oneshot::Receiver<()>,
 }
 
-/// Gives a query its state, and starts its writer.
-pub(super) async fn start_query(
-    query: QuerySpec,
-    saved: &mut SavedJob,
+/// Starts a query's writer.
+pub(super) fn start_query(
+    restored: RestoredQuery,
     errors: mpsc::Sender<ErrorsOrder>,
     mut log: WriterLog,
     compute: &Compute,
     crew: &Crew,
-) -> Result<RunningQuery> {
-    let mut graph = query.graph;
+) -> RunningQuery {
+    let RestoredQuery { query, saved } = restored;
+    let graph = query.graph;
     let mut after = log.after;
     let due = Arc::new(AtomicI64::new(i64::MAX));
     let writes = Arc::new(AtomicU64::new(0));
@@ -63,8 +63,7 @@ pub(super) async fn start_query(
     log.keeps_rows = !graph.operators.is_empty();
     log.in_parts = query.key.is_empty() || query.has_each_key_once;
     log.limit.clone_from(&compute.limit);
-    if let Some(state) = saved.queries.remove(&query.name) {
-        graph.restore(state.operators, compute).await.map_err(|e| e.context(format!("query '{}'", query.name)))?;
+    if let Some(state) = saved {
         (log.unwritten, log.sink) = (state.unwritten, state.sink);
         if graph.operators.is_empty() {
             after = EpochNumber(state.durable_epoch);
@@ -76,7 +75,7 @@ pub(super) async fn start_query(
     log.recovered = Some(has_recovered);
     let writer = crew.spawn(run_writer(query.name.clone(), query.sink, receiver, errors, log));
     let counts = QueryCounts { name: query.name.clone(), ..QueryCounts::default() };
-    Ok(RunningQuery {
+    RunningQuery {
         name: query.name,
         plan: query.plan,
         graph,
@@ -92,7 +91,7 @@ pub(super) async fn start_query(
         due,
         writes,
         recovered,
-    })
+    }
 }
 
 /// Waits until the sinks of all queries have recovered.

@@ -22,6 +22,7 @@ use super::queries::{
 };
 use super::references::{ReferenceSpecification, References};
 use super::repeat::{JobLog, Repeated, append, repeated};
+use super::restored::restore_queries;
 use super::writer::{ErrorsOrder, WriterLog, run_errors};
 use crate::contracts::{Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Result, Sink, Watermark};
 use crate::operators::{Compute, EpochInputs, EqualityTest, GateKind, QueryGraph, TableRows};
@@ -149,13 +150,13 @@ impl Worker {
         let errors = crew.spawn(run_errors(job.errors, error_receiver));
         let (mut queries, mut memory) = (Vec::new(), MemoryWatch::default());
         let (may_write, recovered) = watch::channel(false);
-        for query in job.queries {
-            let committed = committed.remove(&query.name).unwrap_or_default();
+        for restored in restore_queries(job.queries, &mut job.saved, &job.compute, &crew).await? {
+            let committed = committed.remove(&restored.query.name).unwrap_or_default();
             let all_recovered = Some(recovered.clone());
             let log = WriterLog { log: log.clone(), committed, after, all_recovered, ..WriterLog::default() };
-            queries.push(start_query(query, &mut job.saved, error_sender.clone(), log, &job.compute, &crew).await?);
-            memory.keep(&mut queries, &job.compute, started).await?;
+            queries.push(start_query(restored, error_sender.clone(), log, &job.compute, &crew));
         }
+        memory.keep(&mut queries, &job.compute, started).await?;
         let mut driver = Driver::new(
             job.feeds,
             job.slots,

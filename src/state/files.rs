@@ -19,7 +19,7 @@ use super::checksum::hex_digest;
 use super::compact::compact;
 use super::ranges::Ranges;
 use super::saved::PieceRows;
-use crate::contracts::{Error, Result};
+use crate::contracts::{Error, Result, batch_bytes};
 
 /// Bytes of state in a file, where memory sets no other bound; a larger piece is cut into several.
 pub const STATE_FILE_BYTES: usize = 32 << 20;
@@ -65,7 +65,7 @@ fn parts(rows: PieceRows, file_bytes: usize) -> Vec<(PieceRows, usize)> {
         }
         PieceRows::Held(batch) => batch,
     };
-    let size = batch.get_array_memory_size();
+    let size = batch_bytes(&batch);
     let parts = size.div_ceil(file_bytes.max(1)).clamp(1, batch.num_rows().max(1));
     if parts == 1 {
         return vec![(batch.into(), size)];

@@ -9,7 +9,7 @@ use arrow::compute::concat_batches;
 
 use super::saved::PieceRows;
 use super::spill::{SpillFolder, SpillWriter, SpilledFile};
-use crate::contracts::Result;
+use crate::contracts::{Result, batch_bytes};
 
 /// A piece, as far as it has come.
 enum Loaded {
@@ -54,7 +54,7 @@ impl<'a> LoadedPieces<'a> {
         match self.pieces.remove(&id) {
             Some(Loaded::Held(batches)) => {
                 for batch in batches {
-                    self.held.fetch_sub(batch.get_array_memory_size(), Ordering::Relaxed);
+                    self.held.fetch_sub(batch_bytes(&batch), Ordering::Relaxed);
                     writer.write(&batch)?;
                 }
             }
@@ -71,7 +71,7 @@ impl<'a> LoadedPieces<'a> {
 
     /// Whether a batch may stay in memory; then it is counted.
     fn has_room(&self, batch: &RecordBatch, most: usize) -> bool {
-        let bytes = batch.get_array_memory_size();
+        let bytes = batch_bytes(batch);
         let fits = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes <= most;
         if !fits {
             self.held.fetch_sub(bytes, Ordering::Relaxed);
@@ -123,7 +123,7 @@ mod tests {
                 parts.iter().filter(|(n, _)| *n == id).map(|(_, range)| batch(range.clone())).collect();
             concat_batches(of_piece[0].schema_ref(), &of_piece).expect("one batch")
         };
-        let bytes = batch(0..100).get_array_memory_size();
+        let bytes = batch_bytes(&batch(0..100));
         for (room, on_disk) in [(usize::MAX, 0), (bytes * 5 / 2, 2), (0, 4)] {
             let (held, spill) = (AtomicUsize::new(0), (Arc::clone(&folder), room));
             let mut loading = LoadedPieces::new(Some(&spill), &held);

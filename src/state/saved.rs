@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::Manifest;
 use super::spill::SpilledFile;
-use crate::contracts::{Position, Result, SourceProgress, SplitId, SplitProgress, Watermark};
+use crate::contracts::{Position, Result, SourceProgress, SplitId, SplitProgress, Watermark, batch_bytes};
 
 /// State of a job between two epochs.
 #[derive(Debug, Clone, Default)]
@@ -138,7 +138,7 @@ impl PieceRows {
     /// Bytes of them, about.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Held(batch) => batch.get_array_memory_size(),
+            Self::Held(batch) => batch_bytes(batch),
             Self::Spilled(file) => usize::try_from(file.bytes()).unwrap_or(usize::MAX),
         }
     }

@@ -25,7 +25,7 @@ use arrow::ipc::writer::FileWriter;
 
 use super::checked_file::{CheckedReader, CheckedWriter, Checksums};
 use super::compact::compact;
-use crate::contracts::{Error, Result};
+use crate::contracts::{Error, Result, batch_bytes};
 
 /// Names of folders below the one that is given.
 const PREFIX: &str = "tidemill-spill-";
@@ -147,7 +147,7 @@ impl SpillWriter {
         };
         writer.write(&block).map_err(|e| unwritable(&self.path, e))?;
         self.blocks.push(block.num_rows());
-        self.bytes += block.get_array_memory_size();
+        self.bytes += batch_bytes(&block);
         Ok(self.bytes >= self.folder.file_bytes)
     }
 
