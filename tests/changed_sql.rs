@@ -259,6 +259,99 @@ fn an_aggregate_more_for_the_same_items_is_an_insert_of_its_own() {
     assert_eq!(place.rows(SUMMED), minutes(180..400, amount));
 }
 
+/// Rows are held as they are until their window closes: what they mean stands in the query alone.
+#[test]
+fn what_is_changed_below_held_rows_or_in_a_window_s_grid_is_refused() {
+    const RANKS: &str = "\
+CREATE TABLE texts (id BIGINT, k STRING, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '5' SECOND)
+WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601');
+CREATE TABLE ranks (k STRING, r BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'ranks');
+INSERT INTO ranks SELECT k, r FROM (
+  SELECT k, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY id) AS r
+  FROM TABLE(TUMBLE(TABLE texts, DESCRIPTOR(at), INTERVAL '1' HOUR)) WHERE k = 'a');
+CREATE TABLE hours (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'hours');
+INSERT INTO hours SELECT DATE_FORMAT(window_start, 'HH:mm'), COUNT(*)
+FROM TABLE(TUMBLE(TABLE texts, DESCRIPTOR(at), INTERVAL '1' HOUR)) GROUP BY window_start, window_end;
+";
+    let place = Place::of(&[("job.sql", RANKS)]);
+    place.put(
+        &["a", "b", "a"].map(|k| format!("{{\"id\":1,\"k\":\"{k}\",\"at\":\"2026-03-01T10:00:00Z\"}}\n")).concat(),
+    );
+    place.run(&[]);
+    let (shorter, from) = ("INTERVAL '1' MINUTE", "INTERVAL '1' HOUR, INTERVAL '30' MINUTE");
+    let nth = |n: usize, what: &str, by: &str| {
+        let (at, _) = RANKS.match_indices(what).nth(n).unwrap();
+        format!("{}{by}{}", &RANKS[..at], &RANKS[at + what.len()..])
+    };
+    let changes = [
+        ("job:ranks", nth(0, "INTERVAL '1' HOUR", shorter)),
+        ("job:ranks", nth(0, "INTERVAL '1' HOUR", from)),
+        ("job:ranks", nth(0, "k = 'a'", "k = 'b'")),
+        ("job:hours", nth(1, "INTERVAL '1' HOUR", from)),
+    ];
+    for (query, changed) in changes {
+        place.write("job.sql", &changed);
+        let refused = place.refused(&RUN);
+        let wanted = format!("the query '{query}' has changed since its state was saved");
+        assert!(refused.contains(&wanted) && refused.contains("\n  + "), "{refused}\nfor\n{changed}");
+    }
+    place.write("job.sql", RANKS);
+    place.run(&[]);
+}
+
+#[test]
+fn another_time_zone_is_refused_where_there_is_state() {
+    const DAYS: &str = "\
+CREATE TABLE days (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'days');
+INSERT INTO days SELECT DATE_FORMAT(at, 'yyyy-MM-dd HH'), COUNT(*) FROM events GROUP BY DATE_FORMAT(at, 'yyyy-MM-dd HH');
+";
+    let place = Place::of(&[("events.sql", SOURCE), ("days.sql", DAYS)]);
+    place.produce(0..3);
+    place.run(&[]);
+    place.write("days.sql", &format!("SET 'table.local-time-zone' = 'Asia/Tokyo';\n{DAYS}"));
+    place.produce(3..5);
+    let refused = place.refused(&RUN);
+    assert!(refused.contains("'days:days' has changed") && refused.contains("  + in the zone Asia/Tokyo"), "{refused}");
+    place.run(&["--reset", "days"]);
+    let expected = [("2026-03-01 10", 3), ("2026-03-01 19", 2)].map(|(k, c)| (k.to_owned(), Some(c)));
+    assert_eq!(place.rows("SELECT k, c FROM days"), expected.into_iter().collect());
+}
+
+/// A note of `check` asks for a time-to-live, so a job that runs must be able to get one; and to lose it again.
+#[test]
+fn a_time_to_live_may_come_and_go() {
+    const COUNTS: &str = "\
+CREATE TABLE counts (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
+INSERT INTO counts SELECT CASE WHEN id IN (1, 2, 320) THEN 'soon' WHEN id IN (3, 4, 500) THEN 'late' ELSE 'often' END, COUNT(*)
+FROM events GROUP BY CASE WHEN id IN (1, 2, 320) THEN 'soon' WHEN id IN (3, 4, 500) THEN 'late' ELSE 'often' END;
+";
+    let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    let counts = || place.rows("SELECT k, c FROM counts");
+    let are = |often, soon, late| {
+        let pairs = [("often", often), ("soon", soon), ("late", late)];
+        pairs.into_iter().map(|(k, c)| (k.to_owned(), Some(c))).collect::<BTreeMap<_, _>>()
+    };
+    place.produce(0..300);
+    place.run(&[]);
+    assert_eq!(counts(), are(296, 2, 2));
+    place.write("counts.sql", &format!("SET 'table.exec.state.ttl' = '60 s';\n{COUNTS}"));
+    place.produce(300..490);
+    place.run(&[]);
+    // As if all had been seen when it came: at second 294.
+    assert_eq!(counts(), are(485, 3, 2));
+    place.produce(490..510);
+    place.run(&[]);
+    assert_eq!(counts(), are(504, 3, 1), "that was too late: its count begins anew");
+    place.write("counts.sql", COUNTS);
+    place.produce(510..600);
+    place.run(&[]);
+    assert_eq!(counts(), are(594, 3, 1));
+}
+
 /// The old query goes on up to a window that has not begun, and the new one, with more, from there on: also where rows are
 /// only added.
 #[test]

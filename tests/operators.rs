@@ -14,8 +14,8 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use proptest::prelude::*;
 use tidemill::contracts::{ErrorKind, Watermark, splitmix64};
 use tidemill::operators::{
-    AggregateParts, Compute, Emit, RunningAggregate, TimeToLive, WindowAggregate, WindowBuffer, WindowColumns,
-    WindowKind, WindowSpec, run_partitions,
+    AggregateParts, Compute, Emit, RestoreRoom, RunningAggregate, StateLimit, TimeToLive, WindowAggregate,
+    WindowBuffer, WindowColumns, WindowKind, WindowSpec, run_partitions,
 };
 use tidemill::state::SpillFolder;
 
@@ -397,6 +397,54 @@ fn a_window_aggregate_gives_each_window_once_with_the_rows_that_came_in_time() {
             assert_eq!(operator.size(), (0, 0), "nothing is kept behind the last window");
         });
     });
+}
+
+/// Some of the state goes to disk while it is restored, and the state of that run is restored again.
+#[test]
+fn pieces_keep_their_age_when_there_is_little_room_for_them() {
+    let runtime = runtime();
+    let sql = "SELECT ws, we, k, first_value(v), last_value(v) FROM t GROUP BY ws, we, k";
+    let aggregation = runtime.block_on(Aggregation::new(&["ws", "we", "k", "v"], sql));
+    let new = || {
+        let columns = WindowColumns { start: Some(0), end: Some(1), time: None, size_ms: None };
+        WindowAggregate::try_new(Arc::clone(&aggregation.parts), columns, None).expect("an operator")
+    };
+    let (_parent, folder) = spill_folder();
+    for bytes in [0, 10_000, 60_000] {
+        runtime.block_on(async {
+            let (mut operator, mut buffer) = (new(), WindowBuffer::new(1));
+            for n in 0..6 {
+                let rows: Vec<Vec<i64>> = (0..500).map(|k| vec![0, 10, k, n]).collect();
+                operator.push(aggregation.partials(&[&rows]).await, &compute()).await.expect("taken");
+                buffer.push(&[batch(&["ws", "we", "k", "v"], &rows)]).expect("taken");
+            }
+            let limit =
+                StateLimit { folder: Arc::clone(&folder), bytes, output_bytes: 1 << 20, process_bytes: 1 << 30 };
+            for room in [Some(RestoreRoom::new(limit)), None] {
+                let (at, state) = operator.snapshot();
+                operator = new();
+                operator.restore(at, state, room.as_ref(), &compute()).await.expect("restored");
+                let (at, state) = buffer.snapshot();
+                buffer = WindowBuffer::new(1);
+                buffer.restore(at, state, room.as_ref()).await.expect("restored");
+                assert!(room.is_none() || operator.memory().1 < 200_000, "some of it is on disk");
+            }
+            operator.begin_close(Watermark(20));
+            let mut closed = Vec::new();
+            while let Some(rows) = operator.next_closed(&compute()).await.expect("closed windows") {
+                closed.extend(numbers(&rows));
+            }
+            closed.sort();
+            let expected: Vec<Vec<i64>> = (0..500).map(|k| vec![0, 10, k, 0, 5]).collect();
+            assert_eq!(closed, expected, "{bytes} bytes");
+            buffer.begin_close(Watermark(20));
+            let (schema, mut order) = (batch(&["ws", "we", "k", "v"], &[]).schema(), Vec::new());
+            while let Some(rows) = buffer.next_closed(&schema).expect("closed") {
+                order.extend(numbers(&[rows.load().expect("read")]).into_iter().map(|row| row[3]));
+            }
+            assert!(order.len() == 3_000 && order.is_sorted(), "{bytes} bytes: rows of a window by age");
+        });
+    }
 }
 
 #[test]

@@ -335,6 +335,19 @@ impl QueryGraph {
         }
         self.started = true;
         for (operator, OperatorState { watermark, pieces, .. }) in self.operators.iter_mut().zip(saved) {
+            let strange =
+                pieces.iter().find(|piece| !operator.kind.takes(piece.rows.schema(), &operator.output_schema));
+            if let Some(piece) = strange {
+                let has = piece.rows.schema().fields().iter().map(|field| field.data_type().to_string());
+                let has = has.collect::<Vec<_>>().join(", ");
+                let error = format!(
+                    "the saved state of operator {} has columns ({has}), which this version does not keep",
+                    operator.name
+                );
+                return Err(Error::config(error).hint(
+                    "go on with the version that has written it, or let the query begin without state with --reset",
+                ));
+            }
             let watermark = watermark.unwrap_or(Watermark::MIN);
             match &mut operator.kind {
                 OperatorKind::Window(window) => window.restore(watermark, pieces, room, compute).await?,

@@ -1,9 +1,10 @@
 //! The keys of state rows in a form that can be hashed and compared.
 
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch};
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type, Schema};
 use datafusion::arrow::row::{RowConverter, Rows, SortField};
 
 use crate::contracts::Result;
@@ -40,7 +41,7 @@ impl KeyHashes {
         if self.are_empty() {
             return Ok(self.converter.empty_rows(0, 0));
         }
-        let keys: Vec<ArrayRef> = self.columns.iter().map(|column| ArrayRef::clone(batch.column(*column))).collect();
+        let keys: Vec<ArrayRef> = self.columns.iter().map(|column| one_zero(batch.column(*column))).collect();
         Ok(self.converter.convert_columns(&keys)?)
     }
 
@@ -54,5 +55,40 @@ impl KeyHashes {
         let keys = self.rows(batch)?;
         let hashes = (0..batch.num_rows()).map(|row| self.hash(&keys, row)).collect();
         Ok((keys, hashes))
+    }
+}
+
+/// The same numbers with one zero: `GROUP BY` has -0.0 and 0.0 in one group, and Arrow's rows tell them apart.
+fn one_zero(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        // -0.0 + 0.0 is 0.0, whatever else is there stays what it is.
+        DataType::Float32 => Arc::new(column.as_primitive::<Float32Type>().unary::<_, Float32Type>(|n| n + 0.0)),
+        DataType::Float64 => Arc::new(column.as_primitive::<Float64Type>().unary::<_, Float64Type>(|n| n + 0.0)),
+        _ => Arc::clone(column),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{Float32Array, Float64Array};
+
+    use super::*;
+
+    #[test]
+    fn there_is_one_zero_and_nothing_else_is_changed() {
+        let numbers = [Some(0.0), Some(-0.0), None, Some(f64::NAN), Some(1.5), Some(-1.5), Some(1e-30)];
+        let small: Float32Array = numbers.iter().map(|n| n.map(|n| n as f32)).collect();
+        let columns: [(&str, ArrayRef); 2] =
+            [("a", Arc::new(numbers.iter().copied().collect::<Float64Array>())), ("b", Arc::new(small))];
+        for column in columns {
+            let batch = RecordBatch::try_from_iter([column]).expect("a batch");
+            let hashes = KeyHashes::try_new(&batch.schema(), vec![0]).expect("keys");
+            let (keys, hashed) = hashes.hashed(&batch).expect("hashed");
+            for (one, other) in (0..numbers.len()).flat_map(|one| (0..one).map(move |other| (one, other))) {
+                let same = (other, one) == (0, 1);
+                assert_eq!(keys.row(one) == keys.row(other), same, "{one} {other}");
+                assert_eq!(hashed[one] == hashed[other], same, "{one} {other}");
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod bisect;
 mod cold_rows;
 mod compute;
+mod consolidate;
 mod count;
 mod dead_rows;
 mod epoch_run;
@@ -36,6 +37,7 @@ mod window_spec;
 
 pub use bisect::{FailedRow, Poison};
 pub use compute::{Compute, StateLimit, run_partitions};
+pub use consolidate::consolidate;
 pub use count::{CountExec, multiplies};
 pub use gate::{GateExec, GateKind, GateReport, RejectedRow};
 pub use graph::{ChangeMode, EpochInputs, Operator, QueryGraph, QueryOutput, SlotSource, Stage, StageInput, TableRows};
@@ -43,7 +45,7 @@ pub use lookup_join::{LookupExec, LookupTable};
 pub use operator_kind::OperatorKind;
 pub use partials::AggregateParts;
 pub use restore_room::RestoreRoom;
-pub use running_aggregate::{Emit, RunningAggregate, TimeToLive, consolidate};
+pub use running_aggregate::{Emit, RunningAggregate, TimeToLive};
 pub use shared_rows::{ColumnPath, EqualityTest, SharedRows};
 pub use slot::{Slot, SlotExec};
 pub use stored_rows::{SpilledRows, StoredRows};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 
 use super::compute::Compute;
 use super::hash_ranges::HashRanges;
@@ -28,6 +28,23 @@ pub enum OperatorKind {
 }
 
 impl OperatorKind {
+    /// For how long it keeps a key after its last row, in milliseconds, where it does not keep all.
+    pub fn time_to_live(&self) -> Option<i64> {
+        match self {
+            Self::Running(running) => running.time_to_live(),
+            Self::Window(_) | Self::Buffer(_) => None,
+        }
+    }
+
+    /// Whether rows of a snapshot have the columns that it keeps; `output` are those that it gives.
+    pub(super) fn takes(&self, saved: &Schema, output: &Schema) -> bool {
+        match self {
+            Self::Window(window) => alike(saved.fields(), window.state_schema().fields()),
+            Self::Running(running) => running.takes(saved),
+            Self::Buffer(_) => alike(saved.fields(), output.fields()),
+        }
+    }
+
     /// Bytes of state in memory, about, and how many of them [`Self::spill`] can put on disk.
     pub(super) fn memory(&self) -> (usize, usize) {
         match self {
@@ -126,4 +143,10 @@ async fn push_by_ranges(
 
 fn add(rows: Vec<RecordBatch>, given: &mut Output, schema: &SchemaRef) -> Result<()> {
     rows.into_iter().try_for_each(|batch| given.add(relabelled(batch, schema)?))
+}
+
+/// Whether columns have the same types. Their names may be another version's.
+pub(super) fn alike(one: &[FieldRef], other: &[FieldRef]) -> bool {
+    let same = |(one, other): (&FieldRef, &FieldRef)| one.data_type().equals_datatype(other.data_type());
+    one.len() == other.len() && one.iter().zip(other).all(same)
 }

@@ -15,11 +15,10 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, Int8Array, PrimitiveArray, RecordBatch, UInt32Array};
-use datafusion::arrow::buffer::BooleanBuffer;
+use datafusion::arrow::array::{Int8Array, PrimitiveArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{concat_batches, interleave_record_batch, take_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMillisecondType};
-use datafusion::arrow::row::{OwnedRow, RowConverter, Rows, SortField};
+use datafusion::arrow::row::Rows;
 use hashbrown::HashTable;
 
 use super::WEIGHT_COLUMN;
@@ -27,10 +26,11 @@ use super::cold_rows::{ColdRows, Lost};
 use super::compute::Compute;
 use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
-use super::restore_room::RestoreRoom;
 use super::window_aggregate::millis;
 use crate::contracts::{Result, Watermark, batch_bytes};
-use crate::state::{PieceIds, SpillFolder, StatePiece, without_garbage};
+use crate::state::{PieceIds, SpillFolder, without_garbage};
+
+mod saved;
 
 /// What the operator tells downstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +113,11 @@ impl RunningAggregate {
             swept: Watermark::MIN,
             output_schema: Arc::new(Schema::new(fields)),
         })
+    }
+
+    /// For how long keys are kept after their last row, in milliseconds.
+    pub(super) fn time_to_live(&self) -> Option<i64> {
+        self.ttl.map(|ttl| ttl.ttl_ms)
     }
 
     /// Number of keys and of stored state rows, dead ones included.
@@ -210,10 +215,13 @@ impl RunningAggregate {
     /// Moves event time on and forgets keys that have not been seen for the time-to-live.
     pub fn advance(&mut self, watermark: Watermark) -> Result<()> {
         self.watermark = self.watermark.max(watermark);
-        let Some(ttl) = self.ttl else { return Ok(()) };
         if self.watermark == Watermark::MAX || self.watermark == Watermark::MIN {
             return Ok(());
         }
+        let Some(ttl) = self.ttl else {
+            self.swept = self.watermark;
+            return Ok(());
+        };
         // Sweeping costs a pass over the state, so it is done sixteen times in a time-to-live.
         let pause = (ttl.ttl_ms / 16).max(1);
         if self.swept != Watermark::MIN && self.watermark.0 - self.swept.0 < pause {
@@ -372,47 +380,6 @@ impl RunningAggregate {
             self.watermark = self.swept;
         }
     }
-
-    /// All state, for a snapshot: chunks, and which of their rows are dead.
-    pub fn snapshot(&self) -> (Watermark, Vec<StatePiece>) {
-        let piece = |chunk: &Chunk| StatePiece {
-            id: chunk.id,
-            rows: chunk.batch.clone().into(),
-            dead: (chunk.live < chunk.dead.len()).then(|| BooleanBuffer::from(chunk.dead.as_slice())),
-        };
-        (self.watermark, self.chunks.iter().map(piece).chain(self.cold.pieces()).collect())
-    }
-
-    /// Takes the state of a snapshot, in place of its own, and keeps in memory what there is `room` for.
-    pub async fn restore(
-        &mut self,
-        watermark: Watermark,
-        mut pieces: Vec<StatePiece>,
-        room: Option<&RestoreRoom>,
-    ) -> Result<()> {
-        self.watermark = watermark;
-        self.chunks.clear();
-        self.index.clear();
-        self.cold.clear();
-        pieces.sort_by_key(|piece| piece.id);
-        pieces.iter().for_each(|piece| self.ids.known(piece.id));
-        let mut part = room.map(RestoreRoom::part);
-        for StatePiece { id, rows, dead } in pieces {
-            let dead: Vec<bool> = dead.map_or_else(|| vec![false; rows.num_rows()], |dead| dead.iter().collect());
-            // Once, where putting them in would grow it several times.
-            self.index.reserve(dead.iter().filter(|dead| !**dead).count(), |(hash, _)| *hash);
-            self.put_chunk(id, rows.load()?, dead)?;
-            if let Some(part) = &mut part
-                && part.holds(self.memory().1).is_some()
-            {
-                // All of it, as always.
-                self.spill(part.folder())?;
-                part.holds(self.memory().1);
-            }
-            tokio::task::yield_now().await;
-        }
-        Ok(())
-    }
 }
 
 fn live_rows(chunk: &Chunk) -> Result<RecordBatch> {
@@ -421,27 +388,4 @@ fn live_rows(chunk: &Chunk) -> Result<RecordBatch> {
     }
     let live: UInt32Array = (0..chunk.dead.len() as u32).filter(|r| !chunk.dead[*r as usize]).collect();
     Ok(take_record_batch(&chunk.batch, &live)?)
-}
-
-/// One row for each primary key out of weighted rows: the last inserted one, else a deletion.
-///
-/// Returns the rows to keep, in their order, and whether each is a deletion.
-pub fn consolidate(rows: &RecordBatch, key_columns: &[usize], weight: usize) -> Result<(UInt32Array, Vec<bool>)> {
-    let fields = key_columns.iter().map(|c| SortField::new(rows.column(*c).data_type().clone()));
-    let converter = RowConverter::new(fields.collect())?;
-    let keys: Vec<ArrayRef> = key_columns.iter().map(|c| Arc::clone(rows.column(*c))).collect();
-    let keys = converter.convert_columns(&keys)?;
-    let weights = rows.column(weight).as_primitive::<datafusion::arrow::datatypes::Int8Type>();
-    let mut last: indexmap::IndexMap<OwnedRow, (u32, bool)> = indexmap::IndexMap::new();
-    for row in 0..rows.num_rows() {
-        let deletes = weights.value(row) < 0;
-        let entry = last.entry(keys.row(row).owned()).or_insert((row as u32, deletes));
-        // Within an epoch withdrawals come before insertions, but a key may be withdrawn by one row
-        // and inserted by another: an insertion always wins.
-        if !deletes || entry.1 {
-            *entry = (row as u32, deletes);
-        }
-    }
-    let (rows, deletes): (Vec<u32>, Vec<bool>) = last.into_values().unzip();
-    Ok((UInt32Array::from(rows), deletes))
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
-use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, TimeUnit, TimestampMillisecondType};
+use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, SchemaRef, TimeUnit, TimestampMillisecondType};
 
 use super::compute::Compute;
 use super::hash_ranges::HashRanges;
@@ -76,7 +76,7 @@ const FEWEST_ROWS_TO_COMPACT: usize = 16 * 1024;
 const POOR_SHARE: f64 = 0.6;
 /// … but not for more than this, so that the state of a long window stays within twice its groups and this.
 const MOST_ROWS_WITHOUT_COMPACTION: usize = 1 << 20;
-/// So many small batches are put together without being merged.
+/// So many batches are too many: small ones are put together without being merged.
 const CONCAT_AFTER_BATCHES: usize = 64;
 
 impl WindowAggregate {
@@ -113,6 +113,11 @@ impl WindowAggregate {
     pub(super) fn keeps_together(&self, columns: &[usize]) -> bool {
         let keys = self.hashes.columns();
         self.parts.has_plain_groups() && !keys.is_empty() && keys.iter().all(|key| columns.contains(key))
+    }
+
+    /// Columns of its state.
+    pub(super) fn state_schema(&self) -> &SchemaRef {
+        self.parts.state_schema()
     }
 
     /// Number of windows or panes, and of state rows.
@@ -188,9 +193,12 @@ impl WindowAggregate {
                     _ => FEWEST_ROWS_TO_COMPACT,
                 };
             } else if pane.batches.len() >= CONCAT_AFTER_BATCHES {
-                let all = concat_batches(self.parts.state_schema(), pane.batches.iter().map(|(_, batch)| batch))?;
-                pane.bytes = batch_bytes(&all);
-                pane.batches = vec![(self.ids.take(), all)];
+                let from = first_of_small(&pane.batches, CONCAT_AFTER_BATCHES / 2);
+                let small: Vec<RecordBatch> = pane.batches.drain(from..).map(|(_, batch)| batch).collect();
+                let all = concat_batches(self.parts.state_schema(), &small)?;
+                pane.bytes -= small.iter().map(batch_bytes).sum::<usize>().min(pane.bytes);
+                pane.bytes += batch_bytes(&all);
+                pane.batches.push((self.ids.take(), all));
             }
         }
         Ok(())
@@ -365,9 +373,11 @@ impl WindowAggregate {
         pieces.sort_by_key(|piece| piece.id);
         pieces.iter().for_each(|piece| self.ids.known(piece.id));
         let mut part = room.map(RestoreRoom::part);
+        let mut spilled = false;
         for StatePiece { id, rows, .. } in pieces {
             let parts = self.split(&rows.load()?)?;
-            let whole = parts.len() == 1;
+            // What was put on disk is named anew, so what is younger must be, too: FIRST_VALUE and its like go by age.
+            let whole = parts.len() == 1 && !spilled;
             for (key, rows) in parts {
                 let id = if whole { id } else { self.ids.take() };
                 self.panes.entry(key).or_default().add(id, rows);
@@ -376,13 +386,32 @@ impl WindowAggregate {
                 && let Some(most) = part.holds(self.memory().1)
             {
                 self.spill(part.folder(), most, compute).await?;
+                spilled = true;
                 part.holds(self.memory().1);
             }
             tokio::task::yield_now().await;
         }
+        for pane in self.panes.values_mut() {
+            // What is large beside what has come since has been compacted before.
+            let from = first_of_small(&pane.batches, 1);
+            pane.rows_after_compaction = pane.batches[..from].iter().map(|(_, batch)| batch.num_rows()).sum();
+        }
         self.watermark = watermark;
         Ok(())
     }
+}
+
+/// Where the small batches at the end begin, of which there are many: those that are small beside what follows them. So each row is copied, and
+/// written into a checkpoint, a logarithmic number of times, and what is large and old stays as it is. At least `least` are among them.
+fn first_of_small(batches: &[Named], least: usize) -> usize {
+    let (mut from, mut rows) = (batches.len(), 0);
+    while let Some((_, before)) = from.checked_sub(1).map(|at| &batches[at])
+        && (before.num_rows() <= 2 * rows || batches.len() - from < least)
+    {
+        from -= 1;
+        rows += before.num_rows();
+    }
+    from
 }
 
 /// A time column as milliseconds.

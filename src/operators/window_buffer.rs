@@ -180,12 +180,15 @@ impl WindowBuffer {
         pieces.sort_by_key(|piece| piece.id);
         pieces.iter().for_each(|piece| self.ids.known(piece.id));
         let mut part = room.map(RestoreRoom::part);
+        let mut spilled = false;
         for piece in pieces {
-            self.push_batch(&piece.rows.load()?, Some(piece.id))?;
+            // What was put on disk is named anew, so what is younger must be, too: rows of a window are given by age.
+            self.push_batch(&piece.rows.load()?, Some(piece.id).filter(|_| !spilled))?;
             if let Some(part) = &mut part
                 && let Some(most) = part.holds(self.memory().1)
             {
                 self.spill(part.folder(), most)?;
+                spilled = true;
                 part.holds(self.memory().1);
             }
             tokio::task::yield_now().await;

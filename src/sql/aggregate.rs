@@ -17,6 +17,7 @@ use super::errors::PlanError;
 use super::joins::keep_references_left;
 use super::lower::call;
 use super::nodes::{OperatorRows, WindowTvf, find_tvf, window_bound};
+use super::normal::normal_form;
 use crate::operators::{
     AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource,
     Stage, StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer,
@@ -271,7 +272,8 @@ impl Compiler<'_> {
         let schema = piece.plan.schema().as_ref().clone();
         let end_column = schema.index_of_column_by_name(None, &end).unwrap_or_default();
         let stage = self.stage(&piece).await?;
-        let print = format!("rows {} of\n{}", piece.plan.schema(), self.normal(&piece.plan)?);
+        // Of what the query says: what it has become here has windows and conditions in other places, or in none that is shown.
+        let print = format!("rows {} of\n{}", piece.plan.schema(), self.normal(&window.input)?);
         let operator = OperatorKind::Buffer(Box::new(WindowBuffer::new(end_column)));
         let rows = self.cut(schema, stage, operator, kind, "rows held until their window closes".into(), &print)?;
         Ok(Piece { plan: rebuild(rows.plan)?, ..rows })
@@ -290,9 +292,10 @@ impl Compiler<'_> {
     }
 
     /// A plan in its normal form, as text. It has only what the query itself uses: other queries of the job, for which
-    /// tables have more columns, must not show.
+    /// tables have more columns, must not show. Another zone than UTC stands below it: what functions of time answer depends on it.
     pub(crate) fn normal(&self, plan: &LogicalPlan) -> Result<String> {
-        Ok(self.state.optimize(plan)?.display_indent().to_string())
+        let text = normal_form(self.state, plan)?.display_indent().to_string();
+        Ok(if self.zone == chrono_tz::UTC { text } else { format!("{text}\nin the zone {}", self.zone) })
     }
 
     /// Puts an operator in place and returns the leaf of the stage above it.

@@ -93,6 +93,8 @@ pub(crate) struct Compiler<'a> {
     pub(crate) state: &'a datafusion::execution::session_state::SessionState,
     pub(crate) bare: &'a datafusion::execution::session_state::SessionState,
     pub(crate) ttl_ms: Option<i64>,
+    /// `table.local-time-zone`.
+    pub(crate) zone: chrono_tz::Tz,
     pub(crate) report: Arc<GateReport>,
     pub(crate) gates: Vec<GateKind>,
     pub(crate) operators: Vec<Operator>,

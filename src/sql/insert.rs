@@ -72,7 +72,7 @@ impl JobBuilder<'_> {
         compiler.provider = provider;
         let any = super::validate::takes_anything(&table.connector);
         let deltas = any || !places.iter().all(|place| key_only(&plan, *place));
-        let normal = compiler.normal(&plan).map_err(planned)?;
+        let mut normal = compiler.normal(&plan).map_err(planned)?;
         let piece = compiler.compile(&plan, deltas).await.map_err(planned)?;
         self.check_sink(&table, &piece, insert)?;
         let (root, schema) = self.root(&plan, piece.clone(), (&columns, &written), &partition, insert, &table)?;
@@ -89,6 +89,10 @@ impl JobBuilder<'_> {
         *references = compiler.references;
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
         let lookups = compiler.lookups;
+        // Operators keep their state when it changes; epochs that are repeated must not see another one.
+        if let Some(ttl_ms) = operators.iter().find_map(|operator| operator.kind.time_to_live()) {
+            normal = format!("{normal}\nkeys are kept for {} after their last row", super::aggregate::duration(ttl_ms));
+        }
         let mut warnings = compiler.warnings;
         warnings.extend(super::surprises::narrow_key(&plan, &places, &table.name));
         warnings.extend(super::surprises::ties(&plan));

@@ -18,6 +18,7 @@ mod legacy;
 mod lookup;
 mod lower;
 mod nodes;
+mod normal;
 mod plan;
 mod planner;
 mod prefilter;

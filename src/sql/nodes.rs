@@ -110,7 +110,11 @@ impl UserDefinedLogicalNodeCore for WindowTvf {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Window: {:?} on {}", self.spec.kind, self.time)
+        write!(f, "Window: {:?} on {}", self.spec.kind, self.time)?;
+        match self.spec.offset_ms {
+            0 => Ok(()),
+            offset => write!(f, " from {offset} ms"),
+        }
     }
 
     fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {

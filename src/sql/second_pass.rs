@@ -220,6 +220,7 @@ impl JobBuilder<'_> {
             state: &self.planner.state,
             bare: &self.planner.bare,
             ttl_ms: self.settings.state_ttl_ms,
+            zone: self.settings.time_zone,
             report: Arc::new(GateReport::default()),
             gates: Vec::new(),
             operators: Vec::new(),

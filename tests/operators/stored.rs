@@ -115,3 +115,55 @@ fn what_checkpoints_store_is_bounded_by_what_is_alive() {
     }
     assert!(problems.is_empty(), "{problems:#?}");
 }
+
+/// A window that is open for long: what is written is what has come, not the window, also after it was compacted and loaded again.
+#[test]
+fn of_a_large_window_only_what_is_new_is_written() {
+    const GROUPS: i64 = 60_000;
+    let runtime = runtime();
+    let sql = "SELECT ws, we, k, count(*), sum(v) FROM t GROUP BY ws, we, k";
+    let aggregation = runtime.block_on(Aggregation::new(&["ws", "we", "k", "v"], sql));
+    let new = || {
+        let columns = WindowColumns { start: Some(0), end: Some(1), time: None, size_ms: None };
+        WindowAggregate::try_new(Arc::clone(&aggregation.parts), columns, None).expect("an operator")
+    };
+    runtime.block_on(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut store = CheckpointStore::new(Arc::new(LocalStorage::new(folder.path())), "nonce", 2);
+        let mut operator = new();
+        let (mut number, mut whole) = (0, 0);
+        for epoch in 1..=120_u64 {
+            // Each group comes twice in ten epochs, so the window is compacted; then one row an epoch.
+            let rows: Vec<Vec<i64>> = match epoch {
+                1..=10 => (0..GROUPS / 5).map(|n| vec![0, 10, (epoch as i64 * GROUPS / 5 + n) % GROUPS, n]).collect(),
+                _ => vec![vec![0, 10, epoch as i64, 1]],
+            };
+            operator.push(aggregation.partials(&[&rows]).await, &compute()).await.expect("taken");
+            let (watermark, pieces) = operator.snapshot();
+            let state = job(epoch, watermark, pieces);
+            let committed = store.commit(&state, epoch, Stamp { generation: 1, time_ms: 0 }).await.expect("committed");
+            if epoch <= 10 {
+                whole = committed.total_bytes;
+            } else if epoch > 11 {
+                let written = committed.written_bytes;
+                // Small files of a size are merged now and then; the window itself is not among them.
+                assert!(written < whole / 20, "epoch {epoch}: {written} bytes written, the window has {whole}");
+            }
+            number = committed.number;
+            store.sweep().await.expect("swept");
+            if epoch == 60 {
+                // Another run goes on from here.
+                store = CheckpointStore::new(Arc::new(LocalStorage::new(folder.path())), "other", 2);
+                let manifest = store.manifest(number).await.expect("a manifest");
+                let mut loaded = store.load(&manifest).await.expect("loaded");
+                let of = loaded.queries.remove("q").expect("the query").operators.remove(0);
+                operator = new();
+                let watermark = of.watermark.expect("a watermark");
+                operator.restore(watermark, of.pieces, None, &compute()).await.expect("restored");
+            }
+        }
+        assert!(whole > 1 << 20, "{whole}");
+        let files = std::fs::read_dir(folder.path().join("state")).expect("a folder").count();
+        assert!(files <= 48, "{files} files after checkpoint {number}");
+    });
+}
