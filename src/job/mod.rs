@@ -2,6 +2,7 @@
 
 mod backfill;
 mod batch;
+mod beginning;
 mod changes;
 mod explain;
 mod feeds;

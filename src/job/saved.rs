@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::beginning::Beginning;
 use super::changes::reconcile;
 use super::fresh::since_anew;
 use super::replica::LeasePlace;
@@ -216,6 +217,15 @@ impl Opening<'_> {
             Some((back, _)) => Some(back.clone()),
             None => newest.manifest,
         };
+        let from = Beginning {
+            place: self.storage.place(),
+            is_folder: self.locked.is_some(),
+            manifest: manifest.as_ref(),
+            back: back.as_ref().map(|(_, name)| name.as_str()),
+            repeats: repeats.iter().filter_map(LogEntry::epoch).max().unwrap_or(0),
+            fresh,
+        };
+        notes.extend(from.notes(&self.plan.queries));
         if let (None, true, false, Some(path)) = (&manifest, repeats.is_empty(), fresh, has_results) {
             return Err(Error::config(format!("'{}' has results, but no saved state to go on from", path.display()))
                 .hint("run with --fresh to read everything again and write over them, or use another folder"));

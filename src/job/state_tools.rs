@@ -238,7 +238,12 @@ impl StateTools {
                 stamp.generation = stamp.generation.max(own_generation + 1);
                 let manifest = self.store.copy_to(&of, &mut other.store, epoch, stamp).await?;
                 log.forget(u64::MAX).await?;
-                Ok(format!("{name} is checkpoint {} of {path}", manifest.number))
+                let path = path.trim_end_matches('/');
+                let (parent, job) = path.rsplit_once('/').unwrap_or((".", path));
+                let number = manifest.number;
+                Ok(format!(
+                    "{name} is checkpoint {number} of {path}; a job called '{job}' goes on from it with --checkpoints {parent}"
+                ))
             };
             match copied.await {
                 Err(error) if other.was_raced(&error) && attempt < ATTEMPTS => attempt += 1,
@@ -366,7 +371,7 @@ fn stands(at: &SavedSplit) -> String {
     }
 }
 
-fn short(manifest: &Manifest) -> String {
+pub(super) fn short(manifest: &Manifest) -> String {
     let files = manifest.files().count();
     let from = manifest.from.as_ref().map(|from| format!(", from {from}")).unwrap_or_default();
     format!(

@@ -65,13 +65,39 @@ fn state_is_looked_at_kept_and_gone_back_to() {
     assert!(unknown.contains("there is no savepoint 'other'"), "{unknown}");
     // The savepoint has outlived its checkpoint; and it goes to another place.
     assert!(place.refused(&["state", "show", "local", "1"]).contains("there is no checkpoint 1"));
-    place.done(&["state", "restore", "local", "first", "--to", "elsewhere"]);
-    let moved = place.done(&["state", "show", "elsewhere"]);
+    let restored = place.done(&["state", "restore", "local", "first", "--to", "elsewhere/job"]);
+    assert!(restored.contains("a job called 'job' goes on from it with --checkpoints elsewhere"), "{restored}");
+    let goes_on = place.run(&["--checkpoints", "elsewhere"]);
+    assert!(goes_on.contains("goes on from the newest checkpoint in elsewhere/job: "), "{goes_on}");
+    let moved = place.done(&["state", "show", "elsewhere/job", "1"]);
     assert!(moved.contains("from checkpoint 1 of "), "{moved}");
     place.done(&["state", "drop", "local", "first"]);
     assert!(!place.done(&["state", "list", "local"]).contains("\n  first "));
     let (outcome, text) = place.said(&["state", "list", "job"]);
     assert!(!outcome && text.contains("there are no checkpoints in 'job'"), "{text}");
+}
+
+#[test]
+fn a_run_says_where_it_begins_and_what_it_writes_twice() {
+    let files = "\
+CREATE TABLE files (event_type STRING) WITH ('connector' = 'filesystem', 'path' = '../out', 'format' = 'json');
+INSERT INTO files SELECT event_type FROM events;
+";
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("files.sql", files)]);
+    let first = place.run(&[]);
+    assert!(first.contains("note: the run begins without state: no checkpoint in local/checkpoints/job\n"), "{first}");
+    place.produce(300, 200);
+    let second = place.run(&[]);
+    assert!(second.contains("note: the run goes on from the newest checkpoint in local/checkpoints/job: "), "{second}");
+    assert!(!second.contains("second time"), "{second}");
+    place.done(&["state", "rewind", "local", "1"]);
+    let twice = "checkpoint 1 is not the newest state: rows that came after it are read again, and come a second time in 'files'";
+    let rewound = place.run(&[]);
+    assert!(rewound.contains(twice), "{rewound}");
+    // Another name is another job.
+    std::fs::rename(place.at("job"), place.at("other")).unwrap();
+    let other = place.done(&["run", "other", "--checkpoints", "local/checkpoints", "--local", "new", "--once"]);
+    assert!(other.contains("no checkpoint in local/checkpoints/other (beside it: job;"), "{other}");
 }
 
 /// Rows that wait in a file of a sink, and cannot be computed again, are part of the state.

@@ -1,0 +1,72 @@
+//! What a run says of where it begins: who has named another folder, or another job, sees it here, before the results do.
+
+use std::path::Path;
+
+use super::state_tools::short;
+use crate::sql::QueryPlan;
+use crate::state::Manifest;
+
+/// See the module's description.
+pub(super) struct Beginning<'a> {
+    /// Where checkpoints lie.
+    pub(super) place: String,
+    pub(super) is_folder: bool,
+    /// The checkpoint that the run goes on from.
+    pub(super) manifest: Option<&'a Manifest>,
+    /// What that is, when it is not the newest.
+    pub(super) back: Option<&'a str>,
+    /// The last epoch in the log.
+    pub(super) repeats: u64,
+    pub(super) fresh: bool,
+}
+
+impl Beginning<'_> {
+    /// Where it begins, and what is then written a second time.
+    pub(super) fn notes(&self, queries: &[QueryPlan]) -> Vec<String> {
+        let mut notes = vec![self.note()];
+        let manifest = self.manifest.filter(|_| !self.fresh);
+        let back = self.back.or_else(|| manifest.and_then(|manifest| manifest.from.as_deref()));
+        let twice = queries.iter().filter(|query| query.sink.key.is_empty());
+        let twice: Vec<_> = twice.map(|query| format!("'{}'", query.sink.name)).collect();
+        if let Some(back) = back.filter(|_| !twice.is_empty()) {
+            notes.push(format!(
+                "{back} is not the newest state: rows that came after it are read again, and come a second time in {}, which have no key",
+                twice.join(", ")
+            ));
+        }
+        notes
+    }
+
+    fn note(&self) -> String {
+        if self.fresh {
+            return format!("the run begins anew, whatever is in {}", self.place);
+        }
+        let (Some(manifest), of) = (self.manifest, self.back.unwrap_or("the newest checkpoint")) else {
+            let log = match self.repeats {
+                0 => String::new(),
+                last => format!("; epochs up to {last} are repeated from its log"),
+            };
+            return format!("the run begins without state: no checkpoint in {}{log}{}", self.place, self.others());
+        };
+        let log = match self.repeats {
+            last if last > manifest.epoch => format!("; epochs up to {last} are repeated from its log"),
+            _ => String::new(),
+        };
+        format!("the run goes on from {of} in {}: {}{log}", self.place, short(manifest))
+    }
+
+    /// Jobs that have checkpoints beside the place where this one has none.
+    fn others(&self) -> String {
+        let parent = Path::new(&self.place).parent().filter(|_| self.is_folder);
+        let entries = parent.and_then(|parent| std::fs::read_dir(parent).ok()).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries
+            .filter(|entry| entry.path().join("manifests").is_dir() && entry.path() != Path::new(&self.place))
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        match names.len() {
+            0 => String::new(),
+            _ => format!(" (beside it: {}; a job is known by the name of its file or folder)", names.join(", ")),
+        }
+    }
+}
