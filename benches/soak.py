@@ -9,7 +9,7 @@ clock, so that running counters, which are forgotten after 3 days of event time,
 (state files, manifests, epoch log), and how far it is behind the producer.
 
 At the end the second half is judged: a line is laid through each figure by least squares, and its rise over that half must stay
-below the bound that is printed beside it; the most files and threads must not exceed those of the first half by more than a few.
+below the bound that is printed beside it. (Threads come and go by the dozen: those that wait for a disk. What is judged is whether they become more.)
 The stream, the archive and DynamoDB's file grow by nature and are reported apart. The worker is stopped by SIGTERM; it must end
 well and have read every record. Exit code 1 when anything is not flat.
 """

@@ -109,12 +109,20 @@ impl Candidate {
     /// # Errors
     /// What can not pass by waiting.
     pub(super) async fn look(&self, watch: &mut Watch) -> Result<Option<Look>> {
-        match self.answer(self.store.read(), self.times.beat).await {
-            None => Ok(None),
-            Some(Err(error)) if error.kind() == ErrorKind::Unavailable => Ok(None),
-            Some(Err(error)) => Err(error.context(format!("lease in {}", self.store.place()))),
-            Some(Ok(found)) => Ok(Some(watch.saw(found, self.clock.elapsed(), self.times.ttl))),
+        let error = match self.answer(self.store.read(), self.times.beat).await {
+            None => None,
+            Some(Err(error)) if error.kind() == ErrorKind::Unavailable => Some(error),
+            Some(Err(error)) => return Err(error.context(format!("lease in {}", self.store.place()))),
+            Some(Ok(found)) => return Ok(Some(watch.saw(found, self.clock.elapsed(), self.times.ttl))),
+        };
+        if let Some(silent) = watch.heard_nothing(self.clock.elapsed()) {
+            let (place, seconds) = (self.store.place(), silent.as_secs());
+            let why = error.map_or_else(|| "no answer".to_owned(), |error| error.to_string());
+            tracing::warn!(
+                "the lease in {place} could not be read for {seconds} s, so this replica cannot lead: {why}"
+            );
         }
+        Ok(None)
     }
 
     /// A beat, or less if the lease may be taken before.
@@ -187,7 +195,14 @@ impl Candidate {
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     seen: Option<Seen>,
+    /// Since when there was no answer, and when that is told next.
+    silent: Option<(Duration, Duration)>,
 }
+
+/// A silence is told when it has lasted for so long …
+const SILENCE_IS_TOLD_AFTER: Duration = Duration::from_secs(10);
+/// … and again each time that so much has passed.
+const SILENCE_IS_TOLD_EACH: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 struct Seen {
@@ -212,7 +227,18 @@ pub(super) enum Look {
 }
 
 impl Watch {
+    /// There was no answer. Says for how long, when it is time to tell somebody.
+    fn heard_nothing(&mut self, now: Duration) -> Option<Duration> {
+        let (since, told) = self.silent.get_or_insert((now, now + SILENCE_IS_TOLD_AFTER));
+        if now < *told {
+            return None;
+        }
+        *told = now + SILENCE_IS_TOLD_EACH;
+        Some(now.saturating_sub(*since))
+    }
+
     fn saw(&mut self, lease: Option<Lease>, now: Duration, ttl: Duration) -> Look {
+        self.silent = None;
         let seen = match self.seen.take() {
             Some(seen) if seen.lease == lease => seen,
             before => Seen { lease, since: now, changed: before.is_some() },
@@ -309,5 +335,23 @@ impl Term {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_is_told_when_it_lasts_and_again_now_and_then() {
+        let mut watch = Watch::default();
+        let mut told = |seconds: std::ops::Range<u64>| -> Vec<u64> {
+            let told = seconds.filter_map(|second| watch.heard_nothing(Duration::from_secs(second)));
+            told.map(|silent| silent.as_secs()).collect()
+        };
+        assert_eq!(told(100..180), [10, 40, 70]);
+        watch.saw(None, Duration::from_secs(180), Duration::from_secs(8));
+        assert_eq!(watch.heard_nothing(Duration::from_secs(181)), None, "an answer ends it");
+        assert_eq!(watch.heard_nothing(Duration::from_secs(191)), Some(Duration::from_secs(10)));
     }
 }

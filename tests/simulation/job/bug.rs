@@ -61,7 +61,7 @@ impl Bug {
     ];
 
     /// Where looking for one that notices it begins. A request to remove that comes so late that the same content is in use again is rare:
-    /// from here on, seed 370 has one.
+    /// seed 350 has one.
     pub(crate) fn first_seed(self) -> u64 {
         if self == Self::NamesVersionsByContent { 350 } else { 0 }
     }
