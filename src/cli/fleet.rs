@@ -133,5 +133,5 @@ async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>)
         return Ok(());
     }
     let (few, list) = (given_up.len(), given_up.join(", "));
-    Err(vec![Error::unavailable(format!("{few} of {count} jobs failed: {list}"))])
+    Err(vec![Error::config(format!("{few} of {count} jobs failed: {list}"))])
 }

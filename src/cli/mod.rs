@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::contracts::{Error, StartPosition};
+use crate::contracts::{Error, ErrorKind, StartPosition};
 
 /// Runs a folder of Flink SQL files against Kinesis: one job, one program.
 #[derive(Debug, Parser)]
@@ -108,7 +108,11 @@ fn start_position(text: &str) -> Result<StartPosition, String> {
     }
 }
 
-/// Runs the program. Exit codes: 0 done, 1 the job or its SQL is wrong, 2 the command line is wrong.
+/// What may pass by itself, as `sysexits.h` calls it (EX_TEMPFAIL).
+const MAY_PASS: u8 = 75;
+
+/// Runs the program. Exit codes: 0 done, 1 somebody must look (the job, its SQL, its state, a record), 2 the command line is wrong,
+/// 75 it may pass (a service does not answer, another run has taken over): a supervisor starts it again.
 pub fn main() -> ExitCode {
     end_quietly_without_reader();
     let cli = Cli::parse();
@@ -132,15 +136,23 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(errors) => {
-            let count = errors.len();
-            for error in errors {
-                eprintln!("error: {error}\n");
+            for error in &errors {
+                eprintln!("error{}: {error}\n", shown_kind(error.kind()));
             }
-            if count > 1 {
-                eprintln!("{count} errors");
+            if errors.len() > 1 {
+                eprintln!("{} errors", errors.len());
             }
-            ExitCode::FAILURE
+            let may_pass = |error: &Error| matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Fenced);
+            if errors.iter().all(may_pass) { ExitCode::from(MAY_PASS) } else { ExitCode::FAILURE }
         }
+    }
+}
+
+/// The kind of an error, as the tables in `docs/reliability.md` call it, where it is no fault of options or SQL.
+fn shown_kind(kind: ErrorKind) -> String {
+    match kind {
+        ErrorKind::Config | ErrorKind::Sql => String::new(),
+        kind => format!("[{}]", kind.as_str()),
     }
 }
 
