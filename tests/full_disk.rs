@@ -103,8 +103,11 @@ fn an_epoch_whose_cut_cannot_be_written_has_no_effects() {
     let whole = std::fs::read(&log).unwrap();
     assert!(whole.ends_with(b"\n") && whole.len() as u64 > most - 1_000, "{} bytes", whole.len());
     // There is still no room: one that nobody waits for tries again for a while.
-    let retries =
-        ["failed (1 of 3 retries follows", "failed (3 of 3 retries follows", "error[unavailable]: cannot write the epoch log"];
+    let retries = [
+        "failed (1 of 3 retries follows",
+        "failed (3 of 3 retries follows",
+        "error[unavailable]: cannot write the epoch log",
+    ];
     fails(run(folder.path(), Some(most), 2, "--checkpoint-interval 0"), &retries);
     assert!(numbers(&folder.path().join("out")).len() < ROWS as usize);
     done(run(folder.path(), None, 2, options));
@@ -171,7 +174,11 @@ GROUP BY window_start, window_end, k;";
     let folder = tempfile::tempdir().unwrap();
     place(folder.path(), job);
     let options = "--once --checkpoint-interval 1ms";
-    let wanted = ["WARN", "no checkpoint: cannot write 'local/checkpoints/job/state/", "error[unavailable]: the last checkpoint"];
+    let wanted = [
+        "WARN",
+        "no checkpoint: cannot write 'local/checkpoints/job/state/",
+        "error[unavailable]: the last checkpoint",
+    ];
     // An epoch has more state than fits into a file, and all epochs together have fewer results.
     fails(run(folder.path(), Some(48 << 10), 200, options), &wanted);
     let closed = numbers(&folder.path().join("out"));

@@ -304,9 +304,16 @@ impl Driver {
         }
     }
 
-    /// How far the split furthest behind is behind the newest record, in milliseconds, where sources say so.
+    /// How far the split furthest behind is behind the newest record, in milliseconds, where sources say so. One that does not answer has been
+    /// at its newest record when it last did: it may be behind for as long.
     pub(crate) fn behind_ms(&self) -> Option<u64> {
-        self.feeds.iter().flat_map(|feed| &feed.splits.list).filter_map(|s| s.behind_ms).max()
+        let now_ms = steady_ms(&self.clock);
+        let behind = |split: &SplitState| {
+            let is_asked = matches!(split.status, Status::Reading | Status::CaughtUp);
+            let silent = if is_asked { split.idleness.silent_ms(now_ms) } else { 0 };
+            Some(split.behind_ms?.saturating_add(silent))
+        };
+        self.feeds.iter().flat_map(|feed| &feed.splits.list).filter_map(behind).max()
     }
 
     /// Whether a table is read by a feed.

@@ -78,6 +78,8 @@ impl Failures {
             return Ok(None);
         }
         if self.retries.skips {
+            let place = self.place(epoch);
+            tracing::warn!("query '{query}' goes on without {place}, at which it has failed {count} times: {error}");
             return Ok(Some(error));
         }
         let text = format!("query '{query}' has failed {count} times at {}: {error}", self.place(epoch));

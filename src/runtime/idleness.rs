@@ -14,6 +14,9 @@ use crate::contracts::Clock;
 /// Moments that [`Past`] keeps. With an epoch a second that is a quarter of an hour; then every second one goes.
 const MOMENTS: usize = 1_024;
 
+/// A source that says nothing for so long does not answer: Kinesis is asked each second at least, and its fan-out speaks each five.
+const SILENT_MS: u64 = 15_000;
+
 /// The time that never jumps, in milliseconds.
 pub(crate) fn steady_ms(clock: &Arc<dyn Clock>) -> i64 {
     i64::try_from(clock.elapsed().as_millis()).unwrap_or(i64::MAX)
@@ -64,6 +67,12 @@ impl Idleness {
     /// At that time there was nothing more.
     pub(crate) fn nothing(&mut self, at_ms: i64) {
         self.quiet_ms = Some(at_ms);
+    }
+
+    /// For how long nothing has been heard of it, when that is so long that its source does not answer.
+    pub(crate) fn silent_ms(&self, now_ms: i64) -> u64 {
+        let heard = self.quiet_ms.map_or(self.data_ms, |quiet| quiet.max(self.data_ms));
+        u64::try_from(now_ms - heard).ok().filter(|silent| *silent >= SILENT_MS).unwrap_or(0)
     }
 
     /// Whether records of it have been taken after that time.
@@ -125,6 +134,16 @@ mod tests {
         assert_eq!(split.idle_until(30_000), None);
         split.nothing(121_000);
         assert_eq!(split.idle_until(30_000), Some(121_000));
+    }
+
+    #[test]
+    fn a_source_that_does_not_answer_may_be_so_far_behind() {
+        let mut split = Idleness::new(1_000);
+        assert_eq!((split.silent_ms(15_999), split.silent_ms(16_000)), (0, 15_000));
+        split.nothing(20_000);
+        assert_eq!((split.silent_ms(30_000), split.silent_ms(80_000)), (0, 60_000));
+        split.data(80_000);
+        assert_eq!(split.silent_ms(81_000), 0);
     }
 
     #[test]

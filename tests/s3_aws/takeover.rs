@@ -1,11 +1,14 @@
 //! The leader is killed, with the lease that a job has by default: how long results are missing.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::emulator::pause;
+use crate::emulators_of_aws::dynoxide;
 use crate::replica::wait;
+use crate::tables::{client, create_table};
 use crate::upgrade::{self, Place, copies, counted, produce, watch};
 
 /// What the pages promise.
@@ -13,11 +16,33 @@ const WITHIN: Duration = Duration::from_secs(15);
 /// What the lease itself takes: it is not taken while the leader may live. Its last renewal was sent a beat before it died.
 const AT_LEAST: Duration = Duration::from_millis(8_000 - 1_600 - 100);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn results_go_on_within_15_seconds_after_the_leader_was_killed() {
+/// The job, without a length of its lease of its own.
+fn sql() -> String {
     let sql = upgrade::SQL.replace("SET 'tidemill.lease.ttl' = '8 s';\n", "").replace("'500 ms'", "'10 s'");
     assert!(!sql.contains("lease.ttl") && sql.contains("'execution.checkpointing.interval' = '10 s'"));
-    let Some((place, stream, database)) = Place::new(&sql).await else { return };
+    sql
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_go_on_within_15_seconds_after_the_leader_was_killed() {
+    let Some((place, stream, database)) = Place::new(&sql()).await else { return };
+    goes_on(&place, stream, database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_they_do_with_the_lease_in_dynamodb() {
+    let sql = sql().replace("'tidemill.lease' = 'checkpoints'", "'tidemill.lease' = 'dynamodb:leases'");
+    let Some((mut place, stream, database)) = Place::new(&sql).await else { return };
+    let Some(dynamodb) = dynoxide().await else { return };
+    let client = client(&dynamodb.endpoint);
+    create_table(&client, "leases", &[("job", "S")]).await;
+    place.dynamodb = Some(dynamodb);
+    goes_on(&place, stream, database).await;
+    let kept = client.scan().table_name("leases").send().await.unwrap();
+    assert!(kept.count() > 0, "the lease was there");
+}
+
+async fn goes_on(place: &Place, stream: PathBuf, database: PathBuf) {
     let (mut leader, mut other) = (place.begin("one").await, place.begin("two").await);
     assert_eq!((leader.terms(), other.terms()), (1, 0));
     let (produced, watched) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));

@@ -39,6 +39,8 @@ const EPOCH: Duration = Duration::from_millis(500);
 
 pub(crate) struct Place {
     emulator: Emulator,
+    /// Where the lease is, if not in the bucket.
+    pub(crate) dynamodb: Option<crate::emulators_of_aws::Emulator>,
     folder: tempfile::TempDir,
 }
 
@@ -47,7 +49,7 @@ impl Place {
     pub(crate) async fn new(sql: &str) -> Option<(Self, PathBuf, PathBuf)> {
         let emulator = seaweed().await?;
         emulator.bucket("upgrade").await;
-        let place = Self { emulator, folder: tempfile::tempdir().unwrap() };
+        let place = Self { emulator, dynamodb: None, folder: tempfile::tempdir().unwrap() };
         std::fs::write(place.at("job.sql"), sql).unwrap();
         std::fs::create_dir_all(place.at("local/kinesis/clicks")).unwrap();
         let (stream, database) = (place.at("local/kinesis/clicks/shard.jsonl"), place.at("local/dynamodb.sqlite"));
@@ -63,6 +65,7 @@ impl Place {
     pub(crate) async fn begin(&self, name: &str) -> Replica {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
         command.current_dir(self.folder.path()).envs(self.emulator.environment());
+        command.envs(self.dynamodb.iter().map(|dynamodb| ("AWS_ENDPOINT_URL_DYNAMODB", &dynamodb.endpoint)));
         let dir = format!("DIR={}", self.folder.path().display());
         command.args(["run", "job.sql", "--local", "local", "--checkpoints", "s3://upgrade/kept", "--param", &dir]);
         command.args(["--from", "trim_horizon"]);
