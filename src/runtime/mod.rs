@@ -18,6 +18,7 @@ mod accounting;
 mod age;
 mod changes;
 mod checkpoints;
+mod computed_time;
 mod crew;
 mod driver;
 mod epoch;
