@@ -17,6 +17,8 @@ use tidemill::runtime::{Ending, Summary};
 
 #[path = "support/job.rs"]
 mod job;
+#[path = "poison/unfit.rs"]
+mod unfit;
 
 const VARIANTS: [Variant; 4] = [
     Variant { rows: usize::MAX, threads: 1, splits: 1 },

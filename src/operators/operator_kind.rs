@@ -133,7 +133,12 @@ async fn push_by_ranges(
             part.extend(held_rows_in(&[rows.clone().load()?], running.hashes(), &range)?);
         }
         part.retain(|batch| batch.num_rows() > 0);
-        add(running.push(part, compute).await?, given, schema)?;
+        if part.is_empty() {
+            continue;
+        }
+        // Blocks hold what a partial aggregation that had given up has left as it was: a single one may have a key twice.
+        let merged = running.merged(&part, compute).await?;
+        add(running.push(vec![merged], compute).await?, given, schema)?;
         if limit.relief(running.memory().1).is_some() {
             running.spill(&limit.folder)?;
         }
@@ -149,4 +154,84 @@ fn add(rows: Vec<RecordBatch>, given: &mut Output, schema: &SchemaRef) -> Result
 pub(super) fn alike(one: &[FieldRef], other: &[FieldRef]) -> bool {
     let same = |(one, other): (&FieldRef, &FieldRef)| one.data_type().equals_datatype(other.data_type());
     one.len() == other.len() && one.iter().zip(other).all(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
+    use datafusion::arrow::datatypes::Int64Type;
+    use datafusion::datasource::MemTable;
+    use datafusion::physical_plan::ExecutionPlan;
+    use datafusion::physical_plan::aggregates::AggregateExec;
+    use datafusion::prelude::{SessionConfig, SessionContext};
+
+    use super::super::compute::StateLimit;
+    use super::super::partials::AggregateParts;
+    use super::super::running_aggregate::Emit;
+    use super::*;
+
+    fn numbers(names: [&str; 2], rows: &[(i64, i64)]) -> RecordBatch {
+        let column =
+            |value: fn(&(i64, i64)) -> i64| -> ArrayRef { Arc::new(rows.iter().map(value).collect::<Int64Array>()) };
+        let columns = [(names[0], column(|row| row.0)), (names[1], column(|row| row.1))];
+        RecordBatch::try_from_iter(columns).expect("a batch")
+    }
+
+    fn lowest(plan: &Arc<dyn ExecutionPlan>) -> Option<AggregateExec> {
+        let below = plan.children().into_iter().find_map(lowest);
+        below.or_else(|| plan.downcast_ref::<AggregateExec>().cloned())
+    }
+
+    async fn counts() -> Arc<AggregateParts> {
+        let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+        let empty = numbers(["k", "v"], &[]);
+        let table = MemTable::try_new(empty.schema(), vec![vec![empty]]).expect("a table");
+        context.register_table("t", Arc::new(table)).expect("registered");
+        let plan = context.sql("SELECT k, count(*) FROM t GROUP BY k").await.expect("SQL");
+        let plan = plan.create_physical_plan().await.expect("a plan");
+        let aggregate = lowest(&plan).expect("an aggregation");
+        Arc::new(AggregateParts::try_new(&aggregate, 1).expect("its parts"))
+    }
+
+    /// A partial aggregation that has given up leaves rows as they are, so that one block may hold a key twice.
+    #[tokio::test]
+    async fn a_key_that_a_block_on_disk_has_twice_is_one_key() {
+        let parts = counts().await;
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path(), 1 << 20).expect("created");
+        for output_bytes in [1, 1 << 20] {
+            let limit =
+                StateLimit { folder: Arc::clone(&folder), bytes: 1 << 30, output_bytes, process_bytes: 1 << 30 };
+            let compute = Compute { limit: Some(limit), ..Compute::new(1) };
+            for emit in [Emit::Upserts, Emit::NewKeys] {
+                let running = RunningAggregate::try_new(Arc::clone(&parts), emit, None).expect("an operator");
+                let mut operator = OperatorKind::Running(Box::new(running));
+                let mut all = Vec::new();
+                for _ in 0..2 {
+                    let states = numbers(["k", "c"], &[(1, 1), (1, 1), (2, 1), (1, 1)]);
+                    let states = RecordBatch::try_new(Arc::clone(parts.state_schema()), states.columns().to_vec());
+                    let mut block = Output::on_disk(&compute);
+                    block.add(states.expect("states")).expect("written");
+                    let rows = block.finish().expect("written");
+                    assert!(rows.iter().all(StoredRows::is_spilled) && rows.len() == 1);
+                    let mut given = Output::within(None, None);
+                    operator.push_stored(rows, &compute, &mut given, &parts.output_schema()).await.expect("taken");
+                    for rows in given.finish().expect("given") {
+                        let batch = rows.load().expect("in memory");
+                        let column = |index: usize| batch.column(index).as_primitive::<Int64Type>().values().to_vec();
+                        all.extend(column(0).into_iter().zip(column(1)));
+                    }
+                }
+                // With ranges, the order is that of the hashes.
+                all.sort_unstable();
+                let wanted = match emit {
+                    Emit::NewKeys => vec![(1, 3), (2, 1)],
+                    _ => vec![(1, 3), (1, 6), (2, 1), (2, 2)],
+                };
+                assert_eq!(all, wanted, "{emit:?}, ranges of {output_bytes} bytes");
+                let OperatorKind::Running(running) = &operator else { unreachable!("it was made so") };
+                assert_eq!(running.size().0, 2, "{emit:?}");
+            }
+        }
+    }
 }

@@ -212,6 +212,11 @@ impl RunningAggregate {
         Ok(out)
     }
 
+    /// Partial states of which some may have the same key, merged into one batch.
+    pub(super) async fn merged(&self, partials: &[RecordBatch], compute: &Compute) -> Result<RecordBatch> {
+        Ok(concat_batches(self.parts.state_schema(), &self.parts.reduce(partials, compute).await?)?)
+    }
+
     /// Moves event time on and forgets keys that have not been seen for the time-to-live.
     pub fn advance(&mut self, watermark: Watermark) -> Result<()> {
         self.watermark = self.watermark.max(watermark);

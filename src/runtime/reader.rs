@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use super::idleness::{Pending, steady_ms};
 use super::pieces::{RowBytes, left, until_bytes};
 use super::quotas::Quotas;
-use super::rows::{Provenance, RowMaker};
+use super::rows::{Provenance, RowMaker, Unfit, UnfitRows};
 use super::shared_decode::FeedDecoder;
 use crate::contracts::{
     Arrivals, Clock, Error, Fetch, Position, RawChunk, Reject, RejectReason, RejectedRecord, Result, RowChunk,
@@ -264,19 +264,20 @@ impl ReaderTask {
             };
             let (skipped, all) = (decoded.skipped, decoded.batch.num_rows());
             let record = |row: usize| provenance.record(row) as u32;
-            let (part, timeless) =
-                table.part(decoded.batch, &provenance, decoded.skipped_time.as_ref(), number, skipped).await?;
+            let (part, unfit) =
+                table.part(decoded.batch, &[], &provenance, decoded.skipped_time.as_ref(), number, skipped).await?;
             let mut rejects = decoded.rejects;
-            rejects.extend(timeless.iter().map(|row| Reject {
-                record: record(*row),
-                reason: RejectReason::BadTimestamp,
-                column: None,
-                detail: "the computed time column is NULL".to_owned(),
+            let out: Vec<usize> = unfit.keys().copied().collect();
+            rejects.extend(unfit.into_iter().map(|(row, Unfit { reason, column, detail })| Reject {
+                record: record(row),
+                reason,
+                column,
+                detail,
             }));
             rejects.sort_by_key(|reject| reject.record);
             let refused = |reject| rejected(&table.name, &table.maker.stream, &chunk, reject);
             let rejects = rejects.into_iter().map(refused).collect();
-            parts.push(Part { records: left(decoded.rows, all, &timeless), rejects, ..part });
+            parts.push(Part { records: left(decoded.rows, all, &out), rejects, ..part });
         }
         Ok(Piece {
             feed: self.feed,
@@ -310,20 +311,21 @@ impl ReaderTask {
         };
         let mut parts = Vec::with_capacity(self.tables.len());
         for (table, rows) in self.tables.iter_mut().zip(self.decoder.rows(&chunk.batch)?) {
-            let (part, timeless) = table.part(rows, &provenance, None, number, 0).await?;
-            let rejects = timeless.iter().map(|row| RejectedRecord {
+            let (part, unfit) = table.part(rows, &chunk.rejects, &provenance, None, number, 0).await?;
+            let out: Vec<usize> = unfit.keys().copied().collect();
+            let rejects = unfit.into_iter().map(|(row, Unfit { reason, column, detail })| RejectedRecord {
                 origin: table.name.to_string(),
                 stream: table.maker.stream.to_string(),
                 split: chunk.split.to_string(),
-                sequence_number: chunk.sequence.get(*row).into_owned(),
-                arrival_ms: Some(chunk.arrivals.get(*row)),
-                reason: RejectReason::BadTimestamp,
-                column: None,
-                detail: "the time column is NULL".to_owned(),
-                record: row_json(&chunk.batch, *row),
+                sequence_number: chunk.sequence.get(row).into_owned(),
+                arrival_ms: Some(chunk.arrivals.get(row)),
+                reason,
+                column,
+                detail,
+                record: row_json(&chunk.batch, row),
             });
             let rejects = rejects.collect();
-            parts.push(Part { records: left(None, chunk.batch.num_rows(), &timeless), rejects, ..part });
+            parts.push(Part { records: left(None, chunk.batch.num_rows(), &out), rejects, ..part });
         }
         let rows = chunk.batch.num_rows();
         Ok(Piece {
@@ -344,19 +346,20 @@ impl ReaderTask {
 }
 
 impl TableMaker {
-    /// The table's rows of a piece, and which of the decoded rows had no time.
+    /// The table's rows of a piece, and those of the decoded rows that are refused.
     async fn part(
         &mut self,
         decoded: RecordBatch,
+        rejects: &[Reject],
         provenance: &Provenance<'_>,
         skipped_time: Option<&SkippedTime>,
         number: u32,
         skipped: u64,
-    ) -> Result<(Part, Vec<usize>)> {
-        let made = self.maker.make(decoded, provenance, skipped_time, number).await?;
+    ) -> Result<(Part, UnfitRows)> {
+        let made = self.maker.make(decoded, rejects, provenance, skipped_time, number).await?;
         let (decoded, watermark) = (made.batch.num_rows() as u64, self.maker.watermark);
         let (batch, rejects) = (made.batch, Vec::new());
-        Ok((Part { batch, records: None, watermark, decoded, skipped, rejects }, made.timeless))
+        Ok((Part { batch, records: None, watermark, decoded, skipped, rejects }, made.unfit))
     }
 }
 

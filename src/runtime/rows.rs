@@ -1,17 +1,24 @@
 //! From decoded records to the rows of an epoch: metadata columns and hidden columns are added.
+//!
+//! Invariant: whatever value a record has, it is that record which is refused, with its reason, and never those that came along.
+//! What is refused here does not move the watermark, as what a decoder refuses does not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray, StringViewBuilder,
+    Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, StringViewArray, StringViewBuilder,
     TimestampMillisecondArray, UInt32Array, UInt64Array, new_null_array,
 };
 use datafusion::arrow::buffer::ScalarBuffer;
-use datafusion::arrow::compute::{cast, filter_record_batch, is_not_null, take};
-use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMillisecondType};
+use datafusion::arrow::compute::{cast, filter, take};
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 
-use crate::contracts::{Arrivals, Error, MetadataColumn, RawChunk, Result, SequenceNumbers, SkippedTime, SplitId};
-use crate::operators::{Compute, ORIGIN_COLUMN, Stage, TIME_COLUMN, WATERMARK_COLUMN, run_partitions};
+use super::computed_time::{computed, milliseconds};
+use crate::contracts::{
+    Arrivals, Error, MetadataColumn, RawChunk, Reject, RejectReason, Result, SequenceNumbers, SkippedTime, SplitId,
+};
+use crate::operators::{Compute, ORIGIN_COLUMN, Stage, TIME_COLUMN, WATERMARK_COLUMN};
 
 /// How the watermark of a table follows from its rows.
 #[derive(Debug, Clone)]
@@ -62,18 +69,30 @@ pub(crate) struct RowMaker {
     pub(crate) compute: Compute,
 }
 
-/// Rows and which of them had no readable time.
+/// Why a decoded row cannot be one of the table's.
+#[derive(Debug, Clone)]
+pub(crate) struct Unfit {
+    pub(crate) reason: RejectReason,
+    pub(crate) column: Option<String>,
+    pub(crate) detail: String,
+}
+
+/// Such rows, by their number in the decoded batch.
+pub(crate) type UnfitRows = BTreeMap<usize, Unfit>;
+
+/// Rows, and those that are refused.
 pub(crate) struct Made {
     pub(crate) batch: RecordBatch,
-    /// Rows (of the decoded batch) whose computed time or watermark is NULL: they are rejected.
-    pub(crate) timeless: Vec<usize>,
+    pub(crate) unfit: UnfitRows,
 }
 
 impl RowMaker {
-    /// Adds columns to decoded rows. `piece` is the number under which the epoch knows the chunk.
+    /// Adds columns to decoded rows, of which the source has refused `rejects` where the table has the column. `piece` is the number
+    /// under which the epoch knows the chunk.
     pub(crate) async fn make(
         &mut self,
         decoded: RecordBatch,
+        rejects: &[Reject],
         provenance: &Provenance<'_>,
         skipped: Option<&SkippedTime>,
         piece: u32,
@@ -95,7 +114,8 @@ impl RowMaker {
             };
             columns.push(cast(&column, field.data_type())?);
         }
-        let (times, marks, timeless) = self.times(&decoded, &columns, skipped).await?;
+        let mut unfit = self.unfit(rejects, &columns);
+        let (times, marks) = self.times(rows, &columns, skipped, &mut unfit).await?;
         for (index, metadata) in self.metadata.iter().enumerate() {
             if metadata.key == "watermark" {
                 let at = self.physical + index;
@@ -117,64 +137,76 @@ impl RowMaker {
                 other => return Err(Error::internal(format!("no rule makes the column '{other}'"))),
             });
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
-        let batch = if timeless.is_empty() { batch } else { self.without(&batch, &timeless)? };
-        Ok(Made { batch, timeless })
-    }
-
-    fn without(&self, batch: &RecordBatch, rows: &[usize]) -> Result<RecordBatch> {
-        let mut keep = vec![true; batch.num_rows()];
-        for row in rows {
-            keep[*row] = false;
+        if !unfit.is_empty() {
+            let keep: BooleanArray = (0..rows).map(|row| Some(!unfit.contains_key(&row))).collect();
+            for column in &mut columns {
+                *column = filter(column, &keep)?;
+            }
         }
-        Ok(filter_record_batch(batch, &keep.into())?)
+        let options = RecordBatchOptions::new().with_row_count(Some(rows - unfit.len()));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+        Ok(Made { batch, unfit })
     }
 
-    /// Time of each row, the split's watermark before it, and the rows that have none.
+    /// Rows that the source has refused, and those that are NULL in a NOT NULL column. (Planning refuses one of the watermark, which is
+    /// not known yet.)
+    fn unfit(&self, rejects: &[Reject], columns: &[ArrayRef]) -> UnfitRows {
+        let has = |name: &String| self.schema.fields()[..self.physical].iter().any(|field| field.name() == name);
+        let own = rejects.iter().filter(|reject| reject.column.as_ref().is_none_or(has));
+        let mut unfit: UnfitRows = own
+            .map(|reject| {
+                let Reject { record, reason, column, detail } = reject.clone();
+                (record as usize, Unfit { reason, column, detail })
+            })
+            .collect();
+        for (field, column) in self.schema.fields().iter().zip(columns) {
+            if field.is_nullable() || column.null_count() == 0 {
+                continue;
+            }
+            for row in (0..column.len()).filter(|row| column.is_null(*row)) {
+                unfit.entry(row).or_insert_with(|| Unfit {
+                    reason: RejectReason::MissingValue,
+                    column: Some(field.name().clone()),
+                    detail: "NULL in a column that is NOT NULL, or has the time".to_owned(),
+                });
+            }
+        }
+        unfit
+    }
+
+    /// Time of each row and the split's watermark before it. Rows that have none become unfit.
     async fn times(
         &mut self,
-        decoded: &RecordBatch,
+        rows: usize,
         columns: &[ArrayRef],
         skipped: Option<&SkippedTime>,
-    ) -> Result<(ScalarBuffer<i64>, ScalarBuffer<i64>, Vec<usize>)> {
-        let rows = decoded.num_rows();
+        unfit: &mut UnfitRows,
+    ) -> Result<(ScalarBuffer<i64>, ScalarBuffer<i64>)> {
         let (times, rule_marks, delay) = match &self.rule {
-            None => return Ok((vec![0; rows].into(), vec![i64::MIN; rows].into(), Vec::new())),
-            Some(WatermarkRule::Delay { column, delay_ms }) => (Arc::clone(&columns[*column]), None, *delay_ms),
+            None => return Ok((vec![0; rows].into(), vec![i64::MIN; rows].into())),
+            Some(WatermarkRule::Delay { column, delay_ms }) => (milliseconds(&columns[*column])?, None, *delay_ms),
             Some(WatermarkRule::Computed(stage)) => {
                 let stage = stage.lock().await;
-                let slot_schema = stage.inputs.first().map(|i| Arc::clone(i.slot.schema()));
-                if let (Some(input), Some(schema)) = (stage.inputs.first(), slot_schema) {
-                    let width = schema.fields().len();
-                    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-                    let own = RecordBatch::try_new_with_options(schema, columns[..width].to_vec(), &options)?;
-                    input.slot.fill(&[own]);
-                }
-                let computed = run_partitions(&stage.plan, &self.compute).await?;
-                let computed = datafusion::arrow::compute::concat_batches(&stage.plan.schema(), &computed)?;
-                (Arc::clone(computed.column(0)), Some(Arc::clone(computed.column(1))), 0)
+                let (times, marks) = computed(&stage, columns, rows, unfit, &self.compute).await?;
+                (times, Some(marks), 0)
             }
         };
-        let timeless = match is_not_null(&times)? {
-            present if present.true_count() == rows => Vec::new(),
-            present => (0..rows).filter(|row| !present.value(*row)).collect(),
-        };
-        let times = milliseconds(&times)?;
-        let marks_of = match &rule_marks {
-            None => None,
-            Some(marks) => Some(milliseconds(marks)?),
-        };
+        if times.null_count() > 0 {
+            for row in (0..rows).filter(|row| times.is_null(*row)) {
+                let detail = "the time column is NULL".to_owned();
+                unfit.entry(row).or_insert(Unfit { reason: RejectReason::BadTimestamp, column: None, detail });
+            }
+        }
         let mut marks = Vec::with_capacity(rows);
         let mut current = self.watermark;
-        if marks_of.is_none() && skipped.is_none() && timeless.is_empty() {
+        if rule_marks.is_none() && skipped.is_none() && unfit.is_empty() {
             marks.extend(times.values().iter().map(|time| {
                 let before = current;
                 current = current.max(time.saturating_sub(delay));
                 before
             }));
             self.watermark = current;
-            return Ok((times.values().clone(), marks.into(), timeless));
+            return Ok((times.values().clone(), marks.into()));
         }
         for row in 0..rows {
             if let Some(skipped) = skipped
@@ -183,11 +215,11 @@ impl RowMaker {
                 current = current.max(skipped.before_row[row].saturating_sub(delay));
             }
             marks.push(current);
-            let own = match &marks_of {
+            let own = match &rule_marks {
+                _ if unfit.contains_key(&row) => continue,
                 // A NULL keeps the previous watermark, as in Flink.
-                Some(marks) if datafusion::arrow::array::Array::is_null(marks, row) => continue,
+                Some(marks) if marks.is_null(row) => continue,
                 Some(marks) => marks.value(row),
-                None if datafusion::arrow::array::Array::is_null(&times, row) => continue,
                 None => times.value(row).saturating_sub(delay),
             };
             current = current.max(own);
@@ -198,7 +230,7 @@ impl RowMaker {
             current = current.max(skipped.max.saturating_sub(delay));
         }
         self.watermark = current;
-        Ok((times.values().clone(), marks.into(), timeless))
+        Ok((times.values().clone(), marks.into()))
     }
 
     fn metadata_column(&self, key: &str, from: &Provenance<'_>, rows: usize) -> Result<ArrayRef> {
@@ -272,9 +304,4 @@ fn decimal(mut number: u64, digits: &mut [u8; DIGITS]) -> &str {
 /// The one value of an array, for each row.
 fn repeated(value: &ArrayRef, rows: usize) -> Result<ArrayRef> {
     Ok(take(value, &UInt32Array::from_value(0, rows), None)?)
-}
-
-fn milliseconds(times: &ArrayRef) -> Result<TimestampMillisecondArray> {
-    let times = cast(times, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
-    Ok(times.as_primitive::<TimestampMillisecondType>().clone())
 }

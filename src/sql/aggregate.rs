@@ -14,6 +14,7 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use super::compile::{Compiler, Kind, Mode, Piece, bounds_of, column, has_hidden, visible_columns};
 use super::distinct::two_levels;
 use super::errors::PlanError;
+use super::grouping_sets::check_bounds;
 use super::joins::keep_references_left;
 use super::lower::call;
 use super::nodes::{OperatorRows, WindowTvf, find_tvf, window_bound};
@@ -68,6 +69,9 @@ impl Compiler<'_> {
             Kind::Still => return self.rebuilt(aggregate, piece, Kind::Still),
             Kind::Append { closed } => closed.clone(),
         };
+        if let Some(window) = &window {
+            check_bounds(aggregate, window.number)?;
+        }
         match window {
             // All rows of these windows are here: an ordinary aggregation in the stage.
             Some(w) if closed.contains(&w.number) => {

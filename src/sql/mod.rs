@@ -10,6 +10,7 @@ mod dialect;
 mod distinct;
 mod errors;
 pub mod functions;
+mod grouping_sets;
 mod insert;
 mod jargon;
 mod job;

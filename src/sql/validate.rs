@@ -103,7 +103,17 @@ fn check_table(table: &Table, roles: &[Role], warnings: &mut Vec<String>, errors
             let error = Error::sql(what).at(table.statement.at(column.span));
             errors.push(error.hint("use 'format' = 'json', or a STRING"));
         }
-        let ColumnKind::Metadata { key, data_type, .. } = &column.kind else { continue };
+        let ColumnKind::Metadata { key, data_type, nullable, .. } = &column.kind else { continue };
+        let is_time = table.watermark.as_ref().is_some_and(|watermark| watermark.column.value == column.name);
+        if key == "watermark" && (!nullable || is_time) {
+            let not = if is_time { "the time column" } else { "NOT NULL" };
+            let what = format!("'{}' cannot be {not}: before its first record a split has no watermark", column.name);
+            errors.push(
+                Error::sql(what)
+                    .at(table.statement.at(column.span))
+                    .hint("declare it without NOT NULL, beside a time column"),
+            );
+        }
         if let Some(known) = description.metadata.iter().find(|m| m.key == key)
             && let known = (known.data_type)()
             && (data_type.is_nested() != known.is_nested() || !can_cast_types(&known, data_type))
