@@ -16,7 +16,16 @@ use crate::state::{Manifest, ManifestQuery};
 /// Lines of a difference that are shown.
 const LINES_SHOWN: usize = 40;
 
-/// Takes out of `saved` what no query goes on with. Answers what a person should know.
+/// What comes of comparing a job with its saved state.
+#[derive(Debug)]
+pub(super) struct Reconciled {
+    /// What a person should know.
+    pub(super) notes: Vec<String>,
+    /// By query: the last epoch up to which all that its sink had promised in the log has appeared.
+    pub(super) appeared: BTreeMap<String, u64>,
+}
+
+/// Takes out of `saved` what no query goes on with.
 ///
 /// # Errors
 /// A query has changed or is gone, and nobody said what shall become of its state; or somebody named a query that there is
@@ -26,11 +35,12 @@ pub(super) fn reconcile(
     saved: Option<&mut Manifest>,
     log: &[LogEntry],
     state: &StateOptions,
-) -> Result<Vec<String>> {
+) -> Result<Reconciled> {
+    let appeared = all_appeared(queries, saved.as_deref(), log);
     let mut nothing = BTreeMap::new();
-    let (epoch, log_after, saved) = match saved {
-        Some(manifest) => (manifest.epoch, manifest.log_after, &mut manifest.queries),
-        None => (0, 0, &mut nothing),
+    let (epoch, saved) = match saved {
+        Some(manifest) => (manifest.epoch, &mut manifest.queries),
+        None => (0, &mut nothing),
     };
     let mut cutters = log.iter().filter_map(|entry| match entry {
         LogEntry::Cut(cut) if cut.epoch > epoch => Some(cut.generation),
@@ -66,7 +76,7 @@ pub(super) fn reconcile(
     for entry in log {
         if let LogEntry::Committed { query, epoch, .. } = entry
             && !has(query)
-            && *epoch > saved.get(query).map_or(log_after, |query| query.durable_epoch)
+            && appeared.get(query).is_none_or(|appeared| epoch > appeared)
         {
             return Err(has_promised(query));
         }
@@ -116,7 +126,34 @@ pub(super) fn reconcile(
             Some(before) => same_operators(query, before)?,
         }
     }
-    Ok(notes)
+    Ok(Reconciled { notes, appeared })
+}
+
+/// The last epoch up to which all that each query's sink has promised has appeared: of those of the job, and of those in the log.
+fn all_appeared(queries: &[QueryPlan], saved: Option<&Manifest>, log: &[LogEntry]) -> BTreeMap<String, u64> {
+    let logged = log.iter().filter_map(|entry| match entry {
+        LogEntry::Committed { query, .. } => Some(query),
+        _ => None,
+    });
+    let names: BTreeSet<&String> = queries.iter().map(|query| &query.name).chain(logged).collect();
+    names.into_iter().map(|name| (name.clone(), appeared(saved, log, name))).collect()
+}
+
+fn appeared(saved: Option<&Manifest>, log: &[LogEntry], name: &str) -> u64 {
+    let Some(manifest) = saved else { return 0 };
+    if let Some(query) = manifest.queries.get(name) {
+        return query.durable_epoch;
+    }
+    // A checkpoint names all queries of its run: one that is missing had left the job before, and might, since all of it had appeared.
+    // Except that in a bucket, the first one of a run is made before its sinks let appear what they find in the log, and a query that
+    // begins without state is not in it.
+    let has = |entry: &LogEntry| match entry {
+        LogEntry::Started { generation, queries, .. } => {
+            *generation == manifest.generation && queries.contains_key(name)
+        }
+        _ => false,
+    };
+    if log.iter().any(has) { manifest.log_after } else { manifest.epoch }
 }
 
 /// `file:sink`, or the sink alone.
@@ -217,6 +254,7 @@ mod tests {
     use super::*;
     use crate::contracts::EpochCut;
     use crate::sql::{Parameters, PlanOptions, SqlText, plan_job};
+    use crate::state::MANIFEST_VERSION;
 
     #[test]
     fn a_difference_shows_what_went_and_what_came() {
@@ -286,5 +324,58 @@ mod tests {
         // What a checkpoint has is not repeated.
         let log = [started(1, &old), cut(0, 1), started(2, &[])];
         assert!(!refused(&log, &new));
+    }
+    fn manifest(epoch: u64, generation: u64, queries: &[(&QueryPlan, u64)]) -> Manifest {
+        let named = |(query, durable_epoch): &(&QueryPlan, u64)| {
+            let (plan, durable_epoch) = (query.normal.clone(), *durable_epoch);
+            let query = ManifestQuery { plan, durable_epoch, operators: Vec::new(), unwritten: None, sink: None };
+            ("job:counts".to_owned(), query)
+        };
+        Manifest {
+            version: MANIFEST_VERSION,
+            program: "tidemill".to_owned(),
+            number: 1,
+            nonce: "n".to_owned(),
+            generation,
+            time_ms: 0,
+            epoch,
+            // Files of another query are open.
+            log_after: 0,
+            from: None,
+            tables: BTreeMap::new(),
+            reread: None,
+            references: BTreeMap::new(),
+            queries: queries.iter().map(named).collect(),
+        }
+    }
+
+    const STATELESS: &str = "INSERT INTO counts SELECT n, n FROM clicks;";
+
+    #[tokio::test]
+    async fn what_a_query_has_promised_keeps_it_until_a_checkpoint_says_that_all_has_appeared() {
+        let own = planned(STATELESS).await;
+        let committed = LogEntry::Committed { query: "job:counts".to_owned(), epoch: 3, payloads: Vec::new() };
+        let log = |more: &[LogEntry]| [&[started(1, &own), cut(3, 1), committed.clone()], more].concat();
+        let may_go = |mut manifest: Manifest, log: &[LogEntry]| {
+            let state = StateOptions { drop_state: vec!["counts".to_owned()], ..StateOptions::default() };
+            match reconcile(&[], Some(&mut manifest), log, &state) {
+                Ok(_) => true,
+                Err(error) => {
+                    assert!(error.message().contains("has promised files"), "{error}");
+                    false
+                }
+            }
+        };
+        assert!(!may_go(manifest(4, 1, &[(&own[0], 2)]), &log(&[])));
+        assert!(may_go(manifest(4, 1, &[(&own[0], 3)]), &log(&[])));
+        // It is new since the checkpoint.
+        assert!(!may_go(manifest(2, 0, &[]), &log(&[])));
+        // A run without it has made one: nothing of it is asked for any more.
+        let gone = started(2, &[]);
+        for epoch in [3, 5] {
+            assert!(may_go(manifest(epoch, 2, &[]), &log(std::slice::from_ref(&gone))));
+        }
+        // A run that has it, and has let it begin without state, made the first one when it took over, before anything had appeared.
+        assert!(!may_go(manifest(4, 2, &[]), &log(&[started(2, &own)])));
     }
 }

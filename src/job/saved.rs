@@ -1,11 +1,12 @@
 //! Where a job goes on: its checkpoints and its epoch log are opened, and the one to go on from is chosen.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::beginning::Beginning;
-use super::changes::reconcile;
+use super::changes::{Reconciled, reconcile};
 use super::fresh::since_anew;
 use super::replica::LeasePlace;
 use super::run::JobOptions;
@@ -136,13 +137,13 @@ pub(super) async fn saved_run(
             begun => break begun?,
         }
     };
-    let Begun { store, log, manifest, saved, repeats, generation, anew, notes } = begun;
+    let Begun { store, log, manifest, saved, repeats, appeared, generation, anew, notes } = begun;
     store.references().adopt(manifest.as_ref(), &repeats).await?;
     let interval = Duration::from_millis(u64::try_from(settings.checkpoint_interval_ms).unwrap_or(0));
     let interval = options.state.interval.unwrap_or(interval);
     Ok(SavedRun {
         saved,
-        log: Some(JobLog { log, entries: repeats, generation }),
+        log: Some(JobLog { log, entries: repeats, appeared, generation }),
         checkpointing: Some(Checkpointing { store, interval }),
         anew,
         notes,
@@ -168,6 +169,8 @@ struct Begun {
     saved: SavedJob,
     /// Of the log, what is to be repeated.
     repeats: Vec<LogEntry>,
+    /// See [`Reconciled`].
+    appeared: BTreeMap<String, u64>,
     generation: u64,
     /// What is logged when results of earlier runs have been set aside.
     anew: Option<LogEntry>,
@@ -231,7 +234,7 @@ impl Opening<'_> {
                 .hint("run with --fresh to read everything again and write over them, or use another folder"));
         }
         let queries = &self.plan.queries;
-        let changes = reconcile(queries, manifest.as_mut(), &repeats, state)?;
+        let Reconciled { notes: changes, mut appeared } = reconcile(queries, manifest.as_mut(), &repeats, state)?;
         let names = || queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
         let started = |anew| LogEntry::Started { generation, queries: names(), anew };
         log.append(&started(fresh)).await?;
@@ -248,7 +251,7 @@ impl Opening<'_> {
             // A checkpoint that the run before has under way must not be committed any more.
             _ => {
                 let mut latest = if fresh { None } else { store.latest().await? };
-                reconcile(queries, latest.as_mut(), &repeats, state)?;
+                appeared = reconcile(queries, latest.as_mut(), &repeats, state)?.appeared;
                 let loaded = match &latest {
                     Some(latest) => self.load_newest(&mut store, latest).await?,
                     None => SavedJob::default(),
@@ -276,7 +279,7 @@ impl Opening<'_> {
         }
         notes.extend(changes);
         let anew = fresh.then(|| started(false));
-        Ok(Begun { store, log, manifest, saved, repeats, generation, anew, notes })
+        Ok(Begun { store, log, manifest, saved, repeats, appeared, generation, anew, notes })
     }
 
     /// # Errors
