@@ -14,6 +14,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use place::{Place, RUN, wait};
 
+#[path = "changed_sql/after_kill.rs"]
+mod after_kill;
 #[path = "support/place.rs"]
 mod place;
 
@@ -82,6 +84,20 @@ impl Place {
         read().unwrap_or_default()
     }
 
+    /// Name of the newest checkpoint.
+    fn newest_checkpoint(&self) -> Option<String> {
+        let files = std::fs::read_dir(self.at("local/checkpoints/job/manifests")).into_iter().flatten();
+        files.map(|file| file.unwrap().file_name().into_string().unwrap()).max()
+    }
+
+    /// Puts an event more, and waits until a run has counted it: there are so many then.
+    fn one_more(&self, ids: &mut u64) {
+        self.produce(*ids..*ids + 1);
+        *ids += 1;
+        let wanted = i64::try_from(*ids).unwrap();
+        wait("it is counted", || self.rows("SELECT 'all', c FROM counts").get("all") == Some(&Some(wanted)));
+    }
+
     /// Files of the archive.
     fn archived(&self) -> BTreeSet<PathBuf> {
         let folder = self.at("local/s3/archive/events");
@@ -95,6 +111,11 @@ impl Place {
 fn end(mut child: Child) {
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     assert!(child.wait().unwrap().success());
+}
+
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// Rows of a Parquet file: id and amount; the latter only where there is such a column.
@@ -169,35 +190,24 @@ fn a_column_more_in_the_archive_is_in_the_files_from_then_on() {
 /// in it.
 fn killed_with_an_open_archive(place: &Place, checkpoint_interval: &str, in_checkpoint: bool) -> u64 {
     place.produce(0..100);
-    let mut child = place.run_until(100, &["--checkpoint-interval", checkpoint_interval]);
-    let newest = || {
-        let files = std::fs::read_dir(place.at("local/checkpoints/job/manifests")).into_iter().flatten();
-        files.map(|file| file.unwrap().file_name().into_string().unwrap()).max()
-    };
+    let child = place.run_until(100, &["--checkpoint-interval", checkpoint_interval]);
     // A checkpoint is due with an epoch, so events come until there is one.
     let mut ids = 100;
-    let one_more = |ids: &mut u64| {
-        assert!(*ids < 200, "no checkpoint");
-        place.produce(*ids..*ids + 1);
-        *ids += 1;
-        let wanted = i64::try_from(*ids).unwrap();
-        wait("it is counted", || place.rows("SELECT 'all', c FROM counts").get("all") == Some(&Some(wanted)));
-    };
-    while newest().is_none() {
-        one_more(&mut ids);
+    while place.newest_checkpoint().is_none() {
+        assert!(ids < 200, "no checkpoint");
+        place.one_more(&mut ids);
         std::thread::sleep(Duration::from_millis(60));
     }
     if in_checkpoint {
         // What was under way is done by now, and the next one is due.
         std::thread::sleep(Duration::from_millis(400));
-        let before = newest();
-        one_more(&mut ids);
-        wait("a checkpoint", || newest() > before);
+        let before = place.newest_checkpoint();
+        place.one_more(&mut ids);
+        wait("a checkpoint", || place.newest_checkpoint() > before);
     } else {
-        one_more(&mut ids);
+        place.one_more(&mut ids);
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(child);
     assert_eq!(place.archived(), BTreeSet::new(), "the file was open");
     ids
 }

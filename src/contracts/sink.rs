@@ -73,11 +73,11 @@ pub trait Sink: Send {
         Ok(())
     }
 
-    /// Goes on after a run that did not end in order; called once, after `open`, before the first `write`. `committed` is
-    /// what that run had staged and logged since the last saved state, in order: it may be visible or not, and is now
-    /// made so. The epochs in it are going to be written again; a sink that can tell leaves them out.
-    async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
-        self.commit(committed).await
+    /// Goes on after a run that did not end in order; called once, after `open`, before the first `write`, with what that run had
+    /// staged and logged, in order. What is `promised` may be visible or not, and is now made so; what has `appeared` was visible
+    /// at the last saved state. The epochs in both may be written again; a sink that can tell leaves them out.
+    async fn recover(&mut self, _appeared: Vec<Committable>, promised: Vec<Committable>) -> Result<()> {
+        self.commit(promised).await
     }
 
     /// What a later run must know beside rows and committables, as text; taken between two epochs, when nothing is staged.

@@ -22,15 +22,18 @@ impl FolderLease {
         Self { folder: folder.into() }
     }
 
-    /// The lock is held for a read and a write of a few bytes, so this may run on any thread.
-    fn locked<T>(&self, work: impl FnOnce(&Path) -> io::Result<T>) -> Result<T> {
-        let work = || {
-            fs::create_dir_all(&self.folder)?;
-            let lock = File::create(self.folder.join("lease.lock"))?;
+    /// The lock is held for a read and a write of a few bytes. But the disk may be slow, and a process that has it may be stopped: that is
+    /// no reason for other leases of this process to wait.
+    async fn locked<T: Send + 'static>(&self, work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static) -> Result<T> {
+        let folder = self.folder.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            fs::create_dir_all(&folder)?;
+            let lock = File::create(folder.join("lease.lock"))?;
             lock.lock()?;
-            work(&self.folder)
-        };
-        work().map_err(|e| Error::unavailable(format!("the lease in '{}'", self.folder.display())).caused_by(e))
+            work(&folder)
+        });
+        let done = task.await.map_err(|e| Error::internal("a task for a lease died").caused_by(e))?;
+        done.map_err(|e| Error::unavailable(format!("the lease in '{}'", self.folder.display())).caused_by(e))
     }
 }
 
@@ -48,20 +51,22 @@ impl LeaseStore for FolderLease {
     }
 
     async fn read(&self) -> Result<Option<Lease>> {
-        self.locked(stored)
+        self.locked(stored).await
     }
 
     async fn replace(&self, expected: Option<&Lease>, next: &Lease) -> Result<bool> {
-        self.locked(|folder| {
-            if stored(folder)?.as_ref() != expected {
+        let (expected, next) = (expected.cloned(), next.clone());
+        self.locked(move |folder| {
+            if stored(folder)? != expected {
                 return Ok(false);
             }
             let temporary = folder.join("lease.json.new");
             let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec(next)?)?;
+            file.write_all(&serde_json::to_vec(&next)?)?;
             file.sync_all()?;
             fs::rename(&temporary, folder.join(FILE))?;
             Ok(true)
         })
+        .await
     }
 }

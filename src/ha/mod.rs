@@ -7,7 +7,7 @@
 //! | | |
 //! |---|---|
 //! | [`Candidate`], [`Term`] | one lease: take it, keep it, notice that it is gone |
-//! | [`Keeper`] | keeps it in a task of its own, whatever the run does meanwhile |
+//! | [`Keeper`], [`LeaseThread`] | keep it, whatever the process does meanwhile |
 //! | [`Spread`] | a fleet: which of its jobs a process should have, as a function of what it sees |
 //! | [`Member`], [`Seat`] | a process of a fleet, and its part in one of the jobs: it waits, wishes and gives |
 //! | [`Contender`] | one of both, for whoever runs a job |
@@ -22,6 +22,7 @@ mod object;
 mod seat;
 mod spread;
 mod term;
+mod thread;
 
 pub use contender::Contender;
 pub use folder::FolderLease;
@@ -31,3 +32,4 @@ pub use object::ObjectLease;
 pub use seat::{Seat, SeatLeases};
 pub use spread::Spread;
 pub use term::{Candidate, Lost, Term, Times};
+pub use thread::LeaseThread;

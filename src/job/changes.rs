@@ -16,7 +16,16 @@ use crate::state::{Manifest, ManifestQuery};
 /// Lines of a difference that are shown.
 const LINES_SHOWN: usize = 40;
 
-/// Takes out of `saved` what no query goes on with. Answers what a person should know.
+/// What comes of comparing a job with its saved state.
+#[derive(Debug)]
+pub(super) struct Reconciled {
+    /// What a person should know.
+    pub(super) notes: Vec<String>,
+    /// By query: the last epoch up to which all that its sink had promised in the log has appeared.
+    pub(super) appeared: BTreeMap<String, u64>,
+}
+
+/// Takes out of `saved` what no query goes on with.
 ///
 /// # Errors
 /// A query has changed or is gone, and nobody said what shall become of its state; or somebody named a query that there is
@@ -26,10 +35,11 @@ pub(super) fn reconcile(
     saved: Option<&mut Manifest>,
     log: &[LogEntry],
     state: &StateOptions,
-) -> Result<Vec<String>> {
+) -> Result<Reconciled> {
+    let appeared = all_appeared(queries, saved.as_deref(), log);
     let mut nothing = BTreeMap::new();
-    let (epoch, log_after, saved) = match saved {
-        Some(manifest) => (manifest.epoch, manifest.log_after, &mut manifest.queries),
+    let (epoch, checkpointed_by, saved) = match saved {
+        Some(manifest) => (manifest.epoch, manifest.generation, &mut manifest.queries),
         None => (0, 0, &mut nothing),
     };
     let mut cutters = log.iter().filter_map(|entry| match entry {
@@ -66,7 +76,7 @@ pub(super) fn reconcile(
     for entry in log {
         if let LogEntry::Committed { query, epoch, .. } = entry
             && !has(query)
-            && *epoch > saved.get(query).map_or(log_after, |query| query.durable_epoch)
+            && appeared.get(query).is_none_or(|appeared| epoch > appeared)
         {
             return Err(has_promised(query));
         }
@@ -89,12 +99,16 @@ pub(super) fn reconcile(
             .push(format!("query '{name}' is gone: what its sink lacks of the last {repeats} epoch(s) is not written"));
     }
     let had_queries = !saved.is_empty();
+    // A checkpoint in a folder may take the beginning of its run out of the log; then it has what that run computed, or one after it that has
+    // repeated those epochs as far as it was allowed to.
+    let by_checkpoint = started.is_none() && by.is_some_and(|by| checkpointed_by >= by);
     for query in queries {
         let reset = state.reset.iter().any(|given| means(given, &query.name));
-        if repeats > 0
-            && !reset
-            && started.and_then(|queries| queries.get(&query.name)).is_some_and(|of| *of != identity(&query.normal))
-        {
+        let cut_by = match started {
+            Some(queries) => queries.get(&query.name).cloned(),
+            None => saved.get(&query.name).filter(|_| by_checkpoint).map(|before| identity(&before.plan)),
+        };
+        if repeats > 0 && !reset && cut_by.is_some_and(|of| of != identity(&query.normal)) {
             return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, repeats));
         }
         match saved.get(&query.name) {
@@ -116,7 +130,34 @@ pub(super) fn reconcile(
             Some(before) => same_operators(query, before)?,
         }
     }
-    Ok(notes)
+    Ok(Reconciled { notes, appeared })
+}
+
+/// The last epoch up to which all that each query's sink has promised has appeared: of those of the job, and of those in the log.
+fn all_appeared(queries: &[QueryPlan], saved: Option<&Manifest>, log: &[LogEntry]) -> BTreeMap<String, u64> {
+    let logged = log.iter().filter_map(|entry| match entry {
+        LogEntry::Committed { query, .. } => Some(query),
+        _ => None,
+    });
+    let names: BTreeSet<&String> = queries.iter().map(|query| &query.name).chain(logged).collect();
+    names.into_iter().map(|name| (name.clone(), appeared(saved, log, name))).collect()
+}
+
+fn appeared(saved: Option<&Manifest>, log: &[LogEntry], name: &str) -> u64 {
+    let Some(manifest) = saved else { return 0 };
+    if let Some(query) = manifest.queries.get(name) {
+        return query.durable_epoch;
+    }
+    // A checkpoint names all queries of its run: one that is missing had left the job before, and might, since all of it had appeared.
+    // Except that in a bucket, the first one of a run is made before its sinks let appear what they find in the log, and a query that
+    // begins without state is not in it.
+    let has = |entry: &LogEntry| match entry {
+        LogEntry::Started { generation, queries, .. } => {
+            *generation == manifest.generation && queries.contains_key(name)
+        }
+        _ => false,
+    };
+    if log.iter().any(has) { manifest.log_after } else { manifest.epoch }
 }
 
 /// `file:sink`, or the sink alone.
@@ -217,6 +258,7 @@ mod tests {
     use super::*;
     use crate::contracts::EpochCut;
     use crate::sql::{Parameters, PlanOptions, SqlText, plan_job};
+    use crate::state::MANIFEST_VERSION;
 
     #[test]
     fn a_difference_shows_what_went_and_what_came() {
@@ -286,5 +328,83 @@ mod tests {
         // What a checkpoint has is not repeated.
         let log = [started(1, &old), cut(0, 1), started(2, &[])];
         assert!(!refused(&log, &new));
+    }
+    fn manifest(epoch: u64, generation: u64, queries: &[(&QueryPlan, u64)]) -> Manifest {
+        let named = |(query, durable_epoch): &(&QueryPlan, u64)| {
+            let (plan, durable_epoch) = (query.normal.clone(), *durable_epoch);
+            let query = ManifestQuery { plan, durable_epoch, operators: Vec::new(), unwritten: None, sink: None };
+            ("job:counts".to_owned(), query)
+        };
+        Manifest {
+            version: MANIFEST_VERSION,
+            program: "tidemill".to_owned(),
+            number: 1,
+            nonce: "n".to_owned(),
+            generation,
+            time_ms: 0,
+            epoch,
+            // Files of another query are open.
+            log_after: 0,
+            from: None,
+            tables: BTreeMap::new(),
+            reread: None,
+            references: BTreeMap::new(),
+            queries: queries.iter().map(named).collect(),
+        }
+    }
+
+    const STATELESS: &str = "INSERT INTO counts SELECT n, n FROM clicks;";
+
+    #[tokio::test]
+    async fn what_a_query_has_promised_keeps_it_until_a_checkpoint_says_that_all_has_appeared() {
+        let own = planned(STATELESS).await;
+        let committed = LogEntry::Committed { query: "job:counts".to_owned(), epoch: 3, payloads: Vec::new() };
+        let log = |more: &[LogEntry]| [&[started(1, &own), cut(3, 1), committed.clone()], more].concat();
+        let may_go = |mut manifest: Manifest, log: &[LogEntry]| {
+            let state = StateOptions { drop_state: vec!["counts".to_owned()], ..StateOptions::default() };
+            match reconcile(&[], Some(&mut manifest), log, &state) {
+                Ok(_) => true,
+                Err(error) => {
+                    assert!(error.message().contains("has promised files"), "{error}");
+                    false
+                }
+            }
+        };
+        assert!(!may_go(manifest(4, 1, &[(&own[0], 2)]), &log(&[])));
+        assert!(may_go(manifest(4, 1, &[(&own[0], 3)]), &log(&[])));
+        // It is new since the checkpoint.
+        assert!(!may_go(manifest(2, 0, &[]), &log(&[])));
+        // A run without it has made one: nothing of it is asked for any more.
+        let gone = started(2, &[]);
+        for epoch in [3, 5] {
+            assert!(may_go(manifest(epoch, 2, &[]), &log(std::slice::from_ref(&gone))));
+        }
+        // A run that has it, and has let it begin without state, made the first one when it took over, before anything had appeared.
+        assert!(!may_go(manifest(4, 2, &[]), &log(&[started(2, &own)])));
+    }
+
+    /// In a folder, a checkpoint may take the beginning of its run out of the log.
+    #[tokio::test]
+    async fn without_the_beginning_of_a_run_its_checkpoint_says_what_it_computes() {
+        let (old, new) = (planned(STATELESS).await, planned("INSERT INTO counts SELECT n, n * 2 FROM clicks;").await);
+        let refused = |generation, log: &[LogEntry], queries: &[QueryPlan]| {
+            let mut manifest = manifest(4, generation, &[(&old[0], 4)]);
+            match reconcile(queries, Some(&mut manifest), log, &StateOptions::default()) {
+                Ok(_) => false,
+                Err(error) => {
+                    assert!(error.message().contains("the query 'job:counts' has changed"), "{error}");
+                    true
+                }
+            }
+        };
+        for log in [vec![cut(5, 1)], vec![cut(5, 1), started(2, &[])], vec![cut(5, 1), started(2, &new)]] {
+            // The run itself, or one that has repeated some of its epochs, and was told that it may.
+            for generation in [1, 2] {
+                assert!(refused(generation, &log, &new), "{log:?}");
+                assert!(!refused(generation, &log, &old), "{log:?}");
+            }
+        }
+        assert!(!refused(1, &[cut(4, 1)], &new), "there is nothing to repeat");
+        assert!(refused(1, &[started(2, &new), cut(5, 2)], &old) && !refused(1, &[started(2, &new), cut(5, 2)], &new));
     }
 }

@@ -12,7 +12,7 @@ use super::files::jobs;
 use super::replica::{LeasePlace, Replica, holder, lease_place, leases, times};
 use super::run::{JobOptions, job_name, plan_from_now};
 use crate::contracts::{Clock, Error};
-use crate::ha::{Member, Seat, Spread};
+use crate::ha::{LeaseThread, Member, Seat, Spread};
 
 /// See the module's description.
 pub struct Fleet {
@@ -62,19 +62,20 @@ impl Fleet {
             return Err(errors);
         }
         let holder = holder().map_err(|e| vec![e])?;
+        let thread = LeaseThread::start().map_err(|e| vec![e])?;
         let member = Member::new(holder.clone(), Arc::clone(clock), Spread::default());
         let mut jobs = Vec::new();
         for (name, mut options, settings) in planned {
             let opened = async {
                 let place = lease_place(&options, &settings)?.unwrap_or(LeasePlace::Checkpoints);
                 options.state.lease = Some(place.clone());
-                leases(place, &options, &settings, &name, clock).await
+                leases(place, &options, &settings, &name, clock, &thread).await
             };
             match opened.await {
                 Ok(leases) => {
                     let seat = Seat::new(&member, name.clone(), leases, times(&settings));
-                    let replica = Replica::new(options, seat, Arc::clone(clock)).retrying(settings.retries);
-                    jobs.push(FleetJob { name, replica });
+                    let replica = Replica::new(options, seat, Arc::clone(clock)).keeping_on(Arc::clone(&thread));
+                    jobs.push(FleetJob { name, replica: replica.retrying(settings.retries) });
                 }
                 Err(error) => errors.push(error.context(format!("job '{name}'"))),
             }

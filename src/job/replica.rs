@@ -15,7 +15,7 @@ use super::saved::{checkpoints_path, nonce};
 use crate::connectors::dynamodb;
 use crate::connectors::files::{StatePlace, state_place};
 use crate::contracts::{Clock, Error, ErrorKind, Lease, Result};
-use crate::ha::{Candidate, Contender, FolderLease, Keeper, Lost, ObjectLease, SeatLeases, Term, Times};
+use crate::ha::{Candidate, Contender, FolderLease, Keeper, LeaseThread, Lost, ObjectLease, SeatLeases, Term, Times};
 use crate::runtime::{Progress, Retries, Summary, Worker};
 use crate::sql::Settings;
 
@@ -76,6 +76,8 @@ pub struct Replica {
     contender: Contender,
     clock: Arc<dyn Clock>,
     retries: Retries,
+    /// Where its terms are kept.
+    thread: Option<Arc<LeaseThread>>,
 }
 
 /// What came of a replica's term.
@@ -103,8 +105,8 @@ impl Start {
         let settings = &planned.0.settings;
         let name = job_name(settings, &options.paths);
         Ok(match candidate(options, settings, &name, clock).await.map_err(|e| vec![e])? {
-            Some(candidate) => {
-                let replica = Replica::new(options.clone(), candidate, Arc::clone(clock));
+            Some((candidate, thread)) => {
+                let replica = Replica::new(options.clone(), candidate, Arc::clone(clock)).keeping_on(thread);
                 Self::Replica(Box::new(replica.retrying(settings.retries)))
             }
             None => Self::Alone(Box::new(connect_planned(options, planned, Arc::clone(clock)).await?)),
@@ -113,9 +115,14 @@ impl Start {
 }
 
 impl Replica {
-    /// A replica that competes as `contender`.
+    /// A replica that competes as `contender`, and keeps its terms on the runtime that it is on.
     pub fn new(options: JobOptions, contender: impl Into<Contender>, clock: Arc<dyn Clock>) -> Self {
-        Self { options, contender: contender.into(), clock, retries: Retries::default() }
+        Self { options, contender: contender.into(), clock, retries: Retries::default(), thread: None }
+    }
+
+    /// Has its terms kept on a thread that nothing else uses.
+    pub(super) fn keeping_on(self, thread: Arc<LeaseThread>) -> Self {
+        Self { thread: Some(thread), ..self }
     }
 
     pub(super) fn retrying(self, retries: Retries) -> Self {
@@ -161,7 +168,7 @@ impl Replica {
         tell: &mut impl FnMut(Stage<'_>),
     ) -> Option<std::result::Result<Summary, Vec<Error>>> {
         tell(Stage::Leads { generation: term.generation() });
-        let mut keeper = Keeper::of(term);
+        let mut keeper = Keeper::of(term, self.thread.as_deref());
         let (end_sender, ending) = watch::channel(false);
         let mut given: Option<String> = None;
         let begun = AtomicBool::new(false);
@@ -265,36 +272,44 @@ pub(super) fn lease_place(options: &JobOptions, settings: &Settings) -> Result<O
     }
 }
 
-/// The candidate of this process for a job's lease; `None` for a job without one.
+/// The candidate of this process for a job's lease, and a thread for it; `None` for a job without one.
 async fn candidate(
     options: &JobOptions,
     settings: &Settings,
     job: &str,
     clock: &Arc<dyn Clock>,
-) -> Result<Option<Candidate>> {
+) -> Result<Option<(Candidate, Arc<LeaseThread>)>> {
     let Some(place) = lease_place(options, settings)? else { return Ok(None) };
-    let leases = leases(place, options, settings, job, clock).await?;
-    Ok(Some(Candidate::new(leases.lease, Arc::clone(clock), holder()?, times(settings))))
+    let thread = LeaseThread::start()?;
+    let leases = leases(place, options, settings, job, clock, &thread).await?;
+    Ok(Some((Candidate::new(leases.lease, Arc::clone(clock), holder()?, times(settings)), thread)))
 }
 
-/// Opens where a job's lease is kept, and the wish for it.
+/// Opens where a job's lease is kept, and the wish for it; all that is asked of them is asked on `thread`.
 pub(super) async fn leases(
     place: LeasePlace,
     options: &JobOptions,
     settings: &Settings,
     job: &str,
     clock: &Arc<dyn Clock>,
+    thread: &Arc<LeaseThread>,
 ) -> Result<SeatLeases> {
     let Some(path) = checkpoints_path(options, settings, job) else {
         return Err(Error::config("a job with a lease needs checkpoints: without them a successor would begin anew")
             .hint("SET 'state.checkpoints.dir' = 's3://bucket/prefix', or --checkpoints"));
     };
+    let opened = thread.run(open_leases(place, path, job.to_owned(), Arc::clone(clock))).await??;
+    Ok(SeatLeases { lease: thread.store(opened.lease), wish: thread.store(opened.wish) })
+}
+
+/// `path` is that of the job's checkpoints.
+async fn open_leases(place: LeasePlace, path: String, job: String, clock: Arc<dyn Clock>) -> Result<SeatLeases> {
     Ok(match place {
         LeasePlace::DynamoDb(table) => {
-            let [lease, wish] = dynamodb::leases(&table, [job, &format!("{job}#wanted")], Arc::clone(clock)).await?;
+            let [lease, wish] = dynamodb::leases(&table, [&job, &format!("{job}#wanted")], clock).await?;
             SeatLeases { lease, wish }
         }
-        LeasePlace::Checkpoints => match state_place(&path, Arc::clone(clock)).await? {
+        LeasePlace::Checkpoints => match state_place(&path, clock).await? {
             StatePlace::Folder(folder) => {
                 let in_folder = |name: &str| Arc::new(FolderLease::new(folder.join(name)));
                 SeatLeases { lease: in_folder("lease"), wish: in_folder("wanted") }

@@ -1,12 +1,13 @@
 //! Where a job goes on: its checkpoints and its epoch log are opened, and the one to go on from is chosen.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::beginning::Beginning;
-use super::changes::reconcile;
-use super::fresh::since_anew;
+use super::changes::{Reconciled, reconcile};
+use super::fresh::{begins_anew, since_anew};
 use super::replica::LeasePlace;
 use super::run::JobOptions;
 use crate::connectors::files::{StatePlace, state_place};
@@ -136,13 +137,19 @@ pub(super) async fn saved_run(
             begun => break begun?,
         }
     };
-    let Begun { store, log, manifest, saved, repeats, generation, anew, notes } = begun;
+    let Begun { mut store, log, manifest, saved, repeats, appeared, generation, anew, notes } = begun;
+    if anew.is_some() {
+        // In a bucket, behind a checkpoint of this run: without one, numbers would begin anew, below that of a run which still writes. A
+        // run that comes from here on is a successor, which has done the same.
+        store.clear().await?;
+        crash_point("fresh.cleared");
+    }
     store.references().adopt(manifest.as_ref(), &repeats).await?;
     let interval = Duration::from_millis(u64::try_from(settings.checkpoint_interval_ms).unwrap_or(0));
     let interval = options.state.interval.unwrap_or(interval);
     Ok(SavedRun {
         saved,
-        log: Some(JobLog { log, entries: repeats, generation }),
+        log: Some(JobLog { log, entries: repeats, appeared, generation }),
         checkpointing: Some(Checkpointing { store, interval }),
         anew,
         notes,
@@ -168,6 +175,8 @@ struct Begun {
     saved: SavedJob,
     /// Of the log, what is to be repeated.
     repeats: Vec<LogEntry>,
+    /// See [`Reconciled`].
+    appeared: BTreeMap<String, u64>,
     generation: u64,
     /// What is logged when results of earlier runs have been set aside.
     anew: Option<LogEntry>,
@@ -189,7 +198,10 @@ impl Opening<'_> {
             store = store.spilling(Arc::clone(&limit.folder), limit.bytes);
         }
         let mut notes = Vec::new();
-        let mut newest = newest(&store, options, &mut notes).await?;
+        // Of what is forgotten anyway, nothing need be readable.
+        let anew =
+            options.fresh || (begins_anew(&entries) && state.from_savepoint.is_none() && !state.previous_checkpoint);
+        let mut newest = newest(&store, anew, state.previous_checkpoint, &mut notes).await?;
         let generation = last_generation(&entries).max(newest.generation) + 1;
         let stamp = Stamp { generation, time_ms: self.clock.now_ms() };
         let epoch = last_epoch(&entries).max(newest.epoch);
@@ -231,7 +243,7 @@ impl Opening<'_> {
                 .hint("run with --fresh to read everything again and write over them, or use another folder"));
         }
         let queries = &self.plan.queries;
-        let changes = reconcile(queries, manifest.as_mut(), &repeats, state)?;
+        let Reconciled { notes: changes, mut appeared } = reconcile(queries, manifest.as_mut(), &repeats, state)?;
         let names = || queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
         let started = |anew| LogEntry::Started { generation, queries: names(), anew };
         log.append(&started(fresh)).await?;
@@ -248,7 +260,7 @@ impl Opening<'_> {
             // A checkpoint that the run before has under way must not be committed any more.
             _ => {
                 let mut latest = if fresh { None } else { store.latest().await? };
-                reconcile(queries, latest.as_mut(), &repeats, state)?;
+                appeared = reconcile(queries, latest.as_mut(), &repeats, state)?.appeared;
                 let loaded = match &latest {
                     Some(latest) => self.load_newest(&mut store, latest).await?,
                     None => SavedJob::default(),
@@ -259,11 +271,6 @@ impl Opening<'_> {
                 loaded
             }
         };
-        if fresh {
-            // In a bucket, behind a checkpoint of this run: without one, numbers would begin anew, below that of a run which still writes.
-            store.clear().await?;
-            crash_point("fresh.cleared");
-        }
         if back.is_some() {
             // (The log of a run that begins anew stays: until there is a checkpoint, nothing else knows its number, and from where epochs
             // are counted on.)
@@ -276,7 +283,7 @@ impl Opening<'_> {
         }
         notes.extend(changes);
         let anew = fresh.then(|| started(false));
-        Ok(Begun { store, log, manifest, saved, repeats, generation, anew, notes })
+        Ok(Begun { store, log, manifest, saved, repeats, appeared, generation, anew, notes })
     }
 
     /// # Errors
@@ -305,9 +312,16 @@ pub(super) struct Newest {
     epoch: u64,
 }
 
+/// `anew`: none is needed; `previous`: the one before will do.
+///
 /// # Errors
 /// `fenced` where the run before has made other checkpoints meanwhile.
-pub(super) async fn newest(store: &CheckpointStore, options: &JobOptions, notes: &mut Vec<String>) -> Result<Newest> {
+pub(super) async fn newest(
+    store: &CheckpointStore,
+    anew: bool,
+    previous: bool,
+    notes: &mut Vec<String>,
+) -> Result<Newest> {
     let mut newest = Newest::default();
     let mut is_unknown = false;
     for number in store.numbers().await?.into_iter().rev() {
@@ -320,7 +334,7 @@ pub(super) async fn newest(store: &CheckpointStore, options: &JobOptions, notes:
         // For who asks for the one before, a damaged state file is as bad as a damaged manifest.
         let read = async {
             let manifest = manifest?;
-            if options.state.previous_checkpoint {
+            if previous {
                 store.verify(&manifest).await?;
             }
             Ok::<_, Error>(manifest)
@@ -335,8 +349,8 @@ pub(super) async fn newest(store: &CheckpointStore, options: &JobOptions, notes:
                 return Err(Error::new(ErrorKind::Fenced, error.message()));
             }
             // What it says is not known: its run and its epochs are passed over by the time.
-            Err(error) if options.fresh => notes.push(format!("--fresh: {}", error.message())),
-            Err(error) if error.kind() == ErrorKind::Corrupt && options.state.previous_checkpoint => {
+            Err(error) if anew => notes.push(format!("--fresh: {}", error.message())),
+            Err(error) if error.kind() == ErrorKind::Corrupt && previous => {
                 notes.push(format!("{}: going on from the one before", error.message()));
                 newest.damaged = true;
             }

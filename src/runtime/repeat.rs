@@ -13,6 +13,8 @@ pub struct JobLog {
     pub log: Arc<dyn EpochLog>,
     /// What is in it.
     pub entries: Vec<LogEntry>,
+    /// By query: the last epoch up to which all that its sink had promised in the log has appeared. Of others nothing is known to have.
+    pub appeared: BTreeMap<String, u64>,
     /// Number of this run, higher than any before.
     pub generation: u64,
 }
@@ -21,7 +23,14 @@ pub struct JobLog {
 pub(super) struct Repeated {
     pub(super) cuts: Logged,
     /// Staged effects by query.
-    pub(super) committed: BTreeMap<String, Vec<Committable>>,
+    pub(super) committed: BTreeMap<String, Committed>,
+}
+
+/// What a sink had staged and logged, in order: see [`Sink::recover`](crate::contracts::Sink::recover).
+#[derive(Default)]
+pub(crate) struct Committed {
+    pub(crate) appeared: Vec<Committable>,
+    pub(crate) promised: Vec<Committable>,
 }
 
 /// Epochs that are to be cut again.
@@ -32,7 +41,8 @@ pub(super) struct Logged {
     pub(super) tables: BTreeSet<usize>,
 }
 
-/// Tables of the queries that a run had which has cut an epoch of its own: only then does it read what is new to it.
+/// Tables of the queries that a run had which has cut an epoch of its own: only then does it read what is new to it. (One whose beginning is
+/// not in the log any more has made a checkpoint since, and that has all its tables.)
 fn begun_tables(job: &Job) -> BTreeSet<usize> {
     let entries = || job.log.iter().flat_map(|log| &log.entries);
     let cut_by = |entry: &LogEntry| if let LogEntry::Cut(cut) = entry { Some(cut.generation) } else { None };
@@ -52,6 +62,9 @@ fn begun_tables(job: &Job) -> BTreeSet<usize> {
 pub(super) fn repeated(job: &Job) -> Result<Repeated> {
     let cuts = Logged { tables: begun_tables(job), ..Logged::default() };
     let mut repeated = Repeated { cuts, committed: BTreeMap::new() };
+    let has_appeared = |query: &String, epoch: u64| {
+        job.log.iter().filter_map(|log| log.appeared.get(query)).any(|appeared| epoch <= *appeared)
+    };
     let after = job.saved.repeats_after();
     let mut next = after;
     for entry in job.log.iter().flat_map(|log| &log.entries) {
@@ -70,9 +83,10 @@ pub(super) fn repeated(job: &Job) -> Result<Repeated> {
                 repeated.cuts.cuts.push_back(cut.clone());
             }
             // Sinks know by them what they have of the epochs that are written again.
-            LogEntry::Committed { query, payloads, .. } => {
-                let committable = |payload: &String| Committable { payload: payload.clone() };
-                repeated.committed.entry(query.clone()).or_default().extend(payloads.iter().map(committable));
+            LogEntry::Committed { query, epoch, payloads } => {
+                let of = repeated.committed.entry(query.clone()).or_default();
+                let known = if has_appeared(query, *epoch) { &mut of.appeared } else { &mut of.promised };
+                known.extend(payloads.iter().map(|payload| Committable { payload: payload.clone() }));
             }
         }
     }

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::changes::WaitingChanges;
 use super::checkpoints::{CheckpointOrder, Report};
 use super::reader::{rejected_row, row_json};
+use super::repeat::Committed;
 use super::unwritten::Unwritten;
 use crate::contracts::{
     Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason, RejectedRecord, Result,
@@ -49,7 +50,7 @@ pub(crate) struct WriterLog {
     /// What is about to appear is written there first.
     pub(crate) log: Option<Arc<dyn EpochLog>>,
     /// What a run that did not end in order had written there.
-    pub(crate) committed: Vec<Committable>,
+    pub(crate) committed: Committed,
     /// The last epoch of the saved state, which the run goes on from. Up to it, refused rows have been reported.
     pub(crate) after: EpochNumber,
     /// The last epoch that the writer is not given again.
@@ -143,13 +144,14 @@ struct Writer {
 
 impl Writer {
     /// Reaches the sink, and lets appear what a run before has staged.
-    async fn recover(&mut self, committed: Vec<Committable>, snapshot: Option<&str>) -> Result<()> {
+    async fn recover(&mut self, committed: Committed, snapshot: Option<&str>) -> Result<()> {
         self.sink.open().await?;
         if let Some(snapshot) = snapshot {
             self.sink.restore(snapshot)?;
         }
-        if !committed.is_empty() {
-            self.sink.recover(committed).await?;
+        let Committed { appeared, promised } = committed;
+        if !appeared.is_empty() || !promised.is_empty() {
+            self.sink.recover(appeared, promised).await?;
         }
         Ok(())
     }

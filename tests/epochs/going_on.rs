@@ -49,11 +49,11 @@ impl Sink for Watched {
         self.sink.open().await
     }
 
-    async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
+    async fn recover(&mut self, appeared: Vec<Committable>, promised: Vec<Committable>) -> Result<()> {
         if let Some(event) = &self.recovers_late {
             let _ = tokio::time::timeout(Duration::from_millis(500), event.notified()).await;
         }
-        self.sink.recover(committed).await
+        self.sink.recover(appeared, promised).await
     }
 
     fn snapshot(&self) -> Option<String> {

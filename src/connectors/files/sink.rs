@@ -298,7 +298,8 @@ impl Sink for FileSink {
         }
     }
 
-    async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
+    async fn recover(&mut self, appeared: Vec<Committable>, promised: Vec<Committable>) -> Result<()> {
+        let committed = [appeared, promised].concat();
         let noted = committed.iter().map(Noted::of).collect::<Result<Vec<_>>>()?;
         self.commit(committed).await?;
         if let Some(files) = &mut self.files

@@ -196,8 +196,8 @@ impl FileSink {
 
 #[async_trait]
 impl Sink for FileSink {
-    async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
-        self.commit(committed).await?;
+    async fn recover(&mut self, appeared: Vec<Committable>, promised: Vec<Committable>) -> Result<()> {
+        self.commit([appeared, promised].concat()).await?;
         if self.bug == Some(Bug::ForgetsCommitted) {
             self.durable = 0;
         }

@@ -1,0 +1,88 @@
+//! What may have changed, and what not, when the run before was killed and the log still has what it did.
+
+use super::*;
+
+/// A file for each event, so that nothing is open at a checkpoint.
+const COPIES: &str = "\
+CREATE TABLE copies (id BIGINT)
+WITH ('connector' = 'filesystem', 'path' = '../copies', 'format' = 'json', 'sink.rolling-policy.row-count' = '1');
+INSERT INTO copies SELECT id FROM events;
+";
+
+/// Is killed when a checkpoint has everything, and the log has still all that was committed, since a file of the archive is open.
+/// Answers how many events there were.
+fn killed_with_copies(place: &Place) -> u64 {
+    let ids = killed_with_an_open_archive(place, "50ms", true);
+    let log = std::fs::read_to_string(place.at("local/checkpoints/job/epochs.log")).unwrap();
+    assert!(log.contains("\"query\":\"copies:copies\""), "{log}");
+    ids
+}
+
+fn with_copies() -> Place {
+    let counts = [("events.sql", SOURCE), ("counts.sql", COUNTS)];
+    Place::of(&[&counts[..], &[("archive.sql", ARCHIVE), ("copies.sql", COPIES)]].concat())
+}
+
+#[test]
+fn a_query_that_could_leave_the_job_is_not_asked_for_after_the_next_kill() {
+    let place = with_copies();
+    let mut ids = killed_with_copies(&place);
+    std::fs::remove_file(place.at("job/copies.sql")).unwrap();
+    let before = place.newest_checkpoint();
+    let child = place.run_until(i64::try_from(ids).unwrap(), &["--checkpoint-interval", "50ms"]);
+    std::thread::sleep(Duration::from_millis(100));
+    place.one_more(&mut ids);
+    // The checkpoint does not name it any more, and the log has still what it has committed.
+    wait("a checkpoint", || place.newest_checkpoint() > before);
+    kill(child);
+    place.run(&[]);
+    archived_once(&place, &place.archived(), 0..ids);
+    assert_eq!(std::fs::read_dir(place.at("copies")).unwrap().count() as u64, ids - 1, "as they were");
+}
+
+#[test]
+fn a_table_whose_files_have_all_appeared_can_have_another_connector_after_a_kill() {
+    let place = with_copies();
+    let ids = killed_with_copies(&place);
+    place.write(
+        "copies.sql",
+        "CREATE TABLE copies (id BIGINT) WITH ('connector' = 'print');\nINSERT INTO copies SELECT id FROM events;",
+    );
+    place.produce(ids..ids + 1);
+    place.run(&[]);
+    archived_once(&place, &place.archived(), 0..ids + 1);
+    assert_eq!(std::fs::read_dir(place.at("copies")).unwrap().count() as u64, ids, "as they were");
+}
+
+/// A checkpoint that needs nothing of the log empties it. What follows stands there without the beginning of its run.
+#[test]
+fn sql_is_compared_where_the_log_does_not_say_with_what_its_epochs_were_cut() {
+    let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.produce(0..100);
+    let child = place.run_until(100, &["--checkpoint-interval", "3s"]);
+    let log = || std::fs::read_to_string(place.at("local/checkpoints/job/epochs.log")).unwrap();
+    let mut ids = 100;
+    while log().contains("started") {
+        assert!(ids < 300, "no checkpoint");
+        place.one_more(&mut ids);
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    place.one_more(&mut ids);
+    kill(child);
+    assert!(log().contains("cut") && !log().contains("started"), "{}", log());
+    let counted = |by: u64| Some(i64::try_from(ids * by).unwrap());
+    let changed = COUNTS.replace("COUNT(*)", "COUNT(*) * 1000");
+    place.write("counts.sql", &changed);
+    let refused = place.refused(&RUN);
+    for part in ["did not end in order", "'counts:counts' has changed", "  + ", "1000", "--reset counts:counts"] {
+        assert!(refused.contains(part), "'{part}' in {refused}");
+    }
+    assert_eq!(place.rows("SELECT 'all', c FROM counts")["all"], counted(1));
+    place.write("counts.sql", COUNTS);
+    place.run(&[]);
+    place.write("counts.sql", &changed);
+    ids += 1;
+    place.produce(ids - 1..ids);
+    place.run(&[]);
+    assert_eq!(place.rows("SELECT 'all', c FROM counts")["all"], Some(i64::try_from(ids * 1000).unwrap()));
+}
