@@ -31,6 +31,7 @@ mod emulators;
 mod lookups;
 mod paused;
 mod rebuilt;
+mod refused;
 mod replay;
 mod shipped;
 mod support;

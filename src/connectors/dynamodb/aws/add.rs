@@ -187,6 +187,7 @@ impl EpochCalls<'_> {
                 .await;
             let error = match sent {
                 Ok(_) => {
+                    self.stored(write);
                     let contributions = wanted.into_iter().map(Some).collect();
                     adder.remember(key, Stored { epoch: Some(self.epoch.0), contributions });
                     return Attempt::Done;
