@@ -27,6 +27,7 @@ mod idleness;
 mod lookup_cache;
 mod memory;
 mod opening;
+mod patience;
 mod pieces;
 mod progress;
 mod queries;

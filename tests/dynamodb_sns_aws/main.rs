@@ -38,3 +38,4 @@ mod support;
 mod table;
 mod target;
 mod topics;
+mod unreachable;

@@ -34,8 +34,8 @@ impl EpochCalls<'_> {
     pub(super) async fn batch(&self, entries: Vec<WriteRequest>) -> Attempt<Vec<WriteRequest>> {
         match self.send(entries.clone()).await {
             Ok(left) => {
-                let progress = left.len() < entries.len();
-                if left.is_empty() { Attempt::Done } else { Attempt::Again { task: left, throttled: true, progress } }
+                let parts = (left.len(), entries.len());
+                if left.is_empty() { Attempt::Done } else { Attempt::left_over(self.batch_call(), left, parts, true) }
             }
             Err((failure, text)) if failure.code == VALIDATION => match entries.as_slice() {
                 [entry] => match self.refuse(entry, &text) {
@@ -53,12 +53,12 @@ impl EpochCalls<'_> {
         let mut entries = entries.into_iter();
         let mut progress = false;
         while let Some(entry) = entries.next() {
-            let (mut left, throttled) = match self.send(vec![entry.clone()]).await {
+            let (mut left, throttled, why) = match self.send(vec![entry.clone()]).await {
                 Ok(left) if left.is_empty() => {
                     progress = true;
                     continue;
                 }
-                Ok(left) => (left, true),
+                Ok(left) => (left, true, Error::unavailable("DynamoDB leaves items over")),
                 Err((failure, text)) if failure.code == VALIDATION => match self.refuse(&entry, &text) {
                     Ok(()) => {
                         progress = true;
@@ -66,11 +66,11 @@ impl EpochCalls<'_> {
                     }
                     Err(too_many) => return Attempt::Failed(too_many),
                 },
-                Err((failure, _)) if failure.retryable => (vec![entry], failure.throttled),
+                Err((failure, _)) if failure.retryable => (vec![entry], failure.throttled, failure.error),
                 Err((failure, _)) => return Attempt::Failed(failure.error),
             };
             left.extend(entries);
-            return Attempt::Again { task: left, throttled, progress };
+            return Attempt::Again { task: left, throttled, progress, why };
         }
         Attempt::Done
     }
@@ -88,11 +88,12 @@ impl EpochCalls<'_> {
                 }
                 Ok(left)
             }
-            Err(e) => {
-                let call = Call { service: "dynamodb", operation: "BatchWriteItem", resource: table };
-                Err((failure(call, &e), e.message().unwrap_or_default().to_owned()))
-            }
+            Err(e) => Err((failure(self.batch_call(), &e), e.message().unwrap_or_default().to_owned())),
         }
+    }
+
+    fn batch_call(&self) -> Call<'_> {
+        Call { service: "dynamodb", operation: "BatchWriteItem", resource: &self.options.table }
     }
 
     fn refuse(&self, entry: &WriteRequest, text: &str) -> Result<()> {

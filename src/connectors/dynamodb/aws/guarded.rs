@@ -237,7 +237,7 @@ impl EpochCalls<'_> {
     {
         let failure = failure(Call { service: "dynamodb", operation, resource: &self.options.table }, error);
         if CONFLICTS.contains(&failure.code.as_str()) {
-            return Attempt::Again { task: write, throttled: false, progress: false };
+            return Attempt::Again { task: write, throttled: false, progress: false, why: failure.error };
         }
         let text = error.message().unwrap_or_default();
         match self.refusals.refuse(&self.options.table, (&failure.code, text), &write.key) {
