@@ -5,6 +5,7 @@
 //!              (plan)    (state)      (plan)                 (plan)
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;

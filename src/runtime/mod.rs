@@ -29,6 +29,7 @@ mod inputs;
 mod lookup_cache;
 mod memory;
 mod opening;
+mod patience;
 mod pieces;
 mod progress;
 mod queries;

@@ -16,6 +16,7 @@ use super::failures::{Failures, Retries};
 use super::feed::FeedSpecification;
 use super::inputs::{Inputs, tests_of};
 use super::memory::MemoryWatch;
+use super::patience::{FLUSH_PATIENCE, Patience, asked};
 use super::progress::{Progress, report};
 use super::queries::{
     EpochContext, RunningQuery, all_recovered, checkpoint_query, end_query, finish_query, run_queries, start_query,
@@ -150,10 +151,12 @@ impl Worker {
         let errors = crew.spawn(run_errors(job.errors, error_receiver));
         let (mut queries, mut memory) = (Vec::new(), MemoryWatch::default());
         let (may_write, recovered) = watch::channel(false);
+        let patience = Patience::new(Arc::clone(&job.clock), stop.clone(), log.is_some());
         for restored in restore_queries(job.queries, &mut job.saved, &job.compute, &crew).await? {
             let committed = committed.remove(&restored.query.name).unwrap_or_default();
             let all_recovered = Some(recovered.clone());
-            let log = WriterLog { log: log.clone(), committed, after, all_recovered, ..WriterLog::default() };
+            let (log, patience) = (log.clone(), Some(patience.clone()));
+            let log = WriterLog { log, committed, after, all_recovered, patience, ..WriterLog::default() };
             queries.push(start_query(restored, error_sender.clone(), log, &job.compute, &crew));
         }
         memory.keep(&mut queries, &job.compute, started).await?;
@@ -169,8 +172,29 @@ impl Worker {
             },
             crew.clone(),
         );
-        driver.begin(cuts).await?;
-        all_recovered(&mut queries).await?;
+        let begun = async {
+            driver.begin(cuts).await?;
+            all_recovered(&mut queries).await
+        };
+        let is_stopped = tokio::select! {
+            biased;
+            begun = begun => begun.map(|()| false)?,
+            () = asked(stop.clone()) => true,
+        };
+        if is_stopped {
+            // Stopped before anything was read or written, while some service does not answer: the last checkpoint and the log have
+            // everything for the next run.
+            driver.stop();
+            // What a source leaves behind, its next run finds.
+            let _ = patience
+                .within(FLUSH_PATIENCE, async {
+                    driver.end().await;
+                    Ok(())
+                })
+                .await;
+            let elapsed = job.clock.elapsed().saturating_sub(started);
+            return Ok(Summary { tables: driver.counts().cloned().collect(), elapsed, ..Summary::default() });
+        }
         may_write.send_replace(true);
         let mut epoch_number = after;
         let mut saved_epoch = after;

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::changes::WaitingChanges;
 use super::checkpoints::{CheckpointOrder, Report};
+use super::patience::{FINISH_PATIENCE, FLUSH_PATIENCE, Patience};
 use super::reader::{rejected_row, row_json};
 use super::repeat::Committed;
 use super::unwritten::Unwritten;
@@ -75,6 +77,8 @@ pub(crate) struct WriterLog {
     /// Turns true when all writers of the run have. Before that none may write: the first row has a sink of files remove what runs
     /// before have left in its folder, and what another sink has promised may lie there too.
     pub(crate) all_recovered: Option<watch::Receiver<bool>>,
+    /// How long the sink may take when the run is asked to stop.
+    pub(crate) patience: Option<Patience>,
 }
 
 /// Runs until it is told to finish, or the channel closes.
@@ -97,6 +101,7 @@ pub(crate) async fn run_writer(
         written: Written::default(),
         due: start.due,
         writes: start.writes,
+        patience: start.patience,
     };
     let query = writer.query.clone();
     let run = async {
@@ -116,7 +121,7 @@ pub(crate) async fn run_writer(
                 Order::Epoch { epoch, now_ms, changes } => writer.write(epoch, now_ms, changes).await?,
                 Order::Checkpoint(order) => order.report(writer.report()).await,
                 Order::Finish => {
-                    let staged = writer.sink.finish(writer.last).await?;
+                    let staged = within(&writer.patience, FINISH_PATIENCE, writer.sink.finish(writer.last)).await?;
                     writer.commit(writer.last, staged).await?;
                     break;
                 }
@@ -140,6 +145,15 @@ struct Writer {
     written: Written,
     due: Arc<AtomicI64>,
     writes: Arc<AtomicU64>,
+    patience: Option<Patience>,
+}
+
+/// A call of a sink.
+async fn within<T>(patience: &Option<Patience>, most: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    match patience {
+        Some(patience) => patience.within(most, call).await,
+        None => call.await,
+    }
 }
 
 impl Writer {
@@ -164,9 +178,9 @@ impl Writer {
         for again in held.epochs() {
             let again = again?;
             for changes in again.changes {
-                self.sink.write(again.epoch, changes).await?;
+                within(&self.patience, FLUSH_PATIENCE, self.sink.write(again.epoch, changes)).await?;
             }
-            self.sink.flush(again.epoch, again.now_ms).await?;
+            within(&self.patience, FLUSH_PATIENCE, self.sink.flush(again.epoch, again.now_ms)).await?;
             let staged = self.sink.prepare(again.epoch).await?;
             self.commit(again.epoch, staged).await?;
         }
@@ -185,17 +199,17 @@ impl Writer {
                 unwritten.add(epoch, now_ms, &changes)?;
             }
             let batch = changes.batch.clone();
-            let outcome = self.sink.write(epoch, changes).await?;
+            let outcome = within(&self.patience, FLUSH_PATIENCE, self.sink.write(epoch, changes)).await?;
             self.written.rows += outcome.written;
             refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, Some(&batch), row)));
             buffered += if from_disk { batch_bytes(&batch) } else { 0 };
             if buffered > FLUSHED_BYTES && self.in_parts && self.sink.flushes_parts() {
                 buffered = 0;
-                let outcome = self.sink.flush(epoch, now_ms).await?;
+                let outcome = within(&self.patience, FLUSH_PATIENCE, self.sink.flush(epoch, now_ms)).await?;
                 refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
             }
         }
-        let outcome = self.sink.flush(epoch, now_ms).await?;
+        let outcome = within(&self.patience, FLUSH_PATIENCE, self.sink.flush(epoch, now_ms)).await?;
         refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
         for record in &refused {
             *self.written.refused.entry(record.reason.to_string()).or_default() += 1;
@@ -228,7 +242,7 @@ impl Writer {
             log.append(&LogEntry::Committed { query: self.query.clone(), epoch: epoch.0, payloads }).await?;
         }
         crash_point("committable.logged");
-        self.sink.commit(staged).await?;
+        within(&self.patience, FINISH_PATIENCE, self.sink.commit(staged)).await?;
         crash_point("committed");
         Ok(())
     }

@@ -135,7 +135,7 @@ pub(super) fn replace(job: &mut Job, table: &str, with: impl FnOnce(Watched) -> 
     query.sink = Box::new(with(Watched::new(own)));
 }
 
-struct Nothing;
+pub(super) struct Nothing;
 
 #[async_trait]
 impl Sink for Nothing {

@@ -23,6 +23,7 @@ mod job;
 mod lambda;
 mod new_tables;
 mod references;
+mod stopping;
 
 const VARIANTS: [Variant; 3] = [
     Variant { rows: usize::MAX, threads: 1, splits: 1 },

@@ -14,19 +14,17 @@ pub(crate) async fn batch_get(
     keys: KeysAndAttributes,
     found: impl FnOnce(&mut dyn Iterator<Item = HashMap<String, AttributeValue>>),
 ) -> Attempt<KeysAndAttributes> {
+    let call = Call { service: "dynamodb", operation: "BatchGetItem", resource: table };
     let output = match client.batch_get_item().request_items(table, keys.clone()).send().await {
         Ok(output) => output,
-        Err(e) => {
-            let call = Call { service: "dynamodb", operation: "BatchGetItem", resource: table };
-            return Attempt::after(keys, failure(call, &e));
-        }
+        Err(e) => return Attempt::after(keys, failure(call, &e)),
     };
     found(&mut output.responses.unwrap_or_default().into_values().flatten());
     // Of the one table that was asked, whether by name or by ARN.
     match output.unprocessed_keys.unwrap_or_default().into_values().next() {
         Some(left) => {
-            let progress = left.keys.len() < keys.keys.len();
-            Attempt::Again { task: left, throttled: true, progress }
+            let parts = (left.keys.len(), keys.keys.len());
+            Attempt::left_over(call, left, parts, true)
         }
         None => Attempt::Done,
     }

@@ -37,6 +37,12 @@ impl AwsFailure {
     pub(crate) fn is_denied(&self) -> bool {
         DENIED.contains(&self.code.as_str())
     }
+
+    /// Whether nothing says who is calling. Later it may be a metadata service that does not answer for a while; at the start it
+    /// is a person who forgot.
+    pub(crate) fn lacks_credentials(&self) -> bool {
+        NO_CREDENTIALS.iter().any(|text| self.error.message().contains(text))
+    }
 }
 
 impl From<AwsFailure> for Error {

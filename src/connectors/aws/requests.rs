@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A task that waits holds no place among the running ones: a hot partition does not keep others from being written.
-//! It is not a rate limiter, and it does not give up: a sink that cannot write is back-pressure for its job.
+//! It is not a rate limiter, and it does not give up: a sink that cannot write is back-pressure for its job. It says so, though, once
+//! in a while; and a service that cannot be reached when a job begins ends its start.
 //!
 //! Invariant: [`Requests::run`] returns `Ok` only when every task is done.
 
@@ -19,7 +20,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use super::{AwsFailure, Jitter};
+use super::{AwsFailure, Call, Jitter};
 use crate::contracts::{Clock, Error, Result};
 
 /// Bounds of a pause after a fault that is no throttling (a cut connection, a 500): doubled from the first to the last.
@@ -28,6 +29,11 @@ const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// Bounds after throttling: services count requests by the second, so shorter pauses only cost refused calls.
 const FIRST_THROTTLED_PAUSE: Duration = Duration::from_millis(50);
 const LAST_THROTTLED_PAUSE: Duration = Duration::from_secs(5);
+/// How long a start tries to reach a service: a wrong endpoint should be found while somebody looks.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long calls fail before it is said, and the time between two warnings. A service that is throttled for a moment is no news.
+const FIRST_WARNING: Duration = Duration::from_secs(5);
+const WARN_EVERY: Duration = Duration::from_secs(30);
 
 /// What came of one call.
 pub(crate) enum Attempt<T> {
@@ -41,6 +47,8 @@ pub(crate) enum Attempt<T> {
         throttled: bool,
         /// Whether a part of the task was done: then the next pause is a first one again.
         progress: bool,
+        /// Why it is left, for people who wait.
+        why: Error,
     },
     /// It never will succeed: the job must end.
     Failed(Error),
@@ -50,9 +58,16 @@ impl<T> Attempt<T> {
     /// Again, if the failure passes by itself; else the end.
     pub(crate) fn after(task: T, failure: AwsFailure) -> Self {
         match failure.retryable {
-            true => Self::Again { task, throttled: failure.throttled, progress: false },
+            true => Self::Again { task, throttled: failure.throttled, progress: false, why: failure.error },
             false => Self::Failed(failure.error),
         }
+    }
+
+    /// Again, where an answer leaves `left` of the `of` parts of a task over.
+    pub(crate) fn left_over(call: Call<'_>, task: T, (left, of): (usize, usize), throttled: bool) -> Self {
+        let Call { service, operation, resource } = call;
+        let why = format!("{service}:{operation} on '{resource}' leaves {left} of {of} over");
+        Self::Again { task, throttled, progress: left < of, why: Error::unavailable(why) }
     }
 }
 
@@ -63,6 +78,37 @@ fn whole_pause(attempt: u32, throttled: bool) -> Duration {
         false => (FIRST_PAUSE, LAST_PAUSE),
     };
     first.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(last)
+}
+
+/// Calls that fail, until one of them succeeds or all are done.
+#[derive(Debug)]
+struct Failing {
+    since: Duration,
+    calls: u64,
+    /// When it is said next, if it goes on.
+    next_warning: Duration,
+}
+
+impl Failing {
+    fn new(now: Duration) -> Self {
+        Self { since: now, calls: 0, next_warning: now + FIRST_WARNING }
+    }
+
+    /// Another call has failed. Answers for how long they have now, if that is to be said.
+    fn again(&mut self, now: Duration) -> Option<Duration> {
+        self.calls += 1;
+        if now < self.next_warning {
+            return None;
+        }
+        self.next_warning = now + WARN_EVERY;
+        Some(now.saturating_sub(self.since))
+    }
+
+    fn tell(&mut self, now: Duration, waiting: usize, why: &Error) {
+        if let Some(since) = self.again(now) {
+            tracing::warn!(seconds = since.as_secs(), failed_calls = self.calls, waiting, "{why}; trying again");
+        }
+    }
 }
 
 /// Runs tasks; kept by a sink for its life.
@@ -79,18 +125,28 @@ impl Requests {
         Self { clock, jitter, limit: limit.max(1) }
     }
 
-    /// One call, repeated until it has an answer.
+    /// One call, with which a start finds out whether a service can be used: repeated until it has an answer.
+    ///
+    /// # Errors
+    /// It never will succeed; it has failed for [`START_PATIENCE`]; nothing says who is calling.
     pub(crate) async fn once<R, F, Fut>(&self, call: F) -> Result<R>
     where
         F: Fn() -> Fut,
         Fut: Future<Output = std::result::Result<R, AwsFailure>>,
     {
         let mut attempt = 0;
+        let mut failing: Option<Failing> = None;
         loop {
             match call().await {
                 Ok(answer) => return Ok(answer),
-                Err(failure) if !failure.retryable => return Err(failure.error),
+                Err(failure) if !failure.retryable || failure.lacks_credentials() => return Err(failure.error),
                 Err(failure) => {
+                    let now = self.clock.elapsed();
+                    let failing = failing.get_or_insert_with(|| Failing::new(now));
+                    if now.saturating_sub(failing.since) >= START_PATIENCE {
+                        return Err(failure.error);
+                    }
+                    failing.tell(now, 1, &failure.error);
                     attempt += 1;
                     self.clock.sleep(self.pause(attempt, failure.throttled)).await;
                 }
@@ -114,6 +170,7 @@ impl Requests {
         let mut ready: VecDeque<(u32, T)> = tasks.into_iter().map(|task| (0, task)).collect();
         let mut waiting: Vec<(Duration, u32, T)> = Vec::new();
         let mut running = FuturesUnordered::new();
+        let mut failing: Option<Failing> = None;
         loop {
             let now = self.clock.elapsed();
             for (_, attempt, task) in waiting.extract_if(.., |(due, _, _)| *due <= now) {
@@ -143,10 +200,12 @@ impl Requests {
             match ended {
                 (_, Attempt::Done) => {}
                 (_, Attempt::Failed(error)) => return Err(error),
-                (attempt, Attempt::Again { task, throttled, progress }) => {
+                (attempt, Attempt::Again { task, throttled, progress, why }) => {
                     let attempt = if progress { 1 } else { attempt + 1 };
-                    let due = self.clock.elapsed() + self.pause(attempt, throttled);
-                    waiting.push((due, attempt, task));
+                    let now = self.clock.elapsed();
+                    let left = 1 + ready.len() + waiting.len() + running.len();
+                    failing.get_or_insert_with(|| Failing::new(now)).tell(now, left, &why);
+                    waiting.push((now + self.pause(attempt, throttled), attempt, task));
                 }
             }
         }
@@ -167,6 +226,13 @@ mod tests {
         assert_eq!([whole_pause(1, false), whole_pause(99, false)], [FIRST_PAUSE, LAST_PAUSE]);
     }
 
+    #[test]
+    fn it_is_said_after_seconds_and_then_each_half_minute() {
+        let mut failing = Failing::new(Duration::from_secs(100));
+        let said: Vec<u64> = (100..=200).filter(|s| failing.again(Duration::from_secs(*s)).is_some()).collect();
+        assert_eq!((said, failing.calls), (vec![105, 135, 165, 195], 101));
+    }
+
     #[tokio::test]
     async fn all_tasks_are_done_within_the_bound_whatever_fails_on_the_way() {
         let (now, most, calls) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
@@ -180,7 +246,10 @@ mod tests {
                 calls.fetch_add(1, Ordering::SeqCst);
                 match left {
                     0 => Attempt::Done,
-                    left => Attempt::Again { task: (id, left - 1), throttled: false, progress: left > 1 },
+                    left => {
+                        let why = Error::unavailable("not yet");
+                        Attempt::Again { task: (id, left - 1), throttled: false, progress: left > 1, why }
+                    }
                 }
             }
         };
@@ -200,7 +269,10 @@ mod tests {
             let (others, clock) = (&others, &clock);
             async move {
                 match (hot, again) {
-                    (true, true) => return Attempt::Again { task: (true, false), throttled: true, progress: false },
+                    (true, true) => {
+                        let why = Error::unavailable("too hot");
+                        return Attempt::Again { task: (true, false), throttled: true, progress: false, why };
+                    }
                     (true, false) => assert_eq!(others.load(Ordering::SeqCst), 5, "the others came first"),
                     (false, _) => {
                         // The last of the others lets time go on.

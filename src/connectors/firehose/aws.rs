@@ -60,13 +60,11 @@ fn batches(records: Vec<Vec<u8>>) -> Vec<Vec<Record>> {
 }
 
 async fn put(client: &Client, stream: &str, records: Vec<Record>) -> Attempt<Vec<Record>> {
+    let call = Call { service: "firehose", operation: "PutRecordBatch", resource: stream };
     let sent = client.put_record_batch().delivery_stream_name(stream).set_records(Some(records.clone())).send().await;
     let output = match sent {
         Ok(output) => output,
-        Err(e) => {
-            let call = Call { service: "firehose", operation: "PutRecordBatch", resource: stream };
-            return Attempt::after(records, failure(call, &e));
-        }
+        Err(e) => return Attempt::after(records, failure(call, &e)),
     };
     if output.failed_put_count() == 0 {
         return Attempt::Done;
@@ -84,8 +82,8 @@ async fn put(client: &Client, stream: &str, records: Vec<Record>) -> Attempt<Vec
             record
         })
         .collect();
-    let progress = left.len() < total;
-    if left.is_empty() { Attempt::Done } else { Attempt::Again { task: left, throttled, progress } }
+    let parts = (left.len(), total);
+    if left.is_empty() { Attempt::Done } else { Attempt::left_over(call, left, parts, throttled) }
 }
 
 #[async_trait]

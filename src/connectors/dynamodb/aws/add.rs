@@ -187,6 +187,7 @@ impl EpochCalls<'_> {
                 .await;
             let error = match sent {
                 Ok(_) => {
+                    self.stored(write);
                     let contributions = wanted.into_iter().map(Some).collect();
                     adder.remember(key, Stored { epoch: Some(self.epoch.0), contributions });
                     return Attempt::Done;
@@ -204,14 +205,16 @@ impl EpochCalls<'_> {
                     return match self.failed("UpdateItem", &error, write) {
                         Attempt::Done => Attempt::Done,
                         Attempt::Failed(e) => Attempt::Failed(e),
-                        Attempt::Again { throttled, progress, .. } => {
-                            Attempt::Again { task: (key, write), throttled, progress }
+                        Attempt::Again { throttled, progress, why, .. } => {
+                            Attempt::Again { task: (key, write), throttled, progress, why }
                         }
                     };
                 }
             }
         }
-        Attempt::Again { task: (key, write), throttled: false, progress: false }
+        let text = format!("an item of '{}' is changed by others between each two looks", self.options.table);
+        let why = Error::unavailable(text);
+        Attempt::Again { task: (key, write), throttled: false, progress: false, why }
     }
 
     fn addition(

@@ -11,7 +11,6 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::sync::{Mutex, PoisonError};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
@@ -21,10 +20,11 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use crate::connectors::aws::{Attempt, Call, failure};
-use crate::contracts::{EpochNumber, RefusedRow};
+use crate::contracts::EpochNumber;
 
 use super::items::{Change, Expires, ItemWrite};
 use super::options::{DeleteMode, SinkOptions};
+use super::refusals::Refusals;
 
 /// Conflicts with a transaction or with another region's write: they pass.
 const CONFLICTS: &[&str] = &["TransactionConflictException", "ReplicatedWriteConflictException"];
@@ -37,8 +37,10 @@ pub(super) struct EpochCalls<'a> {
     pub(super) names: &'a [String],
     pub(super) epoch: EpochNumber,
     pub(super) now_ms: i64,
-    /// Items that DynamoDB refused.
-    pub(super) refused: Mutex<Vec<RefusedRow>>,
+    /// Names of the key's attributes.
+    pub(super) key: &'a [String],
+    /// Items that DynamoDB refuses.
+    pub(super) refusals: &'a Refusals,
 }
 
 /// What one expression names and holds.
@@ -215,9 +217,11 @@ impl EpochCalls<'_> {
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         match sent {
-            Ok(()) => Attempt::Done,
-            Err(e) if e.code() == Some("ConditionalCheckFailedException") => Attempt::Done,
-            Err(e) => self.failed(operation, &e, write),
+            Err(e) if e.code() != Some("ConditionalCheckFailedException") => self.failed(operation, &e, write),
+            _ => {
+                self.stored(write);
+                Attempt::Done
+            }
         }
     }
 
@@ -233,39 +237,21 @@ impl EpochCalls<'_> {
     {
         let failure = failure(Call { service: "dynamodb", operation, resource: &self.options.table }, error);
         if CONFLICTS.contains(&failure.code.as_str()) {
-            return Attempt::Again { task: write, throttled: false, progress: false };
+            return Attempt::Again { task: write, throttled: false, progress: false, why: failure.error };
         }
         let text = error.message().unwrap_or_default();
-        let reason = match failure.code.as_str() {
-            // The attributes of others count too, and only DynamoDB knows them.
-            "ValidationException" if text.contains("Item size") => "item_too_large",
-            "ValidationException" if text.contains("Number overflow") || text.contains("Number underflow") => {
-                "number_out_of_range"
-            }
-            "ItemCollectionSizeLimitExceededException" => "item_collection_too_large",
-            _ => return Attempt::after(write, failure),
-        };
-        let refused = RefusedRow {
-            row: 0,
-            reason: reason.to_owned(),
-            column: None,
-            detail: format!("{text}: item {}", key_text(&write.key)),
-        };
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).push(refused);
-        Attempt::Done
+        match self.refusals.refuse(&self.options.table, (&failure.code, text), &write.key) {
+            Ok(true) => Attempt::Done,
+            Ok(false) => Attempt::after(write, failure),
+            Err(too_many) => Attempt::Failed(too_many),
+        }
     }
-}
 
-/// A key for people: `metric_key=pageviews, sort_key=/a`.
-fn key_text(key: &HashMap<String, AttributeValue>) -> String {
-    let mut parts: Vec<String> = key
-        .iter()
-        .map(|(name, value)| match value {
-            AttributeValue::S(text) | AttributeValue::N(text) => format!("{name}={text}"),
-            AttributeValue::B(bytes) => format!("{name}={} bytes", bytes.as_ref().len()),
-            _ => name.clone(),
-        })
-        .collect();
-    parts.sort();
-    parts.join(", ")
+    /// A write was applied, or the table has later values.
+    pub(super) fn stored(&self, write: &ItemWrite) {
+        // A statement all of whose rows are refused may still delete.
+        if !write.deleted {
+            self.refusals.stored();
+        }
+    }
 }

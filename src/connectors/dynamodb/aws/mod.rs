@@ -20,9 +20,10 @@ mod items;
 pub(super) mod lease;
 mod lookup;
 mod options;
+mod refusals;
 mod table;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -37,6 +38,7 @@ use guarded::EpochCalls;
 use items::Items;
 pub(super) use lookup::AwsLookup;
 use options::{SinkOptions, WriteMode};
+use refusals::Refusals;
 
 /// An UpdateExpression has 4 KB at most; an attribute takes up to 12 of them.
 const MAX_UPDATED_ATTRIBUTES: usize = 300;
@@ -49,6 +51,7 @@ pub(super) struct AwsTableSink {
     items: Items,
     requests: Requests,
     adder: Option<Adder>,
+    refusals: Refusals,
     client: Option<Client>,
 }
 
@@ -79,7 +82,8 @@ impl AwsTableSink {
         };
         let jitter = Jitter::seeded(&[job, &spec.name, &options.table, &options.version]);
         let requests = Requests::new(clock, jitter, options.in_flight);
-        Ok(Self { session, spec: spec.clone(), items: Items::new(spec, key), options, requests, adder, client: None })
+        let (items, spec, refusals) = (Items::new(spec, key), spec.clone(), Refusals::default());
+        Ok(Self { session, spec, items, options, requests, adder, refusals, client: None })
     }
 }
 
@@ -115,7 +119,8 @@ impl Sink for AwsTableSink {
             names: &self.items.key.names,
             epoch,
             now_ms,
-            refused: Mutex::new(Vec::new()),
+            key: &self.items.key.primary_key,
+            refusals: &self.refusals,
         };
         let calls_of = &calls;
         match (self.options.mode, &self.adder) {
@@ -130,7 +135,6 @@ impl Sink for AwsTableSink {
             }
             _ => self.requests.run(waiting.values(), |write| calls_of.update(write)).await?,
         }
-        let refused = calls.refused.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(WriteOutcome { written: 0, refused })
+        Ok(WriteOutcome { written: 0, refused: self.refusals.take() })
     }
 }

@@ -123,8 +123,8 @@ impl TableLedger {
         match self.client.batch_write_item().request_items(&self.table, entries.clone()).send().await {
             Ok(output) => {
                 let left: Vec<_> = output.unprocessed_items.unwrap_or_default().into_values().flatten().collect();
-                let progress = left.len() < entries.len();
-                if left.is_empty() { Attempt::Done } else { Attempt::Again { task: left, throttled: true, progress } }
+                let (call, parts) = (self.call("BatchWriteItem"), (left.len(), entries.len()));
+                if left.is_empty() { Attempt::Done } else { Attempt::left_over(call, left, parts, true) }
             }
             Err(e) => Attempt::after(entries, failure(self.call("BatchWriteItem"), &e)),
         }

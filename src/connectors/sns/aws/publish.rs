@@ -111,8 +111,9 @@ impl Publishing<'_> {
         {
             return Attempt::Failed(e);
         }
-        let progress = left.len() < total;
-        if left.is_empty() { Attempt::Done } else { Attempt::Again { task: left, throttled, progress } }
+        let (call, parts) =
+            (Call { service: "sns", operation: "PublishBatch", resource: self.topic_arn }, (left.len(), total));
+        if left.is_empty() { Attempt::Done } else { Attempt::left_over(call, left, parts, throttled) }
     }
 
     fn refuse(&self, message: &Outgoing, reason: &str, text: &str) {
