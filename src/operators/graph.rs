@@ -5,6 +5,7 @@
 //!              (plan)    (state)      (plan)                 (plan)
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
@@ -90,7 +91,7 @@ pub struct Operator {
 }
 
 /// Rows of a source table in an epoch.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct TableRows {
     /// How many there are.
     pub rows: usize,
@@ -359,17 +360,43 @@ impl QueryGraph {
     }
 
     /// After the end of the input: sets event time back to the last window that was really closed, so
-    /// that a later run can open new ones. Returns that time in milliseconds.
-    pub fn reopen(&mut self) -> Option<i64> {
-        let ends = self.operators.iter_mut().filter_map(|operator| match &mut operator.kind {
-            OperatorKind::Window(window) => window.reopen(),
-            OperatorKind::Running(running) => {
-                running.reopen();
-                None
+    /// that a later run can open new ones.
+    pub fn reopen(&mut self) {
+        for operator in &mut self.operators {
+            match &mut operator.kind {
+                OperatorKind::Window(window) => window.reopen(),
+                OperatorKind::Running(running) => running.reopen(),
+                OperatorKind::Buffer(buffer) => buffer.reopen(),
             }
-            OperatorKind::Buffer(buffer) => buffer.reopen(),
-        });
-        ends.max()
+        }
+    }
+
+    /// Up to where windows over each source table have closed, where there are some. Not between the end of the input and
+    /// [`Self::reopen`].
+    pub fn closed(&self) -> BTreeMap<usize, Watermark> {
+        let mut closed = BTreeMap::new();
+        // Of each operator, the tables below it.
+        let mut tables: Vec<BTreeSet<usize>> = Vec::new();
+        for operator in &self.operators {
+            let below = operator.input.inputs.iter().flat_map(|input| match input.source {
+                SlotSource::Table(table) => BTreeSet::from([table]),
+                SlotSource::Operator(operator) => tables[operator].clone(),
+                SlotSource::Reference(_) => BTreeSet::new(),
+            });
+            let below: BTreeSet<usize> = below.collect();
+            let watermark = match &operator.kind {
+                OperatorKind::Window(window) => Some(window.watermark()),
+                OperatorKind::Buffer(buffer) => Some(buffer.watermark()),
+                OperatorKind::Running(_) => None,
+            };
+            for (table, watermark) in below.iter().zip(std::iter::repeat(watermark)) {
+                let Some(watermark) = watermark.filter(|watermark| *watermark > Watermark::MIN) else { continue };
+                let closed = closed.entry(*table).or_insert(watermark);
+                *closed = watermark.max(*closed);
+            }
+            tables.push(below);
+        }
+        closed
     }
 }
 

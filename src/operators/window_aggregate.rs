@@ -345,11 +345,15 @@ impl WindowAggregate {
     }
 
     /// See [`super::QueryGraph::reopen`].
-    pub fn reopen(&mut self) -> Option<i64> {
+    pub fn reopen(&mut self) {
         if self.watermark == Watermark::MAX {
             self.watermark = self.closed.map_or(Watermark::MIN, Watermark);
         }
-        self.closed
+    }
+
+    /// Up to where windows have closed.
+    pub fn watermark(&self) -> Watermark {
+        self.watermark
     }
 
     /// All state, for a snapshot.
@@ -397,6 +401,8 @@ impl WindowAggregate {
             pane.rows_after_compaction = pane.batches[..from].iter().map(|(_, batch)| batch.num_rows()).sum();
         }
         self.watermark = watermark;
+        // A run that closes no window leaves those closed that others have.
+        self.closed = (watermark > Watermark::MIN).then_some(watermark.0);
         Ok(())
     }
 }

@@ -151,11 +151,15 @@ impl WindowBuffer {
     }
 
     /// See [`super::QueryGraph::reopen`].
-    pub fn reopen(&mut self) -> Option<i64> {
+    pub fn reopen(&mut self) {
         if self.watermark == Watermark::MAX {
             self.watermark = self.closed.map_or(Watermark::MIN, Watermark);
         }
-        self.closed
+    }
+
+    /// Up to where windows have closed.
+    pub fn watermark(&self) -> Watermark {
+        self.watermark
     }
 
     /// All rows, for a snapshot.
@@ -194,6 +198,8 @@ impl WindowBuffer {
             tokio::task::yield_now().await;
         }
         self.watermark = watermark;
+        // A run that closes no window leaves those closed that others have.
+        self.closed = (watermark > Watermark::MIN).then_some(watermark.0);
         Ok(())
     }
 }

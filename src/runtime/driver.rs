@@ -340,8 +340,8 @@ impl Driver {
         }
     }
 
-    /// Where reading stands, between two epochs. `closed` is the end of the last window that a drained run has closed.
-    pub(crate) fn saved_tables(&self, drained: bool, closed: Option<i64>) -> BTreeMap<String, SavedTable> {
+    /// Where reading stands, between two epochs.
+    pub(crate) fn saved_tables(&self, drained: bool) -> BTreeMap<String, SavedTable> {
         let mut saved = BTreeMap::new();
         // A run that ends by itself asks once.
         let listings = if self.ending == Ending::Run { MISSED_LISTINGS } else { 1 };
@@ -359,9 +359,9 @@ impl Driver {
                     };
                     (s.id.0.to_string(), SavedSplit { after_exclusive, from_ms, watermark_ms: *watermark, finished })
                 };
-                // A drained run says what it has closed; any other has closed what its watermark passed.
+                // What a drained run has closed, each of its queries knows; any other has closed what its watermark passed.
                 let fired = if drained { i64::MIN } else { time.reported.0 };
-                let floor = time.floor.max(closed.unwrap_or(i64::MIN)).max(fired);
+                let floor = time.floor.max(fired);
                 // A split that has ended and that the source no longer names will never be asked for again.
                 let is_kept = |s: &SplitState| !s.really_finished || !feed.splits.is_gone(&s.id, listings);
                 let kept = feed.splits.list.iter().zip(&time.watermarks).filter(|(s, _)| is_kept(s));

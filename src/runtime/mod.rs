@@ -25,6 +25,7 @@ mod epoch;
 mod failures;
 mod feed;
 mod idleness;
+mod inputs;
 mod lookup_cache;
 mod memory;
 mod opening;

@@ -15,11 +15,12 @@ use super::crew::Crew;
 use super::driver::Driver;
 use super::epoch::Epoch;
 use super::failures::Failures;
+use super::inputs::{Floors, Inputs};
 use super::reader::{rejected, rejected_row, row_json};
 use super::restored::RestoredQuery;
 use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, run_writer};
 use crate::contracts::{EpochNumber, Error, Reject, RejectReason, RejectedRecord, Result};
-use crate::operators::{Compute, EpochInputs, FailedRow, GateKind, QueryGraph, QueryOutput};
+use crate::operators::{Compute, FailedRow, GateKind, QueryGraph, QueryOutput};
 use crate::state::SavedQuery;
 
 /// A query and its writer.
@@ -36,6 +37,9 @@ pub(super) struct RunningQuery {
     pub(super) counts: QueryCounts,
     /// Why it does not have the epoch that is computed.
     skipped: Option<String>,
+    /// Up to where its windows over each table had closed before this run, or before the end of the input that was repeated: rows for them
+    /// are late, though for those of other queries they may not be.
+    pub(super) floors: Floors,
     /// It has had all epochs up to this one.
     pub(super) after: EpochNumber,
     /// When its sink wants an epoch to end, though no row has come.
@@ -78,6 +82,7 @@ pub(super) fn start_query(
     RunningQuery {
         name: query.name,
         plan: query.plan,
+        floors: graph.closed(),
         graph,
         tables: query.tables,
         gates: query.gates,
@@ -109,14 +114,14 @@ pub(super) async fn all_recovered(queries: &mut [RunningQuery]) -> Result<()> {
 /// Runs the epoch through all queries at the same time. Rows stay in `pending` until they are sent.
 pub(super) async fn run_queries(
     queries: Vec<RunningQuery>,
-    inputs: &Arc<EpochInputs>,
+    inputs: &Inputs,
     compute: &Compute,
     epoch: EpochNumber,
     failures: &mut Failures,
 ) -> Result<Vec<RunningQuery>> {
     let mut tasks = Vec::with_capacity(queries.len());
     for mut query in queries {
-        let (inputs, compute) = (Arc::clone(inputs), compute.clone());
+        let (inputs, compute) = (Arc::clone(inputs.above(&query.floors)), compute.clone());
         let skips = if epoch > query.after { failures.skips(&query.name, epoch.0)?.map(str::to_owned) } else { None };
         let name = query.name.clone();
         let task = tokio::spawn(async move {
@@ -272,6 +277,12 @@ async fn writer_error(query: &mut RunningQuery) -> Error {
 }
 
 impl RunningQuery {
+    /// See [`QueryGraph::reopen`].
+    pub(super) fn reopen(&mut self) {
+        self.graph.reopen();
+        self.floors = self.graph.closed();
+    }
+
     /// The epoch at which its sink is.
     pub(super) fn writes(&self) -> u64 {
         self.writes.load(Ordering::Relaxed)
@@ -283,7 +294,7 @@ pub(super) async fn end_query(
     query: RunningQuery,
     epoch: EpochNumber,
     finishes: bool,
-) -> Result<(QueryCounts, SavedQuery, Option<i64>)> {
+) -> Result<(QueryCounts, SavedQuery)> {
     if finishes {
         // A writer that has gone says why below.
         let _ = query.orders.send(Order::Finish).await;
@@ -299,9 +310,9 @@ pub(super) async fn end_query(
     let taken = counts.used + counts.late + counts.rejected.values().sum::<u64>();
     // More taken than read would wrap to a sum that the check refuses.
     counts.filtered = (!graph.multiplies()).then(|| counts.rows_in.saturating_sub(taken));
-    let closed = graph.reopen();
+    graph.reopen();
     let (plan, operators) = (query.plan, graph.snapshot());
     let saved = SavedQuery { plan, durable_epoch: epoch.0, operators, unwritten: None, sink: None };
     debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");
-    Ok((counts, saved, closed))
+    Ok((counts, saved))
 }

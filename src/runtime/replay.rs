@@ -188,11 +188,11 @@ impl Driver {
         !self.replay.is_empty()
     }
 
-    /// Goes on after a logged epoch: to the next one, or by itself. `closed` is the end of the last window that the epoch
-    /// closed, if it was the end of a `drained` run.
-    pub(crate) async fn go_on(&mut self, drained: bool, closed: Option<i64>) -> Result<()> {
+    /// Goes on after a logged epoch, which may have been the end of a `drained` run: to the next one, or by itself.
+    pub(crate) async fn go_on(&mut self, drained: bool) -> Result<()> {
         if drained {
-            self.reopen(closed);
+            // What a later run does with the saved state of a drained one.
+            self.feeds.iter_mut().flat_map(|feed| &mut feed.times).for_each(|time| time.reported = Watermark::MIN);
         }
         if !self.replay.is_empty() {
             return Ok(());
@@ -219,14 +219,6 @@ impl Driver {
             reader.abort();
         }
         feed.wait(number);
-    }
-
-    /// What a later run does with the saved state of a drained one.
-    fn reopen(&mut self, closed: Option<i64>) {
-        for time in self.feeds.iter_mut().flat_map(|feed| &mut feed.times) {
-            time.floor = time.floor.max(closed.unwrap_or(i64::MIN));
-            time.reported = Watermark::MIN;
-        }
     }
 
     /// Takes a split into account as the log says. A log that a replay has shortened says it no more, but that replay's saved

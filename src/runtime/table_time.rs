@@ -19,8 +19,8 @@ pub(crate) struct TableTime {
     pub(crate) max_drift_ms: Option<i64>,
     /// What the queries have been told; it never goes back.
     pub(crate) reported: Watermark,
-    /// Windows up to here have fired because all splits were idle (or an earlier run was drained):
-    /// rows for them are late whatever their own split says.
+    /// Windows up to here have fired because splits were idle, or in an earlier run: rows for them are late whatever their own split
+    /// says. (What the end of a drained run has closed is the floor of its query, `inputs.rs`.)
     pub(crate) floor: i64,
     /// How far time had come when this run began to go on by itself.
     resumed: i64,

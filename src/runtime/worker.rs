@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -12,9 +11,10 @@ use super::accounting::Summary;
 use super::checkpoints::{Checkpointer, Checkpointing};
 use super::crew::{Crew, Foreman};
 use super::driver::{Course, Driver};
-use super::epoch::{Epoch, EpochLimits};
+use super::epoch::EpochLimits;
 use super::failures::{Failures, Retries};
 use super::feed::FeedSpecification;
+use super::inputs::{Inputs, tests_of};
 use super::memory::MemoryWatch;
 use super::progress::{Progress, report};
 use super::queries::{
@@ -25,7 +25,7 @@ use super::repeat::{JobLog, Repeated, append, repeated};
 use super::restored::restore_queries;
 use super::writer::{ErrorsOrder, WriterLog, run_errors};
 use crate::contracts::{Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Result, Sink, Watermark};
-use crate::operators::{Compute, EpochInputs, EqualityTest, GateKind, QueryGraph, TableRows};
+use crate::operators::{Compute, GateKind, QueryGraph};
 use crate::state::SavedJob;
 
 /// How a run ends.
@@ -218,7 +218,8 @@ impl Worker {
                 progress.epoch.store(cut.epoch, Ordering::Relaxed);
                 summary.epochs += 1;
                 job.epoch_time.store(now_ms, Ordering::Relaxed);
-                let inputs = Arc::new(inputs(&epoch, &tests, changed, closes));
+                let floors = queries.iter().map(|query| &query.floors);
+                let inputs = Inputs::new(&epoch, &tests, changed, closes, floors)?;
                 // The cut is written while the queries compute; nothing leaves the process before both are done.
                 let entry = Arc::new(LogEntry::Cut(cut));
                 failures.begin(Arc::clone(&entry));
@@ -245,8 +246,10 @@ impl Worker {
                 let rows_out = queries.iter().map(|q| q.counts.rows_out).sum();
                 progress.rows_out.store(rows_out, Ordering::Relaxed);
                 if repeats {
-                    let closed = if closes { queries.iter_mut().filter_map(|q| q.graph.reopen()).max() } else { None };
-                    driver.go_on(closes, closed).await?;
+                    if closes {
+                        queries.iter_mut().for_each(RunningQuery::reopen);
+                    }
+                    driver.go_on(closes).await?;
                 }
             }
             if let Some(checkpointer) = &mut checkpointer
@@ -256,7 +259,7 @@ impl Worker {
                 && checkpointer.is_due().await?
             {
                 saved_epoch = epoch_number;
-                let tables = driver.saved_tables(false, None);
+                let tables = driver.saved_tables(false);
                 let errors = error_sender.clone();
                 let order = checkpointer.begin(epoch_number, tables, queries.len(), errors).await?;
                 for query in &mut queries {
@@ -273,24 +276,22 @@ impl Worker {
         }
         let drained = job.ending == Ending::Drain && !*stop.borrow();
         let mut saved = SavedJob { epoch: epoch_number.0, ..SavedJob::default() };
-        let mut closed = None;
         for query in queries {
             let (name, writes) = (query.name.clone(), query.writes());
-            let (counts, state, end) = match end_query(query, epoch_number, finishes).await {
+            let (counts, state) = match end_query(query, epoch_number, finishes).await {
                 Ok(ended) => ended,
                 Err(error) => {
                     failures.failed(&name, writes);
                     return Err(error);
                 }
             };
-            closed = closed.max(end);
             saved.queries.insert(counts.name.clone(), state);
             summary.queries.push(counts);
         }
         drop(error_sender);
         errors.await.map_err(|e| Error::internal("the error output ended early").caused_by(e))??;
         driver.stop();
-        saved.tables = driver.saved_tables(drained, closed.filter(|_| drained));
+        saved.tables = driver.saved_tables(drained);
         driver.end().await;
         summary.tables = driver.counts().cloned().collect();
         summary.elapsed = job.clock.elapsed().saturating_sub(started);
@@ -301,28 +302,6 @@ impl Worker {
         }
         Ok(summary)
     }
-}
-
-/// The tests under which queries read each table, each once.
-fn tests_of(queries: &[RunningQuery], tables: usize) -> Vec<Vec<EqualityTest>> {
-    let mut tests: Vec<Vec<EqualityTest>> = vec![Vec::new(); tables];
-    for (table, test) in queries.iter().flat_map(|query| query.graph.tests()) {
-        if !tests[table].contains(test) {
-            tests[table].push(test.clone());
-        }
-    }
-    tests
-}
-
-fn inputs(
-    epoch: &Epoch,
-    tests: &[Vec<EqualityTest>],
-    references: Vec<Option<RecordBatch>>,
-    closes: bool,
-) -> EpochInputs {
-    let watermarks = if closes { vec![Watermark::MAX; epoch.watermarks.len()] } else { epoch.watermarks.clone() };
-    let tables = epoch.rows.iter().zip(tests).map(|(rows, tests)| TableRows::new(rows, tests)).collect();
-    EpochInputs { tables, watermarks, references }
 }
 
 async fn errors_failed(errors: JoinHandle<Result<()>>) -> Error {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tidemill::runtime::{Ending, Summary};
 
 mod clock;
+mod drained;
 mod failing_sink;
 mod going_on;
 #[path = "../support/job.rs"]
@@ -30,10 +31,14 @@ const VARIANTS: [Variant; 3] = [
 ];
 
 async fn ran(folder: &Path, sql: &str, variant: Variant) -> Summary {
+    ended(folder, sql, variant, Ending::Drain).await
+}
+
+async fn ended(folder: &Path, sql: &str, variant: Variant, ending: Ending) -> Summary {
     let file = folder.join("job.sql");
     std::fs::write(&file, sql).unwrap();
     let parameters = BTreeMap::from([("DIR".to_owned(), folder.display().to_string())]);
-    let options = options(file, folder.join("local"), parameters, variant, Ending::Drain);
+    let options = options(file, folder.join("local"), parameters, variant, ending);
     run(&options).await.unwrap_or_else(|e| panic!("[{variant}] {e}"))
 }
 

@@ -1,0 +1,87 @@
+//! What queries get of an epoch: rows of tables, shared by all that read them.
+//!
+//! After `--drain`, a query whose windows have closed far ahead of its last rows (a day's) takes what comes for them as late, and another
+//! one of the same table, with windows of a minute, does not. Lateness is decided by a column of the rows, which is raised to the
+//! query's floor for the table then; queries with the same floors share the rows. That ends by itself when the rows' own watermarks have passed it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::compute::min;
+use datafusion::arrow::datatypes::Int64Type;
+
+use super::epoch::{Epoch, with_floor};
+use super::queries::RunningQuery;
+use crate::contracts::{Result, Watermark};
+use crate::operators::{EpochInputs, EqualityTest, TableRows, WATERMARK_COLUMN};
+
+/// By table, up to where windows of a query have closed.
+pub(super) type Floors = BTreeMap<usize, Watermark>;
+
+/// See the module's description.
+pub(super) struct Inputs {
+    all: Arc<EpochInputs>,
+    /// By the floors that some row is below.
+    raised: BTreeMap<Floors, Arc<EpochInputs>>,
+    /// The least watermark before a row of each table.
+    least: Vec<Watermark>,
+}
+
+impl Inputs {
+    /// The inputs of an epoch that `closes` all windows or not, for queries with these floors.
+    pub(super) fn new<'q>(
+        epoch: &Epoch,
+        tests: &[Vec<EqualityTest>],
+        references: Vec<Option<RecordBatch>>,
+        closes: bool,
+        queries: impl Iterator<Item = &'q Floors>,
+    ) -> Result<Self> {
+        let watermarks = if closes { vec![Watermark::MAX; epoch.watermarks.len()] } else { epoch.watermarks.clone() };
+        let tables = epoch.rows.iter().zip(tests).map(|(rows, tests)| TableRows::new(rows, tests)).collect();
+        let all = Arc::new(EpochInputs { tables, watermarks, references });
+        let least = |rows: &Vec<RecordBatch>| rows.iter().filter_map(least_watermark).min().unwrap_or(i64::MAX);
+        let least = epoch.rows.iter().map(|rows| Watermark(least(rows))).collect();
+        let mut inputs = Self { all, raised: BTreeMap::new(), least };
+        for floors in queries {
+            let floors = inputs.that_raise(floors);
+            if floors.is_empty() || inputs.raised.contains_key(&floors) {
+                continue;
+            }
+            let mut tables = inputs.all.tables.clone();
+            for (table, floor) in &floors {
+                let rows = epoch.rows[*table].iter().map(|batch| with_floor(batch, floor.0));
+                tables[*table] = TableRows::new(&rows.collect::<Result<Vec<_>>>()?, &tests[*table]);
+            }
+            let (watermarks, references) = (inputs.all.watermarks.clone(), inputs.all.references.clone());
+            inputs.raised.insert(floors, Arc::new(EpochInputs { tables, watermarks, references }));
+        }
+        Ok(inputs)
+    }
+
+    fn that_raise(&self, floors: &Floors) -> Floors {
+        floors.iter().filter(|(table, floor)| self.least[**table] < **floor).map(|(t, f)| (*t, *f)).collect()
+    }
+
+    /// Those of a query with these floors.
+    pub(super) fn above(&self, floors: &Floors) -> &Arc<EpochInputs> {
+        self.raised.get(&self.that_raise(floors)).unwrap_or(&self.all)
+    }
+}
+
+/// The least watermark before a row of a batch; `None` where its table has none.
+fn least_watermark(batch: &RecordBatch) -> Option<i64> {
+    let index = batch.schema_ref().index_of(WATERMARK_COLUMN).ok()?;
+    min(batch.column(index).as_primitive::<Int64Type>())
+}
+
+/// The tests under which queries read each table, each once.
+pub(super) fn tests_of(queries: &[RunningQuery], tables: usize) -> Vec<Vec<EqualityTest>> {
+    let mut tests: Vec<Vec<EqualityTest>> = vec![Vec::new(); tables];
+    for (table, test) in queries.iter().flat_map(|query| query.graph.tests()) {
+        if !tests[table].contains(test) {
+            tests[table].push(test.clone());
+        }
+    }
+    tests
+}
