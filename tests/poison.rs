@@ -17,6 +17,8 @@ use tidemill::runtime::{Ending, Summary};
 
 #[path = "support/job.rs"]
 mod job;
+#[path = "poison/unfit.rs"]
+mod unfit;
 
 const VARIANTS: [Variant; 4] = [
     Variant { rows: usize::MAX, threads: 1, splits: 1 },
@@ -188,114 +190,6 @@ INSERT INTO firsts SELECT user_id, c, s, place FROM (
         assert_eq!(refused.len(), 1, "{memory:?}: {refused:?}");
         assert!(refused[0]["record"].as_str().unwrap().contains("none"), "{memory:?}: {refused:?}");
     }
-}
-
-/// Rows whose time, or whose watermark, cannot be computed. Readers compute it, before there is an epoch.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn records_whose_time_cannot_be_computed_are_rejected_with_their_position() {
-    let tables = |columns: &str| {
-        format!(
-            "CREATE TABLE events (i BIGINT, {columns}, never_used AS CAST(k AS BIGINT))
-WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/in', 'format' = 'json');
-CREATE TABLE counts (w TIMESTAMP(3), c BIGINT) WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/counts', 'format' = 'json');
-CREATE TABLE everything (i BIGINT) WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/everything', 'format' = 'json');
-INSERT INTO counts SELECT window_start, COUNT(*) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' MINUTE))
-GROUP BY window_start, window_end;
-INSERT INTO everything SELECT i FROM events;"
-        )
-    };
-    let start_ms = 1_772_323_200_000_i64;
-    let ms = |i: usize| start_ms + 1_000 * i as i64;
-    let text = |i: usize| format!("2026-03-01 00:{:02}:{:02}", i / 60, i % 60);
-    type Record<'a> = &'a dyn Fn(usize, bool) -> String;
-    let kinds: [(&str, &str, Record<'_>, &str); 3] = [
-        (
-            "a text that is no time",
-            "k STRING, n STRING, ts AS CAST(n AS TIMESTAMP(3)), WATERMARK FOR ts AS ts - INTERVAL '1' SECOND",
-            &|i, is_bad| format!(r#""n":"{}""#, if is_bad { "garbage".to_owned() } else { text(i) }),
-            "garbage",
-        ),
-        (
-            "nanoseconds for milliseconds",
-            "k STRING, n BIGINT, ts AS TO_TIMESTAMP_LTZ(n, 3), WATERMARK FOR ts AS ts - INTERVAL '1' SECOND",
-            &|i, is_bad| format!(r#""n":{}"#, if is_bad { ms(i) * 1_000_000 } else { ms(i) }),
-            "",
-        ),
-        (
-            "a watermark that cannot be computed",
-            "k STRING, n BIGINT, m BIGINT, ts TIMESTAMP_LTZ(3), WATERMARK FOR ts AS TO_TIMESTAMP_LTZ(n / m, 3)",
-            &|i, is_bad| format!(r#""n":{},"m":{},"ts":"{}Z""#, ms(i), i64::from(!is_bad), text(i).replace(' ', "T")),
-            "zero",
-        ),
-    ];
-    for (what, columns, record, detail) in kinds {
-        for (variant, ending) in VARIANTS.into_iter().flat_map(|v| [(v, Ending::Drain), (v, Ending::Once)]) {
-            let what = format!("{what} [{variant}] {ending:?}");
-            let folder = place(&tables(columns), std::iter::empty());
-            let record = |i: usize| format!(r#"{{"i":{i},"k":"no number",{}}}"#, record(i, BAD.contains(&i)));
-            let lines_in: Vec<String> = (0..ROWS).map(record).collect();
-            std::fs::write(folder.path().join("in/a.jsonl"), lines_in.join("\n") + "\n").unwrap();
-            let parameters = BTreeMap::from([("DIR".to_owned(), folder.path().display().to_string())]);
-            let options =
-                options(folder.path().join("job.sql"), folder.path().join("local"), parameters, variant, ending);
-            let summary = run(&options).await.unwrap_or_else(|e| panic!("{what}: {e}"));
-            let good = ROWS - BAD.len();
-            let counts = &summary.tables[0];
-            let rejected = counts.rejected.get("bad_timestamp").copied();
-            assert_eq!((counts.decoded, rejected), (good as u64, Some(BAD.len() as u64)), "{what}");
-            for query in &summary.queries {
-                assert_eq!((query.used, query.late), (good as u64, 0), "{what}: {}", query.name);
-            }
-            let used: i64 = lines(&folder.path().join("counts"))
-                .iter()
-                .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["c"].as_i64().unwrap())
-                .sum();
-            // The last record of all is bad, and the ones before it are of the minute that stays open.
-            let closed = if ending == Ending::Drain { good } else { 480 - 3 };
-            assert_eq!(used, closed as i64, "{what}");
-            assert_eq!(lines(&folder.path().join("everything")).len(), good, "{what}");
-            let mut refused = refused(folder.path(), "events");
-            refused.sort_by_key(|line| line["sequence_number"].as_str().unwrap().parse::<u64>().unwrap());
-            let mut positions = 0;
-            for (line, i) in refused.iter().zip(BAD) {
-                assert_eq!(line["reason"], "bad_timestamp", "{what}: {line}");
-                assert!(line["split"].as_str().unwrap().ends_with("a.jsonl"), "{what}: {line}");
-                assert_eq!(line["record"].as_str(), Some(lines_in[i].as_str()), "{what}: {line}");
-                let said = line["detail"].as_str().unwrap();
-                assert!(!said.is_empty() && said.contains(detail), "{what}: {line}");
-                // The position of a record of a file is its first byte.
-                positions = lines_in[..i].iter().map(|line| line.len() + 1).sum();
-                assert_eq!(line["sequence_number"], positions.to_string(), "{what}: {line}");
-            }
-            assert_eq!(refused.len(), BAD.len(), "{what}: {refused:?}");
-            assert!(positions > 0);
-        }
-    }
-}
-
-/// What is the same for all records of a file can be unfit too.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metadata_and_folders_that_do_not_fit_refuse_their_records() {
-    let job = "
-CREATE TABLE events (n BIGINT, part INT NOT NULL, name BIGINT NOT NULL METADATA FROM 'file.name' VIRTUAL)
-PARTITIONED BY (part) WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
-CREATE TABLE numbers (n BIGINT, part INT, name BIGINT)
-WITH ('connector' = 'filesystem', 'path' = '${DIR}/numbers', 'format' = 'json');
-INSERT INTO numbers SELECT n, part, name FROM events;";
-    let folder = place(job, std::iter::empty());
-    std::fs::remove_file(folder.path().join("in/a.jsonl")).unwrap();
-    for (file, n) in [("part=1/17", 1), ("part=1/none", 2), ("part=__DEFAULT_PARTITION__/18", 3)] {
-        let file = folder.path().join("in").join(file);
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(file, format!("{{\"n\":{n},\"part\":7}}\n")).unwrap();
-    }
-    let summary = ran(folder.path(), Variant::default()).await.expect("it runs");
-    assert_eq!(lines(&folder.path().join("numbers")), [r#"{"n":1,"part":1,"name":17}"#]);
-    assert_eq!(summary.tables[0].rejected["missing_value"], 2);
-    let refused = refused(folder.path(), "events");
-    let mut columns: Vec<&str> = refused.iter().map(|line| line["column"].as_str().unwrap()).collect();
-    columns.sort_unstable();
-    assert_eq!(columns, ["name", "part"], "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

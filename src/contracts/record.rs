@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 
+use super::reject::Reject;
 use super::source::SplitId;
 
 /// Bytes that should follow the last record in a chunk's buffer, so that vector loads may run past
@@ -168,6 +169,9 @@ pub struct RowChunk {
     pub sequence: SequenceNumbers,
     /// Arrival time of each row.
     pub arrivals: Arrivals,
+    /// Rows with a value that does not fit its column, in order: it is NULL in `batch`, and the row is to be refused. (NULL in a NOT NULL
+    /// column is not among them.)
+    pub rejects: Vec<Reject>,
 }
 
 impl RowChunk {
@@ -185,7 +189,12 @@ impl RowChunk {
             sequence: self.sequence.slice(range.clone()),
             arrivals: match &self.arrivals {
                 Arrivals::Same(ms) => Arrivals::Same(*ms),
-                Arrivals::Each(each) => Arrivals::Each(each[range].into()),
+                Arrivals::Each(each) => Arrivals::Each(each[range.clone()].into()),
+            },
+            rejects: {
+                let before = |row: usize| self.rejects.partition_point(|reject| (reject.record as usize) < row);
+                let own = self.rejects[before(range.start)..before(range.end)].iter().cloned();
+                own.map(|reject| Reject { record: reject.record - range.start as u32, ..reject }).collect()
             },
         }
     }

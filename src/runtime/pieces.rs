@@ -98,8 +98,8 @@ mod tests {
         let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1_000));
         let batch = RecordBatch::try_from_iter([("n", column)]).expect("a batch");
         let whole = batch.get_array_memory_size();
-        let (sequence, arrivals) = (SequenceNumbers::Dense { first: 0 }, Arrivals::Same(0));
-        let bytes = RowBytes::of(&RowChunk { split: SplitId("s".into()), batch, sequence, arrivals });
+        let (sequence, arrivals, rejects) = (SequenceNumbers::Dense { first: 0 }, Arrivals::Same(0), Vec::new());
+        let bytes = RowBytes::of(&RowChunk { split: SplitId("s".into()), batch, sequence, arrivals, rejects });
         assert_eq!(bytes.up_to(1_000), whole as u64);
         let parts = [0, 7, 500, 1_000].map(|row| bytes.up_to(row));
         assert!(parts.is_sorted() && parts[0] == 0 && parts[1] > 0, "{parts:?}");

@@ -265,7 +265,7 @@ impl ReaderTask {
             let (skipped, all) = (decoded.skipped, decoded.batch.num_rows());
             let record = |row: usize| provenance.record(row) as u32;
             let (part, unfit) =
-                table.part(decoded.batch, &provenance, decoded.skipped_time.as_ref(), number, skipped).await?;
+                table.part(decoded.batch, &[], &provenance, decoded.skipped_time.as_ref(), number, skipped).await?;
             let mut rejects = decoded.rejects;
             let out: Vec<usize> = unfit.keys().copied().collect();
             rejects.extend(unfit.into_iter().map(|(row, Unfit { reason, column, detail })| Reject {
@@ -311,7 +311,7 @@ impl ReaderTask {
         };
         let mut parts = Vec::with_capacity(self.tables.len());
         for (table, rows) in self.tables.iter_mut().zip(self.decoder.rows(&chunk.batch)?) {
-            let (part, unfit) = table.part(rows, &provenance, None, number, 0).await?;
+            let (part, unfit) = table.part(rows, &chunk.rejects, &provenance, None, number, 0).await?;
             let out: Vec<usize> = unfit.keys().copied().collect();
             let rejects = unfit.into_iter().map(|(row, Unfit { reason, column, detail })| RejectedRecord {
                 origin: table.name.to_string(),
@@ -350,12 +350,13 @@ impl TableMaker {
     async fn part(
         &mut self,
         decoded: RecordBatch,
+        rejects: &[Reject],
         provenance: &Provenance<'_>,
         skipped_time: Option<&SkippedTime>,
         number: u32,
         skipped: u64,
     ) -> Result<(Part, UnfitRows)> {
-        let made = self.maker.make(decoded, provenance, skipped_time, number).await?;
+        let made = self.maker.make(decoded, rejects, provenance, skipped_time, number).await?;
         let (decoded, watermark) = (made.batch.num_rows() as u64, self.maker.watermark);
         let (batch, rejects) = (made.batch, Vec::new());
         Ok((Part { batch, records: None, watermark, decoded, skipped, rejects }, made.unfit))

@@ -16,7 +16,7 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 
 use super::computed_time::{computed, milliseconds};
 use crate::contracts::{
-    Arrivals, Error, MetadataColumn, RawChunk, RejectReason, Result, SequenceNumbers, SkippedTime, SplitId,
+    Arrivals, Error, MetadataColumn, RawChunk, Reject, RejectReason, Result, SequenceNumbers, SkippedTime, SplitId,
 };
 use crate::operators::{Compute, ORIGIN_COLUMN, Stage, TIME_COLUMN, WATERMARK_COLUMN};
 
@@ -87,10 +87,12 @@ pub(crate) struct Made {
 }
 
 impl RowMaker {
-    /// Adds columns to decoded rows. `piece` is the number under which the epoch knows the chunk.
+    /// Adds columns to decoded rows, of which the source has refused `rejects` where the table has the column. `piece` is the number
+    /// under which the epoch knows the chunk.
     pub(crate) async fn make(
         &mut self,
         decoded: RecordBatch,
+        rejects: &[Reject],
         provenance: &Provenance<'_>,
         skipped: Option<&SkippedTime>,
         piece: u32,
@@ -112,7 +114,7 @@ impl RowMaker {
             };
             columns.push(cast(&column, field.data_type())?);
         }
-        let mut unfit = self.missing(&columns);
+        let mut unfit = self.unfit(rejects, &columns);
         let (times, marks) = self.times(rows, &columns, skipped, &mut unfit).await?;
         for (index, metadata) in self.metadata.iter().enumerate() {
             if metadata.key == "watermark" {
@@ -146,9 +148,17 @@ impl RowMaker {
         Ok(Made { batch, unfit })
     }
 
-    /// Rows that are NULL in a NOT NULL column. (Planning refuses one of the watermark, which is not known yet.)
-    fn missing(&self, columns: &[ArrayRef]) -> UnfitRows {
-        let mut unfit = UnfitRows::new();
+    /// Rows that the source has refused, and those that are NULL in a NOT NULL column. (Planning refuses one of the watermark, which is
+    /// not known yet.)
+    fn unfit(&self, rejects: &[Reject], columns: &[ArrayRef]) -> UnfitRows {
+        let has = |name: &String| self.schema.fields()[..self.physical].iter().any(|field| field.name() == name);
+        let own = rejects.iter().filter(|reject| reject.column.as_ref().is_none_or(has));
+        let mut unfit: UnfitRows = own
+            .map(|reject| {
+                let Reject { record, reason, column, detail } = reject.clone();
+                (record as usize, Unfit { reason, column, detail })
+            })
+            .collect();
         for (field, column) in self.schema.fields().iter().zip(columns) {
             if field.is_nullable() || column.null_count() == 0 {
                 continue;

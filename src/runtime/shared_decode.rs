@@ -47,12 +47,17 @@ impl FeedDecoder {
         self.tables.iter_mut().map(|table| table.take(&decoded, chunk)).collect()
     }
 
-    /// Typed rows with each table's columns.
+    /// Typed rows with each table's columns, in which there may be NULLs that the tables do not take.
     pub(crate) fn rows(&self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
         if self.tables.len() == 1 {
             return Ok(vec![batch.clone()]);
         }
-        self.tables.iter().map(|table| picked(batch, &table.schema)).collect()
+        let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
+        let picked = |table: &TableDecoder| {
+            let fields: Vec<Field> = table.schema.fields().iter().map(nullable).collect();
+            picked(batch, &Arc::new(Schema::new(fields)))
+        };
+        self.tables.iter().map(picked).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::*;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use tidemill::contracts::{ChangeKind, Changes, EpochNumber, StartPosition, TableSpec};
@@ -237,5 +237,30 @@ async fn folders_by_time_and_by_column() {
         let wrong = options.iter().fold(base.clone(), |table, (key, value)| table.with_option(key, *value));
         let error = connectors(dir.path(), 1).sink(&wrong, "filesystem").err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_reference_table_of_parquet_has_all_rows_or_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("out").display().to_string();
+    let table = spec("t", schema(&[("n", DataType::Int64)]), &[("path", path.as_str()), ("format", "parquet")]);
+    let rows = batch(&table.schema, vec![Arc::new(Int64Array::from(vec![Some(1), Some(300), None]))]);
+    let connectors = connectors(dir.path(), 1);
+    write_all(connectors.sink(&table, "filesystem").unwrap().as_mut(), vec![appends(rows)]).await;
+    let read = async |data_type: DataType, nullable: bool| {
+        let mut table = table.clone();
+        table.schema = Arc::new(Schema::new(vec![Field::new("n", data_type, nullable)]));
+        let files = connectors.reference(&table, "filesystem").unwrap();
+        files.load().await.map(|(_, rows)| rows.num_rows()).map_err(|e| e.to_string())
+    };
+    assert_eq!(read(DataType::Int32, true).await, Ok(3));
+    for (error, parts) in [
+        (read(DataType::Int8, true).await, ["row 1", "'n'", "300"]),
+        (read(DataType::Int64, false).await, ["does not fit the table's columns", ".parquet", "'t'"]),
+        (read(DataType::Time32(TimeUnit::Second), true).await, ["'n'", "declared type", ".parquet"]),
+    ] {
+        let error = error.expect_err("it does not fit");
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     }
 }

@@ -126,6 +126,7 @@ impl DatagenReader {
             batch,
             sequence: SequenceNumbers::Dense { first },
             arrivals: Arrivals::Same(now_ms),
+            rejects: Vec::new(),
         })
     }
 }

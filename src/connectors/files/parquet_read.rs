@@ -2,6 +2,7 @@
 //!
 //! Columns are found by name, fields of rows too. A column that the file lacks is NULL, so that files
 //! written before a column was added stay readable. Row numbers within the file are sequence numbers.
+//! A value that does not fit its column refuses its row; a type that no value of which could is an error.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array, new_null_array,
 };
-use arrow::compute::{CastOptions, cast_with_options, take};
+use arrow::compute::{CastOptions, can_cast_types, cast_with_options, concat, take};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -20,7 +21,9 @@ use parquet::errors::ParquetError;
 
 use crate::connectors::blocking::ChunkReader;
 use crate::connectors::line_file::{io_error, modified_ms};
-use crate::contracts::{Arrivals, Error, Fetch, Position, Result, RowChunk, SequenceNumbers, SplitId, StartPosition};
+use crate::contracts::{
+    Arrivals, Error, Fetch, Position, Reject, RejectReason, Result, RowChunk, SequenceNumbers, SplitId, StartPosition,
+};
 
 /// Rows of a batch: large enough that the cost of a batch is small, small enough for the cache.
 const BATCH_ROWS: usize = 16_384;
@@ -31,6 +34,8 @@ pub(super) struct ParquetFile {
     split: SplitId,
     reader: ParquetRecordBatchReader,
     schema: SchemaRef,
+    /// The same of rows that may be refused: each column may have NULLs.
+    nullable: SchemaRef,
     constants: Vec<(String, ArrayRef)>,
     next_row: u64,
     modified_ms: i64,
@@ -82,7 +87,9 @@ impl ParquetFile {
         let skip = usize::try_from(next_row.min(rows)).unwrap_or(usize::MAX);
         let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).with_offset(skip).build();
         let reader = reader.map_err(|e| unreadable(path, e))?;
-        Ok(Self { path: path.to_owned(), split, reader, schema, constants, next_row, modified_ms })
+        let nullable: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+        let nullable = Arc::new(Schema::new(nullable));
+        Ok(Self { path: path.to_owned(), split, reader, schema, nullable, constants, next_row, modified_ms })
     }
 }
 
@@ -176,30 +183,64 @@ fn adapt(array: &ArrayRef, wanted: &DataType) -> Result<ArrayRef> {
     }
 }
 
+/// Whether there is a cast from one type to the other, for some values at least.
+fn can_adapt(found: &DataType, wanted: &DataType) -> bool {
+    match (found, wanted) {
+        (DataType::Struct(found), DataType::Struct(wanted)) => wanted
+            .iter()
+            .all(|field| found.find(field.name()).is_none_or(|(_, own)| can_adapt(own.data_type(), field.data_type()))),
+        (found, wanted) => found == wanted || can_cast_types(found, wanted),
+    }
+}
+
+/// The rows from `first` on as [`adapt`] gives them. Halves are tried until single rows are left that do not fit: they are NULL.
+fn adapt_some(array: &ArrayRef, field: &Field, first: usize, rejects: &mut Vec<Reject>) -> Result<ArrayRef> {
+    match adapt(array, field.data_type()) {
+        Err(error) if array.is_empty() => Err(error),
+        Err(error) if array.len() == 1 => {
+            let (reason, column) = (RejectReason::WrongType, Some(field.name().clone()));
+            // The kernel's own words have the value.
+            let detail = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            rejects.push(Reject { record: first as u32, reason, column, detail });
+            Ok(new_null_array(field.data_type(), 1))
+        }
+        Err(_) => {
+            let middle = array.len() / 2;
+            let halves = [(0, middle), (middle, array.len() - middle)];
+            let adapted = |(from, rows)| adapt_some(&array.slice(from, rows), field, first + from, rejects);
+            let [one, other] = halves.map(adapted);
+            Ok(concat(&[&*one?, &*other?])?)
+        }
+        fits => fits,
+    }
+}
+
 impl ParquetFile {
-    fn rows(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+    /// Rows under the table's columns, and those that do not fit them.
+    fn rows(&self, batch: &RecordBatch) -> Result<(RecordBatch, Vec<Reject>)> {
         let rows = batch.num_rows();
+        let mut rejects = Vec::new();
         let column = |field: &Arc<Field>| {
             if let Some((_, value)) = self.constants.iter().find(|(name, _)| name == field.name()) {
                 return Ok(take(value, &UInt32Array::from(vec![0; rows]), None)?);
             }
-            match batch.column_by_name(field.name()) {
-                Some(column) => adapt(column, field.data_type()).map_err(|e| {
-                    Error::data(format!(
-                        "'{}': column '{}' does not fit its declared type",
-                        self.path.display(),
-                        field.name()
-                    ))
-                    .caused_by(e)
-                }),
-                None => Ok(new_null_array(field.data_type(), rows)),
+            let Some(column) = batch.column_by_name(field.name()) else {
+                return Ok(new_null_array(field.data_type(), rows));
+            };
+            if can_adapt(column.data_type(), field.data_type()) {
+                return adapt_some(column, field, 0, &mut rejects);
             }
+            let (path, name) = (self.path.display(), field.name());
+            let why = format!("there is no cast from {} to {}", column.data_type(), field.data_type());
+            Err(Error::data(format!("'{path}': column '{name}' does not fit its declared type: {why}")))
         };
         let columns = self.schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+        rejects.sort_by_key(|reject| reject.record);
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(|e| {
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.nullable), columns, &options).map_err(|e| {
             Error::data(format!("'{}' does not fit the table's columns", self.path.display())).caused_by(e)
-        })
+        })?;
+        Ok((batch, rejects))
     }
 }
 
@@ -208,7 +249,7 @@ impl ChunkReader for ParquetFile {
         let Some(batch) = self.reader.next() else { return Ok(None) };
         let batch = batch
             .map_err(|e| Error::data(format!("'{}' cannot be read as Parquet", self.path.display())).caused_by(e))?;
-        let batch = self.rows(&batch)?;
+        let (batch, rejects) = self.rows(&batch)?;
         let first = self.next_row;
         self.next_row += batch.num_rows() as u64;
         Ok(Some(Fetch::Rows(RowChunk {
@@ -216,6 +257,7 @@ impl ChunkReader for ParquetFile {
             batch,
             sequence: SequenceNumbers::Dense { first },
             arrivals: Arrivals::Same(self.modified_ms),
+            rejects,
         })))
     }
 

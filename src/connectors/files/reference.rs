@@ -7,13 +7,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, take};
 use async_trait::async_trait;
 
 use crate::connectors::blocking::ChunkReader;
 use crate::connectors::line_file::open_blocking;
-use crate::contracts::{Clock, Decoder, Error, Fetch, RawChunk, ReferenceLoader, Result, StartPosition, TableSpec};
+use crate::contracts::{
+    Clock, Decoder, Error, Fetch, RawChunk, ReferenceLoader, Reject, Result, RowChunk, StartPosition, TableSpec,
+};
 use crate::formats::decoder;
 
 use super::listing::ListedFile;
@@ -107,9 +109,11 @@ impl ReferenceFiles {
             loaded = match Kind::of(&self.spec)? {
                 Kind::Parquet => {
                     let mut reader = at.parquet(None, StartPosition::TrimHorizon).await?;
+                    let name = file.name.clone();
                     let read = open_blocking(move || {
                         while let Some(Fetch::Rows(rows)) = reader.read()? {
-                            this.take(&mut loaded, rows.batch)?;
+                            let batch = this.all_fit(&name, rows)?;
+                            this.take(&mut loaded, batch)?;
                         }
                         Ok(loaded)
                     });
@@ -132,6 +136,22 @@ impl ReferenceFiles {
             };
         }
         Ok(concat_batches(&self.spec.schema, &loaded.batches)?)
+    }
+
+    /// The rows of a chunk, if the table takes all of them.
+    fn all_fit(&self, name: &str, rows: RowChunk) -> Result<RecordBatch> {
+        let told = |error: Error| {
+            let error = error.context(format!("reference table '{}'", self.spec.name));
+            error.hint("mend the file; a reference table is used only when all of it can be read")
+        };
+        if let Some(Reject { record, column, detail, .. }) = rows.rejects.first() {
+            let (row, column) = (rows.sequence.get(*record as usize), column.as_deref().unwrap_or_default());
+            return Err(told(Error::data(format!("'{name}', row {row}: column '{column}' does not fit: {detail}"))));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.batch.num_rows()));
+        let columns = rows.batch.columns().to_vec();
+        RecordBatch::try_new_with_options(Arc::clone(&self.spec.schema), columns, &options)
+            .map_err(|e| told(Error::data(format!("'{name}' does not fit the table's columns")).caused_by(e)))
     }
 
     /// Takes rows that have been read, unless they are too many.
