@@ -244,6 +244,51 @@ fn number(folder: &Path, sql: &str) -> Option<i64> {
     open.query_row(sql, [], |row| row.get(0)).ok()
 }
 
+/// What fails is mended where it stands, and the state goes on.
+#[test]
+fn a_query_that_was_mended_goes_on_with_its_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("job.sql"), FAILING).unwrap();
+    let run = ["run", "job.sql", "--local", "local", "--from", "trim_horizon", "--epoch-interval", "50ms"];
+    let once = [&run[..], &["--once"]].concat();
+    let said = |args: &[&str]| {
+        let output = program(folder, args).output().unwrap();
+        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    produce(folder, 30..40);
+    assert!(said(&once).0);
+    produce(folder, 0..30);
+    let (_, stopped) = said(&run);
+    assert!(stopped.contains("hint: mend the query, and start it once with --keep-state QUERY"), "{stopped}");
+    std::fs::write(folder.join("job.sql"), FAILING.replace("SUM(CAST", "SUM(TRY_CAST")).unwrap();
+    let (went, refused) = said(&once);
+    assert!(!went && refused.contains("--keep-state job:counts"), "{refused}");
+    let (went, kept) = said(&[&once[..], &["--keep-state", "counts"]].concat());
+    assert!(went, "{kept}");
+    for note in ["are repeated by the new SQL", "goes on with its state as it is (--keep-state)"] {
+        assert!(kept.contains(note), "{kept}");
+    }
+    let good = (0..30).filter(|n| record(*n).contains("\"s\":\"none")).count();
+    assert!(good > 0, "some fail");
+    let expected: i64 = (0..40).filter(|n| !record(*n).contains("\"s\":\"none")).map(|n| n as i64).sum();
+    assert_eq!(number(folder, "SELECT total FROM counts"), Some(expected));
+    assert_eq!(number(folder, "SELECT c FROM counts"), Some(40));
+    assert_eq!(number(folder, "SELECT c FROM plain"), Some(40));
+    // Of other columns it cannot be.
+    std::fs::write(
+        folder.join("job.sql"),
+        FAILING
+            .replace("SUM(CAST(s AS BIGINT))", "MAX(n), MIN(n)")
+            .replace("total BIGINT", "total BIGINT, least BIGINT"),
+    )
+    .unwrap();
+    let (went, other) = said(&[&once[..], &["--keep-state", "counts"]].concat());
+    assert!(!went && other.contains("query 'job:counts': the saved state of operator 0 has columns ("), "{other}");
+    std::fs::write(folder.join("job.sql"), FAILING.replace("SUM(CAST", "SUM(TRY_CAST")).unwrap();
+    assert!(said(&once).0, "nothing was written");
+}
+
 #[test]
 fn an_epoch_that_fails_again_and_again_stops_the_job_or_is_skipped() {
     let folder = tempfile::tempdir().unwrap();

@@ -51,6 +51,8 @@ struct OfOneJob {
     drop_state: Vec<String>,
     #[arg(long, hide = true)]
     reset: Vec<String>,
+    #[arg(long, hide = true)]
+    keep_state: Vec<String>,
 }
 
 impl OfOneJob {
@@ -63,6 +65,7 @@ impl OfOneJob {
             ("--from-savepoint", self.from_savepoint.is_some()),
             ("--drop-state", !self.drop_state.is_empty()),
             ("--reset", !self.reset.is_empty()),
+            ("--keep-state", !self.keep_state.is_empty()),
         ];
         if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
             let text = format!(

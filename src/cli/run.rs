@@ -42,6 +42,9 @@ pub(super) struct RunArgs {
     /// Let a query that has changed begin without state; may be repeated
     #[arg(long, value_name = "QUERY")]
     reset: Vec<String>,
+    /// Let a query that has changed go on with its state as it is, if that has the same columns; may be repeated
+    #[arg(long, value_name = "QUERY")]
+    keep_state: Vec<String>,
     #[command(flatten)]
     work: WorkArgs,
 }
@@ -62,6 +65,7 @@ impl RunArgs {
                 previous_checkpoint: self.previous_checkpoint,
                 drop_state: self.drop_state,
                 reset: self.reset,
+                keep_state: self.keep_state,
                 ..options.state
             },
             ..options

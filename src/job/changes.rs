@@ -71,7 +71,7 @@ pub(super) fn reconcile(
         };
         Err(Error::config(format!("no saved query is called '{given}'")).hint(names))
     };
-    state.drop_state.iter().chain(&state.reset).try_for_each(known)?;
+    state.drop_state.iter().chain(&state.reset).chain(&state.keep_state).try_for_each(known)?;
     let has = |name: &str| queries.iter().any(|query| query.name == name);
     for entry in log {
         if let LogEntry::Committed { query, epoch, .. } = entry
@@ -108,8 +108,15 @@ pub(super) fn reconcile(
             Some(queries) => queries.get(&query.name).cloned(),
             None => saved.get(&query.name).filter(|_| by_checkpoint).map(|before| identity(&before.plan)),
         };
+        let keeps = !reset && state.keep_state.iter().any(|given| means(given, &query.name));
         if repeats > 0 && !reset && cut_by.is_some_and(|of| of != identity(&query.normal)) {
-            return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, repeats));
+            if !keeps {
+                return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, repeats));
+            }
+            notes.push(format!("query '{}' has changed: {repeats} epoch(s) are repeated by the new SQL", query.name));
+        }
+        if let Some(before) = saved.get_mut(&query.name).filter(|_| keeps) {
+            notes.extend(keep_state(query, before)?);
         }
         match saved.get(&query.name) {
             None if had_queries => {
@@ -165,6 +172,27 @@ fn means(given: &str, name: &str) -> bool {
     given == name || name.rsplit_once(':').is_some_and(|(_, sink)| sink == given)
 }
 
+/// Takes the state of a query as that of another one. Whether it has the same columns is seen when it is loaded. Answers what a person
+/// should know, if there is a difference.
+fn keep_state(query: &QueryPlan, before: &mut ManifestQuery) -> Result<Option<String>> {
+    let own = &query.graph.operators;
+    if own.len() != before.operators.len() {
+        let (name, had, has) = (&query.name, before.operators.len(), own.len());
+        let error =
+            format!("the query '{name}' has {has} operator(s) with state, and had {had} when its state was saved");
+        return Err(
+            Error::config(error).hint(format!("undo the change; or let it begin without state with --reset {name}"))
+        );
+    }
+    let mut is_changed = false;
+    for (own, before) in own.iter().zip(&mut before.operators) {
+        is_changed |= own.fingerprint != before.fingerprint;
+        before.fingerprint.clone_from(&own.fingerprint);
+    }
+    let note = || format!("query '{}' has changed, and goes on with its state as it is (--keep-state)", query.name);
+    Ok(is_changed.then(note))
+}
+
 fn same_operators(query: &QueryPlan, before: &ManifestQuery) -> Result<()> {
     let own: Vec<&str> = query.graph.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
     let saved: Vec<&str> = before.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
@@ -184,8 +212,8 @@ fn same_operators(query: &QueryPlan, before: &ManifestQuery) -> Result<()> {
     Err(Error::config(error).hint(format!(
         "undo the change; or keep this query until its windows have closed, and give the changed one another file name or \
          sink; or let it begin without state with --reset {}, and have what is then incomplete computed from the archive by \
-         tidemill backfill",
-        query.name
+         tidemill backfill; or, where what is stored means the same, let it go on from there with --keep-state {}",
+        query.name, query.name
     )))
 }
 
@@ -195,7 +223,10 @@ fn changed_after_kill(name: &str, before: Option<&ManifestQuery>, plan: &str, re
         "the run before did not end in order, so its last {repeats} epoch(s) are repeated, and the query '{name}' has \
          changed since{shown}"
     ))
-    .hint(format!("undo the change and run once; or let the query begin without state with --reset {name}"))
+    .hint(format!(
+        "undo the change and run once; or, if it had to be mended, let these epochs be repeated by the new SQL with --keep-state {name}; or \
+         let the query begin without state with --reset {name}"
+    ))
 }
 
 /// Nobody else can let them appear, or remove them: they lie where the query's sink has put them.

@@ -47,8 +47,9 @@ pub struct JobOptions {
 impl JobOptions {
     /// What was asked for once has been done: a later run goes on from this one.
     pub fn go_on(&mut self) {
-        let StateOptions { path, interval, lease, of_fleet, outside, .. } = std::mem::take(&mut self.state);
-        self.state = StateOptions { path, interval, lease, of_fleet, outside, ..StateOptions::default() };
+        let StateOptions { path, interval, lease, of_fleet, outside, keep_state, .. } = std::mem::take(&mut self.state);
+        // To keep a state is done only when a checkpoint is there, and does no harm twice.
+        self.state = StateOptions { path, interval, lease, of_fleet, outside, keep_state, ..StateOptions::default() };
         self.fresh = false;
     }
 }

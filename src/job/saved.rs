@@ -34,6 +34,8 @@ pub struct StateOptions {
     pub drop_state: Vec<String>,
     /// Queries that have changed, and begin without state.
     pub reset: Vec<String>,
+    /// Queries that have changed, and go on with their state as it is.
+    pub keep_state: Vec<String>,
     /// Where the job's lease is kept, instead of the job's own setting.
     pub lease: Option<LeasePlace>,
     /// Whether this is one of several jobs with the same `--local`: results that are there may be those of another.
@@ -251,18 +253,18 @@ impl Opening<'_> {
         let first = first_epoch(&repeats, epoch, fresh || options.local.is_none(), self.clock);
         let saved = match (&mut manifest, &back) {
             (Some(manifest), Some((_, name))) => {
-                let loaded = store.load(manifest).await?;
+                let loaded = self.fitting(store.load(manifest).await?)?;
                 *manifest = store.rewind(manifest, name, epoch, stamp).await?;
                 loaded.of(manifest)
             }
-            (Some(manifest), None) if self.locked.is_some() => store.load(manifest).await?,
+            (Some(manifest), None) if self.locked.is_some() => self.fitting(store.load(manifest).await?)?,
             (None, _) if self.locked.is_some() => SavedJob { epoch: first, ..SavedJob::default() },
             // A checkpoint that the run before has under way must not be committed any more.
             _ => {
                 let mut latest = if fresh { None } else { store.latest().await? };
                 appeared = reconcile(queries, latest.as_mut(), &repeats, state)?.appeared;
                 let loaded = match &latest {
-                    Some(latest) => self.load_newest(&mut store, latest).await?,
+                    Some(latest) => self.fitting(self.load_newest(&mut store, latest).await?)?,
                     None => SavedJob::default(),
                 };
                 let own = store.take_over(latest.as_ref(), first, stamp).await?;
@@ -284,6 +286,18 @@ impl Opening<'_> {
         notes.extend(changes);
         let anew = fresh.then(|| started(false));
         Ok(Begun { store, log, manifest, saved, repeats, appeared, generation, anew, notes })
+    }
+
+    /// # Errors
+    /// A state that its query cannot take.
+    fn fitting(&self, saved: SavedJob) -> Result<SavedJob> {
+        for query in &self.plan.queries {
+            if let Some(saved) = saved.queries.get(&query.name) {
+                let checked = query.graph.check(&saved.operators);
+                checked.map_err(|error| error.context(format!("query '{}'", query.name)))?;
+            }
+        }
+        Ok(saved)
     }
 
     /// # Errors

@@ -26,7 +26,7 @@ use super::shared_rows::{EqualityTest, SharedRows};
 use super::slot::Slot;
 use super::stored_rows::{StoredRows, relabelled};
 use crate::contracts::{Error, Result, Watermark};
-use crate::state::{OperatorState, SpillFolder};
+use crate::state::{OperatorState, SpillFolder, StatePiece};
 
 /// Whether the rows of a query are final or replace earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -321,6 +321,32 @@ impl QueryGraph {
         Ok(())
     }
 
+    /// Whether [`Self::restore`] can take this state.
+    ///
+    /// # Errors
+    /// Another query's, or one with other columns.
+    pub fn check(&self, saved: &[OperatorState]) -> Result<()> {
+        let same = saved.len() == self.operators.len()
+            && saved.iter().zip(&self.operators).all(|(state, operator)| state.fingerprint == operator.fingerprint);
+        if !same {
+            return Err(Error::config("the query has changed since its state was saved")
+                .hint("run with --fresh to start anew, or give the changed query another file name"));
+        }
+        for (operator, state) in self.operators.iter().zip(saved) {
+            let fits = |piece: &&StatePiece| operator.kind.takes(piece.rows.schema(), &operator.output_schema);
+            if let Some(piece) = state.pieces.iter().find(|piece| !fits(piece)) {
+                let has = piece.rows.schema().fields().iter().map(|field| field.data_type().to_string());
+                let (name, has) = (&operator.name, has.collect::<Vec<_>>().join(", "));
+                let error =
+                    format!("the saved state of operator {name} has columns ({has}), which this query does not keep");
+                return Err(Error::config(error).hint(
+                    "go on with the SQL, or the version of the program, that has written it; or let the query begin without state with --reset",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the state of a snapshot of the same query, and keeps in memory what there is `room` for. It lets others run after each piece.
     pub async fn restore(
         &mut self,
@@ -328,27 +354,9 @@ impl QueryGraph {
         room: Option<&RestoreRoom>,
         compute: &Compute,
     ) -> Result<()> {
-        let same = saved.len() == self.operators.len()
-            && saved.iter().zip(&self.operators).all(|(state, operator)| state.fingerprint == operator.fingerprint);
-        if !same {
-            return Err(Error::config("the query has changed since its state was saved")
-                .hint("run with --fresh to start anew, or give the changed query another file name"));
-        }
+        self.check(&saved)?;
         self.started = true;
         for (operator, OperatorState { watermark, pieces, .. }) in self.operators.iter_mut().zip(saved) {
-            let strange =
-                pieces.iter().find(|piece| !operator.kind.takes(piece.rows.schema(), &operator.output_schema));
-            if let Some(piece) = strange {
-                let has = piece.rows.schema().fields().iter().map(|field| field.data_type().to_string());
-                let has = has.collect::<Vec<_>>().join(", ");
-                let error = format!(
-                    "the saved state of operator {} has columns ({has}), which this version does not keep",
-                    operator.name
-                );
-                return Err(Error::config(error).hint(
-                    "go on with the version that has written it, or let the query begin without state with --reset",
-                ));
-            }
             let watermark = watermark.unwrap_or(Watermark::MIN);
             match &mut operator.kind {
                 OperatorKind::Window(window) => window.restore(watermark, pieces, room, compute).await?,

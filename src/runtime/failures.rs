@@ -33,7 +33,7 @@ const REMEMBERED: usize = 8;
 const NAMED_SPLITS: usize = 4;
 
 /// What to do about an epoch that has failed as often as it may.
-const EXHAUSTED: &str = "mend the query, if a mended one may go on from this state; or write these records to the error output and let the \
+const EXHAUSTED: &str = "mend the query, and start it once with --keep-state QUERY; or write these records to the error output and let the \
                          query go on without them: SET 'tidemill.on-exhausted-retries' = 'skip'";
 
 /// Failures of the runs before, and where this one is.
@@ -47,16 +47,33 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    /// What the log says of the runs before.
-    pub(super) fn new(entries: &[LogEntry], retries: Retries) -> Self {
+    /// What the log says of the runs before, of the queries as they are now: one that was mended since has not failed.
+    pub(super) fn new<'q>(
+        entries: &'q [LogEntry],
+        queries: impl Iterator<Item = (&'q str, String)>,
+        retries: Retries,
+    ) -> Self {
         let mut before: BTreeMap<(String, u64), (u32, String)> = BTreeMap::new();
+        let mut known: BTreeMap<&str, String> = BTreeMap::new();
+        let mut is = |before: &mut BTreeMap<(String, u64), _>, query: &'q str, identity: String| {
+            if known.insert(query, identity.clone()).is_some_and(|was| was != identity) {
+                before.retain(|(name, _), _| name != query);
+            }
+        };
         for entry in entries {
-            if let LogEntry::Failed { query, epoch, error } = entry {
-                let (count, last) = before.entry((query.clone(), *epoch)).or_default();
-                *count += 1;
-                last.clone_from(error);
+            match entry {
+                LogEntry::Failed { query, epoch, error } => {
+                    let (count, last) = before.entry((query.clone(), *epoch)).or_default();
+                    *count += 1;
+                    last.clone_from(error);
+                }
+                LogEntry::Started { queries, .. } => {
+                    queries.iter().for_each(|(query, identity)| is(&mut before, query, identity.clone()));
+                }
+                _ => {}
             }
         }
+        queries.for_each(|(query, identity)| is(&mut before, query, identity));
         Self { retries, before, ..Self::default() }
     }
 

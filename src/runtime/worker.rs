@@ -22,7 +22,7 @@ use super::queries::{
     EpochContext, RunningQuery, all_recovered, checkpoint_query, end_query, finish_query, run_queries, start_query,
 };
 use super::references::{ReferenceSpecification, References};
-use super::repeat::{JobLog, Repeated, append, repeated};
+use super::repeat::{JobLog, Repeated, append, identity, repeated};
 use super::restored::restore_queries;
 use super::writer::{ErrorsOrder, WriterLog, run_errors};
 use crate::contracts::{Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Result, Sink, Watermark};
@@ -111,7 +111,8 @@ impl Worker {
     pub async fn run(job: Job, stop: watch::Receiver<bool>, progress: Arc<Progress>) -> Result<Summary> {
         let log = job.log.as_ref().map(|log| Arc::clone(&log.log));
         let entries = job.log.as_ref().map(|log| log.entries.as_slice()).unwrap_or_default();
-        let mut failures = Failures::new(entries, job.retries);
+        let queries = job.queries.iter().map(|query| (query.name.as_str(), identity(&query.plan)));
+        let mut failures = Failures::new(entries, queries, job.retries);
         let (foreman, crew) = Foreman::new();
         let outcome = Self::run_epochs(job, stop, progress, &mut failures, crew).await;
         foreman.dismiss().await;

@@ -23,7 +23,6 @@ fn closed() -> String {
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a hang is what the test looks for")]
 async fn within<T>(seconds: u64, what: &str, work: impl Future<Output = T>) -> T {
     let Ok(done) = tokio::time::timeout(Duration::from_secs(seconds), work).await else { panic!("{what}: it hangs") };
     done

@@ -73,9 +73,9 @@ impl Sink for Silent {
         self.sink.open().await
     }
 
-    async fn recover(&mut self, committed: Vec<Committable>) -> Result<()> {
+    async fn recover(&mut self, appeared: Vec<Committable>, promised: Vec<Committable>) -> Result<()> {
         self.at(Stuck::Recover).await;
-        self.sink.recover(committed).await
+        self.sink.recover(appeared, promised).await
     }
 
     fn open_since(&self) -> Option<EpochNumber> {
