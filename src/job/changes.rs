@@ -38,9 +38,9 @@ pub(super) fn reconcile(
 ) -> Result<Reconciled> {
     let appeared = all_appeared(queries, saved.as_deref(), log);
     let mut nothing = BTreeMap::new();
-    let (epoch, saved) = match saved {
-        Some(manifest) => (manifest.epoch, &mut manifest.queries),
-        None => (0, &mut nothing),
+    let (epoch, checkpointed_by, saved) = match saved {
+        Some(manifest) => (manifest.epoch, manifest.generation, &mut manifest.queries),
+        None => (0, 0, &mut nothing),
     };
     let mut cutters = log.iter().filter_map(|entry| match entry {
         LogEntry::Cut(cut) if cut.epoch > epoch => Some(cut.generation),
@@ -99,12 +99,16 @@ pub(super) fn reconcile(
             .push(format!("query '{name}' is gone: what its sink lacks of the last {repeats} epoch(s) is not written"));
     }
     let had_queries = !saved.is_empty();
+    // A checkpoint in a folder may take the beginning of its run out of the log; then it has what that run computed, or one after it that has
+    // repeated those epochs as far as it was allowed to.
+    let by_checkpoint = started.is_none() && by.is_some_and(|by| checkpointed_by >= by);
     for query in queries {
         let reset = state.reset.iter().any(|given| means(given, &query.name));
-        if repeats > 0
-            && !reset
-            && started.and_then(|queries| queries.get(&query.name)).is_some_and(|of| *of != identity(&query.normal))
-        {
+        let cut_by = match started {
+            Some(queries) => queries.get(&query.name).cloned(),
+            None => saved.get(&query.name).filter(|_| by_checkpoint).map(|before| identity(&before.plan)),
+        };
+        if repeats > 0 && !reset && cut_by.is_some_and(|of| of != identity(&query.normal)) {
             return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, repeats));
         }
         match saved.get(&query.name) {
@@ -377,5 +381,30 @@ mod tests {
         }
         // A run that has it, and has let it begin without state, made the first one when it took over, before anything had appeared.
         assert!(!may_go(manifest(4, 2, &[]), &log(&[started(2, &own)])));
+    }
+
+    /// In a folder, a checkpoint may take the beginning of its run out of the log.
+    #[tokio::test]
+    async fn without_the_beginning_of_a_run_its_checkpoint_says_what_it_computes() {
+        let (old, new) = (planned(STATELESS).await, planned("INSERT INTO counts SELECT n, n * 2 FROM clicks;").await);
+        let refused = |generation, log: &[LogEntry], queries: &[QueryPlan]| {
+            let mut manifest = manifest(4, generation, &[(&old[0], 4)]);
+            match reconcile(queries, Some(&mut manifest), log, &StateOptions::default()) {
+                Ok(_) => false,
+                Err(error) => {
+                    assert!(error.message().contains("the query 'job:counts' has changed"), "{error}");
+                    true
+                }
+            }
+        };
+        for log in [vec![cut(5, 1)], vec![cut(5, 1), started(2, &[])], vec![cut(5, 1), started(2, &new)]] {
+            // The run itself, or one that has repeated some of its epochs, and was told that it may.
+            for generation in [1, 2] {
+                assert!(refused(generation, &log, &new), "{log:?}");
+                assert!(!refused(generation, &log, &old), "{log:?}");
+            }
+        }
+        assert!(!refused(1, &[cut(4, 1)], &new), "there is nothing to repeat");
+        assert!(refused(1, &[started(2, &new), cut(5, 2)], &old) && !refused(1, &[started(2, &new), cut(5, 2)], &new));
     }
 }

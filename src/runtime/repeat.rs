@@ -41,7 +41,8 @@ pub(super) struct Logged {
     pub(super) tables: BTreeSet<usize>,
 }
 
-/// Tables of the queries that a run had which has cut an epoch of its own: only then does it read what is new to it.
+/// Tables of the queries that a run had which has cut an epoch of its own: only then does it read what is new to it. (One whose beginning is
+/// not in the log any more has made a checkpoint since, and that has all its tables.)
 fn begun_tables(job: &Job) -> BTreeSet<usize> {
     let entries = || job.log.iter().flat_map(|log| &log.entries);
     let cut_by = |entry: &LogEntry| if let LogEntry::Cut(cut) = entry { Some(cut.generation) } else { None };

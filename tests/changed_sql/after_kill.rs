@@ -53,3 +53,36 @@ fn a_table_whose_files_have_all_appeared_can_have_another_connector_after_a_kill
     archived_once(&place, &place.archived(), 0..ids + 1);
     assert_eq!(std::fs::read_dir(place.at("copies")).unwrap().count() as u64, ids, "as they were");
 }
+
+/// A checkpoint that needs nothing of the log empties it. What follows stands there without the beginning of its run.
+#[test]
+fn sql_is_compared_where_the_log_does_not_say_with_what_its_epochs_were_cut() {
+    let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.produce(0..100);
+    let child = place.run_until(100, &["--checkpoint-interval", "3s"]);
+    let log = || std::fs::read_to_string(place.at("local/checkpoints/job/epochs.log")).unwrap();
+    let mut ids = 100;
+    let lacks_its_beginning = || log().contains("cut") && !log().contains("started");
+    while !lacks_its_beginning() {
+        assert!(ids < 300, "no checkpoint");
+        std::thread::sleep(Duration::from_millis(60));
+        place.one_more(&mut ids);
+    }
+    kill(child);
+    assert!(lacks_its_beginning(), "{}", log());
+    let counted = |by: u64| Some(i64::try_from(ids * by).unwrap());
+    let changed = COUNTS.replace("COUNT(*)", "COUNT(*) * 1000");
+    place.write("counts.sql", &changed);
+    let refused = place.refused(&RUN);
+    for part in ["did not end in order", "'counts:counts' has changed", "  + ", "1000", "--reset counts:counts"] {
+        assert!(refused.contains(part), "'{part}' in {refused}");
+    }
+    assert_eq!(place.rows("SELECT 'all', c FROM counts")["all"], counted(1));
+    place.write("counts.sql", COUNTS);
+    place.run(&[]);
+    place.write("counts.sql", &changed);
+    ids += 1;
+    place.produce(ids - 1..ids);
+    place.run(&[]);
+    assert_eq!(place.rows("SELECT 'all', c FROM counts")["all"], Some(i64::try_from(ids * 1000).unwrap()));
+}
