@@ -381,20 +381,22 @@ INSERT INTO kept SELECT page FROM clicks;
 
 #[test]
 fn fresh_sets_the_files_of_earlier_runs_aside() {
-    let place = Place::with(&[("kept.sql", KEPT)]);
-    events(&place, "first.jsonl", 0, 50);
-    place.said(&["produce", "clicks", "--local", "local", "--from", "first.jsonl"]);
-    place.said(&["run", "kept.sql", "--local", "local", "--drain"]);
-    let lines = |folder: &str| -> usize {
-        let files = std::fs::read_dir(place.path().join(folder)).unwrap();
-        files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap().lines().count()).sum()
-    };
-    std::fs::write(place.path().join("local/s3/bucket/kept/of-somebody-else.jsonl"), "{}\n").unwrap();
-    let fresh = place.said(&["run", "kept.sql", "--local", "local", "--drain", "--fresh"]);
-    assert!(fresh.contains("were moved from") && fresh.contains("kept.replaced-1"), "{fresh}");
-    assert_eq!((lines("local/s3/bucket/kept"), lines("local/s3/bucket/kept.replaced-1")), (51, 50));
-    place.said(&["run", "kept.sql", "--local", "local", "--drain", "--fresh"]);
-    assert_eq!((lines("local/s3/bucket/kept"), lines("local/s3/bucket/kept.replaced-2")), (51, 50));
+    for (path, folder) in [("s3://bucket/kept", "local/s3/bucket/kept"), ("kept", "kept")] {
+        let place = Place::with(&[("kept.sql", &KEPT.replace("s3://bucket/kept", path))]);
+        events(&place, "first.jsonl", 0, 50);
+        place.said(&["produce", "clicks", "--local", "local", "--from", "first.jsonl"]);
+        place.said(&["run", "kept.sql", "--local", "local", "--drain"]);
+        let lines = |behind: &str| -> usize {
+            let files = std::fs::read_dir(place.path().join(format!("{folder}{behind}"))).unwrap();
+            files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap().lines().count()).sum()
+        };
+        std::fs::write(place.path().join(folder).join("of-somebody-else.jsonl"), "{}\n").unwrap();
+        let fresh = place.said(&["run", "kept.sql", "--local", "local", "--drain", "--fresh"]);
+        assert!(fresh.contains("were moved from") && fresh.contains("kept.replaced-1"), "{fresh}");
+        assert_eq!((lines(""), lines(".replaced-1")), (51, 50));
+        place.said(&["run", "kept.sql", "--local", "local", "--drain", "--fresh"]);
+        assert_eq!((lines(""), lines(".replaced-2")), (51, 50));
+    }
 }
 
 const SURPRISING: &str = "

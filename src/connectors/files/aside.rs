@@ -45,7 +45,8 @@ pub(super) fn set_aside(root: &Path, names: &PartNames) -> Result<Option<SetAsid
     let name = root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let free = (1_u32..).map(|n| root.with_file_name(format!("{name}.replaced-{n}"))).find(|path| !path.exists());
     let to = free.unwrap_or_else(|| root.with_file_name(format!("{name}.replaced")));
-    let mut folders: BTreeSet<PathBuf> = to.parent().map(Path::to_owned).into_iter().collect();
+    let beside = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut folders = BTreeSet::from([beside.to_owned()]);
     for file in &found {
         let target = to.join(file.strip_prefix(root).unwrap_or(file));
         if let Some(folder) = target.parent() {
