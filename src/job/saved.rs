@@ -137,7 +137,13 @@ pub(super) async fn saved_run(
             begun => break begun?,
         }
     };
-    let Begun { store, log, manifest, saved, repeats, appeared, generation, anew, notes } = begun;
+    let Begun { mut store, log, manifest, saved, repeats, appeared, generation, anew, notes } = begun;
+    if anew.is_some() {
+        // In a bucket, behind a checkpoint of this run: without one, numbers would begin anew, below that of a run which still writes. A
+        // run that comes from here on is a successor, which has done the same.
+        store.clear().await?;
+        crash_point("fresh.cleared");
+    }
     store.references().adopt(manifest.as_ref(), &repeats).await?;
     let interval = Duration::from_millis(u64::try_from(settings.checkpoint_interval_ms).unwrap_or(0));
     let interval = options.state.interval.unwrap_or(interval);
@@ -262,11 +268,6 @@ impl Opening<'_> {
                 loaded
             }
         };
-        if fresh {
-            // In a bucket, behind a checkpoint of this run: without one, numbers would begin anew, below that of a run which still writes.
-            store.clear().await?;
-            crash_point("fresh.cleared");
-        }
         if back.is_some() {
             // (The log of a run that begins anew stays: until there is a checkpoint, nothing else knows its number, and from where epochs
             // are counted on.)

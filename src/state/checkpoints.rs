@@ -295,13 +295,24 @@ impl CheckpointStore {
         Ok(bytes)
     }
 
-    /// Forgets all checkpoints but the one that this run has loaded or committed last, if there is one; savepoints stay. Numbers are
-    /// counted on.
+    /// Forgets all checkpoints before the one that this run has committed last, or all where it has none, which a lock must then keep
+    /// for it alone; savepoints stay. Numbers are counted on.
+    ///
+    /// # Errors
+    /// `fenced` when another run has gone on from this one's: what is there is that run's.
     pub async fn clear(&mut self) -> Result<()> {
-        let (own, numbers) = (self.number, self.numbers().await?);
-        self.number = numbers.last().copied().unwrap_or(0).max(own);
-        self.references.reached(self.number);
-        for number in numbers.into_iter().filter(|number| *number != own) {
+        let (own, mut numbers) = (self.number, self.numbers().await?);
+        let newest = numbers.last().copied().unwrap_or(0);
+        if own == 0 {
+            self.number = newest;
+            self.references.reached(newest);
+        } else if newest > own {
+            let other = self.latest().await.ok().flatten();
+            return Err(fenced(&self.storage.place(), own + 1, other.as_ref()));
+        } else {
+            numbers.retain(|number| *number < own);
+        }
+        for number in numbers {
             self.storage.remove(&manifest_name(number)).await?;
         }
         self.sweep().await?;

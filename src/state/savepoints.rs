@@ -132,4 +132,29 @@ mod tests {
             assert_eq!(paused.numbers().await.expect("numbers"), [4]);
         }
     }
+
+    #[tokio::test]
+    async fn a_run_that_is_paused_while_it_begins_anew_removes_nothing_of_its_successor() {
+        for storage in storages().1 {
+            let rows = |epoch| job(epoch, vec![piece(epoch, 0..9, &[])]);
+            store(&storage, "old").commit(&rows(7), 7, STAMP).await.expect("committed");
+            let mut paused = store(&storage, "a");
+            assert_eq!(paused.take_over(None, 100, STAMP).await.expect("taken over").number, 2);
+            // What that one was about to do is done by another one, which goes on.
+            let mut successor = store(&storage, "b");
+            assert_eq!(successor.take_over(None, 100, STAMP).await.expect("taken over").number, 3);
+            successor.clear().await.expect("cleared");
+            for epoch in 101..=103 {
+                successor.commit(&rows(epoch), epoch, STAMP).await.expect("committed");
+            }
+            let error = paused.clear().await.expect_err("fenced");
+            assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+            paused.sweep().await.expect("swept");
+            assert_eq!(successor.numbers().await.expect("numbers"), [3, 4, 5, 6]);
+            for number in 3..=6 {
+                let manifest = successor.manifest(number).await.expect("it is there");
+                successor.verify(&manifest).await.expect("so are its files");
+            }
+        }
+    }
 }
