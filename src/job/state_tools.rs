@@ -189,7 +189,7 @@ impl StateTools {
     /// Keeps a checkpoint as a savepoint.
     pub async fn save(&self, which: &str, name: &str) -> Result<String> {
         let (manifest, found) = self.find(which).await?;
-        if name == "latest" || name.parse::<u64>().is_ok() {
+        if is_checkpoint(name) {
             return Err(Error::config(format!("a savepoint cannot be called '{name}'")).hint("take a word"));
         }
         self.store.save_as(&manifest, name).await?;
@@ -209,17 +209,35 @@ impl StateTools {
         loop {
             // First, so that what is not there disturbs nobody.
             let (of, name) = self.find(which).await?;
-            let rewound = async {
-                let (epoch, stamp, log) = self.take_over().await?;
-                let manifest = self.store.rewind(&of, &name, epoch, stamp).await?;
-                log.forget(u64::MAX).await?;
-                Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}", manifest.number))
+            let rewound = match is_checkpoint(which) {
+                true => self.rewind_kept(&of, &name).await,
+                false => self.rewind_to(&of, &name).await,
             };
-            match rewound.await {
+            match rewound {
                 Err(error) if self.was_raced(&error) && attempt < ATTEMPTS => attempt += 1,
                 rewound => return rewound,
             }
         }
+    }
+
+    /// A run that is being taken over may commit the checkpoint that it has under way, and remove this one, so it is a savepoint meanwhile.
+    async fn rewind_kept(&mut self, of: &Manifest, name: &str) -> Result<String> {
+        let kept = format!("rewind-{}", nonce()?);
+        self.store.save_as(of, &kept).await?;
+        let rewound = self.rewind_to(of, name).await;
+        match (rewound, self.store.drop_savepoint(&kept).await) {
+            (Ok(said), Err(error)) => Ok(format!(
+                "{said}\nthe savepoint '{kept}', which has kept its files meanwhile, is still there: {error}"
+            )),
+            (rewound, _) => rewound,
+        }
+    }
+
+    async fn rewind_to(&mut self, of: &Manifest, name: &str) -> Result<String> {
+        let (epoch, stamp, log) = self.take_over().await?;
+        let manifest = self.store.rewind(of, name, epoch, stamp).await?;
+        log.forget(u64::MAX).await?;
+        Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}", manifest.number))
     }
 
     /// Copies a checkpoint with all its files to the store at `path`, where it becomes the newest.
@@ -320,6 +338,11 @@ impl StateTools {
 
 /// A job that is running while a checkpoint of it is copied may cut so many epochs more: eleven days of ten a second.
 const EPOCHS_AHEAD: u64 = 10_000_000;
+
+/// Whether this is `latest` or a number, and no savepoint's name.
+fn is_checkpoint(which: &str) -> bool {
+    which == "latest" || which.parse::<u64>().is_ok()
+}
 
 /// The folder of the one job below `folder`, when that is not a job's itself.
 fn only_job(folder: &Path) -> Result<Option<PathBuf>> {

@@ -41,6 +41,13 @@ struct Running {
     /// So often.
     left: AtomicUsize,
     manifests_left: AtomicUsize,
+    /// Or about to take the job over.
+    entries_left: AtomicUsize,
+}
+
+/// One less, if there is one.
+fn takes(left: &AtomicUsize) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
 impl Running {
@@ -60,12 +67,15 @@ impl Storage for Running {
     }
 
     async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+        if name.starts_with("log/") && takes(&self.entries_left) {
+            self.checkpoint().await;
+        }
         self.folder.create(name, content).await
     }
 
     async fn read(&self, name: &str) -> Result<Option<Bytes>> {
         let left = if name.starts_with("manifests/") { &self.manifests_left } else { &self.left };
-        if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+        if takes(left) {
             self.checkpoint().await;
         }
         self.folder.read(name).await
@@ -84,7 +94,8 @@ impl Storage for Running {
 async fn running(folder: &Path) -> (Arc<Running>, StateTools) {
     let folder: Arc<dyn Storage> = Arc::new(LocalStorage::new(folder.join("job")));
     let job = Mutex::new(CheckpointStore::new(Arc::clone(&folder), "job", 1));
-    let running = Arc::new(Running { folder, job, left: AtomicUsize::new(0), manifests_left: AtomicUsize::new(0) });
+    let [left, manifests_left, entries_left] = Default::default();
+    let running = Arc::new(Running { folder, job, left, manifests_left, entries_left });
     running.checkpoint().await;
     let store = CheckpointStore::new(Arc::clone(&running) as Arc<dyn Storage>, "tools", KEPT);
     (running, StateTools { store, locked: None, clock: Arc::new(SystemClock::new()) })
@@ -138,6 +149,38 @@ async fn a_checkpoint_that_a_running_job_removes_while_it_is_read_is_not_called_
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     let error = tools.restore("latest", &to).await.expect_err("a file is missing");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn a_job_goes_back_to_a_checkpoint_that_it_was_about_to_remove() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (running, mut tools) = running(folder.path()).await;
+    // While it is taken over, the run commits what it has under way, and keeps nothing else.
+    for (which, of) in [("latest", 1), ("4", 4), ("kept", 4)] {
+        running.entries_left.store(1, Ordering::SeqCst);
+        let said = tools.rewind(which).await.expect("it is gone back to");
+        let newest = tools.store.latest().await.expect("found").expect("there is one");
+        assert!(said.starts_with(&format!("checkpoint {} is ", newest.number)), "{said}");
+        let loaded = tools.store.load(&newest).await.expect("its files are there");
+        assert_eq!(loaded.queries["job:counts"].operators[0].pieces[0].id, of, "{said}");
+        let kept: &[&str] = if which == "kept" { &["kept"] } else { &[] };
+        assert_eq!(tools.store.savepoints().await.expect("names"), kept, "{said}");
+        // Another run goes on from there.
+        let mut next = CheckpointStore::new(Arc::clone(&running.folder), which, 1);
+        next.load(&newest).await.expect("loaded");
+        *running.job.lock().await = next;
+        if which == "latest" {
+            running.checkpoint().await;
+        } else if which == "4" {
+            tools.save("latest", "kept").await.expect("kept");
+        }
+    }
+    // What fails leaves nothing behind either.
+    running.checkpoint().await;
+    tools.store.storage().create("log/999999999999", Bytes::from_static(b"no entry")).await.expect("written");
+    let error = tools.rewind("latest").await.expect_err("the log cannot be read");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert_eq!(tools.store.savepoints().await.expect("names"), ["kept"]);
 }
 
 /// It tries again.
