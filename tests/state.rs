@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use place::{Place, RUN, wait};
+use tidemill::contracts::{EpochLog, LogEntry};
+use tidemill::state::FileEpochLog;
 
 #[path = "support/place.rs"]
 mod place;
@@ -233,6 +235,31 @@ fn a_changed_job_goes_on_as_far_as_it_is_the_same() {
     // Through all this, the windows have gone on: each event is in one.
     place.done(&["run", "job", "--local", "local", "--drain"]);
     assert_eq!(place.number("SELECT SUM(events) FROM minutes"), 700);
+}
+
+/// Nobody needs what the old checkpoints say when all is begun anew.
+#[tokio::test]
+async fn a_run_that_was_killed_when_it_began_anew_is_followed_whatever_became_of_the_checkpoints() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    place.produce(300, 200);
+    place.run(&[]);
+    let log = |anew| {
+        let started = LogEntry::Started { generation: 3, queries: Default::default(), anew };
+        let (log, _) = FileEpochLog::open(&place.at("local/checkpoints/job")).unwrap();
+        async move { log.append(&started).await.unwrap() }
+    };
+    std::fs::write(place.manifests().pop().unwrap(), "half").unwrap();
+    log(true).await;
+    // Where a person may have gone back to one since, they are asked; and who asks for one, gets it.
+    let refused = place.refused(&[&RUN[..], &["--from-savepoint", "none"]].concat());
+    assert!(refused.contains("is damaged"), "{refused}");
+    let anew = place.run(&[]);
+    assert!(anew.contains("was killed while it began anew") && anew.contains("500 records"), "{anew}");
+    assert_eq!((place.number(TOTAL), place.manifests().len()), (500, 1));
+    place.produce(500, 100);
+    assert!(place.run(&[]).contains("100 records"));
+    assert_eq!(place.number(TOTAL), 600);
 }
 
 #[test]

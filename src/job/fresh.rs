@@ -59,6 +59,11 @@ pub(super) fn since_anew(mut entries: Vec<LogEntry>, newest: u64) -> (Vec<LogEnt
     (entries, is_pending)
 }
 
+/// Whether the last that a log says is that a run begins anew. Who has come since may have gone back to a savepoint.
+pub(super) fn begins_anew(entries: &[LogEntry]) -> bool {
+    matches!(entries.last(), Some(LogEntry::Started { anew: true, .. }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::beginning::Beginning;
 use super::changes::{Reconciled, reconcile};
-use super::fresh::since_anew;
+use super::fresh::{begins_anew, since_anew};
 use super::replica::LeasePlace;
 use super::run::JobOptions;
 use crate::connectors::files::{StatePlace, state_place};
@@ -198,7 +198,10 @@ impl Opening<'_> {
             store = store.spilling(Arc::clone(&limit.folder), limit.bytes);
         }
         let mut notes = Vec::new();
-        let mut newest = newest(&store, options, &mut notes).await?;
+        // Of what is forgotten anyway, nothing need be readable.
+        let anew =
+            options.fresh || (begins_anew(&entries) && state.from_savepoint.is_none() && !state.previous_checkpoint);
+        let mut newest = newest(&store, anew, state.previous_checkpoint, &mut notes).await?;
         let generation = last_generation(&entries).max(newest.generation) + 1;
         let stamp = Stamp { generation, time_ms: self.clock.now_ms() };
         let epoch = last_epoch(&entries).max(newest.epoch);
@@ -309,9 +312,16 @@ pub(super) struct Newest {
     epoch: u64,
 }
 
+/// `anew`: none is needed; `previous`: the one before will do.
+///
 /// # Errors
 /// `fenced` where the run before has made other checkpoints meanwhile.
-pub(super) async fn newest(store: &CheckpointStore, options: &JobOptions, notes: &mut Vec<String>) -> Result<Newest> {
+pub(super) async fn newest(
+    store: &CheckpointStore,
+    anew: bool,
+    previous: bool,
+    notes: &mut Vec<String>,
+) -> Result<Newest> {
     let mut newest = Newest::default();
     let mut is_unknown = false;
     for number in store.numbers().await?.into_iter().rev() {
@@ -324,7 +334,7 @@ pub(super) async fn newest(store: &CheckpointStore, options: &JobOptions, notes:
         // For who asks for the one before, a damaged state file is as bad as a damaged manifest.
         let read = async {
             let manifest = manifest?;
-            if options.state.previous_checkpoint {
+            if previous {
                 store.verify(&manifest).await?;
             }
             Ok::<_, Error>(manifest)
@@ -339,8 +349,8 @@ pub(super) async fn newest(store: &CheckpointStore, options: &JobOptions, notes:
                 return Err(Error::new(ErrorKind::Fenced, error.message()));
             }
             // What it says is not known: its run and its epochs are passed over by the time.
-            Err(error) if options.fresh => notes.push(format!("--fresh: {}", error.message())),
-            Err(error) if error.kind() == ErrorKind::Corrupt && options.state.previous_checkpoint => {
+            Err(error) if anew => notes.push(format!("--fresh: {}", error.message())),
+            Err(error) if error.kind() == ErrorKind::Corrupt && previous => {
                 notes.push(format!("{}: going on from the one before", error.message()));
                 newest.damaged = true;
             }

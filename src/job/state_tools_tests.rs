@@ -9,11 +9,9 @@ use datafusion::arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::sync::Mutex;
 
-use super::super::run::JobOptions;
-use super::super::saved::{StateOptions, newest};
+use super::super::saved::newest;
 use super::*;
 use crate::contracts::{Created, Storage, SystemClock};
-use crate::runtime::Ending;
 use crate::state::{LocalStorage, SavedJob, SavedQuery};
 
 /// One operator for each query, whose only state is a number.
@@ -188,24 +186,11 @@ async fn a_job_goes_back_to_a_checkpoint_that_it_was_about_to_remove() {
 async fn a_run_that_takes_over_is_raced_where_the_other_one_removes_what_was_the_newest_checkpoint() {
     let folder = tempfile::tempdir().expect("a folder");
     let (running, tools) = running(folder.path()).await;
-    for fresh in [false, true] {
-        let options = JobOptions {
-            paths: Vec::new(),
-            local: None,
-            ending: Ending::Run,
-            from: None,
-            parameters: BTreeMap::new(),
-            fresh,
-            state: StateOptions::default(),
-            threads: 1,
-            epoch_interval: None,
-            epoch_rows: None,
-            memory: None,
-        };
+    for anew in [false, true] {
         running.manifests_left.store(1, Ordering::SeqCst);
-        let error = newest(&tools.store, &options, &mut Vec::new()).await.err().expect("it is gone");
+        let error = newest(&tools.store, anew, false, &mut Vec::new()).await.err().expect("it is gone");
         assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
-        newest(&tools.store, &options, &mut Vec::new()).await.expect("it is there");
+        newest(&tools.store, anew, false, &mut Vec::new()).await.expect("it is there");
     }
 }
 
