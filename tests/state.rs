@@ -136,6 +136,40 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_is_used_only_when_asked() {
     assert!(place.run(&["--previous-checkpoint"]).starts_with("0 records"));
 }
 
+/// Whoever names another state need not have the newest.
+#[test]
+fn a_damaged_checkpoint_is_no_obstacle_to_those_that_are_whole() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    let damage = || {
+        let newest = place.manifests().pop().unwrap();
+        std::fs::write(&newest, &std::fs::read(&newest).unwrap()[1..]).unwrap();
+    };
+    place.run(&[]);
+    place.done(&["state", "save", "local", "whole"]);
+    place.produce(300, 200);
+    place.run(&[]);
+    damage();
+    assert!(place.refused(&["state", "rewind", "local", "latest"]).contains("is damaged"));
+    place.done(&["state", "restore", "local", "whole", "--to", "copy/job"]);
+    assert!(place.run(&["--checkpoints", "copy"]).contains("200 records"));
+    let went_back = place.run(&["--from-savepoint", "whole"]);
+    assert!(
+        went_back.contains("is damaged: passed over for savepoint whole") && went_back.contains("200 records"),
+        "{went_back}"
+    );
+    assert_eq!(place.number(TOTAL), 500);
+    damage();
+    place.done(&["state", "rewind", "local", "whole"]);
+    assert!(place.run(&[]).contains("200 records"));
+    // None that can be read but the savepoint: what it counts is still newer than what was written.
+    for manifest in place.manifests() {
+        std::fs::write(manifest, "nothing").unwrap();
+    }
+    place.produce(500, 100);
+    assert!(place.run(&["--from-savepoint", "whole"]).contains("300 records"));
+    assert_eq!(place.number(TOTAL), 600);
+}
+
 #[test]
 fn a_damaged_or_missing_state_file_is_told_before_anything_is_written() {
     let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);

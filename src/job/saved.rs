@@ -203,7 +203,13 @@ impl Opening<'_> {
         // Of what is forgotten anyway, nothing need be readable.
         let anew =
             options.fresh || (begins_anew(&entries) && state.from_savepoint.is_none() && !state.previous_checkpoint);
-        let mut newest = newest(&store, anew, state.previous_checkpoint, &mut notes).await?;
+        let passes = match (&state.from_savepoint, anew, state.previous_checkpoint) {
+            (_, true, _) => Passes::ForNothing,
+            (Some(name), ..) => Passes::For(name),
+            (None, _, true) => Passes::ForThePrevious,
+            (None, ..) => Passes::None,
+        };
+        let mut newest = newest(&store, passes, self.clock, &mut notes).await?;
         let generation = last_generation(&entries).max(newest.generation) + 1;
         let stamp = Stamp { generation, time_ms: self.clock.now_ms() };
         let epoch = last_epoch(&entries).max(newest.epoch);
@@ -322,18 +328,31 @@ pub(super) struct Newest {
     manifest: Option<Manifest>,
     /// There is a newer one, which cannot.
     damaged: bool,
-    generation: u64,
-    epoch: u64,
+    pub(super) generation: u64,
+    pub(super) epoch: u64,
 }
 
 /// `anew`: none is needed; `previous`: the one before will do.
 ///
+/// What a damaged newest checkpoint is passed over for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Passes<'a> {
+    /// It is an error.
+    None,
+    /// The run begins anew.
+    ForNothing,
+    /// The run goes on from the newest one that is whole.
+    ForThePrevious,
+    /// Somebody goes back to this, and it is told what was passed over.
+    For(&'a str),
+}
+
 /// # Errors
 /// `fenced` where the run before has made other checkpoints meanwhile.
 pub(super) async fn newest(
     store: &CheckpointStore,
-    anew: bool,
-    previous: bool,
+    passes: Passes<'_>,
+    clock: &Arc<dyn Clock>,
     notes: &mut Vec<String>,
 ) -> Result<Newest> {
     let mut newest = Newest::default();
@@ -348,12 +367,12 @@ pub(super) async fn newest(
         // For who asks for the one before, a damaged state file is as bad as a damaged manifest.
         let read = async {
             let manifest = manifest?;
-            if previous {
+            if matches!(passes, Passes::ForThePrevious) {
                 store.verify(&manifest).await?;
             }
             Ok::<_, Error>(manifest)
         };
-        match read.await {
+        let error = match read.await {
             Ok(manifest) => {
                 newest.manifest = Some(manifest);
                 break;
@@ -362,19 +381,24 @@ pub(super) async fn newest(
             Err(error) if error.kind() == ErrorKind::Config => {
                 return Err(Error::new(ErrorKind::Fenced, error.message()));
             }
+            Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+            Err(error) => error,
+        };
+        match passes {
+            Passes::None => return Err(error),
             // What it says is not known: its run and its epochs are passed over by the time.
-            Err(error) if anew => notes.push(format!("--fresh: {}", error.message())),
-            Err(error) if error.kind() == ErrorKind::Corrupt && previous => {
-                notes.push(format!("{}: going on from the one before", error.message()));
-                newest.damaged = true;
-            }
-            Err(error) => return Err(error),
+            Passes::ForNothing => notes.push(format!("--fresh: {}", error.message())),
+            Passes::ForThePrevious => notes.push(format!("{}: going on from the one before", error.message())),
+            Passes::For(name) => notes.push(format!("{}: passed over for savepoint {name}", error.message())),
         }
+        newest.damaged |= !matches!(passes, Passes::ForNothing);
     }
-    if newest.damaged && is_unknown && newest.manifest.is_some() {
-        // The damaged one was at most so many checkpoints later; numbers of epochs must not be used twice.
+    if newest.damaged && is_unknown {
+        // The damaged one was at most so many checkpoints later; numbers of epochs must not be used twice. Where none can be read, epochs are
+        // counted on by the time, which grows faster than they follow each other.
         newest.generation += 1_000;
-        newest.epoch += 1_000_000;
+        let least = if newest.manifest.is_none() { u64::try_from(clock.now_ms()).unwrap_or(0) } else { 0 };
+        newest.epoch = (newest.epoch + 1_000_000).max(least);
     }
     Ok(newest)
 }

@@ -11,7 +11,7 @@ use datafusion::arrow::compute::filter_record_batch;
 use parquet::arrow::ArrowWriter;
 
 use super::changes::difference;
-use super::saved::{ATTEMPTS, last_epoch, last_generation, nonce, open_log, storage};
+use super::saved::{ATTEMPTS, Passes, last_epoch, last_generation, newest, nonce, open_log, storage};
 use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Result, Watermark};
 use crate::state::{
     CheckpointStore, Manifest, ManifestOperator, ManifestReference, OperatorState, SavedSplit, SavedTable, Stamp,
@@ -330,9 +330,9 @@ impl StateTools {
 
     /// The last epoch and the last run, by the newest checkpoint and these entries of the log.
     async fn last(&self, entries: &[LogEntry]) -> Result<(u64, u64)> {
-        let newest = self.store.latest().await?;
-        let (epoch, generation) = newest.map_or((0, 0), |manifest| (manifest.epoch, manifest.generation));
-        Ok((epoch.max(last_epoch(entries)), generation.max(last_generation(entries))))
+        // Who goes back to another one, or copies it, does so also where the newest is damaged.
+        let newest = newest(&self.store, Passes::For("another"), &self.clock, &mut Vec::new()).await?;
+        Ok((newest.epoch.max(last_epoch(entries)), newest.generation.max(last_generation(entries))))
     }
 }
 

@@ -9,7 +9,7 @@ use datafusion::arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::sync::Mutex;
 
-use super::super::saved::newest;
+use super::super::saved::{Passes, newest};
 use super::*;
 use crate::contracts::{Created, Storage, SystemClock};
 use crate::state::{LocalStorage, SavedJob, SavedQuery};
@@ -186,11 +186,11 @@ async fn a_job_goes_back_to_a_checkpoint_that_it_was_about_to_remove() {
 async fn a_run_that_takes_over_is_raced_where_the_other_one_removes_what_was_the_newest_checkpoint() {
     let folder = tempfile::tempdir().expect("a folder");
     let (running, tools) = running(folder.path()).await;
-    for anew in [false, true] {
+    for passes in [Passes::None, Passes::ForNothing] {
         running.manifests_left.store(1, Ordering::SeqCst);
-        let error = newest(&tools.store, anew, false, &mut Vec::new()).await.err().expect("it is gone");
+        let error = newest(&tools.store, passes, &tools.clock, &mut Vec::new()).await.err().expect("it is gone");
         assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
-        newest(&tools.store, anew, false, &mut Vec::new()).await.expect("it is there");
+        newest(&tools.store, passes, &tools.clock, &mut Vec::new()).await.expect("it is there");
     }
 }
 
