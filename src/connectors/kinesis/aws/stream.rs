@@ -236,6 +236,11 @@ impl Stream {
         Ok(())
     }
 
+    /// Whether the service names this shard.
+    pub(super) async fn lists(&self, shard: &str) -> Result<bool> {
+        Ok(self.list(None, None).await?.iter().any(|listed| &*listed.id == shard))
+    }
+
     /// Fails when the stream is gone, or another one has its name now.
     pub(super) async fn same_stream(&self) -> Result<()> {
         let summary = self.summary(None).await?;
