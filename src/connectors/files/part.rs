@@ -45,6 +45,12 @@ impl PartNames {
         format!("{}-{}-{seq}", self.job, self.generation)
     }
 
+    /// Bytes of the longest name that a file can have, hidden or not.
+    pub(super) fn longest(&self, extension: &str) -> usize {
+        let number = u64::MAX;
+        format!(".part-{}-{number}-{number}-e{number}.{extension}", self.job).len()
+    }
+
     /// Whether the file `part-…` was begun, and never finished, by an earlier run of this job. A run that crashed before it saved
     /// anything had this run's generation; a number that this run has not given out yet tells its files.
     pub(super) fn is_leftover(&self, name: &str) -> bool {
