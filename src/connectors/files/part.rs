@@ -174,7 +174,11 @@ pub(super) fn commit(staged: &Staged) -> Result<()> {
                 temporary.display(),
                 path.display()
             ))
-            .hint("its rows are lost from this folder: run the job again with --fresh")
+            .hint(
+                "if somebody has taken the file away since it appeared, put it back, or an empty one of its name, until the job has \
+                 started: nothing is lost then. Else `tidemill state rewind STORE latest` writes what came since the last checkpoint \
+                 again, beside the files that are there; --fresh begins anew",
+            )
             .caused_by(e));
         }
         Err(e) => return Err(io_error(path, "committed", e)),

@@ -318,14 +318,17 @@ impl Sink for FileSink {
     }
 
     async fn recover(&mut self, appeared: Vec<Committable>, promised: Vec<Committable>) -> Result<()> {
-        let committed = [appeared, promised].concat();
-        let noted = committed.iter().map(Noted::of).collect::<Result<Vec<_>>>()?;
-        self.commit(committed).await?;
-        if let Some(files) = &mut self.files
-            && let Some(marks) = &mut files.marks
-        {
-            // The rows of these files are not going to be written again, so this is the time to remember their partitions.
-            noted.iter().for_each(|file| marks.touch(file.folder()));
+        let all = appeared.iter().chain(&promised).map(Noted::of).collect::<Result<Vec<_>>>()?;
+        self.commit(promised).await?;
+        if let Some(files) = &mut self.files {
+            // The rows of these files are not going to be written again, wherever the files are by now; so this is also the time to
+            // remember their partitions.
+            for file in &all {
+                files.durable.note(file);
+                if let Some(marks) = &mut files.marks {
+                    marks.touch(file.folder());
+                }
+            }
         }
         Ok(())
     }
