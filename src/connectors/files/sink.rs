@@ -162,7 +162,7 @@ impl Files {
         for group in self.partitioner.cut(batch)? {
             // By what is in the row alone: when the epoch is repeated, the same ones are refused.
             if let Some((column, detail)) = self.partitioner.refusal(&group.folder, self.room) {
-                let rows = group.rows.map_or_else(|| UInt32Array::from_iter_values(0..batch.num_rows() as u32), |r| r);
+                let rows = group.rows.unwrap_or_else(|| UInt32Array::from_iter_values(0..batch.num_rows() as u32));
                 let reason = "partition_too_long";
                 refused.extend(rows.values().iter().map(|row| RefusedRow {
                     row: *row as usize,
