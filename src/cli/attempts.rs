@@ -11,13 +11,20 @@ use crate::runtime::{Progress, Retries};
 
 /// Longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Shortest pause before the first one that is not counted: a service that is away is not asked without pause.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Attempts at going on past one epoch.
 pub(super) struct Attempts {
     /// Stands before each line.
     of: String,
     retries: Retries,
+    /// A run of this process has done an epoch, or has stood by while another one led.
+    has_run: bool,
+    /// Failures that count.
     failed: u32,
+    /// Failures because something was out of reach, since the last one that counts.
+    unavailable: u32,
     /// The last epoch when a run failed.
     epoch: u64,
 }
@@ -25,10 +32,13 @@ pub(super) struct Attempts {
 impl Attempts {
     /// None yet.
     pub(super) fn new(of: &str, retries: Retries) -> Self {
-        Self { of: of.to_owned(), retries, failed: 0, epoch: 0 }
+        Self { of: of.to_owned(), retries, has_run: false, failed: 0, unavailable: 0, epoch: 0 }
     }
 
     /// Waits until a run that has failed may be tried again; false when that would not help, or has been tried enough.
+    ///
+    /// A service that is out of reach is waited for, for as long as it takes: an end would help nobody. But not before a run of this
+    /// process has done an epoch, or has stood by: a wrong endpoint or bucket should be found while somebody looks.
     pub(super) async fn again(
         &mut self,
         errors: &[Error],
@@ -43,15 +53,28 @@ impl Attempts {
         }
         let epoch = progress.epoch.load(Ordering::Relaxed);
         if epoch > self.epoch {
-            (self.epoch, self.failed) = (epoch, 0);
+            (self.epoch, self.failed, self.unavailable) = (epoch, 0, 0);
         }
+        self.has_run |= progress.epochs.load(Ordering::Relaxed) > 0;
+        if self.has_run && errors.iter().all(is_out_of_reach) {
+            let pause = doubled(self.first_pause().max(SHORTEST_PAUSE), self.unavailable);
+            self.unavailable = self.unavailable.saturating_add(1);
+            for error in errors {
+                eprintln!(
+                    "{}failed (tried again in {} ms, for as long as it takes): {error}",
+                    self.of,
+                    pause.as_millis()
+                );
+            }
+            return waits(clock, stop, pause).await;
+        }
+        self.unavailable = 0;
         self.failed += 1;
         // One more when the epoch is skipped then.
         if self.failed > self.retries.most + u32::from(self.retries.skips) {
             return false;
         }
-        let first = Duration::from_millis(u64::try_from(self.retries.delay_ms).unwrap_or(0));
-        let pause = first.saturating_mul(1 << (self.failed - 1).min(16)).min(LONGEST_PAUSE);
+        let pause = doubled(self.first_pause(), self.failed - 1);
         let most = self.retries.most;
         for error in errors {
             eprintln!(
@@ -61,11 +84,44 @@ impl Attempts {
                 pause.as_millis()
             );
         }
-        let mut stop = stop.clone();
-        tokio::select! {
-            () = clock.sleep(pause) => true,
-            _ = stop.wait_for(|stop| *stop) => false,
+        waits(clock, stop, pause).await
+    }
+
+    /// It has waited while another process led: the job and its services are as they should be.
+    pub(super) fn stood_by(&mut self) {
+        self.has_run = true;
+    }
+
+    fn first_pause(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.retries.delay_ms).unwrap_or(0))
+    }
+}
+
+/// Whether a service was out of reach. A disk of this machine that is full does not empty itself, and somebody should see it.
+fn is_out_of_reach(error: &Error) -> bool {
+    use std::io::ErrorKind as Io;
+    const FULL: [Io; 4] = [Io::StorageFull, Io::QuotaExceeded, Io::FileTooLarge, Io::ReadOnlyFilesystem];
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if inner.downcast_ref::<std::io::Error>().is_some_and(|e| FULL.contains(&e.kind())) {
+            return false;
         }
+        cause = inner.source();
+    }
+    error.kind() == ErrorKind::Unavailable
+}
+
+/// A pause that has been doubled so many times.
+fn doubled(first: Duration, times: u32) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(LONGEST_PAUSE)
+}
+
+/// Waits; false when somebody ends it.
+async fn waits(clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>, pause: Duration) -> bool {
+    let mut stop = stop.clone();
+    tokio::select! {
+        () = clock.sleep(pause) => true,
+        _ = stop.wait_for(|stop| *stop) => false,
     }
 }
 
@@ -154,6 +210,44 @@ mod tests {
         assert!(job.fails(3, ErrorKind::Data).await);
         assert_eq!(job.pauses(), [250, 500, 250, 500]);
         assert!(!job.fails(8, ErrorKind::Data).await);
+    }
+
+    #[tokio::test]
+    async fn what_is_out_of_reach_is_waited_for_once_a_run_has_done_something() {
+        let mut job = Job::new(2, 0, false);
+        // A start that has never succeeded.
+        assert!(job.fails(0, ErrorKind::Unavailable).await && job.fails(0, ErrorKind::Unavailable).await);
+        assert!(!job.fails(0, ErrorKind::Unavailable).await);
+        job.pauses();
+        let mut job = Job::new(2, 0, false);
+        job.progress.epochs.store(1, Ordering::Relaxed);
+        for _ in 0..100 {
+            assert!(job.fails(7, ErrorKind::Unavailable).await);
+        }
+        let pauses = job.pauses();
+        assert_eq!(pauses[..8], [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000]);
+        assert_eq!(pauses[99], 60_000);
+        // What is counted is counted as before, and pauses begin anew behind the epoch.
+        assert!(job.fails(7, ErrorKind::Data).await && job.fails(7, ErrorKind::Unavailable).await);
+        assert!(job.fails(7, ErrorKind::Internal).await && job.fails(8, ErrorKind::Unavailable).await);
+        assert_eq!(job.pauses(), [0, 1_000, 0, 1_000]);
+        assert!(job.fails(8, ErrorKind::Data).await && job.fails(8, ErrorKind::Data).await);
+        assert!(!job.fails(8, ErrorKind::Data).await);
+        job.stop.send_replace(true);
+        assert!(!job.fails(8, ErrorKind::Unavailable).await, "somebody ends it");
+        // It takes over from one that has failed, and has done no epoch of its own.
+        let mut job = Job::new(0, 0, false);
+        job.attempts.stood_by();
+        assert!(job.fails(0, ErrorKind::Unavailable).await && !job.fails(0, ErrorKind::Data).await);
+    }
+
+    #[test]
+    fn a_full_disk_is_not_out_of_reach() {
+        use std::io::ErrorKind as Io;
+        let error = |kind: Io| Error::unavailable("it has failed").caused_by(std::io::Error::from(kind));
+        assert!(is_out_of_reach(&error(Io::ConnectionRefused)));
+        assert!(!is_out_of_reach(&error(Io::StorageFull)) && !is_out_of_reach(&error(Io::FileTooLarge)));
+        assert!(!is_out_of_reach(&Error::data("a bad row")));
     }
 
     #[tokio::test]

@@ -36,7 +36,7 @@ impl Told {
         let progress = Arc::new(Progress::default());
         let mut attempts = Attempts::new(&self.of, replica.retries());
         loop {
-            match self.attempt(replica, clock, stop, &progress).await {
+            match self.attempt(replica, clock, stop, &progress, &mut attempts).await {
                 Err(errors) if self.retries && attempts.again(&errors, &progress, clock, stop).await => {}
                 outcome => return outcome,
             }
@@ -49,11 +49,15 @@ impl Told {
         clock: &Arc<dyn Clock>,
         stop: &watch::Receiver<bool>,
         progress: &Arc<Progress>,
+        attempts: &mut Attempts,
     ) -> Result<Option<Summary>, Vec<Error>> {
         let of = &self.of;
         let mut shown = Shown(None);
         let mut tell = |stage: Stage<'_>| match stage {
-            Stage::Waits { leader } => eprintln!("{of}waits: '{leader}' runs the job"),
+            Stage::Waits { leader } => {
+                attempts.stood_by();
+                eprintln!("{of}waits: '{leader}' runs the job");
+            }
             Stage::Leads { generation } => eprintln!("{of}leads: this replica runs the job (generation {generation})"),
             Stage::Begins { prepared } => {
                 for warning in &prepared.warnings {

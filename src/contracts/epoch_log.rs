@@ -121,7 +121,8 @@ pub enum LogEntry {
     },
     /// An epoch has been cut.
     Cut(EpochCut),
-    /// A sink is about to let staged effects appear.
+    /// A sink is about to let staged effects appear. It is the next thing that the sink does, so a later entry of the same query says
+    /// that it is done; one without payloads says nothing else.
     Committed {
         /// `file:sink`.
         query: String,

@@ -31,6 +31,8 @@ pub(super) struct Repeated {
 pub(crate) struct Committed {
     pub(crate) appeared: Vec<Committable>,
     pub(crate) promised: Vec<Committable>,
+    /// The last epoch of an entry.
+    pub(crate) through: u64,
 }
 
 /// Epochs that are to be cut again.
@@ -85,6 +87,9 @@ pub(super) fn repeated(job: &Job) -> Result<Repeated> {
             // Sinks know by them what they have of the epochs that are written again.
             LogEntry::Committed { query, epoch, payloads } => {
                 let of = repeated.committed.entry(query.clone()).or_default();
+                // Whoever goes on has done what was promised before.
+                of.appeared.append(&mut of.promised);
+                of.through = of.through.max(*epoch);
                 let known = if has_appeared(query, *epoch) { &mut of.appeared } else { &mut of.promised };
                 known.extend(payloads.iter().map(|payload| Committable { payload: payload.clone() }));
             }

@@ -26,6 +26,10 @@ use crate::contracts::{
 /// One quota is on its way at a time.
 pub(super) const QUOTAS_WAITING: usize = 1;
 
+/// What to do where logged epochs cannot be repeated.
+const GO_BACK: &str = "`tidemill state rewind STORE latest` goes on from the last checkpoint without them, with the state as it was there and with what is left \
+                       of the stream (see docs/reliability.md); or start anew with --fresh, which forgets the state";
+
 /// A split of a logged epoch: feed, its number there, and what the log says.
 type Logged<'a> = (usize, usize, &'a SplitCut);
 
@@ -295,7 +299,7 @@ fn not_the_same(cut: &SplitCut, found: &Position, epoch: u64) -> Error {
     let had = cut.after.as_deref().unwrap_or("none");
     let split = &cut.split;
     Error::corrupt(format!("split '{split}' has record {found} where epoch {epoch} of the run before had {had}"))
-        .hint("the stream was changed or has lost records since: start anew with --fresh")
+        .hint(format!("the stream was changed or has lost records since: {GO_BACK}"))
 }
 
 fn lost(cut: &SplitCut, left: u64, epoch: u64) -> Error {
@@ -304,7 +308,7 @@ fn lost(cut: &SplitCut, left: u64, epoch: u64) -> Error {
     Error::corrupt(format!(
         "split '{split}' of '{feed}' has lost {left} of the records, through {through}, that epoch {epoch} of the run before was cut of"
     ))
-    .hint("that run was killed, and its last epochs cannot be repeated without them: start anew with --fresh")
+    .hint(format!("that run was killed, and its last epochs cannot be repeated without them: {GO_BACK}"))
 }
 
 fn unknown_start(cut: &SplitCut) -> Error {
@@ -317,5 +321,5 @@ fn unknown_start(cut: &SplitCut) -> Error {
 
 fn unreadable(cut: &SplitCut) -> Error {
     Error::corrupt(format!("split '{}' of '{}' is needed to repeat the last epochs, and is gone", cut.split, cut.feed))
-        .hint("the run before was killed: start anew with --fresh")
+        .hint(format!("the run before was killed: {GO_BACK}"))
 }

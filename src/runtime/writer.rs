@@ -1,4 +1,7 @@
 //! One task for each sink: it flushes an epoch while the next one is computed.
+//!
+//! What is about to appear is logged first; that it has appeared is said by the next entry of this sink, and where none follows at once, by
+//! one of its own ([`Writer::settle`]). Until then a run after a kill lets it appear once more, which fails if somebody has taken it away.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -99,6 +102,7 @@ pub(crate) async fn run_writer(
         in_parts: start.in_parts,
         unwritten: start.keeps_rows.then(|| Unwritten::new(start.limit)),
         written: Written::default(),
+        unsettled: None,
         due: start.due,
         writes: start.writes,
         patience: start.patience,
@@ -116,13 +120,23 @@ pub(crate) async fn run_writer(
         }
         writer.write_again(start.unwritten).await?;
         writer.tell_due();
-        while let Some(order) = orders.recv().await {
+        loop {
+            let order = match orders.try_recv() {
+                Ok(order) => order,
+                Err(mpsc::error::TryRecvError::Disconnected) => break,
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    writer.settle().await?;
+                    let Some(order) = orders.recv().await else { break };
+                    order
+                }
+            };
             match order {
                 Order::Epoch { epoch, now_ms, changes } => writer.write(epoch, now_ms, changes).await?,
                 Order::Checkpoint(order) => order.report(writer.report()).await,
                 Order::Finish => {
                     let staged = within(&writer.patience, FINISH_PATIENCE, writer.sink.finish(writer.last)).await?;
                     writer.commit(writer.last, staged).await?;
+                    writer.settle().await?;
                     break;
                 }
             }
@@ -143,6 +157,8 @@ struct Writer {
     in_parts: bool,
     unwritten: Option<Unwritten>,
     written: Written,
+    /// The epoch of what has appeared, while the log does not say so.
+    unsettled: Option<EpochNumber>,
     due: Arc<AtomicI64>,
     writes: Arc<AtomicU64>,
     patience: Option<Patience>,
@@ -163,10 +179,12 @@ impl Writer {
         if let Some(snapshot) = snapshot {
             self.sink.restore(snapshot)?;
         }
-        let Committed { appeared, promised } = committed;
+        let Committed { appeared, promised, through } = committed;
+        let unsettled = (!promised.is_empty()).then_some(EpochNumber(through));
         if !appeared.is_empty() || !promised.is_empty() {
             self.sink.recover(appeared, promised).await?;
         }
+        self.unsettled = unsettled;
         Ok(())
     }
 
@@ -244,6 +262,16 @@ impl Writer {
         crash_point("committable.logged");
         within(&self.patience, FINISH_PATIENCE, self.sink.commit(staged)).await?;
         crash_point("committed");
+        self.unsettled = Some(epoch);
+        Ok(())
+    }
+
+    /// Has the log say that all has appeared.
+    async fn settle(&mut self) -> Result<()> {
+        if let (Some(log), Some(epoch)) = (&self.log, self.unsettled.take()) {
+            let (query, payloads) = (self.query.clone(), Vec::new());
+            log.append(&LogEntry::Committed { query, epoch: epoch.0, payloads }).await?;
+        }
         Ok(())
     }
 
@@ -297,109 +325,5 @@ pub(crate) async fn run_errors(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use async_trait::async_trait;
-    use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
-    use datafusion::arrow::datatypes::Int64Type;
-
-    use super::*;
-    use crate::contracts::{Changes, WriteOutcome};
-    use crate::operators::SpilledRows;
-    use crate::state::SpillFolder;
-
-    /// Says what it was asked for.
-    #[derive(Clone, Default)]
-    struct Recorder {
-        in_parts: bool,
-        rows: Arc<Mutex<Vec<i64>>>,
-        flushed_at: Arc<Mutex<Vec<usize>>>,
-        finished_at: Arc<Mutex<Vec<u64>>>,
-    }
-
-    #[async_trait]
-    impl Sink for Recorder {
-        async fn write(&mut self, _: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
-            let rows = changes.batch.column(0).as_primitive::<Int64Type>().values();
-            self.rows.lock().expect("unpoisoned").extend(rows);
-            Ok(WriteOutcome { written: rows.len() as u64, refused: Vec::new() })
-        }
-
-        fn flushes_parts(&self) -> bool {
-            self.in_parts
-        }
-
-        async fn flush(&mut self, _: EpochNumber, _: i64) -> Result<WriteOutcome> {
-            let rows = self.rows.lock().expect("unpoisoned").len();
-            self.flushed_at.lock().expect("unpoisoned").push(rows);
-            Ok(WriteOutcome::default())
-        }
-
-        async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
-            self.finished_at.lock().expect("unpoisoned").push(epoch.0);
-            Ok(Vec::new())
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_open_is_closed_only_when_the_run_ends_in_order() {
-        let epoch = |epoch| Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, changes: Vec::new() };
-        for (given, finished) in [
-            (vec![epoch(8), epoch(9), Order::Finish], Some(9)),
-            // It has had no epoch: the last one is that up to which it is durable, not that of the saved state.
-            (vec![Order::Finish], Some(5)),
-            (vec![epoch(6)], None),
-            (vec![], None),
-        ] {
-            let sink = Recorder::default();
-            let (orders, receiver) = mpsc::channel(3);
-            let (errors, _errors) = mpsc::channel(1);
-            for order in given {
-                orders.send(order).await.expect("room for it");
-            }
-            drop(orders);
-            let start = WriterLog { after: EpochNumber(7), last: EpochNumber(5), ..WriterLog::default() };
-            run_writer("q".to_owned(), Box::new(sink.clone()), receiver, errors, start).await.expect("it ends");
-            assert_eq!(*sink.finished_at.lock().expect("unpoisoned"), Vec::from_iter(finished));
-        }
-    }
-
-    #[tokio::test]
-    async fn an_epoch_from_disk_is_flushed_in_parts_where_the_sink_buffers_it() {
-        let parent = tempfile::tempdir().expect("a folder");
-        let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
-        let text = "x".repeat(1_000);
-        let batch = |from: i64| {
-            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(from..from + 1_000));
-            let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..1_000).map(|_| &text)));
-            RecordBatch::try_from_iter([("n", numbers), ("t", texts)]).expect("a batch")
-        };
-        let schema = batch(0).schema();
-        let parts = vec![9_000, 18_000, 21_000];
-        // Where one key may come twice in an epoch, all of it is sent at once.
-        for (in_parts, once, flushed) in [(true, true, parts), (false, true, vec![21_000]), (true, false, vec![21_000])]
-        {
-            let mut file = folder.file(&schema).expect("a file");
-            for from in (0..20_000).step_by(1_000) {
-                file.write(&batch(from)).expect("written");
-            }
-            let file = file.finish().expect("finished");
-            let mut changes: Vec<_> = SpilledRows::of(&file, &schema).map(WaitingChanges::Spilled).collect();
-            changes.push(WaitingChanges::Held(Changes { batch: batch(20_000), kinds: None }));
-            drop(file);
-            let sink = Recorder { in_parts, ..Recorder::default() };
-            let (rows, flushed_at) = (Arc::clone(&sink.rows), Arc::clone(&sink.flushed_at));
-            let (orders, receiver) = mpsc::channel(1);
-            let (errors, _errors) = mpsc::channel(1);
-            orders.send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes }).await.expect("room for it");
-            drop(orders);
-            let start = WriterLog { in_parts: once, ..WriterLog::default() };
-            let written = run_writer("q".to_owned(), Box::new(sink), receiver, errors, start).await;
-            assert_eq!(written.expect("written").rows, 21_000);
-            assert!(rows.lock().expect("unpoisoned").iter().copied().eq(0..21_000), "in order");
-            assert_eq!(*flushed_at.lock().expect("unpoisoned"), flushed);
-            assert_eq!(folder.bytes().1, 0, "what has been written goes");
-        }
-    }
-}
+#[path = "writer_tests.rs"]
+mod tests;

@@ -18,6 +18,11 @@ use crate::contracts::{Clock, Created, Error, Result, Storage};
 const ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
+/// Codes with which S3 denies a caller that it does not know.
+const CREDENTIALS: [&str; 3] = ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"];
+const NO_CREDENTIALS: &str =
+    "the AWS credentials are missing, wrong or expired: check the profile, role or environment";
+
 /// A prefix of a bucket.
 #[derive(Debug)]
 pub struct ObjectStorage {
@@ -42,7 +47,11 @@ impl ObjectStorage {
         use object_store::Error as E;
         let message = format!("cannot {what} '{}/{name}'", self.place);
         let error_of = match &error {
-            E::PermissionDenied { .. } | E::Unauthenticated { .. } => Error::config(message)
+            E::Unauthenticated { .. } => Error::config(message).hint(NO_CREDENTIALS),
+            E::PermissionDenied { source, .. } if CREDENTIALS.iter().any(|code| source.to_string().contains(code)) => {
+                Error::config(message).hint(NO_CREDENTIALS)
+            }
+            E::PermissionDenied { .. } => Error::config(message)
                 .hint("allow s3:GetObject, s3:PutObject and s3:DeleteObject there, and s3:ListBucket on the bucket"),
             E::NotFound { .. } => Error::config(message).hint("is there such a bucket?"),
             _ => Error::unavailable(message),
@@ -102,6 +111,38 @@ impl Storage for ObjectStorage {
         match self.store.delete(&self.path(name)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(self.failed("remove", name, e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::Error as E;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::contracts::{ErrorKind, ManualClock};
+
+    #[test]
+    fn who_is_not_known_is_told_from_who_may_not_and_from_who_gets_no_answer() {
+        let storage =
+            ObjectStorage::new(Arc::new(InMemory::new()), "kept", "s3://b/kept", Arc::new(ManualClock::new(0)));
+        let denied = |code: &str| {
+            let answer = format!("403 Forbidden: <Error><Code>{code}</Code></Error>");
+            E::PermissionDenied { path: "n".to_owned(), source: answer.into() }
+        };
+        let nobody =
+            E::Unauthenticated { path: String::new(), source: "no providers in chain provided credentials".into() };
+        let away = E::Generic { store: "S3", source: "credentials could not be fetched: 503".into() };
+        for (error, kind, hint) in [
+            (denied("AccessDenied"), ErrorKind::Config, "allow s3:GetObject"),
+            (denied("InvalidAccessKeyId"), ErrorKind::Config, "credentials are missing"),
+            (nobody, ErrorKind::Config, "credentials are missing"),
+            (away, ErrorKind::Unavailable, ""),
+        ] {
+            let error = storage.failed("write", "n", error);
+            assert_eq!(error.kind(), kind, "{error}");
+            assert!(error.hint_text().unwrap_or_default().contains(hint), "{error}");
         }
     }
 }

@@ -68,6 +68,12 @@ pub(crate) struct StubStream {
 }
 
 impl StubStream {
+    /// Removes a consumer, which takes a while; `false` when there is none.
+    pub(crate) fn deregister(&mut self, arn: &str) -> bool {
+        let found = self.consumers.iter_mut().find(|c| c.arn == arn && c.deleting_until.is_none());
+        found.map(|consumer| consumer.deleting_until = Some(Instant::now() + Duration::from_millis(700))).is_some()
+    }
+
     pub(crate) fn new(name: &str, shards: usize, now_ms: i64) -> Self {
         let mut this = Self {
             name: name.to_owned(),

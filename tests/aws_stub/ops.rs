@@ -1,7 +1,7 @@
 //! The operations.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -347,8 +347,7 @@ fn describe_consumer(state: &mut State, input: &Value) -> Answer {
 fn deregister(state: &mut State, input: &Value) -> Answer {
     let arn = input["ConsumerARN"].as_str().unwrap_or("");
     for s in state.streams.values_mut() {
-        if let Some(consumer) = s.consumers.iter_mut().find(|c| c.arn == arn) {
-            consumer.deleting_until = Some(Instant::now() + Duration::from_millis(700));
+        if s.deregister(arn) {
             return Ok(json!({}));
         }
     }

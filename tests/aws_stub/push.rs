@@ -123,8 +123,13 @@ async fn push(
             if current != Some(number) {
                 break;
             }
-            let next = next_event(&mut state, &stream, &key.1, &mut index, last.elapsed() >= beat);
-            (if next.is_some() { state.fault("event") } else { None }, next)
+            let consumers = state.streams.get(&stream).map(|s| s.consumers.as_slice()).unwrap_or_default();
+            if consumers.iter().any(|c| c.arn == key.0 && c.deleting_until.is_none()) {
+                let next = next_event(&mut state, &stream, &key.1, &mut index, last.elapsed() >= beat);
+                (if next.is_some() { state.fault("event") } else { None }, next)
+            } else {
+                (Some(Fault::Exception("ResourceNotFoundException")), None)
+            }
         };
         match fault {
             Some(Fault::Exception(code)) => {

@@ -264,3 +264,34 @@ async fn a_reference_table_of_parquet_has_all_rows_or_none() {
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     }
 }
+
+/// A value of an event is no reason to stop a job: no file system takes a name of more than 255 bytes.
+#[tokio::test]
+async fn rows_of_partitions_with_too_long_names_are_refused_and_the_others_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut table = table(dir.path(), "json", &[]);
+    table.partitioned_by = vec!["text".to_owned()];
+    // `text=` and the value, of which a colon takes three bytes.
+    let longest = "y".repeat(250);
+    let texts = ["a", &"x".repeat(300), &longest, &":".repeat(84), "a"];
+    let changes = |texts: &[&str]| {
+        let numbers = numbers(0..texts.len() as i64);
+        appends(batch(&table.schema, vec![numbers, Arc::new(StringViewArray::from(texts.to_vec()))]))
+    };
+    let mut sink = connectors(dir.path(), 1).sink(&table, "filesystem").unwrap();
+    for (texts, written) in [(&texts[..], 3), (&texts[1..2], 0)] {
+        let outcome = sink.write(EpochNumber(1), changes(texts)).await.unwrap();
+        assert_eq!(outcome.written, written);
+        let refused: Vec<_> = outcome.refused.iter().map(|r| (r.row, r.reason.as_str(), r.column.as_deref())).collect();
+        let expected: &[usize] = if written == 3 { &[1, 3] } else { &[0] };
+        let expected: Vec<_> = expected.iter().map(|row| (*row, "partition_too_long", Some("text"))).collect();
+        assert_eq!(refused, expected);
+        assert!(outcome.refused[0].detail.contains("305 bytes"), "{}", outcome.refused[0].detail);
+    }
+    sink.flush(EpochNumber(1), 0).await.unwrap();
+    let staged = sink.finish(EpochNumber(1)).await.unwrap();
+    sink.commit(staged).await.unwrap();
+    let folders: Vec<String> =
+        tree(&dir.path().join("out")).iter().map(|f| f.rsplit_once('/').unwrap().0.to_owned()).collect();
+    assert_eq!(folders, ["text=a".to_owned(), format!("text={longest}")]);
+}

@@ -1,13 +1,15 @@
 //! What only enhanced fan-out does.
 
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use tidemill::contracts::StartPosition::TrimHorizon;
 use tidemill::contracts::{Clock, Fetch, SystemClock};
 
+use crate::aws_stub::kinesis::StubStream;
 use crate::aws_stub::{AwsStub, Fault};
 use crate::feed::{Feed, assert_complete};
-use crate::run::{Job, Way};
+use crate::run::{Job, Seen, Way};
 
 const S: &str = "s";
 
@@ -83,6 +85,54 @@ async fn restart_against_a_consumer_that_is_being_deleted() {
     got.extend(job.run(TrimHorizon, |s| s.records.len() >= 5).await.unwrap().records);
     assert_complete(&feed, &got);
     assert_eq!(stub.calls("RegisterStreamConsumer"), 2);
+}
+
+/// Somebody removes the consumer while the job reads: another job of the same name at its end, say. What comes after is not lost,
+/// whatever is to be done about records that have aged out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_somebody_removes_is_registered_again() {
+    for expired in ["oldest", "fail"] {
+        let (stub, mut feed) = stub(2).await;
+        feed.put(40);
+        let feed = RefCell::new(feed);
+        let removed = Cell::new(0);
+        let mut job = Job::new(&stub, Way::FanOut, S, &[("source.on-expired-position", expired)]);
+        let done = |seen: &Seen| {
+            if removed.get() < 2 && seen.records.len() == feed.borrow().total() {
+                removed.set(removed.get() + 1);
+                let active =
+                    |s: &StubStream| s.consumers.iter().find(|c| c.deleting_until.is_none()).map(|c| c.arn.clone());
+                assert!(stub.with(S, |s| s.deregister(&active(s).expect("a consumer"))));
+                feed.borrow_mut().put(30);
+            }
+            seen.records.len() >= 100
+        };
+        let seen = job.run(TrimHorizon, done).await.unwrap();
+        assert_complete(&feed.borrow(), &seen.records);
+        assert!(seen.finished.is_empty(), "{expired}: {:?}", seen.finished);
+        assert_eq!(stub.calls("RegisterStreamConsumer"), 3);
+        assert!(
+            stub.with(S, |s| s.consumers.iter().all(|c| c.deleting_until.is_some())),
+            "what it registered it removes"
+        );
+    }
+}
+
+/// The service says that it does not find a shard which it lists all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_is_listed_is_not_gone() {
+    for way in [Way::FanOut, Way::Polling] {
+        let (stub, mut feed) = stub(1).await;
+        feed.put(20);
+        for call in ["SubscribeToShard", "GetShardIterator"] {
+            stub.fail(call, 2, Fault::Error(400, "ResourceNotFoundException"));
+        }
+        stub.state().subscription_gap = Duration::ZERO;
+        let mut job = Job::new(&stub, way, S, &[("source.on-expired-position", "oldest")]);
+        let seen = job.run(TrimHorizon, |s| s.records.len() >= 20 || !s.finished.is_empty()).await.unwrap();
+        assert_complete(&feed, &seen.records);
+        assert_eq!(stub.faults_left(), 2);
+    }
 }
 
 /// A consumer that was there before stays, and `SELF_MANAGED` never makes one.

@@ -105,3 +105,25 @@ async fn a_stream_that_is_not_there_is_named() {
     let error = sink.flush(EpochNumber(1), 0).await.unwrap_err().to_string();
     assert!(error.contains("'out'") && error.contains("check its name"), "{error}");
 }
+
+/// The service refuses a call because of one record: it is found, told with its content, and the others are put.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_the_service_refuses_is_told_and_the_others_are_put() {
+    for aggregation in ["false", "true"] {
+        let stub = AwsStub::start().await;
+        stub.create(S, 4);
+        let mut sink = sink(&stub, true, &[("sink.aggregation", aggregation)]);
+        let keys: StringViewArray = (0..20).map(|i| Some(format!("key-{}", i % 2))).collect();
+        let numbers: Int64Array = (0..20).map(Some).collect();
+        let batch = RecordBatch::try_new(schema(), vec![Arc::new(keys), Arc::new(numbers)]).unwrap();
+        sink.write(EpochNumber(1), Changes { batch, kinds: None }).await.unwrap();
+        // The call, and then the first record by itself: an aggregate of a key's ten rows, or a row.
+        stub.fail("PutRecords", 2, Fault::Error(400, "InvalidArgumentException"));
+        let outcome = sink.flush(EpochNumber(1), 0).await.unwrap();
+        let told: Vec<&str> = outcome.refused.iter().map(|r| r.detail.as_str()).collect();
+        assert_eq!(told.len(), if aggregation == "true" { 10 } else { 1 }, "{told:?}");
+        assert!(outcome.refused.iter().all(|r| r.reason == "refused_by_kinesis"));
+        assert!(told[0].contains(r#"{"k":"key-0","n":0}"#) && told[0].contains("InvalidArgumentException"), "{told:?}");
+        assert_eq!(stored(&stub, 20 - told.len()).await.len(), 20 - told.len());
+    }
+}

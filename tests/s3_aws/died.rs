@@ -66,6 +66,27 @@ impl Place {
         keys.iter().filter_map(number).max().unwrap()
     }
 
+    /// Removes what the query has let appear, and answers names and numbers, in the order of the names' ends (their epochs).
+    async fn take_all(&self, in_bucket: bool) -> Vec<(String, Vec<u64>)> {
+        let mut taken = Vec::new();
+        if in_bucket {
+            for key in self.bucket.keys().await.into_iter().filter(|key| key.starts_with("out/")) {
+                taken.push((key.clone(), numbers(std::str::from_utf8(&self.bucket.get(&key).await).unwrap())));
+                self.bucket.delete(&key).await;
+            }
+        } else {
+            for entry in std::fs::read_dir(self.folder.path().join("files")).unwrap().map(|entry| entry.unwrap()) {
+                let name = entry.file_name().into_string().unwrap();
+                if !name.starts_with('.') {
+                    taken.push((name, numbers(&std::fs::read_to_string(entry.path()).unwrap())));
+                    std::fs::remove_file(entry.path()).unwrap();
+                }
+            }
+        }
+        taken.sort_by_key(|(_, numbers)| numbers.first().copied());
+        taken
+    }
+
     /// Names of the files, and the numbers in them, in order.
     fn files(&self) -> (BTreeSet<String>, Vec<u64>) {
         let (mut names, mut all) = (BTreeSet::new(), Vec::new());
@@ -145,6 +166,48 @@ async fn an_object_that_is_promised_appears_before_its_query_leaves_the_job() {
     }
     all.sort_unstable();
     assert!(all.iter().copied().eq(NUMBERS), "each once, not {all:?}");
+}
+
+/// Whoever reads files may move or remove them as soon as they are there. The run that follows a kill does not miss those of which the log
+/// says that they had appeared.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_appeared_may_be_taken_away_before_the_next_run() {
+    for in_bucket in [false, true] {
+        let Some(place) = Place::new().await else { return };
+        if in_bucket {
+            let sql = EVENTS.replace("'filesystem', 'path' = '${DIR}/files'", "'s3', 'path' = 's3://died/out/'");
+            std::fs::write(place.folder.path().join("job/files.sql"), sql).unwrap();
+        }
+        // No checkpoint is due, so all of it is repeated; the files are named by their first epochs.
+        place.dies_at("committed:4", &[]);
+        let taken = place.take_all(in_bucket).await;
+        assert!(taken.iter().map(|(_, numbers)| numbers.len()).eq([100; 4]), "{taken:?}");
+        // Of the last one, nothing is known but that it was to appear.
+        let (code, said) = place.run(None, &[]);
+        assert_eq!(code, Some(1), "{said}");
+        for part in [&taken[3].0, "put it back", "state rewind"] {
+            assert!(said.contains(part), "'{part}' in {said}");
+        }
+        assert!(taken[..3].iter().all(|(name, _)| !said.contains(name)), "{said}");
+        // As it is advised.
+        if in_bucket {
+            place
+                .bucket
+                .put(&taken[3].0, taken[3].1.iter().map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>())
+                .await;
+        } else {
+            std::fs::write(place.folder.path().join("files").join(&taken[3].0), "").unwrap();
+        }
+        place.done(&[]);
+        let (mut all, rest) = (Vec::<u64>::new(), place.take_all(in_bucket).await);
+        // The object that was put back is there still.
+        let again = |name: &String| in_bucket && rest.iter().any(|(other, _)| other == name);
+        for (_, numbers) in taken.iter().filter(|(name, _)| !again(name)).chain(&rest) {
+            all.extend(numbers);
+        }
+        all.sort_unstable();
+        assert!(all.iter().copied().eq(NUMBERS), "each once, not {all:?}");
+    }
 }
 
 /// `--from` says that what is in a bucket is not to be written again. A run that goes on where that one was killed has not been told.

@@ -22,6 +22,7 @@ mod faults;
 #[path = "../support/forward.rs"]
 mod forward;
 mod job;
+mod outage;
 mod policy;
 mod proxy;
 mod reading;

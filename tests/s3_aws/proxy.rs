@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     LoseAnswer,
     /// Only half of the answer arrives.
     HalfAnswer,
+    /// It is not passed on, and the connection is closed.
+    Close,
 }
 
 struct Rule {
@@ -66,6 +68,11 @@ impl Proxy {
         self.shared.rules.lock().unwrap().push(Rule { method, part, times, fault });
     }
 
+    /// Nothing goes wrong any more.
+    pub(crate) fn mend(&self) {
+        self.shared.rules.lock().unwrap().clear();
+    }
+
     /// Faults that have not been met yet.
     pub(crate) fn left(&self) -> usize {
         self.shared.rules.lock().unwrap().iter().map(|rule| rule.times).sum()
@@ -92,6 +99,9 @@ async fn serve(mut client: TcpStream, upstream: String, shared: Shared) -> Optio
             rule.fault.clone()
         })
     };
+    if let Some(Fault::Close) = fault {
+        return None;
+    }
     if let Some(Fault::Answer(status, code)) = fault {
         let body = format!(
             "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>as the test wants it</Message><RequestId>R1</RequestId></Error>"

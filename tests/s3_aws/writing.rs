@@ -301,3 +301,32 @@ async fn partitions_are_marked_after_their_files() {
         assert!(bucket.keys().await.contains(&"out/day=12/_SUCCESS".to_owned()));
     }
 }
+
+/// S3 takes keys of 1,024 bytes; no value of an event is a reason to stop a job.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_keys_would_be_too_long_are_refused_and_the_others_written() {
+    for emulator in both().await {
+        let bucket = emulator.bucket("long").await;
+        let fields = [("n", DataType::Int64), ("u", DataType::Utf8View), ("v", DataType::Utf8View)];
+        let mut table = emulator.table("s3://long/out", schema(&fields), &[("format", "json")]);
+        table.partitioned_by = vec!["u".to_owned(), "v".to_owned()];
+        let texts = |texts: [&str; 4]| -> ArrayRef { Arc::new(StringViewArray::from(texts.to_vec())) };
+        // Each name is one that folders could have, for an emulator that keeps objects in files.
+        let (long, longer) = ("x".repeat(240), "%".repeat(400));
+        let columns = vec![numbers(0..4), texts(["a", &long, "b", &longer]), texts(["a", &long, "b", "b"])];
+        let mut sink = on_aws(1).sink(&table, "s3").unwrap();
+        let outcome = sink.write(EpochNumber(1), appends(batch(&table.schema, columns))).await.unwrap();
+        assert_eq!(outcome.written, 3, "{}", emulator.name);
+        let refused = &outcome.refused[0];
+        assert_eq!(
+            (refused.row, refused.reason.as_str(), refused.column.as_deref()),
+            (3, "partition_too_long", Some("u"))
+        );
+        sink.flush(EpochNumber(1), 0).await.unwrap();
+        let staged = sink.finish(EpochNumber(1)).await.unwrap();
+        sink.commit(staged).await.unwrap();
+        let folders: Vec<String> =
+            bucket.keys().await.iter().map(|key| key.rsplit_once('/').unwrap().0.to_owned()).collect();
+        assert_eq!(folders, ["out/u=a/v=a".to_owned(), "out/u=b/v=b".to_owned(), format!("out/u={long}/v={long}")]);
+    }
+}

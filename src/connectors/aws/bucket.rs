@@ -7,17 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_smithy_types::retry::RetryConfig as SdkRetryConfig;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential};
-use object_store::{ClientOptions, CredentialProvider, RetryConfig};
-use tokio::sync::{Mutex, OnceCell};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::{ClientOptions, RetryConfig};
+use tokio::sync::OnceCell;
 
 use crate::contracts::{Clock, Error, Result};
 
 use super::authorities::authorities;
+use super::credentials::SessionCredentials;
+use super::errors::CREDENTIALS_NOT_FETCHED;
 use super::{AwsFailure, AwsSession, Call, failure};
 
 /// Time for one request: a part of 8 MiB at 1 MB/s takes 8 s.
@@ -30,9 +30,6 @@ const LAST_BACKOFF: Duration = Duration::from_secs(15);
 const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Attempts to reach a bucket when a run begins: pauses of 100, 200, 400 and 800 ms at most.
 const START_ATTEMPTS: u32 = 5;
-/// Credentials are asked for again this long before they expire, and at least this often.
-const CREDENTIALS_MARGIN_MS: i64 = 5 * 60_000;
-const CREDENTIALS_AGE_MS: i64 = 10 * 60_000;
 
 /// A bucket, reached when it is first needed.
 #[derive(Clone)]
@@ -157,11 +154,7 @@ impl Bucket {
             .with_virtual_hosted_style_request(place.virtual_hosted)
             // Plain HTTP only where the user's endpoint says so: to an emulator or a proxy, mostly on this machine.
             .with_allow_http(place.plain_http)
-            .with_credentials(Arc::new(SessionCredentials {
-                provider,
-                clock: Arc::clone(&self.inner.clock),
-                cached: Mutex::new(None),
-            }))
+            .with_credentials(Arc::new(SessionCredentials::new(provider, Arc::clone(&self.inner.clock))))
             .with_client_options(options)
             .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() })
             .build()
@@ -209,52 +202,6 @@ async fn endpoint(sdk: &aws_sdk_s3::Client, bucket: &str) -> Result<Place> {
     Ok(Place { endpoint: endpoint.to_owned(), virtual_hosted, plain_http })
 }
 
-/// The session's credentials in the form that `object_store` takes; asked for again before they expire.
-struct SessionCredentials {
-    provider: SharedCredentialsProvider,
-    clock: Arc<dyn Clock>,
-    /// The last ones, and until when they are used.
-    cached: Mutex<Option<(Arc<AwsCredential>, i64)>>,
-}
-
-impl std::fmt::Debug for SessionCredentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SessionCredentials")
-    }
-}
-
-#[async_trait]
-impl CredentialProvider for SessionCredentials {
-    type Credential = AwsCredential;
-
-    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        let now_ms = self.clock.now_ms();
-        let mut cached = self.cached.lock().await;
-        if let Some((credential, until_ms)) = &*cached
-            && now_ms < *until_ms
-        {
-            return Ok(Arc::clone(credential));
-        }
-        let found = self
-            .provider
-            .provide_credentials()
-            .await
-            .map_err(|e| object_store::Error::Unauthenticated { path: String::new(), source: Box::new(e) })?;
-        let expires_ms = found
-            .expiry()
-            .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
-            .and_then(|d| i64::try_from(d.as_millis()).ok());
-        let credential = Arc::new(AwsCredential {
-            key_id: found.access_key_id().to_owned(),
-            secret_key: found.secret_access_key().to_owned(),
-            token: found.session_token().map(str::to_owned),
-        });
-        let until_ms = expires_ms.map_or(i64::MAX, |ms| ms - CREDENTIALS_MARGIN_MS).min(now_ms + CREDENTIALS_AGE_MS);
-        *cached = Some((Arc::clone(&credential), until_ms));
-        Ok(credential)
-    }
-}
-
 /// Makes an [`AwsFailure`] of what the object store returned for `key`.
 pub(crate) fn object_failure(
     operation: &'static str,
@@ -268,7 +215,8 @@ pub(crate) fn object_failure(
         let after = text.split(&format!("<{name}>")).nth(1)?;
         after.split('<').next().filter(|value| !value.is_empty()).map(str::to_owned)
     };
-    let code = tag("Code").unwrap_or_else(|| {
+    let not_fetched = text.contains(super::credentials::NOT_FETCHED).then(|| CREDENTIALS_NOT_FETCHED.to_owned());
+    let code = not_fetched.or_else(|| tag("Code")).unwrap_or_else(|| {
         let code = match error {
             E::NotFound { .. } => "NoSuchKey",
             E::PermissionDenied { .. } => "AccessDenied",
@@ -285,7 +233,7 @@ pub(crate) fn object_failure(
     });
     let message = tag("Message").unwrap_or_else(|| text.clone());
     let resource = if key.is_empty() { bucket.name().to_owned() } else { format!("{}/{key}", bucket.name()) };
-    let unknown = matches!(error, E::Generic { .. }) && code != "Certificate";
+    let unknown = matches!(error, E::Generic { .. }) && code != "Certificate" && code != CREDENTIALS_NOT_FETCHED;
     super::errors::shown(
         Call { service: "s3", operation, resource: &resource },
         super::errors::Answer {

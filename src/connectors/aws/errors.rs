@@ -83,6 +83,7 @@ const PASSING: &[&str] = &[
     "ServiceUnavailableException",
     "RequestTimeout",
     "RequestTimeoutException",
+    CREDENTIALS_NOT_FETCHED,
 ];
 
 /// Codes with which services refuse a caller.
@@ -106,6 +107,9 @@ const ELSEWHERE: &[&str] = &["PermanentRedirect", "AuthorizationHeaderMalformed"
 
 /// What the SDK says when nothing gives credentials.
 const NO_CREDENTIALS: &[&str] = &["no providers in chain provided", "no credentials found in chain"];
+
+/// Our own code: whoever gives credentials (the metadata service, STS) has failed, and none that hold are left.
+pub(super) const CREDENTIALS_NOT_FETCHED: &str = "CredentialsNotFetched";
 
 /// What rustls says of a server whose certificate does not hold: no repetition mends that.
 pub(super) const BAD_CERTIFICATE: &str = "invalid peer certificate";
@@ -168,6 +172,8 @@ pub(super) fn shown(call: Call<'_>, answer: Answer) -> AwsFailure {
         shown = shown.hint(format!("allow the action '{}' on it (see `tidemill iam`)", action(service, operation)));
     } else if credentials {
         shown = shown.hint("the AWS credentials are missing, wrong or expired: check the profile, role or environment");
+    } else if code == CREDENTIALS_NOT_FETCHED {
+        shown = shown.hint("they are asked for again; if that lasts, check the metadata service, or the role and STS");
     } else if code.contains("NotFound") || code == "NoSuchBucket" {
         shown = shown.hint("check its name, the region and the account, or make it with `tidemill provision`");
     } else if ELSEWHERE.contains(&code.as_str()) {

@@ -10,6 +10,7 @@
 mod authorities;
 mod batch_get;
 mod bucket;
+mod credentials;
 mod errors;
 mod jitter;
 mod requests;

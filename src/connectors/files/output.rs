@@ -16,10 +16,17 @@ use crate::contracts::{Committable, EpochNumber, Error, Result};
 use super::listing::object_path;
 use super::location::Place;
 use super::part::{self, PartFile, PartNames};
+use super::partition::FolderRoom;
 use super::upload::{self, Upload};
 
 /// Objects that are completed side by side.
 const COMMITS_AT_ONCE: usize = 8;
+
+/// Bytes of a name in a folder, as the usual file systems of Linux have it (NAME_MAX), and of a path without its final zero (PATH_MAX).
+const LONGEST_NAME: usize = 255;
+const LONGEST_PATH: usize = 4_095;
+/// Bytes of a key ("Naming Amazon S3 objects").
+const LONGEST_KEY: usize = 1_024;
 
 /// An open file.
 pub(super) enum Output {
@@ -57,6 +64,17 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// How long a folder below the table's may be, so that the names of its files have room beside it.
+    pub(super) fn folder_room(&self, extension: &str) -> FolderRoom {
+        let beside = |before: usize, most: usize| most.saturating_sub(before + 2 + self.names.longest(extension));
+        match &self.place {
+            Place::Local(root) => {
+                FolderRoom { name: LONGEST_NAME, whole: beside(root.as_os_str().len(), LONGEST_PATH) }
+            }
+            Place::S3(prefix) => FolderRoom { name: LONGEST_KEY, whole: beside(prefix.key.len(), LONGEST_KEY) },
+        }
+    }
+
     /// A new file in `folder` below the table's, whose first rows are of `epoch`. Blocks.
     pub(super) fn create(&self, folder: &str, epoch: EpochNumber, extension: &str) -> Result<Output> {
         match &self.place {

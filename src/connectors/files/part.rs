@@ -45,6 +45,12 @@ impl PartNames {
         format!("{}-{}-{seq}", self.job, self.generation)
     }
 
+    /// Bytes of the longest name that a file can have, hidden or not.
+    pub(super) fn longest(&self, extension: &str) -> usize {
+        let number = u64::MAX;
+        format!(".part-{}-{number}-{number}-e{number}.{extension}", self.job).len()
+    }
+
     /// Whether the file `part-…` was begun, and never finished, by an earlier run of this job. A run that crashed before it saved
     /// anything had this run's generation; a number that this run has not given out yet tells its files.
     pub(super) fn is_leftover(&self, name: &str) -> bool {
@@ -168,7 +174,11 @@ pub(super) fn commit(staged: &Staged) -> Result<()> {
                 temporary.display(),
                 path.display()
             ))
-            .hint("its rows are lost from this folder: run the job again with --fresh")
+            .hint(
+                "if somebody has taken the file away since it appeared, put it back, or an empty one of its name, until the job has \
+                 started: nothing is lost then. Else `tidemill state rewind STORE latest` writes what came since the last checkpoint \
+                 again, beside the files that are there; --fresh begins anew",
+            )
             .caused_by(e));
         }
         Err(e) => return Err(io_error(path, "committed", e)),

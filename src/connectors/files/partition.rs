@@ -16,6 +16,18 @@ use super::time_folders::TimeFolders;
 
 const STYLE: JsonStyle = JsonStyle { timestamps: TimestampStyle::Sql, skip_nulls: false };
 
+/// Characters of a folder's name that a refusal shows.
+const SHOWN: usize = 60;
+
+/// How long the folders below a table's may be, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FolderRoom {
+    /// Each name of the path.
+    pub(super) name: usize,
+    /// All of the path.
+    pub(super) whole: usize,
+}
+
 /// Cuts batches by the values of the partition columns.
 pub(super) struct Partitioner {
     names: Vec<String>,
@@ -90,6 +102,21 @@ impl Partitioner {
             Ok(PartitionRows { folder, rows: Some(UInt32Array::from(rows)) })
         };
         groups.into_iter().map(cut).collect()
+    }
+
+    /// Why a folder of this name cannot be made, and the partition column to blame.
+    pub(super) fn refusal(&self, folder: &str, room: FolderRoom) -> Option<(Option<String>, String)> {
+        let (at, name) = folder.split('/').enumerate().max_by_key(|(_, name)| name.len())?;
+        let (what, bytes, most) = if name.len() > room.name {
+            ("name", name.len(), room.name)
+        } else if folder.len() > room.whole {
+            ("path", folder.len(), room.whole)
+        } else {
+            return None;
+        };
+        let begins: String = name.chars().take(SHOWN).collect();
+        let detail = format!("the {what} of its folder, '{begins}…', has {bytes} bytes, at most {most}");
+        Some((self.names.get(at).cloned(), detail))
     }
 
     /// Whether all rows belong to one partition: the usual case, and ten times cheaper to find than to group.

@@ -10,14 +10,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use async_trait::async_trait;
 use indexmap::IndexMap;
 use tokio::sync::Semaphore;
 
 use crate::connectors::options::Options;
-use crate::contracts::{ChangeKind, Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
+use crate::contracts::{
+    ChangeKind, Changes, Committable, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome,
+};
 
 use super::commit_mark::Marks;
 use super::durable::{Durable, Noted};
@@ -25,7 +27,7 @@ use super::encode::{Encoding, Rows, Writer};
 use super::location::{Place, Reach};
 use super::output::{Staged, Target};
 use super::part::PartNames;
-use super::partition::Partitioner;
+use super::partition::{FolderRoom, Partitioner};
 use super::sorting::{Held, SORT_BYTES, SortOrder};
 use super::upload::PARTS_UNDER_WAY;
 
@@ -49,6 +51,7 @@ struct Files {
     encoding: Encoding,
     extension: String,
     partitioner: Partitioner,
+    room: FolderRoom,
     file_columns: Vec<usize>,
     primary_key: Vec<String>,
     order: Option<SortOrder>,
@@ -100,9 +103,11 @@ impl FileSink {
         if let (Encoding::Parquet(style), Some(order)) = (&mut encoding, &order) {
             *style = style.clone().sorted_by(&order.columns());
         }
+        let extension = encoding.extension();
         let files = Files {
             target: Arc::clone(&target),
-            extension: encoding.extension(),
+            room: target.folder_room(&extension),
+            extension,
             encoding,
             partitioner,
             file_columns,
@@ -142,7 +147,7 @@ impl FileSink {
 }
 
 impl Files {
-    fn write(&mut self, epoch: EpochNumber, changes: &Changes) -> Result<u64> {
+    fn write(&mut self, epoch: EpochNumber, changes: &Changes) -> Result<WriteOutcome> {
         let Changes { batch, kinds } = changes;
         self.epoch = epoch;
         if kinds.is_some() && (self.primary_key.is_empty() || !matches!(self.encoding, Encoding::Json(..))) {
@@ -153,7 +158,20 @@ impl Files {
             return Err(Error::config("an update stream cannot be sorted: its order is part of it")
                 .hint("leave 'sink.sort-by' out"));
         }
+        let mut refused = Vec::new();
         for group in self.partitioner.cut(batch)? {
+            // By what is in the row alone: when the epoch is repeated, the same ones are refused.
+            if let Some((column, detail)) = self.partitioner.refusal(&group.folder, self.room) {
+                let rows = group.rows.unwrap_or_else(|| UInt32Array::from_iter_values(0..batch.num_rows() as u32));
+                let reason = "partition_too_long";
+                refused.extend(rows.values().iter().map(|row| RefusedRow {
+                    row: *row as usize,
+                    reason: reason.to_owned(),
+                    column: column.clone(),
+                    detail: detail.clone(),
+                }));
+                continue;
+            }
             if self.durable.has(&group.folder, epoch) {
                 continue;
             }
@@ -167,7 +185,8 @@ impl Files {
                 }
             }
         }
-        Ok(batch.num_rows() as u64)
+        refused.sort_by_key(|refused| refused.row);
+        Ok(WriteOutcome { written: (batch.num_rows() - refused.len()) as u64, refused })
     }
 
     fn write_partition(&mut self, folder: &str, batch: &RecordBatch, kinds: Option<&[ChangeKind]>) -> Result<()> {
@@ -299,14 +318,17 @@ impl Sink for FileSink {
     }
 
     async fn recover(&mut self, appeared: Vec<Committable>, promised: Vec<Committable>) -> Result<()> {
-        let committed = [appeared, promised].concat();
-        let noted = committed.iter().map(Noted::of).collect::<Result<Vec<_>>>()?;
-        self.commit(committed).await?;
-        if let Some(files) = &mut self.files
-            && let Some(marks) = &mut files.marks
-        {
-            // The rows of these files are not going to be written again, so this is the time to remember their partitions.
-            noted.iter().for_each(|file| marks.touch(file.folder()));
+        let all = appeared.iter().chain(&promised).map(Noted::of).collect::<Result<Vec<_>>>()?;
+        self.commit(promised).await?;
+        if let Some(files) = &mut self.files {
+            // The rows of these files are not going to be written again, wherever the files are by now; so this is also the time to
+            // remember their partitions.
+            for file in &all {
+                files.durable.note(file);
+                if let Some(marks) = &mut files.marks {
+                    marks.touch(file.folder());
+                }
+            }
         }
         Ok(())
     }
@@ -335,8 +357,7 @@ impl Sink for FileSink {
             self.target.remove_leftovers().await.map_err(|e| self.named(e))?;
             self.cleaned = true;
         }
-        let written = self.run(move |files| files.write(epoch, &changes)).await?;
-        Ok(WriteOutcome { written, refused: Vec::new() })
+        self.run(move |files| files.write(epoch, &changes)).await
     }
 
     async fn flush(&mut self, _epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome> {

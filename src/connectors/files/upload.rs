@@ -203,8 +203,9 @@ pub(super) async fn complete(staged: &Staged, near: &Bucket) -> Result<()> {
             staged.bucket, staged.key
         ))
         .hint(
-            "was it aborted by a lifecycle rule, or by a newer run of the job? Its rows are lost from this table: \
-             run the job again with --fresh",
+            "if somebody has taken the object away since it appeared, put it back (or as many bytes under its key) until the job has \
+             started: nothing is lost then. If the upload was aborted, by a lifecycle rule or a newer run of the job, `tidemill state \
+             rewind STORE latest` writes what came since the last checkpoint again, beside the objects that are there; --fresh begins anew",
         )
         .caused_by(failed())),
         Ok(None) | Err(_) => Err(failed()),

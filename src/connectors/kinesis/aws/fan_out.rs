@@ -11,6 +11,7 @@
 //! - A shard has ended when an event has child shards or no continuation number.
 //! - The service refuses a second subscription within 5 s of the last one (ResourceInUseException), and also while the old
 //!   one is not cleaned up yet after a crash: that is waited for.
+//! - "Not found" is said of a consumer as of a shard: the consumer is looked for first, and registered again where it is gone.
 //! - The service sends an event at least every 5 s, also when there is nothing new. A connection that is silent for
 //!   [`SILENCE`] is dead, whatever TCP says.
 
@@ -31,6 +32,7 @@ use crate::contracts::{Error, ErrorKind, Fetch, Position, Result, SplitReader};
 
 use super::budget::Allowance;
 use super::client::StreamClient;
+use super::consumer::Consumer;
 use super::retry::Backoff;
 use super::shard::{ShardReading, Verdict};
 
@@ -53,7 +55,9 @@ pub(super) struct FanOutReader {
     allowance: Allowance,
     /// Held from before an event is received until it is handed out.
     turn: Option<OwnedSemaphorePermit>,
-    consumer: Arc<str>,
+    consumer: Arc<Consumer>,
+    /// The one that the last subscription was made with.
+    arn: Arc<str>,
     client: StreamClient,
     subscription: Option<SubscribeToShardOutput>,
     /// When the last subscription began, by the clock's `elapsed`.
@@ -64,10 +68,15 @@ pub(super) struct FanOutReader {
 
 impl FanOutReader {
     /// Subscribes with `client`, which should not be shared by more than [`SHARDS_PER_CONNECTION`].
-    pub(super) fn new(shard: ShardReading, allowance: Allowance, consumer: Arc<str>, client: StreamClient) -> Self {
-        let backoff = shard.stream.backoff();
+    pub(super) fn new(
+        shard: ShardReading,
+        allowance: Allowance,
+        consumer: Arc<Consumer>,
+        client: StreamClient,
+    ) -> Self {
+        let (backoff, arn) = (shard.stream.backoff(), consumer.arn());
         let (turn, subscription, subscribed, end) = (None, None, None, None);
-        Self { shard, allowance, turn, consumer, client, subscription, subscribed, backoff, end }
+        Self { shard, allowance, turn, consumer, arn, client, subscription, subscribed, backoff, end }
     }
 
     /// Subscribes, if there is no subscription.
@@ -82,7 +91,8 @@ impl FanOutReader {
         self.shard.check_age()?;
         self.subscribed = Some(clock.elapsed());
         let place = self.shard.place();
-        match self.client.subscribe(&self.consumer, &self.shard.id, &place).await {
+        self.arn = self.consumer.arn();
+        match self.client.subscribe(&self.arn, &self.shard.id, &place).await {
             Ok(subscription) => self.subscription = Some(subscription),
             Err(failure) => self.failed(failure).await?,
         }
@@ -96,6 +106,16 @@ impl FanOutReader {
         if failure.retryable {
             self.backoff.pause(&failure).await;
             return Ok(());
+        }
+        if failure.code == "ResourceNotFoundException" {
+            let stream = &self.shard.stream;
+            // Where the whole stream is gone, there is no consumer to register.
+            stream.same_stream().await?;
+            if self.consumer.look_again(stream, &self.arn).await? != self.arn {
+                // The service's pause is for subscriptions of one consumer.
+                self.subscribed = None;
+                return Ok(());
+            }
         }
         match self.shard.judge(failure).await? {
             Verdict::Retry | Verdict::Renew => {}

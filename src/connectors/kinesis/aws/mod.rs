@@ -89,7 +89,7 @@ struct RememberedStream {
 #[derive(Debug)]
 struct Reading {
     stream: Arc<Stream>,
-    consumer: Option<Consumer>,
+    consumer: Option<Arc<Consumer>>,
     /// The client for subscriptions that is not full yet, and how many shards it has.
     subscriber: Mutex<Option<(StreamClient, usize)>>,
 }
@@ -206,7 +206,7 @@ impl KinesisSource {
                 None => None,
                 Some(options) => {
                     let ours = before.is_some_and(|b| b.registered_consumer);
-                    Some(Consumer::ready(&stream, options, ours).await?)
+                    Some(Arc::new(Consumer::ready(&stream, options, ours).await?))
                 }
             };
             streams.push(Reading { stream: Arc::new(stream), consumer, subscriber: Mutex::default() });
@@ -310,7 +310,7 @@ impl Source for KinesisSource {
 
     fn snapshot(&self) -> Option<String> {
         let stream = |reading: &Reading| {
-            let registered_consumer = reading.consumer.as_ref().is_some_and(Consumer::is_ours);
+            let registered_consumer = reading.consumer.as_ref().is_some_and(|consumer| consumer.is_ours());
             let created_ms = reading.stream.created_ms();
             (reading.stream.name().to_string(), RememberedStream { created_ms, registered_consumer })
         };
@@ -357,7 +357,9 @@ impl Source for KinesisSource {
         let shard = ShardReading::open(stream, shard, split, resume, start, &self.options)?;
         let allowance = Allowance::new(Arc::clone(&self.budget));
         let reader: Box<dyn SplitReader> = match &reading.consumer {
-            Some(consumer) => Box::new(FanOutReader::new(shard, allowance, consumer.arn(), reading.subscriber()?)),
+            Some(consumer) => {
+                Box::new(FanOutReader::new(shard, allowance, Arc::clone(consumer), reading.subscriber()?))
+            }
             None => Box::new(PollingReader::new(shard, allowance, self.options.pace, self.options.most_records)),
         };
         Ok(reader)

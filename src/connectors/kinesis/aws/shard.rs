@@ -12,6 +12,7 @@ use super::chunks::{Unpacker, arrival_ms};
 use super::lineage::ShardId;
 use super::position::{Place, ShardPosition};
 use super::read_options::ReadOptions;
+use super::retry::Backoff;
 use super::stream::{Moment, Stream};
 
 /// A timestamp that is refused may be a moment ahead of the service; one that is younger than this is tried again.
@@ -36,6 +37,8 @@ pub(super) struct ShardReading {
     stop_ms: Option<i64>,
     stopped: bool,
     rests: bool,
+    /// Of pauses while the service does not find a shard that it lists.
+    missing: Backoff,
 }
 
 /// What a failed call means for a shard's reader.
@@ -65,6 +68,7 @@ impl ShardReading {
         }
         let moment = if resume.is_some() { Moment::Resuming } else { Moment::Running };
         let from_oldest = stream.check_age(&id, &position, moment)?;
+        let missing = stream.backoff();
         Ok(Self {
             stream,
             id,
@@ -75,6 +79,7 @@ impl ShardReading {
             stop_ms: options.stop_ms,
             stopped: false,
             rests: false,
+            missing,
         })
     }
 
@@ -109,6 +114,7 @@ impl ShardReading {
             self.behind_ms = Some(0);
             return;
         }
+        self.missing.reset();
         self.behind_ms = behind_ms;
         if let Some(behind) = behind_ms {
             // Everything that arrived before then has been given.
@@ -171,6 +177,11 @@ impl ShardReading {
             "ResourceNotFoundException" => {
                 // Fails when it is the whole stream that is gone.
                 self.stream.same_stream().await?;
+                if self.stream.lists(&self.id).await? {
+                    // Not the shard is gone, whatever is: it will be found again.
+                    self.missing.pause(&failure).await;
+                    return Ok(Verdict::Renew);
+                }
                 self.stream.lost(&self.id, self.position.read_until_ms, "the shard itself has aged out")?;
                 Ok(Verdict::Gone)
             }

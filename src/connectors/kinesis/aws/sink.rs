@@ -8,7 +8,7 @@
 //! mixed: KCL drops an aggregate of which one key belongs to another shard. Without PARTITIONED BY, rows have no key of
 //! their own and are packed freely.
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ use crate::connectors::kinesis::local::MAX_RECORD_BYTES;
 use crate::connectors::kinesis::produce::{BATCH_BYTES, BATCH_RECORDS, OutRecord, Put, PutBatch};
 use crate::connectors::kinesis::sink::too_large;
 use crate::connectors::options::Options;
-use crate::contracts::{Changes, Clock, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
+use crate::contracts::{Changes, Clock, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome};
 
-use super::kpl::Aggregate;
+use super::kpl::{Aggregate, deaggregate};
 use super::put::AwsTarget;
 
 /// PutRecords calls at the same time. A shard takes 1 MB/s, a call up to 5 MB: more calls only meet more throttling.
@@ -80,34 +80,37 @@ impl AwsStreamSink {
         target.await.cloned()
     }
 
-    async fn put_all(&mut self) -> Result<()> {
+    /// Puts what is pending. Answers the rows that the service refuses.
+    async fn put_all(&mut self) -> Result<Vec<RefusedRow>> {
         let records = std::mem::take(&mut self.pending);
         if records.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let records = if self.aggregates { aggregated(records, self.encoder.spreads()) } else { records };
         let target = self.target().await?;
-        let batches = batches(records, self.keeps_order);
+        let batches = if self.keeps_order { batches_once_a_key(records) } else { batches(records) };
         let calls = if self.keeps_order { 1 } else { CALLS };
         let puts = batches
             .into_iter()
             .map(|batch| put_batch(batch, Arc::clone(&target), Arc::clone(&self.clock), Arc::clone(&self.jitter)));
         let mut puts = futures::stream::iter(puts).buffer_unordered(calls);
+        let mut refused = Vec::new();
         while let Some(put) = puts.next().await {
-            put?;
+            refused.extend(put?.into_iter().flat_map(|(record, why)| refusals(&record, self.aggregates, &why)));
         }
-        Ok(())
+        Ok(refused)
     }
 }
 
-/// Puts a batch until all of it is stored.
+/// Puts a batch until all of it is stored. Answers the records that the service refuses, and why.
 async fn put_batch(
     mut batch: Vec<OutRecord>,
     mut target: Arc<AwsTarget>,
     clock: Arc<dyn Clock>,
     jitter: Arc<Jitter>,
-) -> Result<()> {
+) -> Result<Vec<(OutRecord, String)>> {
     let began = clock.elapsed();
+    let mut refused = Vec::new();
     let mut pause = FIRST_PAUSE;
     loop {
         let results = target.put(&batch).await?;
@@ -120,11 +123,11 @@ async fn put_batch(
                     reason = why;
                     again.push(record);
                 }
-                Put::Refused(why) => return Err(Error::data(format!("the stream refused a record: {why}"))),
+                Put::Refused(why) => refused.push((record, why)),
             }
         }
         if again.is_empty() {
-            return Ok(());
+            return Ok(refused);
         }
         let failing = clock.elapsed().saturating_sub(began);
         if failing > PATIENCE {
@@ -142,30 +145,86 @@ async fn put_batch(
     }
 }
 
-/// Cuts records into batches as large as a call takes; with `once_a_key`, no key is in a batch twice, and batches are in
-/// the order in which they must be put.
-fn batches(records: Vec<OutRecord>, once_a_key: bool) -> Vec<Vec<OutRecord>> {
-    let mut batches = Vec::new();
-    let mut left = records;
-    while !left.is_empty() {
-        let (mut batch, mut later) = (Vec::new(), Vec::new());
-        let (mut keys, mut bytes) = (BTreeSet::new(), 0);
-        for record in left {
-            let size = record.data.len() + record.partition_key.len();
-            let fits = batch.len() < BATCH_RECORDS && (batch.is_empty() || bytes + size <= BATCH_BYTES);
-            // A key of which one record waits has all later ones wait.
-            let free = !once_a_key || keys.insert(record.partition_key.clone());
-            if fits && free {
-                bytes += size;
-                batch.push(record);
-            } else {
-                later.push(record);
+/// A batch that is being filled.
+#[derive(Default)]
+struct Filling {
+    records: Vec<OutRecord>,
+    bytes: usize,
+}
+
+impl Filling {
+    fn has_room_for(&self, record: &OutRecord) -> bool {
+        let fits = self.bytes + record.data.len() + record.partition_key.len() <= BATCH_BYTES;
+        self.records.is_empty() || self.records.len() < BATCH_RECORDS && fits
+    }
+
+    fn push(&mut self, record: OutRecord) {
+        self.bytes += record.data.len() + record.partition_key.len();
+        self.records.push(record);
+    }
+}
+
+/// Cuts records into batches as large as a call takes, in their order.
+fn batches(records: Vec<OutRecord>) -> Vec<Vec<OutRecord>> {
+    let (mut batches, mut filling) = (Vec::new(), Filling::default());
+    for record in records {
+        if !filling.has_room_for(&record) {
+            batches.push(std::mem::take(&mut filling).records);
+        }
+        filling.push(record);
+    }
+    batches.push(filling.records);
+    batches
+}
+
+/// The same with no key twice in a batch. Batches are in the order in which they must be put, and so are the records of a key: each
+/// key's wait in a queue, and keys take turns.
+fn batches_once_a_key(records: Vec<OutRecord>) -> Vec<Vec<OutRecord>> {
+    let mut queues: Vec<VecDeque<OutRecord>> = Vec::new();
+    let mut of_key: HashMap<String, usize> = HashMap::new();
+    for record in records {
+        match of_key.get(&record.partition_key) {
+            Some(queue) => queues[*queue].push_back(record),
+            None => {
+                of_key.insert(record.partition_key.clone(), queues.len());
+                queues.push(VecDeque::from([record]));
             }
         }
-        batches.push(batch);
-        left = later;
     }
+    // The first `ready` keys of `turns` have no record in the batch.
+    let mut turns: VecDeque<VecDeque<OutRecord>> = queues.into();
+    let (mut ready, mut batches, mut filling) = (turns.len(), Vec::new(), Filling::default());
+    while let Some(mut queue) = turns.pop_front() {
+        let fits = ready > 0 && queue.front().is_some_and(|record| filling.has_room_for(record));
+        if !fits {
+            batches.push(std::mem::take(&mut filling).records);
+            ready = turns.len() + 1;
+        }
+        ready -= 1;
+        if let Some(record) = queue.pop_front() {
+            filling.push(record);
+        }
+        if !queue.is_empty() {
+            turns.push_back(queue);
+        }
+    }
+    batches.push(filling.records);
     batches
+}
+
+/// The rows of a record that the service does not take, for the error output.
+fn refusals(record: &OutRecord, is_aggregate: bool, why: &str) -> Vec<RefusedRow> {
+    let refused = |key: &str, data: &[u8]| RefusedRow {
+        row: 0,
+        reason: "refused_by_kinesis".to_owned(),
+        column: None,
+        detail: format!("{why}; record of key '{key}': {}", String::from_utf8_lossy(data)),
+    };
+    let rows = if is_aggregate { deaggregate(&record.data) } else { None };
+    match rows {
+        Some(rows) => rows.iter().map(|row| refused(row.partition_key, row.data)).collect(),
+        None => vec![refused(&record.partition_key, &record.data)],
+    }
 }
 
 /// Packs rows into aggregates. With `freely`, whatever comes next is packed together under the first one's key.
@@ -224,14 +283,12 @@ impl Sink for AwsStreamSink {
     }
 
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
-        self.put_all().await?;
-        Ok(WriteOutcome::default())
+        Ok(WriteOutcome { written: 0, refused: self.put_all().await? })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::kpl::deaggregate;
     use super::*;
 
     fn record(key: &str, data: &str) -> OutRecord {
@@ -245,12 +302,25 @@ mod tests {
     #[test]
     fn a_key_is_once_in_a_batch_and_in_order() {
         let records = || vec![record("a", "1"), record("b", "2"), record("a", "3"), record("a", "4"), record("b", "5")];
-        assert_eq!(texts(&batches(records(), false)), [["1", "2", "3", "4", "5"]]);
-        assert_eq!(texts(&batches(records(), true)), [vec!["1", "2"], vec!["3", "5"], vec!["4"]]);
+        assert_eq!(texts(&batches(records())), [["1", "2", "3", "4", "5"]]);
+        assert_eq!(texts(&batches_once_a_key(records())), [vec!["1", "2"], vec!["3", "5"], vec!["4"]]);
         let many = (0..1_201).map(|i| record(&i.to_string(), "x")).collect();
-        assert_eq!(batches(many, true).iter().map(Vec::len).collect::<Vec<_>>(), [500, 500, 201]);
-        let large = (0..4).map(|_| record("k", &"x".repeat(2 << 20))).collect();
-        assert_eq!(batches(large, false).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(batches_once_a_key(many).iter().map(Vec::len).collect::<Vec<_>>(), [500, 500, 201]);
+        let large = |keys: usize| (0..4).map(|i| record(&(i % keys).to_string(), &"x".repeat(2 << 20))).collect();
+        assert_eq!(batches(large(1)).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(batches_once_a_key(large(3)).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+    }
+
+    /// Each look at all that waits behind the key would be 8,589,934,592 of them.
+    #[test]
+    fn a_hot_key_costs_what_its_records_cost() {
+        let hot = (0..131_072).map(|i| record("hot", &i.to_string()));
+        let cold = (0..1_000).map(|i| record(&format!("cold-{i}"), "x"));
+        let batches = batches_once_a_key(hot.chain(cold).collect());
+        assert_eq!(batches.len(), 131_073);
+        assert_eq!(batches.iter().take(4).map(Vec::len).collect::<Vec<_>>(), [500, 500, 2, 1]);
+        let hot = batches.iter().flatten().filter(|r| r.partition_key == "hot");
+        assert!(hot.map(|r| String::from_utf8_lossy(&r.data).parse::<u32>().unwrap()).eq(0..131_072));
     }
 
     #[test]

@@ -236,6 +236,11 @@ impl Stream {
         Ok(())
     }
 
+    /// Whether the service names this shard.
+    pub(super) async fn lists(&self, shard: &str) -> Result<bool> {
+        Ok(self.list(None, None).await?.iter().any(|listed| &*listed.id == shard))
+    }
+
     /// Fails when the stream is gone, or another one has its name now.
     pub(super) async fn same_stream(&self) -> Result<()> {
         let summary = self.summary(None).await?;
@@ -324,7 +329,8 @@ impl Stream {
         let message = format!("shard '{shard}' of stream '{}': {how_much}", self.name());
         match self.on_expired {
             OnExpired::Fail => Err(Error::data(message).hint(
-                "to go on with the oldest records that are left, set 'source.on-expired-position' = 'oldest'; \
+                "to go on with the oldest records that are left, set 'source.on-expired-position' = 'oldest' (if the run before was \
+                 killed, `tidemill state rewind STORE latest` first: its last epochs cannot be repeated without the records); \
                  to lose less the next time, raise the stream's retention",
             )),
             OnExpired::Oldest => {

@@ -1,0 +1,177 @@
+//! What a writer asks of its sink and of the log.
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
+use datafusion::arrow::datatypes::Int64Type;
+
+use super::*;
+use crate::contracts::{Changes, WriteOutcome};
+use crate::operators::SpilledRows;
+use crate::state::SpillFolder;
+
+/// Says what it was asked for.
+#[derive(Clone, Default)]
+struct Recorder {
+    in_parts: bool,
+    rows: Arc<Mutex<Vec<i64>>>,
+    flushed_at: Arc<Mutex<Vec<usize>>>,
+    finished_at: Arc<Mutex<Vec<u64>>>,
+}
+
+#[async_trait]
+impl Sink for Recorder {
+    async fn write(&mut self, _: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+        let rows = changes.batch.column(0).as_primitive::<Int64Type>().values();
+        self.rows.lock().expect("unpoisoned").extend(rows);
+        Ok(WriteOutcome { written: rows.len() as u64, refused: Vec::new() })
+    }
+
+    fn flushes_parts(&self) -> bool {
+        self.in_parts
+    }
+
+    async fn flush(&mut self, _: EpochNumber, _: i64) -> Result<WriteOutcome> {
+        let rows = self.rows.lock().expect("unpoisoned").len();
+        self.flushed_at.lock().expect("unpoisoned").push(rows);
+        Ok(WriteOutcome::default())
+    }
+
+    async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+        self.finished_at.lock().expect("unpoisoned").push(epoch.0);
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn what_is_open_is_closed_only_when_the_run_ends_in_order() {
+    let epoch = |epoch| Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, changes: Vec::new() };
+    for (given, finished) in [
+        (vec![epoch(8), epoch(9), Order::Finish], Some(9)),
+        // It has had no epoch: the last one is that up to which it is durable, not that of the saved state.
+        (vec![Order::Finish], Some(5)),
+        (vec![epoch(6)], None),
+        (vec![], None),
+    ] {
+        let sink = Recorder::default();
+        let (orders, receiver) = mpsc::channel(3);
+        let (errors, _errors) = mpsc::channel(1);
+        for order in given {
+            orders.send(order).await.expect("room for it");
+        }
+        drop(orders);
+        let start = WriterLog { after: EpochNumber(7), last: EpochNumber(5), ..WriterLog::default() };
+        run_writer("q".to_owned(), Box::new(sink.clone()), receiver, errors, start).await.expect("it ends");
+        assert_eq!(*sink.finished_at.lock().expect("unpoisoned"), Vec::from_iter(finished));
+    }
+}
+
+/// A log in memory.
+#[derive(Default)]
+struct Entries(Mutex<Vec<LogEntry>>);
+
+#[async_trait]
+impl EpochLog for Entries {
+    async fn append(&self, entry: &LogEntry) -> Result<()> {
+        self.0.lock().expect("unpoisoned").push(entry.clone());
+        Ok(())
+    }
+
+    async fn forget(&self, _: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Stages something with each epoch.
+struct Stages;
+
+#[async_trait]
+impl Sink for Stages {
+    async fn write(&mut self, _: EpochNumber, _: Changes) -> Result<WriteOutcome> {
+        Ok(WriteOutcome::default())
+    }
+
+    async fn flush(&mut self, _: EpochNumber, _: i64) -> Result<WriteOutcome> {
+        Ok(WriteOutcome::default())
+    }
+
+    async fn prepare(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
+        Ok(vec![Committable { payload: epoch.to_string() }])
+    }
+
+    async fn commit(&mut self, _: Vec<Committable>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_what_has_appeared_once_nothing_else_is_to_be_done() {
+    let epoch = |epoch| Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, changes: Vec::new() };
+    let entries = Arc::new(Entries::default());
+    let logged = || {
+        let entries = entries.0.lock().expect("unpoisoned");
+        let entry = |entry: &LogEntry| match entry {
+            LogEntry::Committed { epoch, payloads, .. } => (*epoch, payloads.len()),
+            other => panic!("{other:?}"),
+        };
+        entries.iter().map(entry).collect::<Vec<_>>()
+    };
+    let (orders, receiver) = mpsc::channel(3);
+    let (errors, _errors) = mpsc::channel(1);
+    let promised = vec![Committable { payload: "of before".to_owned() }];
+    let committed = Committed { promised, through: 4, ..Committed::default() };
+    let log: Arc<dyn EpochLog> = entries.clone();
+    let start = WriterLog { log: Some(log), committed, ..WriterLog::default() };
+    // Of three that wait, the second and the third say that the one before is done.
+    for number in [5, 6, 7] {
+        orders.send(epoch(number)).await.expect("room for it");
+    }
+    let writer = tokio::spawn(run_writer("q".to_owned(), Box::new(Stages), receiver, errors, start));
+    while logged().len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(logged(), [(5, 1), (6, 1), (7, 1), (7, 0)]);
+    orders.send(epoch(8)).await.expect("room for it");
+    orders.send(Order::Finish).await.expect("room for it");
+    writer.await.expect("no panic").expect("it ends");
+    let all = logged();
+    assert_eq!(all.last(), Some(&(8, 0)), "{all:?}");
+}
+
+#[tokio::test]
+async fn an_epoch_from_disk_is_flushed_in_parts_where_the_sink_buffers_it() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
+    let text = "x".repeat(1_000);
+    let batch = |from: i64| {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(from..from + 1_000));
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..1_000).map(|_| &text)));
+        RecordBatch::try_from_iter([("n", numbers), ("t", texts)]).expect("a batch")
+    };
+    let schema = batch(0).schema();
+    let parts = vec![9_000, 18_000, 21_000];
+    // Where one key may come twice in an epoch, all of it is sent at once.
+    for (in_parts, once, flushed) in [(true, true, parts), (false, true, vec![21_000]), (true, false, vec![21_000])] {
+        let mut file = folder.file(&schema).expect("a file");
+        for from in (0..20_000).step_by(1_000) {
+            file.write(&batch(from)).expect("written");
+        }
+        let file = file.finish().expect("finished");
+        let mut changes: Vec<_> = SpilledRows::of(&file, &schema).map(WaitingChanges::Spilled).collect();
+        changes.push(WaitingChanges::Held(Changes { batch: batch(20_000), kinds: None }));
+        drop(file);
+        let sink = Recorder { in_parts, ..Recorder::default() };
+        let (rows, flushed_at) = (Arc::clone(&sink.rows), Arc::clone(&sink.flushed_at));
+        let (orders, receiver) = mpsc::channel(1);
+        let (errors, _errors) = mpsc::channel(1);
+        orders.send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes }).await.expect("room for it");
+        drop(orders);
+        let start = WriterLog { in_parts: once, ..WriterLog::default() };
+        let written = run_writer("q".to_owned(), Box::new(sink), receiver, errors, start).await;
+        assert_eq!(written.expect("written").rows, 21_000);
+        assert!(rows.lock().expect("unpoisoned").iter().copied().eq(0..21_000), "in order");
+        assert_eq!(*flushed_at.lock().expect("unpoisoned"), flushed);
+        assert_eq!(folder.bytes().1, 0, "what has been written goes");
+    }
+}
