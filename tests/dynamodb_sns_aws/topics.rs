@@ -263,6 +263,15 @@ async fn at_most_once_tells_of_what_a_run_that_ended_had_claimed() {
 }
 
 #[tokio::test]
+async fn an_empty_subject_is_none() {
+    let running = Running::start(calm()).await;
+    let table = alerts(&running, &[]);
+    let row = rows(&table.schema, vec![texts(&[Some("")]), texts(&[Some("m")]), texts(&[None])]);
+    write_epoch(opened(&table).await.unwrap().as_mut(), 1, row).await.unwrap();
+    assert_eq!(running.topics.published.lock().unwrap()[0].subject, None);
+}
+
+#[tokio::test]
 async fn fifo_topics_have_groups_in_order_and_an_id_to_deduplicate_by() {
     let running = Running::start(calm()).await;
     let topic = format!("{ARN}alerts.fifo");
