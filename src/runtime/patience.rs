@@ -1,8 +1,8 @@
-//! How long a run that is asked to stop waits for a sink.
+//! How long a run that is asked to stop waits for what does not answer.
 //!
 //! A sink that cannot write goes on trying for as long as the run does: that is back-pressure. When somebody ends the run it is
 //! in the way: the process would stay, and keep its lease, for as long as the service is away. So from then on each call
-//! of a sink has a bound.
+//! of a sink has a bound; and so has computing an epoch, which may wait for a table that is looked up.
 //!
 //! Invariant: a call that is given up ends the run as a kill would: no checkpoint says that it was done.
 
@@ -16,7 +16,7 @@ use crate::contracts::{Clock, Error, Result};
 
 /// For the rows of an epoch: 30 s of 1,000 write units a second (what one partition of DynamoDB takes) are 30,000 items.
 pub(super) const FLUSH_PATIENCE: Duration = Duration::from_secs(30);
-/// For files that are closed and uploaded: 128 MB at 4 Mbit/s take 256 s.
+/// For files that are closed and uploaded: 128 MB at 4 Mbit/s take 256 s. And for queries.
 pub(super) const FINISH_PATIENCE: Duration = Duration::from_secs(300);
 
 /// See the module's description.
@@ -33,11 +33,16 @@ impl Patience {
         Self { clock, stop, logged }
     }
 
-    /// Does some work; once the run is asked to stop, for `most` longer.
+    /// Does some work; once the run is asked to stop, for `most` longer. `who` does it, for the error.
     ///
     /// # Errors
     /// The work's own; `unavailable` when it was given up.
-    pub(super) async fn within<T>(&self, most: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn within<T>(
+        &self,
+        who: &str,
+        most: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let over = async {
             asked(self.stop.clone()).await;
             self.clock.sleep(most).await;
@@ -45,12 +50,12 @@ impl Patience {
         tokio::select! {
             biased;
             done = work => done,
-            () = over => Err(self.given_up(most)),
+            () = over => Err(self.given_up(who, most)),
         }
     }
 
-    fn given_up(&self, most: Duration) -> Error {
-        let what = format!("the sink has not taken everything within {} s of the stop", most.as_secs());
+    fn given_up(&self, who: &str, most: Duration) -> Error {
+        let what = format!("{who} was not done within {} s of the stop", most.as_secs());
         Error::unavailable(match self.logged {
             true => format!(
                 "{what}: the run ends as if it had been killed, and the next run repeats from its log what is missing"

@@ -16,7 +16,7 @@ use super::failures::{Failures, Retries};
 use super::feed::FeedSpecification;
 use super::inputs::{Inputs, tests_of};
 use super::memory::MemoryWatch;
-use super::patience::{FLUSH_PATIENCE, Patience, asked};
+use super::patience::{FINISH_PATIENCE, FLUSH_PATIENCE, Patience, asked};
 use super::progress::{Progress, report};
 use super::queries::{
     EpochContext, RunningQuery, all_recovered, checkpoint_query, end_query, finish_query, run_queries, start_query,
@@ -183,12 +183,12 @@ impl Worker {
             () = asked(stop.clone()) => true,
         };
         if is_stopped {
-            // Stopped before anything was read or written, while some service does not answer: the last checkpoint and the log have
-            // everything for the next run.
+            // The last checkpoint and the log have everything for the next run.
+            tracing::warn!("stopped before every source and sink had been reached: no epoch was run");
             driver.stop();
             // What a source leaves behind, its next run finds.
             let _ = patience
-                .within(FLUSH_PATIENCE, async {
+                .within("the source", FLUSH_PATIENCE, async {
                     driver.end().await;
                     Ok(())
                 })
@@ -250,6 +250,7 @@ impl Worker {
                 failures.begin(Arc::clone(&entry));
                 let entry = (!repeats).then_some(&*entry);
                 let computed = run_queries(queries, &inputs, &job.compute, epoch_number, failures);
+                let computed = patience.within("an epoch", FINISH_PATIENCE, computed);
                 let (computed, logged) = tokio::join!(computed, append(log.as_ref(), entry));
                 queries = computed?;
                 logged?;

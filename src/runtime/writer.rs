@@ -167,7 +167,7 @@ struct Writer {
 /// A call of a sink.
 async fn within<T>(patience: &Option<Patience>, most: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
     match patience {
-        Some(patience) => patience.within(most, call).await,
+        Some(patience) => patience.within("the sink", most, call).await,
         None => call.await,
     }
 }

@@ -25,6 +25,9 @@ pub(crate) enum Fault {
     Throttle,
     /// DynamoDB's conflict with a transaction.
     Conflict,
+    /// The caller may not.
+    #[allow(dead_code, reason = "the tests of the sinks alone need it")]
+    Denied,
     /// A 500 before anything is done.
     ServerError,
     /// The connection is cut before anything is done.
@@ -279,6 +282,7 @@ impl Service for Stub {
         match fault {
             Fault::Throttle => self.refuse(&request, if request.target().is_some() { 400 } else { 429 }, throttled),
             Fault::Conflict => self.refuse(&request, 400, "TransactionConflictException"),
+            Fault::Denied => self.refuse(&request, 403, "AuthorizationError"),
             Fault::ServerError => self.refuse(&request, 500, "InternalServerError"),
             Fault::CutBefore => Reply::Cut,
             Fault::Swallowed => Reply::json(200, &json!({})),

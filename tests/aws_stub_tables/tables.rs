@@ -73,8 +73,11 @@ impl Expression<'_> {
                 let parts: Vec<&str> = term.split(' ').collect();
                 let [name, operator, value] = parts[..] else { panic!("no condition: '{term}'") };
                 let Some(stored) = item.and_then(|item| item.get(&self.name(name))) else { return false };
-                let (stored, value) =
-                    (number(stored["N"].as_str().unwrap()), number(self.value(value)["N"].as_str().unwrap()));
+                let value = self.value(value);
+                if operator == "=" && value["S"].is_string() {
+                    return stored == value;
+                }
+                let (stored, value) = (number(stored["N"].as_str().unwrap()), number(value["N"].as_str().unwrap()));
                 match operator {
                     "=" => stored == value,
                     "<=" => stored <= value,

@@ -224,6 +224,56 @@ async fn items_may_expire() {
 }
 
 #[tokio::test]
+async fn an_item_whose_time_to_live_is_null_does_not_expire_any_more() {
+    let columns = [("k", DataType::Utf8), ("n", DataType::Int64), ("until", DataType::Utf8)];
+    let ttl = [("sink.ttl.attribute", "expires"), ("sink.ttl.after", "1 s"), ("sink.ttl.column", "until")];
+    let time = "2026-02-12T10:00:00Z";
+    for (mode, ignores, kept) in [("update", "false", false), ("add", "false", false), ("update", "true", true)] {
+        let running = start(&[("k", "S")]).await;
+        let options = [&ttl[..], &[("sink.write-mode", mode), ("sink.ignore-nulls", ignores)]].concat();
+        let table = table(&running, &columns, &["k"], &options);
+        let row = |until| rows(&table.schema, vec![texts(&[Some("k")]), numbers(&[Some(1)]), texts(&[until])]);
+        write(&table, 1, row(Some(time))).await;
+        assert_eq!(item(&running)["expires"], json!({ "N": "1770890401" }), "{mode}");
+        write(&table, 2, row(None)).await;
+        assert_eq!(item(&running).get("expires").is_some(), kept, "{mode}, NULLs ignored: {ignores}");
+        // In one epoch, too.
+        let both = vec![texts(&[Some("k"); 2]), numbers(&[Some(1); 2]), texts(&[Some(time), None])];
+        write(&table, 3, rows(&table.schema, both)).await;
+        assert_eq!(item(&running).get("expires").is_some(), kept, "{mode}, NULLs ignored: {ignores}");
+    }
+}
+
+/// An expression has 4 KB at most.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_adds_as_many_columns_as_an_expression_takes() {
+    let names: Vec<String> = (0..200).map(|i| format!("c{i}")).collect();
+    let columns = |count: usize| {
+        let mut columns = vec![("k", DataType::Utf8)];
+        columns.extend(names.iter().take(count).map(|name| (name.as_str(), DataType::Int64)));
+        columns
+    };
+    let running = start(&[("k", "S")]).await;
+    let adding = [("sink.write-mode", "add"), ("sink.ttl.attribute", "gone"), ("sink.ttl.after", "1 d")];
+    let takes = |count: usize| sink(&table(&running, &columns(count), &["k"], &adding)).map(drop);
+    let most = (1..=200).rev().find(|count| takes(*count).is_ok()).unwrap();
+    assert!((100..200).contains(&most), "{most}");
+    let error = takes(most + 1).expect_err("one more").to_string();
+    assert!(error.contains("4096") && error.contains("sink.add.columns"), "{error}");
+    // What is taken is taken by the service.
+    let Some(emulator) = crate::emulators_of_aws::dynoxide().await else { return };
+    let url = format!("http://127.0.0.1:{}", emulator.port);
+    crate::tables::create_table(&crate::tables::client(&url), "sums", &[("k", "S")]).await;
+    let table = table(&running, &columns(most), &["k"], &adding);
+    let table = table.with_option("aws.endpoint", &url).with_option("table-name", "sums");
+    for (epoch, value) in [(1, 5), (2, 7)] {
+        let numbers = (0..most).map(|_| numbers(&[Some(value)]));
+        let columns = std::iter::once(texts(&[Some("k")])).chain(numbers).collect();
+        assert_eq!(reasons(&write(&table, epoch, rows(&table.schema, columns)).await), [""; 0]);
+    }
+}
+
+#[tokio::test]
 async fn a_batch_is_written_until_nothing_is_left_of_it() {
     let running = start(&[("k", "S")]).await;
     let mut left = 6;

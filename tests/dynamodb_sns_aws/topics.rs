@@ -184,6 +184,93 @@ async fn at_most_once_never_publishes_twice() {
     assert_eq!(bodies(&running), ["e"]);
 }
 
+/// Entries of one epoch, each of which has to be heard of.
+const MANY: usize = 205;
+
+/// Bodies that were published, and how many the error output was told of.
+async fn heard_of(running: &Running, table: &TableSpec, names: &[&str]) -> (Vec<String>, usize) {
+    let outcome = write_epoch(opened(table).await.unwrap().as_mut(), 1, messages(table, names)).await.unwrap();
+    assert!(reasons(&outcome).iter().all(|reason| *reason == "delivery_unknown"), "{:?}", reasons(&outcome));
+    let published = bodies(running);
+    assert!(counted(running).values().all(|times| *times == 1), "at most once");
+    (published, outcome.refused.len())
+}
+
+#[tokio::test]
+async fn at_most_once_loses_nothing_untold_when_a_publish_is_denied() {
+    let running = Running::start(calm()).await;
+    running.tables.create("published", &[("id", "S")]);
+    let options = [("sink.ledger.table", "published"), ("sink.delivery", "at-most-once")];
+    let table = alerts(&running, &options).with_option("sink.requests.max-inflight", "3");
+    let names: Vec<String> = (0..MANY).map(|i| format!("m{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    // One after another: nothing is on its way when the run fails, so everything can still be published.
+    for (inflight, told_at_most) in [("1", 0), ("3", 2 * 10)] {
+        running.topics.published.lock().unwrap().clear();
+        running.tables.create("published", &[("id", "S")]);
+        let table = table.clone().with_option("sink.requests.max-inflight", inflight);
+        let mut count = 0;
+        running.follow(Box::new(move |operation| {
+            count += usize::from(operation == "PublishBatch");
+            match (operation, count) {
+                ("PublishBatch", 2) => Fault::Throttle,
+                ("PublishBatch", 4) => Fault::Denied,
+                _ => Fault::None,
+            }
+        }));
+        let mut sink = opened(&table).await.unwrap();
+        let error = write_epoch(sink.as_mut(), 1, messages(&table, &names)).await.expect_err("it is denied");
+        assert!(error.to_string().contains("AuthorizationError"), "{error}");
+        drop(sink);
+        let before = bodies(&running).len();
+        assert!((10..MANY).contains(&before), "{before}");
+        running.follow(calm());
+        let (published, told) = heard_of(&running, &table, &names).await;
+        assert!(published.len() + told >= MANY, "{} published, {told} told of", published.len());
+        assert!(told <= told_at_most, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn at_most_once_tells_of_what_a_run_that_ended_had_claimed() {
+    let running = Running::start(calm()).await;
+    running.tables.create("published", &[("id", "S")]);
+    let options = [("sink.ledger.table", "published"), ("sink.delivery", "at-most-once")];
+    let table = alerts(&running, &options);
+    let names: Vec<String> = (0..MANY).map(|i| format!("m{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    // Another sink's failure ends the run while a publish of this one is on its way, which does not arrive.
+    let mut count = 0;
+    running.gate.send_replace(false);
+    running.follow(Box::new(move |operation| {
+        count += usize::from(operation == "PublishBatch");
+        if operation == "PublishBatch" && count > 3 { Fault::Held } else { Fault::None }
+    }));
+    let mut sink = opened(&table).await.unwrap();
+    sink.write(EpochNumber(1), messages(&table, &names)).await.unwrap();
+    tokio::select! {
+        _ = sink.flush(EpochNumber(1), 0) => unreachable!("it waits"),
+        () = async { while running.count("PublishBatch") < 8 { tokio::task::yield_now().await } } => {}
+    }
+    drop(sink);
+    running.follow(calm());
+    let (published, told) = heard_of(&running, &table, &names).await;
+    assert_eq!(published.len() + told, MANY);
+    assert!(told >= 10, "what was on its way is told of, not published: {told}");
+    // What is settled is settled: the next replay publishes nothing, and tells of nothing but what is unknown.
+    let (again, told_again) = heard_of(&running, &table, &names).await;
+    assert_eq!((again.len(), told_again), (published.len(), told));
+}
+
+#[tokio::test]
+async fn an_empty_subject_is_none() {
+    let running = Running::start(calm()).await;
+    let table = alerts(&running, &[]);
+    let row = rows(&table.schema, vec![texts(&[Some("")]), texts(&[Some("m")]), texts(&[None])]);
+    write_epoch(opened(&table).await.unwrap().as_mut(), 1, row).await.unwrap();
+    assert_eq!(running.topics.published.lock().unwrap()[0].subject, None);
+}
+
 #[tokio::test]
 async fn fifo_topics_have_groups_in_order_and_an_id_to_deduplicate_by() {
     let running = Running::start(calm()).await;

@@ -82,7 +82,7 @@ async fn without_credentials_a_job_says_so_and_ends() {
     let folder = tempfile::tempdir().unwrap();
     let mut run = start(folder.path(), &[("AWS_ENDPOINT_URL", &closed())]);
     wait("it ends", 20_000, async || run.child.try_wait().unwrap().is_some()).await;
-    assert_eq!(run.child.wait().unwrap().code(), Some(1));
+    assert_eq!(run.child.wait().unwrap().code(), Some(75));
     assert!(run.text().contains("the AWS credentials are missing"), "{}", run.text());
 }
 
@@ -120,8 +120,8 @@ impl Clock for Fast {
     }
 }
 
-fn options(folder: &Path, url: &str) -> JobOptions {
-    let sql = SQL.replace("'table-name' = 'stored'", &format!(
+fn options(folder: &Path, url: &str, sql: &str) -> JobOptions {
+    let sql = sql.replace("'table-name' = 'stored'", &format!(
         "'table-name' = 'stored', 'aws.endpoint' = '{url}', 'aws.region' = 'eu-west-1', 'aws.credentials.provider' = 'BASIC',
          'aws.credentials.basic.accesskeyid' = 'test', 'aws.credentials.basic.secretkey' = 'test'"
     ));
@@ -149,7 +149,7 @@ async fn a_stop_does_not_wait_for_ever_for_a_table_that_throttles() {
     running.tables.create("stored", &[("k", "S")]);
     let folder = tempfile::tempdir().unwrap();
     write_job(folder.path());
-    let options = options(folder.path(), &running.url());
+    let options = options(folder.path(), &running.url(), SQL);
     running.follow(Box::new(|operation| if operation == "UpdateItem" { Fault::Throttle } else { Fault::None }));
     let clock: Arc<dyn Clock> = Arc::new(Fast::default());
     let (stop, stopped) = watch::channel(false);
@@ -176,4 +176,35 @@ async fn a_stop_does_not_wait_for_ever_for_a_table_that_throttles() {
     let summary = within(20, "a stop", run).await.unwrap().unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(summary.queries[0].rows_out, 2);
     assert!(progress.epochs.load(Ordering::Relaxed) > 0);
+}
+
+const LOOKED_UP: &str = "
+SET 'tidemill.epoch.interval' = '50 ms';
+SET 'state.checkpoints.dir' = 'kept';
+SET 'tidemill.errors.path' = 'errors';
+CREATE TABLE events (k STRING, n BIGINT, proc_time AS PROCTIME())
+WITH ('connector' = 'filesystem', 'path' = '${IN}', 'format' = 'json', 'source.monitor-interval' = '50 ms');
+CREATE TABLE dim (k STRING, d BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'stored');
+CREATE TABLE nowhere (k STRING, d BIGINT) WITH ('connector' = 'blackhole');
+INSERT INTO nowhere SELECT e.k, d.d FROM events AS e LEFT JOIN dim FOR SYSTEM_TIME AS OF e.proc_time AS d ON d.k = e.k;
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_wait_for_ever_for_a_table_that_is_looked_up() {
+    let running = Running::start(calm()).await;
+    running.tables.create("stored", &[("k", "S")]);
+    let folder = tempfile::tempdir().unwrap();
+    write_job(folder.path());
+    let options = options(folder.path(), &running.url(), LOOKED_UP);
+    running.follow(Box::new(|operation| if operation == "BatchGetItem" { Fault::Throttle } else { Fault::None }));
+    let clock: Arc<dyn Clock> = Arc::new(Fast::default());
+    let (stop, stopped) = watch::channel(false);
+    let prepared = prepare(&options, Arc::clone(&clock)).await.unwrap_or_else(|e| panic!("{e:?}"));
+    let run = tokio::spawn(Worker::run(prepared.job, stopped, Arc::default()));
+    wait("it is throttled", 20_000, async || running.count("BatchGetItem") >= 8).await;
+    stop.send_replace(true);
+    let error = within(30, "a stop", run).await.unwrap().expect_err("the epoch is not computed");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("an epoch was not done within 300 s of the stop"), "{error}");
 }

@@ -186,6 +186,10 @@ fn topic(spec: &TableSpec) -> Result<Vec<Resource>> {
             &Target::Itself,
             &["dynamodb:BatchGetItem", "dynamodb:BatchWriteItem", "dynamodb:DescribeTable", "dynamodb:PutItem"],
         );
+        if spec.option("sink.delivery").is_some_and(|delivery| delivery.eq_ignore_ascii_case("at-most-once")) {
+            // Claims of what was not published are released.
+            allow(&mut table, &Target::Itself, &["dynamodb:DeleteItem"]);
+        }
         all.push(table);
     }
     Ok(all)

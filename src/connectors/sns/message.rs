@@ -84,7 +84,8 @@ impl Messages {
             if changes.kinds.as_ref().is_some_and(|k| k[row] == ChangeKind::Delete) {
                 continue;
             }
-            let subject = text_at(subjects.as_ref(), row);
+            // SNS takes no empty one.
+            let subject = text_at(subjects.as_ref(), row).filter(|subject| !subject.is_empty());
             let body = match &bodies {
                 Some(_) => text_at(bodies.as_ref(), row).unwrap_or("").to_owned(),
                 None => json(&rest, row)?,

@@ -31,6 +31,9 @@ const KNOWN_ITEMS: usize = 100_000;
 /// How often a refusal is answered at once, before the write waits like any other.
 const READS: usize = 8;
 
+/// Bytes that the text of an expression may have ("Quotas": the maximum length of any expression string is 4 KB).
+const MAX_EXPRESSION_BYTES: usize = 4_096;
+
 /// A column that is added.
 #[derive(Debug, Clone)]
 pub(super) struct Summand {
@@ -90,6 +93,32 @@ impl Adder {
         Ok(Self { summands, known: Mutex::new(HashMap::new()) })
     }
 
+    /// Checks that the expressions of an item are short enough, whatever is stored of it. `others` are all columns that are no key.
+    pub(super) fn check_length(&self, table: &str, others: &[usize]) -> Result<()> {
+        let any = || AttributeValue::Null(true);
+        let mut expression = Expression::default();
+        ["v", "t"].into_iter().for_each(|tag| expression.set(tag, "", any()));
+        for place in others.iter().filter(|place| self.summands.iter().all(|s| s.place != **place)) {
+            expression.set(&place.to_string(), "", any());
+        }
+        let mut condition = "attribute_not_exists(#v)".to_owned();
+        for index in 0..self.summands.len() {
+            expression.add(&format!("a{index}"), "", any());
+            expression.set(&format!("c{index}"), "", any());
+            condition.push_str(&absent(&format!("c{index}")));
+        }
+        // A NULL is removed, which is shorter, but for the word.
+        let bytes = condition.len().max(expression.text().len() + " REMOVE ".len());
+        if bytes <= MAX_EXPRESSION_BYTES {
+            return Ok(());
+        }
+        let adds = self.summands.len();
+        Err(Error::config(format!(
+            "the INSERT into '{table}' adds {adds} columns: DynamoDB would be asked in {bytes} bytes, and takes {MAX_EXPRESSION_BYTES}"
+        ))
+        .hint("name fewer in 'sink.add.columns', or write two INSERTs, each of which adds a part of them to the same items"))
+    }
+
     fn known(&self, key: &[u8]) -> Stored {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(key).cloned().unwrap_or_else(|| self.nothing())
@@ -132,6 +161,11 @@ impl Adder {
         let contributions = self.summands.iter().map(|s| number(&s.attribute, s.scale)).collect::<Result<_>>()?;
         Ok(Stored { epoch, contributions })
     }
+}
+
+/// Asks in a condition that an attribute is not there.
+fn absent(tag: &str) -> String {
+    format!(" AND attribute_not_exists(#{tag})")
 }
 
 fn not_ours(name: &str) -> Error {
@@ -242,7 +276,7 @@ impl EpochCalls<'_> {
             expression.add(&format!("a{index}"), &self.names[summand.place], amount(more, summand.scale));
             expression.set(&tag, name, amount(*after, summand.scale));
             match before {
-                None => condition.push_str(&format!(" AND attribute_not_exists(#{tag})")),
+                None => condition.push_str(&absent(&tag)),
                 Some(before) => {
                     expression.values.insert(format!(":s{tag}"), amount(*before, summand.scale));
                     condition.push_str(&format!(" AND #{tag} = :s{tag}"));

@@ -111,7 +111,7 @@ impl EpochCalls<'_> {
         let expiry = self.options.expiry.as_ref()?;
         let after = i64::try_from(expiry.after.as_millis()).unwrap_or(i64::MAX);
         let at_ms = match write.expires {
-            Expires::Never => return None,
+            Expires::Keep | Expires::Never => return None,
             Expires::At(at_ms) => at_ms,
             Expires::AfterEpoch => self.now_ms.saturating_add(after),
         };
@@ -134,6 +134,10 @@ impl EpochCalls<'_> {
         expression.set("v", &self.options.version, self.version());
         if let Some((name, value)) = self.expiry(write) {
             expression.set("t", name, value);
+        } else if write.expires == Expires::Never
+            && let Some(expiry) = &self.options.expiry
+        {
+            expression.remove("t", &expiry.attribute);
         }
         for (place, change) in write.changes.iter().filter(|(place, _)| wanted(*place)) {
             match change {

@@ -28,6 +28,9 @@ pub(super) enum Change {
 /// When an item may be removed, by the option `sink.ttl.*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expires {
+    /// As it is stored.
+    Keep,
+    /// Not any more.
     Never,
     /// Milliseconds since 1970, `sink.ttl.after` included.
     At(i64),
@@ -54,7 +57,7 @@ pub(super) struct Items {
     pub(super) key: TableKey,
     spec: TableSpec,
     /// Columns that are no key, by place.
-    others: Vec<usize>,
+    pub(super) others: Vec<usize>,
     pub(super) waiting: IndexMap<KeyBytes, ItemWrite>,
 }
 
@@ -95,7 +98,13 @@ impl Items {
                         *before = after;
                     }
                 }
-                (earlier.deleted, earlier.expires) = (false, write.expires);
+                earlier.expires = match write.expires {
+                    // A tombstone's time was that of the row before.
+                    Expires::Keep if earlier.deleted && earlier.expires != Expires::Keep => Expires::Never,
+                    Expires::Keep => earlier.expires,
+                    expires => expires,
+                };
+                earlier.deleted = false;
             }
             _ => drop(self.waiting.insert(key, write)),
         }
@@ -157,13 +166,14 @@ impl Items {
             changes.push((*place, change));
         }
         let expires = match (&options.expiry, &columns.expiry) {
-            (None, _) => Expires::Never,
+            (None, _) => Expires::Keep,
             (Some(_), None) => Expires::AfterEpoch,
             (Some(_), Some(_)) if deleted => Expires::AfterEpoch,
             (Some(expiry), Some(times)) => {
                 let after = i64::try_from(expiry.after.as_millis()).unwrap_or(i64::MAX);
                 match time_at(times, row).map_err(|e| refuse(expiry.column.unwrap_or_default(), e))? {
                     Some(time) => Expires::At(time.saturating_add(after)),
+                    None if options.ignore_nulls => Expires::Keep,
                     None => Expires::Never,
                 }
             }

@@ -80,9 +80,13 @@ impl AwsTableSink {
             WriteMode::Add => Some(Adder::new(spec, &key.keys, options.add.as_deref(), &options.contribution)?),
             _ => None,
         };
+        let items = Items::new(spec, key);
+        if let Some(adder) = &adder {
+            adder.check_length(&spec.name, &items.others)?;
+        }
         let jitter = Jitter::seeded(&[job, &spec.name, &options.table, &options.version]);
         let requests = Requests::new(clock, jitter, options.in_flight);
-        let (items, spec, refusals) = (Items::new(spec, key), spec.clone(), Refusals::default());
+        let (spec, refusals) = (spec.clone(), Refusals::default());
         Ok(Self { session, spec, items, options, requests, adder, refusals, client: None })
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //!  at least once   ask, publish, mark      a kill between publish and mark publishes again
-//!  at most once    claim, publish          a kill between claim and publish loses the message
+//!  at most once    claim, publish, mark    a kill between claim and mark: nobody knows, and the next run tells of it
 //! ```
+//!
+//! A claim has two ends: it is marked when the message is out, or released when it is known that it is not. A claim of a run that has
+//! ended is neither, so the next run finds it and tells of the message instead of publishing it.
 //!
 //! An entry is one *publication*: the message's id, the epoch and how many equal ones came before it in that epoch. A
 //! replayed epoch has the same entries; an equal row of a later epoch has one of its own.
@@ -20,6 +23,7 @@ use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, KeysAndAttributes, PutRequest, ReturnValuesOnConditionCheckFailure, WriteRequest,
 };
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use crate::connectors::aws::{Attempt, Call, Requests, batch_get, failure, string_key};
 use crate::contracts::{Clock, Error, Result};
@@ -27,18 +31,30 @@ use crate::contracts::{Clock, Error, Result};
 /// Remembers publications.
 ///
 /// # Contract
-/// Calls return when it is durable. `claim` gives an entry to one caller only; a caller that claims again what it has
-/// claimed itself gets it again.
+/// Calls return when it is durable. `claim` gives an entry to one caller only, until that one releases it; a caller that claims
+/// again what it has claimed itself gets it again.
 #[async_trait]
 pub(super) trait Ledger: Send + Sync {
-    /// Those of `entries` that are there.
+    /// Those of `entries` that are marked.
     async fn marked(&self, entries: &[String]) -> Result<HashSet<String>>;
 
-    /// Adds them.
+    /// Marks them, claimed or not.
     async fn mark(&self, entries: &[String]) -> Result<()>;
 
-    /// Adds those that are not there, and answers which.
-    async fn claim(&self, entries: &[String]) -> Result<HashSet<String>>;
+    /// Claims those that are not there.
+    async fn claim(&self, entries: &[String]) -> Result<Claims>;
+
+    /// Takes claims of this caller back, each by one try: of what is left, the next run tells.
+    async fn release(&self, entries: &[String]) -> Result<()>;
+}
+
+/// What came of claiming. Entries that are in neither are marked.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    /// They are the caller's.
+    pub(super) ours: HashSet<String>,
+    /// Another caller has claimed them, and never said that they are out.
+    pub(super) unknown: HashSet<String>,
 }
 
 /// Remembers nothing.
@@ -54,8 +70,12 @@ impl Ledger for NoLedger {
         Ok(())
     }
 
-    async fn claim(&self, entries: &[String]) -> Result<HashSet<String>> {
-        Ok(entries.iter().cloned().collect())
+    async fn claim(&self, entries: &[String]) -> Result<Claims> {
+        Ok(Claims { ours: entries.iter().cloned().collect(), ..Claims::default() })
+    }
+
+    async fn release(&self, _entries: &[String]) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -66,6 +86,10 @@ const WRITE_ITEMS: usize = 25;
 const EXPIRES: &str = "expires_at";
 /// Who claimed the entry.
 const OWNER: &str = "claimed_by";
+/// Whether it is claimed only. Entries of earlier versions have no state, and count as marked.
+const STATE: &str = "state";
+const CLAIMED: &str = "claimed";
+const MARKED: &str = "published";
 
 /// A ledger in a DynamoDB table whose only key is a string.
 pub(super) struct TableLedger {
@@ -98,18 +122,20 @@ impl TableLedger {
         Call { service: "dynamodb", operation, resource: &self.table }
     }
 
-    fn item(&self, entry: &str) -> HashMap<String, AttributeValue> {
+    fn item(&self, entry: &str, state: &str) -> HashMap<String, AttributeValue> {
         let expires = self.clock.now_ms() / 1_000 + i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX / 2);
         HashMap::from([
             (self.key.clone(), AttributeValue::S(entry.to_owned())),
             (OWNER.to_owned(), AttributeValue::S(self.owner.clone())),
+            (STATE.to_owned(), AttributeValue::S(state.to_owned())),
             (EXPIRES.to_owned(), AttributeValue::N(expires.to_string())),
         ])
     }
 
     async fn read(&self, keys: KeysAndAttributes, found: &Mutex<HashSet<String>>) -> Attempt<KeysAndAttributes> {
         batch_get(&self.client, &self.table, keys, |items| {
-            found.lock().unwrap_or_else(PoisonError::into_inner).extend(items.filter_map(|mut item| {
+            let marked = items.filter(|item| !is_claimed(item));
+            found.lock().unwrap_or_else(PoisonError::into_inner).extend(marked.filter_map(|mut item| {
                 match item.remove(&self.key) {
                     Some(AttributeValue::S(entry)) => Some(entry),
                     _ => None,
@@ -130,32 +156,55 @@ impl TableLedger {
         }
     }
 
-    async fn claim_one<'e>(&self, entry: &'e String, claimed: &Mutex<HashSet<String>>) -> Attempt<&'e String> {
+    async fn claim_one<'e>(&self, entry: &'e String, claims: &Mutex<Claims>) -> Attempt<&'e String> {
         let sent = self
             .client
             .put_item()
             .table_name(&self.table)
-            .set_item(Some(self.item(entry)))
+            .set_item(Some(self.item(entry, CLAIMED)))
             .condition_expression("attribute_not_exists(#k)")
             .expression_attribute_names("#k", &self.key)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
-        let ours = match &sent {
-            Ok(_) => true,
+        let (ours, unknown) = match &sent {
+            Ok(_) => (true, false),
             Err(e) => match e.as_service_error() {
-                // The claim was stored and its reply was lost.
                 Some(PutItemError::ConditionalCheckFailedException(refusal)) => {
                     let owner = refusal.item().and_then(|item| item.get(OWNER));
-                    owner == Some(&AttributeValue::S(self.owner.clone()))
+                    // The claim was stored and its reply was lost.
+                    let ours = owner == Some(&AttributeValue::S(self.owner.clone()));
+                    (ours, !ours && refusal.item().is_some_and(is_claimed))
                 }
                 _ => return Attempt::after(entry, failure(self.call("PutItem"), e)),
             },
         };
+        let mut claims = claims.lock().unwrap_or_else(PoisonError::into_inner);
         if ours {
-            claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(entry.clone());
+            claims.ours.insert(entry.clone());
+        } else if unknown {
+            claims.unknown.insert(entry.clone());
         }
         Attempt::Done
+    }
+
+    async fn release_one<'e>(&self, entry: &'e str) -> Attempt<&'e str> {
+        let sent = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .key(&self.key, AttributeValue::S(entry.to_owned()))
+            .condition_expression("#o = :o")
+            .expression_attribute_names("#o", OWNER)
+            .expression_attribute_values(":o", AttributeValue::S(self.owner.clone()))
+            .send()
+            .await;
+        match sent {
+            Err(e) if e.code() != Some("ConditionalCheckFailedException") => {
+                Attempt::Failed(failure(self.call("DeleteItem"), &e).error)
+            }
+            _ => Attempt::Done,
+        }
     }
 }
 
@@ -178,7 +227,7 @@ impl Ledger for TableLedger {
 
     async fn mark(&self, entries: &[String]) -> Result<()> {
         let request = |entry: &String| {
-            let put = PutRequest::builder().set_item(Some(self.item(entry))).build();
+            let put = PutRequest::builder().set_item(Some(self.item(entry, MARKED))).build();
             put.map(|put| WriteRequest::builder().put_request(put).build())
                 .map_err(|e| Error::internal("an entry without its item").caused_by(e))
         };
@@ -186,9 +235,17 @@ impl Ledger for TableLedger {
         self.requests.run(requests.chunks(WRITE_ITEMS).map(<[_]>::to_vec), |batch| self.write(batch)).await
     }
 
-    async fn claim(&self, entries: &[String]) -> Result<HashSet<String>> {
-        let claimed = Mutex::new(HashSet::new());
-        self.requests.run(entries, |entry| self.claim_one(entry, &claimed)).await?;
-        Ok(claimed.into_inner().unwrap_or_else(PoisonError::into_inner))
+    async fn claim(&self, entries: &[String]) -> Result<Claims> {
+        let claims = Mutex::new(Claims::default());
+        self.requests.run(entries, |entry| self.claim_one(entry, &claims)).await?;
+        Ok(claims.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
+
+    async fn release(&self, entries: &[String]) -> Result<()> {
+        self.requests.run(entries.iter().map(String::as_str), |entry| self.release_one(entry)).await
+    }
+}
+
+fn is_claimed(item: &HashMap<String, AttributeValue>) -> bool {
+    matches!(item.get(STATE), Some(AttributeValue::S(state)) if state == CLAIMED)
 }

@@ -7,7 +7,7 @@
 //!
 //! What is promised: a FIFO topic has each alert once (it deduplicates on the id for 5 minutes; a ledger covers what is
 //! older); a standard topic at least once, and twice only where a reply was lost or a kill fell between publish and
-//! mark; or, by option, at most once. The id is in the attribute `alert_id`, so that a receiver can tell.
+//! mark; or, by option, at most once, and what may be lost is told of. The id is in the attribute `alert_id`, so that a receiver can tell.
 
 mod attributes;
 mod cooldown;
@@ -16,8 +16,8 @@ mod options;
 mod publish;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -191,27 +191,14 @@ impl AwsTopicSink {
         }
         number_equal_ones(&mut messages, epoch);
         let opened = self.opened.as_ref().ok_or_else(|| Error::internal("the sink was not opened"))?;
-        let entries: Vec<String> = messages.iter().map(|m| m.entry.clone()).collect();
-        match self.options.delivery {
-            Delivery::AtLeastOnce => {
-                let marked = opened.ledger.marked(&entries).await?;
-                messages.retain(|m| !marked.contains(&m.entry));
-            }
-            Delivery::AtMostOnce => {
-                let claimed = opened.ledger.claim(&entries).await?;
-                messages.retain(|m| claimed.contains(&m.entry));
-            }
+        if self.options.delivery == Delivery::AtLeastOnce {
+            let entries: Vec<String> = messages.iter().map(|m| m.entry.clone()).collect();
+            let marked = opened.ledger.marked(&entries).await?;
+            messages.retain(|m| !marked.contains(&m.entry));
         }
-        let publishing = Publishing {
-            client: &opened.client,
-            topic_arn: &opened.topic_arn,
-            delivery: self.options.delivery,
-            ledger: opened.ledger.as_ref(),
-            refused: Mutex::new(Vec::new()),
-        };
-        publishing.run(&self.requests, messages).await?;
-        let refused = publishing.refused.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(WriteOutcome { written: 0, refused })
+        let Opened { client, topic_arn, ledger } = opened;
+        let publishing = Publishing::new(client, topic_arn, self.options.delivery, ledger.as_ref());
+        Ok(WriteOutcome { written: 0, refused: publishing.run(&self.requests, messages).await? })
     }
 }
 
@@ -334,6 +321,11 @@ impl Sink for AwsTopicSink {
 
     async fn finish(&mut self, epoch: EpochNumber) -> Result<Vec<Committable>> {
         // Cooldowns end with the run: what they hold back is told now.
-        self.publish(epoch, 0, true).await.map(|_| Vec::new())
+        let outcome = self.publish(epoch, 0, true).await?;
+        for row in outcome.refused {
+            // Of summaries there is no row that could go to the error output.
+            tracing::warn!(reason = row.reason, "{}", row.detail);
+        }
+        Ok(Vec::new())
     }
 }

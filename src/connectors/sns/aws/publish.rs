@@ -1,7 +1,10 @@
 //! PublishBatch: batches of ten, of which only the failed entries are published again.
+//!
+//! At most once, a batch is claimed just before it is sent for the first time, and what is known not to be out when a flush ends is
+//! released: so only what was on its way when a run ended is unknown to the next one.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_sdk_sns::Client;
 use aws_sdk_sns::types::PublishBatchRequestEntry;
@@ -44,12 +47,31 @@ pub(super) struct Publishing<'a> {
     pub(super) topic_arn: &'a str,
     pub(super) delivery: Delivery,
     pub(super) ledger: &'a dyn Ledger,
-    pub(super) refused: Mutex<Vec<RefusedRow>>,
+    refused: Mutex<Vec<RefusedRow>>,
+    /// Entries that are claimed, and known not to be out.
+    held: Mutex<HashSet<String>>,
 }
 
-impl Publishing<'_> {
-    /// Publishes all, those of a FIFO group in their order.
-    pub(super) async fn run(&self, requests: &Requests, messages: Vec<Outgoing>) -> Result<()> {
+impl<'a> Publishing<'a> {
+    pub(super) fn new(client: &'a Client, topic_arn: &'a str, delivery: Delivery, ledger: &'a dyn Ledger) -> Self {
+        Self { client, topic_arn, delivery, ledger, refused: Mutex::default(), held: Mutex::default() }
+    }
+
+    /// Publishes all, those of a FIFO group in their order. Answers what could not be, or may not have been.
+    pub(super) async fn run(self, requests: &Requests, messages: Vec<Outgoing>) -> Result<Vec<RefusedRow>> {
+        let outcome = self.all(requests, messages).await;
+        let held: Vec<String> = self.held().drain().collect();
+        if let Err(error) = self.ledger.release(&held).await {
+            tracing::warn!("claims of alerts that were not published stay, and the next run tells of them: {error}");
+        }
+        outcome.map(|()| self.refused.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn all(&self, requests: &Requests, messages: Vec<Outgoing>) -> Result<()> {
         // A batch may fail in part, so of each group only one message is on its way.
         let mut groups: IndexMap<Option<String>, VecDeque<Outgoing>> = IndexMap::new();
         for (index, message) in messages.into_iter().enumerate() {
@@ -65,11 +87,48 @@ impl Publishing<'_> {
         Ok(())
     }
 
-    async fn publish(&self, batch: Vec<Outgoing>) -> Attempt<Vec<Outgoing>> {
+    /// What of a batch is ours to send. What another run has claimed is told of, unless it is marked.
+    async fn claimed(&self, batch: Vec<Outgoing>) -> Result<Vec<Outgoing>> {
+        let wanted: Vec<String> = {
+            let held = self.held();
+            batch.iter().map(|m| &m.entry).filter(|entry| !held.contains(*entry)).cloned().collect()
+        };
+        let claims = self.ledger.claim(&wanted).await?;
+        for message in batch.iter().filter(|m| claims.unknown.contains(&m.entry)) {
+            self.refuse(message, "delivery_unknown", "a run before has ended while it published it");
+        }
+        let mut held = self.held();
+        held.extend(claims.ours);
+        Ok(batch.into_iter().filter(|m| held.contains(&m.entry)).collect())
+    }
+
+    /// These are claimed, and not out.
+    fn hold<'m>(&self, messages: impl IntoIterator<Item = &'m Outgoing>) {
+        if self.delivery == Delivery::AtMostOnce {
+            self.held().extend(messages.into_iter().map(|m| m.entry.clone()));
+        }
+    }
+
+    async fn publish(&self, mut batch: Vec<Outgoing>) -> Attempt<Vec<Outgoing>> {
+        if self.delivery == Delivery::AtMostOnce {
+            batch = match self.claimed(batch).await {
+                Ok(batch) if batch.is_empty() => return Attempt::Done,
+                Ok(batch) => batch,
+                Err(e) => return Attempt::Failed(e),
+            };
+        }
         let entries = match batch.iter().enumerate().map(|(i, m)| entry(i, m)).collect::<Result<Vec<_>>>() {
             Ok(entries) => entries,
             Err(e) => return Attempt::Failed(e),
         };
+        {
+            // From here on nobody knows, until there is an answer.
+            let mut held = self.held();
+            for message in &batch {
+                held.remove(&message.entry);
+            }
+        }
+        let call = Call { service: "sns", operation: "PublishBatch", resource: self.topic_arn };
         let sent = self
             .client
             .publish_batch()
@@ -80,12 +139,12 @@ impl Publishing<'_> {
         let output = match sent {
             Ok(output) => output,
             Err(e) => {
-                let call = Call { service: "sns", operation: "PublishBatch", resource: self.topic_arn };
                 let failure = failure(call, &e);
                 if self.delivery == Delivery::AtMostOnce && failure.outcome_unknown && !failure.throttled {
                     batch.iter().for_each(|m| self.refuse(m, "delivery_unknown", failure.error.message()));
                     return Attempt::Done;
                 }
+                self.hold(&batch);
                 return Attempt::after(batch, failure);
             }
         };
@@ -98,6 +157,7 @@ impl Publishing<'_> {
                 Some(failed) if failed.sender_fault() => {
                     let text = format!("{} ({})", failed.message().unwrap_or("no reason given"), failed.code());
                     self.refuse(&message, "refused_by_sns", &text);
+                    self.hold([&message]);
                 }
                 Some(failed) => {
                     throttled |= failed.code().contains("Thrott");
@@ -105,14 +165,13 @@ impl Publishing<'_> {
                 }
             }
         }
-        if self.delivery == Delivery::AtLeastOnce
-            && !published.is_empty()
+        self.hold(&left);
+        if !published.is_empty()
             && let Err(e) = self.ledger.mark(&published).await
         {
             return Attempt::Failed(e);
         }
-        let (call, parts) =
-            (Call { service: "sns", operation: "PublishBatch", resource: self.topic_arn }, (left.len(), total));
+        let parts = (left.len(), total);
         if left.is_empty() { Attempt::Done } else { Attempt::left_over(call, left, parts, throttled) }
     }
 
