@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """How long a job takes to go on from a large state: from the start of the program until it runs.
 
-    python3 benches/recover.py target/release/tidemill [--keys 8000000] [--runs 5] [--store s3://bucket/prefix]
+    python3 benches/recover.py target/release/tidemill [--keys 8000000] [--runs 5] [--store s3://bucket/prefix] [--memory 1GiB]
 
 Makes a job with one running aggregate over so many keys (some 130 bytes of state each: 8 million are about 1 GiB), runs it
 to its first checkpoint, and then starts it again with nothing new to read (--once). Such a run restores the state, ends, and writes
 one more manifest; the same job with no state is run too, and its time is taken off. The state lies in a folder, or in the store that is named
-(AWS_ENDPOINT_URL_S3 for an emulator).
+(AWS_ENDPOINT_URL_S3 for an emulator). With --memory the program has so much: less than the state, so most of that goes to its local disk.
 
 Printed: bytes of state as `tidemill state list` counts them, median and spread of the wall time, and the most memory.
 """
@@ -29,10 +29,10 @@ INSERT INTO nothing SELECT k, COUNT(*), MAX(t) FROM events GROUP BY k;
 """
 
 
-def run(binary, folder, store):
+def run(binary, folder, store, memory):
     """Wall seconds of a run, what it says, and the most memory of any run so far in KiB."""
     began = time.monotonic()
-    command = [binary, "run", "job.sql", "--once", "--checkpoints", store]
+    command = [binary, "run", "job.sql", "--once", "--checkpoints", store, *(["--memory", memory] if memory else [])]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed: {done.stdout}{done.stderr}")
@@ -50,14 +50,15 @@ def main():
     parser.add_argument("--keys", type=int, default=8_000_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--store")
+    parser.add_argument("--memory")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = args.store or os.path.join(folder, "kept")
         job(folder, 1)
-        run(args.binary, folder, os.path.join(folder, "empty"))
-        empty = statistics.median(run(args.binary, folder, os.path.join(folder, "empty"))[0] for _ in range(args.runs))
+        run(args.binary, folder, os.path.join(folder, "empty"), args.memory)
+        empty = statistics.median(run(args.binary, folder, os.path.join(folder, "empty"), args.memory)[0] for _ in range(args.runs))
         job(folder, args.keys)
-        first, said, most = run(args.binary, folder, store)
+        first, said, most = run(args.binary, folder, store, args.memory)
         if not said.startswith(f"{args.keys} records"):
             sys.exit(f"the first run must read everything: {said}")
         listed = subprocess.run([args.binary, "state", "show", f"{store}/job"], capture_output=True, text=True, check=True).stdout
@@ -65,7 +66,7 @@ def main():
         print(f"{args.keys} keys, {size / 2**20:.0f} MiB of state; first run {first:.1f} s, {most / 2**20:.2f} GiB of memory at most")
         times = []
         for _ in range(args.runs):
-            seconds, said, _ = run(args.binary, folder, store)
+            seconds, said, _ = run(args.binary, folder, store, args.memory)
             if not said.startswith("0 records"):
                 sys.exit(f"nothing should be left to read: {said}")
             times.append(seconds - empty)

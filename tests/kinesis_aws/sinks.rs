@@ -127,3 +127,29 @@ async fn a_record_that_the_service_refuses_is_told_and_the_others_are_put() {
         assert_eq!(stored(&stub, 20 - told.len()).await.len(), 20 - told.len());
     }
 }
+
+/// Nothing but refusals is no fault of the records: the run ends, and says why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_refuses_everything_ends_the_run() {
+    let stub = AwsStub::start().await;
+    stub.create(S, 4);
+    let mut sink = sink(&stub, false, &[]);
+    let mut failed = None;
+    for epoch in 1..=4 {
+        let keys: StringViewArray = (0..40).map(|i| Some(format!("key-{i}"))).collect();
+        let numbers: Int64Array = (0..40).map(Some).collect();
+        let batch = RecordBatch::try_new(schema(), vec![Arc::new(keys), Arc::new(numbers)]).unwrap();
+        sink.write(EpochNumber(epoch), Changes { batch, kinds: None }).await.unwrap();
+        // The call, and each record by itself.
+        stub.fail("PutRecords", 41, Fault::Error(400, "InvalidArgumentException"));
+        match sink.flush(EpochNumber(epoch), 0).await {
+            Ok(outcome) => assert_eq!(outcome.refused.len(), 40),
+            Err(error) => {
+                failed = Some((epoch, error.to_string()));
+                break;
+            }
+        }
+    }
+    let (epoch, error) = failed.expect("it ends");
+    assert!(epoch == 3 && error.contains("refuses more than 100 records one after the other"), "{epoch}: {error}");
+}

@@ -49,6 +49,11 @@ impl Disk {
         Self { folder: folder.expect("a folder"), log: Mutex::default(), full_until: Mutex::default() }
     }
 
+    /// A text without the name of its folder, which is another one each time.
+    pub(crate) fn named(&self, text: &str) -> String {
+        text.replace(&self.folder.path().display().to_string(), "DISK")
+    }
+
     /// Every file, by its name.
     pub(crate) fn stored(&self) -> BTreeMap<String, Bytes> {
         let mut stored = BTreeMap::new();

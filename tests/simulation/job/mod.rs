@@ -82,7 +82,7 @@ fn the_same_seed_gives_the_same_run() {
     // Some of them have a disk, little memory, or a stream of files.
     for seed in 0..16 {
         let (one, other) = (run(seed, None), run(seed, None));
-        assert!(one.trace.len() > 20, "{:?}", one.trace);
+        assert!(one.trace.len() > 10, "{:?}", one.trace);
         assert_eq!((one.trace, one.digest), (other.trace, other.digest), "seed {seed}");
     }
 }

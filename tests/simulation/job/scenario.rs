@@ -171,5 +171,9 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
     drop(inner);
     problems.extend(checks::problems(&stream, &services, &work));
     let updates = std::mem::take(&mut *services.updates.lock().expect("no panic while it is held"));
+    let trace = match &shared.disk {
+        Some(disk) => trace.iter().map(|line| disk.named(line)).collect(),
+        None => trace,
+    };
     Outcome { problems, faults, trace, updates, digest }
 }

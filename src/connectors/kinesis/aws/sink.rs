@@ -33,6 +33,8 @@ const CALLS: usize = 4;
 const AGGREGATE_BYTES: usize = 256 << 10;
 /// A record that fails for so long ends the job.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Records that may be refused one after the other, of one epoch or several: beyond that it is not they that are wrong.
+const MOST_REFUSED_IN_A_ROW: usize = 100;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -47,6 +49,8 @@ pub(in crate::connectors::kinesis) struct AwsStreamSink {
     keeps_order: bool,
     aggregates: bool,
     pending: Vec<OutRecord>,
+    /// Records that were refused since one was stored.
+    refused_in_a_row: usize,
 }
 
 impl AwsStreamSink {
@@ -68,6 +72,7 @@ impl AwsStreamSink {
             keeps_order: options.bool("sink.keep-order", false)?,
             aggregates: options.bool("sink.aggregation", false)?,
             pending: Vec::new(),
+            refused_in_a_row: 0,
         })
     }
 
@@ -87,6 +92,7 @@ impl AwsStreamSink {
             return Ok(Vec::new());
         }
         let records = if self.aggregates { aggregated(records, self.encoder.spreads()) } else { records };
+        let all = records.len();
         let target = self.target().await?;
         let batches = if self.keeps_order { batches_once_a_key(records) } else { batches(records) };
         let calls = if self.keeps_order { 1 } else { CALLS };
@@ -96,9 +102,16 @@ impl AwsStreamSink {
         let mut puts = futures::stream::iter(puts).buffer_unordered(calls);
         let mut refused = Vec::new();
         while let Some(put) = puts.next().await {
-            refused.extend(put?.into_iter().flat_map(|(record, why)| refusals(&record, self.aggregates, &why)));
+            refused.extend(put?);
         }
-        Ok(refused)
+        drop(puts);
+        self.refused_in_a_row = if refused.len() < all { 0 } else { self.refused_in_a_row + all };
+        if let Some((_, why)) = refused.last().filter(|_| self.refused_in_a_row > MOST_REFUSED_IN_A_ROW) {
+            let many = format!("more than {MOST_REFUSED_IN_A_ROW} records one after the other, none stored between");
+            return Err(Error::data(format!("Kinesis stream '{}' refuses {many}: {why}", self.stream))
+                .hint("something is wrong with the stream or the table's options, not with these records"));
+        }
+        Ok(refused.iter().flat_map(|(record, why)| refusals(record, self.aggregates, why)).collect())
     }
 }
 
