@@ -374,8 +374,7 @@ impl WindowAggregate {
     ) -> Result<()> {
         self.panes.clear();
         // In the order in which they came, so that merging them gives what it would have given.
-        pieces.sort_by_key(|piece| piece.id);
-        pieces.iter().for_each(|piece| self.ids.known(piece.id));
+        self.ids.restored(&mut pieces);
         let mut part = room.map(RestoreRoom::part);
         let mut spilled = false;
         for StatePiece { id, rows, .. } in pieces {

@@ -181,8 +181,7 @@ impl WindowBuffer {
     ) -> Result<()> {
         self.windows.clear();
         self.watermark = Watermark::MIN;
-        pieces.sort_by_key(|piece| piece.id);
-        pieces.iter().for_each(|piece| self.ids.known(piece.id));
+        self.ids.restored(&mut pieces);
         let mut part = room.map(RestoreRoom::part);
         let mut spilled = false;
         for piece in pieces {

@@ -183,6 +183,12 @@ impl PieceIds {
     pub fn known(&mut self, id: u64) {
         self.last = self.last.max(id);
     }
+
+    /// Takes note of all that are restored, and puts them in the order of their age.
+    pub fn restored(&mut self, pieces: &mut [StatePiece]) {
+        pieces.sort_by_key(|piece| piece.id);
+        pieces.iter().for_each(|piece| self.known(piece.id));
+    }
 }
 
 impl OperatorState {

@@ -35,8 +35,7 @@ impl RunningAggregate {
         self.chunks.clear();
         self.index.clear();
         self.cold.clear();
-        pieces.sort_by_key(|piece| piece.id);
-        pieces.iter().for_each(|piece| self.ids.known(piece.id));
+        self.ids.restored(&mut pieces);
         let mut part = room.map(RestoreRoom::part);
         for StatePiece { id, rows, dead } in pieces {
             let (rows, is_changed) = self.laid_out(rows.load()?)?;
