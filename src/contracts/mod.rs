@@ -21,6 +21,7 @@ mod epoch_log;
 mod error;
 mod lease;
 mod lookup;
+mod outage;
 mod outside;
 mod random;
 mod record;
@@ -41,6 +42,7 @@ pub use epoch_log::{EpochCut, EpochLog, LogEntry, Opened, OpenedAt, SplitCut, Ta
 pub use error::{Error, ErrorKind, Location, Result};
 pub use lease::{Lease, LeaseStore};
 pub use lookup::{Lookup, LookupCache};
+pub use outage::Outage;
 pub use outside::Outside;
 pub use random::{SPLITMIX64_STEP, splitmix64};
 pub use record::{Arrivals, Position, RECORD_PADDING, RawChunk, RecordRange, RowChunk, SequenceNumbers};

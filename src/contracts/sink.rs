@@ -75,7 +75,8 @@ pub trait Sink: Send {
 
     /// Goes on after a run that did not end in order; called once, after `open`, before the first `write`, with what that run had
     /// staged and logged, in order. What is `promised` may be visible or not, and is now made so; what has `appeared` was visible
-    /// by then, as the last saved state or the log says, and need not be there any more: whoever reads it may have taken it away. The epochs in both may be written again; a sink that can tell leaves them out.
+    /// by then, as the last saved state or the log says, and need not be there any more: whoever reads it may have taken it away.
+    /// The epochs in both may be written again; a sink that can tell leaves them out.
     async fn recover(&mut self, _appeared: Vec<Committable>, promised: Vec<Committable>) -> Result<()> {
         self.commit(promised).await
     }

@@ -118,6 +118,7 @@ mod tests {
         std::thread::sleep(4 * times.beat);
         assert_eq!(stored().await, dropped);
     }
+
     /// As a client of a service has it: a task does its connection's work, on the runtime that has made the first request.
     #[derive(Debug)]
     struct Connected {

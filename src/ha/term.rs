@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::contracts::{Clock, Error, ErrorKind, Lease, LeaseStore, Result};
+use crate::contracts::{Clock, Error, ErrorKind, Lease, LeaseStore, Outage, Result};
 
 /// How long things take. A successor begins at most `ttl` + `beat` after the last sign of life, and within `beat` after a
 /// release.
@@ -28,7 +28,7 @@ pub struct Times {
 
 impl Default for Times {
     /// 8 s and 1.6 s: less than 15 s from a crash to the next result. A replica takes over after 9.6 s at most, the last one of a
-    /// fleet after 1.34 `ttl` = 10.7 s; that leaves 4.3 s for the start, the state (1 GiB takes 4) and what is repeated. DynamoDB
+    /// fleet after 1.34 `ttl` = 10.7 s; that leaves 4.3 s for the start, the state (1 GiB takes 2.7) and what is repeated. DynamoDB
     /// writes 2,592,000 s / 1.6 s = 1.6 M times a month for it.
     fn default() -> Self {
         Self { ttl: Duration::from_secs(8), beat: Duration::from_millis(1_600) }
@@ -195,14 +195,12 @@ impl Candidate {
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     seen: Option<Seen>,
-    /// Since when there was no answer, and when that is told next.
-    silent: Option<(Duration, Duration)>,
+    /// There is no answer.
+    silence: Option<Outage>,
 }
 
-/// A silence is told when it has lasted for so long …
+/// A silence is told when it has lasted for so long.
 const SILENCE_IS_TOLD_AFTER: Duration = Duration::from_secs(10);
-/// … and again each time that so much has passed.
-const SILENCE_IS_TOLD_EACH: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 struct Seen {
@@ -229,16 +227,11 @@ pub(super) enum Look {
 impl Watch {
     /// There was no answer. Says for how long, when it is time to tell somebody.
     fn heard_nothing(&mut self, now: Duration) -> Option<Duration> {
-        let (since, told) = self.silent.get_or_insert((now, now + SILENCE_IS_TOLD_AFTER));
-        if now < *told {
-            return None;
-        }
-        *told = now + SILENCE_IS_TOLD_EACH;
-        Some(now.saturating_sub(*since))
+        self.silence.get_or_insert(Outage::new(now, SILENCE_IS_TOLD_AFTER)).to_tell(now)
     }
 
     fn saw(&mut self, lease: Option<Lease>, now: Duration, ttl: Duration) -> Look {
-        self.silent = None;
+        self.silence = None;
         let seen = match self.seen.take() {
             Some(seen) if seen.lease == lease => seen,
             before => Seen { lease, since: now, changed: before.is_some() },

@@ -41,18 +41,18 @@ impl Beginning<'_> {
         if self.fresh {
             return format!("the run begins anew, whatever is in {}", self.place);
         }
-        let (Some(manifest), of) = (self.manifest, self.back.unwrap_or("the newest checkpoint")) else {
-            let log = match self.repeats {
-                0 => String::new(),
-                last => format!("; epochs up to {last} are repeated from its log"),
-            };
-            return format!("the run begins without state: no checkpoint in {}{log}{}", self.place, self.others());
+        let (place, last) = (&self.place, self.repeats);
+        let log = match last > self.manifest.map_or(0, |manifest| manifest.epoch) {
+            true => format!("; epochs up to {last} are repeated from its log"),
+            false => String::new(),
         };
-        let log = match self.repeats {
-            last if last > manifest.epoch => format!("; epochs up to {last} are repeated from its log"),
-            _ => String::new(),
-        };
-        format!("the run goes on from {of} in {}: {}{log}", self.place, short(manifest))
+        match self.manifest {
+            Some(manifest) => {
+                let of = self.back.unwrap_or("the newest checkpoint");
+                format!("the run goes on from {of} in {place}: {}{log}", short(manifest))
+            }
+            None => format!("the run begins without state: no checkpoint in {place}{log}{}", self.others()),
+        }
     }
 
     /// Jobs that have checkpoints beside the place where this one has none.

@@ -360,6 +360,7 @@ mod tests {
         let log = [started(1, &old), cut(0, 1), started(2, &[])];
         assert!(!refused(&log, &new));
     }
+
     fn manifest(epoch: u64, generation: u64, queries: &[(&QueryPlan, u64)]) -> Manifest {
         let named = |(query, durable_epoch): &(&QueryPlan, u64)| {
             let (plan, durable_epoch) = (query.normal.clone(), *durable_epoch);

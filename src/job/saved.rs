@@ -332,8 +332,6 @@ pub(super) struct Newest {
     pub(super) epoch: u64,
 }
 
-/// `anew`: none is needed; `previous`: the one before will do.
-///
 /// What a damaged newest checkpoint is passed over for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Passes<'a> {

@@ -397,10 +397,11 @@ impl QueryGraph {
                 OperatorKind::Buffer(buffer) => Some(buffer.watermark()),
                 OperatorKind::Running(_) => None,
             };
-            for (table, watermark) in below.iter().zip(std::iter::repeat(watermark)) {
-                let Some(watermark) = watermark.filter(|watermark| *watermark > Watermark::MIN) else { continue };
-                let closed = closed.entry(*table).or_insert(watermark);
-                *closed = watermark.max(*closed);
+            if let Some(watermark) = watermark.filter(|watermark| *watermark > Watermark::MIN) {
+                for table in &below {
+                    let closed = closed.entry(*table).or_insert(watermark);
+                    *closed = watermark.max(*closed);
+                }
             }
             tables.push(below);
         }

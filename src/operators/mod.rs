@@ -49,6 +49,7 @@ pub use running_aggregate::{Emit, RunningAggregate, TimeToLive};
 pub use shared_rows::{ColumnPath, EqualityTest, SharedRows};
 pub use slot::{Slot, SlotExec};
 pub use stored_rows::{SpilledRows, StoredRows};
+pub(crate) use window_aggregate::millis;
 pub use window_aggregate::{WindowAggregate, WindowColumns};
 pub use window_buffer::WindowBuffer;
 pub use window_fn::{NotLate, WindowBound, WindowStarts};

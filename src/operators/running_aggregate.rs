@@ -156,8 +156,10 @@ impl RunningAggregate {
             return Ok(Vec::new());
         }
         // Partial states of one task have each key once; those of several must be merged first.
-        let partials = if partials.len() > 1 { self.parts.reduce(&partials, compute).await? } else { partials };
-        let delta = concat_batches(self.parts.state_schema(), &partials)?;
+        let delta = match partials.len() {
+            1 => concat_batches(self.parts.state_schema(), &partials)?,
+            _ => self.merged(&partials, compute).await?,
+        };
         let keys = self.hashes.rows(&delta)?;
         let (mut found, mut fresh, mut lost) = (Vec::new(), Vec::new(), Lost::new());
         let limit = self.limit();
@@ -196,8 +198,7 @@ impl RunningAggregate {
                 out.extend(self.finished(&states, Some(-1), compute).await?);
             }
             states.push(delta);
-            let merged = self.parts.reduce(&states, compute).await?;
-            concat_batches(self.parts.state_schema(), &merged)?
+            self.merged(&states, compute).await?
         };
         for (chunk, row) in found {
             let chunk = &mut self.chunks[chunk as usize];

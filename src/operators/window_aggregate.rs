@@ -419,7 +419,7 @@ fn first_of_small(batches: &[Named], least: usize) -> usize {
     from
 }
 
-/// A time column as milliseconds.
+/// A time column as milliseconds; what is too far away for them is NULL.
 pub(crate) fn millis(column: &ArrayRef) -> Result<PrimitiveArray<TimestampMillisecondType>> {
     let wanted = DataType::Timestamp(TimeUnit::Millisecond, None);
     debug_assert_eq!(TimestampMillisecondType::UNIT, TimeUnit::Millisecond);

@@ -7,13 +7,12 @@
 
 use std::ops::Range;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampMillisecondArray};
-use datafusion::arrow::compute::{cast, concat_batches};
-use datafusion::arrow::datatypes::{DataType, TimeUnit, TimestampMillisecondType};
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMillisecondArray};
+use datafusion::arrow::compute::concat_batches;
 
 use super::rows::{Unfit, UnfitRows};
 use crate::contracts::{Error, ErrorKind, RejectReason, Result};
-use crate::operators::{Compute, Stage, run_partitions};
+use crate::operators::{Compute, Stage, millis, run_partitions};
 
 /// Times and watermarks of rows, in their order.
 type Computed = (TimestampMillisecondArray, TimestampMillisecondArray);
@@ -85,13 +84,7 @@ async fn run(stage: &Stage, columns: &[ArrayRef], rows: Range<usize>, compute: &
     if computed.num_rows() != rows.len() {
         return Err(Error::internal(format!("{} times were computed for {} rows", computed.num_rows(), rows.len())));
     }
-    Ok((milliseconds(computed.column(0))?, milliseconds(computed.column(1))?))
-}
-
-/// A column of times; what is too far away for it is NULL.
-pub(super) fn milliseconds(times: &ArrayRef) -> Result<TimestampMillisecondArray> {
-    let times = cast(times, &DataType::Timestamp(TimeUnit::Millisecond, None))?;
-    Ok(times.as_primitive::<TimestampMillisecondType>().clone())
+    Ok((millis(computed.column(0))?, millis(computed.column(1))?))
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ impl Failures {
     ) -> Self {
         let mut before: BTreeMap<(String, u64), (u32, String)> = BTreeMap::new();
         let mut known: BTreeMap<&str, String> = BTreeMap::new();
-        let mut is = |before: &mut BTreeMap<(String, u64), _>, query: &'q str, identity: String| {
+        let mut known_as = |before: &mut BTreeMap<(String, u64), _>, query: &'q str, identity: String| {
             if known.insert(query, identity.clone()).is_some_and(|was| was != identity) {
                 before.retain(|(name, _), _| name != query);
             }
@@ -68,12 +68,12 @@ impl Failures {
                     last.clone_from(error);
                 }
                 LogEntry::Started { queries, .. } => {
-                    queries.iter().for_each(|(query, identity)| is(&mut before, query, identity.clone()));
+                    queries.iter().for_each(|(query, identity)| known_as(&mut before, query, identity.clone()));
                 }
                 _ => {}
             }
         }
-        queries.for_each(|(query, identity)| is(&mut before, query, identity));
+        queries.for_each(|(query, identity)| known_as(&mut before, query, identity));
         Self { retries, before, ..Self::default() }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! After `--drain`, a query whose windows have closed far ahead of its last rows (a day's) takes what comes for them as late, and another
 //! one of the same table, with windows of a minute, does not. Lateness is decided by a column of the rows, which is raised to the
-//! query's floor for the table then; queries with the same floors share the rows. That ends by itself when the rows' own watermarks have passed it.
+//! query's floor for the table then; queries with the same floors share the rows. That ends by itself when the rows' own watermarks have
+//! passed it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub(super) struct Inputs {
     all: Arc<EpochInputs>,
     /// By the floors that some row is below.
     raised: BTreeMap<Floors, Arc<EpochInputs>>,
-    /// The least watermark before a row of each table.
+    /// The least watermark before a row of each table that some query has a floor for.
     least: Vec<Watermark>,
 }
 
@@ -35,13 +36,18 @@ impl Inputs {
         tests: &[Vec<EqualityTest>],
         references: Vec<Option<RecordBatch>>,
         closes: bool,
-        queries: impl Iterator<Item = &'q Floors>,
+        queries: impl Iterator<Item = &'q Floors> + Clone,
     ) -> Result<Self> {
         let watermarks = if closes { vec![Watermark::MAX; epoch.watermarks.len()] } else { epoch.watermarks.clone() };
         let tables = epoch.rows.iter().zip(tests).map(|(rows, tests)| TableRows::new(rows, tests)).collect();
         let all = Arc::new(EpochInputs { tables, watermarks, references });
-        let least = |rows: &Vec<RecordBatch>| rows.iter().filter_map(least_watermark).min().unwrap_or(i64::MAX);
-        let least = epoch.rows.iter().map(|rows| Watermark(least(rows))).collect();
+        // Mostly no query has a floor, and none is looked for.
+        let has_floor = |table: usize| queries.clone().any(|floors| floors.contains_key(&table));
+        let least = |(table, rows): (usize, &Vec<RecordBatch>)| match has_floor(table) {
+            true => rows.iter().filter_map(least_watermark).min().map_or(Watermark::MAX, Watermark),
+            false => Watermark::MAX,
+        };
+        let least = epoch.rows.iter().enumerate().map(least).collect();
         let mut inputs = Self { all, raised: BTreeMap::new(), least };
         for floors in queries {
             let floors = inputs.that_raise(floors);

@@ -14,11 +14,11 @@ use datafusion::arrow::buffer::ScalarBuffer;
 use datafusion::arrow::compute::{cast, filter, take};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 
-use super::computed_time::{computed, milliseconds};
+use super::computed_time::computed;
 use crate::contracts::{
     Arrivals, Error, MetadataColumn, RawChunk, Reject, RejectReason, Result, SequenceNumbers, SkippedTime, SplitId,
 };
-use crate::operators::{Compute, ORIGIN_COLUMN, Stage, TIME_COLUMN, WATERMARK_COLUMN};
+use crate::operators::{Compute, ORIGIN_COLUMN, Stage, TIME_COLUMN, WATERMARK_COLUMN, millis};
 
 /// How the watermark of a table follows from its rows.
 #[derive(Debug, Clone)]
@@ -184,7 +184,7 @@ impl RowMaker {
     ) -> Result<(ScalarBuffer<i64>, ScalarBuffer<i64>)> {
         let (times, rule_marks, delay) = match &self.rule {
             None => return Ok((vec![0; rows].into(), vec![i64::MIN; rows].into())),
-            Some(WatermarkRule::Delay { column, delay_ms }) => (milliseconds(&columns[*column])?, None, *delay_ms),
+            Some(WatermarkRule::Delay { column, delay_ms }) => (millis(&columns[*column])?, None, *delay_ms),
             Some(WatermarkRule::Computed(stage)) => {
                 let stage = stage.lock().await;
                 let (times, marks) = computed(&stage, columns, rows, unfit, &self.compute).await?;

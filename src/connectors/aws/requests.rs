@@ -21,7 +21,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use super::{AwsFailure, Call, Jitter};
-use crate::contracts::{Clock, Error, Result};
+use crate::contracts::{Clock, Error, Outage, Result};
 
 /// Bounds of a pause after a fault that is no throttling (a cut connection, a 500): doubled from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -31,9 +31,8 @@ const FIRST_THROTTLED_PAUSE: Duration = Duration::from_millis(50);
 const LAST_THROTTLED_PAUSE: Duration = Duration::from_secs(5);
 /// How long a start tries to reach a service: a wrong endpoint should be found while somebody looks.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// How long calls fail before it is said, and the time between two warnings. A service that is throttled for a moment is no news.
+/// How long calls fail before it is said. A service that is throttled for a moment is no news.
 const FIRST_WARNING: Duration = Duration::from_secs(5);
-const WARN_EVERY: Duration = Duration::from_secs(30);
 
 /// What came of one call.
 pub(crate) enum Attempt<T> {
@@ -83,25 +82,19 @@ fn whole_pause(attempt: u32, throttled: bool) -> Duration {
 /// Calls that fail, until one of them succeeds or all are done.
 #[derive(Debug)]
 struct Failing {
-    since: Duration,
+    outage: Outage,
     calls: u64,
-    /// When it is said next, if it goes on.
-    next_warning: Duration,
 }
 
 impl Failing {
     fn new(now: Duration) -> Self {
-        Self { since: now, calls: 0, next_warning: now + FIRST_WARNING }
+        Self { outage: Outage::new(now, FIRST_WARNING), calls: 0 }
     }
 
     /// Another call has failed. Answers for how long they have now, if that is to be said.
     fn again(&mut self, now: Duration) -> Option<Duration> {
         self.calls += 1;
-        if now < self.next_warning {
-            return None;
-        }
-        self.next_warning = now + WARN_EVERY;
-        Some(now.saturating_sub(self.since))
+        self.outage.to_tell(now)
     }
 
     fn tell(&mut self, now: Duration, waiting: usize, why: &Error) {
@@ -143,7 +136,7 @@ impl Requests {
                 Err(failure) => {
                     let now = self.clock.elapsed();
                     let failing = failing.get_or_insert_with(|| Failing::new(now));
-                    if now.saturating_sub(failing.since) >= START_PATIENCE {
+                    if failing.outage.lasted(now) >= START_PATIENCE {
                         return Err(failure.error);
                     }
                     failing.tell(now, 1, &failure.error);

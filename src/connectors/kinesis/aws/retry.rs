@@ -77,16 +77,10 @@ impl Backoff {
                     return Ok(value);
                 }
                 Err(failure) if !failure.retryable => return Err(failure),
-                Err(failure) if patience.is_some() && no_credentials(&failure) => return Err(failure),
+                Err(failure) if patience.is_some() && failure.lacks_credentials() => return Err(failure),
                 Err(failure) if patience.is_some_and(|most| self.failing_for() >= most) => return Err(failure),
                 Err(failure) => self.pause(&failure).await,
             }
         }
     }
-}
-
-/// Whether nothing says who is calling. Later it may be a metadata service that does not answer for a while; at the start
-/// it is a person who forgot.
-fn no_credentials(failure: &AwsFailure) -> bool {
-    failure.error.hint_text().is_some_and(|hint| hint.contains("credentials are missing"))
 }
