@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """How long results are missing when the leader of two replicas is killed, with much state.
 
-    python3 benches/takeover.py target/release/tidemill [--keys 11200000] [--runs 5] [--lease 8] [--store s3://bucket/prefix]
+    python3 benches/takeover.py target/release/tidemill [--keys 11200000] [--runs 5] [--lease 8] [--store s3://bucket/prefix] [--end TERM]
 
 A job has one running aggregate over so many keys (some 100 bytes of state each: 11.2 million are 1 GiB), which has read all that it will, and
 one that counts events, of which one comes each 20 ms. When the state is in a checkpoint and a second replica stands by, the first is killed (kill -9)
 at a random moment; the second takes over when the lease (--lease seconds, else the default) has ended, restores the state of both and
 repeats the epochs since the last checkpoint. Then another replica is started to stand by, and so on. Lease and checkpoints lie in a folder, or in
 the store that is named (AWS_ENDPOINT_URL_S3 for an emulator); the count is in the local stand-in for DynamoDB, and is looked at each 5 ms.
+
+With --end TERM the leader is told to end, as in a rolling upgrade: it finishes its epoch, writes a checkpoint and gives the lease back. Counted is then the
+longest time in which no count came that nobody had seen before, from the signal until the other one has given some.
 
 Printed: bytes of state, and of each kill the seconds until the other one says that it leads, and until the first count that nobody had seen before.
 """
@@ -107,6 +110,28 @@ def killed(job, replicas):
     return leads, time.monotonic() - began
 
 
+def ended(job, replicas):
+    """Ends the leader in order when the other one stands by; seconds until that leads, and the longest pause of new results."""
+    (leader, _), (_, log) = replicas
+    time.sleep(random.uniform(0, 10))
+    began = last = time.monotonic()
+    seen, longest, leads, after = job.count(), 0, None, 0
+    leader.terminate()
+
+    def goes_on():
+        nonlocal last, seen, longest, leads, after
+        now, count = time.monotonic(), job.count()
+        leads = leads or ("leads: " in said(log) and now - began) or None
+        if count > seen:
+            longest, last, seen = max(longest, now - last), now, count
+            after += leads is not None
+        return after > 20
+
+    wait("the other one goes on", replicas[1:], goes_on, 0.005)
+    leader.wait()
+    return leads, longest
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary", type=os.path.abspath)
@@ -114,6 +139,7 @@ def main():
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--lease", type=float)
     parser.add_argument("--store")
+    parser.add_argument("--end", choices=["KILL", "TERM"], default="KILL")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = f"{args.store}/takeover-{os.getpid()}" if args.store else os.path.join(folder, "kept")
@@ -137,10 +163,11 @@ def main():
                 wait("another one stands by", replicas, lambda: "waits: " in said(replicas[-1][1]))
                 before = job.count()
                 wait("events are counted", replicas, lambda: job.count() > before + 50)
-                leads, result = killed(job, replicas)
+                leads, result = killed(job, replicas) if args.end == "KILL" else ended(job, replicas)
                 times.append((leads, result))
                 del replicas[0]
-                print(f"killed: the other one leads after {leads:.2f} s, a new result after {result:.2f} s", flush=True)
+                what = "killed" if args.end == "KILL" else "ended"
+                print(f"{what}: the other one leads after {leads:.2f} s, a new result after {result:.2f} s", flush=True)
             for name, of in zip(["leads", "a new result"], zip(*times)):
                 print(f"{name}: median {statistics.median(of):.2f} s, from {min(of):.2f} to {max(of):.2f} s")
         finally:

@@ -369,14 +369,15 @@ async fn drive(fleet: &Arc<Fleet>) {
 fn jobs_spread_and_each_has_a_leader_in_time() {
     let mut all = Tally::default();
     let mut slowest = Duration::ZERO;
-    for seed in seeds(150) {
+    let seeds = seeds(150);
+    for &seed in &seeds {
         let Outcome { problems, counts, trace, slowest_hand_over } = run(seed, None);
         assert!(problems.is_empty(), "SIMULATION_SEED={seed}: {problems:#?}\n{}", trace.join("\n"));
         all.add(&counts);
         slowest = slowest.max(slowest_hand_over);
     }
     println!("{all:?}; the slowest hand-over when all was well: {slowest:?}");
-    assert!(all.has_all(&EXPECTED), "something never came: {all:?}");
+    assert!(seeds.len() < 150 || all.has_all(&EXPECTED), "something never came: {all:?}");
 }
 
 #[test]

@@ -218,13 +218,14 @@ const TRUE: [u32; REPLICAS] = [1_000; REPLICAS];
 #[test]
 fn one_leads_and_a_successor_comes_in_time() {
     let mut all = Tally::default();
-    for seed in seeds(1_000) {
+    let seeds = seeds(1_000);
+    for &seed in &seeds {
         let (problems, counts, trace) = run(seed, TRUE, Times::default());
         assert!(problems.is_empty(), "SIMULATION_SEED={seed}: {problems:#?}\n{}", trace.join("\n"));
         all.add(&counts);
     }
     println!("{all:?}");
-    assert!(all.has_all(&EXPECTED), "a fault never came: {all:?}");
+    assert!(seeds.len() < 1_000 || all.has_all(&EXPECTED), "a fault never came: {all:?}");
 }
 
 #[test]

@@ -37,10 +37,14 @@ pub(crate) enum Bug {
     RemovesNothing,
     /// An entry of the log is said to be written before it is.
     AnswersEarly,
+    /// A checkpoint does not say how far the time of each split had come.
+    ForgetsWatermarks,
+    /// Refused records are said to be in the error output before they are.
+    RefusesEarly,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::ResumesInclusive,
         Self::DropsClosedShards,
         Self::IgnoresVersions,
@@ -58,11 +62,7 @@ impl Bug {
         Self::DoesNotSync,
         Self::RemovesNothing,
         Self::AnswersEarly,
+        Self::ForgetsWatermarks,
+        Self::RefusesEarly,
     ];
-
-    /// Where looking for one that notices it begins. A request to remove that comes so late that the same content is in use again is rare:
-    /// seed 350 has one.
-    pub(crate) fn first_seed(self) -> u64 {
-        if self == Self::NamesVersionsByContent { 350 } else { 0 }
-    }
 }

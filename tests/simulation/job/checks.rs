@@ -42,11 +42,26 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
     if work.alerts {
         problems.extend(services.alert_problems(stream));
     }
+    problems.extend(refused_problems(stream, services, work));
     problems
 }
 
-/// What is kept of checkpoints, and named by nothing; half-written files; more checkpoints than were to be kept.
-pub(crate) fn left_behind(stored: &BTreeMap<String, Bytes>) -> Vec<String> {
+/// Records that cannot be decoded are refused by each table that reads them, with their position, and no others are.
+fn refused_problems(stream: &Stream, services: &Services, work: &Work) -> Vec<String> {
+    let found = services.refused.lock().expect("no panic while it is held");
+    let broken = stream.broken();
+    let of_table = |table: &'static str| {
+        let place = move |(shard, number): &(String, String)| (table.to_owned(), shard.clone(), number.clone());
+        broken.iter().map(place)
+    };
+    let wanted: BTreeSet<_> = work.tables().into_iter().flat_map(of_table).collect();
+    let lost = wanted.difference(&found).map(|place| format!("{place:?} is broken and not in the error output"));
+    let others = found.difference(&wanted).map(|place| format!("{place:?} is in the error output and not broken"));
+    lost.chain(others).take(5).collect()
+}
+
+/// What is kept of checkpoints, and named by nothing; half-written files; more checkpoints than were to be kept, or more of the log.
+pub(crate) fn left_behind(stored: &BTreeMap<String, Bytes>, runs: usize) -> Vec<String> {
     let mut problems = Vec::new();
     let manifests = stored.iter().filter(|(name, _)| name.starts_with("manifests/"));
     let named: BTreeSet<&str> =
@@ -61,6 +76,12 @@ pub(crate) fn left_behind(stored: &BTreeMap<String, Bytes>) -> Vec<String> {
     }
     if manifests.clone().count() > DEFAULT_KEPT {
         problems.push(format!("there are {} checkpoints", manifests.count()));
+    }
+    // The first object of each run stays for a while, to fence one that has slept since; and the last one of all.
+    let log = stored.keys().filter(|name| name.starts_with("log/")).count();
+    if log > runs + 1 {
+        problems
+            .push(format!("{log} objects are left of the log, which checkpoints cover, though there were {runs} runs"));
     }
     let hidden = |name: &&String| name.rsplit('/').next().is_some_and(|file| file.starts_with('.'));
     problems.extend(stored.keys().filter(hidden).map(|name| format!("'{name}' was left half written")));

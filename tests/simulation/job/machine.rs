@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 23] = [
+pub(crate) const FAULTS: [&str; 26] = [
     "lost request",
     "lost reply",
     "late request",
@@ -34,6 +34,9 @@ pub(crate) const FAULTS: [&str; 23] = [
     "little memory",
     "cut from one service",
     "old answer",
+    "row out of order",
+    "late row",
+    "broken record",
 ];
 
 /// What a machine can be cut off from.

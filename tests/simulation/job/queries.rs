@@ -44,6 +44,16 @@ impl Work {
         Self { queries, alerts, idle_s: [1, 2, 5, 3_600][chance.below(4) as usize] }
     }
 
+    /// The tables over the stream that it reads.
+    pub(crate) fn tables(&self) -> BTreeSet<&'static str> {
+        std::iter::once("events").chain(self.queries.iter().map(|query| query.from)).collect()
+    }
+
+    /// Whether windows fire without a shard that is quiet. What that one brings later is late or not by when it was read.
+    pub(crate) fn goes_on_without_quiet_shards(&self) -> bool {
+        self.idle_s < 3_600
+    }
+
     /// The job's file.
     pub(crate) fn sql(&self) -> String {
         let alerts = if self.alerts { ALERTS } else { "" };
@@ -336,16 +346,36 @@ impl Query {
         )
     }
 
+    /// How far its table's watermark is behind.
+    fn delay_ms(&self) -> u64 {
+        if self.from == "events" { 2_000 } else { 4_000 }
+    }
+
+    /// Whether the event comes too late for a window with this end, which its own shard has passed.
+    fn is_late(&self, event: &Event, end_ms: i64) -> bool {
+        let is_window = !matches!((self.windows, self.below), (Windows::Running, None));
+        let passed = |passed_ms: u64| end_ms - 1 <= passed_ms as i64 - self.delay_ms() as i64;
+        is_window && event.passed_ms.is_some_and(passed)
+    }
+
+    /// How often an event comes too late for a window.
+    pub(crate) fn late(&self, events: &[Event]) -> u64 {
+        let first = self.below.map_or(self.windows, Windows::Tumble);
+        let windows = events.iter().flat_map(|event| first.of(event.time_ms).into_iter().map(move |w| (event, w)));
+        windows.filter(|(event, (_, end))| self.is_late(event, *end)).count() as u64
+    }
+
     /// What must come of the events.
     pub(crate) fn results(&self, events: &[Event]) -> Vec<Row> {
-        let below = self.below.map(|size| counts(events, size));
+        let below = self.below.map(|size| self.counts(events, size));
         let mut groups: BTreeMap<(i64, i64), Groups<'_>> = BTreeMap::new();
         for event in below.as_deref().unwrap_or(events) {
             if self.filter.is_some_and(|(divisor, rest)| event.id % divisor != rest) {
                 continue;
             }
             let key: Vec<String> = self.keys.iter().map(|key| key.of(event)).collect();
-            for window in self.windows.of(event.time_ms) {
+            let windows = self.windows.of(event.time_ms).into_iter();
+            for window in windows.filter(|(_, end)| self.below.is_some() || !self.is_late(event, *end)) {
                 groups.entry(window).or_default().entry(key.clone()).or_default().push(event);
             }
         }
@@ -386,16 +416,18 @@ impl Query {
         };
         self.columns().into_iter().map(|(name, _)| name.to_owned()).zip(bounds.into_iter().chain(values)).collect()
     }
-}
 
-/// Counts of windows and names, as events at the windows' last millisecond.
-fn counts(events: &[Event], size: u64) -> Vec<Event> {
-    let mut counts: BTreeMap<(i64, &str), u64> = BTreeMap::new();
-    for event in events {
-        for (_, end) in Windows::Tumble(size).of(event.time_ms) {
-            *counts.entry((end, &event.key)).or_default() += 1;
+    /// Counts of windows and names, as events at the windows' last millisecond.
+    fn counts(&self, events: &[Event], size: u64) -> Vec<Event> {
+        let mut counts: BTreeMap<(i64, &str), u64> = BTreeMap::new();
+        for event in events {
+            for (_, end) in Windows::Tumble(size).of(event.time_ms) {
+                if !self.is_late(event, end) {
+                    *counts.entry((end, &event.key)).or_default() += 1;
+                }
+            }
         }
+        let event = |((end, key), n): ((i64, &str), u64)| Event::new(n, key.to_owned(), end as u64 - 1);
+        counts.into_iter().map(event).collect()
     }
-    let event = |((end, key), n): ((i64, &str), u64)| Event { id: n, key: key.to_owned(), time_ms: end as u64 - 1 };
-    counts.into_iter().map(event).collect()
 }

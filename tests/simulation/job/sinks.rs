@@ -1,7 +1,8 @@
 //! Services that results go to, and the sinks that write there: items by key under the condition that what is stored is
 //! not newer, and files that appear when they are committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(crate) struct Services {
     staged: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) visible: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) topic: Mutex<Topic>,
+    /// Origin, shard and sequence number of each record in the error output.
+    pub(crate) refused: Mutex<BTreeSet<(String, String, String)>>,
     /// When items were written.
     pub(crate) updates: Mutex<Vec<Duration>>,
 }
@@ -47,6 +50,7 @@ impl Services {
             staged: Mutex::default(),
             visible: Mutex::default(),
             topic: Mutex::default(),
+            refused: Mutex::default(),
             updates: Mutex::default(),
         })
     }
@@ -73,6 +77,13 @@ impl Services {
         }
         items.insert(place, Item { row: row.clone(), epoch });
         self.updates.lock().expect("no panic while it is held").push(self.nature.world.now());
+    }
+
+    /// Of all that has been written.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        format!("{:?} {:?} {:?} {:?}", self.items, self.visible, self.topic, self.refused).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Rows of all visible files of a table.

@@ -116,7 +116,8 @@ impl Outside for Site {
     }
 
     fn error_output(&self) -> Result<Box<dyn ErrorOutput>> {
-        Ok(Box::new(Refused(Arc::clone(&self.machine))))
+        let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
+        Ok(Box::new(Refused { services, machine, bug: self.shared.bug, waiting: Vec::new() }))
     }
 
     fn storage(&self) -> Arc<dyn Storage> {
@@ -125,7 +126,9 @@ impl Outside for Site {
         }
         let own = ObjectStorage::new(self.store(), "kept", "s3://simulated/kept", Arc::clone(&self.clock));
         match self.shared.bug {
-            Some(bug @ (Bug::ForgetsVersions | Bug::NamesVersionsByContent)) => Arc::new(Careless::new(own, bug)),
+            Some(bug @ (Bug::ForgetsVersions | Bug::NamesVersionsByContent | Bug::ForgetsWatermarks)) => {
+                Arc::new(Careless::new(own, bug))
+            }
             _ => Arc::new(own),
         }
     }
@@ -139,17 +142,34 @@ impl Outside for Site {
     }
 }
 
-/// No record of the stream is to be refused.
-struct Refused(Arc<Machine>);
+/// Keeps which records could not be decoded.
+struct Refused {
+    services: Arc<Services>,
+    machine: Arc<Machine>,
+    bug: Option<Bug>,
+    waiting: Vec<(String, String, String)>,
+}
 
 #[async_trait]
 impl ErrorOutput for Refused {
     async fn write(&mut self, records: &[RejectedRecord]) -> Result<()> {
-        self.0.nature.lock().problems.push(format!("refused: {:?}", records.first()));
+        let place = |r: &RejectedRecord| (r.origin.clone(), r.split.clone(), r.sequence_number.clone());
+        self.waiting.extend(records.iter().map(place));
         Ok(())
     }
 
     async fn flush(&mut self) -> Result<()> {
+        let (services, refused) = (Arc::clone(&self.services), std::mem::take(&mut self.waiting));
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let write = move || services.refused.lock().expect("no panic while it is held").extend(refused.clone());
+        if self.bug == Some(Bug::RefusesEarly) {
+            let machine = Arc::clone(&self.machine);
+            tokio::spawn(async move { machine.insist(write).await });
+            return Ok(());
+        }
+        self.machine.insist(write).await;
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
-//! A stream of shards that is resharded while it is written; or a folder to which whole files come.
+//! A stream of shards that is resharded while it is written; or a folder to which whole files come. Rows may be out of order and late,
+//! and records may be broken.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +22,37 @@ use crate::world::Chance;
 pub(crate) struct Event {
     pub(crate) id: u64,
     pub(crate) key: String,
-    /// Event time, and when it arrives, in milliseconds of the simulation.
+    /// Event time, in milliseconds of the simulation, as are the others.
     pub(crate) time_ms: u64,
+    /// When it is in the stream.
+    pub(crate) arrives_ms: u64,
+    /// The largest event time before it in its own shard.
+    pub(crate) passed_ms: Option<u64>,
+    /// Its record is none that can be decoded.
+    pub(crate) broken: bool,
 }
+
+impl Event {
+    pub(crate) fn new(id: u64, key: String, time_ms: u64) -> Self {
+        Self { id, key, time_ms, arrives_ms: time_ms, passed_ms: None, broken: false }
+    }
+
+    /// As its record is. A broken one is broken for all tables: each of them needs the time.
+    fn record(&self) -> String {
+        let Self { id, key, .. } = self;
+        let time = chrono::DateTime::from_timestamp_millis(self.time_ms as i64).expect("a time");
+        let time = time.format("%Y-%m-%d %H:%M:%S%.3f");
+        match (self.broken, id % 3) {
+            (false, _) => format!("{{\"id\":{id},\"k\":\"{key}\",\"ts\":\"{time}\"}}"),
+            (true, 0) => format!("{{\"id\":{id},\"k\":"),
+            (true, 1) => format!("{{\"id\":{id},\"k\":\"{key}\",\"ts\":true}}"),
+            (true, _) => format!("{{\"id\":{id},\"k\":\"{key}\",\"ts\":\"soon\"}}"),
+        }
+    }
+}
+
+/// A row that is no further behind than this has come in time for all its windows: a little less than the shortest delay of a watermark.
+const IN_TIME_MS: u64 = 1_900;
 
 #[derive(Debug)]
 pub(crate) struct Shard {
@@ -30,6 +60,8 @@ pub(crate) struct Shard {
     parents: Vec<String>,
     opens_ms: u64,
     closes_ms: Option<u64>,
+    /// What was in the stream before its events is of earlier times.
+    begins_ms: u64,
     pub(crate) events: Vec<Event>,
 }
 
@@ -61,11 +93,17 @@ impl Stream {
                     if at_ms >= there_ms || chance.below(30) == 0 {
                         break;
                     }
-                    events.push(Event { id, key: format!("k{}", chance.below(keys)), time_ms: at_ms });
+                    events.push(Event::new(id, format!("k{}", chance.below(keys)), at_ms));
                     id += 1;
                 }
-                let id = format!("file-{:03}", shards.len());
-                shards.push(Shard { id, parents: Vec::new(), opens_ms: there_ms, closes_ms: Some(there_ms), events });
+                shards.push(Shard {
+                    id: format!("file-{:03}", shards.len()),
+                    parents: Vec::new(),
+                    opens_ms: there_ms,
+                    closes_ms: Some(there_ms),
+                    begins_ms: time_ms,
+                    events,
+                });
             }
             time_ms = there_ms;
         }
@@ -79,6 +117,7 @@ impl Stream {
             parents,
             opens_ms,
             closes_ms: None,
+            begins_ms: opens_ms,
             events: Vec::new(),
         };
         let mut shards: Vec<Shard> = (0..1 + chance.below(3) as usize).map(|n| shard(n, Vec::new(), 0)).collect();
@@ -99,7 +138,7 @@ impl Stream {
             let from = if has_some.is_empty() { &open } else { &has_some };
             let at = from[chance.below(from.len() as u64) as usize];
             let key = format!("k{}", chance.below(keys));
-            shards[at].events.push(Event { id, key, time_ms });
+            shards[at].events.push(Event::new(id, key, time_ms));
             id += 1;
             if chance.below(seconds * 4) == 0 {
                 reshards += 1;
@@ -122,13 +161,57 @@ impl Stream {
         Self { shards, reshards, most_open: None }
     }
 
+    /// Makes rows be out of order; with `late`, some are late by what their own shard has brought before. Nothing is of a time that other
+    /// shards may have closed: what becomes of such a row is a matter of when it is read.
+    pub(crate) fn disorder(&mut self, chance: &Chance, late: bool) {
+        for shard in &mut self.shards {
+            let earliest_ms = shard.begins_ms.saturating_sub(IN_TIME_MS);
+            for event in &mut shard.events {
+                let behind_ms = match chance.below(20) {
+                    0 | 1 if late => IN_TIME_MS + chance.below(10_000),
+                    0..=4 => chance.below(IN_TIME_MS),
+                    _ => 0,
+                };
+                event.time_ms = event.time_ms.saturating_sub(behind_ms).max(earliest_ms);
+            }
+        }
+    }
+
+    /// Makes some records undecodable.
+    pub(crate) fn damage(&mut self, chance: &Chance) {
+        for event in self.shards.iter_mut().flat_map(|shard| &mut shard.events) {
+            event.broken = chance.below(30) == 0;
+        }
+    }
+
+    /// Notes what each shard has brought before each of its events.
+    pub(crate) fn note_passed(&mut self) {
+        for shard in &mut self.shards {
+            let mut passed_ms = None;
+            for event in &mut shard.events {
+                event.passed_ms = passed_ms;
+                if !event.broken {
+                    passed_ms = passed_ms.max(Some(event.time_ms));
+                }
+            }
+        }
+    }
+
     /// How many files it has.
     pub(crate) fn files(&self) -> u64 {
         self.most_open.map_or(0, |_| self.shards.len() as u64)
     }
 
+    /// All events whose records can be decoded.
     pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
-        self.shards.iter().flat_map(|shard| &shard.events)
+        self.shards.iter().flat_map(|shard| &shard.events).filter(|event| !event.broken)
+    }
+
+    /// Shard and sequence number of each record that cannot be decoded.
+    pub(crate) fn broken(&self) -> BTreeSet<(String, String)> {
+        let numbered = self.shards.iter().flat_map(|shard| shard.events.iter().enumerate().map(move |e| (shard, e)));
+        let broken = numbered.filter(|(_, (_, event))| event.broken);
+        broken.map(|(shard, (number, _))| (shard.id.clone(), number.to_string())).collect()
     }
 }
 
@@ -211,7 +294,7 @@ impl SplitReader for Reader {
         let now_ms = self.stream.now_ms();
         let shard = &self.stream.stream.shards[self.shard];
         let events: Vec<&Event> =
-            shard.events[self.next..].iter().take_while(|event| event.time_ms <= now_ms).take(most).collect();
+            shard.events[self.next..].iter().take_while(|event| event.arrives_ms <= now_ms).take(most).collect();
         if events.is_empty() {
             let ended = shard.closes_ms.is_some_and(|at| at <= now_ms) && self.next == shard.events.len();
             let late = {
@@ -227,9 +310,7 @@ impl SplitReader for Reader {
         let (mut data, mut records) = (Vec::new(), Vec::new());
         for event in &events {
             let start = data.len() as u32;
-            let time = chrono::DateTime::from_timestamp_millis(event.time_ms as i64).expect("a time");
-            let time = time.format("%Y-%m-%d %H:%M:%S%.3f");
-            data.extend(format!("{{\"id\":{},\"k\":\"{}\",\"ts\":\"{time}\"}}", event.id, event.key).bytes());
+            data.extend(event.record().bytes());
             records.push(RecordRange { start, end: data.len() as u32 });
         }
         data.resize(data.len() + RECORD_PADDING, b' ');
