@@ -6,11 +6,11 @@
 
 EVENTS.jsonl is sent to a local stream once, outside of the measurement. Each run works on a copy of the folder (hard links
 for the stream, which nothing writes to) and reads all of it with --drain. Measured is user + system time of the process
-(wait4), so that waiting for the disk does not count. A run should last for several intervals: with fewer than three
-checkpoints in a run the script says so and fails.
+(wait4), so that waiting for the disk does not count. A run should last for several intervals: a pair whose run with checkpoints
+made fewer than four is left out, and counted; if more than half of the pairs are, the script fails.
 
 Printed for each pair: both times, the share by which the one with checkpoints is dearer, how many checkpoints it made and
-what they wrote; at the end the median share and the quartiles.
+what they wrote; at the end the median share and the quartiles, and how many pairs were left out.
 """
 
 import argparse
@@ -21,6 +21,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+
+
+# Checkpoints that a run must have made for its pair to count.
+LEAST = 4
 
 
 def run(args, template, interval):
@@ -54,18 +58,27 @@ def main():
                    "--partition-key", "data.user_id"]
         subprocess.run(produce, check=True, stdout=subprocess.DEVNULL)
         run(args, template, "0")  # the page cache
-        shares = []
+        shares, short = [], 0
         for pair in range(args.pairs):
             # The one that comes first changes, so that a drift of the machine falls on both.
             order = [args.interval, "0"] if pair % 2 else ["0", args.interval]
             found = {interval: run(args, template, interval) for interval in order}
             (on, said), (off, _) = found[args.interval], found["0"]
-            if int(said.group(1)) < 4:
-                sys.exit(f"only {said.group(0)}: take more events, or a shorter --interval")
-            shares.append(on / off - 1)
-            print(f"{off:7.2f} s without, {on:7.2f} s with: {100 * shares[-1]:+5.1f} %   ({said.group(0)})", flush=True)
-        low, middle, high = statistics.quantiles(shares, n=4) if len(shares) > 1 else shares * 3
-        print(f"median {100 * middle:+.1f} %, quartiles {100 * low:+.1f} % and {100 * high:+.1f} %")
+            share = on / off - 1
+            made = int(said.group(1)) if said else 0
+            counts = made >= LEAST
+            shares += [share] if counts else []
+            short += not counts
+            told = said.group(0) if said else "no checkpoints"
+            print(f"{off:7.2f} s without, {on:7.2f} s with: {100 * share:+5.1f} %   ({told})"
+                  + ("" if counts else "   left out"), flush=True)
+        if shares:
+            low, middle, high = statistics.quantiles(shares, n=4) if len(shares) > 1 else shares * 3
+            print(f"median {100 * middle:+.1f} %, quartiles {100 * low:+.1f} % and {100 * high:+.1f} %, of {len(shares)} pairs")
+        if short:
+            print(f"{short} of {args.pairs} pairs were left out: fewer than {LEAST} checkpoints")
+        if 2 * len(shares) < args.pairs:
+            sys.exit("too few are left: take more events, or a shorter --interval")
 
 
 if __name__ == "__main__":

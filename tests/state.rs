@@ -11,6 +11,11 @@ use place::{Place, RUN, wait};
 use tidemill::contracts::{EpochLog, LogEntry};
 use tidemill::state::FileEpochLog;
 
+#[path = "state/earlier.rs"]
+mod earlier;
+#[path = "support/left.rs"]
+#[expect(dead_code, reason = "shared with the test of kills")]
+mod left;
 #[path = "support/place.rs"]
 mod place;
 #[path = "state/tools.rs"]

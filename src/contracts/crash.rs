@@ -7,12 +7,15 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The places, each before or after something becomes durable or visible.
-pub const CRASH_POINTS: [&str; 13] = [
+pub const CRASH_POINTS: [&str; 16] = [
     "cut.before",
     "cut.after",
     "sink.flushed",
+    "staged",
     "committable.logged",
     "committed",
+    "settle.before",
+    "errors.flushed",
     "state_file.before",
     "state_file.after",
     "manifest.before",

@@ -300,6 +300,7 @@ impl Collect {
         if self.errors.send(ErrorsOrder::Flush(flushed)).await.is_err() || done.await.is_err() {
             return Ok(None);
         }
+        crash_point("errors.flushed");
         let (reread, log_after) = self.needed(&queries);
         let saved = SavedJob { epoch: self.epoch, tables, queries, reread };
         let needed_after = saved.repeats_after();

@@ -255,6 +255,7 @@ impl Writer {
         if staged.is_empty() {
             return Ok(());
         }
+        crash_point("staged");
         if let Some(log) = &self.log {
             let payloads = staged.iter().map(|committable| committable.payload.clone()).collect();
             log.append(&LogEntry::Committed { query: self.query.clone(), epoch: epoch.0, payloads }).await?;
@@ -269,6 +270,7 @@ impl Writer {
     /// Has the log say that all has appeared.
     async fn settle(&mut self) -> Result<()> {
         if let (Some(log), Some(epoch)) = (&self.log, self.unsettled.take()) {
+            crash_point("settle.before");
             let (query, payloads) = (self.query.clone(), Vec::new());
             log.append(&LogEntry::Committed { query, epoch: epoch.0, payloads }).await?;
         }

@@ -23,6 +23,7 @@ mod bounded;
 mod change;
 mod csv;
 mod deep;
+mod files;
 mod local_stream;
 mod logs;
 mod memory;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A kill at a named place is an abort of the process there, which runs no destructor and flushes nothing, like SIGKILL. The copy of
-//! the queries has a ledger for its alerts and two queries more: one fills a FIFO topic, one adds to its counters.
+//! the queries has a ledger for its alerts and three queries more (`more_queries`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,65 +17,31 @@ use std::time::Duration;
 use tidemill::contracts::CRASH_POINTS;
 
 use crate::buckets::Bucket;
-use crate::evidence::{Doubles, Happening, RUNNING, Watched, done, doubles};
-use crate::expected::{TABLES, alerts_difference, expected, table_difference};
+use crate::evidence::{Happening, RUNNING, Watched, done};
+use crate::expected::TABLES;
 use crate::faults;
 use crate::killed::checkpoints;
-use crate::program::{Job, produce_file, shipped, start_job};
+use crate::more_queries::{
+    ADDED, FILE, KEYS, LEDGER, added_difference, alerts_differences, prepare, refused_more, start,
+};
+use crate::program::{Job, produce_file};
 use crate::random::{Random, asked};
-use crate::results::{alert_ids, archive, scanned, tables_difference, unnamed};
-use crate::services::{BUCKET, Services};
+use crate::results::{alert_ids, archive, refusals, scanned, tables_difference, unnamed};
+use crate::services::Services;
 use crate::stream::Stream;
 use crate::stub::{Fault, topics};
 use crate::{LONGEST, program};
 
 /// Kills unless `CRASH_KILLS` says otherwise.
 const KILLS: usize = 6;
+/// With so many, each kind of fault of publishing and of its ledger has its turn.
+const FAULTS_OF_THE_LEDGER: usize = 20;
 /// What a start and a life take on two cores, about: the producer's rate is made for it.
 const LIFE: Duration = Duration::from_millis(3_200);
 /// How long a named place is waited for.
 const PATIENCE: Duration = Duration::from_secs(25);
 /// Between two looks of the reader that watches.
 const LOOK: Duration = Duration::from_millis(150);
-
-const FILE: &str = "shop";
-const LEDGER: &str = "alert-ledger";
-const FIFO: &str = "large-orders.fifo";
-
-const ONCE: &str = "
-CREATE TABLE orders_once (subject STRING, message STRING) WITH ('connector' = 'sns', 'topic' = 'large-orders.fifo');
-INSERT INTO orders_once
-SELECT 'High-Value Order Detected', JSON_OBJECT(
-    KEY 'order_amount' VALUE data.amount, KEY 'user_id' VALUE data.user_id, KEY 'product_id' VALUE data.product_id,
-    KEY 'timestamp' VALUE DATE_FORMAT(`timestamp`, 'yyyy-MM-dd''T''HH:mm:ss.SSS''Z'''))
-FROM events WHERE event_type = 'purchase' AND data.amount > 500;
-";
-
-const ADDED: &str = "page-views-added";
-const KEYS: [(&str, &str); 2] = [("metric_key", "S"), ("sort_key", "S")];
-
-/// The page views of the metrics once more, as sums to which each epoch adds.
-const ADDS: &str = "
-CREATE TABLE views_added (metric_key STRING, sort_key STRING, view_count BIGINT, PRIMARY KEY (metric_key, sort_key) NOT ENFORCED)
-WITH ('connector' = 'dynamodb', 'table-name' = 'page-views-added', 'sink.write-mode' = 'add');
-INSERT INTO views_added
-SELECT 'pageviews#' || DATE_FORMAT(`timestamp`, 'yyyy-MM-dd'), COALESCE(NULLIF(data.page, ''), '(none)'), COUNT(*)
-FROM events WHERE event_type = 'page_view'
-GROUP BY DATE_FORMAT(`timestamp`, 'yyyy-MM-dd'), COALESCE(NULLIF(data.page, ''), '(none)');
-";
-
-/// What is wrong with the counters to which epochs add: they are the same as those that are set.
-async fn added_difference(services: &Services) -> Option<String> {
-    let mut expected = expected(FILE);
-    let metrics = expected["analytics-metrics"].as_array_mut().unwrap();
-    metrics.retain(|item| item["view_count"].is_number());
-    for item in metrics.iter_mut() {
-        item.as_object_mut().unwrap().retain(|name, _| name == "view_count" || KEYS.iter().any(|(key, _)| key == name));
-    }
-    assert!(metrics.len() > 10, "{metrics:?}");
-    expected[ADDED] = std::mem::take(&mut expected["analytics-metrics"]);
-    table_difference(ADDED, &expected, scanned(&services.dynamodb(), ADDED).await)
-}
 
 /// How a life of the program ends.
 #[derive(Debug, Clone, Copy)]
@@ -108,10 +74,10 @@ fn plan(random: &mut Random, count: usize) -> Vec<Kill> {
         .collect()
 }
 
-type Chronicle = Arc<Mutex<Vec<Happening>>>;
+pub(crate) type Chronicle = Arc<Mutex<Vec<Happening>>>;
 
 /// The services' faults, and beside them a chronicle of alerts; `run` is the number of the life that asks.
-fn record(services: &Services, run: &Arc<AtomicUsize>) -> Chronicle {
+pub(crate) fn record(services: &Services, run: &Arc<AtomicUsize>) -> Chronicle {
     let chronicle = Chronicle::default();
     let (own, runs, mut script) = (Arc::clone(&chronicle), Arc::clone(run), faults::of_sns());
     services.topics.follow_requests(Box::new(move |operation, request| {
@@ -192,35 +158,6 @@ async fn end(job: &Job, kill: Kill, state: &Bucket, before: usize) -> Option<&'s
     None
 }
 
-/// What is wrong with the alerts: each is there, on the FIFO topic once, and elsewhere again only with a reason.
-async fn alerts_differences(services: &Services, queue: &str, happenings: &[Happening]) -> (Vec<String>, Doubles) {
-    let expected = expected(FILE);
-    let mut copies: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (id, message) in services.alerts().await {
-        copies.entry(id).or_default().push(message);
-    }
-    let doubles = doubles(happenings);
-    let mut wrong = doubles.unexplained.clone();
-    for (id, messages) in &copies {
-        let is_of = |h: &&Happening| matches!(h, Happening::Published { id: own, .. } if own == id);
-        let published = happenings.iter().filter(is_of).count();
-        if messages.len() != published {
-            wrong.push(format!("'{id}' came {} times, and was published {published} times", messages.len()));
-        }
-        if messages.iter().any(|m| *m != messages[0]) {
-            wrong.push(format!("'{id}' has several texts: {messages:?}"));
-        }
-    }
-    let each: Vec<String> = copies.into_values().map(|mut m| m.swap_remove(0)).collect();
-    wrong.extend(alerts_difference(&expected, &each));
-    // Of the large orders' topic: exactly the alerts of that type.
-    let mut orders = expected.clone();
-    orders["alerts"].as_array_mut().unwrap().retain(|alert| alert["message"]["order_amount"].is_number());
-    let found: Vec<String> = services.received(queue).await.into_iter().map(|(_, message)| message).collect();
-    wrong.extend(alerts_difference(&orders, &found).map(|text| format!("FIFO {text}")));
-    (wrong, doubles)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_kill_leaves_everything_exact() {
     let kills = asked("CRASH_KILLS").map_or(KILLS, |kills| kills as usize);
@@ -228,10 +165,7 @@ async fn any_kill_leaves_everything_exact() {
     println!("CRASH_KILLS={kills} CRASH_SEED={seed}");
     let Some(stream) = Stream::kinesis_local().await else { return };
     let Some(services) = Services::start().await else { return };
-    let state = services.another_bucket("shipped-state").await;
-    services.another_table(LEDGER, &[("entry", "S")]).await;
-    services.another_table(ADDED, &KEYS).await;
-    let queue = services.another_topic(FIFO).await;
+    let (state, topic) = prepare(&services).await;
     stream.create(4).await;
     stream.fails_now_and_then();
     faults::of_s3(&services.files);
@@ -249,25 +183,12 @@ async fn any_kill_leaves_everything_exact() {
 
     let mut random = Random::new(seed);
     let start = |kill: Option<Kill>, rollover: &str| {
-        let folder = tempfile::tempdir().unwrap();
-        let topic = "'topic'     = '${ALERTS_TOPIC:-analytics-alerts}'";
-        let ledger = format!("{topic}, 'sink.ledger.table' = '{LEDGER}'");
-        let queries = shipped(folder.path(), &[("'300 s'", &format!("'{rollover}'")), (topic, &ledger)]);
-        std::fs::write(queries.join("orders_once.sql"), ONCE).unwrap();
-        std::fs::write(queries.join("views_added.sql"), ADDS).unwrap();
-        let bucket = format!("ARCHIVE_BUCKET={BUCKET}");
-        let arguments = [
-            &["--param", &bucket, "--param", "ARCHIVE_RAW=TRUE", "--from", "trim_horizon", "--epoch-interval", "300ms"]
-                [..],
-            &["--checkpoints", "s3://shipped-state/kept", "--checkpoint-interval", "600ms"],
-        ];
-        let mut environment: Vec<(String, String)> =
-            services.environment().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        if let Some(Kill::At(place, time)) = kill {
-            environment.push(("TIDEMILL_CRASH_AT".to_owned(), format!("{place}:{time}")));
-        }
+        let at = match kill {
+            Some(Kill::At(place, time)) => vec![("TIDEMILL_CRASH_AT".to_owned(), format!("{place}:{time}"))],
+            _ => Vec::new(),
+        };
         run.fetch_add(1, Ordering::SeqCst);
-        start_job(folder, &queries, &stream.endpoint(), &arguments.concat(), &environment)
+        start(&stream, &services, rollover, &[], &at)
     };
     let began = tokio::time::Instant::now();
     let mut places: BTreeMap<&'static str, usize> = BTreeMap::new();
@@ -325,7 +246,9 @@ async fn any_kill_leaves_everything_exact() {
     wrong.extend(added_difference(&services).await);
     wrong.extend(unnamed(&state).await);
     wrong.extend(archive(&services, FILE, &ends, kills).await);
-    let (alerts, doubles) = alerts_differences(&services, &queue, &happenings).await;
+    wrong.extend(refusals(&services, FILE, &refused_more(), kills).await);
+    let (alerts, orders) = (services.alerts().await, services.received(&topic.queue).await);
+    let (alerts, doubles) = alerts_differences(&alerts, &orders, &happenings);
     wrong.extend(alerts);
     wrong.extend(watched.problems.iter().take(10).cloned());
     let marked: BTreeSet<&String> =
@@ -349,4 +272,7 @@ async fn any_kill_leaves_everything_exact() {
     assert!(kills < 2 * CRASH_POINTS.len() || places.len() == CRASH_POINTS.len(), "{places:?}, not {missed:?}");
     stream.check_faults();
     services.check_faults();
+    if kills >= FAULTS_OF_THE_LEDGER {
+        services.check_faults_of_alerts();
+    }
 }

@@ -43,6 +43,8 @@ mod evidence;
 mod faults;
 mod killed;
 mod load;
+mod more_queries;
+mod planted;
 mod program;
 mod results;
 mod services;

@@ -41,6 +41,7 @@ pub(crate) async fn differences(services: &Services, file: &str, ends: &[String]
     let mut wrong: Vec<String> = tables_difference(services, file).await.into_iter().collect();
     wrong.extend(alerts(services, file, kills).await);
     wrong.extend(archive(services, file, ends, kills).await);
+    wrong.extend(refusals(services, file, &BTreeMap::new(), kills).await);
     wrong
 }
 
@@ -71,9 +72,58 @@ async fn alerts(services: &Services, file: &str, kills: usize) -> Vec<String> {
     wrong
 }
 
+/// Each line of the error output, and what it is about: its reason, and the record within its query or table.
+async fn errors(services: &Services) -> Vec<(String, String, Value)> {
+    let mut lines = Vec::new();
+    for key in services.bucket.keys().await.iter().filter(|key| key.starts_with("errors/")) {
+        let text = String::from_utf8(services.bucket.get(key).await).unwrap();
+        for line in text.lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let reason = match line["reason"].as_str().unwrap() {
+                "wrong_type" => format!("type:{}", line["column"].as_str().unwrap()),
+                own @ ("query_failed" | "late") => own.to_owned(),
+                required => format!("require:{required}"),
+            };
+            let place = format!("{} {} {}", line["origin"], line["split"], line["sequence_number"]);
+            lines.push((reason, place, line));
+        }
+    }
+    lines
+}
+
+/// Whether everything that is to be refused has been: by the decoder and by conditions, as `independent/clickstream.py` counts it, and
+/// `more`. After kills each of it is there once or more often, else once.
+pub(crate) async fn refusals(
+    services: &Services,
+    file: &str,
+    more: &BTreeMap<String, usize>,
+    kills: usize,
+) -> Vec<String> {
+    let mut found: Vec<(String, String)> =
+        errors(services).await.into_iter().map(|(reason, place, _)| (reason, place)).collect();
+    if kills > 0 {
+        found.sort();
+        found.dedup();
+    }
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for (reason, _) in found {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let expected = expected(file);
+    let count = |(reason, count): (&String, &Value)| (reason.clone(), count.as_u64().unwrap() as usize);
+    let mut wanted: BTreeMap<String, usize> = expected["rejected"].as_object().unwrap().iter().map(count).collect();
+    wanted.extend(more.clone());
+    let reasons: BTreeSet<&String> = wanted.keys().chain(counts.keys()).collect();
+    let differs = reasons.into_iter().filter(|reason| wanted.get(*reason) != counts.get(*reason));
+    let told = |of: &BTreeMap<String, usize>, reason| of.get(reason).copied().unwrap_or(0);
+    differs
+        .map(|reason| format!("errors: '{reason}': {} wanted, {} found", told(&wanted, reason), told(&counts, reason)))
+        .collect()
+}
+
 /// Each record is in the archive once, or refused once; no position is there twice.
 pub(crate) async fn archive(services: &Services, file: &str, ends: &[String], kills: usize) -> Vec<String> {
-    let (mut texts, mut positions, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut texts, mut positions) = (Vec::new(), Vec::new());
     for key in services.bucket.keys().await {
         if key.starts_with("events/") {
             let file = bytes::Bytes::from(services.bucket.get(&key).await);
@@ -85,20 +135,14 @@ pub(crate) async fn archive(services: &Services, file: &str, ends: &[String], ki
                 positions.extend(shard.iter().zip(&number).map(|(shard, number)| format!("{shard}/{number}")));
                 texts.extend(raw);
             }
-        } else if key.starts_with("errors/") {
-            // What the decoder refuses is in no query, so not in the archive either; a REQUIRE is one query's affair.
-            let lines = String::from_utf8(services.bucket.get(&key).await).unwrap();
-            for line in lines.lines() {
-                let line: Value = serde_json::from_str(line).unwrap();
-                if line["reason"] == "wrong_type" {
-                    let place = format!("{} {}", line["split"], line["sequence_number"]);
-                    refused.push((place, line["record"].as_str().unwrap().to_owned()));
-                }
-            }
-        } else if !key.starts_with("checkpoints/") {
+        } else if !key.starts_with("errors/") && !key.starts_with("checkpoints/") {
             return vec![format!("archive: what is '{key}'?")];
         }
     }
+    // What the decoder refuses is in no query, so not in the archive either; the other reasons are a query's affair.
+    let refused = errors(services).await.into_iter().filter(|(reason, ..)| reason.starts_with("type:"));
+    let mut refused: Vec<(String, String)> =
+        refused.map(|(_, place, line)| (place, line["record"].as_str().unwrap().to_owned())).collect();
     if kills > 0 {
         refused.sort();
         refused.dedup();

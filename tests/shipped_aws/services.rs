@@ -1,17 +1,27 @@
 //! DynamoDB, SNS with a queue behind it, and S3: emulators, each behind a proxy that does what networks do.
 
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sns::types::MessageAttributeValue;
 
 use crate::buckets::{self, Bucket};
 use crate::emulators_of_aws::{Emulator, dynoxide, ministack};
 use crate::expected::TABLES;
 use crate::faults;
+use crate::more_queries::KEYS;
 use crate::proxy::Proxy;
 use crate::queues;
 use crate::stub::{Fault, Running, calm};
 use crate::tables::{client, create_table};
 
 pub(crate) const BUCKET: &str = "shipped-archive";
+
+/// A topic, and the queue behind it.
+pub(crate) struct Topic {
+    arn: String,
+    pub(crate) queue: String,
+}
 
 /// All that the job writes to.
 pub(crate) struct Services {
@@ -21,8 +31,7 @@ pub(crate) struct Services {
     sns: Emulator,
     /// Before SNS.
     pub(crate) topics: Running,
-    topic_arn: String,
-    queue: String,
+    pub(crate) alerts_topic: Topic,
     s3: buckets::Emulator,
     /// Before S3.
     pub(crate) files: Proxy,
@@ -37,7 +46,7 @@ impl Services {
         for (table, keys) in TABLES {
             create_table(&direct, table, &keys).await;
         }
-        let (topic_arn, queue) = queues::topic(sns.port, "analytics-alerts").await;
+        let (arn, queue) = queues::topic(sns.port, "analytics-alerts").await;
         let bucket = s3.bucket(BUCKET).await;
         Some(Self {
             tables: Running::before(dynamodb.port, calm()).await,
@@ -45,8 +54,7 @@ impl Services {
             files: Proxy::before(&s3.endpoint).await,
             dynamodb,
             sns,
-            topic_arn,
-            queue,
+            alerts_topic: Topic { arn, queue },
             s3,
             bucket,
         })
@@ -71,9 +79,9 @@ impl Services {
         create_table(&client(&self.dynamodb.endpoint), name, keys).await;
     }
 
-    /// Another topic; answers the queue behind it.
-    pub(crate) async fn another_topic(&self, name: &str) -> String {
-        queues::topic(self.sns.port, name).await.1
+    pub(crate) async fn another_topic(&self, name: &str) -> Topic {
+        let (arn, queue) = queues::topic(self.sns.port, name).await;
+        Topic { arn, queue }
     }
 
     /// What another topic's queue holds: id and message. It is empty afterwards.
@@ -93,13 +101,21 @@ impl Services {
         assert_eq!(self.files.left(), 0, "faults of S3 that were not met");
     }
 
+    /// So has every kind that publishing alerts and their ledger can meet.
+    pub(crate) fn check_faults_of_alerts(&self) {
+        faults::check_all_met(&self.topics, "PublishBatch");
+        for operation in ["BatchGetItem", "BatchWriteItem"] {
+            faults::check_all_met(&self.tables, operation);
+        }
+    }
+
     pub(crate) fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         client(&self.dynamodb.endpoint)
     }
 
     /// What the queue holds: id and message. It is empty afterwards.
     pub(crate) async fn alerts(&self) -> Vec<(String, String)> {
-        queues::received(self.sns.port, &self.queue).await
+        queues::received(self.sns.port, &self.alerts_topic.queue).await
     }
 
     /// The first update of a counter of errors is answered, and not made; it is the only one of its key.
@@ -115,13 +131,27 @@ impl Services {
 
     /// A second copy of an alert, whose first was heard of.
     pub(crate) async fn publish_an_alert_again(&self) {
-        let (id, message) = self.alerts().await.pop().expect("the job has an alert");
-        let attribute = MessageAttributeValue::builder().data_type("String").string_value(id).build().unwrap();
-        let client = queues::sns_client(&self.sns.endpoint);
+        let alert = self.alerts().await.pop().expect("the job has an alert");
         // `alerts` has taken the first.
         for _ in 0..2 {
-            let publish = client.publish().topic_arn(&self.topic_arn).message(&message);
-            publish.message_attributes("alert_id", attribute.clone()).send().await.unwrap();
+            self.publish(&self.alerts_topic, &alert, None).await;
         }
+    }
+
+    /// Publishes an alert (id and text) past the job; on a FIFO topic under an id of deduplication.
+    pub(crate) async fn publish(&self, topic: &Topic, (id, message): &(String, String), deduplication: Option<&str>) {
+        let attribute = MessageAttributeValue::builder().data_type("String").string_value(id).build().unwrap();
+        let publish = queues::sns_client(&self.sns.endpoint).publish().topic_arn(&topic.arn).message(message);
+        let publish = publish.set_message_deduplication_id(deduplication.map(str::to_owned));
+        let publish = publish.set_message_group_id(deduplication.map(|_| "all".to_owned()));
+        publish.message_attributes("alert_id", attribute).send().await.unwrap();
+    }
+
+    /// The key of an item of a table for something else than results.
+    pub(crate) async fn item(&self, table: &str) -> HashMap<String, AttributeValue> {
+        let found = self.dynamodb().scan().table_name(table).limit(1).send().await.unwrap();
+        let mut item = found.items.unwrap().pop().expect("an item");
+        item.retain(|name, _| KEYS.iter().any(|(key, _)| key == name));
+        item
     }
 }

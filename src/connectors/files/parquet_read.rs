@@ -3,8 +3,12 @@
 //! Columns are found by name, fields of rows too. A column that the file lacks is NULL, so that files
 //! written before a column was added stay readable. Row numbers within the file are sequence numbers.
 //! A value that does not fit its column refuses its row; a type that no value of which could is an error.
+//!
+//! Files come from others, and may be damaged. The library does not always say so: here and there it panics, or takes as much memory as it
+//! is told. The one is caught ([`caught`]), the other looked for before (`parquet_checks`, `parquet_pages`).
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,10 +17,10 @@ use arrow::array::{
 };
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options, concat, take};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
-use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, RowGroups, RowSelector,
 };
+use parquet::arrow::{ProjectionMask, parquet_to_arrow_field_levels};
 use parquet::errors::ParquetError;
 
 use crate::connectors::blocking::ChunkReader;
@@ -24,6 +28,9 @@ use crate::connectors::line_file::{io_error, modified_ms};
 use crate::contracts::{
     Arrivals, Error, Fetch, Position, Reject, RejectReason, Result, RowChunk, SequenceNumbers, SplitId, StartPosition,
 };
+
+use super::parquet_checks::metadata;
+use super::parquet_pages::Pages;
 
 /// Rows of a batch: large enough that the cost of a batch is small, small enough for the cache.
 const BATCH_ROWS: usize = 16_384;
@@ -68,6 +75,20 @@ impl ParquetFile {
         resume: Option<&Position>,
         start: StartPosition,
     ) -> Result<Self> {
+        caught(path, || Self::of(file, path, modified_ms, split, schema, constants, resume, start))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what `over` takes")]
+    fn of<R: parquet::file::reader::ChunkReader + 'static>(
+        file: R,
+        path: &Path,
+        modified_ms: i64,
+        split: SplitId,
+        schema: SchemaRef,
+        constants: Vec<(String, ArrayRef)>,
+        resume: Option<&Position>,
+        start: StartPosition,
+    ) -> Result<Self> {
         let metadata = read_metadata(&file, path, &schema)?;
         let mask = projection(&metadata, &schema);
         let rows = u64::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
@@ -83,14 +104,25 @@ impl ParquetFile {
             (None, StartPosition::AtTimestamp(ms)) if modified_ms < ms => rows,
             (None, StartPosition::AtTimestamp(_)) => 0,
         };
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
-        let skip = usize::try_from(next_row.min(rows)).unwrap_or(usize::MAX);
-        let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).with_offset(skip).build();
+        let hint = Some(metadata.schema().fields());
+        let columns = parquet_to_arrow_field_levels(metadata.parquet_schema(), mask, hint);
+        let columns = columns.map_err(|e| unreadable(path, e))?;
+        let pages = Pages::new(file, Arc::clone(metadata.metadata()));
+        let skip = usize::try_from(next_row).unwrap_or(usize::MAX).min(pages.num_rows());
+        let rest = pages.num_rows() - skip;
+        let read = (skip > 0).then(|| vec![RowSelector::skip(skip), RowSelector::select(rest)].into());
+        let reader = ParquetRecordBatchReader::try_new_with_row_groups(&columns, &pages, BATCH_ROWS, read);
         let reader = reader.map_err(|e| unreadable(path, e))?;
         let nullable: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
         let nullable = Arc::new(Schema::new(nullable));
         Ok(Self { path: path.to_owned(), split, reader, schema, nullable, constants, next_row, modified_ms })
     }
+}
+
+/// Runs what the library does with a file. Where it panics on what it did not expect, the file is to blame.
+fn caught<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(Error::data(format!("'{}' cannot be read as Parquet: it is damaged", path.display()))))
 }
 
 fn unreadable(path: &Path, error: ParquetError) -> Error {
@@ -110,7 +142,8 @@ fn read_metadata<R: parquet::file::reader::ChunkReader>(
     path: &Path,
     wanted: &Schema,
 ) -> Result<ArrowReaderMetadata> {
-    let plain = ArrowReaderMetadata::load(file, ArrowReaderOptions::new()).map_err(|e| unreadable(path, e))?;
+    let metadata = Arc::new(metadata(file).map_err(|e| unreadable(path, e))?);
+    let plain = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new()).map_err(|e| unreadable(path, e))?;
     let fields = with_views(plain.schema().fields(), wanted.fields());
     if &fields == plain.schema().fields() {
         return Ok(plain);
@@ -242,10 +275,8 @@ impl ParquetFile {
         })?;
         Ok((batch, rejects))
     }
-}
 
-impl ChunkReader for ParquetFile {
-    fn read(&mut self) -> Result<Option<Fetch>> {
+    fn next_rows(&mut self) -> Result<Option<Fetch>> {
         let Some(batch) = self.reader.next() else { return Ok(None) };
         let batch = batch
             .map_err(|e| Error::data(format!("'{}' cannot be read as Parquet", self.path.display())).caused_by(e))?;
@@ -259,6 +290,13 @@ impl ChunkReader for ParquetFile {
             arrivals: Arrivals::Same(self.modified_ms),
             rejects,
         })))
+    }
+}
+
+impl ChunkReader for ParquetFile {
+    fn read(&mut self) -> Result<Option<Fetch>> {
+        let path = self.path.clone();
+        caught(&path, || self.next_rows())
     }
 
     fn unread(&mut self) -> Result<u64> {
