@@ -11,6 +11,8 @@ use place::{Place, RUN, wait};
 use tidemill::contracts::{EpochLog, LogEntry};
 use tidemill::state::FileEpochLog;
 
+#[path = "state/again.rs"]
+mod again;
 #[path = "support/place.rs"]
 mod place;
 #[path = "state/tools.rs"]
