@@ -1,3 +1,5 @@
+//! What comes of comparing a job with its saved state.
+
 use std::sync::Arc;
 
 use super::*;
