@@ -19,6 +19,8 @@ use tidemill::operators::{
 };
 use tidemill::state::SpillFolder;
 
+#[path = "operators/expiring.rs"]
+mod expiring;
 #[path = "operators/stored.rs"]
 mod stored;
 

@@ -16,6 +16,8 @@ mod earlier;
 #[path = "support/left.rs"]
 #[expect(dead_code, reason = "shared with the test of kills")]
 mod left;
+#[path = "state/again.rs"]
+mod again;
 #[path = "support/place.rs"]
 mod place;
 #[path = "state/tools.rs"]

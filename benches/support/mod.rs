@@ -98,7 +98,8 @@ pub(crate) type Epoch = (Vec<RecordBatch>, Watermark);
 
 /// What a query is given: nothing is kept from one run over the same rows to the next.
 pub(crate) fn inputs((rows, watermark): &Epoch) -> EpochInputs {
-    EpochInputs { tables: vec![TableRows::new(rows, &[])], watermarks: vec![*watermark], references: vec![] }
+    let tables = vec![TableRows::new(rows, &[])];
+    EpochInputs { tables, watermarks: vec![*watermark], closes: false, references: vec![] }
 }
 
 /// Epochs of rows in order of their time, and one that closes what is open.

@@ -105,7 +105,8 @@ async fn run_alone(
     let progress = Arc::new(Progress::default());
     let mut attempts = Attempts::new("", prepared.job.retries);
     // Without a log, a later run would not go on from this one.
-    let retries = retries && prepared.job.log.is_some();
+    let generation = prepared.job.log.as_ref().map(|log| log.generation);
+    let retries = retries && generation.is_some();
     let mut next = Ok(prepared);
     loop {
         let outcome = match next {
@@ -114,7 +115,7 @@ async fn run_alone(
         };
         match outcome {
             Err(errors) if retries && attempts.again(&errors, &progress, clock, stop).await => {
-                options.go_on();
+                options.go_on(generation);
                 next = prepare(&options, Arc::clone(clock)).await;
             }
             outcome => return outcome,

@@ -13,6 +13,7 @@
 //! Architecture invariant: this module imports no other module of the crate.
 
 mod bytes;
+mod caller;
 mod checksum;
 mod clock;
 mod crash;
@@ -34,6 +35,7 @@ mod table;
 mod time;
 
 pub use bytes::batch_bytes;
+pub use caller::{NO_CREDENTIALS, refused_credentials};
 pub use checksum::xxh64;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use crash::{CRASH_POINTS, FRESH_CRASH_POINTS, crash_point};

@@ -108,6 +108,11 @@ pub trait Sink: Send {
         false
     }
 
+    /// Whether `write` and `flush` close and upload files, which takes longer than sending the rows of an epoch.
+    fn closes_files(&self) -> bool {
+        false
+    }
+
     /// Time (as of `flush`) from which it wants an epoch to end, though no row has come for it: something is too old to
     /// wait longer.
     fn wants_flush_at(&self) -> Option<i64> {

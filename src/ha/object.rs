@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 
-use crate::contracts::{Error, Lease, LeaseStore, Result};
+use crate::contracts::{Error, Lease, LeaseStore, NO_CREDENTIALS, Result, refused_credentials};
 
 /// See the module's description.
 #[derive(Debug)]
@@ -28,8 +28,12 @@ impl ObjectLease {
 
     fn failed(&self, what: &str, error: StoreError) -> Error {
         let message = format!("cannot {what} '{}'", self.place);
+        if let Some(refused) = refused_credentials(&message, &error) {
+            return refused.caused_by(error);
+        }
         match &error {
-            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
+            StoreError::Unauthenticated { .. } => Error::config(message).hint(NO_CREDENTIALS),
+            StoreError::PermissionDenied { .. } => {
                 Error::config(message).hint("allow s3:GetObject and s3:PutObject there")
             }
             StoreError::NotImplemented { .. } => Error::config(message)
@@ -96,6 +100,38 @@ impl LeaseStore for ObjectLease {
                 Ok(false)
             }
             Err(error) => Err(self.failed("write", error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::contracts::ErrorKind;
+
+    #[test]
+    fn who_is_not_known_is_told_from_who_may_not() {
+        let lease = ObjectLease::new(Arc::new(InMemory::new()), "lease", "s3://b/lease");
+        let denied = |code: &str| {
+            let answer = format!("403 Forbidden: <Error><Code>{code}</Code></Error>");
+            StoreError::PermissionDenied { path: "lease".to_owned(), source: answer.into() }
+        };
+        let expired = "400 Bad Request: <Error><Code>ExpiredToken</Code></Error>";
+        let nobody = "no providers in chain provided credentials";
+        for (error, kind, hint) in [
+            (denied("AccessDenied"), ErrorKind::Config, "allow s3:GetObject"),
+            (denied("InvalidAccessKeyId"), ErrorKind::Config, "credentials are missing"),
+            (
+                StoreError::Unauthenticated { path: String::new(), source: nobody.into() },
+                ErrorKind::Config,
+                "are missing",
+            ),
+            (StoreError::Generic { store: "S3", source: expired.into() }, ErrorKind::Unavailable, "have expired"),
+        ] {
+            let error = lease.failed("write", error);
+            assert!(error.kind() == kind && error.hint_text().is_some_and(|text| text.contains(hint)), "{error}");
         }
     }
 }

@@ -7,11 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use datafusion::arrow::datatypes::FieldRef;
+
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
-use crate::runtime::identity;
+use crate::runtime::{columns_of_open_rows, identity};
 use crate::sql::QueryPlan;
-use crate::state::{Manifest, ManifestQuery};
+use crate::state::{Manifest, ManifestQuery, OperatorState};
 
 /// Lines of a difference that are shown.
 const LINES_SHOWN: usize = 40;
@@ -71,8 +73,12 @@ pub(super) fn reconcile(
         };
         Err(Error::config(format!("no saved query is called '{given}'")).hint(names))
     };
-    state.drop_state.iter().chain(&state.reset).chain(&state.keep_state).try_for_each(known)?;
+    if state.asked_before.is_none() {
+        state.drop_state.iter().chain(&state.reset).chain(&state.keep_state).try_for_each(known)?;
+    }
     let has = |name: &str| queries.iter().any(|query| query.name == name);
+    // An attempt of this process before may have done what was asked for, and later ones go on from that.
+    let still = |of: Option<u64>| state.asked_before.is_none_or(|generation| of.is_none_or(|of| of < generation));
     for entry in log {
         if let LogEntry::Committed { query, epoch, .. } = entry
             && !has(query)
@@ -85,7 +91,7 @@ pub(super) fn reconcile(
     let gone: Vec<String> = saved.keys().filter(|name| !has(name)).cloned().collect();
     for name in &gone {
         let Some(query) = saved.remove(name) else { continue };
-        let dropped = state.drop_state.iter().any(|given| means(given, name));
+        let dropped = still(Some(checkpointed_by)) && state.drop_state.iter().any(|given| means(given, name));
         let loses = !query.operators.is_empty() || query.durable_epoch < epoch || repeats > 0;
         if loses && !dropped {
             return Err(is_gone(name, &query, repeats));
@@ -103,13 +109,14 @@ pub(super) fn reconcile(
     // repeated those epochs as far as it was allowed to.
     let by_checkpoint = started.is_none() && by.is_some_and(|by| checkpointed_by >= by);
     for query in queries {
-        let reset = state.reset.iter().any(|given| means(given, &query.name));
+        let named = state.reset.iter().any(|given| means(given, &query.name));
+        let reset = named && still(Some(checkpointed_by));
         let cut_by = match started {
             Some(queries) => queries.get(&query.name).cloned(),
             None => saved.get(&query.name).filter(|_| by_checkpoint).map(|before| identity(&before.plan)),
         };
-        let keeps = !reset && state.keep_state.iter().any(|given| means(given, &query.name));
-        if repeats > 0 && !reset && cut_by.is_some_and(|of| of != identity(&query.normal)) {
+        let keeps = !named && state.keep_state.iter().any(|given| means(given, &query.name));
+        if repeats > 0 && !(named && still(by)) && cut_by.is_some_and(|of| of != identity(&query.normal)) {
             if !keeps {
                 return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, repeats));
             }
@@ -191,6 +198,30 @@ fn keep_state(query: &QueryPlan, before: &mut ManifestQuery) -> Result<Option<St
     }
     let note = || format!("query '{}' has changed, and goes on with its state as it is (--keep-state)", query.name);
     Ok(is_changed.then(note))
+}
+
+/// Rows that the sink of the run before had in open files are written again first, with the columns that they have.
+///
+/// # Errors
+/// The sink takes others now.
+pub(super) fn fits_open_files(query: &QueryPlan, unwritten: Option<&OperatorState>) -> Result<()> {
+    let takes = query.sink.spec.schema.fields();
+    let fits = |own: &[FieldRef]| {
+        let same =
+            |(a, b): (&FieldRef, &FieldRef)| a.name() == b.name() && a.data_type().equals_datatype(b.data_type());
+        own.len() == takes.len() && own.iter().zip(takes).all(same)
+    };
+    let of = unwritten.iter().flat_map(|state| &state.pieces);
+    let mut of = of.filter_map(|piece| columns_of_open_rows(piece.rows.schema()));
+    let Some(other) = of.find(|own| !fits(own)) else { return Ok(()) };
+    let named = |fields: &[FieldRef]| fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+    let error = format!(
+        "the query '{}' has rows in open files with other columns: they have ({}), and the table now takes ({})",
+        query.name,
+        named(other),
+        named(takes)
+    );
+    Err(Error::config(error).hint("run the unchanged files once with --once, and then the changed ones"))
 }
 
 fn same_operators(query: &QueryPlan, before: &ManifestQuery) -> Result<()> {
@@ -283,160 +314,5 @@ pub(super) fn difference(before: &str, after: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::contracts::EpochCut;
-    use crate::sql::{Parameters, PlanOptions, SqlText, plan_job};
-    use crate::state::MANIFEST_VERSION;
-
-    #[test]
-    fn a_difference_shows_what_went_and_what_came() {
-        let shown = difference("a\nb\nc\nd", "a\nx\nc\nd\ne");
-        assert_eq!(shown, "    a\n  - b\n  + x\n    c\n    d\n  + e\n");
-        let long: String = (0..100).map(|n| format!("{n}\n")).collect();
-        assert!(difference(&long, "").ends_with("… and 60 lines more\n"));
-    }
-
-    #[test]
-    fn a_query_is_known_by_its_name_or_its_sink() {
-        assert!(means("job:per_hour", "job:per_hour") && means("per_hour", "job:per_hour"));
-        assert!(!means("hour", "job:per_hour") && !means("job", "job:per_hour"));
-    }
-    const SOURCE: &str = "
-        CREATE TABLE clicks (n BIGINT) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
-        CREATE TABLE counts (k BIGINT, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
-        WITH ('connector' = 'dynamodb', 'table-name' = 'counts');";
-
-    async fn planned(insert: &str) -> Vec<QueryPlan> {
-        let file = Arc::new(SqlText::new("job.sql", format!("{SOURCE}{insert}")));
-        let options = PlanOptions { partitions: 1, batch: false, pruned: true, epoch_time_ms: Arc::default() };
-        plan_job(&[file], &Parameters::default(), &options, None).await.expect("it is planned").queries
-    }
-
-    fn started(generation: u64, queries: &[QueryPlan]) -> LogEntry {
-        let queries = queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
-        LogEntry::Started { generation, queries, anew: false }
-    }
-
-    fn cut(epoch: u64, generation: u64) -> LogEntry {
-        LogEntry::Cut(EpochCut {
-            epoch,
-            generation,
-            now_ms: 0,
-            oldest_ms: None,
-            closes: false,
-            splits: Vec::new(),
-            tables: Vec::new(),
-            references: BTreeMap::new(),
-        })
-    }
-
-    #[tokio::test]
-    async fn logged_epochs_are_repeated_by_the_sql_that_has_cut_them_whoever_has_begun_since() {
-        let old = planned("INSERT INTO counts SELECT n, COUNT(*) FROM clicks GROUP BY n;").await;
-        let new = planned("INSERT INTO counts SELECT n, COUNT(*) * 2 FROM clicks GROUP BY n;").await;
-        let reset = StateOptions { reset: vec!["counts".to_owned()], ..StateOptions::default() };
-        let refused =
-            |log: &[LogEntry], queries: &[QueryPlan]| match reconcile(queries, None, log, &StateOptions::default()) {
-                Ok(_) => false,
-                Err(error) => {
-                    assert!(error.message().contains("the query 'job:counts' has changed"), "{error}");
-                    true
-                }
-            };
-        let log = |later: &[LogEntry]| [&[started(1, &old), cut(1, 1)], later].concat();
-        // Killed behind their first entry: a rewind, a run with --reset, --from-savepoint or --fresh.
-        for later in [vec![], vec![started(2, &[])], vec![started(2, &new)], vec![started(2, &[]), started(3, &new)]] {
-            assert!(refused(&log(&later), &new), "{later:?}");
-            assert!(!refused(&log(&later), &old), "{later:?}");
-            reconcile(&new, None, &log(&later), &reset).expect("it is asked for");
-        }
-        // A run with --reset that has cut one of its own.
-        let log = log(&[started(2, &new), cut(2, 2)]);
-        assert!(!refused(&log, &new) && refused(&log, &old));
-        // What a checkpoint has is not repeated.
-        let log = [started(1, &old), cut(0, 1), started(2, &[])];
-        assert!(!refused(&log, &new));
-    }
-
-    fn manifest(epoch: u64, generation: u64, queries: &[(&QueryPlan, u64)]) -> Manifest {
-        let named = |(query, durable_epoch): &(&QueryPlan, u64)| {
-            let (plan, durable_epoch) = (query.normal.clone(), *durable_epoch);
-            let query = ManifestQuery { plan, durable_epoch, operators: Vec::new(), unwritten: None, sink: None };
-            ("job:counts".to_owned(), query)
-        };
-        Manifest {
-            version: MANIFEST_VERSION,
-            program: "tidemill".to_owned(),
-            number: 1,
-            nonce: "n".to_owned(),
-            generation,
-            time_ms: 0,
-            epoch,
-            // Files of another query are open.
-            log_after: 0,
-            from: None,
-            tables: BTreeMap::new(),
-            reread: None,
-            references: BTreeMap::new(),
-            queries: queries.iter().map(named).collect(),
-        }
-    }
-
-    const STATELESS: &str = "INSERT INTO counts SELECT n, n FROM clicks;";
-
-    #[tokio::test]
-    async fn what_a_query_has_promised_keeps_it_until_a_checkpoint_says_that_all_has_appeared() {
-        let own = planned(STATELESS).await;
-        let committed = LogEntry::Committed { query: "job:counts".to_owned(), epoch: 3, payloads: Vec::new() };
-        let log = |more: &[LogEntry]| [&[started(1, &own), cut(3, 1), committed.clone()], more].concat();
-        let may_go = |mut manifest: Manifest, log: &[LogEntry]| {
-            let state = StateOptions { drop_state: vec!["counts".to_owned()], ..StateOptions::default() };
-            match reconcile(&[], Some(&mut manifest), log, &state) {
-                Ok(_) => true,
-                Err(error) => {
-                    assert!(error.message().contains("has promised files"), "{error}");
-                    false
-                }
-            }
-        };
-        assert!(!may_go(manifest(4, 1, &[(&own[0], 2)]), &log(&[])));
-        assert!(may_go(manifest(4, 1, &[(&own[0], 3)]), &log(&[])));
-        // It is new since the checkpoint.
-        assert!(!may_go(manifest(2, 0, &[]), &log(&[])));
-        // A run without it has made one: nothing of it is asked for any more.
-        let gone = started(2, &[]);
-        for epoch in [3, 5] {
-            assert!(may_go(manifest(epoch, 2, &[]), &log(std::slice::from_ref(&gone))));
-        }
-        // A run that has it, and has let it begin without state, made the first one when it took over, before anything had appeared.
-        assert!(!may_go(manifest(4, 2, &[]), &log(&[started(2, &own)])));
-    }
-
-    /// In a folder, a checkpoint may take the beginning of its run out of the log.
-    #[tokio::test]
-    async fn without_the_beginning_of_a_run_its_checkpoint_says_what_it_computes() {
-        let (old, new) = (planned(STATELESS).await, planned("INSERT INTO counts SELECT n, n * 2 FROM clicks;").await);
-        let refused = |generation, log: &[LogEntry], queries: &[QueryPlan]| {
-            let mut manifest = manifest(4, generation, &[(&old[0], 4)]);
-            match reconcile(queries, Some(&mut manifest), log, &StateOptions::default()) {
-                Ok(_) => false,
-                Err(error) => {
-                    assert!(error.message().contains("the query 'job:counts' has changed"), "{error}");
-                    true
-                }
-            }
-        };
-        for log in [vec![cut(5, 1)], vec![cut(5, 1), started(2, &[])], vec![cut(5, 1), started(2, &new)]] {
-            // The run itself, or one that has repeated some of its epochs, and was told that it may.
-            for generation in [1, 2] {
-                assert!(refused(generation, &log, &new), "{log:?}");
-                assert!(!refused(generation, &log, &old), "{log:?}");
-            }
-        }
-        assert!(!refused(1, &[cut(4, 1)], &new), "there is nothing to repeat");
-        assert!(refused(1, &[started(2, &new), cut(5, 2)], &old) && !refused(1, &[started(2, &new), cut(5, 2)], &new));
-    }
-}
+#[path = "changes_tests.rs"]
+mod tests;

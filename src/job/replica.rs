@@ -4,8 +4,7 @@
 //! run that has lost its lease is dropped where it stands, as if it had been killed.
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -171,12 +170,12 @@ impl Replica {
         let mut keeper = Keeper::of(term, self.thread.as_deref());
         let (end_sender, ending) = watch::channel(false);
         let mut given: Option<String> = None;
-        let begun = AtomicBool::new(false);
+        let begun = OnceLock::new();
         let end = {
             let Self { options, contender, clock, .. } = &mut *self;
             let mut run = pin!(async {
                 let prepared = prepare(options, Arc::clone(clock)).await?;
-                begun.store(true, Ordering::Relaxed);
+                let _ = begun.set(prepared.job.log.as_ref().map(|log| log.generation));
                 tell(Stage::Begins { prepared: &prepared });
                 Worker::run(prepared.job, ending, Arc::clone(progress)).await.map_err(|e| vec![e])
             });
@@ -198,8 +197,8 @@ impl Replica {
         let term = keeper.end().await;
         // What was to be forgotten is forgotten: a later term goes on from what this one has done. If it has come to nothing, that is
         // still to be done.
-        if begun.into_inner() {
-            self.options.go_on();
+        if let Some(generation) = begun.into_inner() {
+            self.options.go_on(generation);
         }
         let done = match end {
             End::Lost(lost) => {

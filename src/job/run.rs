@@ -45,12 +45,13 @@ pub struct JobOptions {
 }
 
 impl JobOptions {
-    /// What was asked for once has been done: a later run goes on from this one.
-    pub fn go_on(&mut self) {
-        let StateOptions { path, interval, lease, of_fleet, outside, keep_state, .. } = std::mem::take(&mut self.state);
-        // To keep a state is done only when a checkpoint is there, and does no harm twice.
-        self.state = StateOptions { path, interval, lease, of_fleet, outside, keep_state, ..StateOptions::default() };
+    /// What was asked for once has been begun, by a run of this number: a later one goes on from that.
+    pub fn go_on(&mut self, generation: Option<u64>) {
         self.fresh = false;
+        let state = &mut self.state;
+        (state.previous_checkpoint, state.from_savepoint) = (false, None);
+        // What becomes of queries is done only when a checkpoint says so: until then it must be said again, of what was there before.
+        state.asked_before = state.asked_before.or(generation);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::beginning::Beginning;
-use super::changes::{Reconciled, reconcile};
+use super::changes::{Reconciled, fits_open_files, reconcile};
 use super::fresh::{begins_anew, since_anew};
 use super::replica::LeasePlace;
 use super::run::JobOptions;
@@ -30,6 +30,9 @@ pub struct StateOptions {
     pub previous_checkpoint: bool,
     /// Go on from this savepoint.
     pub from_savepoint: Option<String>,
+    /// What is said of queries was said to a run of this number already, of which this one is another attempt: it holds for what was
+    /// saved and logged before that run.
+    pub asked_before: Option<u64>,
     /// Queries that are gone, and whose state may go.
     pub drop_state: Vec<String>,
     /// Queries that have changed, and begin without state.
@@ -301,6 +304,7 @@ impl Opening<'_> {
             if let Some(saved) = saved.queries.get(&query.name) {
                 let checked = query.graph.check(&saved.operators);
                 checked.map_err(|error| error.context(format!("query '{}'", query.name)))?;
+                fits_open_files(query, saved.unwritten.as_ref())?;
             }
         }
         Ok(saved)

@@ -248,7 +248,7 @@ mod tests {
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().expect("a runtime");
         let compute = Compute::new(1).within(limit, runtime);
         // The batch has 4 MB, and the sort wants twice that.
-        let epoch = EpochInputs { tables: vec![], watermarks: vec![], references: vec![] };
+        let epoch = EpochInputs { tables: vec![], watermarks: vec![], closes: false, references: vec![] };
         let report = GateReport::default();
         let mut run = EpochRun {
             epoch: &epoch,

@@ -129,6 +129,8 @@ pub struct EpochInputs {
     pub tables: Vec<TableRows>,
     /// Watermark of each source table after the epoch.
     pub watermarks: Vec<Watermark>,
+    /// Whether it is the end of the input: whatever the watermarks, every window closes.
+    pub closes: bool,
     /// Rows of each reference table, where it was loaded or has changed since the last epoch.
     pub references: Vec<Option<RecordBatch>>,
 }
@@ -196,6 +198,7 @@ impl QueryGraph {
             let (below, above) = self.operators.split_at_mut(number + 1);
             let operator = &mut below[number];
             let watermark = run.watermark_of(&operator.input);
+            let closing = if epoch.closes { Watermark::MAX } else { watermark };
             let rows = run.stage(number, &mut operator.input).await?;
             let schema = &operator.output_schema;
             let mut reader = reader_of(number, above, &mut self.root);
@@ -204,7 +207,7 @@ impl QueryGraph {
             operator.kind.push_stored(rows, compute, &mut given, schema).await?;
             match &mut operator.kind {
                 OperatorKind::Window(window) => {
-                    window.begin_close(watermark);
+                    window.begin_close(closing);
                     let by_parts = |plan: &Arc<dyn ExecutionPlan>| {
                         is_distributive(plan) || grouped_by(plan).is_some_and(|columns| window.keeps_together(&columns))
                     };
@@ -227,9 +230,10 @@ impl QueryGraph {
                         }
                     }
                 }
+                // It keeps its keys, for as long as event time says, beyond the end of the input.
                 OperatorKind::Running(running) => running.advance(watermark)?,
                 OperatorKind::Buffer(buffer) => {
-                    buffer.begin_close(watermark);
+                    buffer.begin_close(closing);
                     while let Some(rows) = buffer.next_closed(schema)? {
                         given.add_stored(rows)?;
                     }
@@ -373,7 +377,7 @@ impl QueryGraph {
         for operator in &mut self.operators {
             match &mut operator.kind {
                 OperatorKind::Window(window) => window.reopen(),
-                OperatorKind::Running(running) => running.reopen(),
+                OperatorKind::Running(_) => {}
                 OperatorKind::Buffer(buffer) => buffer.reopen(),
             }
         }

@@ -22,6 +22,7 @@ use datafusion::arrow::row::Rows;
 use super::dead_rows::DeadRows;
 use super::key_filter::Filter;
 use super::key_hashes::KeyHashes;
+use super::running_aggregate::is_before;
 use super::window_aggregate::millis;
 use crate::contracts::Result;
 use crate::state::{
@@ -38,7 +39,7 @@ struct Block {
     first_hash: u64,
     first_row: usize,
     rows: usize,
-    /// The latest time at which one of its keys was seen, where there is a time-to-live.
+    /// The latest time at which one of its keys was seen, where there is a time-to-live and it is known of all of them.
     last_seen: i64,
 }
 
@@ -166,7 +167,7 @@ impl HashRun {
                 let Some(at) = (from..from + same).filter(|at| !file.dead.has(first_row + at)).find(is_key) else {
                     continue;
                 };
-                let expired = seen.as_ref().is_some_and(|(seen, limit)| seen.value(at) < *limit);
+                let expired = seen.as_ref().is_some_and(|(seen, limit)| is_before(seen, at, *limit));
                 if expired || lookup.takes {
                     file.dead.add(first_row + at, file.file.num_rows());
                 }
@@ -324,14 +325,14 @@ impl<'a> RunWriter<'a> {
             interleave_record_batch(batches, &places)?
         };
         rows.iter().for_each(|row| self.filter.add(row.0));
-        let latest = |times: TimestampMillisecondArray| times.iter().flatten().max().unwrap_or(i64::MIN);
+        let latest = |times: TimestampMillisecondArray| times.iter().map(|time| time.unwrap_or(i64::MAX)).max();
         let last_seen = self.seen.map(|column| millis(block.column(column)).map(latest)).transpose()?;
         let (mut writer, mut blocks) = match self.open.take() {
             Some(open) => open,
             None => (self.folder.file(block.schema_ref())?, Vec::new()),
         };
         let first_row = blocks.last().map_or(0, |last: &Block| last.first_row + last.rows);
-        let last_seen = last_seen.unwrap_or(i64::MAX);
+        let last_seen = last_seen.flatten().unwrap_or(i64::MAX);
         blocks.push(Block { first_hash: rows[0].0, first_row, rows: rows.len(), last_seen });
         let is_full = writer.write(&block)?;
         self.open = Some((writer, blocks));

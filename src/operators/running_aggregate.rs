@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Int8Array, PrimitiveArray, RecordBatch, UInt32Array};
+use datafusion::arrow::array::{Array, Int8Array, PrimitiveArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{concat_batches, interleave_record_batch, take_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMillisecondType};
 use datafusion::arrow::row::Rows;
@@ -60,7 +60,7 @@ struct Chunk {
     /// About how many bytes the batch has.
     bytes: usize,
     keys: Rows,
-    /// When each key was last seen, where there is a time-to-live.
+    /// When each key was last seen, where there is a time-to-live; NULL where that is not known.
     seen: Option<PrimitiveArray<TimestampMillisecondType>>,
     dead: Vec<bool>,
     live: usize,
@@ -218,10 +218,13 @@ impl RunningAggregate {
         Ok(concat_batches(self.parts.state_schema(), &self.parts.reduce(partials, compute).await?)?)
     }
 
-    /// Moves event time on and forgets keys that have not been seen for the time-to-live.
+    /// Moves event time on and forgets keys that have not been seen for the time-to-live. That nothing follows is no time: a later run may
+    /// bring more.
     pub fn advance(&mut self, watermark: Watermark) -> Result<()> {
-        self.watermark = self.watermark.max(watermark);
-        if self.watermark == Watermark::MAX || self.watermark == Watermark::MIN {
+        if watermark < Watermark::MAX {
+            self.watermark = self.watermark.max(watermark);
+        }
+        if self.watermark == Watermark::MIN {
             return Ok(());
         }
         let Some(ttl) = self.ttl else {
@@ -252,13 +255,12 @@ impl RunningAggregate {
     /// Keys that were last seen before this time, in milliseconds, are forgotten.
     fn limit(&self) -> Option<i64> {
         let ttl = self.ttl?;
-        let is_time = self.watermark != Watermark::MIN && self.watermark != Watermark::MAX;
-        is_time.then(|| self.watermark.0.saturating_sub(ttl.ttl_ms))
+        (self.watermark != Watermark::MIN).then(|| self.watermark.0.saturating_sub(ttl.ttl_ms))
     }
 
     fn is_older(&self, (chunk, row): Place, limit: Option<i64>) -> bool {
         let seen = &self.chunks[chunk as usize].seen;
-        limit.zip(seen.as_ref()).is_some_and(|(limit, seen)| seen.value(row as usize) < limit)
+        limit.zip(seen.as_ref()).is_some_and(|(limit, seen)| is_before(seen, row as usize, limit))
     }
 
     fn forget(&mut self, place: Place) {
@@ -379,13 +381,11 @@ impl RunningAggregate {
         };
         rows.into_iter().map(weigh).collect()
     }
+}
 
-    /// See [`super::QueryGraph::reopen`].
-    pub fn reopen(&mut self) {
-        if self.watermark == Watermark::MAX {
-            self.watermark = self.swept;
-        }
-    }
+/// Whether a key was last seen before `limit`. Of one that came without a time, and has not been seen since, that is not known.
+pub(super) fn is_before(seen: &PrimitiveArray<TimestampMillisecondType>, row: usize, limit: i64) -> bool {
+    seen.is_valid(row) && seen.value(row) < limit
 }
 
 fn live_rows(chunk: &Chunk) -> Result<RecordBatch> {

@@ -38,9 +38,8 @@ impl Inputs {
         closes: bool,
         queries: impl Iterator<Item = &'q Floors> + Clone,
     ) -> Result<Self> {
-        let watermarks = if closes { vec![Watermark::MAX; epoch.watermarks.len()] } else { epoch.watermarks.clone() };
         let tables = epoch.rows.iter().zip(tests).map(|(rows, tests)| TableRows::new(rows, tests)).collect();
-        let all = Arc::new(EpochInputs { tables, watermarks, references });
+        let all = Arc::new(EpochInputs { tables, watermarks: epoch.watermarks.clone(), closes, references });
         // Mostly no query has a floor, and none is looked for.
         let has_floor = |table: usize| queries.clone().any(|floors| floors.contains_key(&table));
         let least = |(table, rows): (usize, &Vec<RecordBatch>)| match has_floor(table) {
@@ -60,7 +59,7 @@ impl Inputs {
                 tables[*table] = TableRows::new(&rows.collect::<Result<Vec<_>>>()?, &tests[*table]);
             }
             let (watermarks, references) = (inputs.all.watermarks.clone(), inputs.all.references.clone());
-            inputs.raised.insert(floors, Arc::new(EpochInputs { tables, watermarks, references }));
+            inputs.raised.insert(floors, Arc::new(EpochInputs { tables, watermarks, closes, references }));
         }
         Ok(inputs)
     }

@@ -65,5 +65,6 @@ pub use references::ReferenceSpecification;
 pub use repeat::{JobLog, identity};
 pub use rows::WatermarkRule;
 pub use shared_decode::union_of;
+pub use unwritten::columns_of_open_rows;
 pub use worker::{Ending, Job, QuerySpec, Worker};
 pub(crate) use writer::{ErrorsOrder, Order, WriterLog, run_errors, run_writer};

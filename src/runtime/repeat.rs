@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::worker::{Job, QuerySpec};
 use crate::contracts::{Committable, EpochCut, EpochLog, Error, LogEntry, Result, crash_point};
-use crate::state::hex_digest;
+use crate::state::{SavedJob, hex_digest};
 
 /// The epoch log as a run finds it.
 pub struct JobLog {
@@ -63,24 +63,34 @@ fn begun_tables(job: &Job) -> BTreeSet<usize> {
 
 pub(super) fn repeated(job: &Job) -> Result<Repeated> {
     let cuts = Logged { tables: begun_tables(job), ..Logged::default() };
-    let mut repeated = Repeated { cuts, committed: BTreeMap::new() };
-    let has_appeared = |query: &String, epoch: u64| {
-        job.log.iter().filter_map(|log| log.appeared.get(query)).any(|appeared| epoch <= *appeared)
-    };
-    let after = job.saved.repeats_after();
+    let nothing = BTreeMap::new();
+    let (entries, appeared) = job.log.as_ref().map_or((&[][..], &nothing), |log| (&log.entries[..], &log.appeared));
+    behind(&job.saved, entries, appeared, Repeated { cuts, committed: BTreeMap::new() })
+}
+
+/// What is wrong where the log is ahead of the checkpoint.
+const AHEAD: &str = "the newest checkpoint was removed by hand, or state and log are not of one job: put it back; or go back \
+                     to the one before with `tidemill state rewind`; or start anew with --fresh";
+
+/// Adds what the log has behind the saved state.
+fn behind(
+    saved: &SavedJob,
+    entries: &[LogEntry],
+    appeared: &BTreeMap<String, u64>,
+    mut repeated: Repeated,
+) -> Result<Repeated> {
+    let has_appeared = |query: &String, epoch: u64| appeared.get(query).is_some_and(|appeared| epoch <= *appeared);
+    let after = saved.repeats_after();
     let mut next = after;
-    for entry in job.log.iter().flat_map(|log| &log.entries) {
+    for entry in entries {
         match entry {
             LogEntry::Started { .. } | LogEntry::Failed { .. } => {}
             LogEntry::Cut(cut) if cut.epoch <= after => {}
             LogEntry::Cut(cut) => {
                 next += 1;
                 if cut.epoch != next {
-                    return Err(Error::corrupt(format!("the epoch log has epoch {} where {next} is due", cut.epoch))
-                        .hint(
-                            "the newest checkpoint was removed by hand, or state and log are not of one job: put it back; or go back \
-                             to the one before with `tidemill state rewind`; or start anew with --fresh",
-                        ));
+                    let error = format!("the epoch log has epoch {} where {next} is due", cut.epoch);
+                    return Err(Error::corrupt(error).hint(AHEAD));
                 }
                 repeated.cuts.cuts.push_back(cut.clone());
             }
@@ -95,10 +105,18 @@ pub(super) fn repeated(job: &Job) -> Result<Repeated> {
             }
         }
     }
-    if next < job.saved.epoch {
-        let error =
-            format!("the epoch log ends with epoch {next}, and the checkpoint needs it up to {}", job.saved.epoch);
+    if next < saved.epoch {
+        let error = format!("the epoch log ends with epoch {next}, and the checkpoint needs it up to {}", saved.epoch);
         return Err(Error::corrupt(error).hint("the log was lost or cut: `tidemill state rewind` goes on from a checkpoint without it, and writes again what came since; or start anew with --fresh"));
+    }
+    // An epoch is logged before anything of it appears. So one that is not here was in a checkpoint that is not here.
+    let known = next.max(saved.epoch);
+    if let Some((query, of)) = repeated.committed.iter().find(|(_, of)| of.through > known) {
+        let through = of.through;
+        let error = format!(
+            "the epoch log has what query '{query}' has let appear up to epoch {through}, and goes on from epoch {known} itself"
+        );
+        return Err(Error::corrupt(error).hint(AHEAD));
     }
     Ok(repeated)
 }
@@ -117,5 +135,65 @@ pub(super) async fn append(log: Option<&Arc<dyn EpochLog>>, entry: Option<&LogEn
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contracts::ErrorKind;
+
+    fn cut(epoch: u64) -> LogEntry {
+        LogEntry::Cut(EpochCut {
+            epoch,
+            generation: 1,
+            now_ms: 0,
+            oldest_ms: None,
+            closes: false,
+            splits: Vec::new(),
+            tables: Vec::new(),
+            references: BTreeMap::new(),
+        })
+    }
+
+    fn committed(epoch: u64) -> LogEntry {
+        LogEntry::Committed { query: "job:files".to_owned(), epoch, payloads: Vec::new() }
+    }
+
+    /// Epochs that are repeated behind a checkpoint, or what is wrong.
+    fn of(checkpoint: u64, log: &[LogEntry]) -> std::result::Result<Vec<u64>, String> {
+        let saved = SavedJob { epoch: checkpoint, ..SavedJob::default() };
+        let nothing = Repeated { cuts: Logged::default(), committed: BTreeMap::new() };
+        match behind(&saved, log, &BTreeMap::new(), nothing) {
+            Ok(repeated) => Ok(repeated.cuts.cuts.iter().map(|cut| cut.epoch).collect()),
+            Err(error) => {
+                assert!(error.kind() == ErrorKind::Corrupt && error.hint_text() == Some(AHEAD), "{error}");
+                Err(error.message().to_owned())
+            }
+        }
+    }
+
+    /// After an end in order, a log in a bucket keeps its newest object: the last cut, or what a sink of files has said last.
+    #[test]
+    fn a_log_that_is_ahead_of_the_checkpoint_is_told_whatever_is_left_of_it() {
+        for (checkpoint, log) in [
+            (8, vec![committed(8)]),
+            (8, vec![cut(8), committed(8)]),
+            (9, vec![committed(8)]),
+            // A file that was written before the checkpoint has appeared behind it.
+            (5, vec![cut(6), committed(6), cut(7), committed(5)]),
+        ] {
+            let expected = log.iter().filter_map(LogEntry::epoch).filter(|epoch| *epoch > checkpoint);
+            let cuts: BTreeSet<u64> = expected.collect();
+            assert_eq!(of(checkpoint, &log), Ok(cuts.into_iter().collect()), "{log:?}");
+        }
+        // The newest one was removed.
+        let error = of(5, &[committed(8)]).expect_err("epoch 8 was done");
+        assert!(
+            error.contains("'job:files' has let appear up to epoch 8") && error.contains("from epoch 5"),
+            "{error}"
+        );
+        assert!(of(5, &[cut(6), committed(8)]).is_err() && of(0, &[committed(1)]).is_err());
+        assert!(of(5, &[cut(8)]).is_err_and(|error| error.contains("epoch 8 where 6 is due")));
     }
 }

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, Int8Array, Int64Array, RecordBatch, UInt64Array};
-use datafusion::arrow::datatypes::{DataType, Field, Int8Type, Int64Type, Schema, UInt64Type};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int8Type, Int64Type, Schema, UInt64Type};
 
 use crate::contracts::{ChangeKind, Changes, EpochNumber, Error, Result, batch_bytes};
 use crate::operators::StateLimit;
@@ -153,6 +153,11 @@ impl Unwritten {
             Ok(again)
         })
     }
+}
+
+/// The sink's own columns of rows that a checkpoint has of it; `None` where they are no such rows.
+pub fn columns_of_open_rows(saved: &Schema) -> Option<&[FieldRef]> {
+    saved.fields().len().checked_sub(3).map(|own| &saved.fields()[..own])
 }
 
 fn with_columns(epoch: EpochNumber, now_ms: i64, changes: &Changes) -> Result<RecordBatch> {

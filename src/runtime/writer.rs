@@ -92,9 +92,11 @@ pub(crate) async fn run_writer(
     errors: mpsc::Sender<ErrorsOrder>,
     start: WriterLog,
 ) -> Result<Written> {
+    let patience_of_rows = if sink.closes_files() { FINISH_PATIENCE } else { FLUSH_PATIENCE };
     let mut writer = Writer {
         query,
         sink,
+        patience_of_rows,
         errors,
         log: start.log,
         after: start.after,
@@ -162,6 +164,8 @@ struct Writer {
     due: Arc<AtomicI64>,
     writes: Arc<AtomicU64>,
     patience: Option<Patience>,
+    /// How long the sink may take for the rows of an epoch when the run is asked to stop.
+    patience_of_rows: Duration,
 }
 
 /// A call of a sink.
@@ -196,9 +200,9 @@ impl Writer {
         for again in held.epochs() {
             let again = again?;
             for changes in again.changes {
-                within(&self.patience, FLUSH_PATIENCE, self.sink.write(again.epoch, changes)).await?;
+                within(&self.patience, self.patience_of_rows, self.sink.write(again.epoch, changes)).await?;
             }
-            within(&self.patience, FLUSH_PATIENCE, self.sink.flush(again.epoch, again.now_ms)).await?;
+            within(&self.patience, self.patience_of_rows, self.sink.flush(again.epoch, again.now_ms)).await?;
             let staged = self.sink.prepare(again.epoch).await?;
             self.commit(again.epoch, staged).await?;
         }
@@ -217,17 +221,17 @@ impl Writer {
                 unwritten.add(epoch, now_ms, &changes)?;
             }
             let batch = changes.batch.clone();
-            let outcome = within(&self.patience, FLUSH_PATIENCE, self.sink.write(epoch, changes)).await?;
+            let outcome = within(&self.patience, self.patience_of_rows, self.sink.write(epoch, changes)).await?;
             self.written.rows += outcome.written;
             refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, Some(&batch), row)));
             buffered += if from_disk { batch_bytes(&batch) } else { 0 };
             if buffered > FLUSHED_BYTES && self.in_parts && self.sink.flushes_parts() {
                 buffered = 0;
-                let outcome = within(&self.patience, FLUSH_PATIENCE, self.sink.flush(epoch, now_ms)).await?;
+                let outcome = within(&self.patience, self.patience_of_rows, self.sink.flush(epoch, now_ms)).await?;
                 refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
             }
         }
-        let outcome = within(&self.patience, FLUSH_PATIENCE, self.sink.flush(epoch, now_ms)).await?;
+        let outcome = within(&self.patience, self.patience_of_rows, self.sink.flush(epoch, now_ms)).await?;
         refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
         for record in &refused {
             *self.written.refused.entry(record.reason.to_string()).or_default() += 1;

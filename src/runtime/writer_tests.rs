@@ -7,7 +7,7 @@ use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
 use datafusion::arrow::datatypes::Int64Type;
 
 use super::*;
-use crate::contracts::{Changes, WriteOutcome};
+use crate::contracts::{Changes, Clock, ManualClock, WriteOutcome};
 use crate::operators::SpilledRows;
 use crate::state::SpillFolder;
 
@@ -173,5 +173,60 @@ async fn an_epoch_from_disk_is_flushed_in_parts_where_the_sink_buffers_it() {
         assert!(rows.lock().expect("unpoisoned").iter().copied().eq(0..21_000), "in order");
         assert_eq!(*flushed_at.lock().expect("unpoisoned"), flushed);
         assert_eq!(folder.bytes().1, 0, "what has been written goes");
+    }
+}
+
+/// Does not end to write, or to flush.
+struct Hangs {
+    closes_files: bool,
+    in_write: bool,
+}
+
+#[async_trait]
+impl Sink for Hangs {
+    fn closes_files(&self) -> bool {
+        self.closes_files
+    }
+
+    async fn write(&mut self, _: EpochNumber, _: Changes) -> Result<WriteOutcome> {
+        if self.in_write { std::future::pending().await } else { Ok(WriteOutcome::default()) }
+    }
+
+    async fn flush(&mut self, _: EpochNumber, _: i64) -> Result<WriteOutcome> {
+        std::future::pending().await
+    }
+}
+
+/// Files that are closed in the course of an epoch are as large as those at its end.
+#[tokio::test]
+async fn at_a_stop_a_sink_has_the_time_that_it_needs_for_what_it_does() {
+    let seconds = Duration::from_secs;
+    for (closes_files, most) in [(false, 30), (true, 300)] {
+        for in_write in [false, true] {
+            let clock = Arc::new(ManualClock::new(0));
+            let (stop, stopped) = watch::channel(false);
+            let patience = Patience::new(Arc::clone(&clock) as Arc<dyn Clock>, stopped, true);
+            let (orders, receiver) = mpsc::channel(1);
+            let (errors, _errors) = mpsc::channel(1);
+            let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
+            let changes = vec![WaitingChanges::Held(Changes { batch: batch.expect("a batch"), kinds: None })];
+            orders.send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes }).await.expect("room for it");
+            let start = WriterLog { patience: Some(patience), ..WriterLog::default() };
+            let sink = Box::new(Hangs { closes_files, in_write });
+            let writer = tokio::spawn(run_writer("q".to_owned(), sink, receiver, errors, start));
+            let goes_on = async |advanced: u64| {
+                clock.advance(seconds(advanced));
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                !writer.is_finished()
+            };
+            assert!(goes_on(3_600).await, "nobody has asked it to stop");
+            stop.send_replace(true);
+            assert!(goes_on(0).await && goes_on(most - 1).await, "{closes_files}, {in_write}");
+            assert!(!goes_on(1).await, "{closes_files}, {in_write}");
+            let error = writer.await.expect("no panic").expect_err("given up");
+            assert!(error.to_string().contains(&format!("within {most} s of the stop")), "{error}");
+        }
     }
 }

@@ -12,16 +12,11 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use crate::contracts::{Clock, Created, Error, Result, Storage};
+use crate::contracts::{Clock, Created, Error, NO_CREDENTIALS, Result, Storage, refused_credentials};
 
 /// Attempts to create an object, and the pause before the second; it doubles: 0.1 + 0.2 + … + 6.4 s.
 const ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// Codes with which S3 denies a caller that it does not know.
-const CREDENTIALS: [&str; 3] = ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"];
-const NO_CREDENTIALS: &str =
-    "the AWS credentials are missing, wrong or expired: check the profile, role or environment";
 
 /// A prefix of a bucket.
 #[derive(Debug)]
@@ -46,11 +41,11 @@ impl ObjectStorage {
     fn failed(&self, what: &str, name: &str, error: object_store::Error) -> Error {
         use object_store::Error as E;
         let message = format!("cannot {what} '{}/{name}'", self.place);
+        if let Some(refused) = refused_credentials(&message, &error) {
+            return refused.caused_by(error);
+        }
         let error_of = match &error {
             E::Unauthenticated { .. } => Error::config(message).hint(NO_CREDENTIALS),
-            E::PermissionDenied { source, .. } if CREDENTIALS.iter().any(|code| source.to_string().contains(code)) => {
-                Error::config(message).hint(NO_CREDENTIALS)
-            }
             E::PermissionDenied { .. } => Error::config(message)
                 .hint("allow s3:GetObject, s3:PutObject and s3:DeleteObject there, and s3:ListBucket on the bucket"),
             E::NotFound { .. } => Error::config(message).hint("is there such a bucket?"),
@@ -131,18 +126,29 @@ mod tests {
             let answer = format!("403 Forbidden: <Error><Code>{code}</Code></Error>");
             E::PermissionDenied { path: "n".to_owned(), source: answer.into() }
         };
+        // As S3 answers what is wrong with a session token.
+        let bad = |code: &str| {
+            let answer = format!("400 Bad Request: <Error><Code>{code}</Code><Message>The token</Message></Error>");
+            E::Generic { store: "S3", source: answer.into() }
+        };
         let nobody =
             E::Unauthenticated { path: String::new(), source: "no providers in chain provided credentials".into() };
         let away = E::Generic { store: "S3", source: "credentials could not be fetched: 503".into() };
         for (error, kind, hint) in [
             (denied("AccessDenied"), ErrorKind::Config, "allow s3:GetObject"),
             (denied("InvalidAccessKeyId"), ErrorKind::Config, "credentials are missing"),
+            (denied("SignatureDoesNotMatch"), ErrorKind::Config, "credentials are missing"),
+            (denied("ExpiredToken"), ErrorKind::Unavailable, "credentials have expired"),
+            (bad("ExpiredToken"), ErrorKind::Unavailable, "credentials have expired"),
+            (bad("InvalidToken"), ErrorKind::Config, "credentials are missing"),
+            (bad("RequestTimeout"), ErrorKind::Unavailable, ""),
             (nobody, ErrorKind::Config, "credentials are missing"),
             (away, ErrorKind::Unavailable, ""),
         ] {
             let error = storage.failed("write", "n", error);
             assert_eq!(error.kind(), kind, "{error}");
             assert!(error.hint_text().unwrap_or_default().contains(hint), "{error}");
+            assert_eq!(error.hint_text().is_none(), hint.is_empty(), "{error}");
         }
     }
 }

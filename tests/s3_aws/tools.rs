@@ -250,3 +250,47 @@ async fn what_comes_of_a_copy_is_newer_than_what_the_job_has_written() {
     place.once("s3://tools/again", &[]);
     assert_eq!(place.table().await, wanted(objects + 1));
 }
+
+/// A sink of files says last of all that its files have appeared, so the newest entry of the log is no cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_was_removed_is_missed_behind_files_too() {
+    let copies = "
+CREATE TABLE copies (k STRING, n BIGINT) WITH ('connector' = 's3', 'path' = 's3://tools/out/', 'format' = 'json');
+INSERT INTO copies SELECT k, n FROM events;";
+    let Some(place) = Place::new(&format!("{}{copies}", &SQL[..SQL.find("CREATE TABLE counts").unwrap()])).await else {
+        return;
+    };
+    for number in 0..2 {
+        place.put(number).await;
+        place.once("s3://tools/kept", &[]);
+    }
+    let manifests = async || {
+        let keys = place.bucket.keys().await.into_iter();
+        keys.filter(|key| key.starts_with("kept/job/manifests/")).collect::<Vec<_>>()
+    };
+    let newest = manifests().await.pop().unwrap();
+    let kept = place.bucket.get(&newest).await;
+    place.bucket.delete(&newest).await;
+    place.put(2).await;
+    let run = ["run", "job.sql", "--once", "--checkpoints", "s3://tools/kept"];
+    for _ in 0..2 {
+        let (success, told) = ended(place.start(&run));
+        assert!(!success && told.contains("'job:copies' has let appear up to epoch "), "{told}");
+        assert!(told.contains("put it back; or go back to the one before with `tidemill state rewind`"), "{told}");
+    }
+    // Put back, behind what the refused runs have begun with.
+    for key in manifests().await {
+        if key > newest {
+            place.bucket.delete(&key).await;
+        }
+    }
+    place.bucket.put(&newest, kept).await;
+    place.once("s3://tools/kept", &[]);
+    let mut lines = Vec::new();
+    for key in place.bucket.keys().await.into_iter().filter(|key| key.starts_with("out/")) {
+        let text = String::from_utf8(place.bucket.get(&key).await).unwrap();
+        lines.extend(text.lines().map(str::to_owned));
+    }
+    lines.sort();
+    assert_eq!(lines.len() as u64, 3 * KEYS, "{lines:?}");
+}

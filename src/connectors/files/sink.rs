@@ -344,6 +344,10 @@ impl Sink for FileSink {
         }
     }
 
+    fn closes_files(&self) -> bool {
+        true
+    }
+
     fn open_since(&self) -> Option<EpochNumber> {
         self.files.as_ref()?.open.values().map(|open| open.opened_in).min()
     }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::array::{
+    Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMillisecondArray, new_null_array,
+};
 use datafusion::arrow::buffer::BooleanBuffer;
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::kernels::zip::zip;
+use datafusion::arrow::compute::{cast, is_not_null};
 use datafusion::arrow::datatypes::Schema;
 
 use super::super::operator_kind::alike;
@@ -31,7 +34,7 @@ impl RunningAggregate {
         mut pieces: Vec<StatePiece>,
         room: Option<&RestoreRoom>,
     ) -> Result<()> {
-        self.watermark = watermark;
+        (self.watermark, self.swept) = (watermark, Watermark::MIN);
         self.chunks.clear();
         self.index.clear();
         self.cold.clear();
@@ -57,23 +60,38 @@ impl RunningAggregate {
         Ok(())
     }
 
-    /// Rows of a snapshot as they are kept here. With a time-to-live that is new, all keys have been seen just now; of one that has gone,
-    /// the time goes too. Answers whether that is so.
+    /// Rows of a snapshot as they are kept here. With a time-to-live that is new, all keys have been seen just now; while there is no event
+    /// time yet, that is when a later run knows one. Of one that has gone, the time goes too. Answers whether that is so.
     fn laid_out(&self, rows: RecordBatch) -> Result<(RecordBatch, bool)> {
         let schema = self.parts.state_schema();
         let (mut columns, own) = (rows.columns().to_vec(), schema.fields().len());
         match self.ttl {
             Some(_) if columns.len() + 1 == own => {
-                // Without any time yet, they are kept until they are seen.
-                let now = if self.watermark == Watermark::MIN { i64::MAX } else { self.watermark.0 };
-                let seen: ArrayRef = Arc::new(Int64Array::from_value(now, rows.num_rows()));
-                columns.push(cast(&seen, schema.field(own - 1).data_type())?);
+                let no_time = new_null_array(schema.field(own - 1).data_type(), rows.num_rows());
+                columns.push(self.seen_by_now(no_time)?);
+            }
+            Some(_)
+                if columns.len() == own && self.watermark != Watermark::MIN && columns[own - 1].null_count() > 0 =>
+            {
+                let seen = columns.remove(own - 1);
+                columns.push(self.seen_by_now(seen)?);
             }
             None if columns.len() == own + 1 => drop(columns.pop()),
             _ => return Ok((rows, false)),
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
         Ok((RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?, true))
+    }
+
+    /// When keys were last seen, with now for those of which that is not known; as it is where now is not known either. (A time of its own
+    /// in place of that would outlive all that comes.)
+    fn seen_by_now(&self, seen: ArrayRef) -> Result<ArrayRef> {
+        if self.watermark == Watermark::MIN {
+            return Ok(seen);
+        }
+        let now: ArrayRef = Arc::new(TimestampMillisecondArray::from_value(self.watermark.0, seen.len()));
+        let now = cast(&now, seen.data_type())?;
+        Ok(zip(&is_not_null(&seen)?, &seen, &now)?)
     }
 
     /// Whether rows of a snapshot have the columns that are kept here, but for the time of a time-to-live.
