@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
-use crate::runtime::identity;
+use crate::runtime::{identity, is_identity_of};
 use crate::sql::QueryPlan;
 use crate::state::{Manifest, ManifestQuery};
 
@@ -109,7 +109,7 @@ pub(super) fn reconcile(
             None => saved.get(&query.name).filter(|_| by_checkpoint).map(|before| identity(&before.plan)),
         };
         let keeps = !reset && state.keep_state.iter().any(|given| means(given, &query.name));
-        if repeats > 0 && !reset && cut_by.is_some_and(|of| of != identity(&query.normal)) {
+        if repeats > 0 && !reset && cut_by.is_some_and(|of| !is_identity_of(&of, &query.normal)) {
             if !keeps {
                 return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, repeats));
             }
@@ -288,6 +288,7 @@ mod tests {
 
     use super::*;
     use crate::contracts::EpochCut;
+    use crate::runtime::RECORDS;
     use crate::sql::{Parameters, PlanOptions, SqlText, plan_job};
     use crate::state::MANIFEST_VERSION;
 
@@ -315,9 +316,13 @@ mod tests {
         plan_job(&[file], &Parameters::default(), &options, None).await.expect("it is planned").queries
     }
 
-    fn started(generation: u64, queries: &[QueryPlan]) -> LogEntry {
-        let queries = queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
+    fn started_as(generation: u64, queries: &[QueryPlan], known: fn(&str) -> &str) -> LogEntry {
+        let queries = queries.iter().map(|query| (query.name.clone(), identity(known(&query.normal)))).collect();
         LogEntry::Started { generation, queries, anew: false }
+    }
+
+    fn started(generation: u64, queries: &[QueryPlan]) -> LogEntry {
+        started_as(generation, queries, |normal| normal)
     }
 
     fn cut(epoch: u64, generation: u64) -> LogEntry {
@@ -346,6 +351,9 @@ mod tests {
                     true
                 }
             };
+        // As an earlier version of the program wrote it.
+        let earlier = [started_as(1, &old, |normal| normal.split(RECORDS).next().unwrap_or_default()), cut(1, 1)];
+        assert!(!refused(&earlier, &old) && refused(&earlier, &new));
         let log = |later: &[LogEntry]| [&[started(1, &old), cut(1, 1)], later].concat();
         // Killed behind their first entry: a rewind, a run with --reset, --from-savepoint or --fresh.
         for later in [vec![], vec![started(2, &[])], vec![started(2, &new)], vec![started(2, &[]), started(3, &new)]] {
