@@ -401,6 +401,26 @@ GROUP BY window_start, window_end, user_id;
     }
 }
 
+/// One page with many users: they cannot be read out so that all of the page come together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_in_which_many_values_are_counted_need_not_be_in_memory_whole() {
+    let job = "
+CREATE TABLE visitors (page STRING, c BIGINT, users BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/visitors', 'format' = 'json');
+CREATE TABLE cumulated (page STRING, hours BIGINT, users BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/cumulated', 'format' = 'json');
+INSERT INTO visitors SELECT SUBSTRING(page, 1, 1), COUNT(*), COUNT(DISTINCT user_id) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
+GROUP BY window_start, window_end, SUBSTRING(page, 1, 1);
+INSERT INTO cumulated SELECT page, EXTRACT(HOUR FROM window_end), COUNT(DISTINCT user_id) FROM TABLE(CUMULATE(TABLE events, DESCRIPTOR(at), INTERVAL '1' HOUR, INTERVAL '2' HOUR))
+GROUP BY window_start, window_end, page;
+";
+    let folder = place(job, 100_000, 100_000, 380);
+    ran(folder.path(), "plenty", None, Ending::Drain).await.expect("it runs");
+    let little = ran(folder.path(), "little", Some(0), Ending::Drain).await.expect("it runs");
+    assert!(little.spilled_bytes > 10 << 20, "{}", little.spilled_bytes);
+    assert_eq!(results(&folder.path().join("little"), "visitors"), [r#"{"page":"/","c":100000,"users":100000}"#]);
+    let [plenty, little] = ["plenty", "little"].map(|name| results(&folder.path().join(name), "cumulated"));
+    assert!(plenty.len() == 26 && plenty == little, "{plenty:?}\n{little:?}");
+}
+
 /// All rows of a window in one state: without groups, there is nothing that could be on disk by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn state_that_cannot_be_put_on_disk_is_told_with_the_name_of_its_query() {

@@ -11,13 +11,13 @@ use place::{Place, RUN, wait};
 use tidemill::contracts::{EpochLog, LogEntry};
 use tidemill::state::FileEpochLog;
 
+#[path = "state/again.rs"]
+mod again;
 #[path = "state/earlier.rs"]
 mod earlier;
 #[path = "support/left.rs"]
 #[expect(dead_code, reason = "shared with the test of kills")]
 mod left;
-#[path = "state/again.rs"]
-mod again;
 #[path = "support/place.rs"]
 mod place;
 #[path = "state/tools.rs"]

@@ -11,7 +11,7 @@ use datafusion::arrow::datatypes::FieldRef;
 
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
-use crate::runtime::{columns_of_open_rows, identity};
+use crate::runtime::{columns_of_open_rows, identity, is_identity_of};
 use crate::sql::QueryPlan;
 use crate::state::{Manifest, ManifestQuery, OperatorState};
 
@@ -116,7 +116,7 @@ pub(super) fn reconcile(
             None => saved.get(&query.name).filter(|_| by_checkpoint).map(|before| identity(&before.plan)),
         };
         let keeps = !named && state.keep_state.iter().any(|given| means(given, &query.name));
-        if repeats > 0 && !(named && still(by)) && cut_by.is_some_and(|of| of != identity(&query.normal)) {
+        if repeats > 0 && !(named && still(by)) && cut_by.is_some_and(|of| !is_identity_of(&of, &query.normal)) {
             if !keeps {
                 return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, repeats));
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::contracts::EpochCut;
+use crate::runtime::RECORDS;
 use crate::sql::{Parameters, PlanOptions, SqlText, plan_job};
 use crate::state::MANIFEST_VERSION;
 
@@ -31,9 +32,13 @@ async fn planned(insert: &str) -> Vec<QueryPlan> {
     plan_job(&[file], &Parameters::default(), &options, None).await.expect("it is planned").queries
 }
 
-fn started(generation: u64, queries: &[QueryPlan]) -> LogEntry {
-    let queries = queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
+fn started_as(generation: u64, queries: &[QueryPlan], known: fn(&str) -> &str) -> LogEntry {
+    let queries = queries.iter().map(|query| (query.name.clone(), identity(known(&query.normal)))).collect();
     LogEntry::Started { generation, queries, anew: false }
+}
+
+fn started(generation: u64, queries: &[QueryPlan]) -> LogEntry {
+    started_as(generation, queries, |normal| normal)
 }
 
 fn cut(epoch: u64, generation: u64) -> LogEntry {
@@ -62,6 +67,9 @@ async fn logged_epochs_are_repeated_by_the_sql_that_has_cut_them_whoever_has_beg
                 true
             }
         };
+    // As an earlier version of the program wrote it.
+    let earlier = [started_as(1, &old, |normal| normal.split(RECORDS).next().unwrap_or_default()), cut(1, 1)];
+    assert!(!refused(&earlier, &old) && refused(&earlier, &new));
     let log = |later: &[LogEntry]| [&[started(1, &old), cut(1, 1)], later].concat();
     // Killed behind their first entry: a rewind, a run with --reset, --from-savepoint or --fresh.
     for later in [vec![], vec![started(2, &[])], vec![started(2, &new)], vec![started(2, &[]), started(3, &new)]] {

@@ -3,7 +3,7 @@
 //! A batch that contains one such row must not fail as a whole, nor again and again. So when a stage fails because of its
 //! data, it is run over halves of its rows, and halves of those that fail, until single rows are left; then over all the
 //! others. What a failed or a trial run has reported (late rows, rows used) does not count. A failure that no single row
-//! causes (a sum that overflows) stays one.
+//! causes (an aggregate that fails over rows of which each alone is fine) stays one.
 
 use std::sync::Arc;
 

@@ -208,11 +208,13 @@ impl QueryGraph {
             match &mut operator.kind {
                 OperatorKind::Window(window) => {
                     window.begin_close(closing);
-                    let by_parts = |plan: &Arc<dyn ExecutionPlan>| {
-                        is_distributive(plan) || grouped_by(plan).is_some_and(|columns| window.keeps_together(&columns))
+                    let mut by_parts = |plan: &Arc<dyn ExecutionPlan>| match grouped_by(plan) {
+                        _ if is_distributive(plan) => Ok(true),
+                        Some(columns) => window.close_by_groups(&columns, compute),
+                        None => Ok(false),
                     };
                     if let Some((stage, reader)) = &mut reader
-                        && by_parts(reader.plan())
+                        && by_parts(reader.plan())?
                     {
                         let mut ready = Output::new(compute, None);
                         while let Some(rows) = window.next_closed(compute).await? {

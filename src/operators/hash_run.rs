@@ -8,7 +8,8 @@
 //! ```
 //!
 //! So a key is looked up by reading one block, and a range of hashes by reading the blocks of that range: a run of any
-//! size is merged, or read out, a range at a time. Rows with one hash lie in one block. Like the levels of a
+//! size is merged, or read out, a range at a time. Rows with one hash lie in one block. (Of keys that are grouped, hashes differ within a
+//! group, so a group may be of any size, too.) Like the levels of a
 //! log-structured store, but that there is at most one live row of a key: who takes a row says that it is dead.
 
 use std::collections::BTreeMap;
@@ -30,7 +31,7 @@ use crate::state::{
 };
 
 /// Rows of a block: few, so that looking up one key reads little; enough to make an Arrow batch worth its header.
-const BLOCK_ROWS: usize = 2_048;
+pub(super) const BLOCK_ROWS: usize = 2_048;
 /// Blocks that a search has in memory at a time: a few MiB.
 const BLOCKS_AT_ONCE: usize = 16;
 
@@ -135,6 +136,11 @@ impl HashRun {
             let rows = PieceRows::Spilled(Arc::clone(&file.file));
             StatePiece { id: file.id, rows, dead: (file.dead.count > 0).then(|| file.dead.bits(file.file.num_rows())) }
         })
+    }
+
+    /// Where its blocks begin, and how many rows each has.
+    pub(super) fn places(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.files.iter().flat_map(|file| &file.blocks).map(|block| (block.first_hash, block.rows))
     }
 
     /// Looks for keys. Those that are here leave `wanted`, a list of hash and row that is sorted by hash.

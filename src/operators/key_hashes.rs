@@ -9,10 +9,15 @@ use datafusion::arrow::row::{RowConverter, Rows, SortField};
 
 use crate::contracts::Result;
 
+/// Hashes from a multiple of this on, and as many as this, are those of one group (see [`KeyHashes::grouped`]).
+pub(super) const GROUP: u64 = 1 << 32;
+
 /// Turns some columns of a batch into keys. Keys of one of these can be compared with each other.
 #[derive(Debug)]
 pub(super) struct KeyHashes {
     columns: Vec<usize>,
+    /// Those of them whose hash comes first, where that is not said of all.
+    first: Option<Box<KeyHashes>>,
     converter: RowConverter,
     hasher: foldhash::quality::FixedState,
 }
@@ -23,7 +28,19 @@ impl KeyHashes {
         let fields = columns.iter().map(|column| SortField::new(schema.field(*column).data_type().clone()));
         let converter = RowConverter::new(fields.collect())?;
         // A fixed seed: the order of work, and so of results, is the same in every run.
-        Ok(Self { columns, converter, hasher: foldhash::quality::FixedState::with_seed(0) })
+        Ok(Self { columns, first: None, converter, hasher: foldhash::quality::FixedState::with_seed(0) })
+    }
+
+    /// The same keys, but that hashes of rows which are equal in `first`, columns of the key, have the same first half. So such rows lie
+    /// together, within one of the ranges that begin at a multiple of [`GROUP`], and there may be any number of them.
+    pub(super) fn grouped(schema: &Schema, columns: Vec<usize>, first: Vec<usize>) -> Result<Self> {
+        let first = Some(Box::new(Self::try_new(schema, first)?));
+        Ok(Self { first, ..Self::try_new(schema, columns)? })
+    }
+
+    /// The columns by which rows lie together, where these are not all that keys are made of.
+    pub(super) fn grouped_by(&self) -> Option<&[usize]> {
+        self.first.as_ref().map(|first| first.columns.as_slice())
     }
 
     /// The columns that keys are made of.
@@ -45,7 +62,7 @@ impl KeyHashes {
         Ok(self.converter.convert_columns(&keys)?)
     }
 
-    /// Hash of the key of a row.
+    /// Hash of the key of a row, where keys are not grouped.
     pub(super) fn hash(&self, keys: &Rows, row: usize) -> u64 {
         if self.are_empty() { 0 } else { self.hasher.hash_one(keys.row(row).data()) }
     }
@@ -53,7 +70,13 @@ impl KeyHashes {
     /// Keys and hashes of a batch.
     pub(super) fn hashed(&self, batch: &RecordBatch) -> Result<(Rows, Vec<u64>)> {
         let keys = self.rows(batch)?;
-        let hashes = (0..batch.num_rows()).map(|row| self.hash(&keys, row)).collect();
+        let mut hashes: Vec<u64> = (0..batch.num_rows()).map(|row| self.hash(&keys, row)).collect();
+        if let Some(first) = &self.first {
+            let (_, groups) = first.hashed(batch)?;
+            for (hash, group) in hashes.iter_mut().zip(groups) {
+                *hash = group & !(GROUP - 1) | *hash >> 32;
+            }
+        }
         Ok((keys, hashes))
     }
 }

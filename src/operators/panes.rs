@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{AsArray, RecordBatch, TimestampMillisecondArray};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::array::{AsArray, RecordBatch, TimestampMillisecondArray, UInt32Array};
+use datafusion::arrow::compute::{cast, take_record_batch};
 
 use super::compute::Compute;
 use super::hash_ranges::HashRanges;
@@ -66,6 +66,18 @@ impl Pane {
         }
     }
 
+    /// Hashes, and about how many rows lie from there on.
+    pub(super) fn places(&self, hashes: &KeyHashes) -> Result<Vec<(u64, usize)>> {
+        let mut places: Vec<(u64, usize)> = self.runs.iter().flat_map(HashRun::places).collect();
+        for (_, batch) in &self.batches {
+            let rows = batch.num_rows();
+            let some = UInt32Array::from_iter_values((0..rows as u32).step_by(SAMPLE));
+            let (_, hashes) = hashes.hashed(&take_record_batch(batch, &some)?)?;
+            places.extend(hashes.into_iter().enumerate().map(|(at, hash)| (hash, SAMPLE.min(rows - at * SAMPLE))));
+        }
+        Ok(places)
+    }
+
     /// Rows in memory and on disk whose hashes are in a range, by age.
     pub(super) fn rows_in(&self, hashes: &KeyHashes, range: &RangeInclusive<u64>) -> Result<Vec<RecordBatch>> {
         let mut rows = Vec::new();
@@ -77,6 +89,9 @@ impl Pane {
         Ok(rows)
     }
 }
+
+/// Of rows in memory, each so-manieth tells where they lie.
+const SAMPLE: usize = 64;
 
 /// Whether states with so many bytes, all of them in memory, may be read out in one run.
 pub(super) fn fit_at_once(bytes: usize, compute: &Compute) -> bool {
@@ -98,6 +113,8 @@ pub(super) struct Closing {
     pub(super) panes: Vec<Times>,
     /// State rows of one run of `Final`.
     pub(super) at_once: usize,
+    /// Whether no range divides a group of rows that must come together.
+    pub(super) by_groups: bool,
     /// Those that come next: end and start, and their panes.
     pub(super) windows: VecDeque<(Times, Vec<Times>)>,
 }
@@ -132,6 +149,19 @@ pub(super) async fn compact(
     pane.batches = reduced.into_iter().map(|batch| (ids.take(), batch)).collect();
     pane.rows_after_compaction = pane.rows;
     Ok(())
+}
+
+/// Where the small batches at the end begin, of which there are many: those that are small beside what follows them. So each row is copied, and
+/// written into a checkpoint, a logarithmic number of times, and what is large and old stays as it is. At least `least` are among them.
+pub(super) fn first_of_small(batches: &[Named], least: usize) -> usize {
+    let (mut from, mut rows) = (batches.len(), 0);
+    while let Some((_, before)) = from.checked_sub(1).map(|at| &batches[at])
+        && (before.num_rows() <= 2 * rows || batches.len() - from < least)
+    {
+        from -= 1;
+        rows += before.num_rows();
+    }
+    from
 }
 
 /// Windows dealt out to tasks, the shortest list first.

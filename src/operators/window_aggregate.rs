@@ -27,7 +27,7 @@ use super::compute::Compute;
 use super::hash_ranges::HashRanges;
 use super::hash_run::{HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
-use super::panes::{Closing, Lists, Named, Pane, compact, fit_at_once, own_text, with_bounds};
+use super::panes::{Closing, Lists, Named, Pane, compact, first_of_small, fit_at_once, own_text, with_bounds};
 use super::partials::AggregateParts;
 use super::restore_room::RestoreRoom;
 use super::window_spec::WindowSpec;
@@ -52,7 +52,7 @@ pub struct WindowColumns {
 pub struct WindowAggregate {
     parts: Arc<AggregateParts>,
     columns: WindowColumns,
-    /// Keys but for the times of their windows, or those of them by which rows must come together.
+    /// Keys but for the times of their windows, grouped by those of them by which rows must come together.
     hashes: KeyHashes,
     /// Set when windows share panes.
     shared: Option<WindowSpec>,
@@ -76,6 +76,8 @@ const FEWEST_ROWS_TO_COMPACT: usize = 16 * 1024;
 const POOR_SHARE: f64 = 0.6;
 /// … but not for more than this, so that the state of a long window stays within twice its groups and this.
 const MOST_ROWS_WITHOUT_COMPACTION: usize = 1 << 20;
+/// Where rows that must come together are so many times as many as are read out at a time, they are not: the plan above gets all, from disk.
+const MOST_OF_A_GROUP: usize = 2;
 /// So many batches are too many: small ones are put together without being merged.
 const CONCAT_AFTER_BATCHES: usize = 64;
 
@@ -99,20 +101,52 @@ impl WindowAggregate {
         })
     }
 
-    /// Lets rows come together that are equal in `columns` of the final rows, when a window is read out part by part. Where no key is among
-    /// them, nothing changes. Before there is any state.
+    /// Lets rows lie together that are equal in `columns` of the final rows, so that a window can be read out part by part. Where no key is
+    /// among them, nothing changes. Before there is any state.
     pub(super) fn keep_together(&mut self, columns: &[usize]) -> Result<()> {
-        let keys: Vec<usize> = self.hashes.columns().iter().copied().filter(|key| columns.contains(key)).collect();
-        if self.parts.has_plain_groups() && !keys.is_empty() {
-            self.hashes = KeyHashes::try_new(self.parts.state_schema(), keys)?;
+        let all = self.hashes.columns();
+        let keys: Vec<usize> = all.iter().copied().filter(|key| columns.contains(key)).collect();
+        if self.parts.has_plain_groups() && !keys.is_empty() && keys.len() < all.len() {
+            self.hashes = KeyHashes::grouped(self.parts.state_schema(), all.to_vec(), keys)?;
         }
         Ok(())
     }
 
-    /// Whether they do. (Rows of different windows need not: no plan aggregates over several.)
-    pub(super) fn keeps_together(&self, columns: &[usize]) -> bool {
-        let keys = self.hashes.columns();
-        self.parts.has_plain_groups() && !keys.is_empty() && keys.iter().all(|key| columns.contains(key))
+    /// Reads what closes out so that rows come together which are equal in `columns` of the final rows. (Those of different windows need
+    /// not: no plan aggregates over several.) Where they do not lie together, or there are too many of them for that, the answer is no.
+    pub(super) fn close_by_groups(&mut self, columns: &[usize], compute: &Compute) -> Result<bool> {
+        let keys = self.hashes.grouped_by().unwrap_or(self.hashes.columns());
+        if !self.parts.has_plain_groups() || keys.is_empty() || keys.iter().any(|key| !columns.contains(key)) {
+            return Ok(false);
+        }
+        self.closing.by_groups = true;
+        let shared = self.closing.windows.iter().map(|(_, panes)| panes.clone());
+        let own = self.panes.keys().take_while(|(end, _)| self.watermark.closes(*end)).map(|key| vec![*key]);
+        let windows: Vec<Vec<(i64, i64)>> = if self.shared.is_some() { shared.collect() } else { own.collect() };
+        for window in windows {
+            let panes: Vec<&Pane> = window.iter().filter_map(|key| self.panes.get(key)).collect();
+            let (ranges, at_once) = self.ranges(&panes, compute)?;
+            if ranges.largest() > MOST_OF_A_GROUP * at_once {
+                self.closing.by_groups = false;
+                break;
+            }
+        }
+        Ok(self.closing.by_groups)
+    }
+
+    /// In which ranges a window is read out that has these panes, and how many rows at a time.
+    fn ranges(&self, panes: &[&Pane], compute: &Compute) -> Result<(HashRanges, usize)> {
+        let at_once = panes.iter().map(|pane| pane.rows_at_once(compute)).min().unwrap_or(usize::MAX);
+        let held = panes.iter().map(|pane| pane.bytes).sum();
+        let ranges = if panes.iter().all(|pane| pane.runs.is_empty()) && fit_at_once(held, compute) {
+            HashRanges::whole()
+        } else if self.hashes.grouped_by().is_none() {
+            HashRanges::of(panes.iter().map(|pane| pane.all_rows()).sum(), at_once)
+        } else {
+            let places = panes.iter().map(|pane| pane.places(&self.hashes)).collect::<Result<Vec<_>>>()?;
+            HashRanges::by(places.concat(), at_once, self.closing.by_groups)
+        };
+        Ok((ranges, at_once))
     }
 
     /// Columns of its state.
@@ -206,6 +240,7 @@ impl WindowAggregate {
 
     /// Moves event time on. What closes by that is read out by [`Self::next_closed`], to its end.
     pub fn begin_close(&mut self, watermark: Watermark) {
+        self.closing.by_groups = false;
         if watermark <= self.watermark {
             return;
         }
@@ -255,15 +290,14 @@ impl WindowAggregate {
             }
             self.closed = self.closed.max(Some(entry.key().0 - 1));
             let pane = entry.remove();
-            let at_once = pane.rows_at_once(compute);
             if pane.runs.is_empty() && fit_at_once(pane.bytes, compute) {
+                let at_once = pane.rows_at_once(compute);
                 lists.add(pane.batches.into_iter().map(|(_, batch)| batch).collect(), pane.rows);
                 if lists.rows >= at_once {
                     return Ok(());
                 }
             } else {
-                self.closing.at_once = at_once;
-                self.closing.ranges = HashRanges::of(pane.all_rows(), at_once);
+                (self.closing.ranges, self.closing.at_once) = self.ranges(&[&pane], compute)?;
                 self.closing.pane = pane;
             }
         }
@@ -287,21 +321,15 @@ impl WindowAggregate {
             }
             let Some(((end, start), panes)) = self.closing.windows.pop_front() else { return Ok(()) };
             self.closed = self.closed.max(Some(end - 1));
-            let (mut rows, mut held, mut spilled, mut at_once) = (0, 0, false, usize::MAX);
             for key in &panes {
                 let Some(pane) = self.panes.get_mut(key) else { continue };
                 if pane.batches.len() > 1 {
                     compact(pane, &self.parts, &mut self.ids, compute).await?;
                 }
-                rows += pane.all_rows();
-                held += pane.bytes;
-                spilled |= !pane.runs.is_empty();
-                at_once = at_once.min(pane.rows_at_once(compute));
             }
+            let own: Vec<&Pane> = panes.iter().filter_map(|key| self.panes.get(key)).collect();
+            (self.closing.ranges, self.closing.at_once) = self.ranges(&own, compute)?;
             (self.closing.window, self.closing.panes) = ((start, end), panes);
-            self.closing.at_once = at_once;
-            let whole = !spilled && fit_at_once(held, compute);
-            self.closing.ranges = if whole { HashRanges::whole() } else { HashRanges::of(rows, at_once) };
         }
     }
 
@@ -404,19 +432,6 @@ impl WindowAggregate {
         self.closed = (watermark > Watermark::MIN).then_some(watermark.0);
         Ok(())
     }
-}
-
-/// Where the small batches at the end begin, of which there are many: those that are small beside what follows them. So each row is copied, and
-/// written into a checkpoint, a logarithmic number of times, and what is large and old stays as it is. At least `least` are among them.
-fn first_of_small(batches: &[Named], least: usize) -> usize {
-    let (mut from, mut rows) = (batches.len(), 0);
-    while let Some((_, before)) = from.checked_sub(1).map(|at| &batches[at])
-        && (before.num_rows() <= 2 * rows || batches.len() - from < least)
-    {
-        from -= 1;
-        rows += before.num_rows();
-    }
-    from
 }
 
 /// A time column as milliseconds; what is too far away for them is NULL.

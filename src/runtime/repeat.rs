@@ -54,7 +54,7 @@ fn begun_tables(job: &Job) -> BTreeSet<usize> {
         if let LogEntry::Started { generation, queries, .. } = entry
             && cutters.contains(generation)
         {
-            let had = |query: &&QuerySpec| queries.get(&query.name).is_some_and(|of| *of == identity(&query.plan));
+            let had = |query: &&QuerySpec| queries.get(&query.name).is_some_and(|of| is_identity_of(of, &query.plan));
             tables.extend(job.queries.iter().filter(had).flat_map(|query| query.tables.iter().copied()));
         }
     }
@@ -124,6 +124,14 @@ fn behind(
 /// A hash of what a query computes.
 pub fn identity(plan: &str) -> String {
     hex_digest(plan.as_bytes())
+}
+
+/// Begins the part of what a query is known by that says which records count, in its tables.
+pub const RECORDS: &str = "\nof its tables:";
+
+/// Whether a saved identity is that of `plan`. Earlier versions of the program left out which records count.
+pub fn is_identity_of(saved: &str, plan: &str) -> bool {
+    saved == identity(plan) || plan.rfind(RECORDS).is_some_and(|at| saved == identity(&plan[..at]))
 }
 
 pub(super) async fn append(log: Option<&Arc<dyn EpochLog>>, entry: Option<&LogEntry>) -> Result<()> {

@@ -71,6 +71,7 @@ impl Compiler<'_> {
         };
         if let Some(window) = &window {
             check_bounds(aggregate, window.number)?;
+            check_closed(window, tvf.as_ref().map(|tvf| tvf.spec.kind), &closed)?;
         }
         match window {
             // All rows of these windows are here: an ordinary aggregation in the stage.
@@ -490,6 +491,21 @@ fn group_window(aggregate: &Aggregate) -> Result<Option<GroupWindow>> {
     }
     // window_time alone is a key like any other.
     Ok(window.filter(|w| w.start.is_some() || w.end.is_some()))
+}
+
+/// The windows of CUMULATE that have one start close in different epochs, so closed ones must be told apart by their end: else each epoch
+/// would give a row of what it has. (Those of TUMBLE and HOP have one end for each start.)
+fn check_closed(window: &GroupWindow, kind: Option<WindowKind>, closed: &BTreeSet<usize>) -> Result<()> {
+    let has_end = window.end.is_some() || window.time.is_some();
+    if has_end || !matches!(kind, Some(WindowKind::Cumulate { .. })) || !closed.contains(&window.number) {
+        return Ok(());
+    }
+    let error = PlanError::new("closed windows of CUMULATE must be grouped by their end: many windows have one start");
+    let start = window.start.as_deref().unwrap_or("window_start");
+    Err(error
+        .word(start)
+        .hint("GROUP BY window_start, window_end, …; or use TUMBLE, whose windows have one end for each start")
+        .into())
 }
 
 /// Whether the bounds of a window are nowhere used but as keys of the aggregation: only then can a row

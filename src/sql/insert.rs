@@ -16,6 +16,7 @@ use super::required::Required;
 use super::second_pass::{JobBuilder, spec};
 use super::text::HINT_MARK;
 use super::types::flink_name;
+use super::watermark::TableTime;
 use crate::contracts::{Error, Result};
 use crate::operators::{ChangeMode, QueryGraph, QueryOutput, Stage, WEIGHT_COLUMN};
 
@@ -23,7 +24,7 @@ impl JobBuilder<'_> {
     pub(super) async fn query(
         &self,
         insert: &InsertQuery,
-        inputs: &[TableInput],
+        (inputs, times): (&[TableInput], &BTreeMap<String, TableTime>),
         references: &mut Vec<usize>,
         provider: Option<Provider<'_>>,
     ) -> Result<QueryPlan> {
@@ -93,6 +94,7 @@ impl JobBuilder<'_> {
         if let Some(ttl_ms) = operators.iter().find_map(|operator| operator.kind.time_to_live()) {
             normal = format!("{normal}\nkeys are kept for {} after their last row", super::aggregate::duration(ttl_ms));
         }
+        normal.push_str(&self.records(tables.iter().map(|table| inputs[*table].name.as_str()), &reads, times));
         let mut warnings = compiler.warnings;
         warnings.extend(super::surprises::narrow_key(&plan, &places, &table.name));
         warnings.extend(super::surprises::ties(&plan));

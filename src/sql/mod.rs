@@ -23,6 +23,7 @@ mod normal;
 mod plan;
 mod planner;
 mod prefilter;
+mod records;
 mod require;
 mod required;
 mod second_pass;
@@ -35,6 +36,7 @@ mod target;
 mod text;
 mod types;
 mod validate;
+mod watermark;
 mod windows;
 
 pub use bounds::STACK_BYTES;

@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{Expr, LogicalPlan, Operator as BinaryOperator};
 
 use super::catalog::{Catalog, Table};
 use super::compile::{Compiler, Mode, Provider, TableInput};
@@ -15,10 +13,9 @@ use super::required::Required;
 use super::settings::{Settings, duration_ms};
 use super::statement::ColumnKind;
 use super::text::HINT_MARK;
-use super::types::flink_name;
+use super::watermark::TableTime;
 use crate::contracts::{Error, MetadataColumn, Result, TableSpec};
 use crate::operators::{GateReport, LookupTable, ORIGIN_COLUMN, TIME_COLUMN, WATERMARK_COLUMN};
-use crate::runtime::WatermarkRule;
 
 /// Plans everything again over tables that have only the columns in use.
 pub(super) struct JobBuilder<'a> {
@@ -39,10 +36,11 @@ impl JobBuilder<'_> {
     ) -> Option<JobPlan> {
         let mut inputs = Vec::new();
         let mut sources = Vec::new();
+        let mut times = BTreeMap::new();
         for (index, name) in self.required.keys().enumerate() {
             let table = self.planner.table_of(name)?;
             match self.source(index, name, table).await {
-                Ok((input, mut source)) => {
+                Ok((input, mut source, time)) => {
                     // The same hint twice: two readers, each with its own position.
                     let same =
                         sources.iter().filter(|s: &&SourcePlan| s.name.split('#').next() == Some(&source.name)).count();
@@ -51,6 +49,7 @@ impl JobBuilder<'_> {
                     }
                     inputs.push(input);
                     sources.push(source);
+                    times.extend(time.map(|time| (name.clone(), time)));
                 }
                 Err(error) => errors.push(error),
             }
@@ -67,7 +66,7 @@ impl JobBuilder<'_> {
         };
         let provider: Option<Provider<'_>> = if batch_tables.is_some() { Some(&provide) } else { None };
         for insert in &self.catalog.inserts {
-            match self.query(insert, &inputs, &mut references, provider).await {
+            match self.query(insert, (&inputs, &times), &mut references, provider).await {
                 Ok(query) => {
                     used.extend(query.tables.iter().copied());
                     let told = query.warnings.iter().map(|text| format!("query '{}': {text}", query.name));
@@ -104,7 +103,12 @@ impl JobBuilder<'_> {
         })
     }
 
-    async fn source(&self, index: usize, plan_name: &str, table: &Table) -> Result<(TableInput, SourcePlan)> {
+    async fn source(
+        &self,
+        index: usize,
+        plan_name: &str,
+        table: &Table,
+    ) -> Result<(TableInput, SourcePlan, Option<TableTime>)> {
         let base = self.planner.schemas.get(plan_name).cloned().unwrap_or_else(|| Arc::new(Schema::empty()));
         let mut physical: Vec<Field> = Vec::new();
         let mut metadata = Vec::new();
@@ -117,7 +121,8 @@ impl JobBuilder<'_> {
                 _ => physical.push(field.as_ref().clone().with_metadata(Default::default())),
             }
         }
-        let watermark = self.watermark(table, &base).await?;
+        let time = self.time(table, &base).await?;
+        let watermark = time.as_ref().map(|time| time.rule.clone());
         let mut fields: Vec<Arc<Field>> = base.fields().iter().cloned().collect();
         if watermark.is_some() {
             fields.push(Arc::new(Field::new(WATERMARK_COLUMN, DataType::Int64, false)));
@@ -159,7 +164,7 @@ impl JobBuilder<'_> {
                 _ => None,
             }),
         };
-        Ok((input, source))
+        Ok((input, source, time))
     }
 
     /// The table's name, and what a hint has changed: positions are saved under it, so it tells sources of one
@@ -170,40 +175,6 @@ impl JobBuilder<'_> {
         let changed = table.options.iter().filter(|(key, value)| own.is_some_and(|own| own.get(*key) != Some(value)));
         let changed: Vec<String> = changed.map(|(key, value)| format!("'{key}'='{value}'")).collect();
         format!("{base} OPTIONS({})", changed.join(", "))
-    }
-
-    /// `ts - INTERVAL '5' SECOND` is a constant delay; anything else is computed by a plan.
-    async fn watermark(&self, table: &Table, base: &SchemaRef) -> Result<Option<WatermarkRule>> {
-        let Some(declared) = &table.watermark else { return Ok(None) };
-        let place = || table.statement.at(declared.span);
-        let ident = sqlparser::ast::Expr::Identifier(declared.column.clone());
-        let query = super::planner::select_two(&table.name, ident, declared.expression.clone());
-        let plan = self.planner.query(&query, &table.statement).await?;
-        let planned = |error| self.planner.explain(&error, &table.statement);
-        let optimized = self.planner.state.optimize(&plan).map_err(planned)?;
-        let watermark = optimized.schema().field(1).data_type().clone();
-        if !matches!(watermark, DataType::Timestamp(..)) {
-            let error = Error::sql(format!("the watermark is {}, not a TIMESTAMP", flink_name(&watermark)));
-            return Err(error.at(place()).hint("WATERMARK FOR ts AS ts - INTERVAL '5' SECOND"));
-        }
-        if let Ok(column) = base.index_of(&declared.column.value)
-            && let Some(delay_ms) = constant_delay(&optimized, &declared.column.value)
-        {
-            return Ok(Some(WatermarkRule::Delay { column, delay_ms }));
-        }
-        let tables = [TableInput {
-            name: Planner::plan_name(&table.name),
-            declared: base.fields().len(),
-            schema: Arc::clone(base),
-            can_be_reference: false,
-            lookup: None,
-        }];
-        let mut compiler = self.compiler(Mode::Stream, &tables, &[], 1);
-        // It runs once a piece: in a batch too, nothing may be dealt out to tasks that run once.
-        compiler.state = &self.planner.bare;
-        let piece = compiler.compile(&plan, false).await.map_err(planned)?;
-        let stage = compiler.stage(&piece).await.map_err(planned)?;
-        Ok(Some(WatermarkRule::Computed(Arc::new(tokio::sync::Mutex::new(stage)))))
     }
 
     pub(super) fn compiler<'c>(
@@ -262,33 +233,5 @@ fn beside(path: &str, sql_file: &str) -> String {
             folder.join(path).to_string_lossy().into_owned()
         }
         _ => path.to_owned(),
-    }
-}
-
-/// `ts` or `ts - constant` in the second column of a plan over one table.
-fn constant_delay(plan: &LogicalPlan, column: &str) -> Option<i64> {
-    let LogicalPlan::Projection(projection) = plan else {
-        // `SELECT ts, ts`: one column twice may be folded away.
-        return None;
-    };
-    fn strip(expr: &Expr) -> &Expr {
-        match expr {
-            Expr::Alias(alias) => strip(&alias.expr),
-            Expr::Cast(cast) => strip(&cast.expr),
-            other => other,
-        }
-    }
-    let is_time = |expr: &Expr| matches!(strip(expr), Expr::Column(c) if c.name == column);
-    match strip(&projection.expr[1]) {
-        expr if is_time(expr) => Some(0),
-        Expr::BinaryExpr(binary) if binary.op == BinaryOperator::Minus && is_time(&binary.left) => {
-            match strip(&binary.right) {
-                Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _) if interval.months == 0 => {
-                    Some(i64::from(interval.days) * 86_400_000 + interval.nanoseconds / 1_000_000)
-                }
-                _ => None,
-            }
-        }
-        _ => None,
     }
 }

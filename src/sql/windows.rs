@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
-use datafusion::logical_expr::{Expr as LogicalExpr, ExprSchemable};
+use datafusion::logical_expr::{Expr as LogicalExpr, ExprSchemable, LogicalPlan};
 use datafusion::scalar::ScalarValue;
 use sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName, Query,
@@ -17,6 +17,7 @@ use sqlparser::ast::{
 use super::dialect::{TABLE_ARGUMENT, is_all_of};
 use super::errors::PlanError;
 use super::nodes::{TIME_ATTRIBUTE, WindowTvf};
+use super::watermark::{ARRIVAL, is_changing};
 use crate::operators::{WindowKind, WindowSpec};
 
 /// DataFusion's hook for `TABLE(TUMBLE(…))`.
@@ -67,12 +68,7 @@ fn parameters(name: &str) -> Option<&'static [&'static str]> {
 }
 
 impl WindowPlanner {
-    fn plan(
-        &self,
-        name: &str,
-        function: &Function,
-        context: &mut dyn RelationPlannerContext,
-    ) -> Result<datafusion::logical_expr::LogicalPlan> {
+    fn plan(&self, name: &str, function: &Function, context: &mut dyn RelationPlannerContext) -> Result<LogicalPlan> {
         let span = function.name.span();
         let Some(parameters) = parameters(name) else {
             let error = if name == "SESSION" {
@@ -110,7 +106,7 @@ impl WindowPlanner {
         let input = context.plan(relation(&table).ok_or_else(|| {
             PlanError::new(format!("the first argument of {name} must be a table")).span(span).hint(usage(name))
         })?)?;
-        let time = time_column(&descriptor, input.schema(), name, context)?;
+        let time = time_column(&descriptor, &input, name, context)?;
         check_zone(&time, input.schema(), name, self.zone, span)?;
         let mut interval = |index: usize| -> Result<i64> { interval_ms(&take(index)?, name, context) };
         let kind = match name {
@@ -183,7 +179,7 @@ pub(crate) fn table_factor(name: Ident, alias: Option<TableAlias>) -> TableFacto
 
 fn time_column(
     descriptor: &Expr,
-    schema: &DFSchema,
+    input: &LogicalPlan,
     window: &str,
     context: &mut dyn RelationPlannerContext,
 ) -> Result<LogicalExpr> {
@@ -199,12 +195,17 @@ fn time_column(
         return Err(error.span(descriptor.span()).hint(usage(window)).into());
     };
     let (name, span) = (column.to_string().replace('`', ""), column.span());
+    let schema = input.schema();
     let time = context.sql_to_expr(column, schema)?;
     let (_, field) = time.to_field(schema)?;
     if !field.metadata().contains_key(TIME_ATTRIBUTE) {
         let found = super::types::flink_name(field.data_type());
         let is_time = matches!(field.data_type(), datafusion::arrow::datatypes::DataType::Timestamp(..));
-        let hint = if is_time {
+        let place = time.try_as_col().and_then(|column| schema.maybe_index_of_column(column));
+        let hint = if place.is_some_and(|place| is_changing(input, place)) {
+            // Time that is not event time has no windows: a repeated epoch would put rows into others.
+            format!("a window needs {ARRIVAL}")
+        } else if is_time {
             format!("declare it in CREATE TABLE: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND")
         } else {
             "a window needs the time column that the table's WATERMARK names".to_owned()
@@ -228,8 +229,12 @@ fn check_zone(
     let is_local = matches!(field.data_type(), datafusion::arrow::datatypes::DataType::Timestamp(_, Some(_)));
     if is_local && zone != chrono_tz::UTC {
         let what = format!("{window} over a TIMESTAMP_LTZ in the time zone {zone} is not supported yet");
-        let hint =
-            "SET 'table.local-time-zone' = 'UTC', or window a TIMESTAMP: CAST(ts AS TIMESTAMP(3)) as a computed column";
+        // (Not "window a TIMESTAMP": what clocks on walls show goes back by an hour each autumn, and all rows of the next hour are late.)
+        let column = time.try_as_col().map_or("ts", |column| column.name());
+        let hint = format!(
+            "keep windows in UTC: SET 'table.local-time-zone' = 'UTC'; or count by the zone's days or hours without a window: \
+             GROUP BY DATE_FORMAT({column}, 'yyyy-MM-dd')"
+        );
         return Err(PlanError::new(what).span(span).hint(hint).into());
     }
     Ok(())

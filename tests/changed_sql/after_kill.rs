@@ -126,3 +126,52 @@ FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY w
         assert_eq!(first, [0, 60, 120, 180], "each window that has closed, once");
     }
 }
+
+/// A row that had counted would be late in the repetition, and the sum of its window go back.
+#[test]
+fn another_watermark_is_noticed_where_epochs_are_to_be_repeated() {
+    let source = SOURCE.replace("INTERVAL '5' SECOND", "INTERVAL '60' SECOND");
+    let place = Place::of(&[("events.sql", &source), ("counts.sql", COUNTS), ("minutes.sql", MINUTES)]);
+    let first = |count| place.rows(COUNTED).get("10:00") == Some(&Some(count));
+    place.produce(0..100);
+    // Without a checkpoint, all epochs are repeated.
+    let child = place.run_until(100, &["--checkpoint-interval", "1h"]);
+    let counted = |wanted: i64| {
+        wait("they are counted", || place.rows("SELECT 'all', c FROM counts").get("all") == Some(&Some(wanted)));
+    };
+    // Half a minute behind the newest one, and not late.
+    place.produce(59..60);
+    counted(101);
+    place.produce(100..190);
+    counted(191);
+    wait("the first minute closes", || first(61));
+    kill(child);
+    place.write("events.sql", SOURCE);
+    let refused = place.refused(&RUN);
+    for part in ["did not end in order", "'counts:counts' has changed", "--keep-state counts:counts"] {
+        assert!(refused.contains(part), "'{part}' in {refused}");
+    }
+    assert!(first(61));
+    // The unchanged files repeat them as they were; behind an end in order, another watermark is none of the state's business.
+    place.write("events.sql", &source);
+    place.run(&[]);
+    assert!(first(61));
+    place.write("events.sql", SOURCE);
+    let child = place.run_until(191, &["--checkpoint-interval", "1h"]);
+    place.produce(190..200);
+    counted(201);
+    kill(child);
+    // Now a checkpoint can show what is another.
+    place.write("events.sql", &source.replace("'60'", "'30'"));
+    let refused = place.refused(&RUN);
+    for part in ["  -     WATERMARK at - 1 min", "  +     WATERMARK at - 30 s"] {
+        assert!(refused.contains(part), "'{part}' in {refused}");
+    }
+    place.run(&["--keep-state", "counts", "--keep-state", "minutes"]);
+    place.produce(200..260);
+    place.done(&["run", "job", "--local", "local", "--drain"]);
+    assert_eq!(place.rows("SELECT 'all', c FROM counts")["all"], Some(261));
+    let mut expected = minutes(0..260, |_| 1);
+    expected.insert("10:00".to_owned(), Some(61));
+    assert_eq!(place.rows(COUNTED), expected);
+}

@@ -177,6 +177,10 @@ def main():
     write("days", [{"id": i, "k": f"k{i % 2}", "ts": iso(i * 3_000_000)} for i in range(90)])
     # A header's worth of trouble: other separator, literal for NULL, apostrophes for quotes, comments.
     write("odd", ["# a comment", "1;'a;b';n/a;2.50", "2;'it''s';7;n/a", "3;plain;8;0.25", "# another", "4;;9;1.00"], "csv")
+    # Sums that have 39 digits, that are beyond 128 bits, below zero, and that just fit.
+    write("huge", [{"k": k, "amount": amount, "ts": sql(i * 1000)} for i, (k, amount) in enumerate([
+        ("39 digits", 6 * 10**37), ("128 bits", 9 * 10**37), ("fits", 9 * 10**37), ("below", -9 * 10**37), ("none", None),
+        ("39 digits", 6 * 10**37), ("128 bits", 9 * 10**37 + 1), ("fits", 10**37 - 1), ("below", -9 * 10**37 - 1), ("none", None)])])
     write("mixed", [{"id": i + 1, "ts": t} for i, t in enumerate([
         "2026-02-12 10:00:00", "2026-02-12T10:00:01", "2026-02-12T10:00:02Z", "2026-02-12T12:00:03+02:00", "2026-02-12 10:00:04.5Z",
         "2026-02-12T10:00:05.123456789Z", "2026-02-12T05:00:06.007-05:00", "2026-02-12 10:00:07.89"])])

@@ -9,8 +9,9 @@
 //! | SUM | BIGINT | DECIMAL(38, s) | FLOAT, summed as DOUBLE | DOUBLE |
 //! | AVG | as the argument | DECIMAL(38, max(s, 6)) | FLOAT, summed as DOUBLE | DOUBLE |
 //!
-//! No accumulator is written here: both are put together of DataFusion's SUM and COUNT, grouped, sliding and
-//! distinct ones, so their speed and their mergeable states are DataFusion's. AVG's state is (sum, count).
+//! Both are put together of a SUM and a COUNT, grouped, sliding and distinct ones. These are DataFusion's, so their speed and their
+//! mergeable states are; only the sums of decimals are our own (`decimal_sum`), which tell when they do not fit: NULL, as in Flink. SUM of
+//! integers wraps, as in Flink. AVG's state is (sum, count).
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use datafusion::logical_expr::{
 };
 
 use super::decimal::{divide_half_up, power_of_ten};
+use super::decimal_sum::{DistinctSum, GroupSums, OneSum, fitting};
 
 /// The aggregates that replace DataFusion's.
 pub(crate) fn udafs() -> Vec<AggregateUDF> {
@@ -142,11 +144,26 @@ impl AggregateUDFImpl for Sum {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(self.combined(&args, |part, args| part.accumulator(args))?))
+        let make = |part: &AggregateUDF, args: AccumulatorArgs| -> Result<Box<dyn Accumulator>> {
+            Ok(match decimal_sum(part, &args) {
+                Some(data_type) if args.is_distinct => {
+                    Box::new(DistinctSum { set: part.accumulator(args)?, data_type })
+                }
+                Some(data_type) => Box::new(OneSum::new(data_type)),
+                None => part.accumulator(args)?,
+            })
+        };
+        Ok(Box::new(self.combined(&args, make)?))
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(self.combined(&args, |part, args| part.create_sliding_accumulator(args))?))
+        let make = |part: &AggregateUDF, args: AccumulatorArgs| -> Result<Box<dyn Accumulator>> {
+            Ok(match decimal_sum(part, &args) {
+                Some(data_type) if !args.is_distinct => Box::new(OneSum::new(data_type)),
+                _ => part.create_sliding_accumulator(args)?,
+            })
+        };
+        Ok(Box::new(self.combined(&args, make)?))
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
@@ -171,8 +188,13 @@ impl AggregateUDFImpl for Sum {
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
-        let combined = self.combined(&args, |part, args| part.create_groups_accumulator(args))?;
-        Ok(Box::new(combined))
+        let make = |part: &AggregateUDF, args: AccumulatorArgs| -> Result<Box<dyn GroupsAccumulator>> {
+            Ok(match decimal_sum(part, &args) {
+                Some(data_type) => Box::new(GroupSums::new(data_type)),
+                None => part.create_groups_accumulator(args)?,
+            })
+        };
+        Ok(Box::new(self.combined(&args, make)?))
     }
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
@@ -182,6 +204,12 @@ impl AggregateUDFImpl for Sum {
     fn reverse_expr(&self) -> ReversedUDAF {
         ReversedUDAF::Identical
     }
+}
+
+/// The type of a part's sum, where that is one of decimals.
+fn decimal_sum(part: &AggregateUDF, args: &AccumulatorArgs) -> Option<DataType> {
+    let data_type = args.return_field.data_type();
+    (part.name() == "sum" && matches!(data_type, DataType::Decimal128(..))).then(|| data_type.clone())
 }
 
 /// SUM alone, or SUM and COUNT, over the same values. Each part has one column of state.
@@ -216,7 +244,7 @@ impl<P> Combined<P> {
                     divide_half_up(i256::from_i128(sums.value(row)).wrapping_mul(factor), i256::from_i128(count.into()))
                         .to_i128()
                 });
-                Arc::new(divided.collect::<Decimal128Array>().with_precision_and_scale(*p, *s)?)
+                Arc::new(fitting(&divided.collect::<Decimal128Array>().with_precision_and_scale(*p, *s)?))
             }
             (DataType::Int64, _) => {
                 let sums = sum.as_primitive::<Int64Type>();

@@ -27,6 +27,7 @@ mod collections;
 mod conditional;
 mod constants;
 mod decimal;
+mod decimal_sum;
 mod encoding;
 mod function;
 mod hash;
