@@ -19,7 +19,9 @@ const ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Codes with which S3 denies a caller that it does not know.
-const CREDENTIALS: [&str; 3] = ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"];
+const CREDENTIALS: [&str; 2] = ["InvalidAccessKeyId", "SignatureDoesNotMatch"];
+/// And one whose credentials have expired: others are asked for.
+const EXPIRED: &str = "ExpiredToken";
 const NO_CREDENTIALS: &str =
     "the AWS credentials are missing, wrong or expired: check the profile, role or environment";
 
@@ -50,6 +52,9 @@ impl ObjectStorage {
             E::Unauthenticated { .. } => Error::config(message).hint(NO_CREDENTIALS),
             E::PermissionDenied { source, .. } if CREDENTIALS.iter().any(|code| source.to_string().contains(code)) => {
                 Error::config(message).hint(NO_CREDENTIALS)
+            }
+            E::PermissionDenied { source, .. } | E::Generic { source, .. } if source.to_string().contains(EXPIRED) => {
+                Error::unavailable(message).hint(NO_CREDENTIALS)
             }
             E::PermissionDenied { .. } => Error::config(message)
                 .hint("allow s3:GetObject, s3:PutObject and s3:DeleteObject there, and s3:ListBucket on the bucket"),
@@ -137,6 +142,7 @@ mod tests {
         for (error, kind, hint) in [
             (denied("AccessDenied"), ErrorKind::Config, "allow s3:GetObject"),
             (denied("InvalidAccessKeyId"), ErrorKind::Config, "credentials are missing"),
+            (denied("ExpiredToken"), ErrorKind::Unavailable, "expired"),
             (nobody, ErrorKind::Config, "credentials are missing"),
             (away, ErrorKind::Unavailable, ""),
         ] {
