@@ -59,12 +59,21 @@ pub struct JobContext {
     pub generation: u64,
 }
 
+/// How a run goes, as far as its sources need to know.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RunCourse {
+    /// It takes what is there, and ends.
+    pub(crate) drains: bool,
+    /// Another one goes on when it ends: a replica's, or that of the next process.
+    pub(crate) is_handed_over: bool,
+}
+
 /// Makes sources and sinks.
 #[derive(Debug)]
 pub struct Connectors {
     local: Option<PathBuf>,
     clock: Arc<dyn Clock>,
-    drains: bool,
+    course: RunCourse,
     job: JobContext,
     names: PartNames,
     tables: Mutex<Option<LocalTables>>,
@@ -82,7 +91,7 @@ impl Connectors {
         Self {
             local,
             clock,
-            drains: false,
+            course: RunCourse::default(),
             job,
             names,
             tables: Mutex::new(None),
@@ -93,10 +102,18 @@ impl Connectors {
     }
 
     /// Whether the run takes what is there and ends (`--drain`, `--once`): then the last line of a growing file counts
-    /// without its line end.
+    /// without its line end, and what arrives in a stream of AWS after the begin is left for a later run.
     #[must_use]
     pub fn draining(mut self, drains: bool) -> Self {
-        self.drains = drains;
+        self.course.drains = drains;
+        self
+    }
+
+    /// Whether another run goes on at once where this one ends (one of a job with a lease): then what it has made of AWS to
+    /// read with stays.
+    #[must_use]
+    pub fn handed_over(mut self, is_handed_over: bool) -> Self {
+        self.course.is_handed_over = is_handed_over;
         self
     }
 
@@ -114,8 +131,11 @@ impl Connectors {
         }
         match self.known(spec, connector)?.name {
             "kinesis" => match &self.local {
-                Some(local) => kinesis::local_source(spec, local, self.clock(), self.drains),
-                None => kinesis::aws_source(spec, self.aws.of(spec)?, self.clock(), Arc::clone(&self.kinesis_budget)),
+                Some(local) => kinesis::local_source(spec, local, self.clock(), self.course.drains),
+                None => {
+                    let budget = Arc::clone(&self.kinesis_budget);
+                    kinesis::aws_source(spec, self.aws.of(spec)?, self.clock(), budget, self.course)
+                }
             },
             "filesystem" | "s3" => files::source(spec, &self.reach(&|| self.aws.of(spec))),
             "datagen" => datagen::source(spec, self.clock()),

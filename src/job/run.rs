@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::feeds::feeds;
 use super::fresh::refuse_beside_objects;
 use super::memory::MemoryOptions;
+use super::replica::lease_place;
 use super::saved::{SavedRun, StateOptions, saved_run};
 use crate::connectors::files::s3_path;
 use crate::connectors::{Connectors, JobContext};
@@ -147,6 +148,7 @@ async fn connect(
     let context = JobContext { job: name.clone(), generation };
     let connectors = Connectors::new(options.local.clone(), Arc::clone(&clock), context)
         .draining(options.ending != Ending::Run)
+        .handed_over(options.ending == Ending::Run && lease_place(options, &plan.settings)?.is_some())
         .within(options.state.outside.clone());
     let mut warnings = plan.warnings;
     warnings.extend(notes);

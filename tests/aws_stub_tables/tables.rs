@@ -158,7 +158,12 @@ fn batch(tables: &mut BTreeMap<String, Table>, operation: &str, input: &Value) -
         };
         if operation == "BatchGetItem" {
             assert_eq!(requests["ConsistentRead"], true);
-            let keys = requests["Keys"].as_array().unwrap().iter();
+            // One bad key fails the whole call.
+            let wanted = requests["Keys"].as_array().unwrap();
+            if let Some(why) = wanted.iter().find_map(|key| table.bad_key(key.as_object().unwrap())) {
+                return error("ValidationException", &why);
+            }
+            let keys = wanted.iter();
             let found = keys.filter_map(|key| table.items.get(&table.key_text(key.as_object().unwrap()))).cloned();
             responses.insert(name.clone(), found.map(Value::Object).collect());
             continue;
@@ -181,6 +186,21 @@ fn batch(tables: &mut BTreeMap<String, Table>, operation: &str, input: &Value) -
 impl Table {
     fn key_text(&self, item: &Item) -> String {
         self.keys.iter().map(|(name, kind)| item[name][kind].to_string()).collect::<Vec<_>>().join("/")
+    }
+
+    /// Why no item can have a key.
+    fn bad_key(&self, key: &Item) -> Option<String> {
+        for ((name, kind), (part, most)) in self.keys.iter().zip([("hashkey", 2_048), ("rangekey", 1_024)]) {
+            let Some(text) = key.get(name).and_then(|value| value[kind].as_str()) else {
+                return Some("The provided key element does not match the schema".to_owned());
+            };
+            if text.is_empty() || (kind == "S" && text.len() > most) {
+                return Some(format!(
+                    "One or more parameter values were invalid: Size of {part} has exceeded the maximum size limit of{most} bytes"
+                ));
+            }
+        }
+        None
     }
 
     fn describe(&self, name: &str) -> Value {

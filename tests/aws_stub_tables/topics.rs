@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A message that a topic has got.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +24,10 @@ pub(crate) struct Topics {
     pub(crate) seconds: AtomicU64,
     /// Of FIFO topics: when each deduplication id was taken.
     known: Mutex<BTreeMap<(String, String), u64>>,
+    /// Code of the entries that fail, and whether the sender is to blame; none is `InternalError`, and the service is.
+    pub(crate) failing: Mutex<Option<(&'static str, bool)>>,
+    /// Every entry fails.
+    pub(crate) fails_all: AtomicBool,
 }
 
 /// How long a FIFO topic knows a deduplication id.
@@ -111,9 +115,10 @@ impl Topics {
             let prefix = format!("PublishBatchRequestEntries.member.{}.", count + 1);
             let get = |name: &str| form.get(&format!("{prefix}{name}")).cloned();
             let Some(id) = get("Id") else { break };
-            if fails(count) {
+            if fails(count) || self.fails_all.load(Ordering::SeqCst) {
+                let (code, sender) = self.failing.lock().unwrap().unwrap_or(("InternalError", false));
                 failed.push_str(&format!(
-                    "<member><Id>{id}</Id><Code>InternalError</Code><Message>scripted</Message><SenderFault>false</SenderFault></member>"
+                    "<member><Id>{id}</Id><Code>{code}</Code><Message>scripted</Message><SenderFault>{sender}</SenderFault></member>"
                 ));
             } else {
                 let mut message = Published {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow::datatypes::DataType;
 use tidemill::connectors::kinesis::local::{LocalKinesisSource, LocalStream, PutRecord, routing, stream_folder};
 use tidemill::connectors::kinesis::produce::{OutRecord, ProduceOptions, Put, PutBatch, local_target, produce};
-use tidemill::contracts::{Clock, Fetch, ManualClock, Result, Source, StartPosition, SystemClock};
+use tidemill::contracts::{Clock, Fetch, ManualClock, Result, Source, SourceProgress, StartPosition, SystemClock};
 
 use crate::support::*;
 
@@ -318,4 +318,19 @@ async fn rows_become_records() {
     let mut read = read_source(&source).await;
     read.sort();
     assert_eq!(read, [r#"{"id":1,"t":"1970-01-01 00:00:00Z"}"#, r#"{"id":2,"t":null}"#]);
+}
+
+/// Shards of all streams have the same names and count from 1: positions in one would pass over records of another.
+#[tokio::test]
+async fn positions_of_another_stream_are_not_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = |name| LocalKinesisSource::new(dir.path(), name, clock(), true);
+    let earlier = SourceProgress { state: source("old").snapshot(), ..SourceProgress::default() };
+    source("old").begin(StartPosition::TrimHorizon, Some(&earlier)).await.unwrap();
+    // A state of an earlier version does not say it.
+    source("new").begin(StartPosition::TrimHorizon, Some(&SourceProgress::default())).await.unwrap();
+    let error = source("new").begin(StartPosition::TrimHorizon, Some(&earlier)).await.unwrap_err().to_string();
+    for part in ["has read the stream 'old' so far, and names 'new' now", "--fresh"] {
+        assert!(error.contains(part), "'{part}' in {error}");
+    }
 }

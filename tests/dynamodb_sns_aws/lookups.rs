@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Int64Type};
 use tidemill::contracts::{ErrorKind, Lookup, Result};
 
 use crate::emulators_of_aws::{dynoxide, ministack};
-use crate::stub::{Fault, calm};
+use crate::stub::{Fault, Running, calm};
 use crate::support::*;
 use crate::target::Target;
 
@@ -81,4 +81,42 @@ async fn a_wrong_table_is_named() {
     let other = lookup(&target).open().await.unwrap_err();
     assert_eq!(other.kind(), ErrorKind::Config);
     assert!(other.to_string().contains("has the key (other), the SQL has (k)"), "{other}");
+}
+
+/// One key that no item can have fails a whole call; no item has it, so it has no row, and the others have theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_no_item_can_have_have_no_row() {
+    let running = Running::start(calm()).await;
+    running.tables.create("pairs", &[("k", "S"), ("r", "S")]);
+    let columns = schema(&[("k", DataType::Utf8), ("r", DataType::Utf8), ("n", DataType::Int64)]);
+    let table = with_key(spec(&running.url(), "pairs", &columns, &[("table-name", "pairs")]), &["k", "r"]);
+    let connectors = connectors_of("job", Arc::new(Hurried::default()));
+    let mut sink = connectors.sink(&table, "dynamodb").unwrap();
+    sink.open().await.unwrap();
+    let text = |length: usize| "x".repeat(length);
+    // As long as may be; what is a byte longer in one of the two, or empty, cannot be stored.
+    let (k, r, longer_k, longer_r) = (text(2_048), text(1_024), text(2_049), text(1_025));
+    let stored = rows(
+        &columns,
+        vec![texts(&[Some(&k), Some("k")]), texts(&[Some(&r), Some("r")]), numbers(&[Some(1), Some(2)])],
+    );
+    assert_eq!(reasons(&write_epoch(sink.as_mut(), 1, stored).await.unwrap()), [""; 0]);
+    let lookup = connectors.lookup(&table, "dynamodb").unwrap();
+    lookup.open().await.unwrap();
+    let pairs = [(&*k, &*r), (&*longer_k, "r"), ("k", &*longer_r), ("k", "r"), ("", "r"), ("k", ""), ("é", "none")];
+    let column = |pick: fn(&(&str, &str)) -> String| {
+        let values: Vec<String> = pairs.iter().map(pick).collect();
+        texts(&values.iter().map(|v| Some(v.as_str())).collect::<Vec<_>>())
+    };
+    let keys = vec![column(|pair| pair.0.to_owned()), column(|pair| pair.1.to_owned())];
+    let keys = RecordBatch::try_new(schema(&[("k", DataType::Utf8), ("r", DataType::Utf8)]), keys).unwrap();
+    let found = lookup.get(&keys).await.unwrap();
+    let mut values = found.column(2).as_primitive::<Int64Type>().values().to_vec();
+    values.sort_unstable();
+    assert_eq!(values, [1, 2]);
+    // What else a request is refused for is in one of its keys too: the row is to be found, not the job to be ended.
+    running.tables.create("pairs", &[("k", "S"), ("r", "N")]);
+    let error = lookup.get(&keys).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data);
+    assert!(error.to_string().contains("does not match the schema"), "{error}");
 }

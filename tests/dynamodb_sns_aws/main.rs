@@ -32,6 +32,7 @@ mod lookups;
 mod paused;
 mod rebuilt;
 mod refused;
+mod refused_messages;
 mod replay;
 mod shipped;
 mod support;

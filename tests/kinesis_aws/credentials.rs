@@ -7,11 +7,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tidemill::contracts::ErrorKind;
+use tidemill::contracts::StartPosition::TrimHorizon;
 
-use crate::aws_stub::AwsStub;
+use crate::aws_stub::{AwsStub, Fault};
 use crate::http::{Reply, Request, Server, Service};
+use crate::run;
 
 /// Gives a key named after the way to whoever asks for it properly.
 #[derive(Default)]
@@ -297,5 +301,31 @@ async fn calls_are_signed_by_whoever_people_say() {
         for part in way.asked {
             assert!(asked.contains(part), "{}: '{part}' in {asked}", way.name);
         }
+    }
+}
+
+/// New ones are on their way when a token has expired: a call that was signed with the old one is made again. Only a start does not
+/// wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_has_expired_is_waited_for() {
+    for way in [run::Way::Polling, run::Way::FanOut] {
+        let stub = AwsStub::start().await;
+        stub.create("s", 1);
+        stub.put("s", "k", "x");
+        let expired = || Fault::Error(400, "ExpiredTokenException");
+        stub.fail("DescribeStreamSummary", 2, expired());
+        for call in ["ListShards", "GetRecords", "SubscribeToShard"] {
+            stub.fail_for(call, Duration::from_secs(3), expired());
+        }
+        let mut job = run::Job::new(&stub, way, "s", &[]);
+        let seen = job.run(TrimHorizon, |s| !s.records.is_empty()).await.unwrap();
+        assert_eq!(seen.records[0].data, "x");
+        assert_eq!(stub.faults_left(), 0);
+        stub.fail_for("DescribeStreamSummary", Duration::from_secs(60), expired());
+        let mut job = run::Job::new(&stub, way, "s", &[]);
+        job.hurry(60);
+        let error = job.run(TrimHorizon, |_| false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("wrong or expired: check the profile"), "{error}");
     }
 }

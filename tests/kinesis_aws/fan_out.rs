@@ -87,6 +87,24 @@ async fn restart_against_a_consumer_that_is_being_deleted() {
     assert_eq!(stub.calls("RegisterStreamConsumer"), 2);
 }
 
+/// A run that hands over leaves its consumer to the next one, which need not wait until AWS has removed it and made it again. Who goes
+/// on last removes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_is_handed_over() {
+    let (stub, mut feed) = stub(1).await;
+    feed.put(15);
+    let mut job = Job::new(&stub, Way::FanOut, S, &[]);
+    let mut got = Vec::new();
+    for is_handed_over in [true, true, false] {
+        job.is_handed_over = is_handed_over;
+        stub.with(S, |s| s.subscriptions.clear());
+        got.extend(job.run(TrimHorizon, |s| s.records.len() >= 5).await.unwrap().records);
+        assert_eq!(stub.with(S, |s| s.consumers[0].deleting_until.is_none()), is_handed_over);
+    }
+    assert_complete(&feed, &got);
+    assert_eq!(stub.calls("RegisterStreamConsumer"), 1);
+}
+
 /// Somebody removes the consumer while the job reads: another job of the same name at its end, say. What comes after is not lost,
 /// whatever is to be done about records that have aged out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,28 +16,28 @@ CREATE TABLE clicks (n BIGINT) WITH ('connector' = 'kinesis', 'stream' = 'clicks
 CREATE TABLE copies (n BIGINT) WITH ('connector' = 'filesystem', 'path' = 'copies', 'format' = 'json');
 INSERT INTO copies SELECT n FROM clicks;
 ";
-const WAYS: [&str; 2] = ["", ", 'source.reader.type' = 'EFO', 'source.efo.consumer.name' = 'job'"];
+pub(crate) const WAYS: [&str; 2] = ["", ", 'source.reader.type' = 'EFO', 'source.efo.consumer.name' = 'job'"];
 
-struct Place {
-    stub: AwsStub,
+pub(crate) struct Place {
+    pub(crate) stub: AwsStub,
     folder: tempfile::TempDir,
 }
 
 impl Place {
-    async fn new(options: &str) -> Self {
+    pub(crate) async fn new(options: &str) -> Self {
         let (stub, folder) = (AwsStub::start().await, tempfile::tempdir().unwrap());
         stub.create("clicks", 1);
         std::fs::write(folder.path().join("job.sql"), JOB.replace("OPTIONS", options)).unwrap();
         Self { stub, folder }
     }
 
-    fn put(&self, numbers: std::ops::Range<i64>) {
+    pub(crate) fn put(&self, numbers: std::ops::Range<i64>) {
         for n in numbers {
             self.stub.put("clicks", &format!("key {n}"), &format!("{{\"n\":{n}}}"));
         }
     }
 
-    fn run(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Command {
         let mut command = command(&self.stub, self.folder.path(), &[&["run", "job.sql"], arguments].concat());
         command.stdout(std::fs::File::create(self.at("out.txt")).unwrap());
         command.stderr(std::fs::File::create(self.at("err.txt")).unwrap());
@@ -49,7 +49,7 @@ impl Place {
     }
 
     /// Waits for the end of a run; one that takes longer is killed.
-    async fn end(&self, mut child: Child, longest: Duration) -> Option<ExitStatus> {
+    pub(crate) async fn end(&self, mut child: Child, longest: Duration) -> Option<ExitStatus> {
         let clock = SystemClock::new();
         while clock.elapsed() < longest {
             if let Some(status) = child.try_wait().unwrap() {
@@ -62,7 +62,7 @@ impl Place {
         None
     }
 
-    fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         std::fs::read_to_string(self.at("err.txt")).unwrap()
     }
 
@@ -74,7 +74,7 @@ impl Place {
         assert!(status.code().is_none(), "it ended by itself: {}", self.said());
     }
 
-    fn copied(&self) -> Vec<i64> {
+    pub(crate) fn copied(&self) -> Vec<i64> {
         let mut numbers = Vec::new();
         for entry in std::fs::read_dir(self.at("copies")).unwrap() {
             let path: &Path = &entry.unwrap().path();

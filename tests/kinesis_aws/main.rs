@@ -20,6 +20,7 @@ mod http;
 mod command;
 mod credentials;
 mod emulators;
+mod ending;
 mod fan_out;
 mod faults;
 mod feed;

@@ -21,6 +21,7 @@ in_both_ways!(
     made_again_under_the_same_name,
     sequence_numbers_grow_by_a_digit,
     unread_child_of_a_finished_shard_ages,
+    unread_child_of_a_shard_that_was_read_late_ages,
 );
 
 const S: &str = "s";
@@ -207,6 +208,30 @@ async fn unread_child_of_a_finished_shard_ages(way: Way) {
     job.hours_later(&stub, S, 25);
     let error = job.run(TrimHorizon, |_| false).await.unwrap_err().to_string();
     assert!(error.contains("is lost"), "{error}");
+}
+
+/// A shard that was closed long ago and is read now says "0 ms behind" at its end. That is no news of its children, whose backlog
+/// is as old: what of it ages out before it is read is lost, and that is said.
+async fn unread_child_of_a_shard_that_was_read_late_ages(way: Way) {
+    for policy in ["fail", "oldest"] {
+        let (stub, mut feed) = stub(1).await;
+        feed.put(10);
+        stub.split(S, "shardId-000000000000");
+        feed.put(10);
+        let mut job = Job::new(&stub, way, S, &[("source.on-expired-position", policy)]);
+        job.hours_later(&stub, S, 20);
+        job.run(TrimHorizon, |s| s.finished.len() == 1).await.unwrap();
+        job.hours_later(&stub, S, 10);
+        let from = mark(&feed);
+        feed.put(10);
+        let result = job.run(TrimHorizon, |s| s.records.len() >= 10 && s.all_idle()).await;
+        if policy == "fail" {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("is lost") && error.contains("in the 6 h 0 min"), "{error}");
+        } else {
+            assert_from(&feed, &from, &result.unwrap().records);
+        }
+    }
 }
 
 /// A consumer that is ten minutes behind says so, and catches up while records go on coming.

@@ -86,6 +86,8 @@ pub(crate) struct Job {
     pub(crate) clock: Arc<OffsetClock>,
     /// What an earlier run has left.
     pub(crate) saved: Option<SourceProgress>,
+    /// Another run goes on where one ends.
+    pub(crate) is_handed_over: bool,
 }
 
 enum Event {
@@ -126,7 +128,7 @@ impl Job {
             Arc::new(OffsetClock { inner: SystemClock::new(), offset_ms: AtomicI64::new(0), speed: AtomicU32::new(1) });
         let mut spec = spec(endpoint, way, stream, options);
         spec.metadata = vec!["partition-key".to_owned()];
-        Self { spec, clock, saved: None }
+        Self { spec, clock, saved: None, is_handed_over: false }
     }
 
     /// Makes the program's pauses so many times shorter; the stub must not ration it then.
@@ -147,7 +149,7 @@ impl Job {
     pub(crate) fn source(&self) -> Result<Arc<dyn Source>> {
         let job = JobContext { job: "test".to_owned(), generation: 1 };
         let clock: Arc<dyn Clock> = self.clock.clone();
-        Connectors::new(None, clock, job).source(&self.spec, "kinesis")
+        Connectors::new(None, clock, job).handed_over(self.is_handed_over).source(&self.spec, "kinesis")
     }
 
     /// Reads until `done`, and saves where it stands.

@@ -2,11 +2,11 @@
 
 use tidemill::contracts::StartPosition::TrimHorizon;
 
-use crate::aws_stub::AwsStub;
+use crate::aws_stub::{AwsStub, Fault};
 use crate::in_both_ways;
-use crate::run::{Job, Way};
+use crate::run::{Job, Seen, Way};
 
-in_both_ways!(metadata_of_records, several_streams);
+in_both_ways!(metadata_of_records, several_streams, another_stream_is_no_continuation, streams_come_and_go);
 
 /// FLINK-36671: metadata columns were empty in the new source.
 async fn metadata_of_records(way: Way) {
@@ -59,4 +59,90 @@ async fn several_streams(way: Way) {
         assert_eq!(seen.records.iter().map(|r| r.data.as_str()).collect::<Vec<_>>(), ["more"]);
         stub.with("orders-us", |s| s.shards.values_mut().for_each(|s| drop(s.records.pop())));
     }
+}
+
+fn texts(seen: &Seen) -> Vec<&str> {
+    let mut texts: Vec<&str> = seen.records.iter().map(|r| r.data.as_str()).collect();
+    texts.sort_unstable();
+    texts
+}
+
+/// Shards of two streams have the same names. Positions in one, taken up in the other, passed over what that had below them, and a
+/// shard that had ended in one was never opened in the other.
+async fn another_stream_is_no_continuation(way: Way) {
+    let stub = AwsStub::start().await;
+    for stream in ["older", "s"] {
+        stub.create(stream, 1);
+        (0..5).for_each(|n| drop(stub.put(stream, "k", &format!("{stream} {n}"))));
+    }
+    (5..9).for_each(|n| drop(stub.put("s", "k", &format!("s {n}"))));
+    let mut job = Job::new(&stub, way, "s", &[]);
+    job.run(TrimHorizon, |s| s.records.len() >= 9 && s.all_idle()).await.unwrap();
+    for now in ["older", "older; also-older"] {
+        stub.create("also-older", 1);
+        let mut other = Job::new(&stub, way, now, &[]);
+        other.saved = job.saved.clone();
+        let error = other.run(TrimHorizon, |s| s.all_idle()).await.unwrap_err();
+        assert_eq!(error.kind(), tidemill::contracts::ErrorKind::Config);
+        let error = error.to_string();
+        for part in
+            ["table 'events' has read 's' so far", &format!("names '{now}' now"), "another name, or start with --fresh"]
+        {
+            let part = part.replace("older; also-older", "also-older; older");
+            assert!(error.contains(&part), "'{part}' in {error}");
+        }
+    }
+}
+
+/// One stream, then another beside it, then one alone again: each goes on where it stood, and a new one is read whole.
+async fn streams_come_and_go(way: Way) {
+    let stub = AwsStub::start().await;
+    for stream in ["r", "s", "t"] {
+        stub.create(stream, 1);
+        (0..3).for_each(|n| drop(stub.put(stream, "k", &format!("{stream} {n}"))));
+    }
+    let (mut saved, mut n) = (None, 3);
+    for (streams, wanted) in [
+        ("s", &["s 0", "s 1", "s 2"][..]),
+        ("s; t", &["s 3", "t 0", "t 1", "t 2", "t 3"]),
+        ("r; s; t", &["r 0", "r 1", "r 2", "r 3", "r 4", "s 4", "t 4"]),
+        ("t", &["t 5"]),
+        ("t", &["t 6"]),
+    ] {
+        for stream in ["r", "s", "t"] {
+            stub.with(stream, |s| s.subscriptions.clear());
+        }
+        let mut job = Job::new(&stub, way, streams, &[]);
+        job.saved = saved;
+        let seen = job.run(TrimHorizon, |s| s.records.len() >= wanted.len() && s.all_idle()).await.unwrap();
+        assert_eq!(texts(&seen), wanted, "{streams}");
+        let names: Vec<_> = seen.records.iter().map(|r| (&r.metadata["stream"], &r.data[..1])).collect();
+        assert!(names.iter().all(|(stream, of)| stream == of), "{names:?}");
+        saved = job.saved;
+        ["r", "s", "t"].map(|stream| drop(stub.put(stream, "k", &format!("{stream} {n}"))));
+        n += 1;
+    }
+}
+
+/// A stream of a pattern that is gone ends no job, and neither does a service that cannot list them for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_a_pattern_vanish_and_listing_them_fails_for_a_while() {
+    let stub = AwsStub::start().await;
+    for stream in ["day-1", "day-2"] {
+        stub.create(stream, 1);
+        stub.put(stream, "k", stream);
+    }
+    let mut job = Job::new(&stub, Way::Polling, "", &[("stream.pattern", "day-.*")]);
+    stub.fail("ListStreams", 2, Fault::Error(400, "LimitExceededException"));
+    stub.fail("ListStreams", 1, Fault::Closed);
+    let seen = job.run(TrimHorizon, |s| s.records.len() >= 2 && s.all_idle()).await.unwrap();
+    assert_eq!(texts(&seen), ["day-1", "day-2"]);
+    assert_eq!(stub.faults_left(), 0);
+    for stream in ["day-1", "day-2"] {
+        stub.state().streams.remove(stream);
+    }
+    stub.create("day-3", 1);
+    stub.put("day-3", "k", "day-3");
+    let seen = job.run(TrimHorizon, |s| !s.records.is_empty() && s.all_idle()).await.unwrap();
+    assert_eq!(texts(&seen), ["day-3"]);
 }

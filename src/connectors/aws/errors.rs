@@ -84,6 +84,9 @@ const PASSING: &[&str] = &[
     "RequestTimeout",
     "RequestTimeoutException",
     CREDENTIALS_NOT_FETCHED,
+    // The next call has newer credentials, or the one after: they are asked for anew before they expire, by the clock here.
+    "ExpiredTokenException",
+    "ExpiredToken",
 ];
 
 /// Codes with which services refuse a caller.
@@ -113,6 +116,13 @@ pub(super) const CREDENTIALS_NOT_FETCHED: &str = "CredentialsNotFetched";
 
 /// What rustls says of a server whose certificate does not hold: no repetition mends that.
 pub(super) const BAD_CERTIFICATE: &str = "invalid peer certificate";
+
+/// What a code in an answer that went well in part says of the part that did not: whether it passes by itself, and whether the
+/// service asked for fewer calls.
+pub(crate) fn partial(code: &str) -> (bool, bool) {
+    let throttled = THROTTLED.contains(&code) || code.contains("Throttl");
+    (throttled || PASSING.contains(&code), throttled)
+}
 
 /// Makes an [`AwsFailure`] of what a client returned.
 pub(crate) fn failure<E>(call: Call<'_>, error: &SdkError<E, HttpResponse>) -> AwsFailure

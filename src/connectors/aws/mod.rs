@@ -19,7 +19,7 @@ mod string_key;
 
 pub(crate) use batch_get::batch_get;
 pub(crate) use bucket::{Bucket, object_failure};
-pub(crate) use errors::{AwsFailure, Call, failure};
+pub(crate) use errors::{AwsFailure, Call, failure, partial};
 pub(crate) use jitter::Jitter;
 pub(crate) use requests::{Attempt, Requests};
 pub(crate) use session::{AwsSession, AwsSessions, http_client};

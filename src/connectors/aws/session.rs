@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_config::identity::IdentityCache;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::sts::AssumeRoleProvider;
@@ -25,6 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Attempts within one call of the SDK. Connectors go on retrying by their own rules; this only hides blips.
 const ATTEMPTS: u32 = 2;
+/// Temporary credentials are asked for again so long before they expire, or half of it: a call that was signed with them may be on its
+/// way for a while, and clocks differ. (Instances get new ones 5 minutes before the old ones' end.)
+const RENEWAL: Duration = Duration::from_secs(300);
 
 /// The options that choose an account, region or endpoint, by their spelling in WITH.
 const PREFIX: &str = "aws.";
@@ -180,6 +184,7 @@ impl AwsSession {
     fn loader(&self) -> ConfigLoader {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(self.inner.http.clone())
+            .identity_cache(IdentityCache::lazy().buffer_time(RENEWAL).build())
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(
                 TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build(),

@@ -73,10 +73,15 @@ impl TableKey {
         RefusedRow { row, reason: reason.to_owned(), column: Some(self.names[column].clone()), detail }
     }
 
+    /// Name and most bytes of the part of a key at this place.
+    pub(super) fn part(place: usize) -> (&'static str, usize) {
+        if place == 0 { ("hash", MAX_HASH_KEY_BYTES) } else { ("range", MAX_RANGE_KEY_BYTES) }
+    }
+
     /// Why the key of row `row` cannot be stored, if it cannot. `cells` gives the columns by their places.
     pub(super) fn check<'a>(&self, cells: impl Fn(usize) -> &'a CellColumn, row: usize) -> Option<RefusedRow> {
         for (place, key) in self.keys.iter().enumerate() {
-            let (part, most) = if place == 0 { ("hash", MAX_HASH_KEY_BYTES) } else { ("range", MAX_RANGE_KEY_BYTES) };
+            let (part, most) = Self::part(place);
             let refuse = |reason: &str, detail: String| Some(self.refuse(row, *key, reason, detail));
             match cells(*key).cell(row) {
                 Err((reason, detail)) => return refuse(reason, detail),

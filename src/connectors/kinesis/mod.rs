@@ -15,6 +15,7 @@ use crate::contracts::{Clock, Error, Result, Sink, Source, StartPosition, TableS
 
 pub(crate) use aws::Budget;
 
+use super::RunCourse;
 use super::aws::{AwsSession, AwsSessions};
 use super::options::{Options, parse_timestamp_ms};
 
@@ -80,8 +81,9 @@ pub(super) fn aws_source(
     session: AwsSession,
     clock: Arc<dyn Clock>,
     budget: Arc<Budget>,
+    course: RunCourse,
 ) -> Result<Arc<dyn Source>> {
-    Ok(Arc::new(aws::KinesisSource::new(spec, session, clock, budget)?))
+    Ok(Arc::new(aws::KinesisSource::new(spec, session, clock, budget, course)?))
 }
 
 /// A stream of AWS, to write.

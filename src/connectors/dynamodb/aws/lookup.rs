@@ -12,11 +12,13 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 use tokio::sync::OnceCell;
 
-use crate::connectors::aws::{AwsSession, Jitter, Requests, batch_get};
+use crate::connectors::aws::{Attempt, AwsFailure, AwsSession, Jitter, Requests, batch_get};
 use crate::contracts::{Clock, Error, Lookup, Result, TableSpec};
 
 use super::super::lookup::{LookedUp, Objects, json_bytes, json_string};
+use super::super::rows::TableKey;
 use super::attributes::AttributeColumn;
+use super::refusals::VALIDATION;
 use super::table;
 
 /// Keys of a call (BatchGetItem's quota); an answer has 16 MB at most, the rest is left over.
@@ -52,22 +54,33 @@ impl AwsLookup {
         self.client.get_or_try_init(|| async { Ok(Client::new(&self.session.config_without_retries().await?)) }).await
     }
 
-    /// The keys as attributes. A key that no item can have is left out: it has no row.
+    /// What a failure is that no repetition mends. A request that is refused for what is in it is refused for one of its keys: the row
+    /// that has looked it up can be found, and the others go on.
+    fn failed(&self, failure: AwsFailure) -> Error {
+        if failure.code != VALIDATION {
+            return failure.error;
+        }
+        Error::data(failure.error.message())
+            .context(format!("table '{}'", self.looked_up.spec.name))
+            .hint("mend the value that is looked up; if every one is refused, compare the PRIMARY KEY and its types with the table's key")
+    }
+
+    /// The keys as attributes. A key that no item can have is left out, one that is too long too: it has no row.
     fn keys(&self, keys: &RecordBatch) -> Result<Vec<Item>> {
         let columns: Vec<AttributeColumn> =
             keys.columns().iter().map(|column| AttributeColumn::try_new(column, false)).collect::<Result<_>>()?;
         let names = &self.looked_up.key.primary_key;
         let key = |row: usize| -> Option<Item> {
-            let value = |(name, column): (&String, &AttributeColumn)| {
+            let value = |(place, (name, column)): (usize, (&String, &AttributeColumn))| {
                 let value = column.value(row).ok().flatten()?;
-                let empty = match &value {
-                    AttributeValue::S(text) => text.is_empty(),
-                    AttributeValue::B(bytes) => bytes.as_ref().is_empty(),
-                    _ => false,
+                let bytes = match &value {
+                    AttributeValue::S(text) => text.len(),
+                    AttributeValue::B(bytes) => bytes.as_ref().len(),
+                    _ => return Some((name.clone(), value)),
                 };
-                (!empty).then(|| (name.clone(), value))
+                (1..=TableKey::part(place).1).contains(&bytes).then(|| (name.clone(), value))
             };
-            names.iter().zip(&columns).map(value).collect()
+            names.iter().zip(&columns).enumerate().map(value).collect()
         };
         // Two values of a column may be one number to DynamoDB, which takes no key twice.
         let mut seen = HashSet::new();
@@ -102,10 +115,11 @@ impl Lookup for AwsLookup {
         let calls = calls.collect::<Result<Vec<_>>>()?;
         let (client, found) = (self.client().await?, Mutex::new(Vec::<Item>::new()));
         let found_in = &found;
-        let call = |keys| {
-            batch_get(client, &self.looked_up.table, keys, |items| {
+        let call = |keys| async {
+            let attempt = batch_get(client, &self.looked_up.table, keys, |items| {
                 found_in.lock().unwrap_or_else(PoisonError::into_inner).extend(items);
-            })
+            });
+            attempt.await.unwrap_or_else(|failure| Attempt::Failed(self.failed(failure)))
         };
         self.requests.run(calls, call).await?;
         let mut objects = Objects::default();

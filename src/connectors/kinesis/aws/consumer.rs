@@ -1,8 +1,8 @@
 //! The registered consumer of enhanced fan-out.
 //!
 //! A consumer costs money as long as it is registered, and a stream has at most 20 (50 on demand with advantage), so what a
-//! job has registered it removes at its orderly end; one that was there before stays. After a crash the next run finds the
-//! consumer and uses it. One that somebody removes while the job reads (a person, or another job of the same name at its end)
+//! job has registered it removes at its orderly end, unless another run goes on where it ends (a replica's); one that was
+//! there before stays. After a crash the next run finds the consumer and uses it. One that somebody removes while the job reads (a person, or another job of the same name at its end)
 //! is registered again.
 
 use std::sync::atomic::{AtomicBool, Ordering};

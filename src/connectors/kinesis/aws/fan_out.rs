@@ -144,13 +144,14 @@ impl FanOutReader {
                 let behind = u64::try_from(event.millis_behind_latest).unwrap_or(0);
                 // The service says how much comes at a time; what is decoded at a time is said here.
                 self.shard.limit_chunks(self.allowance.share());
-                self.shard.take(&event.records, Some(behind), asked_ms);
+                let children = event.child_shards.unwrap_or_default();
+                let ends = !children.is_empty() || event.continuation_sequence_number.is_empty();
+                self.shard.take(&event.records, Some(behind), asked_ms, ends);
                 if self.shard.stopped() {
                     self.subscription = None;
                     return Ok(false);
                 }
-                let children = event.child_shards.unwrap_or_default();
-                if !children.is_empty() || event.continuation_sequence_number.is_empty() {
+                if ends {
                     self.subscription = None;
                     self.end = Some(children);
                     return Ok(false);

@@ -32,6 +32,7 @@ mod polling;
 mod position;
 mod put;
 mod read_options;
+mod remembered;
 mod retry;
 mod sequence;
 mod server_time;
@@ -39,16 +40,15 @@ mod shard;
 mod sink;
 mod stream;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, StringArray};
 use async_trait::async_trait;
 use md5::{Digest, Md5};
-use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
+use crate::connectors::RunCourse;
 use crate::connectors::aws::{AwsSession, Call, Jitter, failure};
 use crate::contracts::{
     Boundedness, Clock, Error, Position, Result, Source, SourceProgress, Split, SplitId, SplitProgress, SplitReader,
@@ -67,29 +67,21 @@ use lineage::ShardId;
 use polling::PollingReader;
 use position::ShardPosition;
 use read_options::{ReadOptions, StreamChoice};
+use remembered::{Remembered, RememberedStream, SplitNames};
+use retry::{Backoff, START_PATIENCE};
 use shard::{AHEAD_MS, ShardReading};
 use stream::Stream;
 
-/// What a later run must know beside positions.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Remembered {
-    streams: BTreeMap<String, RememberedStream>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct RememberedStream {
-    /// A stream that was made at another time is another stream.
-    created_ms: i64,
-    /// The job registered the consumer, and removes it.
-    #[serde(default)]
-    registered_consumer: bool,
-}
+/// The service's time is known to the second: nothing that was there before a run began is taken for something later.
+const SERVER_TIME_MS: i64 = 1_000;
 
 /// A stream, and its consumer where there is one.
 #[derive(Debug)]
 struct Reading {
     stream: Arc<Stream>,
     consumer: Option<Arc<Consumer>>,
+    /// Records that arrived then or later are left for a later run, milliseconds since 1970.
+    stop_ms: Option<i64>,
     /// The client for subscriptions that is not full yet, and how many shards it has.
     subscriber: Mutex<Option<(StreamClient, usize)>>,
 }
@@ -111,8 +103,7 @@ impl Reading {
 #[derive(Debug)]
 struct Begun {
     streams: Vec<Reading>,
-    /// Several streams: a split's name then begins with its stream's.
-    several: bool,
+    names: SplitNames,
     start: StartPosition,
     /// No earlier run has left positions.
     first: bool,
@@ -126,6 +117,7 @@ pub(super) struct KinesisSource {
     options: ReadOptions,
     clock: Arc<dyn Clock>,
     budget: Arc<Budget>,
+    course: RunCourse,
     begun: OnceCell<Begun>,
     watching: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -143,6 +135,7 @@ impl KinesisSource {
         session: AwsSession,
         clock: Arc<dyn Clock>,
         budget: Arc<Budget>,
+        course: RunCourse,
     ) -> Result<Self> {
         Ok(Self {
             table: spec.name.clone(),
@@ -150,6 +143,7 @@ impl KinesisSource {
             options: ReadOptions::of(spec)?,
             clock,
             budget,
+            course,
             begun: OnceCell::new(),
             watching: Mutex::default(),
         })
@@ -171,12 +165,20 @@ impl KinesisSource {
             StreamChoice::Matching(pattern) => pattern,
         };
         let client = client::client(&self.session).await?;
-        let mut names = Vec::new();
-        let mut pages = client.list_streams().into_paginator().send();
-        while let Some(page) = pages.next().await {
-            let call = Call { service: "kinesis", operation: "ListStreams", resource: "*" };
-            let page = page.map_err(|e| Error::from(failure(call, &e)))?;
+        let call = Call { service: "kinesis", operation: "ListStreams", resource: "*" };
+        let mut backoff =
+            Backoff::new(Arc::clone(&self.clock), Arc::new(Jitter::new(self.clock.now_ms().unsigned_abs())));
+        let (mut names, mut token) = (Vec::new(), None);
+        loop {
+            let list = || async {
+                client.list_streams().set_next_token(token.clone()).send().await.map_err(|e| failure(call, &e))
+            };
+            let page = backoff.persist(Some(START_PATIENCE), list).await?;
             names.extend(page.stream_names().iter().filter(|n| pattern.is_match(n)).map(|n| StreamName::new(n)));
+            token = page.next_token;
+            if token.is_none() {
+                break;
+            }
         }
         if names.is_empty() {
             return Err(Error::config(format!("no stream matches 'stream.pattern' = '{pattern}'"))
@@ -188,8 +190,18 @@ impl KinesisSource {
 
     async fn reach(&self, start: StartPosition, progress: Option<&SourceProgress>) -> Result<Begun> {
         let names = self.names().await?;
-        let several = names.len() > 1 || matches!(self.options.streams, StreamChoice::Matching(_));
-        let remembered = progress.map(remembered).transpose()?.unwrap_or_default();
+        let is_pattern = matches!(self.options.streams, StreamChoice::Matching(_));
+        let remembered = progress.map(Remembered::of).transpose()?.unwrap_or_default();
+        // Streams of a pattern come and go without anybody's naming them.
+        if !is_pattern {
+            remembered.check(&self.table, &names)?;
+        }
+        let plain = match names.as_slice() {
+            _ if !remembered.streams.is_empty() => remembered.plain.as_deref().map(Arc::from),
+            [only] if !is_pattern => Some(Arc::clone(&only.name)),
+            _ => None,
+        };
+        let split_names = SplitNames { plain };
         let mut streams = Vec::with_capacity(names.len());
         for name in names {
             // The seed is the stream's and the run's: readers of several jobs do not pause in step.
@@ -209,7 +221,8 @@ impl KinesisSource {
                     Some(Arc::new(Consumer::ready(&stream, options, ours).await?))
                 }
             };
-            streams.push(Reading { stream: Arc::new(stream), consumer, subscriber: Mutex::default() });
+            let stop_ms = self.stop_ms(&stream);
+            streams.push(Reading { stream: Arc::new(stream), consumer, stop_ms, subscriber: Mutex::default() });
         }
         let start = match start {
             // After every stream has been reached, so that it is not ahead of any of them.
@@ -222,16 +235,10 @@ impl KinesisSource {
             }
             other => other,
         };
-        for reading in &streams {
-            let stream = &reading.stream;
+        for Reading { stream, .. } in &streams {
             match progress {
-                Some(progress)
-                    if remembered.streams.contains_key(&**stream.name()) || remembered.streams.is_empty() =>
-                {
-                    stream.go_on(&earlier(progress, several.then_some(&**stream.name()))?).await?;
-                }
-                // New in the list: the runtime reads it from its beginning.
-                Some(_) => stream.start(None).await?,
+                // A stream that is new in the list has no earlier shards, and all that it has is read from the beginning.
+                Some(progress) => stream.go_on(&split_names.earlier(progress, stream.name())?).await?,
                 None => {
                     let from = if let StartPosition::AtTimestamp(ms) = start { Some(ms) } else { None };
                     stream.start(from).await?;
@@ -239,10 +246,20 @@ impl KinesisSource {
             }
         }
         for name in remembered.streams.keys().filter(|name| !streams.iter().any(|r| &**r.stream.name() == *name)) {
-            tracing::warn!(table = self.table, stream = name, "an earlier run read it, and the table names it no more");
+            tracing::warn!(
+                table = self.table,
+                stream = name,
+                "an earlier run has read it, and the table names it no more: what is left of it is not read"
+            );
         }
         let first = progress.is_none_or(|p| p.state.is_none() && !self.options.begin_after.is_empty());
-        Ok(Begun { streams, several, start, first })
+        Ok(Begun { streams, names: split_names, start, first })
+    }
+
+    /// A run that takes what is there ends with what had arrived when it began: a stream that is written all the time has always more.
+    fn stop_ms(&self, stream: &Stream) -> Option<i64> {
+        let begun_ms = self.course.drains.then(|| stream.server_ms().saturating_add(SERVER_TIME_MS));
+        self.options.stop_ms.into_iter().chain(begun_ms).min()
     }
 
     /// Where `source.init.sequence-numbers` says that reading begins, as saved positions.
@@ -256,39 +273,13 @@ impl KinesisSource {
     /// The stream and the shard of a split.
     fn find(&self, split: &Split) -> Result<(&Reading, ShardId)> {
         let begun = self.begun()?;
-        let (stream, shard) = match split.id.0.split_once('/') {
-            Some((stream, shard)) if begun.several => (Some(stream), shard),
-            _ => (None, &*split.id.0),
-        };
-        let found = begun.streams.iter().find(|r| stream.is_none_or(|name| &**r.stream.name() == name));
-        let found =
+        let found = begun.names.parts(&split.id).and_then(|(stream, shard)| {
+            Some((begun.streams.iter().find(|reading| **reading.stream.name() == *stream)?, shard))
+        });
+        let (found, shard) =
             found.ok_or_else(|| Error::internal(format!("split '{}' is of no stream of the table", split.id)))?;
         Ok((found, shard.into()))
     }
-}
-
-fn remembered(progress: &SourceProgress) -> Result<Remembered> {
-    let Some(state) = &progress.state else { return Ok(Remembered::default()) };
-    serde_json::from_str(state).map_err(|e| Error::corrupt("the saved state of a Kinesis source").caused_by(e))
-}
-
-/// The shards of an earlier run, of one stream.
-fn earlier(
-    progress: &SourceProgress,
-    stream: Option<&str>,
-) -> Result<BTreeMap<ShardId, (Option<ShardPosition>, bool)>> {
-    let mut shards = BTreeMap::new();
-    for (split, at) in &progress.splits {
-        let shard = match stream {
-            Some(stream) => split.0.strip_prefix(stream).and_then(|rest| rest.strip_prefix('/')),
-            None => Some(&*split.0),
-        };
-        if let Some(shard) = shard {
-            let position = at.after_exclusive.as_ref().map(ShardPosition::parse).transpose()?;
-            shards.insert(shard.into(), (position, at.finished));
-        }
-    }
-    Ok(shards)
 }
 
 #[async_trait]
@@ -314,7 +305,9 @@ impl Source for KinesisSource {
             let created_ms = reading.stream.created_ms();
             (reading.stream.name().to_string(), RememberedStream { created_ms, registered_consumer })
         };
-        let remembered = Remembered { streams: self.begun.get()?.streams.iter().map(stream).collect() };
+        let begun = self.begun.get()?;
+        let streams = begun.streams.iter().map(stream).collect();
+        let remembered = Remembered { streams, plain: begun.names.plain.as_deref().map(str::to_owned) };
         serde_json::to_string(&remembered).ok()
     }
 
@@ -322,13 +315,7 @@ impl Source for KinesisSource {
         let begun = self.begun()?;
         let mut splits = Vec::new();
         for reading in &begun.streams {
-            let id = |shard: &ShardId| {
-                SplitId(if begun.several {
-                    format!("{}/{shard}", reading.stream.name()).into()
-                } else {
-                    Arc::clone(shard)
-                })
-            };
+            let id = |shard: &ShardId| begun.names.split(reading.stream.name(), shard);
             for shard in reading.stream.shards()? {
                 let parents = shard.parents.iter().map(id).collect();
                 splits.push(Split { id: id(&shard.id), bytes: None, parents });
@@ -354,7 +341,7 @@ impl Source for KinesisSource {
         let (reading, shard) = self.find(split)?;
         let start = ShardPosition::start(start)?;
         let stream = Arc::clone(&reading.stream);
-        let shard = ShardReading::open(stream, shard, split, resume, start, &self.options)?;
+        let shard = ShardReading::open(stream, shard, split, resume, start, (&self.options, reading.stop_ms))?;
         let allowance = Allowance::new(Arc::clone(&self.budget));
         let reader: Box<dyn SplitReader> = match &reading.consumer {
             Some(consumer) => {
@@ -374,7 +361,8 @@ impl Source for KinesisSource {
     async fn end(&self) {
         self.stop_watching();
         for reading in self.begun.get().map(|b| b.streams.as_slice()).unwrap_or_default() {
-            if let Some(consumer) = &reading.consumer {
+            // The next run would wait until AWS has removed it and made it again, and may be under way already.
+            if let (Some(consumer), false) = (&reading.consumer, self.course.is_handed_over) {
                 consumer.release(&reading.stream).await;
             }
             if reading.stream.losses() > 0 {

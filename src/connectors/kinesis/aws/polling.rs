@@ -107,29 +107,32 @@ impl PollingReader {
         self.failures = 0;
         let bytes: usize =
             answer.records.iter().map(|r| r.data().as_ref().len() + r.partition_key().map_or(0, str::len)).sum();
-        let count = answer.records.len();
+        let (count, ends) = (answer.records.len(), answer.next.is_none());
         if count == 0 {
-            self.shard.take(&[], answer.behind_ms, asked_ms);
+            self.shard.take(&[], answer.behind_ms, asked_ms, ends);
         } else {
             self.record_bytes = Some(bytes.div_ceil(count));
             let cut = self.fits(&answer.records);
             if cut < count {
                 // Much larger than asked for: the rest is read again.
                 answer.records.truncate(cut);
-                self.shard.take(&answer.records, None, asked_ms);
+                self.shard.take(&answer.records, None, asked_ms, false);
                 self.iterator = None;
                 self.pace.took(answered, bytes);
                 return Ok(false);
             }
-            self.shard.take(&answer.records, answer.behind_ms, asked_ms);
+            self.shard.take(&answer.records, answer.behind_ms, asked_ms, ends);
         }
         if self.shard.stopped() {
             return Ok(false);
         }
-        if answer.next.is_none() {
+        if ends {
             self.end = Some(answer.children);
         }
         self.iterator = answer.next;
+        if ends {
+            return Ok(false);
+        }
         if count > 0 {
             self.stuck = (u64::MAX, 0);
             self.pace.took(answered, bytes);
@@ -142,7 +145,7 @@ impl PollingReader {
         } else {
             self.pace.took(answered, 0);
         }
-        Ok(caught_up && self.end.is_none())
+        Ok(caught_up)
     }
 
     /// How many of the records are kept.

@@ -81,6 +81,11 @@ impl ShardPosition {
         self.read_until_ms = Some(self.read_until_ms.map_or(ms, |known| known.max(ms)));
     }
 
+    /// Up to when nothing is left to read, milliseconds since 1970: it has been read, or was not asked for.
+    pub(super) fn until_ms(&self) -> Option<i64> {
+        self.read_until_ms.or(if let Place::At(ms) = self.place { Some(ms) } else { None })
+    }
+
     pub(super) fn to_position(&self) -> Position {
         Position(self.to_string().into())
     }

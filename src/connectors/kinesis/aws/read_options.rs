@@ -45,7 +45,7 @@ pub(super) enum StreamChoice {
 /// How a consumer for enhanced fan-out comes and goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lifecycle {
-    /// Registered when it is missing; what was registered by the job is removed at its orderly end.
+    /// Registered when it is missing; what was registered by the job is removed at its orderly end, if nobody goes on there.
     JobManaged,
     /// It must be there, and stays.
     SelfManaged,

@@ -59,7 +59,7 @@ impl ShardReading {
         split: &Split,
         resume: Option<&Position>,
         start: ShardPosition,
-        options: &ReadOptions,
+        (options, stop_ms): (&ReadOptions, Option<i64>),
     ) -> Result<Self> {
         let mut position = resume.map_or(Ok(start), ShardPosition::parse)?;
         let inherited = if position.place == Place::Horizon { stream.inherited(&split_parents(split)) } else { None };
@@ -67,20 +67,21 @@ impl ShardReading {
             position.read_until(until);
         }
         let moment = if resume.is_some() { Moment::Resuming } else { Moment::Running };
-        let from_oldest = stream.check_age(&id, &position, moment)?;
         let missing = stream.backoff();
-        Ok(Self {
+        let mut this = Self {
             stream,
             id,
             position,
-            from_oldest,
+            from_oldest: false,
             unpacker: Unpacker::new(split.id.clone(), options.unpack),
             behind_ms: None,
-            stop_ms: options.stop_ms,
+            stop_ms,
             stopped: false,
             rests: false,
             missing,
-        })
+        };
+        this.hold_against_retention(moment)?;
+        Ok(this)
     }
 
     /// Where the service shall begin.
@@ -90,8 +91,14 @@ impl ShardReading {
 
     /// Checks that nothing has aged out before it was read.
     pub(super) fn check_age(&mut self) -> Result<()> {
-        if !self.from_oldest && self.stream.check_age(&self.id, &self.position, Moment::Running)? {
+        if self.from_oldest { Ok(()) } else { self.hold_against_retention(Moment::Running) }
+    }
+
+    fn hold_against_retention(&mut self, moment: Moment) -> Result<()> {
+        if let Some(oldest_ms) = self.stream.check_age(&self.id, &self.position, moment)? {
             self.from_oldest = true;
+            // What is gone has been told of, and is not told of again by the children.
+            self.position.read_until(oldest_ms);
         }
         Ok(())
     }
@@ -101,8 +108,8 @@ impl ShardReading {
         self.unpacker.limit_chunks(bytes);
     }
 
-    /// Takes an answer. `asked_ms` is when it was asked for.
-    pub(super) fn take(&mut self, records: &[Record], behind_ms: Option<u64>, asked_ms: i64) {
+    /// Takes an answer. `asked_ms` is when it was asked for; `ends` says that it is the last one of the shard.
+    pub(super) fn take(&mut self, records: &[Record], behind_ms: Option<u64>, asked_ms: i64, ends: bool) {
         let after_stop = self.stop_ms.and_then(|stop| records.iter().position(|r| arrival_ms(r) >= stop));
         let records = &records[..after_stop.unwrap_or(records.len())];
         if !records.is_empty() {
@@ -116,7 +123,8 @@ impl ShardReading {
         }
         self.missing.reset();
         self.behind_ms = behind_ms;
-        if let Some(behind) = behind_ms {
+        // That nothing is left of a shard which has ended says nothing of the time since, whose records are its children's.
+        if let (Some(behind), false) = (behind_ms, ends) {
             // Everything that arrived before then has been given.
             self.position.read_until(asked_ms.saturating_sub(i64::try_from(behind).unwrap_or(i64::MAX)));
         }
@@ -164,7 +172,7 @@ impl ShardReading {
 
     /// The shard has been read to its end.
     async fn ended(&self, children: &[ChildShard]) -> Result<()> {
-        self.stream.shard_ended(&self.id, children, self.position.read_until_ms).await
+        self.stream.shard_ended(&self.id, children, self.position.until_ms()).await
     }
 
     /// What to do about a failed call.

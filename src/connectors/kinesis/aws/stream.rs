@@ -16,7 +16,7 @@ use crate::contracts::{Clock, Error, Result};
 
 use super::client::{StreamClient, Summary};
 use super::lineage::{Lineage, Listed, ShardId};
-use super::position::{Place, ShardPosition};
+use super::position::ShardPosition;
 use super::retry::{Backoff, START_PATIENCE};
 
 /// Listings between two looks at the stream itself (was it made anew? has its retention changed?).
@@ -186,13 +186,13 @@ impl Stream {
         let (lineage, gone) = Lineage::go_on(shards, earlier.keys().cloned().collect::<BTreeSet<_>>());
         *lock(&self.lineage) = lineage;
         for (id, (position, finished)) in earlier {
-            if let (true, Some(until)) = (finished, position.as_ref().and_then(|p| p.read_until_ms)) {
+            if let (true, Some(until)) = (finished, position.as_ref().and_then(ShardPosition::until_ms)) {
                 lock(&self.ended).insert(Arc::clone(id), until);
             }
         }
         for id in gone {
             let Some((position, false)) = earlier.get(&id) else { continue };
-            let until = position.as_ref().and_then(|p| p.read_until_ms);
+            let until = position.as_ref().and_then(ShardPosition::until_ms);
             self.lost(&id, until, "the shard itself has aged out")?;
         }
         Ok(())
@@ -293,19 +293,16 @@ impl Stream {
         parents.iter().filter_map(|p| ended.get(p).copied()).min()
     }
 
-    /// Holds a position against retention. `true`: records are gone, and reading goes on from the oldest one.
-    pub(super) fn check_age(&self, shard: &str, position: &ShardPosition, moment: Moment) -> Result<bool> {
-        let until = match (&position.place, position.read_until_ms) {
-            (_, Some(until)) => until,
-            (Place::At(ms), None) => *ms,
-            _ => return Ok(false),
-        };
+    /// Holds a position against retention. With a time, records before it are gone, and reading goes on from the oldest one.
+    pub(super) fn check_age(&self, shard: &str, position: &ShardPosition, moment: Moment) -> Result<Option<i64>> {
+        let Some(until) = position.until_ms() else { return Ok(None) };
+        let oldest = self.oldest_ms();
         let grace = if moment == Moment::Running { RUNNING_GRACE_MS } else { 0 };
-        if until.max(self.created_ms()) >= self.oldest_ms().saturating_sub(grace) {
-            return Ok(false);
+        if until.max(self.created_ms()) >= oldest.saturating_sub(grace) {
+            return Ok(None);
         }
         self.lost(shard, Some(until), "that is older than the stream's retention")?;
-        Ok(true)
+        Ok(Some(oldest))
     }
 
     /// Records before this are gone.

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 pub use stream::{
     DEFAULT_SHARDS, LocalStream, MAX_KEY_CHARACTERS, MAX_RECORD_BYTES, PutReceipt, PutRecord, PutRefusal, PutResult,
@@ -26,10 +27,18 @@ pub use stream::{
 
 use crate::connectors::blocking::BlockingReader;
 use crate::connectors::line_file::{AtEnd, LineFile, io_error, open_blocking, split_id};
-use crate::contracts::{Boundedness, Clock, Position, Result, Source, Split, SplitReader, StartPosition};
+use crate::contracts::{
+    Boundedness, Clock, Error, Position, Result, Source, SourceProgress, Split, SplitReader, StartPosition,
+};
 use crate::formats::lines::Framing;
 
 use reader::LogReader;
+
+/// What a later run must know beside positions: they mean nothing in another stream, whose shards have the same names.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    stream: String,
+}
 
 /// A stream, open for reading. A stream that does not exist is made, with four shards, so that a job may start
 /// before its first record.
@@ -88,6 +97,24 @@ fn split(name: &str, path: &Path) -> Split {
 
 #[async_trait]
 impl Source for LocalKinesisSource {
+    async fn begin(&self, _start: StartPosition, progress: Option<&SourceProgress>) -> Result<()> {
+        let Some(state) = progress.and_then(|progress| progress.state.as_ref()) else { return Ok(()) };
+        let Remembered { stream } = serde_json::from_str(state)
+            .map_err(|e| Error::corrupt("the saved state of a stream under --local").caused_by(e))?;
+        if stream == self.stream {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "a table has read the stream '{stream}' so far, and names '{}' now: positions in one stream mean nothing in another",
+            self.stream
+        ))
+        .hint("give the table another name, to read the other stream beside it or alone, or start with --fresh"))
+    }
+
+    fn snapshot(&self) -> Option<String> {
+        serde_json::to_string(&Remembered { stream: self.stream.clone() }).ok()
+    }
+
     async fn splits(&self) -> Result<Vec<Split>> {
         let folder = self.folder();
         let files = line_files(&folder)?;

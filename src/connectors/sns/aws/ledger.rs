@@ -143,6 +143,7 @@ impl TableLedger {
             }));
         })
         .await
+        .unwrap_or_else(|failure| Attempt::Failed(failure.error))
     }
 
     async fn write(&self, entries: Vec<WriteRequest>) -> Attempt<Vec<WriteRequest>> {

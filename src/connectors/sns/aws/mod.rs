@@ -17,7 +17,7 @@ mod publish;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -52,6 +52,8 @@ struct Opened {
     client: Client,
     topic_arn: String,
     ledger: Box<dyn Ledger>,
+    /// Messages that were refused since one was published.
+    refused_in_a_row: AtomicUsize,
 }
 
 /// Publishes one INSERT's rows.
@@ -196,8 +198,9 @@ impl AwsTopicSink {
             let marked = opened.ledger.marked(&entries).await?;
             messages.retain(|m| !marked.contains(&m.entry));
         }
-        let Opened { client, topic_arn, ledger } = opened;
-        let publishing = Publishing::new(client, topic_arn, self.options.delivery, ledger.as_ref());
+        let Opened { client, topic_arn, ledger, refused_in_a_row } = opened;
+        let delivery = self.options.delivery;
+        let publishing = Publishing::new(client, topic_arn, delivery, ledger.as_ref(), refused_in_a_row);
         Ok(WriteOutcome { written: 0, refused: publishing.run(&self.requests, messages).await? })
     }
 }
@@ -304,7 +307,7 @@ impl Sink for AwsTopicSink {
                 Box::new(TableLedger::open(dynamodb, table, owner, ttl, clock, requests).await?)
             }
         };
-        self.opened = Some(Opened { client, topic_arn, ledger });
+        self.opened = Some(Opened { client, topic_arn, ledger, refused_in_a_row: AtomicUsize::new(0) });
         Ok(())
     }
 

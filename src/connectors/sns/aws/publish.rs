@@ -4,13 +4,14 @@
 //! released: so only what was on its way when a run ended is unknown to the next one.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_sdk_sns::Client;
 use aws_sdk_sns::types::PublishBatchRequestEntry;
 use indexmap::IndexMap;
 
-use crate::connectors::aws::{Attempt, Call, Requests, failure};
+use crate::connectors::aws::{Attempt, Call, Requests, failure, partial};
 use crate::contracts::{Error, RefusedRow, Result};
 
 use super::super::message::MAX_MESSAGE_BYTES;
@@ -20,6 +21,8 @@ use super::options::Delivery;
 
 /// "PublishBatch": up to 10 messages, 256 KiB in all.
 const BATCH_MESSAGES: usize = 10;
+/// Messages that may be refused one after the other, of one epoch or several: beyond that it is not they that are wrong.
+const MOST_REFUSED_IN_A_ROW: usize = 100;
 
 /// A message that is ready to be sent.
 #[derive(Debug, Clone)]
@@ -35,6 +38,11 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
+    /// What people call it.
+    fn named(&self) -> String {
+        format!("message {} of subject '{}'", self.id, self.subject.as_deref().unwrap_or(""))
+    }
+
     /// Bytes that count for SNS's limit.
     pub(super) fn bytes(&self) -> usize {
         self.body.len() + self.attributes.iter().map(Attribute::bytes).sum::<usize>()
@@ -47,14 +55,23 @@ pub(super) struct Publishing<'a> {
     pub(super) topic_arn: &'a str,
     pub(super) delivery: Delivery,
     pub(super) ledger: &'a dyn Ledger,
+    /// Messages that were refused since one was published, by any flush.
+    refused_in_a_row: &'a AtomicUsize,
     refused: Mutex<Vec<RefusedRow>>,
     /// Entries that are claimed, and known not to be out.
     held: Mutex<HashSet<String>>,
 }
 
 impl<'a> Publishing<'a> {
-    pub(super) fn new(client: &'a Client, topic_arn: &'a str, delivery: Delivery, ledger: &'a dyn Ledger) -> Self {
-        Self { client, topic_arn, delivery, ledger, refused: Mutex::default(), held: Mutex::default() }
+    pub(super) fn new(
+        client: &'a Client,
+        topic_arn: &'a str,
+        delivery: Delivery,
+        ledger: &'a dyn Ledger,
+        refused_in_a_row: &'a AtomicUsize,
+    ) -> Self {
+        let (refused, held) = (Mutex::default(), Mutex::default());
+        Self { client, topic_arn, delivery, ledger, refused_in_a_row, refused, held }
     }
 
     /// Publishes all, those of a FIFO group in their order. Answers what could not be, or may not have been.
@@ -149,20 +166,23 @@ impl<'a> Publishing<'a> {
             }
         };
         let total = batch.len();
-        let (mut left, mut published, mut throttled) = (Vec::new(), Vec::new(), false);
+        let (mut left, mut published, mut refused, mut throttled) = (Vec::new(), Vec::new(), Vec::new(), false);
         for (index, message) in batch.into_iter().enumerate() {
             let id = index.to_string();
             match output.failed().iter().find(|failed| failed.id() == id) {
                 None => published.push(message.entry),
-                Some(failed) if failed.sender_fault() => {
-                    let text = format!("{} ({})", failed.message().unwrap_or("no reason given"), failed.code());
-                    self.refuse(&message, "refused_by_sns", &text);
-                    self.hold([&message]);
-                }
-                Some(failed) => {
-                    throttled |= failed.code().contains("Thrott");
-                    left.push(message);
-                }
+                Some(failed) => match partial(failed.code()) {
+                    // Whose fault it is says nothing of whether it passes: throttling counts as the sender's.
+                    (passes, slower) if passes || !failed.sender_fault() => {
+                        throttled |= slower;
+                        left.push(message);
+                    }
+                    _ => {
+                        let text = format!("{} ({})", failed.message().unwrap_or("no reason given"), failed.code());
+                        self.hold([&message]);
+                        refused.push((message, text));
+                    }
+                },
             }
         }
         self.hold(&left);
@@ -171,13 +191,31 @@ impl<'a> Publishing<'a> {
         {
             return Attempt::Failed(e);
         }
+        let in_a_row = match published.is_empty() {
+            true => self.refused_in_a_row.fetch_add(refused.len(), Ordering::Relaxed) + refused.len(),
+            false => {
+                self.refused_in_a_row.store(0, Ordering::Relaxed);
+                0
+            }
+        };
+        for (message, text) in &refused {
+            self.refuse(message, "refused_by_sns", text);
+        }
+        if let Some((message, text)) = refused.last().filter(|_| in_a_row > MOST_REFUSED_IN_A_ROW) {
+            let many =
+                format!("more than {MOST_REFUSED_IN_A_ROW} messages one after the other, none published between");
+            let what = message.named();
+            return Attempt::Failed(
+                Error::data(format!("SNS topic '{}' refuses {many}: {text}: {what}", self.topic_arn))
+                    .hint("something is wrong with the topic (its key, its policy, its kind) or the table's options, not with these messages"),
+            );
+        }
         let parts = (left.len(), total);
         if left.is_empty() { Attempt::Done } else { Attempt::left_over(call, left, parts, throttled) }
     }
 
     fn refuse(&self, message: &Outgoing, reason: &str, text: &str) {
-        let detail =
-            format!("{text}: message {} of subject '{}'", message.id, message.subject.as_deref().unwrap_or(""));
+        let detail = format!("{text}: {}", message.named());
         let refused = RefusedRow { row: 0, reason: reason.to_owned(), column: None, detail };
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).push(refused);
     }
