@@ -12,8 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arrow::array::{BooleanArray, RecordBatch, RecordBatchReader};
+use arrow::compute::{concat_batches, filter_record_batch};
 use job::{Variant, run};
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use support::compare::{Sink, differences};
 use support::inputs::Inputs;
 use support::kill::dies_after;
@@ -21,7 +23,7 @@ use support::{block_on_all, golden_folder, plan};
 use tidemill::contracts::{Clock, SystemClock};
 use tidemill::job::{JobOptions, MemoryOptions, StateTools, run_batch};
 use tidemill::runtime::Ending;
-use tidemill::state::{CheckpointStore, LocalStorage};
+use tidemill::state::{CheckpointStore, LocalStorage, OperatorState, StatePiece};
 
 #[path = "support/exact.rs"]
 mod exact;
@@ -221,35 +223,71 @@ async fn stopped(name: &str, variant: Variant) -> Result<Vec<String>, String> {
     straight(name, &inputs, variant).await
 }
 
-/// What the checkpoint below `local` holds, as Parquet: all live rows of each operator, and nothing of a query without state.
+/// What the checkpoint below `local` holds, as Parquet: the live rows of each operator, value by value, and nothing of a query without
+/// state.
 async fn exported(local: &Path) -> Result<Vec<String>, String> {
     let text = |e: tidemill::contracts::Error| format!("cannot be exported: {e}");
     let folder = tempfile::tempdir().expect("a folder");
     let mut tools = StateTools::open(&local.to_string_lossy(), Arc::new(SystemClock::new())).await.map_err(text)?;
     let files = tools.export("latest", None, folder.path()).await.map_err(text)?;
-    let mut left: BTreeMap<String, (i64, usize)> = BTreeMap::new();
-    for path in &files {
-        let file = SerializedFileReader::new(std::fs::File::open(path).expect("a file")).expect("Parquet");
-        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-        let metadata = file.metadata().file_metadata();
-        left.insert(name, (metadata.num_rows(), metadata.schema_descr().num_columns()));
-    }
+    let name = |path: &Path| path.file_stem().expect("a name").to_string_lossy().into_owned();
+    let mut left: BTreeMap<String, RecordBatch> = files.iter().map(|path| (name(path), parquet(path))).collect();
     let job = std::fs::read_dir(local.join("checkpoints")).expect("a folder").flatten().next().expect("a job").path();
-    let newest = CheckpointStore::new(Arc::new(LocalStorage::new(job)), "tools", 3).latest().await.map_err(text)?;
+    let mut store = CheckpointStore::new(Arc::new(LocalStorage::new(job)), "tools", 3);
+    let newest = store.latest().await.map_err(text)?.expect("a checkpoint");
+    let saved = store.load(&newest).await.map_err(text)?;
     let mut differences = Vec::new();
-    for (name, query) in newest.expect("a checkpoint").queries {
-        for (number, operator) in query.operators.iter().enumerate() {
-            let file = format!("{}-{number}", name.replace(|c: char| !c.is_alphanumeric() && c != '_', "-"));
-            let (rows, columns) = left.remove(&file).unwrap_or_default();
-            if rows != operator.rows as i64 || (rows > 0) != (columns > 0) {
-                differences.push(format!("{file}: {rows} rows of {columns} columns, of {}", operator.rows));
+    for (name, query) in &saved.queries {
+        let operators = query.operators.iter().zip(&newest.queries[name].operators).enumerate();
+        let operators = operators.map(|(number, (state, manifest))| (number.to_string(), state, manifest));
+        let open = query.unwritten.iter().zip(&newest.queries[name].unwritten);
+        for (which, state, manifest) in operators.chain(open.map(|(s, m)| ("open".to_owned(), s, m))) {
+            let file = format!("{}-{which}", name.replace(|c: char| !c.is_alphanumeric() && c != '_', "-"));
+            let (kept, written) = (live(state), left.remove(&file));
+            let rows = kept.as_ref().map_or(0, RecordBatch::num_rows);
+            if rows as u64 != manifest.rows {
+                differences.push(format!("{file}: {rows} live rows, of {}", manifest.rows));
             }
-            EXPORTED_ROWS.fetch_add(rows as usize, Ordering::Relaxed);
+            if !is_same(kept.as_ref(), written.as_ref()) {
+                differences.push(format!("{file}: {written:?} was written of {kept:?}"));
+            }
+            EXPORTED_ROWS.fetch_add(rows, Ordering::Relaxed);
             EXPORTED_STATES.fetch_add(usize::from(rows > 0), Ordering::Relaxed);
         }
     }
     differences.extend(left.into_keys().map(|file| format!("{file}: nobody's state")));
     Ok(differences)
+}
+
+/// All rows of a Parquet file.
+fn parquet(path: &Path) -> RecordBatch {
+    let file = std::fs::File::open(path).expect("a file");
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build().expect("a reader");
+    let schema = reader.schema();
+    let batches: Vec<RecordBatch> = reader.map(|batch| batch.expect("rows")).collect();
+    concat_batches(&schema, &batches).expect("of one schema")
+}
+
+/// All live rows of an operator; `None` if it has no piece.
+fn live(state: &OperatorState) -> Option<RecordBatch> {
+    let rows = |piece: &StatePiece| {
+        let rows = piece.rows.load().expect("its rows");
+        match &piece.dead {
+            Some(dead) => filter_record_batch(&rows, &BooleanArray::from(!dead)).expect("as many bits as rows"),
+            None => rows,
+        }
+    };
+    let batches: Vec<RecordBatch> = state.pieces.iter().map(rows).collect();
+    Some(concat_batches(batches.first()?.schema_ref(), &batches).expect("of one schema"))
+}
+
+fn is_same(kept: Option<&RecordBatch>, written: Option<&RecordBatch>) -> bool {
+    let columns = |batch: &RecordBatch| {
+        let schema = batch.schema();
+        let fields = schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone()));
+        fields.zip(batch.columns().to_vec()).collect::<Vec<_>>()
+    };
+    kept.map(columns) == written.map(columns)
 }
 
 async fn sinks(options: &JobOptions) -> Result<Vec<Sink>, String> {

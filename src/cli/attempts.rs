@@ -69,20 +69,19 @@ impl Attempts {
             return waits(clock, stop, pause).await;
         }
         self.unavailable = 0;
-        self.failed += 1;
+        self.failed = self.failed.saturating_add(1);
+        let most = self.retries.most;
         // One more when the epoch is skipped then.
-        if self.failed > self.retries.most + u32::from(self.retries.skips) {
+        if self.failed > most.saturating_add(u32::from(self.retries.skips)) {
             return false;
         }
         let pause = doubled(self.first_pause(), self.failed - 1);
-        let most = self.retries.most;
+        let follows = match most {
+            Retries::FOR_EVER => format!("retry {}", self.failed),
+            most => format!("{} of {most} retries", self.failed.min(most)),
+        };
         for error in errors {
-            eprintln!(
-                "{}failed ({} of {most} retries follows in {} ms): {error}",
-                self.of,
-                self.failed.min(most),
-                pause.as_millis()
-            );
+            eprintln!("{}failed ({follows} follows in {} ms): {error}", self.of, pause.as_millis());
         }
         waits(clock, stop, pause).await
     }
@@ -256,6 +255,20 @@ mod tests {
         assert!(job.fails(7, ErrorKind::Data).await && job.fails(7, ErrorKind::Data).await);
         assert_eq!(job.pauses(), [10, 20]);
         assert!(!job.fails(7, ErrorKind::Data).await);
+    }
+
+    /// -1 of Lambda. It is so with an epoch that would be skipped in the end, too.
+    #[tokio::test]
+    async fn there_may_be_no_end() {
+        for skips in [false, true] {
+            let mut job = Job::new(Retries::FOR_EVER, 10, skips);
+            for _ in 0..1_000 {
+                assert!(job.fails(7, ErrorKind::Data).await);
+            }
+            assert_eq!(job.pauses()[999], 60_000);
+            job.attempts.failed = u32::MAX - 1;
+            assert!(job.fails(7, ErrorKind::Data).await && job.fails(7, ErrorKind::Data).await);
+        }
     }
 
     #[tokio::test]

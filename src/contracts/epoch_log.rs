@@ -56,6 +56,9 @@ pub struct SplitCut {
     /// Position of the last of them: proves that a replay reads the same ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// What they were of, where the source can tell: a replay reads no other version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Its reader has found its end. Said of sources that have few splits open at a time ([`Source::most_open`]), so that a
     /// replay need not keep more of them open either.
     ///

@@ -67,12 +67,14 @@ pub enum Fetch {
 }
 
 /// Where earlier runs have left a split.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SplitProgress {
     /// The last record that counted; `None` when nothing of it has been read.
     pub after_exclusive: Option<Position>,
     /// Whether it has been read to its end.
     pub finished: bool,
+    /// What those records were of (see [`Source::version`]).
+    pub version: Option<String>,
 }
 
 /// Where earlier runs have left a source.
@@ -90,7 +92,8 @@ pub struct SourceProgress {
 /// - `begin` is called once, before anything else. With `progress`, the source goes on: splits that are not in it have
 ///   appeared since and are read from their oldest record, whatever `start` says; one in it that has not ended and that
 ///   the source no longer has is never passed over in silence.
-/// - Splits are stable: the same name means the same records in the same order, also after a restart.
+/// - Splits are stable: the same name means the same records in the same order, also after a restart. Where others can be put in their
+///   place, `version` tells, and what has been read in part is not read on in another one.
 /// - `open` with a position resumes *after* it; no record is read twice or skipped.
 /// - New splits may appear between two calls of `splits`; one that was there does not disappear
 ///   while unread records are in it.
@@ -104,6 +107,12 @@ pub trait Source: Send + Sync + fmt::Debug {
 
     /// What a later run must know beside the splits' positions (a stream's creation time), as text.
     fn snapshot(&self) -> Option<String> {
+        None
+    }
+
+    /// The version of what is read of this split, where another one can be put in its place under the same name (an object's ETag).
+    /// `None` where that cannot be, or it has not been opened.
+    fn version(&self, _split: &SplitId) -> Option<String> {
         None
     }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use super::member::Member;
 use super::spread::Hold;
-use super::term::{Candidate, Look, Term, Times, Watch};
+use super::term::{Candidate, Look, PAUSES_A_BEAT, Term, Times, Watch};
 use crate::contracts::{Lease, LeaseStore, Result};
 
 /// Of a beat: looks while a job is on its way to this process. A hand-over so takes no longer than the job's own end and
@@ -130,9 +130,8 @@ impl Seat {
                             if let Some(term) = part.take(lease.as_ref()).await? {
                                 return Ok(term);
                             }
-                            // Another one was quicker, or nobody knows: look again at once.
-                            watch = Watch::default();
-                            continue;
+                            // Another one was quicker, as the next look shows, or nobody knows.
+                            pause = part.beat() / PAUSES_A_BEAT;
                         }
                         // What others take meanwhile counts, too.
                         Err(left) => pause = left.clamp(Duration::from_millis(1), step),
@@ -240,10 +239,10 @@ impl Part {
     /// Renews the wish until it has come true, or should not.
     async fn follow(&self, watch: &mut Watch, generation: u64, wish: &mut Term) -> Result<Pursuit> {
         let clock = &self.member.clock;
-        let pause = self.beat() / LOOKS_A_BEAT;
         let mut kept = pin!(wish.keep());
         let mut doubted: Option<Duration> = None;
         loop {
+            let mut pause = self.beat() / LOOKS_A_BEAT;
             let look = tokio::select! {
                 biased;
                 _ = &mut kept => return Ok(Pursuit::Ended(self.beat())),
@@ -262,7 +261,7 @@ impl Part {
                     if let Some(term) = self.take(lease.as_ref()).await? {
                         return Ok(Pursuit::Taken(term));
                     }
-                    *watch = Watch::default();
+                    pause = self.beat() / PAUSES_A_BEAT;
                 }
             }
             if self.member.wants(&self.job) {

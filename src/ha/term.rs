@@ -9,8 +9,8 @@
 //! over before B begins, as long as both clocks run at the same speed. Where they do not, or A is paused between looking
 //! and acting, see the module above.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::contracts::{Clock, Error, ErrorKind, Lease, LeaseStore, Outage, Result};
@@ -35,6 +35,9 @@ impl Default for Times {
     }
 }
 
+/// Of a beat: what is waited after a request that has failed.
+pub(super) const PAUSES_A_BEAT: u32 = 4;
+
 /// A replica that wants to run a job.
 #[derive(Debug, Clone)]
 pub struct Candidate {
@@ -45,6 +48,11 @@ pub struct Candidate {
     /// Attempts to take or renew, each under a number of its own. An attempt whose answer is lost may have been stored
     /// long ago; if the next one looked the same, it would be taken for that, and the term would seem younger than it is.
     attempts: Arc<AtomicU64>,
+    /// The last term that this candidate has had. What is stored under its name with a higher number is an attempt whose answer
+    /// was lost: nobody leads by it.
+    led: Arc<AtomicU64>,
+    /// The lease is free, and cannot be taken.
+    refused: Arc<Mutex<Option<Outage>>>,
 }
 
 /// Why a term has ended.
@@ -69,7 +77,8 @@ impl std::fmt::Display for Lost {
 impl Candidate {
     /// `holder` must be different for each start of each process.
     pub fn new(store: Arc<dyn LeaseStore>, clock: Arc<dyn Clock>, holder: impl Into<String>, times: Times) -> Self {
-        Self { store, clock, holder: holder.into(), times, attempts: Arc::default() }
+        let (attempts, led, refused) = Default::default();
+        Self { store, clock, holder: holder.into(), times, attempts, led, refused }
     }
 
     /// How long things take.
@@ -90,8 +99,9 @@ impl Candidate {
                     if let Some(term) = self.take(lease.as_ref()).await? {
                         return Ok(term);
                     }
-                    // Another one was quicker, or nobody knows: look again at once.
-                    watch = Watch::default();
+                    // Another one was quicker, as the next look shows, or nobody knows. Not at once: a store that refuses what it
+                    // is asked too often must be left in peace, also for those who renew.
+                    self.clock.sleep(self.times.beat / PAUSES_A_BEAT).await;
                     continue;
                 }
                 Some(Look::Held(lease)) if told.as_ref() != Some(&lease.holder) => {
@@ -113,7 +123,13 @@ impl Candidate {
             None => None,
             Some(Err(error)) if error.kind() == ErrorKind::Unavailable => Some(error),
             Some(Err(error)) => return Err(error.context(format!("lease in {}", self.store.place()))),
-            Some(Ok(found)) => return Ok(Some(watch.saw(found, self.clock.elapsed(), self.times.ttl))),
+            Some(Ok(found)) => {
+                let now = self.clock.elapsed();
+                return Ok(Some(match watch.saw(found, now, self.times.ttl) {
+                    Look::Held(lease) if self.is_stray(&lease) => Look::Free { lease: Some(lease), since: now },
+                    look => look,
+                }));
+            }
         };
         if let Some(silent) = watch.heard_nothing(self.clock.elapsed()) {
             let (place, seconds) = (self.store.place(), silent.as_secs());
@@ -123,6 +139,12 @@ impl Candidate {
             );
         }
         Ok(None)
+    }
+
+    /// Whether this is an attempt to take it that was stored when nobody waited for its answer any more. As its number is not that of
+    /// any term that has been, and a holder's name is given once, it is nobody's: it may be replaced at once.
+    fn is_stray(&self, stored: &Lease) -> bool {
+        stored.holder == self.holder && stored.generation > self.led.load(Ordering::Relaxed)
     }
 
     /// A beat, or less if the lease may be taken before.
@@ -138,13 +160,39 @@ impl Candidate {
         let generation = found.map_or(0, |lease| lease.generation) + 1;
         let lease = Lease { holder: self.holder.clone(), generation, beat: self.attempt(), released: false };
         let sent = self.clock.elapsed();
-        match self.set(found, &lease, self.times.ttl).await {
+        match self.set(found, &lease, sent + 2 * self.times.beat).await {
             // Taken, but so long ago that another one may have taken it since: this process was paused.
             Ok(Set::Ours) if self.clock.elapsed().saturating_sub(sent) >= self.times.ttl => Ok(None),
-            Ok(Set::Ours) => Ok(Some(Term { candidate: self.clone(), lease, renewed: sent })),
-            Ok(Set::Theirs(_) | Set::Unknown) => Ok(None),
-            Err(error) if error.kind() == ErrorKind::Unavailable => Ok(None),
+            Ok(Set::Ours) => {
+                self.led.fetch_max(generation, Ordering::Relaxed);
+                *self.refused() = None;
+                Ok(Some(Term { candidate: self.clone(), lease, renewed: sent }))
+            }
+            Ok(Set::Theirs(_)) => {
+                *self.refused() = None;
+                Ok(None)
+            }
+            Ok(Set::Unknown) => {
+                self.was_refused("no answer");
+                Ok(None)
+            }
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                self.was_refused(&error.to_string());
+                Ok(None)
+            }
             Err(error) => Err(error.context(format!("lease in {}", self.store.place()))),
+        }
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<Outage>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn was_refused(&self, why: &str) {
+        let now = self.clock.elapsed();
+        if let Some(lasts) = self.refused().get_or_insert(Outage::new(now, SILENCE_IS_TOLD_AFTER)).to_tell(now) {
+            let (place, seconds) = (self.store.place(), lasts.as_secs());
+            tracing::warn!("the lease in {place} is free, and could not be taken for {seconds} s: {why}");
         }
     }
 
@@ -162,15 +210,15 @@ impl Candidate {
         self.attempts.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Compares and sets; when the answer is no, or lost, what is stored tells.
-    async fn set(&self, expected: Option<&Lease>, next: &Lease, within: Duration) -> Result<Set> {
-        let until = self.clock.elapsed() + within;
-        let outcome = self.answer(self.store.replace(expected, next), within).await;
+    /// Compares and sets; when the answer is no, or lost, what is stored tells. Each request may take half of the time that is left until
+    /// `until`, so that one which is never answered leaves as much for the next.
+    async fn set(&self, expected: Option<&Lease>, next: &Lease, until: Duration) -> Result<Set> {
+        let half = || until.saturating_sub(self.clock.elapsed()) / 2;
+        let outcome = self.answer(self.store.replace(expected, next), half()).await;
         if let Some(Ok(true)) = outcome {
             return Ok(Set::Ours);
         }
-        let left = until.saturating_sub(self.clock.elapsed());
-        match self.answer(self.store.read(), left).await {
+        match self.answer(self.store.read(), half()).await {
             Some(Ok(Some(stored))) if stored == *next => Ok(Set::Ours),
             Some(Ok(Some(stored))) if Some(&stored) != expected => Ok(Set::Theirs(stored)),
             Some(Ok(_)) | None => match outcome {
@@ -289,7 +337,7 @@ impl Term {
             }
             let next = Lease { beat: self.candidate.attempt(), ..self.lease.clone() };
             let sent = clock.elapsed();
-            match self.candidate.set(Some(&self.lease), &next, ttl - age).await {
+            match self.candidate.set(Some(&self.lease), &next, self.renewed + ttl).await {
                 Ok(Set::Ours) => {
                     (self.lease, self.renewed) = (next, sent);
                     last = None;
@@ -297,10 +345,10 @@ impl Term {
                 // A renewal of ours whose answer came too late, or never.
                 Ok(Set::Theirs(stored)) if self.is_own(&stored) => self.lease = stored,
                 Ok(Set::Theirs(stored)) => return Lost::Taken(stored),
-                Ok(Set::Unknown) => self.pause(beat / 4).await,
+                Ok(Set::Unknown) => self.pause(beat / PAUSES_A_BEAT).await,
                 Err(error) => {
                     last = Some(error);
-                    self.pause(beat / 4).await;
+                    self.pause(beat / PAUSES_A_BEAT).await;
                 }
             }
         }
@@ -322,7 +370,8 @@ impl Term {
         // Twice: what is stored may be a renewal whose answer was lost.
         for _ in 0..2 {
             let next = Lease { released: true, beat: self.candidate.attempt(), ..self.lease.clone() };
-            match self.candidate.set(Some(&self.lease), &next, self.candidate.times.beat).await? {
+            let until = self.candidate.clock.elapsed() + 2 * self.candidate.times.beat;
+            match self.candidate.set(Some(&self.lease), &next, until).await? {
                 Set::Theirs(stored) if self.is_own(&stored) => self.lease = stored,
                 _ => break,
             }
@@ -332,19 +381,5 @@ impl Term {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_silence_is_told_when_it_lasts_and_again_now_and_then() {
-        let mut watch = Watch::default();
-        let mut told = |seconds: std::ops::Range<u64>| -> Vec<u64> {
-            let told = seconds.filter_map(|second| watch.heard_nothing(Duration::from_secs(second)));
-            told.map(|silent| silent.as_secs()).collect()
-        };
-        assert_eq!(told(100..180), [10, 40, 70]);
-        watch.saw(None, Duration::from_secs(180), Duration::from_secs(8));
-        assert_eq!(watch.heard_nothing(Duration::from_secs(181)), None, "an answer ends it");
-        assert_eq!(watch.heard_nothing(Duration::from_secs(191)), Some(Duration::from_secs(10)));
-    }
-}
+#[path = "term_tests.rs"]
+mod tests;

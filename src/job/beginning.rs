@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::state_tools::short;
+use super::state_text::short;
 use crate::sql::QueryPlan;
 use crate::state::Manifest;
 

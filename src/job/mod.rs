@@ -16,6 +16,7 @@ mod replica;
 mod resources;
 mod run;
 mod saved;
+mod state_text;
 mod state_tools;
 
 pub use backfill::{BackfillOptions, Backfilled, backfill};

@@ -10,13 +10,10 @@ use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use parquet::arrow::ArrowWriter;
 
-use super::changes::difference;
 use super::saved::{ATTEMPTS, Passes, last_epoch, last_generation, newest, nonce, open_log, storage};
-use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Result, Watermark};
-use crate::state::{
-    CheckpointStore, Manifest, ManifestOperator, ManifestReference, OperatorState, SavedSplit, SavedTable, Stamp,
-    StatePiece, shown_digest,
-};
+use super::state_text::{changed, everything, short};
+use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Result};
+use crate::state::{CheckpointStore, Manifest, OperatorState, Stamp, StatePiece};
 
 #[cfg(test)]
 #[path = "state_tools_tests.rs"]
@@ -82,72 +79,13 @@ impl StateTools {
     /// Everything that a checkpoint says, for people.
     pub async fn show(&self, which: &str) -> Result<String> {
         let (manifest, name) = self.find(which).await?;
-        let mut text = format!("{name}: {}\n", short(&manifest));
-        let _ = writeln!(text, "  written by {} in run {}", manifest.program, manifest.generation);
-        for (table, saved) in &manifest.tables {
-            let _ = writeln!(text, "  table {table}");
-            for (split, at) in &saved.splits {
-                let end = if at.finished { ", finished" } else { "" };
-                let _ = writeln!(text, "    {split}: {}, watermark {}{end}", stands(at), Watermark(at.watermark_ms));
-            }
-        }
-        for (table, version) in &manifest.references {
-            let _ = writeln!(text, "  reference table {table}: {}", shown(version));
-        }
-        for (query, saved) in &manifest.queries {
-            let _ = writeln!(text, "  query {query}: durable up to epoch {}", saved.durable_epoch);
-            for (number, operator) in saved.operators.iter().enumerate() {
-                let _ = writeln!(text, "    operator {number}: {}", size(operator));
-                for line in operator.fingerprint.lines() {
-                    let _ = writeln!(text, "      {line}");
-                }
-            }
-            if let Some(unwritten) = &saved.unwritten {
-                let _ = writeln!(text, "    in open files of its sink: {}", size(unwritten));
-            }
-        }
-        Ok(text)
+        Ok(everything(&manifest, &name))
     }
 
     /// What has changed between two checkpoints.
     pub async fn diff(&self, before: &str, after: &str) -> Result<String> {
         let ((before, name_before), (after, name_after)) = (self.find(before).await?, self.find(after).await?);
-        let mut text = format!("{name_before}: {}\n{name_after}: {}\n", short(&before), short(&after));
-        for table in keys(&before.tables, &after.tables) {
-            let none = SavedTable::default();
-            let [old, new] = [&before, &after].map(|manifest| manifest.tables.get(table).unwrap_or(&none));
-            for split in keys(&old.splits, &new.splits) {
-                let (was, is) = (old.splits.get(split), new.splits.get(split));
-                if was != is {
-                    let at = |at: Option<&SavedSplit>| at.map_or_else(|| "not known".to_owned(), stands);
-                    let _ = writeln!(text, "  table {table}, {split}: {} -> {}", at(was), at(is));
-                }
-            }
-        }
-        for table in keys(&before.references, &after.references) {
-            let (was, is) = (before.references.get(table), after.references.get(table));
-            if was != is {
-                let version = |version: Option<&ManifestReference>| version.map_or_else(|| "none".to_owned(), shown);
-                let _ = writeln!(text, "  reference table {table}: {} -> {}", version(was), version(is));
-            }
-        }
-        for query in keys(&before.queries, &after.queries) {
-            let (Some(old), Some(new)) = (before.queries.get(query), after.queries.get(query)) else {
-                let only = if before.queries.contains_key(query) { &name_before } else { &name_after };
-                let _ = writeln!(text, "  query {query}: only in {only}");
-                continue;
-            };
-            for (number, (was, is)) in old.operators.iter().zip(&new.operators).enumerate() {
-                if was.fingerprint != is.fingerprint {
-                    let _ = writeln!(text, "  query {query}, operator {number}:");
-                    text.push_str(&difference(&was.fingerprint, &is.fingerprint));
-                }
-                if was != is {
-                    let _ = writeln!(text, "  query {query}, operator {number}: {} -> {}", size(was), size(is));
-                }
-            }
-        }
-        Ok(text)
+        Ok(changed((&before, &name_before), (&after, &name_after)))
     }
 
     /// Writes the state of each operator (of one query, if it is named), and the rows in open files of its sink, as Parquet below `folder`.
@@ -376,46 +314,6 @@ fn file_names<'a>(queries: impl Iterator<Item = &'a String>) -> BTreeMap<String,
         (query.clone(), free)
     };
     queries.map(name).collect()
-}
-
-fn keys<'a, T>(
-    before: &'a std::collections::BTreeMap<String, T>,
-    after: &'a std::collections::BTreeMap<String, T>,
-) -> BTreeSet<&'a String> {
-    before.keys().chain(after.keys()).collect()
-}
-
-/// Where reading of a split goes on.
-fn stands(at: &SavedSplit) -> String {
-    match (&at.after_exclusive, at.from_ms) {
-        (Some(position), _) => format!("after {position}"),
-        (None, Some(ms)) => format!("arrivals from {}", Watermark(ms)),
-        (None, None) => "from its beginning".to_owned(),
-    }
-}
-
-pub(super) fn short(manifest: &Manifest) -> String {
-    let files = manifest.files().count();
-    let from = manifest.from.as_ref().map(|from| format!(", from {from}")).unwrap_or_default();
-    format!(
-        "{}, epoch {}, {} bytes in {files} files{from}",
-        Watermark(manifest.time_ms),
-        manifest.epoch,
-        manifest.bytes()
-    )
-}
-
-fn size(operator: &ManifestOperator) -> String {
-    let bytes = operator.all_files().map(|file| file.bytes).fold(0, u64::saturating_add);
-    let watermark = operator.watermark_ms.map(|ms| format!(", watermark {}", Watermark(ms))).unwrap_or_default();
-    format!("{} rows, {bytes} bytes in {} files{watermark}", operator.rows, operator.all_files().count())
-}
-
-/// A version of a reference table. Its cuts have the whole digest.
-fn shown(version: &ManifestReference) -> String {
-    let bytes: u64 = version.files.iter().map(|file| file.bytes).sum();
-    let digest = shown_digest(&version.digest);
-    format!("version {digest}, {} rows, {bytes} bytes", version.rows)
 }
 
 /// Writes the live rows; false when there are none.

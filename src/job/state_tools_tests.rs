@@ -11,8 +11,8 @@ use tokio::sync::Mutex;
 
 use super::super::saved::{Passes, newest};
 use super::*;
-use crate::contracts::{Created, Storage, SystemClock};
-use crate::state::{LocalStorage, SavedJob, SavedQuery};
+use crate::contracts::{Created, Storage, SystemClock, Watermark};
+use crate::state::{LocalStorage, SavedJob, SavedQuery, SavedSplit, SavedTable};
 
 /// One operator for each query, whose only state is a number.
 fn saved(epoch: u64, queries: &[(&str, i64)]) -> SavedJob {
@@ -218,4 +218,58 @@ async fn exported_files_of_two_queries_never_have_one_name() {
         let same = files.iter().find(|other| number(other) == of).and_then(|other| other.file_name());
         assert_eq!(file.file_name(), same, "{name}");
     }
+}
+
+/// Positions alone do not tell of an input that has ended, nor sizes of an operator that has come.
+#[tokio::test]
+async fn whatever_differs_between_two_checkpoints_is_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage: Arc<dyn Storage> = Arc::new(LocalStorage::new(folder.path().join("job")));
+    let mut job = CheckpointStore::new(Arc::clone(&storage), "job", 9);
+    let (mut epoch, stamp) = (0, Stamp { generation: 1, time_ms: 0 });
+    let (after_exclusive, from_ms, version) = (Some("17".to_owned()), None, None);
+    let split = SavedSplit { after_exclusive, from_ms, watermark_ms: 0, finished: false, version };
+    let mut state = saved(1, &[("job:counts", 1)]);
+    state
+        .tables
+        .insert("t".to_owned(), SavedTable { splits: [("a.jsonl".to_owned(), split)].into(), ..SavedTable::default() });
+    let mut commit = async |change: &dyn Fn(&mut SavedSplit, &mut SavedQuery)| {
+        let split = state.tables.get_mut("t").and_then(|table| table.splits.get_mut("a.jsonl")).expect("the split");
+        change(split, state.queries.get_mut("job:counts").expect("the query"));
+        epoch += 1;
+        state.epoch = epoch;
+        job.commit(&state, epoch, stamp).await.expect("committed");
+    };
+    commit(&|_, _| {}).await;
+    commit(&|split, _| split.watermark_ms = 60_000).await;
+    commit(&|split, _| split.finished = true).await;
+    commit(&|_, query| query.operators.push(query.operators[0].clone())).await;
+    commit(&|_, query| query.unwritten = query.operators.pop()).await;
+    commit(&|_, query| {
+        let mut pieces = saved(7, &[("another", 2)]).queries.remove("another").expect("it").operators[0].pieces.clone();
+        query.operators[0].pieces.append(&mut pieces);
+        query.operators[0].pieces.remove(0);
+    })
+    .await;
+    let store = CheckpointStore::new(storage, "tools", KEPT);
+    let tools = StateTools { store, locked: None, clock: Arc::new(SystemClock::new()) };
+    let told = async |number: u64| {
+        let text = tools.diff(&number.to_string(), &(number + 1).to_string()).await.expect("a difference");
+        let bytes = regex::Regex::new(r"\d+ bytes").expect("a pattern");
+        let lines = text.lines().skip(2).map(|line| bytes.replace_all(line, "N bytes").into_owned());
+        lines.collect::<Vec<_>>()
+    };
+    let at = |ms: i64| format!("after 17, watermark {}", Watermark(ms));
+    assert_eq!(told(1).await, [format!("  table t, a.jsonl: {} -> {}", at(0), at(60_000))]);
+    assert_eq!(told(2).await, [format!("  table t, a.jsonl: {0} -> {0}, finished", at(60_000))]);
+    let size = "1 rows, N bytes in 1 files";
+    assert_eq!(told(3).await, [format!("  query job:counts, operator 1: none -> {size}")]);
+    assert_eq!(
+        told(4).await,
+        [
+            format!("  query job:counts, operator 1: {size} -> none"),
+            format!("  query job:counts, in open files of its sink: none -> {size}"),
+        ]
+    );
+    assert_eq!(told(5).await, [format!("  query job:counts, operator 0: {size}, written anew")]);
 }

@@ -15,7 +15,7 @@ use super::feed::{Feed, FeedSpecification};
 use super::idleness::steady_ms;
 use super::reader::{Event, Piece};
 use super::repeat::Logged;
-use super::replay::logged_progress;
+use super::replay::{logged_progress, note_versions};
 use super::splits::{MISSED_LISTINGS, SplitState, Status};
 use super::worker::Ending;
 use crate::contracts::{Boundedness, Clock, EpochCut, Error, Result, StartPosition};
@@ -97,7 +97,8 @@ impl Driver {
             feed.begun = specification.tables.iter().any(|table| logged.tables.contains(&table.table));
             // All tables of a feed stand at the same positions.
             let saved = feed.saved.iter().flatten().next().map(SavedTable::progress);
-            let progress = saved.or_else(|| logged_progress(feed, &logged.cuts));
+            let mut progress = saved.or_else(|| logged_progress(feed, &logged.cuts));
+            note_versions(feed, &logged.cuts, &mut progress);
             feed.specification.source.begin(feed.specification.start, progress.as_ref()).await?;
         }
         self.replay = logged.cuts;
@@ -364,7 +365,10 @@ impl Driver {
                         StartPosition::AtTimestamp(ms) if s.position.is_none() => Some(ms),
                         _ => None,
                     };
-                    (s.id.0.to_string(), SavedSplit { after_exclusive, from_ms, watermark_ms: *watermark, finished })
+                    let is_read_on = after_exclusive.is_some() && !finished;
+                    let version = if is_read_on { source.version(&s.id) } else { None };
+                    let watermark_ms = *watermark;
+                    (s.id.0.to_string(), SavedSplit { after_exclusive, from_ms, watermark_ms, finished, version })
                 };
                 // What a drained run has closed, each of its queries knows; any other has closed what its watermark passed.
                 let fired = if drained { i64::MIN } else { time.reported.0 };

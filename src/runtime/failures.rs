@@ -13,12 +13,17 @@ use crate::contracts::{EpochLog, Error, ErrorKind, LogEntry, Result, SplitCut};
 /// What is done when a run fails.
 #[derive(Debug, Clone, Copy)]
 pub struct Retries {
-    /// Times that the same is tried again: a whole run, or an epoch that makes one query fail.
+    /// Times that the same is tried again: a whole run, or an epoch that makes one query fail. [`Retries::FOR_EVER`] is no end.
     pub most: u32,
     /// Pause before the first of them, in milliseconds; it doubles each time, up to a minute.
     pub delay_ms: i64,
     /// Whether a query then goes on without the epoch that makes it fail, or the job stops.
     pub skips: bool,
+}
+
+impl Retries {
+    /// As `most`: however often it fails.
+    pub const FOR_EVER: u32 = u32::MAX;
 }
 
 impl Default for Retries {

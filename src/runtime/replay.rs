@@ -42,12 +42,14 @@ impl Driver {
             for split in &mut feed.splits.list {
                 let unlogged = std::mem::take(&mut split.unlogged);
                 if unlogged.records > 0 || unlogged.opened.is_some() || unlogged.ended {
+                    let has_given = unlogged.records > 0;
                     splits.push(SplitCut {
                         feed: name.clone(),
                         split: split.id.to_string(),
                         opened: unlogged.opened,
                         records: unlogged.records,
                         after: unlogged.after.map(|position| position.to_string()),
+                        version: if has_given { feed.specification.source.version(&split.id) } else { None },
                         ended: unlogged.ended,
                     });
                 }
@@ -289,10 +291,21 @@ pub(super) fn logged_progress(feed: &Feed, cuts: &VecDeque<EpochCut>) -> Option<
             OpenedAt::After(position) => Some(Position(position.as_str().into())),
             _ => None,
         };
-        let progress = SplitProgress { after_exclusive, finished: opened.finished };
+        let progress = SplitProgress { after_exclusive, finished: opened.finished, version: None };
         splits.entry(SplitId(split.split.as_str().into())).or_insert(progress);
     }
     (!splits.is_empty()).then_some(SourceProgress { splits, state: None })
+}
+
+/// Adds the versions of what the logged epochs have read. What was saved before is of the same ones.
+pub(super) fn note_versions(feed: &Feed, cuts: &VecDeque<EpochCut>, progress: &mut Option<SourceProgress>) {
+    for split in cuts.iter().flat_map(|cut| &cut.splits).filter(|split| reads(feed, &split.feed)) {
+        if let Some(version) = &split.version {
+            let splits = &mut progress.get_or_insert_default().splits;
+            let progress = splits.entry(SplitId(split.split.as_str().into())).or_default();
+            progress.version.get_or_insert_with(|| version.clone());
+        }
+    }
 }
 
 fn not_the_same(cut: &SplitCut, found: &Position, epoch: u64) -> Error {

@@ -196,6 +196,7 @@ pub(crate) mod tests {
             from_ms: None,
             watermark_ms: 7,
             finished: false,
+            version: None,
         };
         let splits = [("s0", "1"), ("child", "26"), ("gone", "3")].map(|(id, after)| (id.to_owned(), split(after)));
         let saved = SavedTable { splits: splits.into(), floor: 0, source: None };

@@ -190,8 +190,11 @@ impl Settings {
                     _ => return Err(wrong("'DROP' or 'ERROR'")),
                 }
             }
+            // As in Lambda.
+            "tidemill.maximum-retry-attempts" if value == "-1" => self.retries.most = Retries::FOR_EVER,
             "tidemill.maximum-retry-attempts" => {
-                self.retries.most = value.parse().map_err(|_| wrong("a number of attempts"))?;
+                let most = value.parse().map_err(|_| wrong("a number of attempts").hint("'-1' is without an end"));
+                self.retries.most = most?;
             }
             "tidemill.retry-delay" => self.retries.delay_ms = length()?.max(0),
             "tidemill.on-exhausted-retries" => {

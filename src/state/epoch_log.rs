@@ -42,6 +42,8 @@ struct Open {
     lines: Vec<(Option<u64>, usize)>,
     /// A line could not be written. Those after it say what followed from it.
     failed: bool,
+    /// The folder, when it may still name the longer file that this one has replaced after a crash.
+    unsynced: Option<PathBuf>,
     _claim: Claim,
 }
 
@@ -69,10 +71,10 @@ impl FileEpochLog {
         if whole < bytes.len() {
             file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(failed)?;
         }
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        sync(folder).map_err(failed)?;
         let lengths = bytes[..whole].split_inclusive(|b| *b == b'\n').map(<[u8]>::len);
         let lines = entries.iter().map(LogEntry::epoch).zip(lengths).collect();
-        let open = Arc::new(Mutex::new(Open { file, lines, failed: false, _claim: claim }));
+        let open = Arc::new(Mutex::new(Open { file, lines, failed: false, unsynced: None, _claim: claim }));
         let weak: Weak<Mutex<Open>> = Arc::downgrade(&open);
         in_use::opened(folder, weak);
         Ok((Self { folder: folder.to_owned(), path, open }, entries))
@@ -112,7 +114,7 @@ impl EpochLog for FileEpochLog {
         let work = move || {
             let open = open.upgrade().ok_or_else(|| failed("shorten", &path, gone()))?;
             let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.forget(&path, epoch).map_err(|e| failed("shorten", &path, e))
+            open.forget(&path, epoch, sync).map_err(|e| failed("shorten", &path, e))
         };
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|e| Error::internal("the task that shortened the epoch log died").caused_by(e))?
@@ -131,6 +133,13 @@ impl Open {
         if self.failed {
             return Err(io::Error::other("an entry before this one could not be written"));
         }
+        if let Some(folder) = &self.unsynced {
+            if let Err(error) = sync(folder) {
+                self.failed = true;
+                return Err(error);
+            }
+            self.unsynced = None;
+        }
         if let Err(error) = write(&mut self.file, line) {
             self.failed = true;
             let whole: usize = self.lines.iter().map(|(_, bytes)| bytes).sum();
@@ -142,13 +151,14 @@ impl Open {
     }
 
     /// Removes entries up to and with `epoch`, when they are at least half of the log: so it is written a constant number of
-    /// times. The beginnings of runs go when nothing else is left.
-    fn forget(&mut self, path: &Path, epoch: u64) -> io::Result<()> {
+    /// times. The beginnings of runs go when nothing else is left. `sync` makes durable what a folder names.
+    fn forget(&mut self, path: &Path, epoch: u64, sync: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
         let needed = |own: &Option<u64>| own.is_none_or(|own| own > epoch);
         if !self.lines.iter().any(|(own, _)| own.is_some_and(|own| own > epoch)) {
             // Entries that a crash leaves here are known by their numbers.
+            self.file.set_len(0)?;
             self.lines.clear();
-            return self.file.set_len(0);
+            return Ok(());
         }
         let bytes =
             |lines: &mut dyn Iterator<Item = &(Option<u64>, usize)>| lines.map(|(_, bytes)| bytes).sum::<usize>();
@@ -170,13 +180,21 @@ impl Open {
         next.write_all(&text)?;
         next.sync_all()?;
         fs::rename(&temporary, path)?;
-        if let Some(folder) = path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
+        // Whatever fails from here on: this is the log, whose lock others look at, and the file before has no name any more.
         self.file = next;
         self.lines.retain(|(own, _)| needed(own));
+        if let Some(folder) = path.parent() {
+            self.unsynced = Some(folder.to_owned());
+            sync(folder)?;
+            self.unsynced = None;
+        }
         Ok(())
     }
+}
+
+/// Makes durable what a folder names.
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// An entry as it is stored.
@@ -226,6 +244,7 @@ mod tests {
             opened: None,
             records: 17,
             after: Some("4711".to_owned()),
+            version: Some("\"e-tag\"".to_owned()),
             ended: false,
         };
         let (generation, now_ms) = (1, 1_790_000_000_000);
@@ -334,6 +353,63 @@ mod tests {
         log.append(&cut(7)).await.expect("goes on");
         drop(log);
         assert_eq!(epochs(FileEpochLog::open(folder.path()).expect("a log").1), [7]);
+    }
+
+    #[tokio::test]
+    async fn what_fails_when_it_is_shortened_does_not_part_the_run_from_its_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        written(folder.path(), 1..6).await;
+        let path = folder.path().join(FILE);
+        let numbers = |entries: Vec<LogEntry>| entries.iter().filter_map(LogEntry::epoch).collect::<Vec<_>>();
+        let (log, _) = FileEpochLog::open(folder.path()).expect("a log");
+        // The shorter file has its name, and the folder cannot be synced.
+        let full = |_: &Path| Err(io::ErrorKind::StorageFull.into());
+        let forgotten = log.open.lock().expect("no panic").forget(&path, 3, full);
+        assert_eq!(forgotten.map_err(|e| e.kind()), Err(io::ErrorKind::StorageFull));
+        assert_eq!(FileEpochLog::open(folder.path()).err().map(|e| e.kind()), Some(ErrorKind::Fenced));
+        log.append(&cut(6)).await.expect("goes on");
+        let named = File::open(&path).expect("the file");
+        assert!(matches!(named.try_lock(), Err(TryLockError::WouldBlock)), "the log's lock is this run's");
+        log.forget(5).await.expect("shortened again");
+        log.append(&cut(7)).await.expect("goes on");
+        drop(log);
+        assert_eq!(numbers(FileEpochLog::open(folder.path()).expect("a log").1), [6, 7]);
+
+        // All of it is covered, and it cannot be emptied: a part of a line that comes then is cut off, and no more.
+        let (log, _) = FileEpochLog::open(folder.path()).expect("a log");
+        {
+            let mut open = log.open.lock().expect("no panic");
+            let file = std::mem::replace(&mut open.file, File::open(&path).expect("to be read only"));
+            assert!(open.forget(&path, 7, sync).is_err());
+            open.file = file;
+            let half = |file: &mut File, line: &[u8]| {
+                file.write_all(&line[..line.len() / 2])?;
+                Err(io::ErrorKind::StorageFull.into())
+            };
+            assert!(open.append(Some(8), &line(&cut(8)).expect("a line"), half).is_err());
+        }
+        drop(log);
+        assert_eq!(numbers(FileEpochLog::open(folder.path()).expect("a log").1), [6, 7]);
+    }
+
+    /// Its name must be durable before anything is written that the file before does not have.
+    #[tokio::test]
+    async fn nothing_is_written_to_a_shortened_log_whose_name_may_go() {
+        let folder = tempfile::tempdir().expect("a folder");
+        written(folder.path(), 1..6).await;
+        let path = folder.path().join(FILE);
+        let (log, _) = FileEpochLog::open(folder.path()).expect("a log");
+        {
+            let mut open = log.open.lock().expect("no panic");
+            assert!(open.forget(&path, 3, |_| Err(io::ErrorKind::StorageFull.into())).is_err());
+            open.unsynced = Some(folder.path().join("gone"));
+        }
+        let error = log.append(&cut(6)).await.expect_err("it still cannot be synced");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        log.append(&cut(7)).await.expect_err("nothing follows it");
+        drop(log);
+        let (_, entries) = FileEpochLog::open(folder.path()).expect("a log");
+        assert_eq!(entries.iter().filter_map(LogEntry::epoch).collect::<Vec<_>>(), [4, 5]);
     }
 
     #[test]

@@ -59,7 +59,9 @@ impl ObjectEpochLog {
         numbers.sort_unstable();
         let reads: Vec<_> = numbers.iter().map(|number| read(&storage, *number).boxed()).collect();
         let read: Vec<_> = futures::stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
-        let objects = numbers.iter().zip(&read).map(|(number, entries)| (*number, last_epoch(entries))).collect();
+        // Those that the run before removed meanwhile are none, and no first objects of runs either.
+        let there = numbers.iter().zip(&read).filter_map(|(number, entries)| Some((*number, entries.as_ref()?)));
+        let objects = there.map(|(number, entries)| (number, last_epoch(entries))).collect();
         let next = numbers.last().map_or(1, |last| last + 1);
         let log = Self {
             storage,
@@ -67,7 +69,7 @@ impl ObjectEpochLog {
             waiting: Mutex::default(),
             writer: tokio::sync::Mutex::new(Writer { next, objects, failed: None }),
         };
-        Ok((log, read.into_iter().flatten().collect()))
+        Ok((log, read.into_iter().flatten().flatten().collect()))
     }
 
     /// Writes what waits as one object.
@@ -154,16 +156,17 @@ impl EpochLog for ObjectEpochLog {
     }
 }
 
-async fn read(storage: &Arc<dyn Storage>, number: u64) -> Result<Vec<LogEntry>> {
+/// The entries of an object. `None` if it was removed since it was listed: it has been covered by a checkpoint.
+async fn read(storage: &Arc<dyn Storage>, number: u64) -> Result<Option<Vec<LogEntry>>> {
     let name = name(number);
-    // One that was removed since it was listed has been covered by a checkpoint.
-    let Some(content) = storage.read(&name).await? else { return Ok(Vec::new()) };
+    let Some(content) = storage.read(&name).await? else { return Ok(None) };
     let lines = content.split(|b| *b == b'\n').skip(1).filter(|line| !line.is_empty());
     let entries: Option<Vec<LogEntry>> = lines.map(parse_line).collect();
-    entries.filter(|_| content.ends_with(b"\n")).ok_or_else(|| {
+    let whole = entries.filter(|_| content.ends_with(b"\n")).ok_or_else(|| {
         Error::corrupt(format!("'{}/{name}' of the epoch log is damaged", storage.place()))
             .hint("restore the object, or run with --fresh to read everything again")
-    })
+    });
+    whole.map(Some)
 }
 
 fn last_epoch(entries: &[LogEntry]) -> Option<u64> {
@@ -176,4 +179,82 @@ fn name(number: u64) -> String {
 
 fn number_of(name: &str) -> Option<u64> {
     name.strip_prefix(FOLDER)?.strip_prefix('/')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::contracts::EpochCut;
+    use crate::state::tests::storages;
+
+    /// Whoever lists it finds objects that are removed before they are read.
+    #[derive(Debug)]
+    struct Shrinking {
+        of: Arc<dyn Storage>,
+        goes: Vec<u64>,
+    }
+
+    #[async_trait]
+    impl Storage for Shrinking {
+        fn place(&self) -> String {
+            self.of.place()
+        }
+
+        async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+            self.of.create(name, content).await
+        }
+
+        async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+            self.of.read(name).await
+        }
+
+        async fn list(&self, folder: &str) -> Result<Vec<String>> {
+            let listed = self.of.list(folder).await;
+            for number in &self.goes {
+                self.of.remove(&name(*number)).await?;
+            }
+            listed
+        }
+
+        async fn remove(&self, name: &str) -> Result<()> {
+            self.of.remove(name).await
+        }
+    }
+
+    fn started(generation: u64) -> LogEntry {
+        LogEntry::Started { generation, queries: BTreeMap::new(), anew: false }
+    }
+
+    fn cut(epoch: u64) -> LogEntry {
+        let (generation, now_ms, splits, tables) = (1, 5, vec![], vec![]);
+        let (oldest_ms, closes, references) = (None, false, BTreeMap::new());
+        LogEntry::Cut(EpochCut { epoch, generation, now_ms, oldest_ms, closes, splits, tables, references })
+    }
+
+    /// Else those that are kept, as first objects of runs, would make room for them: what fences a run that sleeps since.
+    #[tokio::test]
+    async fn objects_that_are_removed_while_they_are_read_are_no_first_ones() {
+        for storage in storages().1 {
+            let (sleeping, _) = ObjectEpochLog::open(Arc::clone(&storage), "a").await.expect("a log");
+            let (before, _) = ObjectEpochLog::open(Arc::clone(&storage), "b").await.expect("a log");
+            before.append(&started(1)).await.expect("an entry");
+            let epochs = STARTS_KEPT as u64 + 8;
+            for epoch in 1..=epochs {
+                before.append(&cut(epoch)).await.expect("an entry");
+            }
+            // The run before tidies up while this one opens the log; the newest object stays.
+            let shrinking = Shrinking { of: Arc::clone(&storage), goes: (2..=epochs).collect() };
+            let (own, entries) = ObjectEpochLog::open(Arc::new(shrinking), "c").await.expect("a log");
+            assert_eq!(entries, [started(1), cut(epochs)], "{}", storage.place());
+            own.append(&started(2)).await.expect("an entry");
+            own.append(&cut(epochs + 1)).await.expect("an entry");
+            own.forget(epochs).await.expect("shortened");
+            let error = sleeping.append(&started(1)).await.expect_err("it has slept through two runs");
+            assert_eq!(error.kind(), ErrorKind::Fenced, "{}: {error}", storage.place());
+        }
+    }
 }

@@ -222,7 +222,8 @@ impl SavedTable {
     /// The same as the source knows it.
     pub fn progress(&self) -> SourceProgress {
         let split = |(id, saved): (&String, &SavedSplit)| {
-            let progress = SplitProgress { after_exclusive: saved.position(), finished: saved.finished };
+            let (after_exclusive, finished, version) = (saved.position(), saved.finished, saved.version.clone());
+            let progress = SplitProgress { after_exclusive, finished, version };
             (SplitId(id.as_str().into()), progress)
         };
         SourceProgress { splits: self.splits.iter().map(split).collect(), state: self.source.clone() }
@@ -242,6 +243,9 @@ pub struct SavedSplit {
     pub watermark_ms: i64,
     /// Whether the split has ended.
     pub finished: bool,
+    /// The version of what is to be read on, where the source can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 impl SavedSplit {

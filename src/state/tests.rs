@@ -34,8 +34,8 @@ pub(super) fn piece(id: u64, values: std::ops::Range<i64>, dead: &[usize]) -> St
 }
 
 pub(super) fn job(epoch: u64, pieces: Vec<StatePiece>) -> SavedJob {
-    let split =
-        SavedSplit { after_exclusive: Some("4711".to_owned()), from_ms: None, watermark_ms: 17, finished: false };
+    let (after_exclusive, version) = (Some("4711".to_owned()), Some("\"e-tag\"".to_owned()));
+    let split = SavedSplit { after_exclusive, from_ms: None, watermark_ms: 17, finished: false, version };
     let table = SavedTable {
         splits: BTreeMap::from([("shardId-0".to_owned(), split)]),
         floor: i64::MIN,

@@ -189,6 +189,39 @@ async fn partitions_are_marked_when_they_are_complete() {
     }
 }
 
+/// A mark comes later than the files; by then whoever reads them may have taken them away, and their folder.
+#[tokio::test]
+async fn a_partition_whose_folder_was_taken_away_is_marked_nevertheless() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = [
+        ("sink.partition-commit.policy.kind", "success-file"),
+        ("sink.partition-commit.delay", "10 s"),
+        ("sink.rolling-policy.rollover-interval", "2 s"),
+    ];
+    let mut table = table(dir.path(), "json", &options);
+    table.partitioned_by = vec!["text".to_owned()];
+    let out = dir.path().join("out");
+    let mut sink = connectors(dir.path(), 1).sink(&table, "filesystem").unwrap();
+    sink.write(EpochNumber(1), rows(&table, &[0])).await.unwrap();
+    for now_ms in [1_000, 5_000] {
+        sink.flush(EpochNumber(1), now_ms).await.unwrap();
+        let staged = sink.prepare(EpochNumber(1)).await.unwrap();
+        sink.commit(staged).await.unwrap();
+    }
+    assert_eq!(tree(&out), ["text=t0/part-test-1-0-e1.jsonl"]);
+    std::fs::remove_dir_all(&out).unwrap();
+    sink.flush(EpochNumber(2), 11_000).await.unwrap();
+    let staged = sink.prepare(EpochNumber(2)).await.unwrap();
+    assert_eq!(staged.len(), 1);
+    // As it was promised, by this run and by one that comes after a kill.
+    sink.commit(staged.clone()).await.unwrap();
+    assert_eq!(tree(&out), ["text=t0/_SUCCESS"]);
+    std::fs::remove_dir_all(&out).unwrap();
+    let mut later = connectors(dir.path(), 2).sink(&table, "filesystem").unwrap();
+    later.recover(Vec::new(), staged).await.unwrap();
+    assert_eq!(tree(&out), ["text=t0/_SUCCESS"]);
+}
+
 #[tokio::test]
 async fn folders_by_time_and_by_column() {
     let dir = tempfile::tempdir().unwrap();

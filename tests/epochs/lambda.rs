@@ -1,7 +1,7 @@
 //! Options under the names that a Lambda user knows, each with what it does: size and window of a batch, pauses between retries,
 //! the destination of what has failed. (`poison` tries the others.)
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -175,4 +175,41 @@ fn pauses_between_retries_begin_with_the_delay_and_double() {
         assert_eq!(said.matches(&line).count(), 1, "'{line}' in {said}");
     }
     assert!(began.elapsed() >= Duration::from_millis(450), "it has waited: {:?}", began.elapsed());
+}
+
+/// -1 of Lambda, and its default there. The default here is 3.
+#[test]
+fn minus_one_retry_attempts_are_for_ever() {
+    let sql = SQL.replace("COUNT(*)", "SUM(7 / n)");
+    let settings = |most: &str| {
+        format!(
+            "SET 'tidemill.retry-delay' = '1 ms'; SET 'tidemill.maximum-retry-attempts' = '{most}';
+             SET 'tidemill.bisect-batch-on-function-error' = 'false';"
+        )
+    };
+    let place = Place::new(&settings("-1"), &sql);
+    place.put("{\"n\":0}\n");
+    let mut child = place.command(&["--epoch-interval", "20ms"]).spawn().unwrap();
+    let mut said = String::new();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    for line in lines {
+        let line = line.unwrap();
+        said.push_str(&line);
+        said.push('\n');
+        if line.contains("failed (retry 7 follows in 64 ms)") {
+            break;
+        }
+    }
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().code(), None, "it goes on: {said}");
+    for retry in 1..=7 {
+        assert_eq!(
+            said.matches(&format!("failed (retry {retry} follows in {} ms)", 1 << (retry - 1))).count(),
+            1,
+            "{said}"
+        );
+    }
+    let wrong = Place::new(&settings("-2"), &sql).command(&[]).output().unwrap();
+    let said = self::said(&wrong);
+    assert!(!wrong.status.success() && said.contains("a number of attempts") && said.contains("'-1'"), "{said}");
 }

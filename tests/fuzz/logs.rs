@@ -20,6 +20,7 @@ fn entries() -> Vec<LogEntry> {
         opened: (n == 1).then(|| Opened { at: OpenedAt::TrimHorizon, watermarks: vec![i64::MIN, 17], finished: false }),
         records: 40 * n,
         after: Some(format!("4967{n}@1790000000000")),
+        version: (n == 2).then(|| "\"d41d8cd9\"".to_owned()),
         ended: n == 2,
     };
     let table = TableCut { table: "events".to_owned(), floor: i64::MIN, floor_after: 5, watermark: 1_790_000_000_000 };

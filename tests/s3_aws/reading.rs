@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::*;
 use arrow::datatypes::DataType;
-use tidemill::contracts::{Fetch, StartPosition};
+use tidemill::contracts::{ErrorKind, Fetch, Position, SourceProgress, SplitProgress, StartPosition};
 
 use crate::emulator::{both, seaweed};
 use crate::on_aws;
@@ -118,6 +118,98 @@ async fn an_object_that_is_written_over_while_it_is_read_is_an_error() {
             }
         };
         assert!(error.contains("'s3://changing/in/a.json' was written over while it was read"), "{error}");
+    }
+}
+
+/// A position within it would be one in another text.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_written_over_between_two_runs_is_an_error() {
+    for emulator in both().await {
+        let bucket = emulator.bucket("between").await;
+        let lines = |n: usize| format!("{{\"n\":{n:0>90}}}\n").repeat(1_000).into_bytes();
+        for key in ["in/a.json", "in/b.json"] {
+            bucket.put(key, lines(1)).await;
+        }
+        let table = emulator.table("s3://between/in", schema(&[("n", DataType::Utf8View)]), &[("format", "json")]);
+        let first = on_aws(1).source(&table, "s3").unwrap();
+        first.begin(StartPosition::TrimHorizon, None).await.unwrap();
+        let splits = first.splits().await.unwrap();
+        let [a, b] = [&splits[0], &splits[1]];
+        let all = read_split(first.as_ref(), a, None, StartPosition::TrimHorizon).await;
+        read_split(first.as_ref(), b, None, StartPosition::TrimHorizon).await;
+        let version = first.version(&a.id);
+        assert!(version.is_some());
+        let progress = |position: &Position, version: &Option<String>| {
+            let (after_exclusive, version) = (Some(position.clone()), version.clone());
+            let at = SplitProgress { after_exclusive, finished: false, version };
+            SourceProgress { splits: [(a.id.clone(), at)].into(), state: None }
+        };
+        // As it was, it is read on; also a run that has not come to it keeps what it was.
+        let second = on_aws(2).source(&table, "s3").unwrap();
+        second.begin(StartPosition::TrimHorizon, Some(&progress(&all[9].1, &version))).await.unwrap();
+        assert_eq!((second.version(&a.id), second.version(&b.id)), (version.clone(), None));
+        let rest = read_split(second.as_ref(), a, Some(&all[9].1), StartPosition::TrimHorizon).await;
+        assert_eq!(rest, all[10..], "{}", emulator.name);
+        for key in ["in/a.json", "in/b.json"] {
+            bucket.put(key, lines(2)).await;
+        }
+        let third = on_aws(3).source(&table, "s3").unwrap();
+        third.begin(StartPosition::TrimHorizon, Some(&progress(&all[499].1, &version))).await.unwrap();
+        let mut reader = third.open(a, Some(&all[499].1), StartPosition::TrimHorizon).await.unwrap();
+        let error = reader.next().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        let said = error.to_string();
+        assert!(said.contains("'s3://between/in/a.json' was written over") && said.contains("table 't'"), "{said}");
+        // One that nobody had begun with, or had read to its end, is read as it is.
+        assert_eq!(read_split(third.as_ref(), b, None, StartPosition::TrimHorizon).await.len(), 1_000);
+    }
+}
+
+/// The same with the program, which was killed in the midst of an object.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_does_not_go_on_in_another_version_of_an_object() {
+    const ROWS: i64 = 20_000;
+    for emulator in both().await {
+        let bucket = emulator.bucket("went-on").await;
+        let lines = |from: i64| (from..from + ROWS).map(|n| format!("{{\"n\":{n}}}\n")).collect::<String>();
+        bucket.put("in/a.json", lines(100_000)).await;
+        let folder = tempfile::tempdir().unwrap();
+        let sql =
+            "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 's3', 'path' = 's3://went-on/in/', 'format' = 'json');
+            CREATE TABLE counts (k STRING, c BIGINT, total BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+            WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
+            INSERT INTO counts SELECT 'all', COUNT(*), SUM(n) FROM numbers;";
+        std::fs::write(folder.path().join("job.sql"), sql).unwrap();
+        let run = |dies_at: Option<&str>| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidemill"));
+            command.args(["run", "job.sql", "--local", "local", "--once", "--epoch-rows", "100"]);
+            command.args(["--checkpoint-interval", "1ms"]).current_dir(folder.path()).envs(emulator.environment());
+            command.envs(dies_at.map(|place| ("TIDEMILL_CRASH_AT", place)));
+            let output = command.output().unwrap();
+            (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+        };
+        let counted = || -> (i64, i64) {
+            let file = folder.path().join("local/dynamodb.sqlite");
+            let open = rusqlite::Connection::open(file).unwrap();
+            open.query_row("SELECT c, total FROM counts", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+        };
+        let (code, said) = run(Some("manifest.after:2"));
+        assert_eq!(code, None, "{}: it was not reached: {said}", emulator.name);
+        let before = counted();
+        assert!(before.0 < ROWS, "{before:?}");
+        // Lines of the same length.
+        bucket.put("in/a.json", lines(200_000)).await;
+        for _ in 0..2 {
+            let (code, said) = run(None);
+            assert_eq!(code, Some(1), "{}: {said}", emulator.name);
+            assert!(said.contains("'s3://went-on/in/a.json' was written over"), "{said}");
+            assert_eq!(counted(), before);
+        }
+        // It is as it was again.
+        bucket.put("in/a.json", lines(100_000)).await;
+        let (code, said) = run(None);
+        assert_eq!(code, Some(0), "{}: {said}", emulator.name);
+        assert_eq!(counted(), (ROWS, (100_000..100_000 + ROWS).sum()));
     }
 }
 

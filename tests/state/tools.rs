@@ -77,6 +77,38 @@ fn state_is_looked_at_kept_and_gone_back_to() {
     assert!(!outcome && text.contains("there are no checkpoints in 'job'"), "{text}");
 }
 
+/// What a drained run has closed, and a query that was begun anew with other operators.
+#[test]
+fn a_difference_is_told_where_positions_are_the_same() {
+    let place = Place::new(&[("events.sql", SOURCE), ("minutes.sql", MINUTES)]);
+    place.run(&[]);
+    place.done(&["run", "job", "--local", "local", "--drain"]);
+    let diff = |before: &str, after: &str| {
+        let diff = place.done(&["state", "diff", "local", before, after]);
+        for line in diff.lines() {
+            let sides = line.split_once(": ").and_then(|(_, change)| change.split_once(" -> "));
+            assert!(sides.is_none_or(|(was, is)| was != is), "'{line}' in {diff}");
+        }
+        diff
+    };
+    let drained = diff("1", "2");
+    let line = drained.lines().find(|line| line.contains("query minutes:minutes, operator 0: "));
+    assert!(line.is_some_and(|line| line.contains(" rows, ") && line.contains("-> 0 rows, ")), "{drained}");
+    let days = MINUTES
+        .replace(
+            "SELECT DATE_FORMAT(window_start, 'yyyy-MM-dd HH:mm'), COUNT(*)\nFROM",
+            "SELECT DATE_FORMAT(minute, 'yyyy-MM-dd'), SUM(n) FROM (SELECT window_start AS minute, COUNT(*) AS n\nFROM",
+        )
+        .replace("window_end;", "window_end) GROUP BY DATE_FORMAT(minute, 'yyyy-MM-dd');");
+    place.write("minutes.sql", &days);
+    place.produce(300, 200);
+    place.run(&["--reset", "minutes"]);
+    let reset = diff("2", "3");
+    assert!(reset.contains("query minutes:minutes, operator 1: none -> "), "{reset}");
+    // And back.
+    assert!(diff("3", "2").contains(" -> none\n"));
+}
+
 #[test]
 fn a_run_says_where_it_begins_and_what_it_writes_twice() {
     let files = "\

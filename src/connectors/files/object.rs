@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
 use object_store::path::Path;
@@ -92,16 +92,30 @@ impl Object {
     }
 }
 
-/// Which version of each object a source reads. An object may be opened again to be read on.
+/// Which version (ETag) of each object, by its split, a source reads. An object may be opened again to be read on, also in a later run.
 #[derive(Debug, Default)]
 pub(super) struct Versions(Mutex<BTreeMap<String, Option<String>>>);
 
 impl Versions {
     /// Notes the version that is opened first, and refuses any other.
-    pub(super) fn check(&self, object: &Object) -> Result<()> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let tag = seen.entry(object.key.to_string()).or_insert_with(|| object.tag.clone());
+    pub(super) fn check(&self, split: &str, object: &Object) -> Result<()> {
+        let mut seen = self.seen();
+        let tag = seen.entry(split.to_owned()).or_insert_with(|| object.tag.clone());
         if *tag == object.tag { Ok(()) } else { Err(object.written_over()) }
+    }
+
+    /// The version that is read, once it has been opened.
+    pub(super) fn of(&self, split: &str) -> Option<String> {
+        self.seen().get(split).cloned().flatten()
+    }
+
+    /// An earlier run has read some of this version.
+    pub(super) fn expect(&self, split: &str, version: &str) {
+        self.seen().insert(split.to_owned(), Some(version.to_owned()));
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -133,9 +133,13 @@ impl Target {
     async fn mark(&self, below: &str) -> Result<()> {
         match &self.place {
             Place::Local(root) => {
-                let path = root.join(below);
+                let (root, path) = (root.clone(), root.join(below));
                 open_blocking(move || {
-                    let made = File::create(&path).and_then(|f| f.sync_all());
+                    // Whoever has taken the partition's files away may have taken its folder, too.
+                    let folder = path.parent().unwrap_or(&root);
+                    let made = std::fs::create_dir_all(folder)
+                        .and_then(|()| File::create(&path)?.sync_all())
+                        .and_then(|()| File::open(folder)?.sync_all());
                     made.map_err(|e| io_error(&path, "made", e))
                 })
                 .await

@@ -15,7 +15,8 @@ use crate::connectors::blocking::BlockingReader;
 use crate::connectors::line_file::{AtEnd, DiskFile, LineFile, ReadAt, open_blocking, split_id};
 use crate::connectors::options::Options;
 use crate::contracts::{
-    Boundedness, Clock, Error, Fetch, Position, Result, Source, Split, SplitReader, StartPosition, TableSpec,
+    Boundedness, Clock, Error, Fetch, Position, Result, Source, SourceProgress, Split, SplitId, SplitReader,
+    StartPosition, TableSpec,
 };
 use crate::formats::csv::CsvOptions;
 use crate::formats::lines::Framing;
@@ -222,6 +223,20 @@ pub(super) fn none_there(spec: &TableSpec) -> Error {
 
 #[async_trait]
 impl Source for FileSource {
+    async fn begin(&self, _start: StartPosition, progress: Option<&SourceProgress>) -> Result<()> {
+        for (split, progress) in progress.iter().flat_map(|progress| &progress.splits) {
+            if let Some(version) = &progress.version {
+                self.versions.expect(&split.0, version);
+            }
+        }
+        Ok(())
+    }
+
+    /// That of an object. (A file of a folder may grow, and has none.)
+    fn version(&self, split: &SplitId) -> Option<String> {
+        self.versions.of(&split.0)
+    }
+
     async fn splits(&self) -> Result<Vec<Split>> {
         let split = |file: ListedFile| Split { id: split_id(&file.name), bytes: Some(file.bytes), parents: Vec::new() };
         Ok(self.files().await?.into_iter().map(split).collect())
@@ -289,7 +304,7 @@ impl FileAt<'_> {
         let key = self.name.strip_prefix(prefix.url("").as_str()).unwrap_or(self.name);
         let object = Object::open(&prefix.bucket, key).await?;
         if let Some(versions) = self.versions {
-            versions.check(&object)?;
+            versions.check(self.name, &object)?;
         }
         Ok(object)
     }
