@@ -7,7 +7,6 @@
 //! cannot be decoded.
 
 use std::future::Future;
-use std::ops::Range;
 
 use datafusion::arrow::array::{
     Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMillisecondArray, UInt32Array,
@@ -59,7 +58,7 @@ where
         }
     };
     let (mut times, mut marks) = (vec![None; rows], vec![None; rows]);
-    let mut open: Vec<Range<usize>> = if count == 0 && rows > 0 { vec![] } else { vec![0..count] };
+    let mut open = Vec::from_iter((count > 0 || rows == 0).then_some(0..count));
     while let Some(part) = open.pop() {
         let own = columns.iter().map(|column| column.slice(part.start, part.len())).collect();
         let row = |index: usize| sound.as_ref().map_or(index, |sound| sound.value(index) as usize);

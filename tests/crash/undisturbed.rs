@@ -36,7 +36,11 @@ pub(crate) fn copy(from: &Path, to: &Path) {
         if entry.path().is_dir() {
             copy(&entry.path(), &target)
         } else {
-            std::fs::copy(entry.path(), target).expect("a copy");
+            std::fs::copy(entry.path(), &target).expect("a copy");
+            // Records of a plain file have arrived when it was written last.
+            let modified = entry.metadata().and_then(|file| file.modified()).expect("a file's time");
+            let copied = std::fs::File::options().write(true).open(target).expect("a copy");
+            copied.set_modified(modified).expect("a file's time");
         }
     }
 }

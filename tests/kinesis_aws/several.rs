@@ -119,7 +119,9 @@ async fn streams_come_and_go(way: Way) {
         let names: Vec<_> = seen.records.iter().map(|r| (&r.metadata["stream"], &r.data[..1])).collect();
         assert!(names.iter().all(|(stream, of)| stream == of), "{names:?}");
         saved = job.saved;
-        ["r", "s", "t"].map(|stream| drop(stub.put(stream, "k", &format!("{stream} {n}"))));
+        for stream in ["r", "s", "t"] {
+            stub.put(stream, "k", &format!("{stream} {n}"));
+        }
         n += 1;
     }
 }

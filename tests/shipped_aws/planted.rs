@@ -123,7 +123,7 @@ async fn each_check_of_the_kills_notices_what_it_is_for() {
     let alone = alerts.iter().find(is_alone).unwrap().clone();
     services.publish(&services.alerts_topic, &alone, None).await;
     let came = services.alerts().await;
-    assert_eq!(came, [alone.clone()]);
+    assert_eq!(came, std::slice::from_ref(&alone));
     alerts.extend(came);
     check(&alerts, &orders).await.only("alerts", &["came 2 times, and was published 1 times"]);
     // And one that never came.

@@ -39,8 +39,8 @@ pub(crate) enum Bug {
     AnswersEarly,
     /// A checkpoint does not say how far the time of each split had come.
     ForgetsWatermarks,
-    /// Refused records are said to be in the error output before they are.
-    RefusesEarly,
+    /// Refused records are said to be in the error output, and come there with the next ones.
+    RefusesLater,
 }
 
 impl Bug {
@@ -63,6 +63,6 @@ impl Bug {
         Self::RemovesNothing,
         Self::AnswersEarly,
         Self::ForgetsWatermarks,
-        Self::RefusesEarly,
+        Self::RefusesLater,
     ];
 }

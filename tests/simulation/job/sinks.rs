@@ -2,13 +2,13 @@
 //! not newer, and files that appear when they are committed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
+use sha2::{Digest, Sha256};
 use tidemill::contracts::{Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
 use super::alerts::Topic;
@@ -81,9 +81,9 @@ impl Services {
 
     /// Of all that has been written.
     pub(crate) fn digest(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        format!("{:?} {:?} {:?} {:?}", self.items, self.visible, self.topic, self.refused).hash(&mut hasher);
-        hasher.finish()
+        let all = format!("{:?} {:?} {:?} {:?}", self.items, self.visible, self.topic, self.refused);
+        let bytes = Sha256::digest(all.as_bytes());
+        bytes.iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
     }
 
     /// Rows of all visible files of a table.

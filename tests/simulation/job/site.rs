@@ -117,7 +117,7 @@ impl Outside for Site {
 
     fn error_output(&self) -> Result<Box<dyn ErrorOutput>> {
         let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
-        Ok(Box::new(Refused { services, machine, bug: self.shared.bug, waiting: Vec::new() }))
+        Ok(Box::new(Refused { services, machine, bug: self.shared.bug, waiting: Vec::new(), held: Vec::new() }))
     }
 
     fn storage(&self) -> Arc<dyn Storage> {
@@ -148,6 +148,8 @@ struct Refused {
     machine: Arc<Machine>,
     bug: Option<Bug>,
     waiting: Vec<(String, String, String)>,
+    /// With the bug: what was there at the flush before.
+    held: Vec<(String, String, String)>,
 }
 
 #[async_trait]
@@ -159,16 +161,14 @@ impl ErrorOutput for Refused {
     }
 
     async fn flush(&mut self) -> Result<()> {
-        let (services, refused) = (Arc::clone(&self.services), std::mem::take(&mut self.waiting));
+        let (services, mut refused) = (Arc::clone(&self.services), std::mem::take(&mut self.waiting));
+        if self.bug == Some(Bug::RefusesLater) {
+            std::mem::swap(&mut refused, &mut self.held);
+        }
         if refused.is_empty() {
             return Ok(());
         }
         let write = move || services.refused.lock().expect("no panic while it is held").extend(refused.clone());
-        if self.bug == Some(Bug::RefusesEarly) {
-            let machine = Arc::clone(&self.machine);
-            tokio::spawn(async move { machine.insist(write).await });
-            return Ok(());
-        }
         self.machine.insist(write).await;
         Ok(())
     }

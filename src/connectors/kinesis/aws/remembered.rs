@@ -114,7 +114,9 @@ mod tests {
     use super::*;
 
     fn progress(state: &str, splits: &[&str]) -> SourceProgress {
-        let split = |id: &&str| (SplitId((*id).into()), SplitProgress { after_exclusive: None, finished: false });
+        let split = |id: &&str| {
+            (SplitId((*id).into()), SplitProgress { after_exclusive: None, finished: false, version: None })
+        };
         SourceProgress { splits: splits.iter().map(split).collect(), state: Some(state.to_owned()) }
     }
 
