@@ -267,6 +267,14 @@ async fn order_query(query: &mut RunningQuery, order: Order) -> Result<()> {
     }
 }
 
+/// Whether the query's writer is there. Where nothing comes from the sources, nothing is sent to it either that would find out.
+pub(super) async fn check_writer(query: &mut RunningQuery) -> Result<()> {
+    match query.orders.is_closed() {
+        true => Err(writer_error(query).await),
+        false => Ok(()),
+    }
+}
+
 /// Why a writer has gone: its own error.
 async fn writer_error(query: &mut RunningQuery) -> Error {
     match (&mut query.writer).await {

@@ -19,7 +19,8 @@ use super::memory::MemoryWatch;
 use super::patience::{FINISH_PATIENCE, FLUSH_PATIENCE, Patience, asked};
 use super::progress::{Progress, report};
 use super::queries::{
-    EpochContext, RunningQuery, all_recovered, checkpoint_query, end_query, finish_query, run_queries, start_query,
+    EpochContext, RunningQuery, all_recovered, check_writer, checkpoint_query, end_query, finish_query, run_queries,
+    start_query,
 };
 use super::references::{ReferenceSpecification, References};
 use super::repeat::{JobLog, Repeated, append, identity, repeated};
@@ -206,6 +207,15 @@ impl Worker {
         let mut finishes = true;
         loop {
             let mut epoch = driver.next(&mut stop).await?;
+            for query in &mut queries {
+                if let Err(error) = check_writer(query).await {
+                    failures.failed(&query.name, query.writes());
+                    return Err(error);
+                }
+            }
+            if errors.is_finished() {
+                return Err(errors_failed(errors).await);
+            }
             let last = epoch.last;
             if last && driver.is_replaying() {
                 // Stopped between two logged epochs: the last checkpoint and the log have everything for the next run.

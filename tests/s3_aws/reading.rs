@@ -201,11 +201,12 @@ async fn a_job_does_not_go_on_in_another_version_of_an_object() {
         let (code, said) = run(None);
         assert_eq!(code, Some(0), "{}: {said}", emulator.name);
         let files = std::fs::read_dir(folder.path().join("copies")).unwrap().flatten().map(|file| file.path());
-        let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+        let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
         let text: String = files.map(|path| std::fs::read_to_string(path).unwrap()).collect();
         let mut copied: Vec<&str> = text.lines().collect();
         copied.sort_unstable();
-        assert!(copied.into_iter().eq(lines(100_000).lines()), "{}", emulator.name);
+        let (lines, name) = (lines(100_000), &emulator.name);
+        assert!(copied.iter().copied().eq(lines.lines()), "{name}: {} of {ROWS}: {:?}", copied.len(), copied.first());
     }
 }
 
