@@ -37,14 +37,15 @@ pub(crate) enum Bug {
     RemovesNothing,
     /// An entry of the log is said to be written before it is.
     AnswersEarly,
-    /// A checkpoint does not say how far the time of each split had come.
+    /// A checkpoint does not say how far time had come.
     ForgetsWatermarks,
-    /// Refused records are said to be in the error output, and come there with the next ones.
-    RefusesLater,
+    /// The last refused record of each flush is said to be in the error output, and is not.
+    LosesRefused,
 }
 
 impl Bug {
     pub(crate) const ALL: [Self; 19] = [
+        Self::LosesRefused,
         Self::ResumesInclusive,
         Self::DropsClosedShards,
         Self::IgnoresVersions,
@@ -63,6 +64,5 @@ impl Bug {
         Self::RemovesNothing,
         Self::AnswersEarly,
         Self::ForgetsWatermarks,
-        Self::RefusesLater,
     ];
 }

@@ -53,11 +53,12 @@ fn without_versions(object: &[u8]) -> Bytes {
     text.lines().map(line).collect::<String>().into()
 }
 
-/// A manifest that does not say how far each split's time had come.
+/// A manifest that does not say how far time had come, of each split and of the table.
 fn without_watermarks(object: &[u8], name: &str) -> Bytes {
     let mut manifest = Manifest::parse(object, name).expect("a whole one");
-    for split in manifest.tables.values_mut().flat_map(|table| table.splits.values_mut()) {
-        split.watermark_ms = i64::MIN;
+    for table in manifest.tables.values_mut() {
+        table.floor = i64::MIN;
+        table.splits.values_mut().for_each(|split| split.watermark_ms = i64::MIN);
     }
     manifest.text().expect("JSON").into()
 }

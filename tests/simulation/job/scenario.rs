@@ -38,10 +38,10 @@ pub(crate) struct Outcome {
 }
 
 /// The stream of a seed: in half of them rows are out of order, in a third some records are broken.
-fn stream(seed: u64, work: &Work) -> Stream {
+fn stream(seed: u64, work: &Work, bug: Option<Bug>) -> Stream {
     let mut stream = Stream::new(&Chance::new(seed ^ 0x5eed), STREAM_S);
     let (order, damage) = (Chance::new(seed ^ 0x0dde4), Chance::new(seed ^ 0xb40c));
-    if order.percent(50) {
+    if order.percent(50) || bug == Some(Bug::ForgetsWatermarks) {
         stream.disorder(&order, !work.goes_on_without_quiet_shards());
     }
     if damage.percent(33) {
@@ -74,7 +74,7 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
     let calm = if silence.is_some() { Duration::ZERO } else { Duration::from_secs(FAULTS_S) };
     let nature = Arc::new(Nature::new(Arc::clone(&world), seed, calm));
     let work = Work::new(&Chance::new(seed ^ 0x90b));
-    let stream = Arc::new(stream(seed, &work));
+    let stream = Arc::new(stream(seed, &work, bug));
     let folder = tempfile::tempdir().expect("a folder");
     let job = folder.path().join("job.sql");
     std::fs::write(&job, work.sql()).expect("written");

@@ -117,7 +117,7 @@ impl Outside for Site {
 
     fn error_output(&self) -> Result<Box<dyn ErrorOutput>> {
         let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
-        Ok(Box::new(Refused { services, machine, bug: self.shared.bug, waiting: Vec::new(), held: Vec::new() }))
+        Ok(Box::new(Refused { services, machine, bug: self.shared.bug, waiting: Vec::new() }))
     }
 
     fn storage(&self) -> Arc<dyn Storage> {
@@ -148,8 +148,6 @@ struct Refused {
     machine: Arc<Machine>,
     bug: Option<Bug>,
     waiting: Vec<(String, String, String)>,
-    /// With the bug: what was there at the flush before.
-    held: Vec<(String, String, String)>,
 }
 
 #[async_trait]
@@ -162,8 +160,8 @@ impl ErrorOutput for Refused {
 
     async fn flush(&mut self) -> Result<()> {
         let (services, mut refused) = (Arc::clone(&self.services), std::mem::take(&mut self.waiting));
-        if self.bug == Some(Bug::RefusesLater) {
-            std::mem::swap(&mut refused, &mut self.held);
+        if self.bug == Some(Bug::LosesRefused) {
+            refused.pop();
         }
         if refused.is_empty() {
             return Ok(());
