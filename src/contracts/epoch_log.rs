@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::error::Result;
 
 /// Everything that an epoch depends on beside the records and the rows of its reference tables, which lie beside the checkpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochCut {
     /// Its number.
     pub epoch: u64,

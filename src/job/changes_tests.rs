@@ -42,16 +42,7 @@ fn started(generation: u64, queries: &[QueryPlan]) -> LogEntry {
 }
 
 fn cut(epoch: u64, generation: u64) -> LogEntry {
-    LogEntry::Cut(EpochCut {
-        epoch,
-        generation,
-        now_ms: 0,
-        oldest_ms: None,
-        closes: false,
-        splits: Vec::new(),
-        tables: Vec::new(),
-        references: BTreeMap::new(),
-    })
+    LogEntry::Cut(EpochCut { epoch, generation, ..EpochCut::default() })
 }
 
 #[tokio::test]

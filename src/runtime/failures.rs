@@ -113,6 +113,14 @@ impl Failures {
         self.failed = Some((query.to_owned(), epoch));
     }
 
+    /// What came of something that a query, or its writer, was to do at an epoch: a failure is its own.
+    pub(super) fn of<T>(&mut self, query: &str, epoch: u64, outcome: Result<T>) -> Result<T> {
+        if outcome.is_err() {
+            self.failed(query, epoch);
+        }
+        outcome
+    }
+
     /// Notes a failure in the log, if trying it again may end alike. Answers it with its place.
     pub(super) async fn note(self, log: Option<&Arc<dyn EpochLog>>, error: Error) -> Error {
         let by_data = matches!(error.kind(), ErrorKind::Data | ErrorKind::Internal);

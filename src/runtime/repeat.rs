@@ -152,16 +152,7 @@ mod tests {
     use crate::contracts::ErrorKind;
 
     fn cut(epoch: u64) -> LogEntry {
-        LogEntry::Cut(EpochCut {
-            epoch,
-            generation: 1,
-            now_ms: 0,
-            oldest_ms: None,
-            closes: false,
-            splits: Vec::new(),
-            tables: Vec::new(),
-            references: BTreeMap::new(),
-        })
+        LogEntry::Cut(EpochCut { epoch, generation: 1, ..EpochCut::default() })
     }
 
     fn committed(epoch: u64) -> LogEntry {

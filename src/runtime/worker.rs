@@ -208,10 +208,8 @@ impl Worker {
         loop {
             let mut epoch = driver.next(&mut stop).await?;
             for query in &mut queries {
-                if let Err(error) = check_writer(query).await {
-                    failures.failed(&query.name, query.writes());
-                    return Err(error);
-                }
+                let checked = check_writer(query).await;
+                failures.of(&query.name, query.writes(), checked)?;
             }
             if errors.is_finished() {
                 return Err(errors_failed(errors).await);
@@ -272,10 +270,8 @@ impl Worker {
                 }
                 let context = EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms, saved: after };
                 for query in queries.iter_mut().filter(|query| query.after < epoch_number) {
-                    if let Err(error) = finish_query(query, &context, job.late_to_errors, &error_sender).await {
-                        failures.failed(&query.name, query.writes());
-                        return Err(error);
-                    }
+                    let finished = finish_query(query, &context, job.late_to_errors, &error_sender).await;
+                    failures.of(&query.name, query.writes(), finished)?;
                 }
                 memory.keep(&mut queries, &job.compute, job.clock.elapsed()).await?;
                 progress.epochs.store(summary.epochs, Ordering::Relaxed);
@@ -300,10 +296,8 @@ impl Worker {
                 let order = checkpointer.begin(epoch_number, tables, queries.len(), errors).await?;
                 for query in &mut queries {
                     // Its writer may have gone since the epoch was sent.
-                    if let Err(error) = checkpoint_query(query, order.clone()).await {
-                        failures.failed(&query.name, query.writes());
-                        return Err(error);
-                    }
+                    let ordered = checkpoint_query(query, order.clone()).await;
+                    failures.of(&query.name, query.writes(), ordered)?;
                 }
             }
             if last {
@@ -314,13 +308,8 @@ impl Worker {
         let mut saved = SavedJob { epoch: epoch_number.0, ..SavedJob::default() };
         for query in queries {
             let (name, writes) = (query.name.clone(), query.writes());
-            let (counts, state) = match end_query(query, epoch_number, finishes).await {
-                Ok(ended) => ended,
-                Err(error) => {
-                    failures.failed(&name, writes);
-                    return Err(error);
-                }
-            };
+            let ended = end_query(query, epoch_number, finishes).await;
+            let (counts, state) = failures.of(&name, writes, ended)?;
             saved.queries.insert(counts.name.clone(), state);
             summary.queries.push(counts);
         }

@@ -13,9 +13,7 @@ use super::{Manifest, ReferenceVersions};
 use crate::contracts::{EpochCut, ErrorKind, LogEntry, Storage};
 
 fn cut(epoch: u64, weights: &str) -> LogEntry {
-    let (generation, now_ms, splits, tables) = (1, 5, vec![], vec![]);
-    let references = named(weights);
-    LogEntry::Cut(EpochCut { epoch, generation, now_ms, oldest_ms: None, closes: false, splits, tables, references })
+    LogEntry::Cut(EpochCut { epoch, generation: 1, now_ms: 5, references: named(weights), ..EpochCut::default() })
 }
 
 fn named(digest: &str) -> BTreeMap<String, String> {

@@ -323,9 +323,7 @@ fn a_state_of_another_version_is_refused() {
 }
 
 fn cut(epoch: u64) -> LogEntry {
-    let (generation, now_ms, splits, tables) = (1, 5, vec![], vec![]);
-    let references = BTreeMap::new();
-    LogEntry::Cut(EpochCut { epoch, generation, now_ms, oldest_ms: None, closes: false, splits, tables, references })
+    LogEntry::Cut(EpochCut { epoch, generation: 1, now_ms: 5, ..EpochCut::default() })
 }
 
 fn started(generation: u64) -> LogEntry {

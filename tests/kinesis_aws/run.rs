@@ -250,7 +250,7 @@ impl Run {
         let resume = before.and_then(|b| b.after_exclusive);
         let mut reader = self.source.open(&split, resume.as_ref(), start).await?;
         let after_exclusive = resume.or_else(|| reader.position());
-        self.at.insert(split.id.clone(), SplitProgress { after_exclusive, finished: false, version: None });
+        self.at.insert(split.id.clone(), SplitProgress { after_exclusive, ..SplitProgress::default() });
         let metadata = self.source.split_metadata(&split)?;
         let text = |(k, v): (String, arrow::array::ArrayRef)| (k, v.as_string::<i32>().value(0).to_owned());
         self.metadata.insert(split.id.clone(), metadata.into_iter().map(text).collect());

@@ -4,7 +4,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use crate::contracts::{Error, ErrorKind};
+use crate::contracts::{Error, ErrorKind, NO_CREDENTIALS};
 
 /// A call to a service, as an error names it.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ impl AwsFailure {
     /// Whether nothing says who is calling. Later it may be a metadata service that does not answer for a while; at the start it
     /// is a person who forgot.
     pub(crate) fn lacks_credentials(&self) -> bool {
-        NO_CREDENTIALS.iter().any(|text| self.error.message().contains(text))
+        NO_PROVIDER.iter().any(|text| self.error.message().contains(text))
     }
 }
 
@@ -109,7 +109,7 @@ const CREDENTIALS: &[&str] = &[
 const ELSEWHERE: &[&str] = &["PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"];
 
 /// What the SDK says when nothing gives credentials.
-const NO_CREDENTIALS: &[&str] = &["no providers in chain provided", "no credentials found in chain"];
+const NO_PROVIDER: &[&str] = &["no providers in chain provided", "no credentials found in chain"];
 
 /// Our own code: whoever gives credentials (the metadata service, STS) has failed, and none that hold are left.
 pub(super) const CREDENTIALS_NOT_FETCHED: &str = "CredentialsNotFetched";
@@ -175,13 +175,13 @@ pub(super) fn shown(call: Call<'_>, answer: Answer) -> AwsFailure {
     let request = request.map_or_else(String::new, |id| format!(", request {id}"));
     let message = format!("{service}:{operation} on '{resource}' failed: {text} ({code}{request})");
     let denied = DENIED.contains(&code.as_str());
-    let credentials = CREDENTIALS.contains(&code.as_str()) || NO_CREDENTIALS.iter().any(|t| text.contains(t));
+    let credentials = CREDENTIALS.contains(&code.as_str()) || NO_PROVIDER.iter().any(|t| text.contains(t));
     let kind = if retryable { ErrorKind::Unavailable } else { ErrorKind::Config };
     let mut shown = Error::new(kind, message);
     if denied {
         shown = shown.hint(format!("allow the action '{}' on it (see `tidemill iam`)", action(service, operation)));
     } else if credentials {
-        shown = shown.hint("the AWS credentials are missing, wrong or expired: check the profile, role or environment");
+        shown = shown.hint(NO_CREDENTIALS);
     } else if code == CREDENTIALS_NOT_FETCHED {
         shown = shown.hint("they are asked for again; if that lasts, check the metadata service, or the role and STS");
     } else if code.contains("NotFound") || code == "NoSuchBucket" {

@@ -75,47 +75,35 @@ impl ParquetFile {
         resume: Option<&Position>,
         start: StartPosition,
     ) -> Result<Self> {
-        caught(path, || Self::of(file, path, modified_ms, split, schema, constants, resume, start))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what `over` takes")]
-    fn of<R: parquet::file::reader::ChunkReader + 'static>(
-        file: R,
-        path: &Path,
-        modified_ms: i64,
-        split: SplitId,
-        schema: SchemaRef,
-        constants: Vec<(String, ArrayRef)>,
-        resume: Option<&Position>,
-        start: StartPosition,
-    ) -> Result<Self> {
-        let metadata = read_metadata(&file, path, &schema)?;
-        let mask = projection(&metadata, &schema);
-        let rows = u64::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
-        let next_row = match (resume, start) {
-            (Some(position), _) => {
-                let row: u64 = position.0.parse().map_err(|_| {
-                    Error::corrupt(format!("position '{position}' is no row number of '{}'", path.display()))
-                })?;
-                row + 1
-            }
-            (None, StartPosition::TrimHorizon) => 0,
-            (None, StartPosition::Latest) => rows,
-            (None, StartPosition::AtTimestamp(ms)) if modified_ms < ms => rows,
-            (None, StartPosition::AtTimestamp(_)) => 0,
-        };
-        let hint = Some(metadata.schema().fields());
-        let columns = parquet_to_arrow_field_levels(metadata.parquet_schema(), mask, hint);
-        let columns = columns.map_err(|e| unreadable(path, e))?;
-        let pages = Pages::new(file, Arc::clone(metadata.metadata()));
-        let skip = usize::try_from(next_row).unwrap_or(usize::MAX).min(pages.num_rows());
-        let rest = pages.num_rows() - skip;
-        let read = (skip > 0).then(|| vec![RowSelector::skip(skip), RowSelector::select(rest)].into());
-        let reader = ParquetRecordBatchReader::try_new_with_row_groups(&columns, &pages, BATCH_ROWS, read);
-        let reader = reader.map_err(|e| unreadable(path, e))?;
-        let nullable: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
-        let nullable = Arc::new(Schema::new(nullable));
-        Ok(Self { path: path.to_owned(), split, reader, schema, nullable, constants, next_row, modified_ms })
+        caught(path, || {
+            let metadata = read_metadata(&file, path, &schema)?;
+            let mask = projection(&metadata, &schema);
+            let rows = u64::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
+            let next_row = match (resume, start) {
+                (Some(position), _) => {
+                    let row: u64 = position.0.parse().map_err(|_| {
+                        Error::corrupt(format!("position '{position}' is no row number of '{}'", path.display()))
+                    })?;
+                    row + 1
+                }
+                (None, StartPosition::TrimHorizon) => 0,
+                (None, StartPosition::Latest) => rows,
+                (None, StartPosition::AtTimestamp(ms)) if modified_ms < ms => rows,
+                (None, StartPosition::AtTimestamp(_)) => 0,
+            };
+            let hint = Some(metadata.schema().fields());
+            let columns = parquet_to_arrow_field_levels(metadata.parquet_schema(), mask, hint);
+            let columns = columns.map_err(|e| unreadable(path, e))?;
+            let pages = Pages::new(file, Arc::clone(metadata.metadata()));
+            let skip = usize::try_from(next_row).unwrap_or(usize::MAX).min(pages.num_rows());
+            let rest = pages.num_rows() - skip;
+            let read = (skip > 0).then(|| vec![RowSelector::skip(skip), RowSelector::select(rest)].into());
+            let reader = ParquetRecordBatchReader::try_new_with_row_groups(&columns, &pages, BATCH_ROWS, read);
+            let reader = reader.map_err(|e| unreadable(path, e))?;
+            let nullable: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+            let nullable = Arc::new(Schema::new(nullable));
+            Ok(Self { path: path.to_owned(), split, reader, schema, nullable, constants, next_row, modified_ms })
+        })
     }
 }
 

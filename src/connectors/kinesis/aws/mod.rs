@@ -265,7 +265,7 @@ impl KinesisSource {
     /// Where `source.init.sequence-numbers` says that reading begins, as saved positions.
     fn named_positions(&self) -> SourceProgress {
         let at = |(split, position): (&SplitId, &Position)| {
-            (split.clone(), SplitProgress { after_exclusive: Some(position.clone()), finished: false, version: None })
+            (split.clone(), SplitProgress { after_exclusive: Some(position.clone()), ..SplitProgress::default() })
         };
         SourceProgress { splits: self.options.begin_after.iter().map(at).collect(), state: None }
     }

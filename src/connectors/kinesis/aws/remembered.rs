@@ -114,9 +114,7 @@ mod tests {
     use super::*;
 
     fn progress(state: &str, splits: &[&str]) -> SourceProgress {
-        let split = |id: &&str| {
-            (SplitId((*id).into()), SplitProgress { after_exclusive: None, finished: false, version: None })
-        };
+        let split = |id: &&str| (SplitId((*id).into()), SplitProgress::default());
         SourceProgress { splits: splits.iter().map(split).collect(), state: Some(state.to_owned()) }
     }
 
