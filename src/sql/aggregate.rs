@@ -299,8 +299,13 @@ impl Compiler<'_> {
     /// A plan in its normal form, as text. It has only what the query itself uses: other queries of the job, for which
     /// tables have more columns, must not show. Another zone than UTC stands below it: what functions of time answer depends on it.
     pub(crate) fn normal(&self, plan: &LogicalPlan) -> Result<String> {
-        let text = normal_form(self.state, plan)?.display_indent().to_string();
-        Ok(if self.zone == chrono_tz::UTC { text } else { format!("{text}\nin the zone {}", self.zone) })
+        Ok(self.known_as(&normal_form(self.state, plan)?))
+    }
+
+    /// The text of a normal form.
+    pub(crate) fn known_as(&self, normal: &LogicalPlan) -> String {
+        let text = normal.display_indent();
+        if self.zone == chrono_tz::UTC { text.to_string() } else { format!("{text}\nin the zone {}", self.zone) }
     }
 
     /// Puts an operator in place and returns the leaf of the stage above it.

@@ -51,13 +51,13 @@ pub async fn plan_job(
         errors.extend(catalog.target(insert).err());
         match first.query(own_query, &insert.statement).await {
             Ok(plan) => {
-                if let Err(error) = first.require(&plan, &mut required) {
-                    errors.push(first.explain(&error, &insert.statement));
+                match first.require(&plan, &mut required) {
+                    Ok(optimized) => uses.push(optimized),
+                    Err(error) => errors.push(first.explain(&error, &insert.statement)),
                 }
                 if let Err(error) = first.named(&plan, &mut named) {
                     errors.push(first.explain(&error, &insert.statement));
                 }
-                uses.extend(first.state.optimize(&plan).ok());
             }
             Err(error) => errors.push(error),
         }

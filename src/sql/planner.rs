@@ -226,9 +226,11 @@ impl<'a> Planner<'a> {
         translate(error, statement, &known)
     }
 
-    /// Adds the columns that an optimised query uses.
-    pub(crate) fn require(&self, plan: &LogicalPlan, required: &mut Required) -> DfResult<()> {
-        collect(&self.state.optimize(plan)?, required)
+    /// The optimised query; the columns that it uses are added to `required`.
+    pub(crate) fn require(&self, plan: &LogicalPlan, required: &mut Required) -> DfResult<LogicalPlan> {
+        let optimized = self.state.optimize(plan)?;
+        collect(&optimized, required)?;
+        Ok(optimized)
     }
 
     /// Adds the fields of nested columns that a query names anywhere, also where nothing uses them: the

@@ -40,7 +40,8 @@ impl JobBuilder<'_> {
         let query = super::planner::select_two(&table.name, ident, declared.expression.clone());
         let plan = self.planner.query(&query, &table.statement).await?;
         let planned = |error| self.planner.explain(&error, &table.statement);
-        let optimized = self.planner.state.optimize(&plan).map_err(planned)?;
+        let mut read = Required::new();
+        let optimized = self.planner.require(&plan, &mut read).map_err(planned)?;
         let watermark = optimized.schema().field(1).data_type().clone();
         if !matches!(watermark, DataType::Timestamp(..)) {
             let error = Error::sql(format!("the watermark is {}, not a TIMESTAMP", flink_name(&watermark)));
@@ -49,8 +50,6 @@ impl JobBuilder<'_> {
         if let Some(function) = changing(&optimized) {
             return Err(not_by_record(table, &function));
         }
-        let mut read = Required::new();
-        self.planner.require(&plan, &mut read).map_err(planned)?;
         let name = Planner::plan_name(&table.name);
         let columns = read.remove(&name).unwrap_or_default();
         let time = &declared.column.value;
