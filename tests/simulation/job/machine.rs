@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 26] = [
+pub(crate) const FAULTS: [&str; 27] = [
     "lost request",
     "lost reply",
     "late request",
@@ -37,6 +37,7 @@ pub(crate) const FAULTS: [&str; 26] = [
     "row out of order",
     "late row",
     "broken record",
+    "asked again",
 ];
 
 /// What a machine can be cut off from.

@@ -26,6 +26,30 @@ pub(crate) struct FarStore {
     pub(crate) machine: Arc<Machine>,
     pub(crate) bug: Option<Bug>,
     pub(crate) silence: Option<Silence>,
+    /// How often its client asks again when no answer comes. The first request may have been done: then the
+    /// object that it created is in the way of the second one, as in S3.
+    pub(crate) retries: u32,
+}
+
+impl FarStore {
+    async fn ask<T: Send + 'static>(&self, work: impl Fn() -> T + Clone + Send + 'static) -> Result<T> {
+        ask(&self.machine, self.retries, work).await
+    }
+}
+
+async fn ask<T: Send + 'static>(
+    machine: &Arc<Machine>,
+    retries: u32,
+    work: impl Fn() -> T + Clone + Send + 'static,
+) -> Result<T> {
+    for retry in 0..retries {
+        if let Ok(answer) = machine.call(Far::Store, work.clone()).await {
+            return Ok(answer);
+        }
+        machine.nature.lock().faults.count("asked again");
+        machine.nature.world.sleep(Duration::from_millis(100 << retry.min(5))).await;
+    }
+    machine.call(Far::Store, work).await.map_err(lost)
 }
 
 /// No object with this in its name can be written for some time.
@@ -90,10 +114,7 @@ impl ObjectStore for FarStore {
             });
             return Ok(PutResult { e_tag: None, version: None });
         }
-        self.machine
-            .call(Far::Store, move || now(inner.put_opts(&location, payload.clone(), options.clone())))
-            .await
-            .map_err(lost)?
+        self.ask(move || now(inner.put_opts(&location, payload.clone(), options.clone()))).await?
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -102,14 +123,14 @@ impl ObjectStore for FarStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let (inner, location) = (Arc::clone(&self.inner), location.clone());
-        self.machine.call(Far::Store, move || now(inner.get_opts(&location, options.clone()))).await.map_err(lost)?
+        self.ask(move || now(inner.get_opts(&location, options.clone()))).await?
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         if self.bug == Some(Bug::RemovesNothing) {
             return locations;
         }
-        let (inner, machine) = (Arc::clone(&self.inner), Arc::clone(&self.machine));
+        let (inner, machine, retries) = (Arc::clone(&self.inner), Arc::clone(&self.machine), self.retries);
         // Of a request to remove that comes when the same content is in use again there is one in hundreds of seeds.
         let is_slow = self.bug == Some(Bug::NamesVersionsByContent);
         let remove = move |location: Result<Path>| {
@@ -119,10 +140,10 @@ impl ObjectStore for FarStore {
                 let one = location.clone();
                 let wait_ms = if is_slow { machine.nature.lock().chance.below(9_000) } else { 0 };
                 machine.nature.world.sleep(Duration::from_millis(wait_ms)).await;
-                let removed = machine.call(Far::Store, move || {
+                let removed = ask(&machine, retries, move || {
                     now(inner.delete_stream(futures::stream::iter([Ok(one.clone())]).boxed()).try_collect::<Vec<_>>())
                 });
-                removed.await.map_err(lost)??;
+                removed.await??;
                 Ok(location)
             }
         };
@@ -131,9 +152,10 @@ impl ObjectStore for FarStore {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let (inner, machine, prefix) = (Arc::clone(&self.inner), Arc::clone(&self.machine), prefix.cloned());
+        let retries = self.retries;
         let listed = async move {
-            let listed = machine.call(Far::Store, move || now(inner.list(prefix.as_ref()).collect::<Vec<_>>())).await;
-            listed.unwrap_or_else(|e| vec![Err(lost(e))])
+            let listed = ask(&machine, retries, move || now(inner.list(prefix.as_ref()).collect::<Vec<_>>())).await;
+            listed.unwrap_or_else(|e| vec![Err(e)])
         };
         futures::stream::once(listed).flat_map(futures::stream::iter).boxed()
     }

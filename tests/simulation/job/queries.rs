@@ -54,6 +54,11 @@ impl Work {
         self.idle_s < 3_600
     }
 
+    /// No window fires without a shard that is quiet.
+    pub(crate) fn waits_for_quiet_shards(&mut self) {
+        self.idle_s = 3_600;
+    }
+
     /// The job's file.
     pub(crate) fn sql(&self) -> String {
         let alerts = if self.alerts { ALERTS } else { "" };

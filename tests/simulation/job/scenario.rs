@@ -73,7 +73,10 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
     let world = Arc::<World>::default();
     let calm = if silence.is_some() { Duration::ZERO } else { Duration::from_secs(FAULTS_S) };
     let nature = Arc::new(Nature::new(Arc::clone(&world), seed, calm));
-    let work = Work::new(&Chance::new(seed ^ 0x90b));
+    let mut work = Work::new(&Chance::new(seed ^ 0x90b));
+    if bug == Some(Bug::ForgetsWatermarks) {
+        work.waits_for_quiet_shards();
+    }
     let stream = Arc::new(stream(seed, &work, bug));
     let folder = tempfile::tempdir().expect("a folder");
     let job = folder.path().join("job.sql");
@@ -99,6 +102,7 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
         nonces: AtomicU64::new(0),
         bug,
         silence,
+        retries: [0, 1, 3, 8][Chance::new(seed ^ 0x4e7217).below(4) as usize],
         // Half of the seeds, in each of the four tests.
         fleet: Chance::new(seed ^ 0xf1ee7).percent(50),
         pace: Pace::new(&Chance::new(seed ^ 0x9ace)),

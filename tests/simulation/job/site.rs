@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) nonces: AtomicU64,
     pub(crate) bug: Option<Bug>,
     pub(crate) silence: Option<Silence>,
+    /// Of the store's client.
+    pub(crate) retries: u32,
     /// Whether the processes are a fleet, and hand the job over.
     pub(crate) fleet: bool,
     pub(crate) pace: Pace,
@@ -84,6 +86,7 @@ impl Site {
             machine: Arc::clone(&self.machine),
             bug: self.shared.bug,
             silence: self.shared.silence,
+            retries: self.shared.retries,
         })
     }
 

@@ -1,7 +1,7 @@
 //! A stream of shards that is resharded while it is written; or a folder to which whole files come. Rows may be out of order and late,
 //! and records may be broken.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,18 +161,29 @@ impl Stream {
         Self { shards, reshards, most_open: None }
     }
 
-    /// Makes rows be out of order; with `late`, some are late by what their own shard has brought before. Nothing is of a time that other
-    /// shards may have closed: what becomes of such a row is a matter of when it is read.
+    /// Makes rows be out of order; with `late`, some are late by what their own shard has brought before, and the clocks of those who write
+    /// to some shards are ahead: a shard may have passed windows that are open because of others. Nothing is of a time that other shards
+    /// may have closed: what becomes of such a row is a matter of when it is read.
     pub(crate) fn disorder(&mut self, chance: &Chance, late: bool) {
+        let mut ahead_ms = BTreeMap::new();
+        // Of twenty.
+        let late = if late { [2, 12][chance.below(2) as usize] } else { 0 };
         for shard in &mut self.shards {
+            // Files have no parents, and time goes on to the latest when all are read.
+            let own_ms = match shard.parents.iter().map(|parent| ahead_ms[parent]).max() {
+                Some(of_parents) => of_parents,
+                None if late > 0 && self.most_open.is_none() && chance.percent(50) => chance.below(30_000),
+                None => 0,
+            };
+            ahead_ms.insert(shard.id.clone(), own_ms);
             let earliest_ms = shard.begins_ms.saturating_sub(IN_TIME_MS);
             for event in &mut shard.events {
                 let behind_ms = match chance.below(20) {
-                    0 | 1 if late => IN_TIME_MS + chance.below(10_000),
-                    0..=4 => chance.below(IN_TIME_MS),
+                    share if share < late => IN_TIME_MS + chance.below(10_000),
+                    share if share < late + 3 => chance.below(IN_TIME_MS),
                     _ => 0,
                 };
-                event.time_ms = event.time_ms.saturating_sub(behind_ms).max(earliest_ms);
+                event.time_ms = own_ms + event.time_ms.saturating_sub(behind_ms).max(earliest_ms);
             }
         }
     }
