@@ -9,8 +9,8 @@ for the stream, which nothing writes to) and reads all of it with --drain. Measu
 (wait4), so that waiting for the disk does not count. A run should last for several intervals: a pair whose run with checkpoints
 made fewer than four is left out, and counted; if more than half of the pairs are, the script fails.
 
-Printed for each pair: both times, and what of each was the kernel's, the share by which the one with checkpoints is dearer, how many checkpoints it made and
-what they wrote; at the end the median share and the quartiles, and how many pairs were left out.
+Printed for each pair: both times, and what of each was the kernel's, the share by which the one with checkpoints is dearer, how
+many checkpoints it made and what they wrote; at the end the median share and the quartiles, and how many pairs were left out.
 """
 
 import argparse

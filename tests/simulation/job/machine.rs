@@ -227,6 +227,23 @@ impl Machine {
         if reply_lost { Err(Lost) } else { answer }
     }
 
+    /// Asks again when no answer comes, as clients do: later each time, and `retries` times at most. What was asked may have been done.
+    pub(crate) async fn try_again<T: Send + 'static>(
+        self: &Arc<Self>,
+        far: Far,
+        retries: u32,
+        work: impl Fn() -> T + Clone + Send + 'static,
+    ) -> Result<T, Lost> {
+        for retry in 0..retries {
+            if let Ok(answer) = self.call(far, work.clone()).await {
+                return Ok(answer);
+            }
+            self.nature.lock().faults.count("asked again");
+            self.nature.world.sleep(Duration::from_millis(100 << retry.min(5))).await;
+        }
+        self.call(far, work).await
+    }
+
     /// Asks one that the job writes to, until there is an answer.
     pub(crate) async fn insist<T: Send + 'static>(
         self: &Arc<Self>,

@@ -31,27 +31,6 @@ pub(crate) struct FarStore {
     pub(crate) retries: u32,
 }
 
-impl FarStore {
-    async fn ask<T: Send + 'static>(&self, work: impl Fn() -> T + Clone + Send + 'static) -> Result<T> {
-        ask(&self.machine, self.retries, work).await
-    }
-}
-
-async fn ask<T: Send + 'static>(
-    machine: &Arc<Machine>,
-    retries: u32,
-    work: impl Fn() -> T + Clone + Send + 'static,
-) -> Result<T> {
-    for retry in 0..retries {
-        if let Ok(answer) = machine.call(Far::Store, work.clone()).await {
-            return Ok(answer);
-        }
-        machine.nature.lock().faults.count("asked again");
-        machine.nature.world.sleep(Duration::from_millis(100 << retry.min(5))).await;
-    }
-    machine.call(Far::Store, work).await.map_err(lost)
-}
-
 /// No object with this in its name can be written for some time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Silence {
@@ -114,7 +93,12 @@ impl ObjectStore for FarStore {
             });
             return Ok(PutResult { e_tag: None, version: None });
         }
-        self.ask(move || now(inner.put_opts(&location, payload.clone(), options.clone()))).await?
+        self.machine
+            .try_again(Far::Store, self.retries, move || {
+                now(inner.put_opts(&location, payload.clone(), options.clone()))
+            })
+            .await
+            .map_err(lost)?
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -123,7 +107,10 @@ impl ObjectStore for FarStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let (inner, location) = (Arc::clone(&self.inner), location.clone());
-        self.ask(move || now(inner.get_opts(&location, options.clone()))).await?
+        self.machine
+            .try_again(Far::Store, self.retries, move || now(inner.get_opts(&location, options.clone())))
+            .await
+            .map_err(lost)?
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -140,10 +127,10 @@ impl ObjectStore for FarStore {
                 let one = location.clone();
                 let wait_ms = if is_slow { machine.nature.lock().chance.below(9_000) } else { 0 };
                 machine.nature.world.sleep(Duration::from_millis(wait_ms)).await;
-                let removed = ask(&machine, retries, move || {
+                let removed = machine.try_again(Far::Store, retries, move || {
                     now(inner.delete_stream(futures::stream::iter([Ok(one.clone())]).boxed()).try_collect::<Vec<_>>())
                 });
-                removed.await??;
+                removed.await.map_err(lost)??;
                 Ok(location)
             }
         };
@@ -154,8 +141,10 @@ impl ObjectStore for FarStore {
         let (inner, machine, prefix) = (Arc::clone(&self.inner), Arc::clone(&self.machine), prefix.cloned());
         let retries = self.retries;
         let listed = async move {
-            let listed = ask(&machine, retries, move || now(inner.list(prefix.as_ref()).collect::<Vec<_>>())).await;
-            listed.unwrap_or_else(|e| vec![Err(e)])
+            let listed = machine
+                .try_again(Far::Store, retries, move || now(inner.list(prefix.as_ref()).collect::<Vec<_>>()))
+                .await;
+            listed.unwrap_or_else(|e| vec![Err(lost(e))])
         };
         futures::stream::once(listed).flat_map(futures::stream::iter).boxed()
     }

@@ -166,21 +166,20 @@ impl Stream {
     /// may have closed: what becomes of such a row is a matter of when it is read.
     pub(crate) fn disorder(&mut self, chance: &Chance, late: bool) {
         let mut ahead_ms = BTreeMap::new();
-        // Of twenty.
-        let late = if late { [2, 12][chance.below(2) as usize] } else { 0 };
+        let late_of_20 = if late { [2, 12][chance.below(2) as usize] } else { 0 };
         for shard in &mut self.shards {
             // Files have no parents, and time goes on to the latest when all are read.
             let own_ms = match shard.parents.iter().map(|parent| ahead_ms[parent]).max() {
                 Some(of_parents) => of_parents,
-                None if late > 0 && self.most_open.is_none() && chance.percent(50) => chance.below(30_000),
+                None if late && self.most_open.is_none() && chance.percent(50) => chance.below(30_000),
                 None => 0,
             };
             ahead_ms.insert(shard.id.clone(), own_ms);
             let earliest_ms = shard.begins_ms.saturating_sub(IN_TIME_MS);
             for event in &mut shard.events {
                 let behind_ms = match chance.below(20) {
-                    share if share < late => IN_TIME_MS + chance.below(10_000),
-                    share if share < late + 3 => chance.below(IN_TIME_MS),
+                    share if share < late_of_20 => IN_TIME_MS + chance.below(10_000),
+                    share if share < late_of_20 + 3 => chance.below(IN_TIME_MS),
                     _ => 0,
                 };
                 event.time_ms = own_ms + event.time_ms.saturating_sub(behind_ms).max(earliest_ms);
