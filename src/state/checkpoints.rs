@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicUsize;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use super::files::{STATE_FILE_BYTES, arrange, dead_rows, encode};
+use super::files::{Packing, STATE_FILE_BYTES, arrange, dead_rows, encode};
 use super::increments::{KeptFile, increment};
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
 use super::reference_versions::ReferenceVersions;
@@ -244,7 +244,7 @@ impl CheckpointStore {
         let dead = if with_dead.is_empty() {
             None
         } else {
-            let encoded = encode(&[(0, dead_rows(&with_dead)?.into())])?;
+            let encoded = encode(&[(0, dead_rows(&with_dead)?.into())], Packing::Lz4)?;
             match self.dead.get(key) {
                 Some(same) if same.sha256 == encoded.sha256 => Some(same.clone()),
                 _ => {

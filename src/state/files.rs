@@ -2,6 +2,9 @@
 //!
 //! The names of the pieces, batch by batch, stand in the schema's metadata. Rows that died since their piece was written
 //! are in a file of their own, as bitmaps, so that a piece is written once.
+//!
+//! Buffers are packed with LZ4: of what an operator has much of, windows' bounds and counts are alike in thousands of rows, and texts come
+//! again. Packing costs about what the checksum and the kernel would take for the bytes that it saves, and there are less to send and to keep.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -11,8 +14,8 @@ use arrow::array::{AsArray, BinaryArray, RecordBatch, RecordBatchOptions, UInt64
 use arrow::buffer::{BooleanBuffer, Buffer};
 use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
 use arrow::ipc::reader::{FileReader, read_footer_length};
-use arrow::ipc::writer::FileWriter;
-use arrow::ipc::{Block, root_as_footer, root_as_message};
+use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
+use arrow::ipc::{Block, CompressionType, root_as_footer, root_as_message};
 use bytes::Bytes;
 
 use super::checksum::hex_digest;
@@ -31,6 +34,17 @@ const PIECES: &str = "tidemill.pieces";
 pub(super) struct Encoded {
     pub(super) content: Bytes,
     pub(super) sha256: String,
+    /// Bytes of its rows in memory.
+    pub(super) unpacked: u64,
+}
+
+/// How the buffers of a file are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// As they are: the same rows are the same bytes in every version of this program.
+    Plain,
+    /// With LZ4.
+    Lz4,
 }
 
 /// Cuts pieces into batches and those into files of about `file_bytes`. All batches of a file have one schema. What is on
@@ -76,25 +90,33 @@ fn parts(rows: PieceRows, file_bytes: usize) -> Vec<(PieceRows, usize)> {
 }
 
 /// Encodes the batches of a file. Takes its time, and as much memory as the file has bytes: what is on disk comes block by block.
-pub(super) fn encode(pieces: &[(u64, PieceRows)]) -> Result<Encoded> {
+pub(super) fn encode(pieces: &[(u64, PieceRows)], packing: Packing) -> Result<Encoded> {
     let Some((_, first)) = pieces.first() else { return Err(Error::internal("a state file without pieces")) };
     let ids: Ranges = pieces.iter().flat_map(|(id, rows)| std::iter::repeat_n(*id, rows.batches())).collect();
     let bytes: usize = pieces.iter().map(|(_, rows)| rows.bytes()).sum();
     let mut metadata = first.schema().metadata().clone();
     metadata.insert(PIECES.to_owned(), ids.to_string());
     let schema = Arc::new(first.schema().as_ref().clone().with_metadata(metadata));
-    let mut writer = FileWriter::try_new(Vec::with_capacity(bytes + bytes / 16), &schema)?;
+    let (codec, capacity) = match packing {
+        Packing::Plain => (None, bytes + bytes / 16),
+        Packing::Lz4 => (Some(CompressionType::LZ4_FRAME), bytes / 4),
+    };
+    let options = IpcWriteOptions::default().try_with_compression(codec)?;
+    let mut writer = FileWriter::try_new_with_options(Vec::with_capacity(capacity), &schema, options)?;
+    let mut unpacked = 0;
     let mut write = |batch: RecordBatch| -> Result<()> {
         let columns = batch.columns().iter().map(compact).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        writer.write(&RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?)?;
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?;
+        unpacked += batch_bytes(&batch) as u64;
+        writer.write(&batch)?;
         Ok(())
     };
     for (_, rows) in pieces {
         rows.for_each(&mut write)?;
     }
     let content = writer.into_inner()?;
-    Ok(Encoded { sha256: hex_digest(&content), content: content.into() })
+    Ok(Encoded { sha256: hex_digest(&content), content: content.into(), unpacked })
 }
 
 /// The batches of a file, each with the name of its piece. `name` is for people.
@@ -123,6 +145,8 @@ fn has_its_blocks(content: &[u8]) -> bool {
 fn fits(content: &[u8], block: &Block) -> Option<()> {
     /// Before a message: a mark, and its length.
     const PREFIX: usize = 8;
+    /// LZ4 makes no more of a byte: a length is continued by bytes of 255 at most.
+    const MOST_UNPACKED: usize = 255;
     let number = |n: i64| usize::try_from(n).ok();
     let from = number(block.offset())?;
     let (head, body) = (number(block.metaDataLength().into())?, number(block.bodyLength())?);
@@ -132,18 +156,28 @@ fn fits(content: &[u8], block: &Block) -> Option<()> {
         Some(dictionary) => dictionary.data()?,
         None => message.header_as_record_batch()?,
     };
-    // This program writes none, and unpacked it may have any size.
-    if batch.compression().is_some() {
-        return None;
-    }
+    let is_packed = match batch.compression() {
+        Some(packing) if packing.codec() == CompressionType::LZ4_FRAME => true,
+        // This program writes no other.
+        Some(_) => return None,
+        None => false,
+    };
     // A row has a bit at least.
-    let most = content.len().checked_mul(8)?;
+    let most = content.len().checked_mul(8)?.checked_mul(if is_packed { MOST_UNPACKED } else { 1 })?;
     let is_count = |n: i64| number(n).is_some_and(|n| n <= most);
     let nodes = batch.nodes().into_iter().flatten().all(|node| is_count(node.length()) && is_count(node.null_count()));
+    // Of a packed buffer that is not empty, the first bytes say how many it has unpacked; -1: it is as it was.
+    let unpacks = |buffer: &arrow::ipc::Buffer| {
+        let packed = number(buffer.offset()).zip(number(buffer.length()));
+        let Some(packed) = packed.and_then(|(at, length)| bytes.get(head + at..)?.get(..length)) else { return false };
+        let Some((size, packed)) = packed.split_first_chunk() else { return packed.is_empty() };
+        let most = packed.len().saturating_mul(MOST_UNPACKED);
+        i64::from_le_bytes(*size) == -1 || number(i64::from_le_bytes(*size)).is_some_and(|size| size <= most)
+    };
     let buffers = batch.buffers().into_iter().flatten().all(|buffer| {
         let end =
             number(buffer.offset()).zip(number(buffer.length())).and_then(|(from, length)| from.checked_add(length));
-        end.is_some_and(|end| end <= body)
+        end.is_some_and(|end| end <= body) && (!is_packed || unpacks(buffer))
     });
     let variadic = batch.variadicBufferCounts().into_iter().flatten().all(is_count);
     (is_count(batch.length()) && nodes && buffers && variadic).then_some(())
@@ -211,4 +245,50 @@ pub(super) fn parse_dead_rows(batches: &[(u64, RecordBatch)], name: &str) -> Res
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringViewArray, TimestampMillisecondArray};
+
+    use super::*;
+
+    /// As a window has them: its bounds, keys that come again, counts.
+    fn rows() -> RecordBatch {
+        let texts = (0..20_000).map(|row| format!("/shop/page-{:04}.html", row * 7 % 500));
+        let columns: [(&str, ArrayRef); 3] = [
+            ("window_end", Arc::new(TimestampMillisecondArray::from(vec![1_770_890_520_000; 20_000]))),
+            ("page", Arc::new(StringViewArray::from_iter_values(texts))),
+            ("count", Arc::new(Int64Array::from_iter_values((0..20_000).map(|row| row % 3)))),
+        ];
+        RecordBatch::try_from_iter(columns).expect("columns of one length")
+    }
+
+    fn encoded(packing: Packing) -> Encoded {
+        encode(&[(3, rows().into())], packing).expect("it is encoded")
+    }
+
+    #[test]
+    fn rows_that_are_alike_take_little_room() {
+        let (plain, packed) = (encoded(Packing::Plain), encoded(Packing::Lz4));
+        assert!(packed.content.len() * 4 < plain.content.len(), "{} of {}", packed.content.len(), plain.content.len());
+        assert!((plain.content.len() as u64).abs_diff(packed.unpacked) < packed.unpacked / 10, "{}", packed.unpacked);
+        for file in [plain, packed] {
+            assert_eq!(decode(file.content, "f").expect("a whole file"), [(3, rows())]);
+        }
+    }
+
+    #[test]
+    fn a_packed_buffer_that_says_it_is_huge_is_refused() {
+        let content = encoded(Packing::Lz4).content;
+        let count = 20_000 * 8_i64;
+        for size in [1 << 50, i64::MAX, i64::MIN, count * 300] {
+            let mut lying = content.to_vec();
+            let at =
+                lying.windows(8).position(|bytes| bytes == count.to_le_bytes()).expect("a column of 8 bytes a row");
+            lying[at..at + 8].copy_from_slice(&size.to_le_bytes());
+            let error = decode(lying.into(), "f").expect_err("there are not so many");
+            assert!(error.to_string().contains("names more bytes than it has"), "{size}: {error}");
+        }
+    }
 }

@@ -54,7 +54,7 @@ pub(super) fn increment(kept: &[KeptFile], pieces: &[StatePiece], file_bytes: us
     let mut classes: BTreeMap<u32, Vec<&KeptFile>> = BTreeMap::new();
     for file in kept {
         let share = file.live_share(&live);
-        let bytes = (file.file.bytes as f64 * share) as u64;
+        let bytes = (file.file.unpacked_bytes() as f64 * share) as u64;
         if share < 0.5 {
             rewrite(file);
         } else if bytes < large {
@@ -92,7 +92,13 @@ mod tests {
     }
 
     fn file(name: &str, bytes: u64, ids: std::ops::Range<u64>) -> KeptFile {
-        let file = StateFile { name: name.to_owned(), bytes, sha256: String::new(), pieces: ids.clone().collect() };
+        let file = StateFile {
+            name: name.to_owned(),
+            bytes,
+            unpacked: 0,
+            sha256: String::new(),
+            pieces: ids.clone().collect(),
+        };
         KeptFile { file, rows: ids.clone().count() * 10, batches: ids.map(|id| (id, 10)).collect() }
     }
 

@@ -101,11 +101,27 @@ pub struct StateFile {
     pub name: String,
     /// Its length.
     pub bytes: u64,
+    /// About how many bytes its rows have in memory; 0 where it is not packed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unpacked: u64,
     /// SHA-256 of its content, as hex digits.
     pub sha256: String,
     /// Pieces in it that are still part of the state.
     #[serde(default, skip_serializing_if = "Ranges::is_empty")]
     pub pieces: Ranges,
+}
+
+impl StateFile {
+    /// About how many bytes its rows have in memory.
+    pub(super) fn unpacked_bytes(&self) -> u64 {
+        if self.unpacked == 0 { self.bytes } else { self.unpacked }
+    }
+}
+
+// Serde passes a reference.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl ManifestQuery {

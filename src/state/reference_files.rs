@@ -14,7 +14,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, St
 use arrow::datatypes::{DataType, SchemaRef};
 
 use super::checksum::hex_digest;
-use super::files::{Encoded, arrange, encode};
+use super::files::{Encoded, Packing, arrange, encode};
 use super::saved::PieceRows;
 use crate::contracts::{Error, Result};
 
@@ -95,7 +95,7 @@ pub(super) fn digested(parts: &[Part]) -> Result<(String, Option<Encoded>)> {
     let mut digests = Vec::with_capacity(parts.len());
     let mut only = None;
     for part in parts {
-        let encoded = encode(part)?;
+        let encoded = encode(part, Packing::Plain)?;
         digests.push(encoded.sha256.clone());
         only = (parts.len() == 1).then_some(encoded);
     }

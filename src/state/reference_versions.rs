@@ -25,7 +25,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 
 use super::checksum::hex_digest;
-use super::files::{decode, encode};
+use super::files::{Packing, decode, encode};
 use super::manifest::{Manifest, ManifestReference, StateFile};
 use super::ranges::Ranges;
 use super::reference_files::{FOLDER, FileName, digest_of, digested, fitted, parts_of, shown_digest, written};
@@ -141,7 +141,7 @@ impl ReferenceVersions {
         for (part, name) in parts.into_iter().zip(names) {
             let encoded = match only.take() {
                 Some(encoded) => encoded,
-                None => off_the_runtime(move || encode(&part)).await??,
+                None => off_the_runtime(move || encode(&part, Packing::Plain)).await??,
             };
             files.push(put(&self.storage, name, encoded, Ranges::default()).await?);
         }
@@ -211,7 +211,7 @@ impl ReferenceVersions {
             contents.push((format!("{place}/{name}"), content.clone()));
             let length = content.len() as u64;
             let sha256 = off_the_runtime(move || hex_digest(&content)).await?;
-            files.push(StateFile { name, bytes: length, sha256, pieces: Ranges::default() });
+            files.push(StateFile { name, bytes: length, unpacked: 0, sha256, pieces: Ranges::default() });
         }
         if digest_of(files.iter().map(|file| file.sha256.as_str())) != digest {
             let names: Vec<&str> = contents.iter().map(|(name, _)| name.as_str()).collect();

@@ -39,8 +39,8 @@ impl Room {
 
     /// Waits until a file may be read, the first one first: no file that comes later in its operator can have the room of one before it.
     async fn of(&self, file: &StateFile) -> Result<OwnedSemaphorePermit> {
-        let kibibytes =
-            u32::try_from(file.bytes.saturating_mul(2) / 1_024).unwrap_or(u32::MAX).clamp(1, self.kibibytes);
+        let bytes = file.bytes.saturating_add(file.unpacked_bytes());
+        let kibibytes = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX).clamp(1, self.kibibytes);
         let room = Arc::clone(&self.free).acquire_many_owned(kibibytes).await;
         room.map_err(|e| Error::internal("there is no room to read state any more").caused_by(e))
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::files;
+use super::files::{self, Packing};
 use super::increments::KeptFile;
 use super::manifest::StateFile;
 use super::saved::PieceRows;
@@ -24,7 +24,7 @@ pub(super) async fn write_file(
     pieces: Vec<(u64, PieceRows)>,
 ) -> Result<KeptFile> {
     let rows: Vec<(u64, usize)> = pieces.iter().map(|(id, rows)| (*id, rows.num_rows())).collect();
-    let encoded = off_the_runtime(move || files::encode(&pieces)).await??;
+    let encoded = off_the_runtime(move || files::encode(&pieces, Packing::Lz4)).await??;
     let pieces = rows.iter().map(|(id, _)| *id).collect();
     let all = rows.iter().map(|(_, rows)| rows).sum();
     Ok(KeptFile { file: put(storage, name, encoded, pieces).await?, batches: rows, rows: all })
@@ -44,5 +44,5 @@ pub(super) async fn put(
     if created == Created::Taken {
         return Err(Error::internal(format!("state file '{}/{name}' was there already", storage.place())));
     }
-    Ok(StateFile { name, bytes, sha256: encoded.sha256, pieces })
+    Ok(StateFile { name, bytes, unpacked: encoded.unpacked, sha256: encoded.sha256, pieces })
 }
