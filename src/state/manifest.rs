@@ -2,6 +2,7 @@
 //! those. JSON, so that people can read it; its own checksum stands in the last line.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +11,10 @@ use super::ranges::Ranges;
 use super::saved::{Reread, SavedTable};
 use crate::contracts::{Error, Result};
 
-/// Version of the layout. 1 and 2 were states of whole runs, in one folder without sub-folders.
-pub const MANIFEST_VERSION: u32 = 3;
+/// Version of the layout. 1 and 2 were states of whole runs, in one folder without sub-folders; in 3, state files were not packed.
+pub const MANIFEST_VERSION: u32 = 4;
+/// Versions that this program reads.
+pub const MANIFEST_VERSIONS: RangeInclusive<u32> = 3..=MANIFEST_VERSION;
 /// What stands before and behind the manifest's own checksum, which covers everything before.
 const CHECKSUM: (&str, &str) = (",\n  \"checksum\": \"", "\"\n}\n");
 
@@ -181,9 +184,10 @@ impl Manifest {
         }
         // A layout of another version may have its checksum elsewhere.
         if let Ok(Versioned { version }) = serde_json::from_slice(text)
-            && version != MANIFEST_VERSION
+            && !MANIFEST_VERSIONS.contains(&version)
         {
-            let error = format!("checkpoint '{name}' has version {version}, this program reads {MANIFEST_VERSION}");
+            let (first, last) = MANIFEST_VERSIONS.into_inner();
+            let error = format!("checkpoint '{name}' has version {version}, this program reads {first} to {last}");
             return Err(Error::corrupt(error).hint("run the program that wrote it, or start anew with --fresh"));
         }
         let whole = std::str::from_utf8(text).ok().and_then(|text| {

@@ -44,7 +44,9 @@ pub(crate) use compact::without_garbage;
 pub use epoch_log::FileEpochLog;
 pub use files::STATE_FILE_BYTES;
 pub use local_storage::LocalStorage;
-pub use manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, ManifestReference, StateFile};
+pub use manifest::{
+    MANIFEST_VERSION, MANIFEST_VERSIONS, Manifest, ManifestOperator, ManifestQuery, ManifestReference, StateFile,
+};
 pub use object_epoch_log::ObjectEpochLog;
 pub use object_storage::ObjectStorage;
 pub use ranges::Ranges;
