@@ -37,6 +37,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use aws_config::SdkConfig;
+
 use crate::contracts::{
     Clock, Error, ErrorOutput, Lookup, LookupCache, Outside, ReferenceLoader, Result, Sink, Source, StartPosition,
     TableSpec,
@@ -121,6 +123,13 @@ impl Connectors {
     #[must_use]
     pub fn within(mut self, outside: Option<Arc<dyn Outside>>) -> Self {
         self.outside = outside;
+        self
+    }
+
+    /// Calls of AWS are made as `config` says, whatever the tables' options are: over another HTTP client, with another idea of time.
+    #[must_use]
+    pub fn calling(mut self, config: SdkConfig) -> Self {
+        self.aws = AwsSessions::given(config);
         self
     }
 

@@ -36,6 +36,8 @@ const PREFIX: &str = "aws.";
 /// Sessions of a job: tables with the same `aws.*` options share one, with its connections and cached credentials.
 #[derive(Default)]
 pub(crate) struct AwsSessions {
+    /// How all calls are made, whatever the tables' options say.
+    given: Option<SdkConfig>,
     http: std::sync::OnceLock<SharedHttpClient>,
     by_options: Mutex<BTreeMap<Vec<(String, String)>, AwsSession>>,
 }
@@ -48,6 +50,11 @@ impl std::fmt::Debug for AwsSessions {
 }
 
 impl AwsSessions {
+    /// Sessions that make all calls as `config` says.
+    pub(crate) fn given(config: SdkConfig) -> Self {
+        Self { given: Some(config), ..Self::default() }
+    }
+
     /// The session of a table. Nothing is asked of the network yet.
     pub(crate) fn of(&self, spec: &TableSpec) -> Result<AwsSession> {
         let mut options: BTreeMap<String, String> = spec
@@ -76,15 +83,17 @@ impl AwsSessions {
         }
         let key: Vec<_> = options.clone().into_iter().collect();
         let mut sessions = self.by_options.lock().unwrap_or_else(PoisonError::into_inner);
-        let http = match self.http.get() {
+        let given = self.given.as_ref().and_then(SdkConfig::http_client);
+        let http = match given.as_ref().or(self.http.get()) {
             Some(http) => http.clone(),
             None => {
                 let made = http_client()?;
                 self.http.get_or_init(|| made).clone()
             }
         };
+        let config = OnceCell::new_with(self.given.clone());
         let made = sessions.entry(key).or_insert_with(|| AwsSession {
-            inner: Arc::new(Inner { options, table: table.to_owned(), http, config: OnceCell::new() }),
+            inner: Arc::new(Inner { options, table: table.to_owned(), http, config }),
         });
         Ok(made.clone())
     }

@@ -9,6 +9,8 @@ mod rows;
 
 use std::sync::Arc;
 
+use aws_config::SdkConfig;
+
 use crate::contracts::{Clock, LeaseStore, Lookup, Result, Sink, TableSpec};
 
 use super::aws::{AwsSession, AwsSessions};
@@ -44,8 +46,29 @@ pub async fn leases<const N: usize>(
     items: [&str; N],
     clock: Arc<dyn Clock>,
 ) -> Result<[Arc<dyn LeaseStore>; N]> {
-    let session = AwsSessions::default().default_session()?;
-    let table = aws::lease::LeaseTable::open(session, table, clock).await?;
+    leases_of(&AwsSessions::default(), table, items, clock).await
+}
+
+/// The same, with calls that are made as `config` says.
+///
+/// # Errors
+/// As [`leases`].
+pub async fn leases_calling<const N: usize>(
+    config: SdkConfig,
+    table: &str,
+    items: [&str; N],
+    clock: Arc<dyn Clock>,
+) -> Result<[Arc<dyn LeaseStore>; N]> {
+    leases_of(&AwsSessions::given(config), table, items, clock).await
+}
+
+async fn leases_of<const N: usize>(
+    sessions: &AwsSessions,
+    table: &str,
+    items: [&str; N],
+    clock: Arc<dyn Clock>,
+) -> Result<[Arc<dyn LeaseStore>; N]> {
+    let table = aws::lease::LeaseTable::open(sessions.default_session()?, table, clock).await?;
     Ok(items.map(|item| Arc::new(table.lease(item)) as Arc<dyn LeaseStore>))
 }
 

@@ -1,12 +1,13 @@
 //! A topic and its ledger, and the sink that publishes there: ask the ledger, publish, mark.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tidemill::contracts::{Changes, EpochNumber, Result, Sink, WriteOutcome};
 
+use super::aws::LEDGER;
 use super::bug::Bug;
 use super::lookups::{VERSIONS, owner, weight};
 use super::machine::Machine;
@@ -22,6 +23,32 @@ pub(crate) struct Topic {
     /// By id: the epochs and contents that it came with.
     published: BTreeMap<u64, Vec<(u64, Row)>>,
     marked: BTreeMap<String, Duration>,
+    /// Of messages with an id of their own: when it came first.
+    first: BTreeMap<String, Duration>,
+    /// By the ids of messages: the events, and the requests with which they came.
+    requests: BTreeMap<String, (u64, BTreeSet<u64>)>,
+}
+
+/// What is promised of alerts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    AtLeastOnce,
+    AtMostOnce,
+    Fifo,
+}
+
+impl Delivery {
+    pub(crate) const ALL: [Self; 3] = [Self::AtLeastOnce, Self::AtMostOnce, Self::Fifo];
+
+    /// Options of the table.
+    pub(crate) fn sql(self) -> String {
+        let (topic, delivery) = match self {
+            Self::AtLeastOnce => ("alerts", "at-least-once"),
+            Self::AtMostOnce => ("alerts", "at-most-once"),
+            Self::Fifo => ("alerts.fifo", "at-least-once"),
+        };
+        format!("'topic' = '{topic}', 'sink.delivery' = '{delivery}', 'sink.ledger.table' = '{LEDGER}'")
+    }
 }
 
 impl Services {
@@ -52,12 +79,68 @@ impl Services {
         copies.push((epoch, row.clone()));
     }
 
-    /// What is wrong with the alerts.
-    pub(crate) fn alert_problems(&self, stream: &Stream) -> Vec<String> {
+    /// A message of the program's own sink has come: with an id of its own and how long that is known, or without; of a sender that
+    /// last looked into the ledger at that time, with the request of that number.
+    pub(super) fn published(
+        &self,
+        id: &str,
+        own: Option<(String, Duration)>,
+        row: Row,
+        (asked, request): (Option<Duration>, u64),
+    ) {
+        let (now, mut topic) = (self.nature.world.now(), self.topic());
+        if asked.is_some_and(|asked| self.tables.lock().expect("no panic while it is held").was_marked(id, asked)) {
+            self.nature.lock().problems.push(format!("alert {row:?} is published at {now:?} though it was marked"));
+        }
+        let event = row["id"].parse().expect("a number");
+        topic.requests.entry(id.to_owned()).or_insert((event, BTreeSet::new())).1.insert(request);
+        if let Some((own, known_for)) = own {
+            let first = topic.first.entry(own).or_insert(now);
+            if now > *first && now - *first < known_for {
+                self.nature.lock().faults.count("deduplicated");
+                return;
+            }
+            *first = now;
+        }
+        let copies = topic.published.entry(event).or_default();
+        self.nature.lock().faults.count_if(!copies.is_empty(), "alert again");
+        copies.push((0, row));
+    }
+
+    /// What is wrong with what was promised of alerts.
+    pub(crate) fn delivery_problems(&self, delivery: Delivery, stream: &Stream) -> Vec<String> {
+        let (topic, mut problems) = (self.topic(), Vec::new());
+        let unknown = self.unknown.lock().expect("no panic while it is held");
+        match delivery {
+            Delivery::AtLeastOnce => {}
+            Delivery::Fifo => {
+                let doubled = topic.published.iter().filter(|(_, copies)| copies.len() > 1);
+                problems.extend(doubled.map(|(id, _)| format!("alert {id} came twice on a FIFO topic")));
+            }
+            Delivery::AtMostOnce => {
+                let doubled = topic.requests.values().filter(|(_, requests)| requests.len() > 1);
+                problems.extend(doubled.map(|(id, _)| format!("alert {id} was published twice")));
+                let alerts = stream.events().filter(|event| event.id % EACH == 0).count();
+                let out = topic.requests.keys().chain(unknown.iter()).collect::<BTreeSet<_>>().len();
+                self.nature.lock().faults.count_many("alert nobody knows of", unknown.len() as u64);
+                if out != alerts {
+                    problems.push(format!("{out} alerts are out, or said to be unknown, of {alerts}"));
+                }
+            }
+        }
+        problems.truncate(5);
+        problems
+    }
+
+    /// What is wrong with the alerts that came. With `may_lack`, some may not have come.
+    pub(crate) fn alert_problems(&self, stream: &Stream, may_lack: bool) -> Vec<String> {
         let (topic, mut problems) = (self.topic(), Vec::new());
         let text = |value: Option<String>| value.unwrap_or_else(|| "NULL".to_owned());
         for event in stream.events().filter(|event| event.id % EACH == 0) {
             let Some(copies) = topic.published.get(&event.id) else {
+                if may_lack {
+                    continue;
+                }
                 problems.push(format!("alert {} is lost", event.id));
                 continue;
             };

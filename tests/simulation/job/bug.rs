@@ -9,6 +9,14 @@ pub(crate) enum Bug {
     DropsClosedShards,
     /// An item is written whatever is stored.
     IgnoresVersions,
+    /// DynamoDB writes results whatever the condition is.
+    IgnoresConditions,
+    /// DynamoDB gives an entry of the ledger to whoever claims it.
+    GivesClaimsTwice,
+    /// DynamoDB finds nothing in the ledger.
+    FindsNothingMarked,
+    /// A message that is published again has another id.
+    RenamesMessages,
     /// A file is seen before the log names it.
     ShowsBeforeCommit,
     /// After a crash, what is in committed files is written again.
@@ -44,11 +52,21 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 19] = [
+    /// Whether it is between the program's own sinks and AWS; the others are in the models.
+    pub(crate) fn is_of_own_sinks(self) -> bool {
+        use Bug::{FindsNothingMarked, GivesClaimsTwice, IgnoresConditions, RenamesMessages};
+        matches!(self, IgnoresConditions | GivesClaimsTwice | FindsNothingMarked | RenamesMessages)
+    }
+
+    pub(crate) const ALL: [Self; 23] = [
         Self::LosesRefused,
         Self::ResumesInclusive,
         Self::DropsClosedShards,
         Self::IgnoresVersions,
+        Self::IgnoresConditions,
+        Self::GivesClaimsTwice,
+        Self::FindsNothingMarked,
+        Self::RenamesMessages,
         Self::ShowsBeforeCommit,
         Self::ForgetsCommitted,
         Self::SaysDurable,

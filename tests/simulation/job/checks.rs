@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use tidemill::state::DEFAULT_KEPT;
 
+use super::alerts::Delivery;
 use super::queries::Work;
 use super::sinks::{Row, Services};
 use super::stream::{Event, Stream};
@@ -13,7 +14,6 @@ use super::stream::{Event, Stream};
 pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec<String> {
     let mut problems = Vec::new();
     let events: Vec<Event> = stream.events().cloned().collect();
-    let items = services.items.lock().expect("no panic while it is held");
     let of = |n: usize, what: &str, list: Vec<String>| match list.len() {
         0 => None,
         _ => Some(format!("{n} {what}: {:?}", &list[..list.len().min(5)])),
@@ -30,7 +30,7 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
     for query in &work.queries {
         let (table, wanted) = (query.table.as_str(), sorted(query.results(&events)));
         let found = match query.is_items {
-            true => items.iter().filter(|((of, _), _)| of == table).map(|(_, item)| item.row.clone()).collect(),
+            true => services.stored(table),
             false => services.rows(table),
         };
         let found = sorted(found);
@@ -40,7 +40,10 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
         problems.extend(of(wrong.len(), &format!("results are wrong or doubled in {table}"), wrong));
     }
     if work.alerts {
-        problems.extend(services.alert_problems(stream));
+        problems.extend(services.alert_problems(stream, work.delivery == Some(Delivery::AtMostOnce)));
+    }
+    if let Some(delivery) = work.delivery {
+        problems.extend(services.delivery_problems(delivery, stream));
     }
     problems.extend(refused_problems(stream, services, work));
     problems

@@ -11,6 +11,9 @@ use tidemill::contracts::{Lookup, ReferenceLoader, Result};
 
 use super::machine::Machine;
 
+/// All that the events may have.
+pub(crate) const KEYS: [&str; 8] = ["k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7"];
+
 /// Who owns a key; one has no owner.
 pub(crate) fn owner(key: &str) -> Option<String> {
     (key != "k1").then(|| format!("owner of {key}"))

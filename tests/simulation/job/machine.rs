@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 27] = [
+pub(crate) const FAULTS: [&str; 34] = [
     "lost request",
     "lost reply",
     "late request",
@@ -38,6 +38,13 @@ pub(crate) const FAULTS: [&str; 27] = [
     "late row",
     "broken record",
     "asked again",
+    "throttled",
+    "failed request",
+    "failed answer",
+    "refused by condition",
+    "batch with troubles",
+    "deduplicated",
+    "alert nobody knows of",
 ];
 
 /// What a machine can be cut off from.

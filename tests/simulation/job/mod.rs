@@ -11,6 +11,7 @@
 //! In a quarter of the seeds one machine runs the job without a lease, and log and checkpoints are files on its disk.
 
 mod alerts;
+mod aws;
 mod bug;
 mod careless;
 mod checks;
@@ -24,6 +25,7 @@ mod scenario;
 mod sinks;
 mod site;
 mod stream;
+mod windows;
 
 use std::collections::BTreeSet;
 use std::process::Command;

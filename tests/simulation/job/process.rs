@@ -4,15 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill::contracts::{Error, ErrorKind, Outside, StartPosition};
+use tidemill::connectors::dynamodb;
+use tidemill::contracts::{Error, ErrorKind, LeaseStore, Outside, StartPosition};
 use tidemill::ha::{Candidate, Contender, Member, ObjectLease, Seat, SeatLeases, Spread, Times};
 use tidemill::job::{JobOptions, MemoryOptions, Replica, Stage, StateOptions, prepare};
 use tidemill::runtime::{Ending, Progress, Summary, Worker};
 use tokio::sync::watch;
 
+use super::aws::LEASES;
 use super::site::Site;
 
 pub(crate) const LEASE: Duration = Duration::from_secs(4);
+/// Of two jobs, and the wishes to have them.
+const LEASE_NAMES: [&str; 4] = ["lease.json", "lease-wanted.json", "other.json", "other-wanted.json"];
 
 pub(crate) fn options(job: &Path, site: &Arc<Site>, ending: Ending) -> JobOptions {
     JobOptions {
@@ -86,7 +90,18 @@ async fn replica(
     stop: &watch::Receiver<bool>,
 ) -> Result<Option<Summary>, Vec<Error>> {
     let nature = &site.machine.nature;
-    let object = |name: &str| Arc::new(ObjectLease::new(site.store(), name, format!("s3://simulated/{name}")));
+    let object = |name: &str| -> Arc<dyn LeaseStore> {
+        Arc::new(ObjectLease::new(site.store(), name, format!("s3://simulated/{name}")))
+    };
+    // Objects beside the checkpoints, or items of DynamoDB.
+    let own = match site.shared.own_sinks {
+        true => {
+            let opened = dynamodb::leases_calling(site.aws(), LEASES, LEASE_NAMES, Arc::clone(&site.clock));
+            opened.await.map_err(|e| vec![e])?
+        }
+        false => LEASE_NAMES.map(object),
+    };
+    let store = |name: &str| Arc::clone(&own[LEASE_NAMES.iter().position(|own| *own == name).expect("a lease")]);
     let times = Times { ttl: LEASE, beat: Duration::from_millis(800) };
     let holder = format!("process-{number}");
     let (contender, other) = if site.shared.fleet {
@@ -94,12 +109,12 @@ async fn replica(
         let member = Member::new(holder, Arc::clone(&site.clock), Spread::default());
         let seat = |job: &str| {
             let leases =
-                SeatLeases { lease: object(&format!("{job}.json")), wish: object(&format!("{job}-wanted.json")) };
+                SeatLeases { lease: store(&format!("{job}.json")), wish: store(&format!("{job}-wanted.json")) };
             Seat::new(&member, job, leases, times)
         };
         (Contender::from(seat("lease")), Some(seat("other")))
     } else {
-        (Candidate::new(object("lease.json"), Arc::clone(&site.clock), holder, times).into(), None)
+        (Candidate::new(store("lease.json"), Arc::clone(&site.clock), holder, times).into(), None)
     };
     let mut replica = Replica::new(options(job, site, Ending::Run), contender, Arc::clone(&site.clock));
     let mut tell = |stage: Stage<'_>| match stage {

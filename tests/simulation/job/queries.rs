@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::alerts::Delivery;
 use super::sinks::Row;
 use super::stream::Event;
+use super::windows::Windows;
 use crate::world::Chance;
 
 /// What every job reads, and the table that each of them copies the events to.
@@ -20,7 +22,7 @@ WITH ('connector' = 'kinesis', 'stream' = 's', 'format' = 'json');
 ";
 /// Alerts, with what a lookup and a reference table know of the key.
 const ALERTS: &str = "
-CREATE TABLE alerts (id BIGINT, k STRING, owner STRING, weight BIGINT) WITH ('connector' = 'sns', 'topic' = 'alerts');
+CREATE TABLE alerts (id BIGINT, k STRING, owner STRING, weight BIGINT) WITH ('connector' = 'sns', ALERT_OPTIONS);
 CREATE TABLE owners (k STRING, owner STRING, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'owners');
 CREATE TABLE weights (k STRING, weight BIGINT, PRIMARY KEY (k) NOT ENFORCED)
 WITH ('connector' = 'filesystem', 'path' = 'weights.csv', 'format' = 'csv');
@@ -33,6 +35,8 @@ LEFT JOIN owners FOR SYSTEM_TIME AS OF e.at AS o ON o.k = e.k LEFT JOIN weights 
 pub(crate) struct Work {
     pub(crate) queries: Vec<Query>,
     pub(crate) alerts: bool,
+    /// What is promised of them, where the program's own sink publishes.
+    pub(crate) delivery: Option<Delivery>,
     /// After so long without data, a shard does not hold windows back.
     idle_s: u64,
 }
@@ -41,7 +45,7 @@ impl Work {
     pub(crate) fn new(chance: &Chance) -> Self {
         let queries = (0..1 + chance.below(2)).map(|number| Query::new(chance, number)).collect();
         let alerts = chance.percent(25);
-        Self { queries, alerts, idle_s: [1, 2, 5, 3_600][chance.below(4) as usize] }
+        Self { queries, alerts, delivery: None, idle_s: [1, 2, 5, 3_600][chance.below(4) as usize] }
     }
 
     /// The tables over the stream that it reads.
@@ -59,65 +63,22 @@ impl Work {
         self.idle_s = 3_600;
     }
 
+    /// Items and alerts are written by the program's own sinks, in one of their modes.
+    pub(crate) fn writes_to_aws(&mut self, chance: &Chance) {
+        for query in &mut self.queries {
+            query.mode = Some(["update", "put", "add"][chance.below(3) as usize]);
+        }
+        self.alerts = chance.percent(50);
+        self.delivery = self.alerts.then(|| Delivery::ALL[chance.below(3) as usize]);
+    }
+
     /// The job's file.
     pub(crate) fn sql(&self) -> String {
-        let alerts = if self.alerts { ALERTS } else { "" };
+        let options = self.delivery.map_or_else(|| "'topic' = 'alerts'".to_owned(), Delivery::sql);
+        let alerts = if self.alerts { ALERTS.replace("ALERT_OPTIONS", &options) } else { String::new() };
         let slow = if self.queries.iter().any(|query| query.from == "slow_events") { SLOW_EVENTS } else { "" };
         let queries: String = self.queries.iter().map(Query::sql).collect();
         format!("SET 'table.exec.source.idle-timeout' = '{} s';{TABLES}{slow}{queries}{alerts}", self.idle_s)
-    }
-}
-
-/// Windows of whole seconds.
-#[derive(Debug, Clone, Copy)]
-enum Windows {
-    /// None: results are updated for ever.
-    Running,
-    Tumble(u64),
-    Hop {
-        slide: u64,
-        size: u64,
-    },
-    Cumulate {
-        step: u64,
-        size: u64,
-    },
-}
-
-impl Windows {
-    fn sql(self, table: &str) -> String {
-        let of = |name: &str, lengths: &[u64]| {
-            let lengths: String = lengths.iter().map(|seconds| format!(", INTERVAL '{seconds}' SECOND")).collect();
-            format!("TABLE({name}(TABLE {table}, DESCRIPTOR(ts){lengths}))")
-        };
-        match self {
-            Self::Running => table.to_owned(),
-            Self::Tumble(size) => of("TUMBLE", &[size]),
-            Self::Hop { slide, size } => of("HOP", &[slide, size]),
-            Self::Cumulate { step, size } => of("CUMULATE", &[step, size]),
-        }
-    }
-
-    /// Beginning and end, in milliseconds, of each window that has the time in it.
-    fn of(self, time_ms: u64) -> Vec<(i64, i64)> {
-        let (time, ms) = (i64::try_from(time_ms).expect("a short simulation"), |seconds: u64| 1_000 * seconds as i64);
-        match self {
-            Self::Running => vec![(0, 0)],
-            Self::Tumble(size) => {
-                let start = time - time % ms(size);
-                vec![(start, start + ms(size))]
-            }
-            Self::Hop { slide, size } => {
-                let last = time - time % ms(slide);
-                let starts = (0..).map(|back| last - back * ms(slide)).take_while(|start| start + ms(size) > time);
-                starts.map(|start| (start, start + ms(size))).collect()
-            }
-            Self::Cumulate { step, size } => {
-                let start = time - time % ms(size);
-                let ends = (1..).map(|steps| start + steps * ms(step)).take_while(|end| *end <= start + ms(size));
-                ends.filter(|end| *end > time).map(|end| (start, end)).collect()
-            }
-        }
     }
 }
 
@@ -198,6 +159,8 @@ pub(crate) struct Query {
     first: Option<usize>,
     /// Rows as they are, of each group the first or the last; they are not put together.
     rows: Option<Order>,
+    /// How items are written.
+    mode: Option<&'static str>,
 }
 
 /// Events by their keys.
@@ -251,6 +214,7 @@ impl Query {
             filter: chance.percent(25).then(|| (divisor, chance.below(divisor))),
             having: (!is_running && chance.percent(20)).then(|| 2 + chance.below(3)),
             rows,
+            mode: None,
             first: (rows.is_some() || (!is_running && chance.percent(25))).then(|| 1 + chance.below(2) as usize),
         }
     }
@@ -280,8 +244,9 @@ impl Query {
                 let key: Vec<&str> = key.iter().map(|(name, _)| *name).filter(|name| *name != "window_start").collect();
                 format!(
                     "CREATE TABLE {table} ({types}, PRIMARY KEY ({}) NOT ENFORCED) \
-                     WITH ('connector' = 'dynamodb', 'table-name' = '{table}');\n",
-                    key.join(", ")
+                     WITH ('connector' = 'dynamodb', 'table-name' = '{table}'{});\n",
+                    key.join(", "),
+                    self.options()
                 )
             }
             false => format!(
@@ -308,6 +273,17 @@ impl Query {
             None => self.groups(&rows),
         };
         format!("{sink}{view}INSERT INTO {table} {select};\n")
+    }
+
+    /// How items are written, as SQL. Sums can be added; the least and the greatest of a group are set.
+    fn options(&self) -> String {
+        let Some(mode) = self.mode else { return String::new() };
+        let added = self.aggregates.iter().filter(|a| matches!(a, Aggregate::Count | Aggregate::Sum));
+        let added: Vec<&str> = added.map(|aggregate| aggregate.sql().0).collect();
+        match mode {
+            "add" => format!(", 'sink.write-mode' = 'add', 'sink.add.columns' = '{}'", added.join(";")),
+            mode => format!(", 'sink.write-mode' = '{mode}'"),
+        }
     }
 
     /// Names of all columns, in order.

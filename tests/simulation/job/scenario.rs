@@ -74,6 +74,13 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
     let calm = if silence.is_some() { Duration::ZERO } else { Duration::from_secs(FAULTS_S) };
     let nature = Arc::new(Nature::new(Arc::clone(&world), seed, calm));
     let mut work = Work::new(&Chance::new(seed ^ 0x90b));
+    let own_sinks = match bug {
+        Some(bug) => bug.is_of_own_sinks(),
+        None => Chance::new(seed ^ 0xa35).percent(25),
+    };
+    if own_sinks {
+        work.writes_to_aws(&Chance::new(seed ^ 0x3a1));
+    }
     if bug == Some(Bug::ForgetsWatermarks) {
         work.waits_for_quiet_shards();
     }
@@ -105,6 +112,7 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
         retries: [0, 1, 3, 8][Chance::new(seed ^ 0x4e7217).below(4) as usize],
         // Half of the seeds, in each of the four tests.
         fleet: Chance::new(seed ^ 0xf1ee7).percent(50),
+        own_sinks,
         pace: Pace::new(&Chance::new(seed ^ 0x9ace)),
         spill: has_little_memory.then(|| folder.path().join("spill")),
     });
@@ -193,11 +201,12 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
         let left = checks::left_behind(&shared.stored().await, runs + 1);
         nature.lock().problems.extend(left);
     });
+    let wrong = checks::problems(&stream, &services, &work);
     let mut inner = nature.lock();
     let mut problems = std::mem::take(&mut inner.problems);
     let (faults, trace, digest) = (inner.faults.clone(), std::mem::take(&mut inner.trace), inner.digest);
     drop(inner);
-    problems.extend(checks::problems(&stream, &services, &work));
+    problems.extend(wrong);
     let digest = digest ^ services.digest();
     let updates = std::mem::take(&mut *services.updates.lock().expect("no panic while it is held"));
     let trace = match &shared.disk {

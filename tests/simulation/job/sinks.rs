@@ -2,6 +2,7 @@
 //! not newer, and files that appear when they are committed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tidemill::contracts::{Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
 use super::alerts::Topic;
+use super::aws::Tables;
 use super::bug::Bug;
 use super::machine::{Machine, Nature};
 
@@ -33,9 +35,14 @@ const RISING: [&str; 4] = ["n", "s", "hi", "d"];
 pub(crate) struct Services {
     pub(super) nature: Arc<Nature>,
     pub(crate) items: Mutex<BTreeMap<(String, String), Item>>,
+    /// Where the program's own sinks write items.
+    pub(crate) tables: Mutex<Tables>,
     staged: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) visible: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) topic: Mutex<Topic>,
+    /// Alerts of which the error output says that nobody knows whether they are out, by their ids.
+    pub(crate) unknown: Mutex<BTreeSet<String>>,
+    numbers: AtomicU64,
     /// Origin, shard and sequence number of each record in the error output.
     pub(crate) refused: Mutex<BTreeSet<(String, String, String)>>,
     /// When items were written.
@@ -47,12 +54,20 @@ impl Services {
         Arc::new(Self {
             nature: Arc::clone(nature),
             items: Mutex::default(),
+            tables: Mutex::new(Tables::new()),
             staged: Mutex::default(),
             visible: Mutex::default(),
             topic: Mutex::default(),
+            unknown: Mutex::default(),
+            numbers: AtomicU64::new(0),
             refused: Mutex::default(),
             updates: Mutex::default(),
         })
+    }
+
+    /// A number that no other request has.
+    pub(super) fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Stores an item, unless a later epoch has.
@@ -64,24 +79,35 @@ impl Services {
             self.nature.lock().faults.count("stale write");
             return;
         }
+        self.watch(table, key, before.map(|before| &before.row), row);
+        items.insert(place, Item { row: row.clone(), epoch });
+    }
+
+    /// An item is written: what it holds must not go back.
+    pub(super) fn watch(&self, table: &str, key: &str, before: Option<&Row>, row: &Row) {
         let number = |row: &Row, name: &str| row.get(name).and_then(|n| n.parse::<u64>().ok());
-        let went_back = |before: &Row| {
+        let went_back = |before: &&Row| {
             RISING.iter().any(|name| number(before, name) > number(row, name))
                 || number(before, "lo") < number(row, "lo")
         };
-        if let Some(before) = before
-            && went_back(&before.row)
-        {
-            let text = format!("{table} {key} went back from {:?} to {row:?} in epoch {epoch}", before.row);
+        if let Some(before) = before.filter(went_back) {
+            let text = format!("{table} {key} went back from {before:?} to {row:?}");
             self.nature.lock().problems.push(text);
         }
-        items.insert(place, Item { row: row.clone(), epoch });
         self.updates.lock().expect("no panic while it is held").push(self.nature.world.now());
+    }
+
+    /// What is stored in a table of items.
+    pub(crate) fn stored(&self, table: &str) -> Vec<Row> {
+        let items = self.items.lock().expect("no panic while it is held");
+        let tables = self.tables.lock().expect("no panic while it is held");
+        let of_models = items.iter().filter(|((of, _), _)| of == table).map(|(_, item)| item.row.clone());
+        of_models.chain(tables.rows(table)).collect()
     }
 
     /// Of all that has been written.
     pub(crate) fn digest(&self) -> u64 {
-        let all = format!("{:?} {:?} {:?} {:?}", self.items, self.visible, self.topic, self.refused);
+        let all = format!("{:?} {:?} {:?} {:?} {:?}", self.items, self.tables, self.visible, self.topic, self.refused);
         let bytes = Sha256::digest(all.as_bytes());
         bytes.iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
     }

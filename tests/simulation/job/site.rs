@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_config::SdkConfig;
 use bytes::Bytes;
 use object_store::memory::InMemory;
+use tidemill::connectors::{Connectors, JobContext};
 use tidemill::contracts::{
     Clock, ErrorOutput, LockedStorage, Lookup, Outside, ReferenceLoader, RejectedRecord, Result, Sink, Source, Storage,
     TableSpec,
@@ -16,6 +18,7 @@ use tidemill::contracts::{
 use tidemill::state::ObjectStorage;
 
 use super::alerts::AlertSink;
+use super::aws;
 use super::bug::Bug;
 use super::careless::Careless;
 use super::disk::{Disk, OwnDisk};
@@ -42,6 +45,8 @@ pub(crate) struct Shared {
     /// Whether the processes are a fleet, and hand the job over.
     pub(crate) fleet: bool,
     pub(crate) pace: Pace,
+    /// Whether results go through the program's own sinks of AWS.
+    pub(crate) own_sinks: bool,
     /// Where state goes that does not fit into memory, which is none of it.
     pub(crate) spill: Option<PathBuf>,
 }
@@ -90,6 +95,17 @@ impl Site {
         })
     }
 
+    /// How the machine calls AWS.
+    pub(crate) fn aws(&self) -> SdkConfig {
+        aws::config(&self.machine, &self.shared.services, self.shared.bug)
+    }
+
+    /// The program's own connectors.
+    fn connectors(&self, generation: u64) -> Connectors {
+        let job = JobContext { job: "simulated".to_owned(), generation };
+        Connectors::new(None, Arc::clone(&self.clock), job).calling(self.aws())
+    }
+
     fn own_disk(&self) -> Option<Arc<OwnDisk>> {
         self.shared.disk.as_ref().map(|disk| Arc::new(OwnDisk::new(Arc::clone(disk), Arc::clone(&self.machine))))
     }
@@ -103,6 +119,13 @@ impl Outside for Site {
 
     fn sink(&self, spec: &TableSpec, generation: u64) -> Result<Box<dyn Sink>> {
         let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
+        let connector = if spec.primary_key.is_empty() { "sns" } else { "dynamodb" };
+        if self.shared.own_sinks && (connector == "dynamodb" || spec.name == "alerts") {
+            if connector == "dynamodb" {
+                services.tables.lock().expect("no panic while it is held").provide(spec);
+            }
+            return self.connectors(generation).sink(spec, connector);
+        }
         Ok(match spec.primary_key.is_empty() {
             true if spec.name == "alerts" => Box::new(AlertSink::new(services, machine, self.shared.bug)),
             true => Box::new(FileSink::new(services, machine, &spec.name, generation, self.shared.bug)),
@@ -111,6 +134,9 @@ impl Outside for Site {
     }
 
     fn lookup(&self, spec: &TableSpec) -> Result<Arc<dyn Lookup>> {
+        if self.shared.own_sinks {
+            return self.connectors(0).lookup(spec, "dynamodb");
+        }
         Ok(Arc::new(FarOwners { machine: Arc::clone(&self.machine), schema: Arc::clone(&spec.schema) }))
     }
 
@@ -120,7 +146,7 @@ impl Outside for Site {
 
     fn error_output(&self) -> Result<Box<dyn ErrorOutput>> {
         let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
-        Ok(Box::new(Refused { services, machine, bug: self.shared.bug, waiting: Vec::new() }))
+        Ok(Box::new(Refused { services, machine, bug: self.shared.bug, waiting: Vec::new(), unknown: Vec::new() }))
     }
 
     fn storage(&self) -> Arc<dyn Storage> {
@@ -151,25 +177,34 @@ struct Refused {
     machine: Arc<Machine>,
     bug: Option<Bug>,
     waiting: Vec<(String, String, String)>,
+    /// Ids of alerts of which nobody knows whether they are out.
+    unknown: Vec<String>,
 }
 
 #[async_trait]
 impl ErrorOutput for Refused {
     async fn write(&mut self, records: &[RejectedRecord]) -> Result<()> {
         let place = |r: &RejectedRecord| (r.origin.clone(), r.split.clone(), r.sequence_number.clone());
-        self.waiting.extend(records.iter().map(place));
+        let is_unknown = |r: &&RejectedRecord| r.reason.to_string() == "delivery_unknown";
+        self.waiting.extend(records.iter().filter(|record| !is_unknown(record)).map(place));
+        let id = |r: &RejectedRecord| r.detail.rsplit("message ").next()?.split(' ').next().map(str::to_owned);
+        self.unknown.extend(records.iter().filter(is_unknown).filter_map(id));
         Ok(())
     }
 
     async fn flush(&mut self) -> Result<()> {
         let (services, mut refused) = (Arc::clone(&self.services), std::mem::take(&mut self.waiting));
+        let unknown = std::mem::take(&mut self.unknown);
         if self.bug == Some(Bug::LosesRefused) {
             refused.pop();
         }
-        if refused.is_empty() {
+        if refused.is_empty() && unknown.is_empty() {
             return Ok(());
         }
-        let write = move || services.refused.lock().expect("no panic while it is held").extend(refused.clone());
+        let write = move || {
+            services.refused.lock().expect("no panic while it is held").extend(refused.clone());
+            services.unknown.lock().expect("no panic while it is held").extend(unknown.clone());
+        };
         self.machine.insist(write).await;
         Ok(())
     }

@@ -1,0 +1,231 @@
+//! AWS as the program's own sinks see it: an HTTP client for the official SDK, behind it the simulated network, and behind that
+//! the services, as far as the program asks them.
+//!
+//! ```text
+//!  AwsTableSink, AwsTopicSink ─ SDK ─ FarAws ─ Machine::call (lost, late, doubled; the machine stands still, is cut off)
+//!                                                   └─ dynamodb | sns   (throttled, failing, some of a batch left over)
+//! ```
+
+mod dynamodb;
+mod expressions;
+mod sns;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_dynamodb::config::{AsyncSleep, SharedAsyncSleep, Sleep};
+use aws_smithy_async::time::StaticTimeSource;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use serde_json::{Value, json};
+
+pub(crate) use dynamodb::{LEASES, LEDGER, Tables};
+
+use super::bug::Bug;
+use super::machine::{Far, Lost, Machine};
+use super::sinks::Services;
+use crate::world::World;
+
+/// What a service says to one request.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    status: u16,
+    body: String,
+}
+
+impl Answer {
+    /// With which one of the services refuses.
+    fn trouble(request: &Request, status: u16, (dynamodb, sns): (&str, &str)) -> Self {
+        match request {
+            Request::DynamoDb { .. } => Self::refusal(status, dynamodb, json!({})),
+            Request::Sns { .. } => sns::refusal(status, sns),
+        }
+    }
+
+    fn json(body: &Value) -> Self {
+        Self { status: 200, body: body.to_string() }
+    }
+
+    /// With which DynamoDB refuses.
+    fn refusal(status: u16, code: &str, more: Value) -> Self {
+        let mut body = json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"), "message": code });
+        if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
+            body.extend(more);
+        }
+        Self { status, body: body.to_string() }
+    }
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+enum Request {
+    DynamoDb {
+        operation: String,
+        body: Value,
+    },
+    Sns {
+        form: sns::Form,
+        /// When the sender last looked into the ledger for each of the alerts.
+        asked: BTreeMap<String, Duration>,
+        /// Tells it apart from all other requests; one that the network doubles has the same.
+        number: u64,
+    },
+}
+
+/// What goes wrong with a request that arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Throttled,
+    /// A fault of the service, before or after it has done what was asked.
+    Fails {
+        has_done_it: bool,
+    },
+    /// Something of a batch is left over.
+    LeavesOver,
+}
+
+/// The SDK's way to the services.
+#[derive(Debug, Clone)]
+struct FarAws {
+    machine: Arc<Machine>,
+    services: Arc<Services>,
+    bug: Option<Bug>,
+    /// When the ledger was last looked into for an alert, as far as the sender knows.
+    asked: Arc<Mutex<BTreeMap<String, Duration>>>,
+}
+
+impl FarAws {
+    /// In a calm time, none.
+    fn trouble(&self) -> Option<Trouble> {
+        let nature = &self.machine.nature;
+        if nature.is_calm() {
+            return None;
+        }
+        let mut inner = nature.lock();
+        let (trouble, name) = match inner.chance.below(100) {
+            0 | 1 => (Trouble::Throttled, "throttled"),
+            2 => (Trouble::Fails { has_done_it: false }, "failed request"),
+            3 => (Trouble::Fails { has_done_it: true }, "failed answer"),
+            4..=9 => (Trouble::LeavesOver, "batch with troubles"),
+            _ => return None,
+        };
+        inner.faults.count(name);
+        Some(trouble)
+    }
+
+    /// What a request of the SDK asks for.
+    fn request(&self, request: &HttpRequest) -> Request {
+        let body = request.body().bytes().unwrap_or_default();
+        if let Some(target) = request.headers().get("x-amz-target") {
+            let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+            return Request::DynamoDb { operation, body: serde_json::from_slice(body).expect("JSON") };
+        }
+        let form = sns::form(body);
+        let known = self.asked.lock().expect("no panic while it is held");
+        let asked = sns::ids(&form).into_iter().filter_map(|id| known.get(&id).map(|at| (id.clone(), *at)));
+        Request::Sns { asked: asked.collect(), form, number: self.services.number() }
+    }
+
+    fn answer(&self, request: &Request, trouble: Option<Trouble>) -> Answer {
+        let done = |leaves_over| match request {
+            Request::DynamoDb { operation, body } => {
+                dynamodb::answer(&self.services, operation, body, leaves_over, self.bug)
+            }
+            Request::Sns { form, asked, number } => {
+                let sender = sns::Sender { asked, number: *number, renames: self.bug == Some(Bug::RenamesMessages) };
+                sns::answer(&self.services, form, leaves_over, &sender)
+            }
+        };
+        match trouble {
+            None => done(false),
+            Some(Trouble::LeavesOver) => done(true),
+            Some(Trouble::Throttled) => {
+                Answer::trouble(request, 400, ("ProvisionedThroughputExceededException", "Throttled"))
+            }
+            Some(Trouble::Fails { has_done_it }) => {
+                if has_done_it {
+                    done(false);
+                }
+                Answer::trouble(request, 500, ("InternalServerError", "InternalError"))
+            }
+        }
+    }
+
+    /// What the sender knows by an answer.
+    fn learns(&self, request: &Request, answer: &Answer, at: Duration) {
+        if let Request::DynamoDb { operation, body } = request
+            && operation == "BatchGetItem"
+            && answer.status == 200
+        {
+            let ids = dynamodb::alerts(body).into_iter().map(|id| (id, at));
+            self.asked.lock().expect("no panic while it is held").extend(ids);
+        }
+    }
+}
+
+impl HttpConnector for FarAws {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let (far, request, trouble) = (self.clone(), self.request(&request), self.trouble());
+        HttpConnectorFuture::new(async move {
+            let work = {
+                let (far, request) = (far.clone(), request.clone());
+                move || (far.answer(&request, trouble), far.machine.nature.world.now())
+            };
+            let answered = far.machine.call(Far::Services, work).await;
+            let (answer, at) = answered.map_err(|Lost| ConnectorError::timeout("no answer came".to_owned().into()))?;
+            far.learns(&request, &answer, at);
+            let status = answer.status.try_into().map_err(|e| ConnectorError::other(Box::new(e), None))?;
+            Ok(HttpResponse::new(status, SdkBody::from(answer.body)))
+        })
+    }
+}
+
+impl HttpClient for FarAws {
+    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+/// The SDK waits in the world's time.
+#[derive(Debug)]
+struct Waits(Arc<World>);
+
+impl AsyncSleep for Waits {
+    fn sleep(&self, duration: Duration) -> Sleep {
+        let world = Arc::clone(&self.0);
+        Sleep::new(async move { world.sleep(duration).await })
+    }
+}
+
+/// How a machine calls AWS.
+pub(crate) fn config(machine: &Arc<Machine>, services: &Arc<Services>, bug: Option<Bug>) -> SdkConfig {
+    let far = FarAws { machine: Arc::clone(machine), services: Arc::clone(services), bug, asked: Arc::default() };
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-west-1"))
+        .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+            "simulated",
+            "simulated",
+            None,
+            None,
+            "simulation",
+        )))
+        .http_client(SharedHttpClient::new(far))
+        .sleep_impl(SharedAsyncSleep::new(Waits(Arc::clone(&machine.nature.world))))
+        // When requests are signed; nobody looks at it.
+        .time_source(StaticTimeSource::new(UNIX_EPOCH + Duration::from_secs(1_770_890_400)))
+        .retry_config(RetryConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .build()
+}
