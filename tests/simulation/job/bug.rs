@@ -15,6 +15,10 @@ pub(crate) enum Bug {
     GivesClaimsTwice,
     /// DynamoDB finds nothing in the ledger.
     FindsNothingMarked,
+    /// Kinesis goes on one record further on than it is asked to.
+    SkipsARecord,
+    /// Kinesis does not list shards that are closed.
+    ListsOpenShardsOnly,
     /// A message that is published again has another id.
     RenamesMessages,
     /// A file is seen before the log names it.
@@ -52,13 +56,20 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
-    /// Whether it is between the program's own sinks and AWS; the others are in the models.
-    pub(crate) fn is_of_own_sinks(self) -> bool {
-        use Bug::{FindsNothingMarked, GivesClaimsTwice, IgnoresConditions, RenamesMessages};
-        matches!(self, IgnoresConditions | GivesClaimsTwice | FindsNothingMarked | RenamesMessages)
+    /// Whether it is between the program's own connectors and AWS; the others are in the models.
+    pub(crate) fn is_of_own_connectors(self) -> bool {
+        matches!(
+            self,
+            Self::IgnoresConditions
+                | Self::GivesClaimsTwice
+                | Self::FindsNothingMarked
+                | Self::RenamesMessages
+                | Self::SkipsARecord
+                | Self::ListsOpenShardsOnly
+        )
     }
 
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::LosesRefused,
         Self::ResumesInclusive,
         Self::DropsClosedShards,
@@ -67,6 +78,8 @@ impl Bug {
         Self::GivesClaimsTwice,
         Self::FindsNothingMarked,
         Self::RenamesMessages,
+        Self::SkipsARecord,
+        Self::ListsOpenShardsOnly,
         Self::ShowsBeforeCommit,
         Self::ForgetsCommitted,
         Self::SaysDurable,

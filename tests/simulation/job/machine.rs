@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 34] = [
+pub(crate) const FAULTS: [&str; 35] = [
     "lost request",
     "lost reply",
     "late request",
@@ -43,6 +43,7 @@ pub(crate) const FAULTS: [&str; 34] = [
     "failed answer",
     "refused by condition",
     "batch with troubles",
+    "expired",
     "deduplicated",
     "alert nobody knows of",
 ];

@@ -94,7 +94,7 @@ async fn replica(
         Arc::new(ObjectLease::new(site.store(), name, format!("s3://simulated/{name}")))
     };
     // Objects beside the checkpoints, or items of DynamoDB.
-    let own = match site.shared.own_sinks {
+    let own = match site.shared.own_connectors {
         true => {
             let opened = dynamodb::leases_calling(site.aws(), LEASES, LEASE_NAMES, Arc::clone(&site.clock));
             opened.await.map_err(|e| vec![e])?

@@ -63,7 +63,7 @@ impl Work {
         self.idle_s = 3_600;
     }
 
-    /// Items and alerts are written by the program's own sinks, in one of their modes.
+    /// Items and alerts are written by the program's own connectors, in one of their modes.
     pub(crate) fn writes_to_aws(&mut self, chance: &Chance) {
         for query in &mut self.queries {
             query.mode = Some(["update", "put", "add"][chance.below(3) as usize]);

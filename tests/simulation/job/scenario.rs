@@ -74,11 +74,11 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
     let calm = if silence.is_some() { Duration::ZERO } else { Duration::from_secs(FAULTS_S) };
     let nature = Arc::new(Nature::new(Arc::clone(&world), seed, calm));
     let mut work = Work::new(&Chance::new(seed ^ 0x90b));
-    let own_sinks = match bug {
-        Some(bug) => bug.is_of_own_sinks(),
+    let own_connectors = match bug {
+        Some(bug) => bug.is_of_own_connectors(),
         None => Chance::new(seed ^ 0xa35).percent(25),
     };
-    if own_sinks {
+    if own_connectors {
         work.writes_to_aws(&Chance::new(seed ^ 0x3a1));
     }
     if bug == Some(Bug::ForgetsWatermarks) {
@@ -112,7 +112,7 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
         retries: [0, 1, 3, 8][Chance::new(seed ^ 0x4e7217).below(4) as usize],
         // Half of the seeds, in each of the four tests.
         fleet: Chance::new(seed ^ 0xf1ee7).percent(50),
-        own_sinks,
+        own_connectors,
         pace: Pace::new(&Chance::new(seed ^ 0x9ace)),
         spill: has_little_memory.then(|| folder.path().join("spill")),
     });

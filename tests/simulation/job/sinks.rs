@@ -107,7 +107,8 @@ impl Services {
 
     /// Of all that has been written.
     pub(crate) fn digest(&self) -> u64 {
-        let all = format!("{:?} {:?} {:?} {:?} {:?}", self.items, self.tables, self.visible, self.topic, self.refused);
+        let tables = self.tables.lock().expect("no panic while it is held").digested();
+        let all = format!("{:?} {tables} {:?} {:?} {:?}", self.items, self.visible, self.topic, self.refused);
         let bytes = Sha256::digest(all.as_bytes());
         bytes.iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
     }

@@ -45,8 +45,8 @@ pub(crate) struct Shared {
     /// Whether the processes are a fleet, and hand the job over.
     pub(crate) fleet: bool,
     pub(crate) pace: Pace,
-    /// Whether results go through the program's own sinks of AWS.
-    pub(crate) own_sinks: bool,
+    /// Whether AWS is reached by the program's own connectors.
+    pub(crate) own_connectors: bool,
     /// Where state goes that does not fit into memory, which is none of it.
     pub(crate) spill: Option<PathBuf>,
 }
@@ -97,7 +97,7 @@ impl Site {
 
     /// How the machine calls AWS.
     pub(crate) fn aws(&self) -> SdkConfig {
-        aws::config(&self.machine, &self.shared.services, self.shared.bug)
+        aws::config(&self.machine, &self.shared.services, &self.shared.stream, self.shared.bug)
     }
 
     /// The program's own connectors.
@@ -112,7 +112,10 @@ impl Site {
 }
 
 impl Outside for Site {
-    fn source(&self, _: &TableSpec) -> Result<Arc<dyn Source>> {
+    fn source(&self, spec: &TableSpec) -> Result<Arc<dyn Source>> {
+        if self.shared.own_connectors && self.shared.stream.files() == 0 {
+            return self.connectors(0).source(spec, "kinesis");
+        }
         let stream = Arc::clone(&self.shared.stream);
         Ok(Arc::new(FarStream { stream, machine: Arc::clone(&self.machine), bug: self.shared.bug }))
     }
@@ -120,7 +123,7 @@ impl Outside for Site {
     fn sink(&self, spec: &TableSpec, generation: u64) -> Result<Box<dyn Sink>> {
         let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
         let connector = if spec.primary_key.is_empty() { "sns" } else { "dynamodb" };
-        if self.shared.own_sinks && (connector == "dynamodb" || spec.name == "alerts") {
+        if self.shared.own_connectors && (connector == "dynamodb" || spec.name == "alerts") {
             if connector == "dynamodb" {
                 services.tables.lock().expect("no panic while it is held").provide(spec);
             }
@@ -134,7 +137,7 @@ impl Outside for Site {
     }
 
     fn lookup(&self, spec: &TableSpec) -> Result<Arc<dyn Lookup>> {
-        if self.shared.own_sinks {
+        if self.shared.own_connectors {
             return self.connectors(0).lookup(spec, "dynamodb");
         }
         Ok(Arc::new(FarOwners { machine: Arc::clone(&self.machine), schema: Arc::clone(&spec.schema) }))

@@ -38,7 +38,7 @@ impl Event {
     }
 
     /// As its record is. A broken one is broken for all tables: each of them needs the time.
-    fn record(&self) -> String {
+    pub(super) fn record(&self) -> String {
         let Self { id, key, .. } = self;
         let time = chrono::DateTime::from_timestamp_millis(self.time_ms as i64).expect("a time");
         let time = time.format("%Y-%m-%d %H:%M:%S%.3f");
@@ -56,10 +56,10 @@ const IN_TIME_MS: u64 = 1_900;
 
 #[derive(Debug)]
 pub(crate) struct Shard {
-    id: String,
-    parents: Vec<String>,
-    opens_ms: u64,
-    closes_ms: Option<u64>,
+    pub(super) id: String,
+    pub(super) parents: Vec<String>,
+    pub(super) opens_ms: u64,
+    pub(super) closes_ms: Option<u64>,
     /// What was in the stream before its events is of earlier times.
     begins_ms: u64,
     pub(crate) events: Vec<Event>,

@@ -60,6 +60,12 @@ impl Tables {
         self.keys.entry(spec.name.clone()).or_insert(key);
     }
 
+    /// All that depends on nothing but the seed: entries of the ledger have the process's number.
+    pub(crate) fn digested(&self) -> String {
+        let items: Vec<_> = self.items.iter().filter(|((table, _), _)| table != LEDGER).collect();
+        format!("{items:?} {:?}", self.marked)
+    }
+
     /// Whether an alert was marked before that time.
     pub(crate) fn was_marked(&self, id: &str, before: Duration) -> bool {
         self.marked.get(id).is_some_and(|at| *at < before)

@@ -2,12 +2,14 @@
 //! the services, as far as the program asks them.
 //!
 //! ```text
+//!  KinesisSource, AwsLookup, LeaseTable,
 //!  AwsTableSink, AwsTopicSink ─ SDK ─ FarAws ─ Machine::call (lost, late, doubled; the machine stands still, is cut off)
-//!                                                   └─ dynamodb | sns   (throttled, failing, some of a batch left over)
+//!                                                └─ kinesis | dynamodb | sns   (throttled, failing, part of a batch left over)
 //! ```
 
 mod dynamodb;
 mod expressions;
+mod kinesis;
 mod sns;
 
 use std::collections::BTreeMap;
@@ -35,6 +37,7 @@ pub(crate) use dynamodb::{LEASES, LEDGER, Tables};
 use super::bug::Bug;
 use super::machine::{Far, Lost, Machine};
 use super::sinks::Services;
+use super::stream::Stream;
 use crate::world::World;
 
 /// What a service says to one request.
@@ -48,7 +51,7 @@ impl Answer {
     /// With which one of the services refuses.
     fn trouble(request: &Request, status: u16, (dynamodb, sns): (&str, &str)) -> Self {
         match request {
-            Request::DynamoDb { .. } => Self::refusal(status, dynamodb, json!({})),
+            Request::DynamoDb { .. } | Request::Kinesis { .. } => Self::refusal(status, dynamodb, json!({})),
             Request::Sns { .. } => sns::refusal(status, sns),
         }
     }
@@ -74,6 +77,10 @@ enum Request {
         operation: String,
         body: Value,
     },
+    Kinesis {
+        operation: String,
+        body: Value,
+    },
     Sns {
         form: sns::Form,
         /// When the sender last looked into the ledger for each of the alerts.
@@ -93,6 +100,8 @@ enum Trouble {
     },
     /// Something of a batch is left over.
     LeavesOver,
+    /// The iterator, or the token of a listing's next page, does not hold any more.
+    Expired,
 }
 
 /// The SDK's way to the services.
@@ -100,6 +109,7 @@ enum Trouble {
 struct FarAws {
     machine: Arc<Machine>,
     services: Arc<Services>,
+    stream: Arc<Stream>,
     bug: Option<Bug>,
     /// When the ledger was last looked into for an alert, as far as the sender knows.
     asked: Arc<Mutex<BTreeMap<String, Duration>>>,
@@ -117,7 +127,8 @@ impl FarAws {
             0 | 1 => (Trouble::Throttled, "throttled"),
             2 => (Trouble::Fails { has_done_it: false }, "failed request"),
             3 => (Trouble::Fails { has_done_it: true }, "failed answer"),
-            4..=9 => (Trouble::LeavesOver, "batch with troubles"),
+            4 => (Trouble::Expired, "expired"),
+            5..=9 => (Trouble::LeavesOver, "batch with troubles"),
             _ => return None,
         };
         inner.faults.count(name);
@@ -129,7 +140,11 @@ impl FarAws {
         let body = request.body().bytes().unwrap_or_default();
         if let Some(target) = request.headers().get("x-amz-target") {
             let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-            return Request::DynamoDb { operation, body: serde_json::from_slice(body).expect("JSON") };
+            let body = serde_json::from_slice(body).expect("JSON");
+            return match target.starts_with("DynamoDB") {
+                true => Request::DynamoDb { operation, body },
+                false => Request::Kinesis { operation, body },
+            };
         }
         let form = sns::form(body);
         let known = self.asked.lock().expect("no panic while it is held");
@@ -138,7 +153,11 @@ impl FarAws {
     }
 
     fn answer(&self, request: &Request, trouble: Option<Trouble>) -> Answer {
+        let now_ms = || u64::try_from(self.machine.nature.world.now().as_millis()).expect("a short simulation");
         let done = |leaves_over| match request {
+            Request::Kinesis { operation, body } => {
+                kinesis::answer(&self.stream, now_ms(), (operation, body), trouble, self.bug)
+            }
             Request::DynamoDb { operation, body } => {
                 dynamodb::answer(&self.services, operation, body, leaves_over, self.bug)
             }
@@ -148,7 +167,7 @@ impl FarAws {
             }
         };
         match trouble {
-            None => done(false),
+            None | Some(Trouble::Expired) => done(false),
             Some(Trouble::LeavesOver) => done(true),
             Some(Trouble::Throttled) => {
                 Answer::trouble(request, 400, ("ProvisionedThroughputExceededException", "Throttled"))
@@ -186,7 +205,10 @@ impl HttpConnector for FarAws {
             let (answer, at) = answered.map_err(|Lost| ConnectorError::timeout("no answer came".to_owned().into()))?;
             far.learns(&request, &answer, at);
             let status = answer.status.try_into().map_err(|e| ConnectorError::other(Box::new(e), None))?;
-            Ok(HttpResponse::new(status, SdkBody::from(answer.body)))
+            let mut response = HttpResponse::new(status, SdkBody::from(answer.body));
+            let date = chrono::DateTime::from_timestamp_millis(at.as_millis() as i64).expect("a time");
+            response.headers_mut().insert("date", date.format("%a, %d %b %Y %H:%M:%S GMT").to_string());
+            Ok(response)
         })
     }
 }
@@ -209,8 +231,19 @@ impl AsyncSleep for Waits {
 }
 
 /// How a machine calls AWS.
-pub(crate) fn config(machine: &Arc<Machine>, services: &Arc<Services>, bug: Option<Bug>) -> SdkConfig {
-    let far = FarAws { machine: Arc::clone(machine), services: Arc::clone(services), bug, asked: Arc::default() };
+pub(crate) fn config(
+    machine: &Arc<Machine>,
+    services: &Arc<Services>,
+    stream: &Arc<Stream>,
+    bug: Option<Bug>,
+) -> SdkConfig {
+    let far = FarAws {
+        machine: Arc::clone(machine),
+        services: Arc::clone(services),
+        stream: Arc::clone(stream),
+        bug,
+        asked: Arc::default(),
+    };
     SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-west-1"))
