@@ -11,7 +11,7 @@ use object_store::memory::InMemory;
 
 use super::checkpoints::{CheckpointStore, Stamp};
 use super::saved::{OperatorState, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece};
-use super::{LocalStorage, Manifest, ObjectEpochLog, ObjectStorage};
+use super::{LocalStorage, MANIFEST_VERSION, MANIFEST_VERSIONS, Manifest, ObjectEpochLog, ObjectStorage};
 use crate::contracts::{
     Created, EpochCut, EpochLog, ErrorKind, LogEntry, ManualClock, Storage, SystemClock, Watermark,
 };
@@ -317,9 +317,12 @@ async fn a_checkpoint_moves_to_another_store() {
 
 #[test]
 fn a_state_of_another_version_is_refused() {
-    let error = Manifest::parse(b"{\"version\": 2, \"epoch\": 9, \"checksum\": \"\"}", "1.json").expect_err("refused");
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(error.to_string().contains("version 2"), "{error}");
+    for version in [*MANIFEST_VERSIONS.start() - 1, MANIFEST_VERSION + 1] {
+        let text = format!("{{\"version\": {version}, \"epoch\": 9, \"checksum\": \"\"}}");
+        let error = Manifest::parse(text.as_bytes(), "1.json").expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(&format!("has version {version}, this program reads 3 to 4")), "{error}");
+    }
 }
 
 fn cut(epoch: u64) -> LogEntry {
