@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tidemill::contracts::splitmix64;
+use async_trait::async_trait;
+use tidemill::contracts::{Clock, splitmix64};
 use tokio::sync::oneshot;
 
-use crate::world::{Chance, Tally, World};
+use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Every kind of fault, and of what else must come.
 pub(crate) const FAULTS: [&str; 35] = [
@@ -124,6 +125,29 @@ struct State {
     stands_until: Duration,
     /// From the store, and from the services.
     cut_until: [Duration; 2],
+}
+
+/// Its clock. While a machine stands still, nobody on it wakes up: a leader finds out that its lease has ended when the machine goes on.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) clock: MachineClock,
+    pub(crate) machine: Arc<Machine>,
+}
+
+#[async_trait]
+impl Clock for Watch {
+    fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.clock.sleep(duration).await;
+        self.machine.goes().await;
+    }
 }
 
 /// The answer did not come.

@@ -23,7 +23,7 @@ use super::bug::Bug;
 use super::careless::Careless;
 use super::disk::{Disk, OwnDisk};
 use super::lookups::{FarOwners, Weights};
-use super::machine::{Machine, Nature};
+use super::machine::{Machine, Nature, Watch};
 use super::objects::{FarStore, Silence, stored};
 use super::sinks::{FileSink, ItemSink, Services};
 use super::stream::{FarStream, Stream};
@@ -222,6 +222,7 @@ pub(crate) fn site(shared: &Arc<Shared>, nature: &Arc<Nature>, offset_ms: i64) -
         inner.faults.count_if(per_mille > 1_000, "fast clock");
         per_mille
     };
-    let clock = Arc::new(MachineClock { world: Arc::clone(&nature.world), offset_ms, per_mille });
+    let clock = MachineClock { world: Arc::clone(&nature.world), offset_ms, per_mille };
+    let clock = Arc::new(Watch { clock, machine: Arc::clone(&machine) });
     Arc::new(Site { machine, shared: Arc::clone(shared), clock })
 }

@@ -88,7 +88,14 @@ fn listed(shard: &Shard) -> Value {
 }
 
 fn records(stream: &Stream, shard: &Shard, next: usize, most: usize, now_ms: u64) -> Value {
-    let there = shard.events[next..].iter().enumerate().take_while(|(_, event)| event.arrives_ms <= now_ms).take(most);
+    let there = shard
+        .events
+        .get(next..)
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+        .take_while(|(_, event)| event.arrives_ms <= now_ms)
+        .take(most);
     let records: Vec<Value> = there
         .map(|(at, event)| {
             json!({
@@ -103,7 +110,7 @@ fn records(stream: &Stream, shard: &Shard, next: usize, most: usize, now_ms: u64
     let behind_ms = shard.events.get(until).map_or(0, |event| now_ms.saturating_sub(event.arrives_ms));
     let left = shard.events.get(until).is_some_and(|event| event.arrives_ms <= now_ms);
     let mut answer = json!({ "Records": records, "MillisBehindLatest": behind_ms.max(u64::from(left)) });
-    if shard.closes_ms.is_some_and(|at| at <= now_ms) && until == shard.events.len() {
+    if shard.closes_ms.is_some_and(|at| at <= now_ms) && until >= shard.events.len() {
         let children = stream.shards.iter().filter(|child| child.parents.contains(&shard.id));
         let child =
             |child: &Shard| json!({ "ShardId": child.id, "ParentShards": child.parents, "HashKeyRange": hash_keys() });
