@@ -305,7 +305,7 @@ pub(super) async fn leases(
 async fn open_leases(place: LeasePlace, path: String, job: String, clock: Arc<dyn Clock>) -> Result<SeatLeases> {
     Ok(match place {
         LeasePlace::DynamoDb(table) => {
-            let [lease, wish] = dynamodb::leases(&table, [&job, &format!("{job}#wanted")], clock).await?;
+            let [lease, wish] = dynamodb::leases(&table, [&job, &format!("{job}#wanted")], clock, None).await?;
             SeatLeases { lease, wish }
         }
         LeasePlace::Checkpoints => match state_place(&path, clock).await? {

@@ -104,7 +104,7 @@ pub struct StateFile {
     pub name: String,
     /// Its length.
     pub bytes: u64,
-    /// About how many bytes its rows have in memory; 0 where it is not packed.
+    /// About how many bytes its rows have in memory; 0 where that was not noted, and `bytes` is as good.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unpacked: u64,
     /// SHA-256 of its content, as hex digits.

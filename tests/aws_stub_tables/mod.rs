@@ -162,37 +162,10 @@ fn operation(request: &Request) -> String {
     }
 }
 
-/// Splits a BatchWriteItem: what is done, and what is left over.
+/// Splits a batch: what is done, and what is left over.
 fn halve(request: &Request) -> (Request, Value) {
     let mut input: Value = serde_json::from_slice(&request.body).unwrap();
-    let mut left = json!({});
-    for (table, requests) in input["RequestItems"].as_object_mut().unwrap() {
-        let requests = requests.as_array_mut().unwrap();
-        let half = requests.len() / 2;
-        let rest = requests.split_off(half.max(1));
-        if !rest.is_empty() {
-            left[table] = Value::Array(rest);
-        }
-    }
-    let mut done = request.clone();
-    done.body = serde_json::to_vec(&input).unwrap();
-    (done, left)
-}
-
-/// The same of a BatchGetItem.
-fn halve_keys(request: &Request) -> (Request, Value) {
-    let mut input: Value = serde_json::from_slice(&request.body).unwrap();
-    let mut left = json!({});
-    for (table, wanted) in input["RequestItems"].as_object_mut().unwrap() {
-        let mut rest = wanted.clone();
-        let keys = wanted["Keys"].as_array_mut().unwrap();
-        let half = (keys.len() / 2).max(1);
-        let others = keys.split_off(half);
-        if !others.is_empty() {
-            rest["Keys"] = Value::Array(others);
-            left[table] = rest;
-        }
-    }
+    let left = tables::halve(&mut input);
     let mut done = request.clone();
     done.body = serde_json::to_vec(&input).unwrap();
     (done, left)
@@ -312,7 +285,7 @@ impl Service for Stub {
                 }
             }
             Fault::Partial if operation == "BatchGetItem" => {
-                let (done, left) = halve_keys(&request);
+                let (done, left) = halve(&request);
                 match self.perform(&done, fault).await {
                     Reply::Answer(200, body) => {
                         let mut answer: Value = serde_json::from_slice(&body).unwrap();

@@ -74,7 +74,7 @@ impl Expression<'_> {
                 let [name, operator, value] = parts[..] else { panic!("no condition: '{term}'") };
                 let Some(stored) = item.and_then(|item| item.get(&self.name(name))) else { return false };
                 let value = self.value(value);
-                if operator == "=" && value["S"].is_string() {
+                if operator == "=" && !value["N"].is_string() {
                     return stored == value;
                 }
                 let (stored, value) = (number(stored["N"].as_str().unwrap()), number(value["N"].as_str().unwrap()));
@@ -143,11 +143,35 @@ impl Tables {
         };
         match operation {
             "DescribeTable" => (200, json!({ "Table": table.describe(name) })),
+            "GetItem" => {
+                let found = table.items.get(&table.key_text(input["Key"].as_object().unwrap()));
+                (200, found.map_or(json!({}), |item| json!({ "Item": item })))
+            }
             "Scan" => (200, json!({ "Items": table.items.values().collect::<Vec<_>>() })),
             "UpdateItem" | "PutItem" | "DeleteItem" => table.write(operation, input, self.blind.load(Ordering::SeqCst)),
             other => panic!("the stub has no '{other}'"),
         }
     }
+}
+
+/// Cuts a batch: its first half stays in `input`, and what is left over is answered.
+pub(crate) fn halve(input: &mut Value) -> Value {
+    // Requests of BatchWriteItem, keys of BatchGetItem.
+    fn list(of_table: &mut Value) -> &mut Vec<Value> {
+        let list = if of_table.is_array() { of_table } else { &mut of_table["Keys"] };
+        list.as_array_mut().unwrap()
+    }
+    let mut left = json!({});
+    for (table, asked) in input["RequestItems"].as_object_mut().unwrap() {
+        let mut rest = asked.clone();
+        let half = (list(asked).len() / 2).max(1);
+        let others = list(asked).split_off(half);
+        if !others.is_empty() {
+            *list(&mut rest) = others;
+            left[table] = rest;
+        }
+    }
+    left
 }
 
 fn batch(tables: &mut BTreeMap<String, Table>, operation: &str, input: &Value) -> Answer {

@@ -10,6 +10,12 @@ mod far;
 mod fleet;
 mod job;
 mod lease;
+#[path = "../aws_stub_tables/tables.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "it is that of the sinks' tests, which need the rest of it")]
+mod stub_tables;
+#[path = "../aws_stub_tables/topics.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "it is that of the sinks' tests, which need the rest of it")]
+mod stub_topics;
 mod world;
 
 /// As in the program. Most of a seed's time goes into planning its queries again and again, and a quarter of that into memory.

@@ -116,6 +116,11 @@ impl World {
         Duration::from_micros(self.now_us.load(Ordering::Relaxed))
     }
 
+    /// The same in milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_us.load(Ordering::Relaxed) / 1_000
+    }
+
     /// Waits in the world's own time.
     pub(crate) fn sleep(self: &Arc<Self>, duration: Duration) -> Sleep {
         let due = self.now_us.load(Ordering::Relaxed) + u64::try_from(duration.as_micros()).unwrap_or(u64::MAX >> 1);

@@ -1,7 +1,7 @@
 //! Credentials, region and endpoint of a table.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_config::identity::IdentityCache;
@@ -38,7 +38,7 @@ const PREFIX: &str = "aws.";
 pub(crate) struct AwsSessions {
     /// How all calls are made, whatever the tables' options say.
     given: Option<SdkConfig>,
-    http: std::sync::OnceLock<SharedHttpClient>,
+    http: OnceLock<SharedHttpClient>,
     by_options: Mutex<BTreeMap<Vec<(String, String)>, AwsSession>>,
 }
 
@@ -52,7 +52,8 @@ impl std::fmt::Debug for AwsSessions {
 impl AwsSessions {
     /// Sessions that make all calls as `config` says.
     pub(crate) fn given(config: SdkConfig) -> Self {
-        Self { given: Some(config), ..Self::default() }
+        let http = config.http_client().map(OnceLock::from).unwrap_or_default();
+        Self { given: Some(config), http, by_options: Mutex::default() }
     }
 
     /// The session of a table. Nothing is asked of the network yet.
@@ -83,8 +84,7 @@ impl AwsSessions {
         }
         let key: Vec<_> = options.clone().into_iter().collect();
         let mut sessions = self.by_options.lock().unwrap_or_else(PoisonError::into_inner);
-        let given = self.given.as_ref().and_then(SdkConfig::http_client);
-        let http = match given.as_ref().or(self.http.get()) {
+        let http = match self.http.get() {
             Some(http) => http.clone(),
             None => {
                 let made = http_client()?;

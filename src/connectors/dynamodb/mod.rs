@@ -37,7 +37,8 @@ pub(super) fn aws_sink(
     Ok(Box::new(AwsTableSink::try_new(spec, session, clock, job)?))
 }
 
-/// Leases as items of a table, by the values of their keys, with the credentials that the environment gives.
+/// Leases as items of a table, by the values of their keys. Calls are made as `calling` says; without, with the credentials that the
+/// environment gives.
 ///
 /// # Errors
 /// No such table, one whose key is not a single string, no rights.
@@ -45,30 +46,10 @@ pub async fn leases<const N: usize>(
     table: &str,
     items: [&str; N],
     clock: Arc<dyn Clock>,
+    calling: Option<SdkConfig>,
 ) -> Result<[Arc<dyn LeaseStore>; N]> {
-    leases_of(&AwsSessions::default(), table, items, clock).await
-}
-
-/// The same, with calls that are made as `config` says.
-///
-/// # Errors
-/// As [`leases`].
-pub async fn leases_calling<const N: usize>(
-    config: SdkConfig,
-    table: &str,
-    items: [&str; N],
-    clock: Arc<dyn Clock>,
-) -> Result<[Arc<dyn LeaseStore>; N]> {
-    leases_of(&AwsSessions::given(config), table, items, clock).await
-}
-
-async fn leases_of<const N: usize>(
-    sessions: &AwsSessions,
-    table: &str,
-    items: [&str; N],
-    clock: Arc<dyn Clock>,
-) -> Result<[Arc<dyn LeaseStore>; N]> {
-    let table = aws::lease::LeaseTable::open(sessions.default_session()?, table, clock).await?;
+    let session = calling.map_or_else(AwsSessions::default, AwsSessions::given).default_session()?;
+    let table = aws::lease::LeaseTable::open(session, table, clock).await?;
     Ok(items.map(|item| Arc::new(table.lease(item)) as Arc<dyn LeaseStore>))
 }
 

@@ -13,6 +13,7 @@ use super::lookups::{VERSIONS, owner, weight};
 use super::machine::Machine;
 use super::sinks::{Row, Services, rows};
 use super::stream::Stream;
+use crate::stub_topics::ARN;
 
 /// One event in so many is an alert.
 pub(crate) const EACH: u64 = 3;
@@ -23,10 +24,8 @@ pub(crate) struct Topic {
     /// By id: the epochs and contents that it came with.
     published: BTreeMap<u64, Vec<(u64, Row)>>,
     marked: BTreeMap<String, Duration>,
-    /// Of messages with an id of their own: when it came first.
-    first: BTreeMap<String, Duration>,
-    /// By the ids of messages: the events, and the requests with which they came.
-    requests: BTreeMap<String, (u64, BTreeSet<u64>)>,
+    /// By the ids of messages: the requests with which they came.
+    requests: BTreeMap<String, BTreeSet<u64>>,
 }
 
 /// What is promised of alerts.
@@ -43,9 +42,9 @@ impl Delivery {
     /// Options of the table.
     pub(crate) fn sql(self) -> String {
         let (topic, delivery) = match self {
-            Self::AtLeastOnce => ("alerts", "at-least-once"),
-            Self::AtMostOnce => ("alerts", "at-most-once"),
-            Self::Fifo => ("alerts.fifo", "at-least-once"),
+            Self::AtLeastOnce => ("alerts".to_owned(), "at-least-once"),
+            Self::AtMostOnce => ("alerts".to_owned(), "at-most-once"),
+            Self::Fifo => (format!("{ARN}alerts.fifo"), "at-least-once"),
         };
         format!("'topic' = '{topic}', 'sink.delivery' = '{delivery}', 'sink.ledger.table' = '{LEDGER}'")
     }
@@ -69,42 +68,31 @@ impl Services {
     /// A message may come again where a reply was lost, or where its sender died or stood still before it had marked the first; never
     /// after its sender could have known.
     fn publish(&self, entry: &str, epoch: u64, row: &Row, asked: Duration) {
-        let mut topic = self.topic();
+        let topic = self.topic();
         if topic.marked.get(entry).is_some_and(|at| *at < asked) {
             let text = format!("'{entry}' is published at {:?} though it was marked", self.nature.world.now());
             self.nature.lock().problems.push(text);
         }
-        let copies = topic.published.entry(row["id"].parse().expect("a number")).or_default();
-        self.nature.lock().faults.count_if(!copies.is_empty(), "alert again");
-        copies.push((epoch, row.clone()));
+        drop(topic);
+        self.deliver(epoch, row.clone());
     }
 
-    /// A message of the program's own sink has come: with an id of its own and how long that is known, or without; of a sender that
-    /// last looked into the ledger at that time, with the request of that number.
-    pub(super) fn published(
-        &self,
-        id: &str,
-        own: Option<(String, Duration)>,
-        row: Row,
-        (asked, request): (Option<Duration>, u64),
-    ) {
-        let (now, mut topic) = (self.nature.world.now(), self.topic());
-        if asked.is_some_and(|asked| self.tables.lock().expect("no panic while it is held").was_marked(id, asked)) {
-            self.nature.lock().problems.push(format!("alert {row:?} is published at {now:?} though it was marked"));
-        }
-        let event = row["id"].parse().expect("a number");
-        topic.requests.entry(id.to_owned()).or_insert((event, BTreeSet::new())).1.insert(request);
-        if let Some((own, known_for)) = own {
-            let first = topic.first.entry(own).or_insert(now);
-            if now > *first && now - *first < known_for {
-                self.nature.lock().faults.count("deduplicated");
-                return;
-            }
-            *first = now;
-        }
-        let copies = topic.published.entry(event).or_default();
+    /// A message comes to those who listen.
+    pub(super) fn deliver(&self, epoch: u64, row: Row) {
+        let mut topic = self.topic();
+        let copies = topic.published.entry(row["id"].parse().expect("a number")).or_default();
         self.nature.lock().faults.count_if(!copies.is_empty(), "alert again");
-        copies.push((0, row));
+        copies.push((epoch, row));
+    }
+
+    /// A topic has accepted a message of the program's own sink, which last looked into the ledger at that time, with the request of
+    /// that number.
+    pub(super) fn accepted(&self, id: &str, asked: Option<Duration>, request: u64) {
+        if asked.is_some_and(|asked| self.tables.lock().expect("no panic while it is held").was_marked(id, asked)) {
+            let text = format!("alert {id} is published at {:?} though it was marked", self.nature.world.now());
+            self.nature.lock().problems.push(text);
+        }
+        self.topic().requests.entry(id.to_owned()).or_default().insert(request);
     }
 
     /// What is wrong with what was promised of alerts.
@@ -118,7 +106,7 @@ impl Services {
                 problems.extend(doubled.map(|(id, _)| format!("alert {id} came twice on a FIFO topic")));
             }
             Delivery::AtMostOnce => {
-                let doubled = topic.requests.values().filter(|(_, requests)| requests.len() > 1);
+                let doubled = topic.requests.iter().filter(|(_, requests)| requests.len() > 1);
                 problems.extend(doubled.map(|(id, _)| format!("alert {id} was published twice")));
                 let alerts = stream.events().filter(|event| event.id % EACH == 0).count();
                 let out = topic.requests.keys().chain(unknown.iter()).collect::<BTreeSet<_>>().len();

@@ -96,7 +96,7 @@ async fn replica(
     // Objects beside the checkpoints, or items of DynamoDB.
     let own = match site.shared.own_connectors {
         true => {
-            let opened = dynamodb::leases_calling(site.aws(), LEASES, LEASE_NAMES, Arc::clone(&site.clock));
+            let opened = dynamodb::leases(LEASES, LEASE_NAMES, Arc::clone(&site.clock), Some(site.aws()));
             opened.await.map_err(|e| vec![e])?
         }
         false => LEASE_NAMES.map(object),

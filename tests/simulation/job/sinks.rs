@@ -16,6 +16,7 @@ use super::alerts::Topic;
 use super::aws::Tables;
 use super::bug::Bug;
 use super::machine::{Machine, Nature};
+use crate::stub_topics::Topics;
 
 /// A row as text, by column.
 pub(crate) type Row = BTreeMap<String, String>;
@@ -40,6 +41,8 @@ pub(crate) struct Services {
     staged: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) visible: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) topic: Mutex<Topic>,
+    /// Where the program's own sink publishes.
+    pub(crate) topics: Topics,
     /// Alerts of which the error output says that nobody knows whether they are out, by their ids.
     pub(crate) unknown: Mutex<BTreeSet<String>>,
     numbers: AtomicU64,
@@ -58,6 +61,7 @@ impl Services {
             staged: Mutex::default(),
             visible: Mutex::default(),
             topic: Mutex::default(),
+            topics: Topics::default(),
             unknown: Mutex::default(),
             numbers: AtomicU64::new(0),
             refused: Mutex::default(),
@@ -79,19 +83,19 @@ impl Services {
             self.nature.lock().faults.count("stale write");
             return;
         }
-        self.watch(table, key, before.map(|before| &before.row), row);
+        self.watch(table, before.map(|before| &before.row), row);
         items.insert(place, Item { row: row.clone(), epoch });
     }
 
     /// An item is written: what it holds must not go back.
-    pub(super) fn watch(&self, table: &str, key: &str, before: Option<&Row>, row: &Row) {
+    pub(super) fn watch(&self, table: &str, before: Option<&Row>, row: &Row) {
         let number = |row: &Row, name: &str| row.get(name).and_then(|n| n.parse::<u64>().ok());
         let went_back = |before: &&Row| {
             RISING.iter().any(|name| number(before, name) > number(row, name))
                 || number(before, "lo") < number(row, "lo")
         };
         if let Some(before) = before.filter(went_back) {
-            let text = format!("{table} {key} went back from {before:?} to {row:?}");
+            let text = format!("{table} went back from {before:?} to {row:?}");
             self.nature.lock().problems.push(text);
         }
         self.updates.lock().expect("no panic while it is held").push(self.nature.world.now());

@@ -235,7 +235,7 @@ pub(crate) struct FarStream {
 
 impl FarStream {
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.machine.nature.world.now().as_millis()).expect("a short simulation")
+        self.machine.nature.world.now_ms()
     }
 }
 

@@ -1,6 +1,7 @@
-//! DynamoDB: tables of items, written under conditions.
+//! DynamoDB: the stub of the sinks' own tests, and what is noted of each write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arrow::datatypes::DataType;
@@ -8,20 +9,17 @@ use serde_json::{Value, json};
 use tidemill::contracts::TableSpec;
 
 use super::Answer;
-use super::expressions::{Item, Placeholders};
 use crate::job::bug::Bug;
 use crate::job::lookups::{KEYS, owner};
 use crate::job::sinks::{Row, Services};
-
-/// Attributes of a table's key, and their types.
-type Key = Vec<(String, &'static str)>;
+use crate::stub_tables::{self, Item};
 
 /// All tables, and what is in them.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    keys: BTreeMap<String, Key>,
-    /// By table and key.
-    items: BTreeMap<(String, String), Item>,
+    stored: stub_tables::Tables,
+    /// Names of the tables that results go to.
+    results: BTreeSet<String>,
     /// When the ledger first said of an alert that it is published.
     marked: BTreeMap<String, Duration>,
 }
@@ -39,31 +37,39 @@ fn alert(entry: &Value) -> Option<String> {
 impl Tables {
     /// Those that results do not go to.
     pub(crate) fn new() -> Self {
-        let keys = [(LEDGER, "entry"), (LEASES, "job"), (OWNERS, "k")];
-        let keys = keys.map(|(table, key)| (table.to_owned(), vec![(key.to_owned(), "S")])).into();
-        let mut tables = Self { keys, items: BTreeMap::new(), marked: BTreeMap::new() };
-        for (key, owner) in KEYS.iter().filter_map(|key| Some((key, owner(key)?))) {
-            let item = json!({ "k": { "S": key }, "owner": { "S": owner } });
-            tables.items.insert(tables.place(OWNERS, &item), item_of(&item));
+        let stored = stub_tables::Tables::default();
+        for (table, key) in [(LEDGER, "entry"), (LEASES, "job"), (OWNERS, "k")] {
+            stored.create(table, &[(key, "S")]);
         }
-        tables
+        let put = KEYS.iter().filter_map(|key| {
+            let item = json!({ "k": { "S": key }, "owner": { "S": owner(key)? } });
+            Some(json!({ "PutRequest": { "Item": item } }))
+        });
+        let put: Vec<Value> = put.collect();
+        stored.perform("BatchWriteItem", &json!({ "RequestItems": { OWNERS: put } }));
+        Self { stored, results: BTreeSet::new(), marked: BTreeMap::new() }
     }
 
     /// Makes the table that results of `spec` go to, unless it is there.
     pub(crate) fn provide(&mut self, spec: &TableSpec) {
-        let kind = |name: &String| match spec.schema.field_with_name(name).expect("a column").data_type() {
+        if !self.results.insert(spec.name.clone()) {
+            return;
+        }
+        let kind = |name: &str| match spec.schema.field_with_name(name).expect("a column").data_type() {
             other if other.is_numeric() => "N",
             DataType::Binary | DataType::BinaryView => "B",
             _ => "S",
         };
-        let key = spec.primary_key.iter().map(|name| (name.clone(), kind(name))).collect();
-        self.keys.entry(spec.name.clone()).or_insert(key);
+        let key: Vec<_> = spec.primary_key.iter().map(|name| (name.as_str(), kind(name))).collect();
+        self.stored.create(&spec.name, &key);
     }
 
     /// All that depends on nothing but the seed: entries of the ledger have the process's number.
     pub(crate) fn digested(&self) -> String {
-        let items: Vec<_> = self.items.iter().filter(|((table, _), _)| table != LEDGER).collect();
-        format!("{items:?} {:?}", self.marked)
+        let tables = self.results.iter().map(String::as_str).chain([LEASES]);
+        // The SDK writes attributes in any order.
+        let items = tables.flat_map(|table| self.stored.items(table)).map(BTreeMap::from_iter);
+        format!("{:?} {:?}", items.collect::<Vec<_>>(), self.marked)
     }
 
     /// Whether an alert was marked before that time.
@@ -71,30 +77,20 @@ impl Tables {
         self.marked.get(id).is_some_and(|at| *at < before)
     }
 
-    /// Stores an item.
-    fn store(&mut self, place: (String, String), item: Item, now: Duration) {
-        if place.0 == LEDGER && item["state"]["S"] == "published" {
-            self.marked.extend(alert(&json!(item)).filter(|id| !self.marked.contains_key(id)).map(|id| (id, now)));
-        }
-        self.items.insert(place, item);
-    }
-
-    /// The items of a table, as rows.
+    /// The items of a table of results, as rows.
     pub(crate) fn rows(&self, table: &str) -> Vec<Row> {
-        self.items.iter().filter(|((of, _), _)| of == table).map(|(_, item)| row(item)).collect()
+        if !self.results.contains(table) {
+            return Vec::new();
+        }
+        self.stored.items(table).iter().map(row).collect()
     }
 
-    /// Where an item of these attributes lies.
-    fn place(&self, table: &str, attributes: &Value) -> (String, String) {
-        let key = self.keys.get(table).unwrap_or_else(|| panic!("there is no table '{table}'"));
-        let values: Vec<&Value> = key.iter().map(|(name, kind)| &attributes[name][kind]).collect();
-        assert!(values.iter().all(|value| value.is_string()), "{attributes} has not the key {key:?}");
-        (table.to_owned(), json!(values).to_string())
+    /// The item that a write is of, as a row.
+    fn written(&self, request: &Value) -> Option<Row> {
+        let key = if request["Key"].is_object() { &request["Key"] } else { &request["Item"] };
+        let (_, found) = self.stored.perform("GetItem", &json!({ "TableName": request["TableName"], "Key": key }));
+        found["Item"].as_object().map(row)
     }
-}
-
-fn item_of(attributes: &Value) -> Item {
-    serde_json::from_value(attributes.clone()).expect("attributes by name")
 }
 
 /// The columns of an item, without what the sink keeps beside them; as text, and times as the models have them.
@@ -107,7 +103,7 @@ fn row(item: &Item) -> Row {
     columns.map(|(name, value)| (name.clone(), text(value))).collect()
 }
 
-/// Does what is asked. With `leaves_over`, not all of a batch.
+/// Does what is asked. With `leaves_over`, a batch is done in its first half.
 pub(super) fn answer(
     services: &Services,
     operation: &str,
@@ -116,97 +112,55 @@ pub(super) fn answer(
     bug: Option<Bug>,
 ) -> Answer {
     let mut tables = services.tables.lock().expect("no panic while it is held");
-    let now = services.nature.world.now();
     let table = request["TableName"].as_str().unwrap_or_default();
+    let is_result = tables.results.contains(table);
+    let is_ignored = match bug {
+        Some(Bug::IgnoresConditions) => is_result,
+        Some(Bug::GivesClaimsTwice) => table == LEDGER,
+        _ => false,
+    };
+    tables.stored.blind.store(is_ignored, Ordering::Relaxed);
+    let is_write = is_result && matches!(operation, "UpdateItem" | "PutItem" | "DeleteItem");
+    let before = if is_write { tables.written(request) } else { None };
+    let (mut request, mut left) = (request.clone(), json!({}));
+    if leaves_over && operation.starts_with("Batch") {
+        left = stub_tables::halve(&mut request);
+    }
+    let (status, mut answer) = tables.stored.perform(operation, &request);
+    if status != 200 {
+        let is_refused =
+            answer["__type"].as_str().is_some_and(|code| code.ends_with("#ConditionalCheckFailedException"));
+        services.nature.lock().faults.count_if(is_refused, "refused by condition");
+        return (status, answer).into();
+    }
     match operation {
-        "DescribeTable" => describe(&tables, table),
-        "UpdateItem" | "PutItem" | "DeleteItem" => {
-            let attributes = if operation == "PutItem" { &request["Item"] } else { &request["Key"] };
-            let place = tables.place(table, attributes);
-            let before = tables.items.get(&place).cloned();
-            let condition = request["ConditionExpression"].as_str();
-            let asked = Placeholders(request);
-            let is_ignored = match bug {
-                Some(Bug::IgnoresConditions) => ![LEDGER, LEASES].contains(&table),
-                Some(Bug::GivesClaimsTwice) => table == LEDGER,
-                _ => false,
-            };
-            if let Some(condition) = condition.filter(|_| !is_ignored)
-                && !asked.holds(condition, before.as_ref().unwrap_or(&Item::new()))
-            {
-                services.nature.lock().faults.count("refused by condition");
-                let shows = request["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD";
-                let item = before.filter(|_| shows).map_or(json!({}), |item| json!({ "Item": item }));
-                return Answer::refusal(400, "ConditionalCheckFailedException", item);
-            }
-            let given = item_of(attributes);
-            let after = match operation {
-                "PutItem" => Some(given),
-                "DeleteItem" => None,
-                _ => {
-                    let mut item = before.clone().unwrap_or(given);
-                    asked.update(request["UpdateExpression"].as_str().unwrap_or_default(), &mut item);
-                    Some(item)
-                }
-            };
-            match after {
-                Some(after) => {
-                    if ![LEDGER, LEASES].contains(&table) {
-                        services.watch(table, &place.1, before.as_ref().map(row).as_ref(), &row(&after));
-                    }
-                    tables.store(place, after, now);
-                }
-                None => drop(tables.items.remove(&place)),
-            }
-            Answer::json(&json!({}))
-        }
-        "GetItem" => {
-            let found = tables.items.get(&tables.place(table, &request["Key"]));
-            Answer::json(&found.map_or(json!({}), |item| json!({ "Item": item })))
-        }
         "BatchGetItem" => {
-            let (table, asked) =
-                request["RequestItems"].as_object().and_then(|all| all.iter().next()).expect("a table");
-            let asked = asked["Keys"].as_array().expect("keys");
-            let (keys, left) = asked.split_at(asked.len() - usize::from(leaves_over && asked.len() > 1));
-            let found = keys.iter().filter_map(|key| tables.items.get(&tables.place(table, key)));
-            let found: Vec<&Item> = found.filter(|_| bug != Some(Bug::FindsNothingMarked) || table != LEDGER).collect();
-            let left = if left.is_empty() { json!({}) } else { json!({ table: { "Keys": left } }) };
-            let found = json!({ table: found });
-            Answer::json(&json!({ "Responses": found, "UnprocessedKeys": left }))
+            if bug == Some(Bug::FindsNothingMarked)
+                && let Some(found) = answer["Responses"].as_object_mut().and_then(|found| found.get_mut(LEDGER))
+            {
+                *found = json!([]);
+            }
+            answer["UnprocessedKeys"] = left;
         }
         "BatchWriteItem" => {
-            let asked = request["RequestItems"][LEDGER].as_array().expect("items of the ledger");
-            let (writes, left) = asked.split_at(asked.len() - usize::from(leaves_over && asked.len() > 1));
-            for write in writes {
-                let item = &write["PutRequest"]["Item"];
-                let place = tables.place(LEDGER, item);
-                tables.store(place, item_of(item), now);
+            let now = services.nature.world.now();
+            let items = request["RequestItems"][LEDGER].as_array().into_iter().flatten();
+            let items = items.map(|write| &write["PutRequest"]["Item"]);
+            for id in items.filter(|item| item["state"]["S"] == "published").filter_map(alert) {
+                tables.marked.entry(id).or_insert(now);
             }
-            let left = if left.is_empty() { json!({}) } else { json!({ LEDGER: left }) };
-            Answer::json(&json!({ "UnprocessedItems": left }))
+            answer["UnprocessedItems"] = left;
         }
-        other => panic!("{other} is not simulated"),
+        _ => {}
     }
+    if is_write && let Some(after) = tables.written(&request) {
+        services.watch(table, before.as_ref(), &after);
+    }
+    (status, answer).into()
 }
 
 /// The alerts whose entries a BatchGetItem asks for.
 pub(super) fn alerts(request: &Value) -> Vec<String> {
     let keys = request["RequestItems"][LEDGER]["Keys"].as_array();
     keys.into_iter().flatten().filter_map(alert).collect()
-}
-
-fn describe(tables: &Tables, table: &str) -> Answer {
-    let Some(key) = tables.keys.get(table) else {
-        return Answer::refusal(400, "ResourceNotFoundException", json!({}));
-    };
-    let schema =
-        key.iter().zip(["HASH", "RANGE"]).map(|((name, _), kind)| json!({ "AttributeName": name, "KeyType": kind }));
-    let types = key.iter().map(|(name, kind)| json!({ "AttributeName": name, "AttributeType": kind }));
-    Answer::json(&json!({ "Table": {
-        "TableName": table,
-        "TableStatus": "ACTIVE",
-        "KeySchema": schema.collect::<Vec<_>>(),
-        "AttributeDefinitions": types.collect::<Vec<_>>(),
-    } }))
 }

@@ -19,9 +19,10 @@ pub(super) fn answer(
     trouble: Option<Trouble>,
     bug: Option<Bug>,
 ) -> Answer {
+    let done = |body: Value| Answer::from((200, body));
     let text = |name: &str| request[name].as_str().unwrap_or_default();
     match operation {
-        "DescribeStreamSummary" => Answer::json(&json!({ "StreamDescriptionSummary": {
+        "DescribeStreamSummary" => done(json!({ "StreamDescriptionSummary": {
             "StreamName": "s",
             "StreamARN": "arn:aws:kinesis:eu-west-1:123456789012:stream/s",
             "StreamStatus": "ACTIVE",
@@ -33,7 +34,7 @@ pub(super) fn answer(
         "ListShards" => {
             let token = request["NextToken"].as_str();
             if token.is_some() && trouble == Some(Trouble::Expired) {
-                return Answer::refusal(400, "ExpiredNextTokenException", json!({}));
+                return Answer::refusal(400, "ExpiredNextTokenException");
             }
             let first = token.map_or(0, |token| token.parse().expect("a number"));
             let is_listed =
@@ -45,7 +46,7 @@ pub(super) fn answer(
             if first + PAGE < there.len() {
                 answer["NextToken"] = json!((first + PAGE).to_string());
             }
-            Answer::json(&answer)
+            done(answer)
         }
         "GetShardIterator" => {
             let next = match text("ShardIteratorType") {
@@ -54,18 +55,18 @@ pub(super) fn answer(
                 other => panic!("an iterator of type {other} is not simulated"),
             };
             let skipped = usize::from(next > 0 && bug == Some(Bug::SkipsARecord));
-            Answer::json(&json!({ "ShardIterator": format!("{}/{}", text("ShardId"), next + skipped) }))
+            done(json!({ "ShardIterator": format!("{}/{}", text("ShardId"), next + skipped) }))
         }
         "GetRecords" => {
             if trouble == Some(Trouble::Expired) {
-                return Answer::refusal(400, "ExpiredIteratorException", json!({}));
+                return Answer::refusal(400, "ExpiredIteratorException");
             }
             let (shard, next) = text("ShardIterator").split_once('/').expect("an iterator");
             let shard = stream.shards.iter().find(|known| known.id == shard).expect("a shard of the stream");
             let most = request["Limit"].as_u64().expect("a limit") as usize;
             // An answer may have nothing, though there is more.
             let most = if trouble == Some(Trouble::LeavesOver) { 0 } else { most };
-            Answer::json(&records(stream, shard, next.parse().expect("a number"), most, now_ms))
+            done(records(stream, shard, next.parse().expect("a number"), most, now_ms))
         }
         other => panic!("{other} is not simulated"),
     }

@@ -8,7 +8,6 @@
 //! ```
 
 mod dynamodb;
-mod expressions;
 mod kinesis;
 mod sns;
 
@@ -38,6 +37,7 @@ use super::bug::Bug;
 use super::machine::{Far, Lost, Machine};
 use super::sinks::Services;
 use super::stream::Stream;
+use crate::stub_topics;
 use crate::world::World;
 
 /// What a service says to one request.
@@ -51,21 +51,22 @@ impl Answer {
     /// With which one of the services refuses.
     fn trouble(request: &Request, status: u16, (dynamodb, sns): (&str, &str)) -> Self {
         match request {
-            Request::DynamoDb { .. } | Request::Kinesis { .. } => Self::refusal(status, dynamodb, json!({})),
-            Request::Sns { .. } => sns::refusal(status, sns),
+            Request::DynamoDb { .. } | Request::Kinesis { .. } => Self::refusal(status, dynamodb),
+            Request::Sns { .. } => {
+                let (status, body) = stub_topics::error(status, sns);
+                Self { status, body }
+            }
         }
     }
 
-    fn json(body: &Value) -> Self {
-        Self { status: 200, body: body.to_string() }
+    /// With which DynamoDB and Kinesis refuse.
+    fn refusal(status: u16, code: &str) -> Self {
+        Self::from((status, json!({ "__type": code, "message": code })))
     }
+}
 
-    /// With which DynamoDB refuses.
-    fn refusal(status: u16, code: &str, more: Value) -> Self {
-        let mut body = json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"), "message": code });
-        if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
-            body.extend(more);
-        }
+impl From<(u16, Value)> for Answer {
+    fn from((status, body): (u16, Value)) -> Self {
         Self { status, body: body.to_string() }
     }
 }
@@ -146,17 +147,16 @@ impl FarAws {
                 false => Request::Kinesis { operation, body },
             };
         }
-        let form = sns::form(body);
+        let form = stub_topics::form(body);
         let known = self.asked.lock().expect("no panic while it is held");
         let asked = sns::ids(&form).into_iter().filter_map(|id| known.get(&id).map(|at| (id.clone(), *at)));
         Request::Sns { asked: asked.collect(), form, number: self.services.number() }
     }
 
     fn answer(&self, request: &Request, trouble: Option<Trouble>) -> Answer {
-        let now_ms = || u64::try_from(self.machine.nature.world.now().as_millis()).expect("a short simulation");
         let done = |leaves_over| match request {
             Request::Kinesis { operation, body } => {
-                kinesis::answer(&self.stream, now_ms(), (operation, body), trouble, self.bug)
+                kinesis::answer(&self.stream, self.machine.nature.world.now_ms(), (operation, body), trouble, self.bug)
             }
             Request::DynamoDb { operation, body } => {
                 dynamodb::answer(&self.services, operation, body, leaves_over, self.bug)
