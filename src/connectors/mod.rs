@@ -37,13 +37,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_config::SdkConfig;
-
 use crate::contracts::{
     Clock, Error, ErrorOutput, Lookup, LookupCache, Outside, ReferenceLoader, Result, Sink, Source, StartPosition,
     TableSpec,
 };
 
+pub use aws::Calling;
 use aws::{AwsSession, AwsSessions};
 use describe::{ConnectorDescription, Role};
 use dynamodb::local::LocalTables;
@@ -126,10 +125,10 @@ impl Connectors {
         self
     }
 
-    /// Calls of AWS are made as `config` says, whatever the tables' options are: over another HTTP client, with another idea of time.
+    /// AWS is called as `calling` says, whatever the tables' options are.
     #[must_use]
-    pub fn calling(mut self, config: SdkConfig) -> Self {
-        self.aws = AwsSessions::given(config);
+    pub fn calling(mut self, calling: Calling) -> Self {
+        self.aws = AwsSessions::given(calling);
         self
     }
 
@@ -220,7 +219,7 @@ impl Connectors {
     /// The error output in the folder `path` (plain, `file://` or `s3://bucket/prefix`).
     pub fn error_output(&self, path: &str) -> Result<Box<dyn ErrorOutput>> {
         if let Some(outside) = &self.outside {
-            return outside.error_output();
+            return outside.error_output(self.job.generation);
         }
         files::error_output(path, &self.reach(&|| self.aws.default_session()), self.names.clone())
     }
@@ -228,7 +227,7 @@ impl Connectors {
     /// The same, reached as the table of `spec` is: with its endpoint, region and credentials.
     pub fn error_output_beside(&self, path: &str, spec: &TableSpec) -> Result<Box<dyn ErrorOutput>> {
         if let Some(outside) = &self.outside {
-            return outside.error_output();
+            return outside.error_output(self.job.generation);
         }
         files::error_output(path, &self.reach(&|| self.aws.of(spec)), self.names.clone())
     }

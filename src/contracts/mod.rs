@@ -22,6 +22,7 @@ mod epoch_log;
 mod error;
 mod lease;
 mod lookup;
+mod off_runtime;
 mod outage;
 mod outside;
 mod random;
@@ -44,6 +45,7 @@ pub use epoch_log::{EpochCut, EpochLog, LogEntry, Opened, OpenedAt, SplitCut, Ta
 pub use error::{Error, ErrorKind, Location, Result};
 pub use lease::{Lease, LeaseStore};
 pub use lookup::{Lookup, LookupCache};
+pub use off_runtime::{off_the_runtime, wait_for};
 pub use outage::Outage;
 pub use outside::Outside;
 pub use random::{SPLITMIX64_STEP, splitmix64};

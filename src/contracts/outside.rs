@@ -27,8 +27,8 @@ pub trait Outside: Send + Sync + fmt::Debug {
     /// The reference table of `spec`.
     fn reference(&self, spec: &TableSpec) -> Result<Box<dyn ReferenceLoader>>;
 
-    /// Where refused records go.
-    fn error_output(&self) -> Result<Box<dyn ErrorOutput>>;
+    /// Where the run of this number writes refused records.
+    fn error_output(&self, generation: u64) -> Result<Box<dyn ErrorOutput>>;
 
     /// Where checkpoints and the epoch log are kept.
     fn storage(&self) -> Arc<dyn Storage>;

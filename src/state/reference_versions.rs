@@ -29,8 +29,8 @@ use super::files::{Packing, decode, encode};
 use super::manifest::{Manifest, ManifestReference, StateFile};
 use super::ranges::Ranges;
 use super::reference_files::{FOLDER, FileName, digest_of, digested, fitted, parts_of, shown_digest, written};
-use super::stored_files::{off_the_runtime, put};
-use crate::contracts::{Error, LogEntry, Result, Storage};
+use super::stored_files::put;
+use crate::contracts::{Error, LogEntry, Result, Storage, off_the_runtime};
 
 /// Digests by table.
 type Versions = BTreeMap<String, String>;

@@ -15,8 +15,7 @@ use super::increments::KeptFile;
 use super::loaded_pieces::LoadedPieces;
 use super::manifest::{Manifest, ManifestOperator, ManifestQuery, StateFile};
 use super::saved::{OperatorState, SavedJob, SavedQuery, StatePiece};
-use super::stored_files::off_the_runtime;
-use crate::contracts::{Error, Result, Watermark};
+use crate::contracts::{Error, Result, Watermark, off_the_runtime};
 
 /// Operators that are loaded side by side. Their files share the [`Room`].
 const OPERATORS_AT_ONCE: usize = 8;

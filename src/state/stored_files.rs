@@ -6,16 +6,7 @@ use super::files::{self, Packing};
 use super::increments::KeptFile;
 use super::manifest::StateFile;
 use super::saved::PieceRows;
-use crate::contracts::{Created, Error, Result, Storage, crash_point};
-
-/// Work that takes long, in the pool for such. A runtime of one thread has a reason to have no other: a simulation.
-pub(super) async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    if tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread {
-        return Ok(work());
-    }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| Error::internal("a task that reads or writes state died").caused_by(e))
-}
+use crate::contracts::{Created, Error, Result, Storage, crash_point, off_the_runtime};
 
 /// Encodes pieces and writes them under a name.
 pub(super) async fn write_file(

@@ -10,6 +10,7 @@ use std::time::Duration;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_smithy_types::retry::RetryConfig as SdkRetryConfig;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::client::{HttpClient, HttpConnector};
 use object_store::{ClientOptions, RetryConfig};
 use tokio::sync::OnceCell;
 
@@ -147,7 +148,12 @@ impl Bucket {
             Some(authorities) => authorities.trusted_by(options),
             None => options,
         };
-        let store = AmazonS3Builder::new()
+        let retries = if self.inner.session.objects().is_some() { 0 } else { RETRIES };
+        let builder = match self.inner.session.objects() {
+            Some(objects) => AmazonS3Builder::new().with_http_connector(Given(objects.clone())),
+            None => AmazonS3Builder::new(),
+        };
+        let store = builder
             .with_bucket_name(self.name())
             .with_region(region)
             .with_endpoint(place.endpoint)
@@ -156,10 +162,20 @@ impl Bucket {
             .with_allow_http(place.plain_http)
             .with_credentials(Arc::new(SessionCredentials::new(provider, Arc::clone(&self.inner.clock))))
             .with_client_options(options)
-            .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() })
+            .with_retry(RetryConfig { max_retries: retries, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() })
             .build()
             .map_err(|e| Error::config(format!("bucket '{}'", self.name())).caused_by(e))?;
         Ok(Clients { store: Arc::new(store), sdk })
+    }
+}
+
+/// A client that is there already.
+#[derive(Debug)]
+struct Given(HttpClient);
+
+impl HttpConnector for Given {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(self.0.clone())
     }
 }
 

@@ -22,5 +22,6 @@ pub(crate) use bucket::{Bucket, object_failure};
 pub(crate) use errors::{AwsFailure, Call, failure, partial};
 pub(crate) use jitter::Jitter;
 pub(crate) use requests::{Attempt, Requests};
+pub use session::Calling;
 pub(crate) use session::{AwsSession, AwsSessions, http_client};
 pub(crate) use string_key::string_key;

@@ -15,6 +15,7 @@ use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
+use object_store::client::HttpClient;
 use tokio::sync::OnceCell;
 
 use super::authorities::authorities;
@@ -33,11 +34,20 @@ const RENEWAL: Duration = Duration::from_secs(300);
 /// The options that choose an account, region or endpoint, by their spelling in WITH.
 const PREFIX: &str = "aws.";
 
+/// How AWS is called, where not as the environment and the tables' options say: over other HTTP clients, with another idea of time.
+#[derive(Debug, Clone)]
+pub struct Calling {
+    /// Of everything but objects.
+    pub sdk: SdkConfig,
+    /// Requests of `object_store`, for objects of S3. It repeats them itself, in its own time.
+    pub objects: HttpClient,
+}
+
 /// Sessions of a job: tables with the same `aws.*` options share one, with its connections and cached credentials.
 #[derive(Default)]
 pub(crate) struct AwsSessions {
     /// How all calls are made, whatever the tables' options say.
-    given: Option<SdkConfig>,
+    given: Option<Calling>,
     http: OnceLock<SharedHttpClient>,
     by_options: Mutex<BTreeMap<Vec<(String, String)>, AwsSession>>,
 }
@@ -50,10 +60,10 @@ impl std::fmt::Debug for AwsSessions {
 }
 
 impl AwsSessions {
-    /// Sessions that make all calls as `config` says.
-    pub(crate) fn given(config: SdkConfig) -> Self {
-        let http = config.http_client().map(OnceLock::from).unwrap_or_default();
-        Self { given: Some(config), http, by_options: Mutex::default() }
+    /// Sessions that make all calls as `calling` says.
+    pub(crate) fn given(calling: Calling) -> Self {
+        let http = calling.sdk.http_client().map(OnceLock::from).unwrap_or_default();
+        Self { given: Some(calling), http, by_options: Mutex::default() }
     }
 
     /// The session of a table. Nothing is asked of the network yet.
@@ -91,9 +101,10 @@ impl AwsSessions {
                 self.http.get_or_init(|| made).clone()
             }
         };
-        let config = OnceCell::new_with(self.given.clone());
+        let config = OnceCell::new_with(self.given.as_ref().map(|given| given.sdk.clone()));
+        let objects = self.given.as_ref().map(|given| given.objects.clone());
         let made = sessions.entry(key).or_insert_with(|| AwsSession {
-            inner: Arc::new(Inner { options, table: table.to_owned(), http, config }),
+            inner: Arc::new(Inner { options, table: table.to_owned(), http, config, objects }),
         });
         Ok(made.clone())
     }
@@ -135,6 +146,7 @@ struct Inner {
     table: String,
     http: SharedHttpClient,
     config: OnceCell<SdkConfig>,
+    objects: Option<HttpClient>,
 }
 
 impl std::fmt::Debug for AwsSession {
@@ -156,6 +168,11 @@ impl AwsSession {
     /// second at the first time, and publish again what may be published once only.
     pub(crate) async fn config_without_retries(&self) -> Result<SdkConfig> {
         Ok(self.config().await?.to_builder().retry_config(RetryConfig::disabled()).build())
+    }
+
+    /// What requests for objects are made with, where that is given.
+    pub(crate) fn objects(&self) -> Option<&HttpClient> {
+        self.inner.objects.as_ref()
     }
 
     /// Whether the bucket's name stands in the path of S3's URLs (`true`) or in the host (`false`); `None` leaves it to

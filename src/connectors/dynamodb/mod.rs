@@ -9,11 +9,9 @@ mod rows;
 
 use std::sync::Arc;
 
-use aws_config::SdkConfig;
-
 use crate::contracts::{Clock, LeaseStore, Lookup, Result, Sink, TableSpec};
 
-use super::aws::{AwsSession, AwsSessions};
+use super::aws::{AwsSession, AwsSessions, Calling};
 use super::options::Options;
 use aws::{AwsLookup, AwsTableSink};
 use local::{LocalTableSink, LocalTables};
@@ -46,7 +44,7 @@ pub async fn leases<const N: usize>(
     table: &str,
     items: [&str; N],
     clock: Arc<dyn Clock>,
-    calling: Option<SdkConfig>,
+    calling: Option<Calling>,
 ) -> Result<[Arc<dyn LeaseStore>; N]> {
     let session = calling.map_or_else(AwsSessions::default, AwsSessions::given).default_session()?;
     let table = aws::lease::LeaseTable::open(session, table, clock).await?;

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use crate::connectors::options::Options;
 use crate::contracts::{
     ChangeKind, Changes, Committable, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome,
+    off_the_runtime,
 };
 
 use super::commit_mark::Marks;
@@ -136,11 +137,11 @@ impl FileSink {
         work: impl FnOnce(&mut Files) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let mut files = self.files.take().ok_or_else(|| Error::internal("a file sink was used after it had failed"))?;
-        let task = tokio::task::spawn_blocking(move || {
+        let worked = off_the_runtime(move || {
             let result = work(&mut files);
             (files, result)
         });
-        let (files, result) = task.await.map_err(|e| Error::internal("the task that wrote files died").caused_by(e))?;
+        let (files, result) = worked.await?;
         self.files = Some(files);
         result.map_err(|e| self.named(e))
     }

@@ -18,12 +18,11 @@ use object_store::PutPayload;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::connectors::aws::{Bucket, Call, failure, object_failure};
-use crate::contracts::{EpochNumber, Error, Result};
+use crate::contracts::{EpochNumber, Error, Result, wait_for};
 
 use super::listing::object_path;
 use super::location::Prefix;
@@ -52,7 +51,6 @@ pub(super) struct Upload {
     bucket: Bucket,
     key: Path,
     id: String,
-    handle: Handle,
     permits: Arc<Semaphore>,
     part_bytes: usize,
     gathered: Vec<u8>,
@@ -72,29 +70,29 @@ impl Upload {
         expected_bytes: u64,
         permits: &Arc<Semaphore>,
     ) -> Result<Self> {
-        let handle = Handle::current();
-        let (key, id) = handle.block_on(async {
-            let store = prefix.bucket.store().await?;
+        let (place, names, folder, extension) =
+            (prefix.clone(), names.clone(), folder.to_owned(), extension.to_owned());
+        let (key, id) = wait_for(async move {
+            let store = place.bucket.store().await?;
             loop {
                 let file = format!("part-{}.{extension}", names.next_in(epoch));
-                let key = prefix.join(&if folder.is_empty() { file } else { format!("{folder}/{file}") });
+                let key = place.join(&if folder.is_empty() { file } else { format!("{folder}/{file}") });
                 let path = object_path(&key)?;
                 // A run that died before it saved anything had this run's number: its files are not written over.
-                if prefix.bucket.find(&key).await?.is_some() {
+                if place.bucket.find(&key).await?.is_some() {
                     continue;
                 }
                 let id = store.create_multipart(&path).await;
-                let id = id.map_err(|e| object_failure("CreateMultipartUpload", &prefix.bucket, &key, &e).error)?;
+                let id = id.map_err(|e| object_failure("CreateMultipartUpload", &place.bucket, &key, &e).error)?;
                 return Ok::<_, Error>((path, id));
             }
-        })?;
+        })??;
         // Half of the parts for the expected size: a file may grow past it by a row group.
         let part_bytes = PART_BYTES.max(usize::try_from(expected_bytes / (MOST_PARTS / 2)).unwrap_or(PART_BYTES));
         Ok(Self {
             bucket: prefix.bucket.clone(),
             key,
             id,
-            handle,
             permits: Arc::clone(permits),
             part_bytes,
             gathered: Vec::new(),
@@ -120,10 +118,10 @@ impl Upload {
         let index = self.started;
         self.started += 1;
         let permits = Arc::clone(&self.permits);
-        let permit = self.handle.block_on(permits.acquire_owned());
+        let permit = wait_for(permits.acquire_owned())?;
         let permit = permit.map_err(|e| Error::internal("the permits for uploads are gone").caused_by(e))?;
         let (bucket, key, id) = (self.bucket.clone(), self.key.clone(), self.id.clone());
-        self.under_way.push_back(self.handle.spawn(async move {
+        self.under_way.push_back(tokio::spawn(async move {
             let store = bucket.store().await?;
             let part = store.put_part(&key, &id, index, PutPayload::from_bytes(data)).await;
             drop(permit);
@@ -138,7 +136,7 @@ impl Upload {
     /// Waits for the oldest part that is under way. Blocks.
     fn take_first(&mut self) -> Result<()> {
         if let Some(part) = self.under_way.pop_front() {
-            let part = self.handle.block_on(part).map_err(|e| Error::internal("an upload's task died").caused_by(e))?;
+            let part = wait_for(part)?.map_err(|e| Error::internal("an upload's task died").caused_by(e))?;
             self.done.push(part?.content_id);
         }
         Ok(())

@@ -19,6 +19,10 @@ pub(crate) enum Bug {
     SkipsARecord,
     /// Kinesis does not list shards that are closed.
     ListsOpenShardsOnly,
+    /// An object of S3 is there before its upload is completed.
+    ShowsUploads,
+    /// S3 says of an upload that it is completed, and has lost it, now and then.
+    LosesUploads,
     /// A message that is published again has another id.
     RenamesMessages,
     /// A file is seen before the log names it.
@@ -64,12 +68,14 @@ impl Bug {
                 | Self::GivesClaimsTwice
                 | Self::FindsNothingMarked
                 | Self::RenamesMessages
+                | Self::ShowsUploads
+                | Self::LosesUploads
                 | Self::SkipsARecord
                 | Self::ListsOpenShardsOnly
         )
     }
 
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::LosesRefused,
         Self::ResumesInclusive,
         Self::DropsClosedShards,
@@ -78,6 +84,8 @@ impl Bug {
         Self::GivesClaimsTwice,
         Self::FindsNothingMarked,
         Self::RenamesMessages,
+        Self::ShowsUploads,
+        Self::LosesUploads,
         Self::SkipsARecord,
         Self::ListsOpenShardsOnly,
         Self::ShowsBeforeCommit,

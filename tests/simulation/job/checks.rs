@@ -18,6 +18,7 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
         0 => None,
         _ => Some(format!("{n} {what}: {:?}", &list[..list.len().min(5)])),
     };
+    services.read_errors();
     let mut copies: BTreeMap<u64, u64> = stream.events().map(|event| (event.id, 0)).collect();
     for row in services.rows("copies") {
         *copies.entry(row["id"].parse().expect("a number")).or_default() += 1;
@@ -46,6 +47,8 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
         problems.extend(services.delivery_problems(delivery, stream));
     }
     problems.extend(refused_problems(stream, services, work));
+    let left = services.bucket.lock().expect("no panic while it is held").left_over("copies");
+    problems.extend(of(left.len(), "uploads are left over", left));
     problems
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 35] = [
+pub(crate) const FAULTS: [&str; 38] = [
     "lost request",
     "lost reply",
     "late request",
@@ -47,6 +47,9 @@ pub(crate) const FAULTS: [&str; 35] = [
     "expired",
     "deduplicated",
     "alert nobody knows of",
+    "completed before",
+    "aborted upload",
+    "part of an aborted upload",
 ];
 
 /// What a machine can be cut off from.

@@ -12,7 +12,7 @@ use crate::world::Chance;
 const TABLES: &str = "
 CREATE TABLE events (id BIGINT, k STRING, ts TIMESTAMP(3), at AS PROCTIME(), WATERMARK FOR ts AS ts - INTERVAL '2' SECOND)
 WITH ('connector' = 'kinesis', 'stream' = 's', 'format' = 'json');
-CREATE TABLE copies (id BIGINT, k STRING) WITH ('connector' = 's3', 'path' = 's3://b/copies', 'format' = 'json');
+CREATE TABLE copies (id BIGINT, k STRING) COPIES_PARTS WITH ('connector' = 's3', 'path' = 's3://simulated/copies', COPIES_OPTIONS);
 INSERT INTO copies SELECT id, k FROM events;
 ";
 /// The same stream, in which rows may be later.
@@ -39,13 +39,48 @@ pub(crate) struct Work {
     pub(crate) delivery: Option<Delivery>,
     /// After so long without data, a shard does not hold windows back.
     idle_s: u64,
+    /// How files are written.
+    files: Files,
+}
+
+/// How files are written.
+#[derive(Debug, Clone)]
+struct Files {
+    format: &'static str,
+    /// Of a file: it is closed then. The models close theirs when they like.
+    rollover_s: u64,
+    rows: u64,
+    /// Whether each key has files of its own.
+    by_key: bool,
+}
+
+impl Files {
+    fn new(chance: &Chance) -> Self {
+        Self {
+            format: ["json", "parquet"][chance.below(2) as usize],
+            rollover_s: [1, 3, 10, 60][chance.below(4) as usize],
+            rows: [5, 40, 1_000_000][chance.below(3) as usize],
+            by_key: chance.percent(50),
+        }
+    }
+
+    /// For PARTITIONED BY, and for WITH.
+    fn sql(&self) -> (&'static str, String) {
+        let Self { format, rollover_s, rows, by_key } = self;
+        let options = format!(
+            "'format' = '{format}', 'sink.rolling-policy.rollover-interval' = '{rollover_s} s', \
+             'sink.rolling-policy.row-count' = '{rows}'"
+        );
+        (if *by_key { "PARTITIONED BY (k)" } else { "" }, options)
+    }
 }
 
 impl Work {
     pub(crate) fn new(chance: &Chance) -> Self {
         let queries = (0..1 + chance.below(2)).map(|number| Query::new(chance, number)).collect();
         let alerts = chance.percent(25);
-        Self { queries, alerts, delivery: None, idle_s: [1, 2, 5, 3_600][chance.below(4) as usize] }
+        let idle_s = [1, 2, 5, 3_600][chance.below(4) as usize];
+        Self { queries, alerts, delivery: None, idle_s, files: Files::new(chance) }
     }
 
     /// The tables over the stream that it reads.
@@ -77,8 +112,10 @@ impl Work {
         let options = self.delivery.map_or_else(|| "'topic' = 'alerts'".to_owned(), Delivery::sql);
         let alerts = if self.alerts { ALERTS.replace("ALERT_OPTIONS", &options) } else { String::new() };
         let slow = if self.queries.iter().any(|query| query.from == "slow_events") { SLOW_EVENTS } else { "" };
-        let queries: String = self.queries.iter().map(Query::sql).collect();
-        format!("SET 'table.exec.source.idle-timeout' = '{} s';{TABLES}{slow}{queries}{alerts}", self.idle_s)
+        let queries: String = self.queries.iter().map(|query| query.sql(&self.files)).collect();
+        let (parts, options) = self.files.sql();
+        let tables = TABLES.replace("COPIES_PARTS", parts).replace("COPIES_OPTIONS", &options);
+        format!("SET 'table.exec.source.idle-timeout' = '{} s';{tables}{slow}{queries}{alerts}", self.idle_s)
     }
 }
 
@@ -233,7 +270,7 @@ impl Query {
         bounds.into_iter().chain(keys).chain(values).collect()
     }
 
-    fn sql(&self) -> String {
+    fn sql(&self, files: &Files) -> String {
         let Self { table, .. } = self;
         let columns = self.columns();
         let types: Vec<String> = columns.iter().map(|(name, of)| format!("{name} {of}")).collect();
@@ -250,7 +287,8 @@ impl Query {
                 )
             }
             false => format!(
-                "CREATE TABLE {table} ({types}) WITH ('connector' = 's3', 'path' = 's3://b/{table}', 'format' = 'json');\n"
+                "CREATE TABLE {table} ({types}) WITH ('connector' = 's3', 'path' = 's3://simulated/{table}', {});\n",
+                files.sql().1
             ),
         };
         let (view, from) = match self.below {

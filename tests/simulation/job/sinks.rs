@@ -9,11 +9,12 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tidemill::contracts::{Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
 use super::alerts::Topic;
-use super::aws::Tables;
+use super::aws::{Bucket, Tables};
 use super::bug::Bug;
 use super::machine::{Machine, Nature};
 use crate::stub_topics::Topics;
@@ -38,6 +39,8 @@ pub(crate) struct Services {
     pub(crate) items: Mutex<BTreeMap<(String, String), Item>>,
     /// Where the program's own sinks write items.
     pub(crate) tables: Mutex<Tables>,
+    /// Where they write files.
+    pub(crate) bucket: Mutex<Bucket>,
     staged: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) visible: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) topic: Mutex<Topic>,
@@ -58,6 +61,7 @@ impl Services {
             nature: Arc::clone(nature),
             items: Mutex::default(),
             tables: Mutex::new(Tables::new()),
+            bucket: Mutex::default(),
             staged: Mutex::default(),
             visible: Mutex::default(),
             topic: Mutex::default(),
@@ -112,15 +116,31 @@ impl Services {
     /// Of all that has been written.
     pub(crate) fn digest(&self) -> u64 {
         let tables = self.tables.lock().expect("no panic while it is held").digested();
-        let all = format!("{:?} {tables} {:?} {:?} {:?}", self.items, self.visible, self.topic, self.refused);
+        let all = format!(
+            "{:?} {tables} {:?} {:?} {:?} {:?}",
+            self.items, self.bucket, self.visible, self.topic, self.refused
+        );
         let bytes = Sha256::digest(all.as_bytes());
         bytes.iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
+    }
+
+    /// Takes what the program's own error output has written.
+    pub(crate) fn read_errors(&self) {
+        let lines = self.bucket.lock().expect("no panic while it is held").lines("errors/");
+        let of = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        let (unknown, refused): (Vec<_>, Vec<_>) =
+            lines.iter().partition(|line| of(line, "reason") == "delivery_unknown");
+        let id = |line: &&Value| alert_of(&of(line, "detail"));
+        self.unknown.lock().expect("no panic while it is held").extend(unknown.iter().filter_map(id));
+        let place = |line: &&Value| (of(line, "origin"), of(line, "split"), of(line, "sequence_number"));
+        self.refused.lock().expect("no panic while it is held").extend(refused.iter().map(place));
     }
 
     /// Rows of all visible files of a table.
     pub(crate) fn rows(&self, table: &str) -> Vec<Row> {
         let visible = self.visible.lock().expect("no panic while it is held");
-        visible.values().filter(|(of, _)| of == table).flat_map(|(_, rows)| rows.clone()).collect()
+        let of_models = visible.values().filter(|(of, _)| of == table).flat_map(|(_, rows)| rows.clone());
+        of_models.chain(self.bucket.lock().expect("no panic while it is held").rows(table)).collect()
     }
 }
 
@@ -137,6 +157,21 @@ pub(super) fn rows(batch: &RecordBatch) -> Vec<Row> {
     (0..batch.num_rows())
         .map(|row| columns.iter().map(|(name, texts)| (name.clone(), texts[row].clone())).collect())
         .collect()
+}
+
+/// The alert of which the error output says that nobody knows whether it is out, by its id.
+pub(super) fn alert_of(detail: &str) -> Option<String> {
+    detail.rsplit("message ").next()?.split(' ').next().map(str::to_owned)
+}
+
+/// A value of JSON as text, and a time as the models have it.
+pub(super) fn plain(value: &Value) -> String {
+    let text = match value {
+        Value::Null => "NULL".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    text.trim_end_matches('Z').trim_end_matches(".000").replace(' ', "T")
 }
 
 /// Writes items.

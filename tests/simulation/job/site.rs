@@ -7,10 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_config::SdkConfig;
 use bytes::Bytes;
 use object_store::memory::InMemory;
-use tidemill::connectors::{Connectors, JobContext};
+use tidemill::connectors::{Calling, Connectors, JobContext};
 use tidemill::contracts::{
     Clock, ErrorOutput, LockedStorage, Lookup, Outside, ReferenceLoader, RejectedRecord, Result, Sink, Source, Storage,
     TableSpec,
@@ -25,9 +24,12 @@ use super::disk::{Disk, OwnDisk};
 use super::lookups::{FarOwners, Weights};
 use super::machine::{Machine, Nature, Watch};
 use super::objects::{FarStore, Silence, stored};
-use super::sinks::{FileSink, ItemSink, Services};
+use super::sinks::{FileSink, ItemSink, Services, alert_of};
 use super::stream::{FarStream, Stream};
 use crate::world::{Chance, MachineClock};
+
+/// Where the program's own error output writes.
+const ERRORS: &str = "s3://simulated/errors";
 
 /// What all machines share.
 #[derive(Debug)]
@@ -96,8 +98,9 @@ impl Site {
     }
 
     /// How the machine calls AWS.
-    pub(crate) fn aws(&self) -> SdkConfig {
-        aws::config(&self.machine, &self.shared.services, &self.shared.stream, self.shared.bug)
+    pub(crate) fn aws(&self) -> Calling {
+        let Shared { services, stream, retries, bug, .. } = &*self.shared;
+        aws::calling(&self.machine, services, stream, *retries, *bug)
     }
 
     /// The program's own connectors.
@@ -122,8 +125,12 @@ impl Outside for Site {
 
     fn sink(&self, spec: &TableSpec, generation: u64) -> Result<Box<dyn Sink>> {
         let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
-        let connector = if spec.primary_key.is_empty() { "sns" } else { "dynamodb" };
-        if self.shared.own_connectors && (connector == "dynamodb" || spec.name == "alerts") {
+        let connector = match spec.primary_key.is_empty() {
+            false => "dynamodb",
+            true if spec.name == "alerts" => "sns",
+            true => "s3",
+        };
+        if self.shared.own_connectors {
             if connector == "dynamodb" {
                 services.tables.lock().expect("no panic while it is held").provide(spec);
             }
@@ -147,7 +154,10 @@ impl Outside for Site {
         Ok(Box::new(Weights::new(Arc::clone(&self.machine), Arc::clone(&spec.schema))))
     }
 
-    fn error_output(&self) -> Result<Box<dyn ErrorOutput>> {
+    fn error_output(&self, generation: u64) -> Result<Box<dyn ErrorOutput>> {
+        if self.shared.own_connectors {
+            return self.connectors(generation).error_output(ERRORS);
+        }
         let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
         Ok(Box::new(Refused { services, machine, bug: self.shared.bug, waiting: Vec::new(), unknown: Vec::new() }))
     }
@@ -190,8 +200,7 @@ impl ErrorOutput for Refused {
         let place = |r: &RejectedRecord| (r.origin.clone(), r.split.clone(), r.sequence_number.clone());
         let is_unknown = |r: &&RejectedRecord| r.reason.to_string() == "delivery_unknown";
         self.waiting.extend(records.iter().filter(|record| !is_unknown(record)).map(place));
-        let id = |r: &RejectedRecord| r.detail.rsplit("message ").next()?.split(' ').next().map(str::to_owned);
-        self.unknown.extend(records.iter().filter(is_unknown).filter_map(id));
+        self.unknown.extend(records.iter().filter(is_unknown).filter_map(|r| alert_of(&r.detail)));
         Ok(())
     }
 

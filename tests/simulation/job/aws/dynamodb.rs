@@ -11,7 +11,7 @@ use tidemill::contracts::TableSpec;
 use super::Answer;
 use crate::job::bug::Bug;
 use crate::job::lookups::{KEYS, owner};
-use crate::job::sinks::{Row, Services};
+use crate::job::sinks::{Row, Services, plain};
 use crate::stub_tables::{self, Item};
 
 /// All tables, and what is in them.
@@ -95,10 +95,7 @@ impl Tables {
 
 /// The columns of an item, without what the sink keeps beside them; as text, and times as the models have them.
 fn row(item: &Item) -> Row {
-    let text = |value: &Value| {
-        let text = value["N"].as_str().or(value["S"].as_str()).unwrap_or("NULL");
-        text.trim_end_matches('Z').trim_end_matches(".000").replace(' ', "T")
-    };
+    let text = |value: &Value| plain(if value["N"].is_null() { &value["S"] } else { &value["N"] });
     let columns = item.iter().filter(|(name, _)| !name.starts_with("tm_"));
     columns.map(|(name, value)| (name.clone(), text(value))).collect()
 }

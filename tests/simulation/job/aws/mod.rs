@@ -3,12 +3,14 @@
 //!
 //! ```text
 //!  KinesisSource, AwsLookup, LeaseTable,
-//!  AwsTableSink, AwsTopicSink ─ SDK ─ FarAws ─ Machine::call (lost, late, doubled; the machine stands still, is cut off)
-//!                                                └─ kinesis | dynamodb | sns   (throttled, failing, part of a batch left over)
+//!  AwsTableSink, AwsTopicSink ─ SDK ──────────┐
+//!  FileSink, FileErrorOutput ─ object_store ─ FarAws ─ Machine::call (lost, late, doubled; the machine stands still, is cut off)
+//!                                                       └─ kinesis | dynamodb | sns | s3   (throttled, failing, part of a batch left over)
 //! ```
 
 mod dynamodb;
 mod kinesis;
+mod s3;
 mod sns;
 
 use std::collections::BTreeMap;
@@ -29,9 +31,12 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
 use serde_json::{Value, json};
+use tidemill::connectors::Calling;
 
 pub(crate) use dynamodb::{LEASES, LEDGER, Tables};
+pub(crate) use s3::Bucket;
 
 use super::bug::Bug;
 use super::machine::{Far, Lost, Machine};
@@ -45,16 +50,20 @@ use crate::world::World;
 pub(super) struct Answer {
     status: u16,
     body: String,
+    /// Of an object, or of a part of one.
+    tag: Option<String>,
 }
 
 impl Answer {
     /// With which one of the services refuses.
     fn trouble(request: &Request, status: u16, (dynamodb, sns): (&str, &str)) -> Self {
         match request {
+            Request::S3(_) if status == 400 => s3::refusal(503, "SlowDown"),
+            Request::S3(_) => s3::refusal(status, "InternalError"),
             Request::DynamoDb { .. } | Request::Kinesis { .. } => Self::refusal(status, dynamodb),
             Request::Sns { .. } => {
                 let (status, body) = stub_topics::error(status, sns);
-                Self { status, body }
+                Self { status, body, tag: None }
             }
         }
     }
@@ -67,7 +76,7 @@ impl Answer {
 
 impl From<(u16, Value)> for Answer {
     fn from((status, body): (u16, Value)) -> Self {
-        Self { status, body: body.to_string() }
+        Self { status, body: body.to_string(), tag: None }
     }
 }
 
@@ -89,6 +98,7 @@ enum Request {
         /// Tells it apart from all other requests; one that the network doubles has the same.
         number: u64,
     },
+    S3(s3::Asked),
 }
 
 /// What goes wrong with a request that arrives.
@@ -139,6 +149,10 @@ impl FarAws {
     /// What a request of the SDK asks for.
     fn request(&self, request: &HttpRequest) -> Request {
         let body = request.body().bytes().unwrap_or_default();
+        if s3::Asked::is_of(request.uri()) {
+            let number = self.services.number();
+            return Request::S3(s3::Asked::new(request.method(), request.uri(), false, Bytes::new(), number));
+        }
         if let Some(target) = request.headers().get("x-amz-target") {
             let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
             let body = serde_json::from_slice(body).expect("JSON");
@@ -165,6 +179,8 @@ impl FarAws {
                 let sender = sns::Sender { asked, number: *number, renames: self.bug == Some(Bug::RenamesMessages) };
                 sns::answer(&self.services, form, leaves_over, &sender)
             }
+            Request::S3(asked) if leaves_over && asked.may_fail_late() => s3::refusal(200, "InternalError"),
+            Request::S3(asked) => s3::answer(&self.services, asked, self.bug),
         };
         match trouble {
             None | Some(Trouble::Expired) => done(false),
@@ -193,17 +209,26 @@ impl FarAws {
     }
 }
 
+impl FarAws {
+    /// What is answered, and when.
+    async fn ask(&self, request: Request) -> Result<(Answer, Duration), Lost> {
+        let trouble = self.trouble();
+        let work = {
+            let (far, request) = (self.clone(), request.clone());
+            move || (far.answer(&request, trouble), far.machine.nature.world.now())
+        };
+        let (answer, at) = self.machine.call(Far::Services, work).await?;
+        self.learns(&request, &answer, at);
+        Ok((answer, at))
+    }
+}
+
 impl HttpConnector for FarAws {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let (far, request, trouble) = (self.clone(), self.request(&request), self.trouble());
+        let (far, request) = (self.clone(), self.request(&request));
         HttpConnectorFuture::new(async move {
-            let work = {
-                let (far, request) = (far.clone(), request.clone());
-                move || (far.answer(&request, trouble), far.machine.nature.world.now())
-            };
-            let answered = far.machine.call(Far::Services, work).await;
+            let answered = far.ask(request).await;
             let (answer, at) = answered.map_err(|Lost| ConnectorError::timeout("no answer came".to_owned().into()))?;
-            far.learns(&request, &answer, at);
             let status = answer.status.try_into().map_err(|e| ConnectorError::other(Box::new(e), None))?;
             let mut response = HttpResponse::new(status, SdkBody::from(answer.body));
             let date = chrono::DateTime::from_timestamp_millis(at.as_millis() as i64).expect("a time");
@@ -230,13 +255,14 @@ impl AsyncSleep for Waits {
     }
 }
 
-/// How a machine calls AWS.
-pub(crate) fn config(
+/// How a machine calls AWS. Its client for objects asks again so often.
+pub(crate) fn calling(
     machine: &Arc<Machine>,
     services: &Arc<Services>,
     stream: &Arc<Stream>,
+    retries: u32,
     bug: Option<Bug>,
-) -> SdkConfig {
+) -> Calling {
     let far = FarAws {
         machine: Arc::clone(machine),
         services: Arc::clone(services),
@@ -244,7 +270,8 @@ pub(crate) fn config(
         bug,
         asked: Arc::default(),
     };
-    SdkConfig::builder()
+    let objects = s3::client(far.clone(), retries);
+    let sdk = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-west-1"))
         .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
@@ -260,5 +287,6 @@ pub(crate) fn config(
         .time_source(StaticTimeSource::new(UNIX_EPOCH + Duration::from_secs(1_770_890_400)))
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .build()
+        .build();
+    Calling { sdk, objects }
 }

@@ -62,5 +62,5 @@ pub(super) fn answer(services: &Services, form: &Form, leaves_over: bool, sender
         };
         services.deliver(0, columns.into_iter().map(|(name, value)| (name, text(value))).collect());
     }
-    Answer { status, body }
+    Answer { status, body, tag: None }
 }
