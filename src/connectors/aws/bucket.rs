@@ -87,6 +87,10 @@ impl Bucket {
         &self.inner.name
     }
 
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
     /// Its clients, made at the first call.
     pub(crate) async fn clients(&self) -> Result<Clients> {
         self.inner.clients.get_or_try_init(|| self.connect()).await.cloned()
@@ -105,7 +109,9 @@ impl Bucket {
         let sdk = self.clients().await?.sdk;
         // Not HeadBucket: its answer has no body, so neither a code nor a reason.
         // At the start a wrong endpoint should show within seconds, and a busy service is not the end.
-        let hasty = aws_sdk_s3::Config::builder().retry_config(patient().with_max_attempts(START_ATTEMPTS));
+        let retries = sdk.config().retry_config().cloned().unwrap_or_else(patient);
+        let most = retries.max_attempts().min(START_ATTEMPTS);
+        let hasty = aws_sdk_s3::Config::builder().retry_config(retries.with_max_attempts(most));
         let ask = sdk.list_objects_v2().bucket(self.name()).prefix(prefix).max_keys(1).customize();
         let listed = ask.config_override(hasty).send().await;
         let call = Call { service: "s3", operation: "ListObjectsV2", resource: self.name() };
@@ -140,7 +146,9 @@ impl Bucket {
         let path_style = self.inner.session.path_style();
         let mut settings = aws_sdk_s3::config::Builder::from(&config);
         settings.set_force_path_style(path_style);
-        settings.set_retry_config(Some(patient()));
+        if self.inner.session.objects().is_none() {
+            settings.set_retry_config(Some(patient()));
+        }
         let sdk = aws_sdk_s3::Client::from_conf(settings.build());
         let place = endpoint(&sdk, self.name()).await?;
         let options = ClientOptions::new().with_allow_http(place.plain_http).with_timeout(REQUEST_TIMEOUT);

@@ -37,7 +37,7 @@ const PREFIX: &str = "aws.";
 /// How AWS is called, where not as the environment and the tables' options say: over other HTTP clients, with another idea of time.
 #[derive(Debug, Clone)]
 pub struct Calling {
-    /// Of everything but objects.
+    /// Of the SDK's clients, with how often they try again.
     pub sdk: SdkConfig,
     /// Requests of `object_store`, for objects of S3. It repeats them itself, in its own time.
     pub objects: HttpClient,

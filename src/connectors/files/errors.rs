@@ -1,7 +1,7 @@
 //! The error output: what was refused, as JSON lines in a folder.
 //!
 //! A file is visible while it grows: each flush makes its lines durable, and nothing waits for a commit. An object of
-//! S3 cannot grow: it is put again, with what has been added, until it is of [`OBJECT_BYTES`].
+//! S3 cannot grow: it is put again, with what has been added (see [`error_objects`](super::error_objects)).
 //! The bytes of one record are written once: when several queries refuse it, only the first line carries
 //! a large record, the others name the same stream, split and sequence number.
 
@@ -13,22 +13,18 @@ use std::path::PathBuf;
 use arrow::datatypes::TimeUnit;
 use async_trait::async_trait;
 use base64::Engine;
-use object_store::{ObjectStoreExt, PutPayload};
 
-use crate::connectors::aws::object_failure;
 use crate::connectors::line_file::io_error;
 use crate::contracts::{ErrorOutput, RejectedRecord, Result};
 use crate::formats::datetime::{TimestampStyle, write_timestamp};
 use crate::formats::write_json::write_string;
 
-use super::listing::object_path;
-use super::location::{Place, Prefix};
+use super::error_objects::ObjectLines;
+use super::location::Place;
 use super::part::PartNames;
 
 /// A file is followed by a new one at this size.
 const FILE_BYTES: u64 = 64 << 20;
-/// The same for an object: it bounds what is held in memory, and sent again by a flush.
-const OBJECT_BYTES: usize = 1 << 20;
 /// Records larger than this are written once only.
 const LARGE_RECORD: usize = 4 << 10;
 /// So many large records are remembered.
@@ -55,19 +51,11 @@ struct FolderLines {
     dirty: bool,
 }
 
-struct ObjectLines {
-    prefix: Prefix,
-    names: PartNames,
-    /// Key and content of the object that is added to.
-    open: Option<(String, Vec<u8>)>,
-    dirty: bool,
-}
-
 impl FileErrorOutput {
     pub(super) fn open(place: Place, names: PartNames) -> Self {
         let sink = match place {
             Place::Local(folder) => Lines::Folder(FolderLines { folder, names, file: None, bytes: 0, dirty: false }),
-            Place::S3(prefix) => Lines::Objects(ObjectLines { prefix, names, open: None, dirty: false }),
+            Place::S3(prefix) => Lines::Objects(ObjectLines::new(prefix, names)),
         };
         Self { sink, seen: HashSet::new(), order: VecDeque::new() }
     }
@@ -95,33 +83,6 @@ impl FileErrorOutput {
             Lines::Folder(folder) => folder.append(text),
             Lines::Objects(objects) => objects.append(text).await,
         }
-    }
-}
-
-impl ObjectLines {
-    async fn append(&mut self, text: &[u8]) -> Result<()> {
-        if self.open.as_ref().is_some_and(|(_, held)| held.len() + text.len() > OBJECT_BYTES) {
-            self.put().await?;
-            self.open = None;
-        }
-        let (_, held) = self
-            .open
-            .get_or_insert_with(|| (self.prefix.join(&format!("errors-{}.jsonl", self.names.next())), Vec::new()));
-        held.extend_from_slice(text);
-        self.dirty = true;
-        Ok(())
-    }
-
-    async fn put(&mut self) -> Result<()> {
-        if let Some((key, held)) = &self.open
-            && self.dirty
-        {
-            let store = self.prefix.bucket.store().await?;
-            let put = store.put(&object_path(key)?, PutPayload::from(held.clone())).await;
-            put.map_err(|e| object_failure("PutObject", &self.prefix.bucket, key, &e).error.context("error output"))?;
-            self.dirty = false;
-        }
-        Ok(())
     }
 }
 

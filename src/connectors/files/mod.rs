@@ -14,6 +14,7 @@ mod aside;
 mod commit_mark;
 mod durable;
 mod encode;
+mod error_objects;
 mod errors;
 mod listing;
 mod location;

@@ -206,7 +206,9 @@ pub(super) async fn complete(staged: &Staged, near: &Bucket) -> Result<()> {
              rewind STORE latest` writes what came since the last checkpoint again, beside the objects that are there; --fresh begins anew",
         )
         .caused_by(failed())),
-        Ok(None) | Err(_) => Err(failed()),
+        Ok(None) => Err(failed()),
+        // The upload may be gone since it was completed: whoever cannot look does not know, and tries again later.
+        Err(unknown) => Err(unknown.caused_by(failed())),
     }
 }
 

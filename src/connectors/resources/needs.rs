@@ -244,7 +244,8 @@ fn files(spec: &TableSpec, role: Role) -> Result<Vec<Resource>> {
 pub fn error_output(path: &str, spec: &TableSpec) -> Result<Vec<Resource>> {
     let Some((mut bucket, key)) = bucket(path, spec)? else { return Ok(Vec::new()) };
     bucket.tables = vec!["(error output)".to_owned()];
-    allow(&mut bucket, &Target::Objects(key), &["s3:PutObject"]);
+    // An object is put again if it is still the one that was put (If-Match), for which S3 wants both.
+    allow(&mut bucket, &Target::Objects(key), &["s3:GetObject", "s3:PutObject"]);
     Ok(vec![bucket])
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
         problems.extend(services.delivery_problems(delivery, stream));
     }
     problems.extend(refused_problems(stream, services, work));
-    let left = services.bucket.lock().expect("no panic while it is held").left_over("copies");
+    let left = services.bucket.lock().expect("no panic while it is held").left_over();
     problems.extend(of(left.len(), "uploads are left over", left));
     problems
 }

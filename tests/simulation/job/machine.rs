@@ -52,6 +52,9 @@ pub(crate) const FAULTS: [&str; 38] = [
     "part of an aborted upload",
 ];
 
+/// A request is on its way for so long at most; one that comes twice, for twice as long.
+const LATEST: Duration = Duration::from_secs(9);
+
 /// What a machine can be cut off from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Far {
@@ -112,6 +115,11 @@ impl Nature {
 
     pub(crate) fn is_calm(&self) -> bool {
         self.world.now() >= self.calm
+    }
+
+    /// Whether nothing fails, and what was on its way before has arrived.
+    pub(crate) fn has_been_calm(&self) -> bool {
+        self.world.now() >= self.calm + 2 * LATEST
     }
 }
 
@@ -215,12 +223,13 @@ impl Machine {
         let calm = self.nature.is_calm();
         let (there, again, back, request_lost, reply_lost) = {
             let cut = self.state().cut_until[far as usize] > self.nature.world.now();
+            let latest = LATEST.as_millis() as u64;
             let mut inner = self.nature.lock();
             let request_lost = cut || (!calm && inner.chance.percent(2));
             let reply_lost = !calm && inner.chance.percent(2);
             let late = !calm && inner.chance.percent(2);
-            let there = 1 + inner.chance.below(if late { 9_000 } else { 20 });
-            let again = (!calm && inner.chance.percent(2)).then(|| inner.chance.below(9_000));
+            let there = 1 + inner.chance.below(if late { latest } else { 20 });
+            let again = (!calm && inner.chance.percent(2)).then(|| inner.chance.below(latest));
             inner.faults.count_if(again.is_some() && !request_lost, "doubled request");
             let back = 1 + inner.chance.below(20);
             inner.faults.count_if(request_lost, "lost request");

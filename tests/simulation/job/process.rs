@@ -56,7 +56,7 @@ pub(crate) async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: wa
     match ended {
         Ok(summary) => nature.trace(format!("{number} ends, {} epochs", summary.map_or(0, |s| s.epochs))),
         Err(errors) => {
-            let text: Vec<String> = errors.iter().map(Error::to_string).collect();
+            let text: Vec<String> = errors.iter().map(|error| without_durations(&error.to_string())).collect();
             nature.trace(format!("{number} failed: {}", text.join("; ")));
             // What a supervisor's restart mends.
             let passes = |e: &Error| {
@@ -67,6 +67,18 @@ pub(crate) async fn process(number: u64, site: Arc<Site>, job: PathBuf, stop: wa
             }
         }
     }
+}
+
+/// A text without how long something has really taken, which errors of `object_store` say: `… in 1.2ms, after …`.
+fn without_durations(text: &str) -> String {
+    let is_duration = |word: &str| word.starts_with(|c: char| c.is_ascii_digit()) && word.ends_with('s');
+    let mut words: Vec<&str> = text.split(' ').collect();
+    for at in 1..words.len() {
+        if words[at - 1] == "in" && is_duration(words[at].trim_end_matches(',')) {
+            words[at] = "…";
+        }
+    }
+    words.join(" ")
 }
 
 /// Runs the job without a lease.

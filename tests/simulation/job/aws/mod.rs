@@ -121,6 +121,8 @@ struct FarAws {
     machine: Arc<Machine>,
     services: Arc<Services>,
     stream: Arc<Stream>,
+    /// How often a request to S3 is repeated.
+    retries: u32,
     bug: Option<Bug>,
     /// When the ledger was last looked into for an alert, as far as the sender knows.
     asked: Arc<Mutex<BTreeMap<String, Duration>>>,
@@ -150,8 +152,7 @@ impl FarAws {
     fn request(&self, request: &HttpRequest) -> Request {
         let body = request.body().bytes().unwrap_or_default();
         if s3::Asked::is_of(request.uri()) {
-            let number = self.services.number();
-            return Request::S3(s3::Asked::new(request.method(), request.uri(), false, Bytes::new(), number));
+            return Request::S3(s3::Asked::new(request.method(), request.uri(), s3::Condition::None, Bytes::new()));
         }
         if let Some(target) = request.headers().get("x-amz-target") {
             let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
@@ -221,13 +222,29 @@ impl FarAws {
         self.learns(&request, &answer, at);
         Ok((answer, at))
     }
+
+    /// The same of S3. Its clients ask again by themselves, and in their own time: these do it here, in the world's.
+    async fn ask_s3(&self, asked: s3::Asked) -> Result<(Answer, Duration), Lost> {
+        let nature = &self.machine.nature;
+        for retry in 0..self.retries {
+            match self.ask(Request::S3(asked.clone())).await {
+                Ok((answer, at)) if !s3::Asked::is_refused(&answer) => return Ok((answer, at)),
+                _ => nature.lock().faults.count("asked again"),
+            }
+            nature.world.sleep(Duration::from_millis(100 << retry.min(5))).await;
+        }
+        self.ask(Request::S3(asked)).await
+    }
 }
 
 impl HttpConnector for FarAws {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let (far, request) = (self.clone(), self.request(&request));
         HttpConnectorFuture::new(async move {
-            let answered = far.ask(request).await;
+            let answered = match request {
+                Request::S3(asked) => far.ask_s3(asked).await,
+                request => far.ask(request).await,
+            };
             let (answer, at) = answered.map_err(|Lost| ConnectorError::timeout("no answer came".to_owned().into()))?;
             let status = answer.status.try_into().map_err(|e| ConnectorError::other(Box::new(e), None))?;
             let mut response = HttpResponse::new(status, SdkBody::from(answer.body));
@@ -255,7 +272,7 @@ impl AsyncSleep for Waits {
     }
 }
 
-/// How a machine calls AWS. Its client for objects asks again so often.
+/// How a machine calls AWS. Requests to S3 are repeated so often.
 pub(crate) fn calling(
     machine: &Arc<Machine>,
     services: &Arc<Services>,
@@ -267,10 +284,11 @@ pub(crate) fn calling(
         machine: Arc::clone(machine),
         services: Arc::clone(services),
         stream: Arc::clone(stream),
+        retries,
         bug,
         asked: Arc::default(),
     };
-    let objects = s3::client(far.clone(), retries);
+    let objects = s3::client(far.clone());
     let sdk = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-west-1"))

@@ -1,7 +1,6 @@
 //! S3: objects, uploads that become objects when they are completed, and what is noted of both.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,8 +15,9 @@ use serde_json::Value;
 
 use tidemill::contracts::xxh64;
 
-use super::{Answer, FarAws, Request};
+use super::{Answer, FarAws};
 use crate::job::bug::Bug;
+use crate::job::machine::Lost;
 use crate::job::sinks::{Row, Services, plain, rows};
 use crate::stub_topics;
 
@@ -35,6 +35,17 @@ pub(crate) struct Bucket {
 struct Upload {
     key: String,
     parts: BTreeMap<u32, Bytes>,
+    /// Whether somebody who does not fail any more knows of it.
+    is_known: bool,
+}
+
+/// What must be true of an object, so that it is put.
+#[derive(Debug, Clone)]
+pub(super) enum Condition {
+    None,
+    NotThere,
+    /// It has this tag.
+    Is(String),
 }
 
 /// What is asked.
@@ -44,21 +55,18 @@ pub(super) struct Asked {
     /// Of an object; empty for the bucket.
     key: String,
     query: BTreeMap<String, String>,
-    /// Whether there must be no such object.
-    creates: bool,
+    condition: Condition,
     body: Bytes,
-    /// Tells it apart from all others; one that the network doubles has the same.
-    number: u64,
 }
 
 impl Asked {
-    pub(super) fn new(method: &str, uri: &str, creates: bool, body: Bytes, number: u64) -> Self {
+    pub(super) fn new(method: &str, uri: &str, condition: Condition, body: Bytes) -> Self {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let path = path.split_once("://").map_or(path, |(_, rest)| rest.split_once('/').map_or("", |(_, path)| path));
         let key = Path::from_url_path(path).expect("a key").to_string();
         let query: String =
             query.split('&').map(|pair| format!("{pair}{}&", if pair.contains('=') { "" } else { "=" })).collect();
-        Self { method: method.to_owned(), key, query: stub_topics::form(query.as_bytes()), creates, body, number }
+        Self { method: method.to_owned(), key, query: stub_topics::form(query.as_bytes()), condition, body }
     }
 
     /// Whether uri is one of S3.
@@ -68,6 +76,11 @@ impl Asked {
 
     fn get(&self, name: &str) -> &str {
         self.query.get(name).map_or("", String::as_str)
+    }
+
+    /// Whether an answer is one that its client asks again after.
+    pub(super) fn is_refused(answer: &Answer) -> bool {
+        answer.status >= 500 || (answer.status == 200 && answer.body.contains("<Error>"))
     }
 
     /// Whether an answer to it may have an error in its body, though its status says that all is well.
@@ -104,10 +117,10 @@ impl Bucket {
         all.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
-    /// Uploads of a table that are neither completed nor aborted.
-    pub(crate) fn left_over(&self, table: &str) -> Vec<String> {
-        let below = format!("{table}/");
-        self.uploads.values().map(|upload| upload.key.clone()).filter(|key| key.starts_with(&below)).collect()
+    /// Uploads that a run has seen that did not fail, and that are neither completed nor aborted.
+    pub(crate) fn left_over(&self) -> Vec<String> {
+        let left = self.uploads.values().filter(|upload| upload.is_known);
+        left.map(|upload| upload.key.clone()).collect()
     }
 
     fn find(&self, asked: &Asked) -> Answer {
@@ -121,10 +134,12 @@ impl Bucket {
         ))
     }
 
-    fn unfinished(&self, asked: &Asked) -> Answer {
-        let uploads = self.uploads.iter().filter(|(_, upload)| upload.key.starts_with(asked.get("prefix")));
-        let uploads =
-            uploads.map(|(id, upload)| format!("<Upload><Key>{}</Key><UploadId>{id}</UploadId></Upload>", upload.key));
+    fn unfinished(&mut self, asked: &Asked, is_calm: bool) -> Answer {
+        let uploads = self.uploads.iter_mut().filter(|(_, upload)| upload.key.starts_with(asked.get("prefix")));
+        let uploads = uploads.map(|(id, upload)| {
+            upload.is_known |= is_calm;
+            format!("<Upload><Key>{}</Key><UploadId>{id}</UploadId></Upload>", upload.key)
+        });
         done(format!(
             "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{}</ListMultipartUploadsResult>",
             uploads.collect::<String>()
@@ -135,7 +150,7 @@ impl Bucket {
         // A request that arrives twice begins two.
         self.begun += 1;
         let id = format!("upload-{}", self.begun);
-        self.uploads.insert(id.clone(), Upload { key: asked.key.clone(), parts: BTreeMap::new() });
+        self.uploads.insert(id.clone(), Upload { key: asked.key.clone(), parts: BTreeMap::new(), is_known: false });
         done(format!("<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"))
     }
 
@@ -169,7 +184,13 @@ impl Bucket {
     }
 
     fn put(&mut self, asked: &Asked) -> Answer {
-        if asked.creates && self.objects.contains_key(&asked.key) {
+        let there = self.objects.get(&asked.key);
+        let is_met = match &asked.condition {
+            Condition::None => true,
+            Condition::NotThere => there.is_none(),
+            Condition::Is(wanted) => there.is_some_and(|content| tag(content) == *wanted),
+        };
+        if !is_met {
             return refusal(412, "PreconditionFailed");
         }
         self.objects.insert(asked.key.clone(), asked.body.clone());
@@ -210,10 +231,11 @@ pub(super) fn answer(services: &Services, asked: &Asked, bug: Option<Bug>) -> An
     let mut bucket = services.bucket.lock().expect("no panic while it is held");
     let has = |name: &str| asked.query.contains_key(name);
     match asked.method.as_str() {
-        "GET" if has("uploads") => bucket.unfinished(asked),
+        // Late requests of a time that was not calm have come.
+        "GET" if has("uploads") => bucket.unfinished(asked, services.nature.has_been_calm()),
         "GET" => bucket.find(asked),
         "POST" if has("uploads") => bucket.begin(asked),
-        "POST" if bug == Some(Bug::LosesUploads) && asked.number % 8 == 0 => {
+        "POST" if bug == Some(Bug::LosesUploads) && services.nature.lock().chance.percent(12) => {
             bucket.uploads.remove(asked.get("uploadId"));
             done("<CompleteMultipartUploadResult><ETag>t</ETag></CompleteMultipartUploadResult>".to_owned())
         }
@@ -243,41 +265,27 @@ pub(super) fn answer(services: &Services, asked: &Asked, bug: Option<Bug>) -> An
     }
 }
 
-/// The way to S3 of those who read and write objects: as the SDK's, and with its own patience.
-#[derive(Debug)]
-struct FarObjects {
-    far: FarAws,
-    retries: u32,
-}
-
 /// A client for objects.
-pub(super) fn client(far: FarAws, retries: u32) -> ObjectsClient {
-    ObjectsClient::new(FarObjects { far, retries })
+pub(super) fn client(far: FarAws) -> ObjectsClient {
+    ObjectsClient::new(far)
 }
 
 #[async_trait]
-impl HttpService for FarObjects {
+impl HttpService for FarAws {
     async fn call(&self, request: ObjectRequest) -> Result<ObjectResponse, HttpError> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map(|body| body.to_bytes());
         let body = body.map_err(|e| HttpError::new(HttpErrorKind::Request, e))?;
-        let creates = head.headers.contains_key("if-none-match");
-        let nature = &self.far.machine.nature;
-        let mut retry = 0;
-        let answer = loop {
-            let (uri, number) = (head.uri.to_string(), self.far.services.number());
-            let asked = Request::S3(Asked::new(head.method.as_str(), &uri, creates, body.clone(), number));
-            let answer = self.far.ask(asked).await.map(|(answer, _)| answer);
-            let is_said = answer.as_ref().is_ok_and(|answer| answer.status < 500 && !answer.body.contains("<Error>"));
-            if is_said || retry == self.retries {
-                break answer;
-            }
-            nature.lock().faults.count("asked again");
-            nature.world.sleep(Duration::from_millis(100 << retry.min(5))).await;
-            retry += 1;
+        let tag = head.headers.get("if-match").and_then(|tag| tag.to_str().ok());
+        let condition = match tag {
+            Some(tag) => Condition::Is(tag.to_owned()),
+            None if head.headers.contains_key("if-none-match") => Condition::NotThere,
+            None => Condition::None,
         };
-        let answer =
-            answer.map_err(|_| HttpError::new(HttpErrorKind::Timeout, std::io::Error::other("no answer came")))?;
+        let asked = Asked::new(head.method.as_str(), &head.uri.to_string(), condition, body);
+        let answered = self.ask_s3(asked).await;
+        let (answer, _) =
+            answered.map_err(|Lost| HttpError::new(HttpErrorKind::Timeout, std::io::Error::other("no answer came")))?;
         let mut response = ObjectResponse::new(HttpResponseBody::from(answer.body));
         *response.status_mut() = answer.status.try_into().expect("a status");
         if let Some(tag) = answer.tag {

@@ -1,0 +1,121 @@
+//! Objects of S3 that grow: lines that are put again with what has been added.
+//!
+//! ```text
+//! put  If-None-Match: *    the object is there, with the first lines      taken: the next name
+//! put  If-Match: ETag      and has more of them                           changed, forbidden or not known: a new object goes on
+//! ```
+//!
+//! Without the conditions, a request that was given up and arrives late, or one of a run of the same number that stood still,
+//! would put an earlier state in the place of a later one, and lines would be gone. With them some lines may come twice: a
+//! request whose answer was lost has changed the object, and its repetition is refused.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::{Error as StoreError, ObjectStore, PutMode, PutOptions, PutPayload, UpdateVersion};
+
+use crate::connectors::aws::object_failure;
+use crate::contracts::Result;
+
+use super::listing::object_path;
+use super::location::Prefix;
+use super::part::PartNames;
+
+/// An object is followed by a new one at this size: it bounds what is held in memory, and sent again by a flush.
+const OBJECT_BYTES: usize = 1 << 20;
+/// Requests for one put, and pauses between them: the object store does not repeat a conditional one whose answer is lost.
+const ATTEMPTS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Lines that go to objects below a prefix.
+pub(super) struct ObjectLines {
+    prefix: Prefix,
+    names: PartNames,
+    open: Option<OpenObject>,
+    dirty: bool,
+    /// Whether objects can be put again under a condition, as far as is known.
+    updates: bool,
+}
+
+/// The object that is added to.
+struct OpenObject {
+    key: String,
+    /// What it has, or is to have.
+    held: Vec<u8>,
+    /// The ETag of what it has, once it is there, and how many bytes of `held` that is.
+    there: Option<(String, usize)>,
+}
+
+impl ObjectLines {
+    pub(super) fn new(prefix: Prefix, names: PartNames) -> Self {
+        Self { prefix, names, open: None, dirty: false, updates: true }
+    }
+
+    fn next_key(&self) -> String {
+        self.prefix.join(&format!("errors-{}.jsonl", self.names.next()))
+    }
+
+    /// Adds lines, which [`put`](Self::put) makes durable.
+    pub(super) async fn append(&mut self, text: &[u8]) -> Result<()> {
+        if self.open.as_ref().is_some_and(|open| open.held.len() + text.len() > OBJECT_BYTES) {
+            self.put().await?;
+            self.open = None;
+        }
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => OpenObject { key: self.next_key(), held: Vec::new(), there: None },
+        };
+        self.open.insert(open).held.extend_from_slice(text);
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Makes all lines durable.
+    ///
+    /// # Errors
+    /// The bucket cannot be reached, or does not allow it.
+    pub(super) async fn put(&mut self) -> Result<()> {
+        if !self.dirty {
+            return Ok(());
+        }
+        let store = self.prefix.bucket.store().await?;
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let mut attempt = 1;
+        loop {
+            let mode = match &open.there {
+                Some((tag, _)) => PutMode::Update(UpdateVersion { e_tag: Some(tag.clone()), version: None }),
+                None => PutMode::Create,
+            };
+            let content = PutPayload::from(Bytes::copy_from_slice(&open.held));
+            let put = store.put_opts(&object_path(&open.key)?, content, PutOptions::from(mode)).await;
+            match (put, &open.there) {
+                (Ok(put), _) => {
+                    self.dirty = false;
+                    let there = put.e_tag.filter(|_| self.updates).map(|tag| (tag, open.held.len()));
+                    self.open = there.map(|there| OpenObject { there: Some(there), ..open });
+                    return Ok(());
+                }
+                // By an earlier request of this loop, or a run of this number.
+                (Err(StoreError::AlreadyExists { .. }), None) => open.key = self.next_key(),
+                (Err(e), Some((_, durable))) if !may_pass(&e) => {
+                    self.updates &= matches!(e, StoreError::Precondition { .. });
+                    open = OpenObject { key: self.next_key(), held: open.held.split_off(*durable), there: None };
+                }
+                (Err(e), _) if may_pass(&e) && attempt < ATTEMPTS => {
+                    self.prefix.bucket.clock().sleep(FIRST_PAUSE * (1 << attempt)).await;
+                    attempt += 1;
+                }
+                (Err(e), _) => {
+                    let failed = object_failure("PutObject", &self.prefix.bucket, &open.key, &e).error;
+                    self.open = Some(open);
+                    return Err(failed.context("error output"));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the same request may succeed later.
+fn may_pass(error: &StoreError) -> bool {
+    matches!(error, StoreError::Generic { .. })
+}
