@@ -68,13 +68,15 @@ impl Job {
         Some(Self { emulator, proxy, dir })
     }
 
-    /// The job with all that it needs, and an object to read.
+    /// The job with all that it needs, and objects to read.
     async fn new() -> Option<Self> {
         let job = Self::of(JOB).await?;
         let made = said(job.dir.path(), &job.environment(&job.emulator.endpoint), &["provision", "job.sql"]);
         assert!(made.ends_with("code 0\n"), "{made}");
-        let put = job.emulator.client().put_object().bucket("rights-in").key("names/a.csv");
-        put.body(b"k,one\n".to_vec().into()).send().await.unwrap();
+        for (bucket, key) in [("rights-in", "names/a.csv"), ("rights-errors", "odd/errors-rights-1-0.jsonl")] {
+            let put = job.emulator.client().put_object().bucket(bucket).key(key);
+            put.body(b"k,one\n".to_vec().into()).send().await.unwrap();
+        }
         Some(job)
     }
 

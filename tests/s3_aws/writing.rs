@@ -262,17 +262,28 @@ async fn refused_records_are_durable_when_flushed() {
         assert_eq!(bucket.keys().await, ["errors/job/errors-test-4-0.jsonl"]);
         let lines = String::from_utf8(bucket.get("errors/job/errors-test-4-0.jsonl").await).unwrap();
         assert_eq!(lines.lines().count(), 2, "{}: {lines}", emulator.name);
+        // A run of the same number, which the other one has left no trace for: neither takes lines from the other.
+        let mut other = on_aws(4).error_output_beside("s3://refused/errors/job", &table).unwrap();
+        other.write(&[record(1, 10)]).await.unwrap();
+        other.flush().await.unwrap();
+        output.write(&[record(2, 10)]).await.unwrap();
+        output.flush().await.unwrap();
+        let mut lines = Vec::new();
+        for key in bucket.keys().await {
+            lines.push(String::from_utf8(bucket.get(&key).await).unwrap().lines().count());
+        }
+        assert_eq!(lines, [3, 1], "{}", emulator.name);
         for number in 3..6 {
             output.write(&[record(number, 600 << 10)]).await.unwrap();
         }
         output.flush().await.unwrap();
         let keys = bucket.keys().await;
-        assert_eq!(keys.len(), 3, "{keys:?}");
+        assert_eq!(keys.len(), 4, "{keys:?}");
         let mut total = 0;
         for key in keys {
             total += String::from_utf8(bucket.get(&key).await).unwrap().lines().count();
         }
-        assert_eq!(total, 5);
+        assert_eq!(total, 7);
     }
 }
 
