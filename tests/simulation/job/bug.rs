@@ -23,6 +23,8 @@ pub(crate) enum Bug {
     ShowsUploads,
     /// S3 says of an upload that it is completed, and has lost it, now and then.
     LosesUploads,
+    /// A stream says that all records of a batch are stored.
+    HidesFailedRecords,
     /// A message that is published again has another id.
     RenamesMessages,
     /// A file is seen before the log names it.
@@ -69,13 +71,14 @@ impl Bug {
                 | Self::FindsNothingMarked
                 | Self::RenamesMessages
                 | Self::ShowsUploads
+                | Self::HidesFailedRecords
                 | Self::LosesUploads
                 | Self::SkipsARecord
                 | Self::ListsOpenShardsOnly
         )
     }
 
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::LosesRefused,
         Self::ResumesInclusive,
         Self::DropsClosedShards,
@@ -85,6 +88,7 @@ impl Bug {
         Self::FindsNothingMarked,
         Self::RenamesMessages,
         Self::ShowsUploads,
+        Self::HidesFailedRecords,
         Self::LosesUploads,
         Self::SkipsARecord,
         Self::ListsOpenShardsOnly,

@@ -32,9 +32,13 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
         let (table, wanted) = (query.table.as_str(), sorted(query.results(&events)));
         let found = match query.is_items {
             true => services.stored(table),
+            false if query.may_repeat() => services.put_rows(table),
             false => services.rows(table),
         };
-        let found = sorted(found);
+        let (wanted, found) = match query.may_repeat() {
+            true => (once(wanted), once(sorted(found))),
+            false => (wanted, sorted(found)),
+        };
         let missing: Vec<String> = without(&wanted, &found);
         let wrong: Vec<String> = without(&found, &wanted);
         problems.extend(of(missing.len(), &format!("results are missing in {table}"), missing));
@@ -101,6 +105,11 @@ fn sorted(rows: Vec<Row>) -> BTreeMap<Row, u64> {
         *counts.entry(row).or_default() += 1;
     }
     counts
+}
+
+/// The same, of which each may be there often.
+fn once(counts: BTreeMap<Row, u64>) -> BTreeMap<Row, u64> {
+    counts.into_keys().map(|row| (row, 1)).collect()
 }
 
 /// Rows of `some` that are not, or not so often, in `others`.

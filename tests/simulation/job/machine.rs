@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 38] = [
+pub(crate) const FAULTS: [&str; 39] = [
     "lost request",
     "lost reply",
     "late request",
@@ -47,6 +47,7 @@ pub(crate) const FAULTS: [&str; 38] = [
     "expired",
     "deduplicated",
     "alert nobody knows of",
+    "record again",
     "completed before",
     "aborted upload",
     "part of an aborted upload",

@@ -16,6 +16,7 @@ mod bug;
 mod careless;
 mod checks;
 mod disk;
+mod files;
 mod lookups;
 mod machine;
 mod objects;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::alerts::Delivery;
+use super::files::Files;
 use super::sinks::Row;
 use super::stream::Event;
 use super::windows::Windows;
@@ -43,38 +44,6 @@ pub(crate) struct Work {
     files: Files,
 }
 
-/// How files are written.
-#[derive(Debug, Clone)]
-struct Files {
-    format: &'static str,
-    /// Of a file: it is closed then. The models close theirs when they like.
-    rollover_s: u64,
-    rows: u64,
-    /// Whether each key has files of its own.
-    by_key: bool,
-}
-
-impl Files {
-    fn new(chance: &Chance) -> Self {
-        Self {
-            format: ["json", "parquet"][chance.below(2) as usize],
-            rollover_s: [1, 3, 10, 60][chance.below(4) as usize],
-            rows: [5, 40, 1_000_000][chance.below(3) as usize],
-            by_key: chance.percent(50),
-        }
-    }
-
-    /// For PARTITIONED BY, and for WITH.
-    fn sql(&self) -> (&'static str, String) {
-        let Self { format, rollover_s, rows, by_key } = self;
-        let options = format!(
-            "'format' = '{format}', 'sink.rolling-policy.rollover-interval' = '{rollover_s} s', \
-             'sink.rolling-policy.row-count' = '{rows}'"
-        );
-        (if *by_key { "PARTITIONED BY (k)" } else { "" }, options)
-    }
-}
-
 impl Work {
     pub(crate) fn new(chance: &Chance) -> Self {
         let queries = (0..1 + chance.below(2)).map(|number| Query::new(chance, number)).collect();
@@ -101,6 +70,7 @@ impl Work {
     /// Items and alerts are written by the program's own connectors, in one of their modes.
     pub(crate) fn writes_to_aws(&mut self, chance: &Chance) {
         for query in &mut self.queries {
+            query.target = ["s3", "kinesis", "firehose"][[0, 0, 1, 2][chance.below(4) as usize]];
             query.mode = Some(["update", "put", "add"][chance.below(3) as usize]);
         }
         self.alerts = chance.percent(50);
@@ -198,6 +168,8 @@ pub(crate) struct Query {
     rows: Option<Order>,
     /// How items are written.
     mode: Option<&'static str>,
+    /// The connector of a table that is not of items.
+    target: &'static str,
 }
 
 /// Events by their keys.
@@ -252,8 +224,14 @@ impl Query {
             having: (!is_running && chance.percent(20)).then(|| 2 + chance.below(3)),
             rows,
             mode: None,
+            target: "s3",
             first: (rows.is_some() || (!is_running && chance.percent(25))).then(|| 1 + chance.below(2) as usize),
         }
+    }
+
+    /// Whether its rows may come more than once.
+    pub(crate) fn may_repeat(&self) -> bool {
+        !self.is_items && self.target != "s3"
     }
 
     /// Its columns, with those of the table's key first. A window's end says which one it is.
@@ -286,10 +264,14 @@ impl Query {
                     self.options()
                 )
             }
-            false => format!(
-                "CREATE TABLE {table} ({types}) WITH ('connector' = 's3', 'path' = 's3://simulated/{table}', {});\n",
-                files.sql().1
-            ),
+            false => {
+                let options = match self.target {
+                    "s3" => format!("'path' = 's3://simulated/{table}', {}", files.sql().1),
+                    "kinesis" => format!("'stream' = '{table}', 'format' = 'json'"),
+                    _ => format!("'delivery-stream' = '{table}', 'format' = 'json'"),
+                };
+                format!("CREATE TABLE {table} ({types}) WITH ('connector' = '{}', {options});\n", self.target)
+            }
         };
         let (view, from) = match self.below {
             Some(size) => {

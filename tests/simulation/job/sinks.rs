@@ -41,6 +41,8 @@ pub(crate) struct Services {
     pub(crate) tables: Mutex<Tables>,
     /// Where they write files.
     pub(crate) bucket: Mutex<Bucket>,
+    /// What they put into streams.
+    pub(crate) put: Mutex<BTreeMap<String, Vec<Row>>>,
     staged: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) visible: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
     pub(crate) topic: Mutex<Topic>,
@@ -62,6 +64,7 @@ impl Services {
             items: Mutex::default(),
             tables: Mutex::new(Tables::new()),
             bucket: Mutex::default(),
+            put: Mutex::default(),
             staged: Mutex::default(),
             visible: Mutex::default(),
             topic: Mutex::default(),
@@ -117,11 +120,20 @@ impl Services {
     pub(crate) fn digest(&self) -> u64 {
         let tables = self.tables.lock().expect("no panic while it is held").digested();
         let all = format!(
-            "{:?} {tables} {:?} {:?} {:?} {:?}",
-            self.items, self.bucket, self.visible, self.topic, self.refused
+            "{:?} {tables} {:?} {:?} {:?} {:?} {:?}",
+            self.items, self.bucket, self.put, self.visible, self.topic, self.refused
         );
         let bytes = Sha256::digest(all.as_bytes());
         bytes.iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
+    }
+
+    /// Rows that were put into a stream, some of them perhaps again.
+    pub(crate) fn put_rows(&self, stream: &str) -> Vec<Row> {
+        let put = self.put.lock().expect("no panic while it is held");
+        let rows = put.get(stream).cloned().unwrap_or_default();
+        let again = rows.len() - rows.iter().collect::<BTreeSet<_>>().len();
+        self.nature.lock().faults.count_many("record again", again as u64);
+        rows
     }
 
     /// Takes what the program's own error output has written.

@@ -125,12 +125,11 @@ impl Outside for Site {
 
     fn sink(&self, spec: &TableSpec, generation: u64) -> Result<Box<dyn Sink>> {
         let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
-        let connector = match spec.primary_key.is_empty() {
-            false => "dynamodb",
-            true if spec.name == "alerts" => "sns",
-            true => "s3",
-        };
         if self.shared.own_connectors {
+            // By an option that no other one has.
+            let named = [("topic", "sns"), ("stream", "kinesis"), ("delivery-stream", "firehose"), ("path", "s3")];
+            let connector = named.iter().find(|(option, _)| spec.option(option).is_some());
+            let connector = connector.map_or("dynamodb", |(_, connector)| connector);
             if connector == "dynamodb" {
                 services.tables.lock().expect("no panic while it is held").provide(spec);
             }

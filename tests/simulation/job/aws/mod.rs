@@ -3,13 +3,15 @@
 //!
 //! ```text
 //!  KinesisSource, AwsLookup, LeaseTable,
-//!  AwsTableSink, AwsTopicSink ─ SDK ──────────┐
+//!  AwsTableSink, AwsTopicSink,
+//!  AwsStreamSink, AwsDeliverySink ─ SDK ──────┐
 //!  FileSink, FileErrorOutput ─ object_store ─ FarAws ─ Machine::call (lost, late, doubled; the machine stands still, is cut off)
-//!                                                       └─ kinesis | dynamodb | sns | s3   (throttled, failing, part of a batch left over)
+//!                                                       └─ kinesis | puts | dynamodb | sns | s3   (throttled, failing, part of a batch left over)
 //! ```
 
 mod dynamodb;
 mod kinesis;
+mod puts;
 mod s3;
 mod sns;
 
@@ -87,6 +89,7 @@ enum Request {
         operation: String,
         body: Value,
     },
+    /// Of Firehose, too.
     Kinesis {
         operation: String,
         body: Value,
@@ -171,6 +174,10 @@ impl FarAws {
     fn answer(&self, request: &Request, trouble: Option<Trouble>) -> Answer {
         let done = |leaves_over| match request {
             Request::Kinesis { operation, body } => {
+                let put = puts::answer(&self.services, (operation, body), leaves_over, self.bug);
+                if let Some(answer) = put {
+                    return answer;
+                }
                 kinesis::answer(&self.stream, self.machine.nature.world.now_ms(), (operation, body), trouble, self.bug)
             }
             Request::DynamoDb { operation, body } => {
