@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 39] = [
+pub(crate) const FAULTS: [&str; 42] = [
     "lost request",
     "lost reply",
     "late request",
@@ -48,6 +48,9 @@ pub(crate) const FAULTS: [&str; 39] = [
     "deduplicated",
     "alert nobody knows of",
     "record again",
+    "pushed",
+    "silent connection",
+    "broken connection",
     "completed before",
     "aborted upload",
     "part of an aborted upload",
@@ -188,6 +191,10 @@ impl Machine {
         state.stands_until = state.stands_until.max(until);
     }
 
+    pub(crate) fn is_cut(&self, from: Far) -> bool {
+        self.state().cut_until[from as usize] > self.nature.world.now()
+    }
+
     pub(crate) fn cut_until(&self, from: &[Far], until: Duration) {
         let mut state = self.state();
         for far in from {
@@ -223,7 +230,7 @@ impl Machine {
         self.goes().await;
         let calm = self.nature.is_calm();
         let (there, again, back, request_lost, reply_lost) = {
-            let cut = self.state().cut_until[far as usize] > self.nature.world.now();
+            let cut = self.is_cut(far);
             let latest = LATEST.as_millis() as u64;
             let mut inner = self.nature.lock();
             let request_lost = cut || (!calm && inner.chance.percent(2));

@@ -12,14 +12,14 @@ use crate::world::Chance;
 /// What every job reads, and the table that each of them copies the events to.
 const TABLES: &str = "
 CREATE TABLE events (id BIGINT, k STRING, ts TIMESTAMP(3), at AS PROCTIME(), WATERMARK FOR ts AS ts - INTERVAL '2' SECOND)
-WITH ('connector' = 'kinesis', 'stream' = 's', 'format' = 'json');
+WITH ('connector' = 'kinesis', 'stream' = 's', 'format' = 'json'READER(events));
 CREATE TABLE copies (id BIGINT, k STRING) COPIES_PARTS WITH ('connector' = 's3', 'path' = 's3://simulated/copies', COPIES_OPTIONS);
 INSERT INTO copies SELECT id, k FROM events;
 ";
 /// The same stream, in which rows may be later.
 const SLOW_EVENTS: &str = "
 CREATE TABLE slow_events (id BIGINT, k STRING, ts TIMESTAMP(3), WATERMARK FOR ts AS ts - INTERVAL '4' SECOND)
-WITH ('connector' = 'kinesis', 'stream' = 's', 'format' = 'json');
+WITH ('connector' = 'kinesis', 'stream' = 's', 'format' = 'json'READER(slow_events));
 ";
 /// Alerts, with what a lookup and a reference table know of the key.
 const ALERTS: &str = "
@@ -42,6 +42,8 @@ pub(crate) struct Work {
     idle_s: u64,
     /// How files are written.
     files: Files,
+    /// Whether the stream is read by fan-out.
+    fan_out: bool,
 }
 
 impl Work {
@@ -49,7 +51,7 @@ impl Work {
         let queries = (0..1 + chance.below(2)).map(|number| Query::new(chance, number)).collect();
         let alerts = chance.percent(25);
         let idle_s = [1, 2, 5, 3_600][chance.below(4) as usize];
-        Self { queries, alerts, delivery: None, idle_s, files: Files::new(chance) }
+        Self { queries, alerts, delivery: None, idle_s, files: Files::new(chance), fan_out: false }
     }
 
     /// The tables over the stream that it reads.
@@ -73,6 +75,7 @@ impl Work {
             query.target = ["s3", "kinesis", "firehose"][[0, 0, 1, 2][chance.below(4) as usize]];
             query.mode = Some(["update", "put", "add"][chance.below(3) as usize]);
         }
+        self.fan_out = chance.percent(50);
         self.alerts = chance.percent(50);
         self.delivery = self.alerts.then(|| Delivery::ALL[chance.below(3) as usize]);
     }
@@ -85,7 +88,16 @@ impl Work {
         let queries: String = self.queries.iter().map(|query| query.sql(&self.files)).collect();
         let (parts, options) = self.files.sql();
         let tables = TABLES.replace("COPIES_PARTS", parts).replace("COPIES_OPTIONS", &options);
-        format!("SET 'table.exec.source.idle-timeout' = '{} s';{tables}{slow}{queries}{alerts}", self.idle_s)
+        let text =
+            format!("SET 'table.exec.source.idle-timeout' = '{} s';{tables}{slow}{queries}{alerts}", self.idle_s);
+        // Each table is a consumer of its own.
+        ["events", "slow_events"].iter().fold(text, |text, table| {
+            let reader = match self.fan_out {
+                true => format!(", 'source.reader.type' = 'EFO', 'source.efo.consumer.name' = 'of-{table}'"),
+                false => String::new(),
+            };
+            text.replace(&format!("READER({table})"), &reader)
+        })
     }
 }
 

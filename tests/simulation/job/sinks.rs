@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tidemill::contracts::{Changes, Committable, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
 use super::alerts::Topic;
-use super::aws::{Bucket, Tables};
+use super::aws::{Bucket, Consumers, Tables};
 use super::bug::Bug;
 use super::machine::{Machine, Nature};
 use crate::stub_topics::Topics;
@@ -41,6 +41,8 @@ pub(crate) struct Services {
     pub(crate) tables: Mutex<Tables>,
     /// Where they write files.
     pub(crate) bucket: Mutex<Bucket>,
+    /// Of the stream that they read by fan-out.
+    pub(crate) consumers: Mutex<Consumers>,
     /// What they put into streams.
     pub(crate) put: Mutex<BTreeMap<String, Vec<Row>>>,
     staged: Mutex<BTreeMap<String, (String, Vec<Row>)>>,
@@ -64,6 +66,7 @@ impl Services {
             items: Mutex::default(),
             tables: Mutex::new(Tables::new()),
             bucket: Mutex::default(),
+            consumers: Mutex::default(),
             put: Mutex::default(),
             staged: Mutex::default(),
             visible: Mutex::default(),

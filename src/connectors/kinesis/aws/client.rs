@@ -67,6 +67,8 @@ pub(super) struct StreamClient {
     client: Client,
     stream: StreamName,
     time: ServerTime,
+    /// Whether all calls are made with the one HTTP client that was given.
+    shares: bool,
 }
 
 /// A client that makes each call once.
@@ -86,14 +88,22 @@ async fn build(session: &AwsSession, time: Option<ServerTime>) -> Result<Client>
 impl StreamClient {
     pub(super) async fn new(session: &AwsSession, stream: StreamName, clock: Arc<dyn Clock>) -> Result<Self> {
         let time = ServerTime::new(clock);
-        Ok(Self { client: build(session, Some(time.clone())).await?, stream, time })
+        Ok(Self {
+            client: build(session, Some(time.clone())).await?,
+            stream,
+            time,
+            shares: session.objects().is_some(),
+        })
     }
 
     /// The same with connections of its own. HTTP/2 puts all calls to a host on one connection, whose flow control is
     /// shared: a shard whose events nobody takes for a while would hold up all others.
     pub(super) fn apart(&self) -> Result<Self> {
+        if self.shares {
+            return Ok(self.clone());
+        }
         let config = self.client.config().to_builder().http_client(http_client()?).build();
-        Ok(Self { client: Client::from_conf(config), stream: self.stream.clone(), time: self.time.clone() })
+        Ok(Self { client: Client::from_conf(config), ..self.clone() })
     }
 
     pub(super) fn name(&self) -> &Arc<str> {

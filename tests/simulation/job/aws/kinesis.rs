@@ -88,7 +88,8 @@ fn listed(shard: &Shard) -> Value {
     listed
 }
 
-fn records(stream: &Stream, shard: &Shard, next: usize, most: usize, now_ms: u64) -> Value {
+/// What GetRecords answers.
+pub(super) fn records(stream: &Stream, shard: &Shard, next: usize, most: usize, now_ms: u64) -> Value {
     let there = shard
         .events
         .get(next..)

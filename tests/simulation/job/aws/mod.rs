@@ -6,10 +6,11 @@
 //!  AwsTableSink, AwsTopicSink,
 //!  AwsStreamSink, AwsDeliverySink ─ SDK ──────┐
 //!  FileSink, FileErrorOutput ─ object_store ─ FarAws ─ Machine::call (lost, late, doubled; the machine stands still, is cut off)
-//!                                                       └─ kinesis | puts | dynamodb | sns | s3   (throttled, failing, part of a batch left over)
+//!                                                       └─ kinesis | fan_out | puts | dynamodb | sns | s3   (throttled, failing, part of a batch left over)
 //! ```
 
 mod dynamodb;
+mod fan_out;
 mod kinesis;
 mod puts;
 mod s3;
@@ -38,6 +39,7 @@ use serde_json::{Value, json};
 use tidemill::connectors::Calling;
 
 pub(crate) use dynamodb::{LEASES, LEDGER, Tables};
+pub(crate) use fan_out::Consumers;
 pub(crate) use s3::Bucket;
 
 use super::bug::Bug;
@@ -175,7 +177,8 @@ impl FarAws {
         let done = |leaves_over| match request {
             Request::Kinesis { operation, body } => {
                 let put = puts::answer(&self.services, (operation, body), leaves_over, self.bug);
-                if let Some(answer) = put {
+                let answer = put.or_else(|| fan_out::answer(&self.services, operation, body, self.bug));
+                if let Some(answer) = answer {
                     return answer;
                 }
                 kinesis::answer(&self.stream, self.machine.nature.world.now_ms(), (operation, body), trouble, self.bug)
@@ -248,13 +251,18 @@ impl HttpConnector for FarAws {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let (far, request) = (self.clone(), self.request(&request));
         HttpConnectorFuture::new(async move {
+            let subscribes = matches!(&request, Request::Kinesis { operation, .. } if operation == "SubscribeToShard");
             let answered = match request {
                 Request::S3(asked) => far.ask_s3(asked).await,
                 request => far.ask(request).await,
             };
             let (answer, at) = answered.map_err(|Lost| ConnectorError::timeout("no answer came".to_owned().into()))?;
             let status = answer.status.try_into().map_err(|e| ConnectorError::other(Box::new(e), None))?;
-            let mut response = HttpResponse::new(status, SdkBody::from(answer.body));
+            let body = match answer.status {
+                200 if subscribes => fan_out::events(&far, &answer),
+                _ => SdkBody::from(answer.body),
+            };
+            let mut response = HttpResponse::new(status, body);
             let date = chrono::DateTime::from_timestamp_millis(at.as_millis() as i64).expect("a time");
             response.headers_mut().insert("date", date.format("%a, %d %b %Y %H:%M:%S GMT").to_string());
             Ok(response)
