@@ -25,14 +25,14 @@ type Wait = BoxFuture<'static, ()>;
 
 thread_local! {
     /// Where this thread's work hands in what it waits for, if it takes turns with its runtime.
-    static TURN: RefCell<Option<mpsc::Sender<Wait>>> = const { RefCell::new(None) };
+    static TURN: RefCell<Option<mpsc::SyncSender<Wait>>> = const { RefCell::new(None) };
 }
 
 /// Ends the turn of the work, also if it panics.
 struct Turn;
 
 impl Turn {
-    fn begin(waits: mpsc::Sender<Wait>) -> Self {
+    fn begin(waits: mpsc::SyncSender<Wait>) -> Self {
         TURN.set(Some(waits));
         Self
     }
@@ -53,7 +53,8 @@ pub async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         let done = tokio::task::spawn_blocking(work).await;
         return done.map_err(|e| Error::internal("a task that blocks died").caused_by(e));
     }
-    let (sender, waits) = mpsc::channel();
+    // Of one wait at a time.
+    let (sender, waits) = mpsc::sync_channel(1);
     let (result_sender, result) = mpsc::sync_channel(1);
     tokio::task::spawn_blocking(move || {
         let turn = Turn::begin(sender);
@@ -97,6 +98,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::contracts::{Clock, SystemClock};
 
     fn runtimes() -> [tokio::runtime::Runtime; 2] {
         let mut one = tokio::runtime::Builder::new_current_thread();
@@ -112,7 +114,7 @@ mod tests {
         for runtime in runtimes() {
             let answer = runtime.block_on(off_the_runtime(|| {
                 let slept = wait_for(async {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    SystemClock::default().sleep(Duration::from_millis(1)).await;
                     20
                 })?;
                 let spawned = wait_for(tokio::spawn(async { 1 }))?;
@@ -125,8 +127,8 @@ mod tests {
     #[test]
     fn work_that_panics_is_an_error() {
         for runtime in runtimes() {
-            let died = runtime.block_on(off_the_runtime(|| panic!("as it does")));
-            let died: Error = died.map(|()| ()).expect_err("it has panicked");
+            let died = runtime.block_on(off_the_runtime::<()>(|| panic!("as it does")));
+            let died = died.expect_err("it has panicked");
             assert!(died.to_string().contains("died"), "{died}");
         }
     }
