@@ -10,6 +10,7 @@ use crate::emulator::{Emulator, both};
 use crate::on_aws;
 use crate::proxy::{Fault, Proxy};
 use crate::support::*;
+use crate::writing::record;
 
 fn table(emulator: &Emulator, proxy: &Proxy, path: &str) -> TableSpec {
     let table = emulator.table(path, schema(&[("s", DataType::Utf8View)]), &[("format", "json")]);
@@ -62,6 +63,47 @@ async fn a_read_gets_through_faults_once() {
         let read = read_source(on_aws(1).source(&table, "s3").unwrap().as_ref()).await;
         assert_eq!(proxy.left(), 0, "{}: every fault was met", emulator.name);
         assert_eq!(read.join("\n") + "\n", lines, "{}", emulator.name);
+    }
+}
+
+/// Refused records are in the error output once more where an answer was lost, and in objects of their own where none can be put again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_error_output_gets_through_faults() {
+    for emulator in both().await {
+        let bucket = emulator.bucket("refused").await;
+        let proxy = Proxy::before(&emulator.endpoint).await;
+        let table = table(&emulator, &proxy, "s3://refused/out");
+        let mut output = on_aws(4).error_output_beside("s3://refused/errors", &table).unwrap();
+        let denied = || Fault::Answer(403, "AccessDenied");
+        for (number, fault) in [
+            // It is there, and the next name is taken.
+            (0, Some(Fault::LoseAnswer)),
+            (1, None),
+            // The object has the line, and is not the one any more that was put.
+            (2, Some(Fault::LoseAnswer)),
+            (3, Some(Fault::Answer(503, "SlowDown"))),
+            (4, Some(denied())),
+            (5, None),
+            (6, None),
+        ] {
+            if let Some(fault) = fault {
+                proxy.next(1, "PUT", "errors-", fault);
+            }
+            output.write(&[record(number, 10)]).await.unwrap();
+            output.flush().await.unwrap();
+            assert_eq!(proxy.left(), 0, "{}: every fault was met", emulator.name);
+        }
+        let mut found = Vec::new();
+        for key in bucket.keys().await {
+            let text = String::from_utf8(bucket.get(&key).await).unwrap();
+            let numbers = text.lines().map(|line| line.split("\"sequence_number\":\"").nth(1).unwrap()[..1].to_owned());
+            found.push(numbers.collect::<String>());
+        }
+        assert_eq!(found, ["0", "012", "23", "4", "5", "6"], "{}", emulator.name);
+        proxy.next(1, "PUT", "errors-", denied());
+        output.write(&[record(7, 10)]).await.unwrap();
+        let error = output.flush().await.unwrap_err().to_string();
+        assert!(error.contains("error output") && error.contains("allow the action 's3:PutObject' on it"), "{error}");
     }
 }
 

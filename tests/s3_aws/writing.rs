@@ -238,23 +238,27 @@ async fn a_large_file_takes_little_memory() {
     assert_eq!(bucket.keys().await.len(), 1);
 }
 
+/// A record of so many bytes that was refused.
+pub(crate) fn record(number: usize, bytes: usize) -> RejectedRecord {
+    RejectedRecord {
+        origin: "t".to_owned(),
+        stream: "s".to_owned(),
+        split: "shard".to_owned(),
+        sequence_number: number.to_string(),
+        arrival_ms: Some(0),
+        reason: RejectReason::InvalidSyntax,
+        column: None,
+        detail: "d".to_owned(),
+        record: vec![b'z'; bytes],
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_records_are_durable_when_flushed() {
     for emulator in both().await {
         let bucket = emulator.bucket("refused").await;
         let table = n_table(&emulator, "s3://refused/out");
         let mut output = on_aws(4).error_output_beside("s3://refused/errors/job", &table).unwrap();
-        let record = |number: usize, bytes: usize| RejectedRecord {
-            origin: "t".to_owned(),
-            stream: "s".to_owned(),
-            split: "shard".to_owned(),
-            sequence_number: number.to_string(),
-            arrival_ms: Some(0),
-            reason: RejectReason::InvalidSyntax,
-            column: None,
-            detail: "d".to_owned(),
-            record: vec![b'z'; bytes],
-        };
         output.write(&[record(1, 10)]).await.unwrap();
         output.flush().await.unwrap();
         output.write(&[record(2, 10)]).await.unwrap();
