@@ -156,10 +156,9 @@ impl Bucket {
             Some(authorities) => authorities.trusted_by(options),
             None => options,
         };
-        let retries = if self.inner.session.objects().is_some() { 0 } else { RETRIES };
-        let builder = match self.inner.session.objects() {
-            Some(objects) => AmazonS3Builder::new().with_http_connector(Given(objects.clone())),
-            None => AmazonS3Builder::new(),
+        let (builder, retries) = match self.inner.session.objects() {
+            Some(objects) => (AmazonS3Builder::new().with_http_connector(Given(objects.clone())), 0),
+            None => (AmazonS3Builder::new(), RETRIES),
         };
         let store = builder
             .with_bucket_name(self.name())

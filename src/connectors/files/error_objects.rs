@@ -23,9 +23,10 @@ use super::part::PartNames;
 
 /// An object is followed by a new one at this size: it bounds what is held in memory, and sent again by a flush.
 const OBJECT_BYTES: usize = 1 << 20;
-/// Requests for one put, and pauses between them: the object store does not repeat a conditional one whose answer is lost.
-const ATTEMPTS: u32 = 5;
+/// Time in which a put is repeated, and pauses between: the object store does not repeat a conditional one whose answer is lost.
+const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Lines that go to objects below a prefix.
 pub(super) struct ObjectLines {
@@ -80,7 +81,8 @@ impl ObjectLines {
         }
         let store = self.prefix.bucket.store().await?;
         let Some(mut open) = self.open.take() else { return Ok(()) };
-        let mut attempt = 1;
+        let clock = self.prefix.bucket.clock();
+        let (began, mut pause) = (clock.elapsed(), FIRST_PAUSE);
         loop {
             let mode = match &open.there {
                 Some((tag, _)) => PutMode::Update(UpdateVersion { e_tag: Some(tag.clone()), version: None }),
@@ -97,15 +99,17 @@ impl ObjectLines {
                 }
                 // By an earlier request of this loop, or a run of this number.
                 (Err(StoreError::AlreadyExists { .. }), None) => open.key = self.next_key(),
-                (Err(e), Some((_, durable))) if !may_pass(&e) => {
-                    self.updates &= matches!(e, StoreError::Precondition { .. });
+                // The service is busy, or nobody has heard its answer.
+                (Err(StoreError::Generic { .. }), _) if clock.elapsed().saturating_sub(began) < PATIENCE => {
+                    clock.sleep(pause).await;
+                    pause = (2 * pause).min(LAST_PAUSE);
+                }
+                // Another one than was put; or not allowed, or not known to the service, for this run.
+                (Err(e), Some((_, durable))) => {
+                    self.updates &= matches!(e, StoreError::Precondition { .. } | StoreError::AlreadyExists { .. });
                     open = OpenObject { key: self.next_key(), held: open.held.split_off(*durable), there: None };
                 }
-                (Err(e), _) if may_pass(&e) && attempt < ATTEMPTS => {
-                    self.prefix.bucket.clock().sleep(FIRST_PAUSE * (1 << attempt)).await;
-                    attempt += 1;
-                }
-                (Err(e), _) => {
+                (Err(e), None) => {
                     let failed = object_failure("PutObject", &self.prefix.bucket, &open.key, &e).error;
                     self.open = Some(open);
                     return Err(failed.context("error output"));
@@ -113,9 +117,4 @@ impl ObjectLines {
             }
         }
     }
-}
-
-/// Whether the same request may succeed later.
-fn may_pass(error: &StoreError) -> bool {
-    matches!(error, StoreError::Generic { .. })
 }
