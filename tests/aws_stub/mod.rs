@@ -5,6 +5,7 @@
 //! It is strict where AWS is (quotas, tokens, iterators of other streams), so that a client that is sloppy fails here; and
 //! it counts calls. `tests/kinesis_aws/stub.rs` tests the stub itself.
 
+mod frames;
 pub(crate) mod kinesis;
 mod ops;
 mod push;

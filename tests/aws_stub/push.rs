@@ -3,14 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use aws_smithy_eventstream::frame::write_message_to;
-use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::kinesis::StubRecord;
 use super::ops::{children_json, record_json, start};
-use super::{Fault, State};
+use super::{Fault, State, frames};
 use crate::http::{Part, Reply, now_ms};
 
 /// Records in an event, and their bytes: as much as a consumer is given of a shard in a second.
@@ -19,19 +17,8 @@ const MOST_BYTES: usize = 2 << 20;
 /// Between two looks for records.
 const LOOK: Duration = Duration::from_millis(10);
 
-fn frame(kind: &str, name_header: &'static str, name: &str, payload: &Value) -> Vec<u8> {
-    let text = |s: &str| HeaderValue::String(s.to_owned().into());
-    let message = Message::new(payload.to_string().into_bytes())
-        .add_header(Header::new(":message-type", text(kind)))
-        .add_header(Header::new(name_header, text(name)))
-        .add_header(Header::new(":content-type", text("application/json")));
-    let mut out = Vec::new();
-    write_message_to(&message, &mut out).unwrap();
-    out
-}
-
 fn event(name: &str, payload: &Value) -> Part {
-    Part::Bytes(frame("event", ":event-type", name, payload))
+    Part::Bytes(frames::event(name, payload))
 }
 
 pub(super) fn subscribe(shared: &Arc<Mutex<State>>, now_ms: i64, input: &Value) -> Reply {
@@ -133,19 +120,19 @@ async fn push(
         };
         match fault {
             Some(Fault::Exception(code)) => {
-                let exception = frame("exception", ":exception-type", code, &json!({ "message": "as the test asked" }));
+                let exception = frames::exception(code, &json!({ "message": "as the test asked" }));
                 let _ = sender.send(Part::Bytes(exception)).await;
                 break;
             }
             Some(Fault::BadFrame) => {
-                let mut broken = frame("event", ":event-type", "SubscribeToShardEvent", &json!({ "Records": [] }));
+                let mut broken = frames::event("SubscribeToShardEvent", &json!({ "Records": [] }));
                 let middle = broken.len() / 2;
                 broken[middle] ^= 0xff;
                 let _ = sender.send(Part::Bytes(broken)).await;
                 break;
             }
             Some(Fault::Stall) => {
-                let whole = frame("event", ":event-type", "SubscribeToShardEvent", &json!({ "Records": [] }));
+                let whole = frames::event("SubscribeToShardEvent", &json!({ "Records": [] }));
                 let _ = sender.send(Part::Bytes(whole[..whole.len() / 2].to_vec())).await;
                 sender.closed().await;
                 break;

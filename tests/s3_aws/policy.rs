@@ -47,6 +47,8 @@ async fn a_run_asks_for_what_its_policy_allows_and_for_all_of_it() {
     let Some(emulator) = seaweed().await else { return };
     let bucket = emulator.bucket("job-bucket").await;
     bucket.put("in/a.json", "{\"id\":1,\"product\":\"p\",\"day\":\"a\"}\nbroken\n").await;
+    // Refused in another epoch, so that the object of the error output is put again.
+    bucket.put("in/b.json", "{\"id\":2,\"product\":\"p\",\"day\":\"a\"}\nbroken, too\n").await;
     bucket.put("reference/products.csv", "p,shoes\n").await;
     // Of a run that died, so that there is something to abort.
     let left = bucket.client.create_multipart_upload().bucket("job-bucket").key("out/part-job-1-0.jsonl");
@@ -61,12 +63,17 @@ async fn a_run_asks_for_what_its_policy_allows_and_for_all_of_it() {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         done.stdout
     };
-    tidemill(&["run", "job.sql", "--drain"]);
+    tidemill(&["run", "job.sql", "--drain", "--epoch-rows", "1"]);
     let policy: Value = serde_json::from_slice(&tidemill(&["iam", "job.sql"])).unwrap();
     let statements = policy["Statement"].as_array().unwrap();
     let mut used = BTreeSet::new();
-    for seen in proxy.seen() {
-        let (action, arn, listed) = needed(&seen);
+    let needed = |seen: &Seen| {
+        let first = needed(seen);
+        // S3 wants to know whether the sender may know what is there.
+        let second = seen.if_match.then(|| ("s3:GetObject", first.1.clone(), None));
+        std::iter::once(first).chain(second).collect::<Vec<_>>()
+    };
+    for (action, arn, listed) in proxy.seen().iter().flat_map(needed) {
         let allowed = statements.iter().position(|statement| {
             let prefixes = statement.get("Condition").map(|c| texts(&c["StringLike"]["s3:prefix"]));
             texts(&statement["Action"]).contains(&action)

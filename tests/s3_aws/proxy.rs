@@ -14,6 +14,8 @@ pub(crate) struct Seen {
     /// `/bucket/key`, as it was sent.
     pub(crate) path: String,
     pub(crate) query: String,
+    /// It is to be done only if the object is still the one that the sender knows.
+    pub(crate) if_match: bool,
 }
 
 /// What happens to a request.
@@ -89,7 +91,8 @@ async fn serve(mut client: TcpStream, upstream: String, shared: Shared) -> Optio
     let (method, target) = line.split_once(' ')?;
     let target = target.split(' ').next()?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let seen = Seen { method: method.to_owned(), path: path.to_owned(), query: query.to_owned() };
+    let if_match = request.headers.contains_key("if-match");
+    let seen = Seen { method: method.to_owned(), path: path.to_owned(), query: query.to_owned(), if_match };
     shared.seen.lock().unwrap().push(seen);
     let fault = {
         let mut rules = shared.rules.lock().unwrap();

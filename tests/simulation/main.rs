@@ -10,6 +10,9 @@ mod far;
 mod fleet;
 mod job;
 mod lease;
+#[path = "../aws_stub/frames.rs"]
+#[allow(clippy::unwrap_used, reason = "it is that of the reader's tests")]
+mod stub_frames;
 #[path = "../aws_stub_tables/tables.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "it is that of the sinks' tests, which need the rest of it")]
 mod stub_tables;

@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_smithy_eventstream::frame::write_message_to;
 use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
 use bytes::Bytes;
 use http_body_util::StreamBody;
 use http_body_util::combinators::BoxBody;
@@ -20,6 +18,7 @@ use super::{Answer, FarAws, kinesis};
 use crate::job::bug::Bug;
 use crate::job::machine::Far;
 use crate::job::sinks::Services;
+use crate::stub_frames;
 
 /// Time in which a consumer becomes active.
 const REGISTERS_MS: u64 = 1_500;
@@ -115,17 +114,6 @@ pub(super) fn answer(services: &Services, operation: &str, request: &Value, bug:
     })
 }
 
-fn frame(kind: &str, name_header: &'static str, name: &str, payload: &Value) -> Bytes {
-    let text = |s: &str| HeaderValue::String(s.to_owned().into());
-    let message = Message::new(payload.to_string().into_bytes())
-        .add_header(Header::new(":message-type", text(kind)))
-        .add_header(Header::new(name_header, text(name)))
-        .add_header(Header::new(":content-type", text("application/json")));
-    let mut out = Vec::new();
-    write_message_to(&message, &mut out).expect("memory");
-    out.into()
-}
-
 /// What a connection gives.
 type Given = Result<http_body::Frame<Bytes>, std::io::Error>;
 
@@ -156,10 +144,10 @@ struct Subscription {
 
 impl Subscription {
     /// Whether the other side still listens.
-    async fn send(&self, bytes: Bytes) -> bool {
+    async fn send(&self, bytes: Vec<u8>) -> bool {
         // What a machine that stands still is sent, it reads when it goes on.
         self.far.machine.goes().await;
-        self.sender.send(Ok(http_body::Frame::data(bytes))).await.is_ok()
+        self.sender.send(Ok(http_body::Frame::data(bytes.into()))).await.is_ok()
     }
 
     /// Never comes back; whoever listens gives up.
@@ -175,7 +163,7 @@ impl Subscription {
 
     async fn push(mut self) {
         let (world, began_ms) = (Arc::clone(&self.far.machine.nature.world), self.far.machine.nature.world.now_ms());
-        if !self.send(frame("event", ":event-type", "initial-response", &json!({}))).await {
+        if !self.send(stub_frames::event("initial-response", &json!({}))).await {
             return;
         }
         let mut last_ms = began_ms;
@@ -201,7 +189,7 @@ impl Subscription {
                 Some(false) => return,
                 None => {
                     let code = "ResourceNotFoundException";
-                    let gone = frame("exception", ":exception-type", code, &json!({ "message": "it is gone" }));
+                    let gone = stub_frames::exception(code, &json!({ "message": "it is gone" }));
                     self.send(gone).await;
                     return;
                 }
@@ -222,7 +210,7 @@ impl Subscription {
             }
             event.as_object_mut().expect("an object").remove("NextShardIterator");
             nature.lock().faults.count_if(records > 0, "pushed");
-            if !self.send(frame("event", ":event-type", "SubscribeToShardEvent", &event)).await || ends {
+            if !self.send(stub_frames::event("SubscribeToShardEvent", &event)).await || ends {
                 return;
             }
         }
