@@ -154,7 +154,7 @@ impl Connectors {
     /// The table of `spec`, to write.
     pub fn sink(&self, spec: &TableSpec, connector: &str) -> Result<Box<dyn Sink>> {
         if let Some(outside) = &self.outside {
-            return outside.sink(spec, self.job.generation);
+            return outside.sink(spec, connector, self.job.generation);
         }
         match self.known(spec, connector)?.name {
             "kinesis" => match &self.local {

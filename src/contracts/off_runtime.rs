@@ -57,10 +57,9 @@ pub async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     let (sender, waits) = mpsc::sync_channel(1);
     let (result_sender, result) = mpsc::sync_channel(1);
     tokio::task::spawn_blocking(move || {
-        let turn = Turn::begin(sender);
-        let sent = result_sender.send(work());
-        drop(turn);
-        sent
+        // Until the result is sent.
+        let _turn = Turn::begin(sender);
+        result_sender.send(work())
     });
     // Blocks the runtime on purpose. It ends with the turn.
     while let Ok(wait) = waits.recv() {

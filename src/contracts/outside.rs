@@ -18,8 +18,8 @@ pub trait Outside: Send + Sync + fmt::Debug {
     /// The table of `spec`, to read.
     fn source(&self, spec: &TableSpec) -> Result<Arc<dyn Source>>;
 
-    /// The table of `spec`, to write, by the run of this number.
-    fn sink(&self, spec: &TableSpec, generation: u64) -> Result<Box<dyn Sink>>;
+    /// The table of `spec`, to write, by the run of this number; `connector` as the table names it.
+    fn sink(&self, spec: &TableSpec, connector: &str, generation: u64) -> Result<Box<dyn Sink>>;
 
     /// The table of `spec`, of which single rows are asked for.
     fn lookup(&self, spec: &TableSpec) -> Result<Arc<dyn Lookup>>;

@@ -10,8 +10,8 @@ use crate::emulator::seaweed;
 use crate::job::SQL;
 use crate::proxy::{Proxy, Seen};
 
-/// The IAM action of a request, its ARN, and the prefix that it lists.
-fn needed(seen: &Seen) -> (&'static str, String, Option<String>) {
+/// The IAM actions of a request, its ARN, and the prefix that it lists.
+fn needed(seen: &Seen) -> Vec<(&'static str, String, Option<String>)> {
     let has = |name: &str| seen.query.split('&').any(|p| p.split('=').next() == Some(name));
     let value = |name: &str| {
         let pair = seen.query.split('&').find_map(|p| p.strip_prefix(&format!("{name}=")));
@@ -26,11 +26,11 @@ fn needed(seen: &Seen) -> (&'static str, String, Option<String>) {
         other => panic!("{other} {} ?{}", seen.path, seen.query),
     };
     let path = seen.path.trim_matches('/').replace("%3D", "=");
-    (
-        action,
-        format!("arn:aws:s3:::{path}"),
-        value("prefix").or_else(|| Some(String::new())).filter(|_| has("list-type")),
-    )
+    let listed = value("prefix").or_else(|| Some(String::new())).filter(|_| has("list-type"));
+    // For If-Match, S3 wants to know whether the sender may know what is there.
+    let second = seen.if_match.then_some("s3:GetObject");
+    let actions = std::iter::once(action).chain(second);
+    actions.map(|action| (action, format!("arn:aws:s3:::{path}"), listed.clone())).collect()
 }
 
 /// `*` at the end only, as our policies have it.
@@ -67,12 +67,6 @@ async fn a_run_asks_for_what_its_policy_allows_and_for_all_of_it() {
     let policy: Value = serde_json::from_slice(&tidemill(&["iam", "job.sql"])).unwrap();
     let statements = policy["Statement"].as_array().unwrap();
     let mut used = BTreeSet::new();
-    let needed = |seen: &Seen| {
-        let first = needed(seen);
-        // S3 wants to know whether the sender may know what is there.
-        let second = seen.if_match.then(|| ("s3:GetObject", first.1.clone(), None));
-        std::iter::once(first).chain(second).collect::<Vec<_>>()
-    };
     for (action, arn, listed) in proxy.seen().iter().flat_map(needed) {
         let allowed = statements.iter().position(|statement| {
             let prefixes = statement.get("Condition").map(|c| texts(&c["StringLike"]["s3:prefix"]));

@@ -146,7 +146,8 @@ impl Bucket {
         let path_style = self.inner.session.path_style();
         let mut settings = aws_sdk_s3::config::Builder::from(&config);
         settings.set_force_path_style(path_style);
-        if self.inner.session.objects().is_none() {
+        let objects = self.inner.session.objects();
+        if objects.is_none() {
             settings.set_retry_config(Some(patient()));
         }
         let sdk = aws_sdk_s3::Client::from_conf(settings.build());
@@ -156,7 +157,7 @@ impl Bucket {
             Some(authorities) => authorities.trusted_by(options),
             None => options,
         };
-        let (builder, retries) = match self.inner.session.objects() {
+        let (builder, retries) = match objects {
             Some(objects) => (AmazonS3Builder::new().with_http_connector(Given(objects.clone())), 0),
             None => (AmazonS3Builder::new(), RETRIES),
         };

@@ -23,5 +23,5 @@ pub(crate) use errors::{AwsFailure, Call, failure, partial};
 pub(crate) use jitter::Jitter;
 pub(crate) use requests::{Attempt, Requests};
 pub use session::Calling;
-pub(crate) use session::{AwsSession, AwsSessions, http_client};
+pub(crate) use session::{AwsSession, AwsSessions};
 pub(crate) use string_key::string_key;

@@ -122,7 +122,7 @@ fn region_of_arns(spec: &TableSpec) -> Option<String> {
 ///
 /// # Errors
 /// The file that `AWS_CA_BUNDLE` names is not certificates.
-pub(crate) fn http_client() -> Result<SharedHttpClient> {
+fn http_client() -> Result<SharedHttpClient> {
     let mut tls = tls::TlsContext::builder();
     if let Some(authorities) = authorities()? {
         tls = tls.with_trust_store(authorities.trust_store());
@@ -168,6 +168,11 @@ impl AwsSession {
     /// second at the first time, and publish again what may be published once only.
     pub(crate) async fn config_without_retries(&self) -> Result<SdkConfig> {
         Ok(self.config().await?.to_builder().retry_config(RetryConfig::disabled()).build())
+    }
+
+    /// An HTTP client with connections of its own; or the one that was given for all calls.
+    pub(crate) fn http_apart(&self) -> Result<SharedHttpClient> {
+        if self.inner.objects.is_some() { Ok(self.inner.http.clone()) } else { http_client() }
     }
 
     /// What requests for objects are made with, where that is given.

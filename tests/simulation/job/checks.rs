@@ -30,14 +30,10 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
 
     for query in &work.queries {
         let (table, wanted) = (query.table.as_str(), sorted(query.results(&events)));
-        let found = match query.is_items {
-            true => services.stored(table),
-            false if query.may_repeat() => services.put_rows(table),
-            false => services.rows(table),
-        };
-        let (wanted, found) = match query.may_repeat() {
-            true => (once(wanted), once(sorted(found))),
-            false => (wanted, sorted(found)),
+        let (wanted, found) = match query.is_items {
+            true => (wanted, sorted(services.stored(table))),
+            false if query.may_repeat() => (once(wanted), once(sorted(services.put_rows(table)))),
+            false => (wanted, sorted(services.rows(table))),
         };
         let missing: Vec<String> = without(&wanted, &found);
         let wrong: Vec<String> = without(&found, &wanted);

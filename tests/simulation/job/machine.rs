@@ -290,10 +290,15 @@ impl Machine {
             if let Ok(answer) = self.call(far, work.clone()).await {
                 return Ok(answer);
             }
-            self.nature.lock().faults.count("asked again");
-            self.nature.world.sleep(Duration::from_millis(100 << retry.min(5))).await;
+            self.asks_again(retry).await;
         }
         self.call(far, work).await
+    }
+
+    /// Waits as a client does before it asks once more: longer each time.
+    pub(crate) async fn asks_again(&self, retry: u32) {
+        self.nature.lock().faults.count("asked again");
+        self.nature.world.sleep(Duration::from_millis(100 << retry.min(5))).await;
     }
 
     /// Asks one that the job writes to, until there is an answer.

@@ -179,14 +179,18 @@ pub(super) fn alert_of(detail: &str) -> Option<String> {
     detail.rsplit("message ").next()?.split(' ').next().map(str::to_owned)
 }
 
-/// A value of JSON as text, and a time as the models have it.
-pub(super) fn plain(value: &Value) -> String {
-    let text = match value {
+/// A value of JSON as text.
+pub(super) fn text(value: &Value) -> String {
+    match value {
         Value::Null => "NULL".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    };
-    text.trim_end_matches('Z').trim_end_matches(".000").replace(' ', "T")
+    }
+}
+
+/// The same, and a time as the models have it.
+pub(super) fn plain(value: &Value) -> String {
+    text(value).trim_end_matches('Z').trim_end_matches(".000").replace(' ', "T")
 }
 
 /// Writes items.

@@ -123,13 +123,9 @@ impl Outside for Site {
         Ok(Arc::new(FarStream { stream, machine: Arc::clone(&self.machine), bug: self.shared.bug }))
     }
 
-    fn sink(&self, spec: &TableSpec, generation: u64) -> Result<Box<dyn Sink>> {
+    fn sink(&self, spec: &TableSpec, connector: &str, generation: u64) -> Result<Box<dyn Sink>> {
         let (services, machine) = (Arc::clone(&self.shared.services), Arc::clone(&self.machine));
         if self.shared.own_connectors {
-            // By an option that no other one has.
-            let named = [("topic", "sns"), ("stream", "kinesis"), ("delivery-stream", "firehose"), ("path", "s3")];
-            let connector = named.iter().find(|(option, _)| spec.option(option).is_some());
-            let connector = connector.map_or("dynamodb", |(_, connector)| connector);
             if connector == "dynamodb" {
                 services.tables.lock().expect("no panic while it is held").provide(spec);
             }

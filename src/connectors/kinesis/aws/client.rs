@@ -15,7 +15,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use crate::connectors::aws::{AwsFailure, AwsSession, Call, failure, http_client};
+use crate::connectors::aws::{AwsFailure, AwsSession, Call, failure};
 use crate::contracts::{Clock, Result};
 
 use super::position::Place;
@@ -67,8 +67,7 @@ pub(super) struct StreamClient {
     client: Client,
     stream: StreamName,
     time: ServerTime,
-    /// Whether all calls are made with the one HTTP client that was given.
-    shares: bool,
+    session: AwsSession,
 }
 
 /// A client that makes each call once.
@@ -88,21 +87,13 @@ async fn build(session: &AwsSession, time: Option<ServerTime>) -> Result<Client>
 impl StreamClient {
     pub(super) async fn new(session: &AwsSession, stream: StreamName, clock: Arc<dyn Clock>) -> Result<Self> {
         let time = ServerTime::new(clock);
-        Ok(Self {
-            client: build(session, Some(time.clone())).await?,
-            stream,
-            time,
-            shares: session.objects().is_some(),
-        })
+        Ok(Self { client: build(session, Some(time.clone())).await?, stream, time, session: session.clone() })
     }
 
     /// The same with connections of its own. HTTP/2 puts all calls to a host on one connection, whose flow control is
     /// shared: a shard whose events nobody takes for a while would hold up all others.
     pub(super) fn apart(&self) -> Result<Self> {
-        if self.shares {
-            return Ok(self.clone());
-        }
-        let config = self.client.config().to_builder().http_client(http_client()?).build();
+        let config = self.client.config().to_builder().http_client(self.session.http_apart()?).build();
         Ok(Self { client: Client::from_conf(config), ..self.clone() })
     }
 

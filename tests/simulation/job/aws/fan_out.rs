@@ -10,7 +10,6 @@ use std::time::Duration;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use http_body_util::StreamBody;
-use http_body_util::combinators::BoxBody;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -131,7 +130,7 @@ pub(super) fn events(far: &FarAws, answer: &Answer) -> SdkBody {
     };
     tokio::spawn(subscription.push());
     let given = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
-    SdkBody::from_body_1_x(BoxBody::new(StreamBody::new(given)))
+    SdkBody::from_body_1_x(StreamBody::new(given))
 }
 
 struct Subscription {

@@ -218,9 +218,7 @@ impl FarAws {
             self.asked.lock().expect("no panic while it is held").extend(ids);
         }
     }
-}
 
-impl FarAws {
     /// What is answered, and when.
     async fn ask(&self, request: Request) -> Result<(Answer, Duration), Lost> {
         let trouble = self.trouble();
@@ -235,13 +233,11 @@ impl FarAws {
 
     /// The same of S3. Its clients ask again by themselves, and in their own time: these do it here, in the world's.
     async fn ask_s3(&self, asked: s3::Asked) -> Result<(Answer, Duration), Lost> {
-        let nature = &self.machine.nature;
         for retry in 0..self.retries {
             match self.ask(Request::S3(asked.clone())).await {
                 Ok((answer, at)) if !s3::Asked::is_refused(&answer) => return Ok((answer, at)),
-                _ => nature.lock().faults.count("asked again"),
+                _ => self.machine.asks_again(retry).await,
             }
-            nature.world.sleep(Duration::from_millis(100 << retry.min(5))).await;
         }
         self.ask(Request::S3(asked)).await
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Answer;
-use crate::job::sinks::Services;
+use crate::job::sinks::{Services, text};
 
 /// A request of the Query protocol: names and values.
 pub(super) type Form = BTreeMap<String, String>;
@@ -55,12 +55,7 @@ pub(super) fn answer(services: &Services, form: &Form, leaves_over: bool, sender
     services.nature.lock().faults.count_many("deduplicated", (accepted - new.len()) as u64);
     for message in new {
         let columns: BTreeMap<String, Value> = serde_json::from_str(&message.message).expect("a JSON object");
-        let text = |value: Value| match value {
-            Value::String(text) => text,
-            Value::Null => "NULL".to_owned(),
-            other => other.to_string(),
-        };
-        services.deliver(0, columns.into_iter().map(|(name, value)| (name, text(value))).collect());
+        services.deliver(0, columns.into_iter().map(|(name, value)| (name, text(&value))).collect());
     }
     Answer { status, body, tag: None }
 }
