@@ -268,6 +268,14 @@ impl Connectors {
         if self.known(spec, connector)?.name == "kinesis" { kinesis::start_position(spec) } else { Ok(None) }
     }
 
+    /// The registered consumers with which a table reads by enhanced fan-out.
+    pub(crate) fn fan_out_consumers(&self, spec: &TableSpec, connector: &str) -> Result<Vec<kinesis::NamedConsumer>> {
+        match (self.known(spec, connector)?.name, &self.local) {
+            ("kinesis", None) => kinesis::fan_out_consumers(spec),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// A text that is equal for tables which read the same records (`kinesis:analytics-events`): such tables are read once.
     pub fn source_identity(&self, spec: &TableSpec, connector: &str) -> Result<String> {
         match self.known(spec, connector)?.name {

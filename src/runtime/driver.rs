@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::accounting::TableCounts;
 use super::age::{Gathered, RowsFrom};
 use super::crew::Crew;
-use super::epoch::{Epoch, EpochLimits, with_floor};
+use super::epoch::{Epoch, EpochLimits, EpochRecords, with_floor};
 use super::feed::{Feed, FeedSpecification};
 use super::idleness::steady_ms;
 use super::reader::{Event, Piece};
@@ -300,8 +300,8 @@ impl Driver {
         feed.splits.apply_brakes(&feed.times);
         epoch.total_rows += piece.records as usize;
         epoch.total_bytes += piece.bytes;
-        if let Some(raw) = piece.raw {
-            epoch.raw.insert(piece.number, (piece.feed, raw));
+        if let Some(chunk) = piece.raw {
+            epoch.raw.insert(piece.number, EpochRecords { feed: piece.feed, stream: piece.stream, chunk });
         }
     }
 
@@ -320,11 +320,6 @@ impl Driver {
     /// Whether a table is read by a feed.
     pub(crate) fn feeds_table(&self, feed: usize, table: usize) -> bool {
         self.feeds[feed].specification.tables.iter().any(|of_feed| of_feed.table == table)
-    }
-
-    /// What people call the source of a feed.
-    pub(crate) fn stream(&self, feed: usize) -> &str {
-        &self.feeds[feed].specification.stream
     }
 
     /// Counts of each table.

@@ -13,7 +13,7 @@ use super::changes::changes;
 use super::checkpoints::{CheckpointOrder, Report};
 use super::crew::Crew;
 use super::driver::Driver;
-use super::epoch::Epoch;
+use super::epoch::{Epoch, EpochRecords};
 use super::failures::Failures;
 use super::inputs::{Floors, Inputs};
 use super::reader::{rejected, rejected_row, row_json};
@@ -170,9 +170,9 @@ pub(super) struct EpochContext<'a> {
 impl EpochContext<'_> {
     /// A record of the epoch that is refused, by the number in its rows.
     fn rejected(&self, query: &str, origin: u64, reason: RejectReason, detail: String) -> Option<RejectedRecord> {
-        let (feed, chunk) = self.epoch.raw.get(&((origin >> 32) as u32))?;
+        let EpochRecords { stream, chunk, .. } = self.epoch.raw.get(&((origin >> 32) as u32))?;
         let reject = Reject { record: origin as u32, reason, column: None, detail };
-        Some(rejected(query, self.driver.stream(*feed), chunk, reject))
+        Some(rejected(query, stream, chunk, reject))
     }
 
     /// A record or row that made a query fail.
@@ -185,7 +185,7 @@ impl EpochContext<'_> {
     /// All records of the epoch that a query reads.
     fn all(&self, query: &RunningQuery, detail: &str) -> Vec<RejectedRecord> {
         let mut records = Vec::new();
-        for (number, (feed, chunk)) in &self.epoch.raw {
+        for (number, EpochRecords { feed, chunk, .. }) in &self.epoch.raw {
             if query.tables.iter().any(|table| self.driver.feeds_table(*feed, *table)) {
                 let origins = (0..chunk.len() as u64).map(|record| u64::from(*number) << 32 | record);
                 let reject = |origin| self.rejected(&query.name, origin, RejectReason::QueryFailed, detail.to_owned());

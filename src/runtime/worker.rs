@@ -180,10 +180,19 @@ impl Worker {
         };
         let is_stopped = tokio::select! {
             biased;
-            begun = begun => begun.map(|()| false)?,
-            () = asked(stop.clone()) => true,
+            begun = begun => begun.map(|()| false),
+            () = asked(stop.clone()) => Ok(true),
         };
-        if is_stopped {
+        if is_stopped.is_err() && after == EpochNumber(0) {
+            // What a first start has registered, no saved state knows of: the next start would take it for somebody else's.
+            driver.stop();
+            let end = async {
+                driver.end().await;
+                Ok(())
+            };
+            let _ = patience.within("the source", FLUSH_PATIENCE, end).await;
+        }
+        if is_stopped? {
             // The last checkpoint and the log have everything for the next run.
             tracing::warn!("stopped before every source and sink had been reached: no epoch was run");
             driver.stop();

@@ -137,7 +137,7 @@ impl FanOutReader {
                 return Ok(false);
             }
         };
-        let asked_ms = clock.now_ms();
+        let asked_ms = self.shard.stream.server_ms();
         match received {
             Ok(Some(Event::SubscribeToShardEvent(event))) => {
                 self.backoff.reset();
@@ -146,7 +146,7 @@ impl FanOutReader {
                 self.shard.limit_chunks(self.allowance.share());
                 let children = event.child_shards.unwrap_or_default();
                 let ends = !children.is_empty() || event.continuation_sequence_number.is_empty();
-                self.shard.take(&event.records, Some(behind), asked_ms, ends);
+                self.shard.take(&event.records, Some(behind), asked_ms, ends)?;
                 if self.shard.stopped() {
                     self.subscription = None;
                     return Ok(false);

@@ -94,7 +94,7 @@ impl PollingReader {
         };
         let limit = self.limit();
         let permit = self.allowance.call().await?;
-        let asked_ms = clock.now_ms();
+        let asked_ms = self.shard.stream.server_ms();
         let answer = self.shard.stream.client.records(&iterator, i32::try_from(limit).unwrap_or(i32::MAX)).await;
         drop(permit);
         // Quotas are counted where the call arrives, some time before this.
@@ -109,19 +109,19 @@ impl PollingReader {
             answer.records.iter().map(|r| r.data().as_ref().len() + r.partition_key().map_or(0, str::len)).sum();
         let (count, ends) = (answer.records.len(), answer.next.is_none());
         if count == 0 {
-            self.shard.take(&[], answer.behind_ms, asked_ms, ends);
+            self.shard.take(&[], answer.behind_ms, asked_ms, ends)?;
         } else {
             self.record_bytes = Some(bytes.div_ceil(count));
             let cut = self.fits(&answer.records);
             if cut < count {
                 // Much larger than asked for: the rest is read again.
                 answer.records.truncate(cut);
-                self.shard.take(&answer.records, None, asked_ms, false);
+                self.shard.take(&answer.records, None, asked_ms, false)?;
                 self.iterator = None;
                 self.pace.took(answered, bytes);
                 return Ok(false);
             }
-            self.shard.take(&answer.records, answer.behind_ms, asked_ms, ends);
+            self.shard.take(&answer.records, answer.behind_ms, asked_ms, ends)?;
         }
         if self.shard.stopped() {
             return Ok(false);

@@ -108,18 +108,21 @@ impl ShardReading {
         self.unpacker.limit_chunks(bytes);
     }
 
-    /// Takes an answer. `asked_ms` is when it was asked for; `ends` says that it is the last one of the shard.
-    pub(super) fn take(&mut self, records: &[Record], behind_ms: Option<u64>, asked_ms: i64, ends: bool) {
+    /// Takes an answer. `asked_ms` is when it was asked for, by the service's time; `ends` says that it is the last one of the shard.
+    ///
+    /// # Errors
+    /// It has something that is no record.
+    pub(super) fn take(&mut self, records: &[Record], behind_ms: Option<u64>, asked_ms: i64, ends: bool) -> Result<()> {
         let after_stop = self.stop_ms.and_then(|stop| records.iter().position(|r| arrival_ms(r) >= stop));
         let records = &records[..after_stop.unwrap_or(records.len())];
         if !records.is_empty() {
             self.from_oldest = false;
-            self.unpacker.take(records, &mut self.position);
+            self.unpacker.take(records, &mut self.position)?;
         }
         if after_stop.is_some() {
             self.stopped = true;
             self.behind_ms = Some(0);
-            return;
+            return Ok(());
         }
         self.missing.reset();
         self.behind_ms = behind_ms;
@@ -128,6 +131,7 @@ impl ShardReading {
             // Everything that arrived before then has been given.
             self.position.read_until(asked_ms.saturating_sub(i64::try_from(behind).unwrap_or(i64::MAX)));
         }
+        Ok(())
     }
 
     /// The stop position has been reached: for this run, the shard is caught up.
@@ -191,12 +195,14 @@ impl ShardReading {
                     return Ok(Verdict::Renew);
                 }
                 self.stream.lost(&self.id, self.position.read_until_ms, "the shard itself has aged out")?;
+                // As above: that it is gone has been told, and its children tell of what is lost of theirs.
+                self.position.read_until(self.stream.oldest_ms());
                 Ok(Verdict::Gone)
             }
             "InvalidArgumentException" => {
                 self.stream.same_stream().await?;
                 match &self.position.place {
-                    Place::At(ms) if *ms > self.stream.clock.now_ms() - AHEAD_MS => Ok(Verdict::Retry),
+                    Place::At(ms) if *ms > self.stream.server_ms() - AHEAD_MS => Ok(Verdict::Retry),
                     // A quiet shard, whose last record has aged out: what is left is younger, and nothing was lost,
                     // as `check_age` has found.
                     Place::After { .. } if !self.from_oldest => {

@@ -275,6 +275,10 @@ fn aggregated(records: Vec<OutRecord>, freely: bool) -> Vec<OutRecord> {
 
 #[async_trait]
 impl Sink for AwsStreamSink {
+    async fn open(&mut self) -> Result<()> {
+        self.target().await.map(drop)
+    }
+
     async fn write(&mut self, _epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
         let mut outcome = WriteOutcome::default();
         let pending = &mut self.pending;

@@ -287,10 +287,11 @@ impl Stream {
         Ok(())
     }
 
-    /// Up to when the parents of a shard have been read: its records are not older.
+    /// A time at which a shard was not there yet, so that its records are younger: until then its parents have been read, and each
+    /// of them had to end first. Of two that merge, one may have been quiet for long: the later time counts.
     pub(super) fn inherited(&self, parents: &[ShardId]) -> Option<i64> {
         let ended = lock(&self.ended);
-        parents.iter().filter_map(|p| ended.get(p).copied()).min()
+        parents.iter().filter_map(|p| ended.get(p).copied()).max()
     }
 
     /// Holds a position against retention. With a time, records before it are gone, and reading goes on from the oldest one.
@@ -305,9 +306,9 @@ impl Stream {
         Ok(Some(oldest))
     }
 
-    /// Records before this are gone.
-    fn oldest_ms(&self) -> i64 {
-        self.clock.now_ms().saturating_sub(self.retention_ms.load(Ordering::Relaxed))
+    /// Records before this are gone. By the service's time: a clock here that is wrong must neither hide a loss nor see one.
+    pub(super) fn oldest_ms(&self) -> i64 {
+        self.server_ms().saturating_sub(self.retention_ms.load(Ordering::Relaxed))
     }
 
     /// Records of a shard are gone: an error, or a warning, as the table's option says.
