@@ -132,6 +132,7 @@ impl Worker {
     ) -> Result<Summary> {
         let started = job.clock.elapsed();
         let Repeated { cuts, mut committed } = repeated(&job)?;
+        let is_first = cuts.is_empty() && job.saved.tables.is_empty();
         let generation = job.log.as_ref().map_or(0, |log| log.generation);
         let log: Option<Arc<dyn EpochLog>> = job.log.map(|log| log.log);
         let clock = Arc::clone(&job.clock);
@@ -183,7 +184,7 @@ impl Worker {
             begun = begun => begun.map(|()| false),
             () = asked(stop.clone()) => Ok(true),
         };
-        if is_stopped.is_err() && after == EpochNumber(0) {
+        if is_stopped.is_err() && is_first {
             // What a first start has registered, no saved state knows of: the next start would take it for somebody else's.
             driver.stop();
             let end = async {

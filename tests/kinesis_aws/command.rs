@@ -101,7 +101,7 @@ async fn two_readers_with_one_consumer_are_refused() {
     let output = tidemill(&stub, dir.path(), &["run", "job.sql", "--once"]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    for part in ["'clicks' and 'again'", "consumer 'job'", "source.efo.consumer.name"] {
+    for part in ["'again' and 'clicks'", "consumer 'job'", "source.efo.consumer.name"] {
         assert!(text.contains(part), "'{part}' in {text}");
     }
     assert_eq!(stub.calls("RegisterStreamConsumer"), 0);
