@@ -476,3 +476,48 @@ WHERE p > 0.9;";
     ran(folder.path(), "plenty", None, Ending::Drain).await.expect("it runs");
     assert_eq!(results(&folder.path().join("plenty"), "tiles").len(), 5_000);
 }
+
+/// What it lacks it lacks each time: a job that nobody ends must end by itself, as often as it says, whatever it has done before.
+#[test]
+fn what_does_not_fit_is_tried_as_often_as_the_job_says_and_not_for_ever() {
+    let tiles = "
+CREATE TABLE tiles (user_id STRING, q BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/out', 'format' = 'json');
+INSERT INTO tiles SELECT user_id, q FROM (
+  SELECT user_id, NTILE(4) OVER (PARTITION BY window_start, window_end ORDER BY n, user_id) AS q FROM counted)
+WHERE q = 2;";
+    let lists = "
+CREATE TABLE lists (users BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/out', 'format' = 'json');
+INSERT INTO lists SELECT CARDINALITY(ARRAY_AGG(user_id)) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
+GROUP BY window_start, window_end;";
+    let settings = "SET 'tidemill.maximum-retry-attempts' = '1'; SET 'tidemill.retry-delay' = '10 ms';";
+    for (job, length, query, words) in [
+        (format!("{COUNTED}{tiles}"), 1_790, "job:tiles", "NTILE OVER has a partition of more than 4 MiB"),
+        (lists.to_owned(), 3_700, "job:lists", " MiB that cannot be put on disk; --memory is 128 MiB"),
+    ] {
+        let folder = place(&format!("{settings}{job}"), 20_000, 20_000, length);
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let run = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+            command.args(["run", &path("job.sql"), "--local", &path("local"), "--memory", "1MiB"]);
+            command.args(["--epoch-rows", "2000", "--epoch-interval", "1h", "--checkpoint-interval", "100ms"]);
+            command.args([
+                "--param",
+                &format!("DIR={}", folder.path().display()),
+                "--param",
+                &format!("OUT={}", path("local")),
+            ]);
+            let output = command.output().unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        // And it is no fault of the records: whoever starts it again, with more, is not told that they are poison.
+        for _ in 0..3 {
+            let (code, said) = run();
+            assert_eq!(code, Some(75), "{said}");
+            assert_eq!(said.matches("failed (1 of 1 retries follows").count(), 1, "{said}");
+            for words in ["error[unavailable]: ", query, words, "hint: give the job more --memory"] {
+                assert!(said.contains(words), "'{words}' in {said}");
+            }
+        }
+        assert!(!folder.path().join("local/out").exists(), "there is no result of a part");
+    }
+}

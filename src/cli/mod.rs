@@ -111,6 +111,11 @@ fn start_position(text: &str) -> Result<StartPosition, String> {
 /// What may pass by itself, as `sysexits.h` calls it (EX_TEMPFAIL).
 const MAY_PASS: u8 = 75;
 
+/// Whether an error may be gone when the same is tried later.
+fn may_pass(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Fenced)
+}
+
 /// Runs the program. Exit codes: 0 done, 1 somebody must look (the job, its SQL, its state, a record), 2 the command line is wrong,
 /// 75 it may pass (a service does not answer, another run has taken over): a supervisor starts it again.
 pub fn main() -> ExitCode {
@@ -142,7 +147,6 @@ pub fn main() -> ExitCode {
             if errors.len() > 1 {
                 eprintln!("{} errors", errors.len());
             }
-            let may_pass = |error: &Error| matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Fenced);
             if errors.iter().all(may_pass) { ExitCode::from(MAY_PASS) } else { ExitCode::FAILURE }
         }
     }

@@ -14,6 +14,7 @@
 
 mod bytes;
 mod caller;
+mod caught;
 mod checksum;
 mod clock;
 mod crash;
@@ -37,6 +38,7 @@ mod time;
 
 pub use bytes::batch_bytes;
 pub use caller::{NO_CREDENTIALS, refused_credentials};
+pub use caught::caught;
 pub use checksum::xxh64;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use crash::{CRASH_POINTS, FRESH_CRASH_POINTS, crash_point};

@@ -13,7 +13,7 @@ use super::rows::{Provenance, RowMaker, Unfit, UnfitRows};
 use super::shared_decode::FeedDecoder;
 use crate::contracts::{
     Arrivals, Clock, Error, Fetch, Position, RawChunk, Reject, RejectReason, RejectedRecord, Result, RowChunk,
-    SequenceNumbers, SkippedTime, SplitReader,
+    SequenceNumbers, SkippedTime, SplitReader, caught,
 };
 
 /// Records of one split that belong together: all of them, and the position after them.
@@ -158,8 +158,9 @@ const PATIENCE: u32 = 100;
 
 impl ReaderTask {
     pub(crate) async fn run(mut self) {
-        let events = self.events.clone();
-        if let Err(error) = self.read().await {
+        let (events, who) = (self.events.clone(), format!("a reader of '{}'", self.stream()));
+        // Nobody waits for this task: one that dies would be missed by nobody, and its split stand still.
+        if let Err(error) = caught(&who, self.read()).await.flatten() {
             // A closed channel means that the driver has gone: nobody is left to tell.
             let _ = events.send(Event::Failed(error)).await;
         }

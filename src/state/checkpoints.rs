@@ -284,13 +284,15 @@ impl CheckpointStore {
             }
             return Err(fenced(&self.storage.place(), manifest.number, other.ok().flatten().as_ref()));
         }
-        // The number was free because it has been removed again: the job has gone on without this run.
+        // The number is taken, whatever comes of the look: who tries again takes the next one.
+        self.number = manifest.number;
+        self.references.reached(manifest.number);
+        // It was free because it has been removed again: the job has gone on without this run.
         if self.numbers().await?.last().is_some_and(|newest| *newest > manifest.number) {
             self.storage.remove(&name).await?;
             let newest = self.latest().await.ok().flatten();
             return Err(fenced(&self.storage.place(), manifest.number, newest.as_ref()));
         }
-        self.number = manifest.number;
         self.references.committed(manifest);
         Ok(bytes)
     }

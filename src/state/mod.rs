@@ -8,6 +8,8 @@
 //! ```
 
 mod checked_file;
+#[cfg(test)]
+mod checkpoint_tests;
 mod checkpoints;
 mod checksum;
 mod compact;

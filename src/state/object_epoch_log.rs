@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 
@@ -48,8 +49,18 @@ struct Writer {
     next: u64,
     /// Objects that are there: number, the last epoch in it; `None` for the beginning of a run.
     objects: VecDeque<(u64, Option<u64>)>,
+    /// What was given up in the midst of being written: it may be there, or not, under the next number, so it is written before all else.
+    begun: Option<Begun>,
     /// Whether an append has failed: what it wrote may be there, so no other can follow.
     failed: Option<(ErrorKind, String)>,
+}
+
+/// An object that is being written.
+#[derive(Debug)]
+struct Begun {
+    content: Bytes,
+    epoch: Option<u64>,
+    entries: Vec<Waiting>,
 }
 
 impl ObjectEpochLog {
@@ -67,13 +78,16 @@ impl ObjectEpochLog {
             storage,
             nonce: nonce.to_owned(),
             waiting: Mutex::default(),
-            writer: tokio::sync::Mutex::new(Writer { next, objects, failed: None }),
+            writer: tokio::sync::Mutex::new(Writer { next, objects, begun: None, failed: None }),
         };
         Ok((log, read.into_iter().flatten().flatten().collect()))
     }
 
-    /// Writes what waits as one object.
+    /// Writes what waits as one object. May be dropped: the next call finishes what this one has begun.
     async fn write(&self, writer: &mut Writer) {
+        if writer.begun.is_some() {
+            self.create(writer).await;
+        }
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if waiting.is_empty() {
             return;
@@ -81,10 +95,18 @@ impl ObjectEpochLog {
         let mut content = format!("{}\n", self.nonce).into_bytes();
         waiting.iter().for_each(|entry| content.extend(&entry.line));
         let epoch = waiting.iter().map(|entry| entry.epoch).max().flatten();
+        writer.begun = Some(Begun { content: content.into(), epoch, entries: waiting });
+        self.create(writer).await;
+    }
+
+    /// Creates the object that has been begun, perhaps once more: the same content is no other object.
+    async fn create(&self, writer: &mut Writer) {
+        let Some(begun) = &writer.begun else { return };
         let created = match &writer.failed {
             Some((kind, message)) => Err(Error::new(*kind, message.clone())),
-            None => self.storage.create(&name(writer.next), content.into()).await,
+            None => self.storage.create(&name(writer.next), begun.content.clone()).await,
         };
+        let Some(Begun { epoch, entries, .. }) = writer.begun.take() else { return };
         let failure = match created {
             Ok(Created::New) => None,
             Ok(Created::Taken) => Some((
@@ -100,7 +122,7 @@ impl ObjectEpochLog {
             }
             Some(failure) => writer.failed = Some(failure.clone()),
         }
-        for entry in waiting {
+        for entry in entries {
             let answer = failure.as_ref().map_or(Ok(()), |(kind, message)| Err(Error::new(*kind, message.clone())));
             // One that does not wait any more has been cancelled.
             let _ = entry.done.send(answer);
@@ -184,8 +206,7 @@ fn number_of(name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-
-    use bytes::Bytes;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::contracts::EpochCut;
@@ -233,6 +254,75 @@ mod tests {
         let (generation, now_ms, splits, tables) = (1, 5, vec![], vec![]);
         let (oldest_ms, closes, references) = (None, false, BTreeMap::new());
         LogEntry::Cut(EpochCut { epoch, generation, now_ms, oldest_ms, closes, splits, tables, references })
+    }
+
+    /// Does what it is asked once more, or does not, and never answers.
+    #[derive(Debug)]
+    struct Silent {
+        of: Arc<dyn Storage>,
+        does: bool,
+        silent: AtomicBool,
+    }
+
+    #[async_trait]
+    impl Storage for Silent {
+        fn place(&self) -> String {
+            self.of.place()
+        }
+
+        async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+            let silent = self.silent.load(Ordering::Relaxed);
+            let created = if !silent || self.does { Some(self.of.create(name, content).await) } else { None };
+            match created.filter(|_| !silent) {
+                Some(created) => created,
+                None => std::future::pending().await,
+            }
+        }
+
+        async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+            self.of.read(name).await
+        }
+
+        async fn list(&self, folder: &str) -> Result<Vec<String>> {
+            self.of.list(folder).await
+        }
+
+        async fn remove(&self, name: &str) -> Result<()> {
+            self.of.remove(name).await
+        }
+    }
+
+    /// A writer of a sink that is ended with its run, before the failure of the run is noted.
+    #[tokio::test]
+    async fn an_entry_that_is_given_up_half_way_fences_nobody() {
+        for does in [true, false] {
+            for of in storages().1 {
+                let silent = Arc::new(Silent { of, does, silent: AtomicBool::new(false) });
+                let storage: Arc<dyn Storage> = Arc::clone(&silent) as _;
+                let (log, _) = ObjectEpochLog::open(Arc::clone(&storage), "a").await.expect("a log");
+                log.append(&started(1)).await.expect("an entry");
+                silent.silent.store(true, Ordering::Relaxed);
+                let (first, second) = (cut(1), cut(2));
+                // Two at a time: the second one waits for the first to write.
+                tokio::select! {
+                    biased;
+                    _ = log.append(&first) => panic!("it has no answer"),
+                    _ = log.append(&second) => panic!("it has no answer"),
+                    () = async { for _ in 0..100 { tokio::task::yield_now().await } } => {}
+                }
+                // In a folder, what blocks has its own thread.
+                while does && storage.read(&name(2)).await.expect("read").is_none() {
+                    tokio::task::yield_now().await;
+                }
+                silent.silent.store(false, Ordering::Relaxed);
+                let failed = LogEntry::Failed { query: "a".to_owned(), epoch: 2, error: "bad".to_owned() };
+                log.append(&failed).await.expect("nobody has taken over");
+                log.forget(0).await.expect("shortened");
+                let entries = ObjectEpochLog::open(storage, "b").await.expect("a log").1;
+                assert_eq!(entries, [started(1), cut(1), cut(2), failed], "stored: {does}");
+                log.append(&cut(3)).await.expect("it goes on");
+            }
+        }
     }
 
     /// Else those that are kept, as first objects of runs, would make room for them: what fences a run that sleeps since.

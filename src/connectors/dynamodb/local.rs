@@ -73,7 +73,8 @@ fn failed(table: &str, error: rusqlite::Error) -> Error {
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
             Error::corrupt(message).caused_by(error)
         }
-        _ => Error::unavailable(message).caused_by(error),
+        // Of a file of this machine: nobody is out of reach.
+        _ => Error::unavailable(message).of_this_machine().caused_by(error),
     }
 }
 

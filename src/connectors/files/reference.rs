@@ -164,6 +164,7 @@ impl ReferenceFiles {
                 self.spec.name,
                 most >> 20
             ))
+            .of_this_machine()
             .hint("give the job more --memory, name fewer columns in CREATE TABLE, or look its rows up in a DynamoDB table instead")),
             _ => Ok(()),
         }

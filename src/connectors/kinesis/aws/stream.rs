@@ -12,7 +12,7 @@ use aws_sdk_kinesis::types::{ChildShard, Shard};
 use tokio::sync::Notify;
 
 use crate::connectors::aws::{AwsFailure, Jitter};
-use crate::contracts::{Clock, Error, Result};
+use crate::contracts::{Clock, Error, Result, caught};
 
 use super::client::{StreamClient, Summary};
 use super::lineage::{Lineage, Listed, ShardId};
@@ -208,6 +208,13 @@ impl Stream {
 
     /// Lists the shards again and again. Ends with the source.
     pub(super) async fn watch(self: Arc<Self>, interval: Duration) {
+        let who = format!("the task that lists the shards of stream '{}'", self.name());
+        if let Err(error) = caught(&who, self.list_again(interval)).await.flatten() {
+            *lock(&self.failed) = Some(error);
+        }
+    }
+
+    async fn list_again(&self, interval: Duration) -> Result<()> {
         let mut listings = 0u32;
         loop {
             tokio::select! {
@@ -215,16 +222,10 @@ impl Stream {
                 () = self.look_now.notified() => {}
             }
             listings = listings.wrapping_add(1);
-            let looked = async {
-                if listings.is_multiple_of(LISTINGS_PER_SUMMARY) {
-                    self.same_stream().await?;
-                }
-                self.refresh().await
-            };
-            if let Err(error) = looked.await {
-                *lock(&self.failed) = Some(error);
-                return;
+            if listings.is_multiple_of(LISTINGS_PER_SUMMARY) {
+                self.same_stream().await?;
             }
+            self.refresh().await?;
         }
     }
 
