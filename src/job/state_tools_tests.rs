@@ -113,7 +113,7 @@ fn number(file: &Path) -> i64 {
 async fn a_checkpoint_that_a_running_job_removes_while_it_is_read_is_not_called_damaged() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let (running, mut tools) = running(folder).await;
+    let (running, tools) = running(folder).await;
     let to = folder.join("copy").display().to_string();
     // The newest is another one by then.
     for (left, newest) in [(1, 2), (READS - 1, 1 + READS)] {
