@@ -18,6 +18,8 @@ use place::{Place, RUN, wait};
 mod after_kill;
 #[path = "support/place.rs"]
 mod place;
+#[path = "changed_sql/places.rs"]
+mod places;
 
 /// Event `id` is at second `id` after 10:00, so minute `m` has the ids from 60 m on.
 const SOURCE: &str = "\

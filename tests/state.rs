@@ -15,6 +15,10 @@ use tidemill::state::FileEpochLog;
 mod again;
 #[path = "state/earlier.rs"]
 mod earlier;
+#[path = "state/elsewhere.rs"]
+mod elsewhere;
+#[path = "state/folders.rs"]
+mod folders;
 #[path = "support/left.rs"]
 #[expect(dead_code, reason = "shared with the test of kills")]
 mod left;

@@ -43,7 +43,7 @@ pub use checksum::xxh64;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use crash::{CRASH_POINTS, FRESH_CRASH_POINTS, crash_point};
 pub use decode::{Decoded, Decoder, SkippedTime};
-pub use epoch_log::{EpochCut, EpochLog, LogEntry, Opened, OpenedAt, SplitCut, TableCut};
+pub use epoch_log::{EpochCut, EpochLog, LogEntry, Opened, OpenedAt, OpenedLog, SeenLog, SplitCut, TableCut};
 pub use error::{Error, ErrorKind, Location, Result};
 pub use lease::{Lease, LeaseStore};
 pub use lookup::{Lookup, LookupCache};

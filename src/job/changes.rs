@@ -9,6 +9,7 @@ use std::fmt::Write;
 
 use datafusion::arrow::datatypes::FieldRef;
 
+use super::places::{Moved, follow};
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
 use crate::runtime::{columns_of_open_rows, identity, is_identity_of};
@@ -34,16 +35,22 @@ pub(super) struct Reconciled {
 /// not.
 pub(super) fn reconcile(
     queries: &[QueryPlan],
-    saved: Option<&mut Manifest>,
+    mut saved: Option<&mut Manifest>,
     log: &[LogEntry],
     state: &StateOptions,
 ) -> Result<Reconciled> {
-    let appeared = all_appeared(queries, saved.as_deref(), log);
+    let mut appeared = all_appeared(queries, saved.as_deref(), log);
+    let Moved { notes: mut notes_of_places, gone: displaced, renamed, unclear } = match &mut saved {
+        Some(manifest) => follow(queries, manifest, log)?,
+        None => Moved::default(),
+    };
     let mut nothing = BTreeMap::new();
     let (epoch, checkpointed_by, saved) = match saved {
         Some(manifest) => (manifest.epoch, manifest.generation, &mut manifest.queries),
         None => (0, 0, &mut nothing),
     };
+    // What the log has of them up to there is done, whatever they were called.
+    appeared.extend(renamed.into_iter().map(|name| (name, epoch)));
     let mut cutters = log.iter().filter_map(|entry| match entry {
         LogEntry::Cut(cut) if cut.epoch > epoch => Some(cut.generation),
         _ => None,
@@ -61,8 +68,8 @@ pub(super) fn reconcile(
             LogEntry::Started { queries, .. } => queries.keys().collect(),
             _ => Vec::new(),
         });
-        let names: Vec<&str> =
-            saved.keys().chain(begun).map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
+        let saved = saved.keys().chain(displaced.iter().map(|(name, _)| name));
+        let names: Vec<&str> = saved.chain(begun).map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
         if names.iter().any(|name| means(given, name)) {
             return Ok(());
         }
@@ -88,19 +95,24 @@ pub(super) fn reconcile(
         }
     }
     let mut notes = Vec::new();
-    let gone: Vec<String> = saved.keys().filter(|name| !has(name)).cloned().collect();
-    for name in &gone {
-        let Some(query) = saved.remove(name) else { continue };
+    notes.append(&mut notes_of_places);
+    let missing: Vec<String> = saved.keys().filter(|name| !has(name)).cloned().collect();
+    let missing =
+        missing.iter().filter_map(|name| saved.remove_entry(name)).map(|(name, query)| (name, query, repeats));
+    // Of those whose names others have, nothing is repeated.
+    let gone: Vec<_> = missing.chain(displaced.into_iter().map(|(name, query)| (name, query, 0))).collect();
+    for (name, query, repeats) in &gone {
         let dropped = still(Some(checkpointed_by)) && state.drop_state.iter().any(|given| means(given, name));
-        let loses = !query.operators.is_empty() || query.durable_epoch < epoch || repeats > 0;
+        let loses = !query.operators.is_empty() || query.durable_epoch < epoch || *repeats > 0;
         if loses && !dropped {
-            return Err(is_gone(name, &query, repeats));
+            return Err(is_gone(name, query, *repeats));
         }
         notes.push(format!("query '{name}' is gone, and so is its state"));
     }
+    let is_gone = |name: &String| gone.iter().any(|(gone, ..)| gone == name);
     // One that was new since the last checkpoint has no state there.
     let begun = started.into_iter().flat_map(|queries| queries.keys());
-    for name in begun.filter(|name| repeats > 0 && !has(name) && !gone.contains(name)) {
+    for name in begun.filter(|name| repeats > 0 && !has(name) && !is_gone(name)) {
         notes
             .push(format!("query '{name}' is gone: what its sink lacks of the last {repeats} epoch(s) is not written"));
     }
@@ -122,7 +134,11 @@ pub(super) fn reconcile(
             }
             notes.push(format!("query '{}' has changed: {repeats} epoch(s) are repeated by the new SQL", query.name));
         }
+        let is_unclear = unclear.contains(&query.name);
         if let Some(before) = saved.get_mut(&query.name).filter(|_| keeps) {
+            if is_unclear {
+                return Err(whose_is_unclear(&query.name));
+            }
             notes.extend(keep_state(query, before)?);
         }
         match saved.get(&query.name) {
@@ -141,7 +157,7 @@ pub(super) fn reconcile(
                 saved.remove(&query.name);
                 notes.push(format!("query '{}' begins without state behind the last checkpoint", query.name));
             }
-            Some(before) => same_operators(query, before)?,
+            Some(before) => same_operators(query, before, is_unclear)?,
         }
     }
     Ok(Reconciled { notes, appeared })
@@ -224,7 +240,19 @@ pub(super) fn fits_open_files(query: &QueryPlan, unwritten: Option<&OperatorStat
     Err(Error::config(error).hint("run the unchanged files once with --once, and then the changed ones"))
 }
 
-fn same_operators(query: &QueryPlan, before: &ManifestQuery) -> Result<()> {
+/// INSERTs have come or gone beside it, so it may not be the one that had its name.
+fn whose_is_unclear(name: &str) -> Error {
+    let error = format!(
+        "the state of '{name}' may be another query's: INSERTs of one file into one table are told apart by their place, and some have come or gone"
+    );
+    Error::config(error).hint(ONE_BY_ONE)
+}
+
+/// What to do where several INSERTs of a file have changed.
+const ONE_BY_ONE: &str = "change one thing after the other: first add, move or take away INSERTs as they were, and run once with --once; then change \
+                          the query";
+
+fn same_operators(query: &QueryPlan, before: &ManifestQuery, is_unclear: bool) -> Result<()> {
     let own: Vec<&str> = query.graph.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
     let saved: Vec<&str> = before.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
     if own == saved {
@@ -240,6 +268,14 @@ fn same_operators(query: &QueryPlan, before: &ManifestQuery) -> Result<()> {
         query.name,
         difference(&saved, &own).trim_end()
     );
+    if is_unclear {
+        let error = format!(
+            "{error}\n(INSERTs of one file into one table are told apart by their place, and some have come or gone: this may be a comparison \
+             with another one)"
+        );
+        return Err(Error::config(error)
+            .hint(format!("{ONE_BY_ONE}; or let it begin without state with --reset {}", query.name)));
+    }
     Err(Error::config(error).hint(format!(
         "undo the change; or keep this query until its windows have closed, and give the changed one another file name or \
          sink; or let it begin without state with --reset {}, and have what is then incomplete computed from the archive by \

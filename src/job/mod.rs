@@ -11,6 +11,8 @@ mod fleet;
 mod fresh;
 mod lookups;
 mod memory;
+mod newest;
+mod places;
 mod portable;
 mod replica;
 mod resources;

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use super::beginning::Beginning;
 use super::changes::{Reconciled, fits_open_files, reconcile};
+use super::files::refuse_beside_sql;
 use super::fresh::{begins_anew, since_anew};
+use super::newest::{Passes, newest};
 use super::replica::LeasePlace;
 use super::run::JobOptions;
 use crate::connectors::files::{StatePlace, state_place};
 use crate::contracts::{
-    Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Outside, Result, Storage, crash_point,
+    Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, OpenedLog, Outside, Result, Storage, crash_point,
 };
 use crate::operators::StateLimit;
 use crate::runtime::{Checkpointing, JobLog, identity};
@@ -88,18 +90,18 @@ pub(super) async fn storage(
     }
 }
 
-/// The epoch log in a storage, with its entries; `anew`: one that cannot be read is removed.
+/// The epoch log in a storage, with what can be read of it; `anew`: see [`LockedStorage::open_log`].
 pub(super) async fn open_log(
     storage: &Arc<dyn Storage>,
     locked: Option<&dyn LockedStorage>,
     nonce: &str,
     anew: bool,
-) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)> {
+) -> Result<OpenedLog> {
     if let Some(locked) = locked {
         return locked.open_log(anew).await;
     }
-    let (log, entries) = ObjectEpochLog::open(Arc::clone(storage), nonce).await?;
-    Ok((Arc::new(log), entries))
+    let (log, entries, damage) = ObjectEpochLog::open_damaged(Arc::clone(storage), nonce).await?;
+    Ok(OpenedLog { log: Arc::new(log), entries, damage })
 }
 
 /// A text that no other run has.
@@ -133,6 +135,9 @@ pub(super) async fn saved_run(
         Some(outside) => (outside.storage(), outside.locked_storage()),
         None => storage(&path, Arc::clone(clock)).await?,
     };
+    if locked.is_some() && options.state.outside.is_none() {
+        refuse_beside_sql(Path::new(&storage.place()), &options.paths)?;
+    }
     let opening = Opening { options, plan, clock, storage, locked, limit };
     let mut attempt = 1;
     let begun = loop {
@@ -197,7 +202,8 @@ impl Opening<'_> {
         let local = options.local.as_deref();
         let has_results =
             local.filter(|local| !state.of_fleet && !local.join("checkpoints").exists()).and_then(results);
-        let (log, entries) = open_log(&self.storage, self.locked.as_deref(), &nonce, options.fresh).await?;
+        let opened = open_log(&self.storage, self.locked.as_deref(), &nonce, options.fresh).await?;
+        let OpenedLog { log, entries, damage } = opened;
         let mut store = CheckpointStore::new(Arc::clone(&self.storage), nonce, self.plan.settings.checkpoints_kept);
         if let Some(limit) = self.limit {
             store = store.spilling(Arc::clone(&limit.folder), limit.bytes);
@@ -212,7 +218,7 @@ impl Opening<'_> {
             (None, _, true) => Passes::ForThePrevious,
             (None, ..) => Passes::None,
         };
-        let mut newest = newest(&store, passes, self.clock, &mut notes).await?;
+        let mut newest = newest(&store, passes, damage.is_some(), self.clock, &mut notes).await?;
         let generation = last_generation(&entries).max(newest.generation) + 1;
         let stamp = Stamp { generation, time_ms: self.clock.now_ms() };
         let epoch = last_epoch(&entries).max(newest.epoch);
@@ -229,6 +235,13 @@ impl Opening<'_> {
             }
             None => None,
         };
+        match damage {
+            Some(damage) if options.fresh || back.is_some() => {
+                notes.push(format!("{}: nothing of the log is needed", damage.message()));
+            }
+            Some(damage) => return Err(damage),
+            None => {}
+        }
         let (entries, is_pending) = since_anew(entries, newest.generation);
         let fresh = options.fresh || (is_pending && back.is_none());
         if fresh && !options.fresh {
@@ -324,85 +337,6 @@ impl Opening<'_> {
             loaded => loaded,
         }
     }
-}
-
-/// The newest checkpoint that can be read.
-#[derive(Default)]
-pub(super) struct Newest {
-    manifest: Option<Manifest>,
-    /// There is a newer one, which cannot.
-    damaged: bool,
-    pub(super) generation: u64,
-    pub(super) epoch: u64,
-}
-
-/// What a damaged newest checkpoint is passed over for.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Passes<'a> {
-    /// It is an error.
-    None,
-    /// The run begins anew.
-    ForNothing,
-    /// The run goes on from the newest one that is whole.
-    ForThePrevious,
-    /// Somebody goes back to this, and it is told what was passed over.
-    For(&'a str),
-}
-
-/// # Errors
-/// `fenced` where the run before has made other checkpoints meanwhile.
-pub(super) async fn newest(
-    store: &CheckpointStore,
-    passes: Passes<'_>,
-    clock: &Arc<dyn Clock>,
-    notes: &mut Vec<String>,
-) -> Result<Newest> {
-    let mut newest = Newest::default();
-    let mut is_unknown = false;
-    for number in store.numbers().await?.into_iter().rev() {
-        let manifest = store.manifest(number).await;
-        is_unknown |= manifest.is_err();
-        if let Ok(manifest) = &manifest {
-            newest.generation = newest.generation.max(manifest.generation);
-            newest.epoch = newest.epoch.max(manifest.epoch);
-        }
-        // For who asks for the one before, a damaged state file is as bad as a damaged manifest.
-        let read = async {
-            let manifest = manifest?;
-            if matches!(passes, Passes::ForThePrevious) {
-                store.verify(&manifest).await?;
-            }
-            Ok::<_, Error>(manifest)
-        };
-        let error = match read.await {
-            Ok(manifest) => {
-                newest.manifest = Some(manifest);
-                break;
-            }
-            // A run that is being taken over has made others since it was listed, and has removed it.
-            Err(error) if error.kind() == ErrorKind::Config => {
-                return Err(Error::new(ErrorKind::Fenced, error.message()));
-            }
-            Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
-            Err(error) => error,
-        };
-        match passes {
-            Passes::None => return Err(error),
-            // What it says is not known: its run and its epochs are passed over by the time.
-            Passes::ForNothing => notes.push(format!("--fresh: {}", error.message())),
-            Passes::ForThePrevious => notes.push(format!("{}: going on from the one before", error.message())),
-            Passes::For(name) => notes.push(format!("{}: passed over for savepoint {name}", error.message())),
-        }
-        newest.damaged |= !matches!(passes, Passes::ForNothing);
-    }
-    if newest.damaged && is_unknown {
-        // The damaged one was at most so many checkpoints later; numbers of epochs must not be used twice. Where none can be read, epochs are
-        // counted on by the time, which grows faster than they follow each other.
-        newest.generation += 1_000;
-        let least = if newest.manifest.is_none() { u64::try_from(clock.now_ms()).unwrap_or(0) } else { 0 };
-        newest.epoch = (newest.epoch + 1_000_000).max(least);
-    }
-    Ok(newest)
 }
 
 /// Where epochs are counted from without a checkpoint: from where the log begins, if there is one. Else from 0 in a folder

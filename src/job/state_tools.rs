@@ -6,14 +6,16 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{BooleanArray, RecordBatch};
-use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::array::RecordBatch;
 use parquet::arrow::ArrowWriter;
+use parquet::errors::ParquetError;
 
-use super::saved::{ATTEMPTS, Passes, last_epoch, last_generation, newest, nonce, open_log, storage};
+use super::files::refuse_with_sql;
+use super::newest::{Passes, newest};
+use super::saved::{ATTEMPTS, last_epoch, last_generation, nonce, open_log, storage};
 use super::state_text::{changed, everything, short};
-use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Result};
-use crate::state::{CheckpointStore, Manifest, OperatorState, Stamp, StatePiece};
+use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, OpenedLog, Result, SeenLog};
+use crate::state::{CheckpointStore, Manifest, Stamp};
 
 #[cfg(test)]
 #[path = "state_tools_tests.rs"]
@@ -90,38 +92,52 @@ impl StateTools {
 
     /// Writes the state of each operator (of one query, if it is named), and the rows in open files of its sink, as Parquet below `folder`.
     /// Answers the files.
-    pub async fn export(&mut self, which: &str, query: Option<&str>, folder: &Path) -> Result<Vec<PathBuf>> {
+    pub async fn export(&self, which: &str, query: Option<&str>, folder: &Path) -> Result<Vec<PathBuf>> {
         let mut reads = 0;
         let (mut manifest, _) = self.find(which).await?;
-        let (saved, names) = loop {
-            let names = file_names(manifest.queries.keys());
-            if let Some(query) = query {
-                manifest.queries.retain(|name, _| name == query);
-                if manifest.queries.is_empty() {
-                    return Err(Error::config(format!("there is no query '{query}' in it"))
-                        .hint("`tidemill state show` has the names"));
-                }
-            }
-            match self.store.load(&manifest).await {
-                Err(error) => (manifest, _) = self.read_again(which, &manifest, error, &mut reads).await?,
-                saved => break (saved?, names),
-            }
-        };
-        let failed =
-            |e: std::io::Error| Error::unavailable(format!("cannot write below '{}'", folder.display())).caused_by(e);
-        std::fs::create_dir_all(folder).map_err(failed)?;
         let mut files = Vec::new();
-        for (name, query) in &saved.queries {
-            let operators = query.operators.iter().enumerate().map(|(number, state)| (number.to_string(), state));
-            let open = query.unwritten.iter().map(|state| ("open".to_owned(), state));
-            for (which, state) in operators.chain(open) {
-                let path = folder.join(format!("{}-{which}.parquet", names[name]));
-                if write_parquet(state, &path).map_err(|e| e.context(format!("query '{name}'")))? {
-                    files.push(path);
+        loop {
+            match self.export_from(&manifest, query, folder, &mut files).await {
+                Ok(()) => return Ok(files),
+                Err(error) => {
+                    (manifest, _) = self.read_again(which, &manifest, error, &mut reads).await?;
+                    // What has been written is of another checkpoint.
+                    for file in files.drain(..) {
+                        std::fs::remove_file(&file).map_err(|e| cannot_write(&file, e))?;
+                    }
                 }
             }
         }
-        Ok(files)
+    }
+
+    /// One operator after the other, a file of state at a time: the state may be larger than memory.
+    async fn export_from(
+        &self,
+        manifest: &Manifest,
+        query: Option<&str>,
+        folder: &Path,
+        files: &mut Vec<PathBuf>,
+    ) -> Result<()> {
+        if let Some(query) = query
+            && !manifest.queries.contains_key(query)
+        {
+            return Err(
+                Error::config(format!("there is no query '{query}' in it")).hint("`tidemill state show` has the names")
+            );
+        }
+        std::fs::create_dir_all(folder).map_err(|e| cannot_write(folder, e))?;
+        let names = file_names(manifest.queries.keys());
+        for (name, saved) in manifest.queries.iter().filter(|(name, _)| query.is_none_or(|query| query == *name)) {
+            let operators = saved.operators.iter().enumerate().map(|(number, state)| (number.to_string(), state));
+            let open = saved.unwritten.iter().map(|state| ("open".to_owned(), state));
+            for (which, state) in operators.chain(open) {
+                let mut file = ParquetFile::new(folder.join(format!("{}-{which}.parquet", names[name])));
+                let read = self.store.for_each_live(state, &mut |rows| file.write(&rows)).await;
+                files.extend(file.begun());
+                read.and_then(|()| file.close()).map_err(|e| e.context(format!("query '{name}'")))?;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps a checkpoint as a savepoint.
@@ -182,6 +198,9 @@ impl StateTools {
     pub async fn restore(&self, which: &str, path: &str) -> Result<String> {
         let (mut of, mut name) = self.find(which).await?;
         let (to, locked) = storage(path, Arc::clone(&self.clock)).await?;
+        if locked.is_some() {
+            refuse_with_sql(Path::new(&to.place()))?;
+        }
         let store = CheckpointStore::new(to, nonce()?, KEPT);
         let mut other = Self { store, locked, clock: Arc::clone(&self.clock) };
         let (own_epoch, own_generation) = self.counted().await?;
@@ -240,15 +259,17 @@ impl StateTools {
 
     /// The last epoch and the last run that are known here, or may be by the time at which a copy is used. Disturbs nobody.
     async fn counted(&self) -> Result<(u64, u64)> {
-        let (entries, may_run) = match open_log(self.store.storage(), self.locked.as_deref(), &nonce()?, false).await {
-            // The lock of a folder tells whether a run is under way. A bucket has none.
-            Ok((_, entries)) => (entries, self.locked.is_none()),
-            Err(error) if error.kind() == ErrorKind::Fenced => (Vec::new(), true),
-            Err(error) => return Err(error),
+        let seen = match &self.locked {
+            Some(locked) => locked.see_log().await?,
+            None => {
+                let OpenedLog { entries, damage, .. } = open_log(self.store.storage(), None, &nonce()?, false).await?;
+                // A bucket has no lock that would tell whether a run is under way.
+                SeenLog { entries, damaged: damage.is_some(), in_use: true }
+            }
         };
-        let (epoch, generation) = self.last(&entries).await?;
+        let (epoch, generation) = self.last(&seen.entries, seen.damaged).await?;
         // A job that is running goes on counting.
-        Ok(if may_run { (epoch + EPOCHS_AHEAD, generation + 1) } else { (epoch, generation) })
+        Ok(if seen.in_use { (epoch + EPOCHS_AHEAD, generation + 1) } else { (epoch, generation) })
     }
 
     /// Whether a run that is being taken over has written meanwhile. Where it has a lock, that keeps others out.
@@ -258,18 +279,20 @@ impl StateTools {
 
     /// Makes this program the one that may write: the last epoch, a stamp, and the log.
     async fn take_over(&mut self) -> Result<(u64, Stamp, Arc<dyn EpochLog>)> {
-        let (log, entries) = open_log(self.store.storage(), self.locked.as_deref(), &nonce()?, false).await?;
-        let (epoch, last_generation) = self.last(&entries).await?;
+        let opened = open_log(self.store.storage(), self.locked.as_deref(), &nonce()?, false).await?;
+        // Nothing of it is needed, so it may be damaged.
+        let OpenedLog { log, entries, damage } = opened;
+        let (epoch, last_generation) = self.last(&entries, damage.is_some()).await?;
         let generation = last_generation + 1;
         // From here on, a run that is under way can write nothing any more.
         log.append(&LogEntry::Started { generation, queries: Default::default(), anew: false }).await?;
         Ok((epoch, Stamp { generation, time_ms: self.clock.now_ms() }, log))
     }
 
-    /// The last epoch and the last run, by the newest checkpoint and these entries of the log.
-    async fn last(&self, entries: &[LogEntry]) -> Result<(u64, u64)> {
+    /// The last epoch and the last run, by the newest checkpoint and these entries of the log, which may have had more.
+    async fn last(&self, entries: &[LogEntry], damaged: bool) -> Result<(u64, u64)> {
         // Who goes back to another one, or copies it, does so also where the newest is damaged.
-        let newest = newest(&self.store, Passes::For("another"), &self.clock, &mut Vec::new()).await?;
+        let newest = newest(&self.store, Passes::For("another"), damaged, &self.clock, &mut Vec::new()).await?;
         Ok((newest.epoch.max(last_epoch(entries)), newest.generation.max(last_generation(entries))))
     }
 }
@@ -316,25 +339,46 @@ fn file_names<'a>(queries: impl Iterator<Item = &'a String>) -> BTreeMap<String,
     queries.map(name).collect()
 }
 
-/// Writes the live rows; false when there are none.
-fn write_parquet(operator: &OperatorState, path: &Path) -> Result<bool> {
-    let failed = |e: parquet::errors::ParquetError| {
-        Error::unavailable(format!("cannot write '{}'", path.display())).caused_by(e)
-    };
-    let Some(first) = operator.pieces.first() else { return Ok(false) };
-    let file = File::create(path).map_err(|e| failed(e.into()))?;
-    let mut writer = ArrowWriter::try_new(file, Arc::clone(first.rows.schema()), None).map_err(failed)?;
-    for piece in &operator.pieces {
-        writer.write(&live(piece)?).map_err(failed)?;
-    }
-    writer.close().map_err(failed)?;
-    Ok(true)
+fn cannot_write(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::unavailable(format!("cannot write '{}'", path.display())).caused_by(error)
 }
 
-fn live(piece: &StatePiece) -> Result<RecordBatch> {
-    let rows = piece.rows.load()?;
-    match &piece.dead {
-        Some(dead) => Ok(filter_record_batch(&rows, &BooleanArray::from(!dead))?),
-        None => Ok(rows),
+/// Bytes of a row group that are held in memory.
+const ROW_GROUP_BYTES: usize = 32 << 20;
+
+/// A file that is made when its first rows come.
+struct ParquetFile {
+    path: PathBuf,
+    writer: Option<ArrowWriter<File>>,
+}
+
+impl ParquetFile {
+    fn new(path: PathBuf) -> Self {
+        Self { path, writer: None }
+    }
+
+    fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        let failed = |e: ParquetError| cannot_write(&self.path, e);
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                let file = File::create(&self.path).map_err(|e| cannot_write(&self.path, e))?;
+                self.writer.insert(ArrowWriter::try_new(file, rows.schema(), None).map_err(failed)?)
+            }
+        };
+        writer.write(rows).map_err(failed)?;
+        if writer.in_progress_size() >= ROW_GROUP_BYTES { writer.flush().map_err(failed) } else { Ok(()) }
+    }
+
+    /// Its path, if there is a file.
+    fn begun(&self) -> Option<PathBuf> {
+        self.writer.as_ref().map(|_| self.path.clone())
+    }
+
+    fn close(self) -> Result<()> {
+        match self.writer {
+            Some(writer) => writer.close().map(drop).map_err(|e| cannot_write(&self.path, e)),
+            None => Ok(()),
+        }
     }
 }

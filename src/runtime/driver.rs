@@ -15,7 +15,7 @@ use super::feed::{Feed, FeedSpecification};
 use super::idleness::steady_ms;
 use super::reader::{Event, Piece};
 use super::repeat::Logged;
-use super::replay::{logged_progress, note_versions};
+use super::replay::{logged_progress, note_versions, rename_splits};
 use super::splits::{MISSED_LISTINGS, SplitState, Status};
 use super::worker::Ending;
 use crate::contracts::{Boundedness, Clock, EpochCut, Error, Result, StartPosition};
@@ -91,7 +91,7 @@ impl Driver {
 
     /// Tells the sources how they are going to be read, and starts their first splits: those of the log when there are
     /// epochs to `replay`, else all.
-    pub(super) async fn begin(&mut self, logged: Logged) -> Result<()> {
+    pub(super) async fn begin(&mut self, mut logged: Logged) -> Result<()> {
         for feed in &mut self.feeds {
             let specification = &feed.specification;
             feed.begun = specification.tables.iter().any(|table| logged.tables.contains(&table.table));
@@ -100,6 +100,7 @@ impl Driver {
             let mut progress = saved.or_else(|| logged_progress(feed, &logged.cuts));
             note_versions(feed, &logged.cuts, &mut progress);
             feed.specification.source.begin(feed.specification.start, progress.as_ref()).await?;
+            rename_splits(feed, &mut logged.cuts);
         }
         self.replay = logged.cuts;
         let replaying = !self.replay.is_empty();

@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -76,6 +76,8 @@ pub struct CheckpointStore {
     pub(super) spill: Option<(Arc<SpillFolder>, usize)>,
     pub(super) held: AtomicUsize,
     pub(super) references: Arc<ReferenceVersions>,
+    /// It has been said that nothing can be cleaned up.
+    pub(super) told: AtomicBool,
 }
 
 /// Query, and number of the operator.
@@ -87,8 +89,8 @@ impl CheckpointStore {
         let (stored, dead) = (HashMap::new(), HashMap::new());
         let (nonce, kept) = (nonce.into(), kept.max(1));
         let references = Arc::new(ReferenceVersions::new(Arc::clone(&storage), nonce.clone()));
-        let held = AtomicUsize::new(0);
-        Self { storage, nonce, kept, number: 0, stored, dead, named: 0, spill: None, held, references }
+        let (held, told) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { storage, nonce, kept, number: 0, stored, dead, named: 0, spill: None, held, references, told }
     }
 
     /// Of what is loaded, keeps up to `bytes` in memory and the rest in `folder`.

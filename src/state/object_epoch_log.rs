@@ -9,6 +9,7 @@
 //! A run appends one object at a time, each under the number that follows. So what a stale run tries next is the number that
 //! its successor has begun with. Therefore, when others are removed, the first object of a run is kept, and so is the newest of all: a
 //! successor that found only older ones would begin with a number that a run which still writes has behind it, and the two would never meet.
+//! For the same reason an object that is damaged is not removed, when nothing of it is needed: an empty one takes its place.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 
-use super::epoch_log::{line, parse_line};
+use super::epoch_log::{DAMAGED, line, parse_line};
 use crate::contracts::{Created, EpochLog, Error, ErrorKind, LogEntry, Result, Storage};
 
 const FOLDER: &str = "log";
@@ -44,13 +45,15 @@ struct Waiting {
     done: oneshot::Sender<Result<()>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Writer {
     next: u64,
     /// Objects that are there: number, the last epoch in it; `None` for the beginning of a run.
     objects: VecDeque<(u64, Option<u64>)>,
     /// What was given up in the midst of being written: it may be there, or not, under the next number, so it is written before all else.
     begun: Option<Begun>,
+    /// Those that cannot be read.
+    damaged: Vec<u64>,
     /// Whether an append has failed: what it wrote may be there, so no other can follow.
     failed: Option<(ErrorKind, String)>,
 }
@@ -65,22 +68,51 @@ struct Begun {
 
 impl ObjectEpochLog {
     /// Opens the log in `storage` and answers its entries. `nonce` must differ from that of every other run.
+    ///
+    /// # Errors
+    /// `corrupt` where an object is damaged.
     pub async fn open(storage: Arc<dyn Storage>, nonce: &str) -> Result<(Self, Vec<LogEntry>)> {
+        let (log, entries, damage) = Self::open_damaged(storage, nonce).await?;
+        damage.map_or(Ok((log, entries)), Err)
+    }
+
+    /// The same for who may need nothing of it: answers what can be read, and what is wrong with the rest. Writes nothing.
+    pub async fn open_damaged(storage: Arc<dyn Storage>, nonce: &str) -> Result<(Self, Vec<LogEntry>, Option<Error>)> {
         let mut numbers: Vec<u64> = storage.list(FOLDER).await?.iter().filter_map(|name| number_of(name)).collect();
         numbers.sort_unstable();
         let reads: Vec<_> = numbers.iter().map(|number| read(&storage, *number).boxed()).collect();
         let read: Vec<_> = futures::stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
-        // Those that the run before removed meanwhile are none, and no first objects of runs either.
-        let there = numbers.iter().zip(&read).filter_map(|(number, entries)| Some((*number, entries.as_ref()?)));
-        let objects = there.map(|(number, entries)| (number, last_epoch(entries))).collect();
         let next = numbers.last().map_or(1, |last| last + 1);
-        let log = Self {
-            storage,
-            nonce: nonce.to_owned(),
-            waiting: Mutex::default(),
-            writer: tokio::sync::Mutex::new(Writer { next, objects, begun: None, failed: None }),
-        };
-        Ok((log, read.into_iter().flatten().flatten().collect()))
+        let (mut writer, mut all, mut damage) = (Writer { next, ..Writer::default() }, Vec::new(), None);
+        for (number, content) in numbers.into_iter().zip(read) {
+            match content {
+                Content::Whole(entries) => {
+                    writer.objects.push_back((number, last_epoch(&entries)));
+                    all.extend(entries);
+                }
+                // One that the run before removed meanwhile is none, and no first object of a run either.
+                Content::Gone => {}
+                Content::Damaged(error) => {
+                    writer.damaged.push(number);
+                    damage = damage.or(Some(error));
+                }
+            }
+        }
+        let (nonce, writer) = (nonce.to_owned(), tokio::sync::Mutex::new(writer));
+        Ok((Self { storage, nonce, waiting: Mutex::default(), writer }, all, damage))
+    }
+
+    /// Puts an empty object in the place of each that cannot be read: it may have been the first one of a run.
+    async fn mend(&self, writer: &mut Writer) -> Result<()> {
+        while let Some(number) = writer.damaged.last().copied() {
+            self.storage.remove(&name(number)).await?;
+            self.storage.create(&name(number), format!("{}\n", self.nonce).into()).await?;
+            writer.damaged.pop();
+            writer.objects.push_back((number, None));
+        }
+        // In their order again.
+        writer.objects.make_contiguous().sort_unstable_by_key(|(number, _)| *number);
+        Ok(())
     }
 
     /// Writes what waits as one object. May be dropped: the next call finishes what this one has begun.
@@ -142,13 +174,18 @@ impl EpochLog for ObjectEpochLog {
             return answer;
         }
         self.write(&mut writer).await;
-        drop(writer);
-        answer.await.map_err(|e| Error::internal("an entry of the epoch log was not written").caused_by(e))?
+        let written = answer.await;
+        written.map_err(|e| Error::internal("an entry of the epoch log was not written").caused_by(e))??;
+        match entry {
+            LogEntry::Started { anew: true, .. } => self.mend(&mut writer).await,
+            _ => Ok(()),
+        }
     }
 
     async fn forget(&self, epoch: u64) -> Result<()> {
         let old = {
             let mut writer = self.writer.lock().await;
+            self.mend(&mut writer).await?;
             let newest = writer.next - 1;
             let starts = writer.objects.iter().filter(|(_, last)| last.is_none()).count();
             let mut spare = starts.saturating_sub(STARTS_KEPT);
@@ -178,17 +215,22 @@ impl EpochLog for ObjectEpochLog {
     }
 }
 
-/// The entries of an object. `None` if it was removed since it was listed: it has been covered by a checkpoint.
-async fn read(storage: &Arc<dyn Storage>, number: u64) -> Result<Option<Vec<LogEntry>>> {
+/// What an object of the log has.
+enum Content {
+    Whole(Vec<LogEntry>),
+    /// It was removed since it was listed: it has been covered by a checkpoint.
+    Gone,
+    Damaged(Error),
+}
+
+async fn read(storage: &Arc<dyn Storage>, number: u64) -> Result<Content> {
     let name = name(number);
-    let Some(content) = storage.read(&name).await? else { return Ok(None) };
+    let Some(content) = storage.read(&name).await? else { return Ok(Content::Gone) };
     let lines = content.split(|b| *b == b'\n').skip(1).filter(|line| !line.is_empty());
     let entries: Option<Vec<LogEntry>> = lines.map(parse_line).collect();
-    let whole = entries.filter(|_| content.ends_with(b"\n")).ok_or_else(|| {
-        Error::corrupt(format!("'{}/{name}' of the epoch log is damaged", storage.place()))
-            .hint("restore the object, or run with --fresh to read everything again")
-    });
-    whole.map(Some)
+    let damaged = || Error::corrupt(format!("'{}/{name}' of the epoch log is damaged", storage.place())).hint(DAMAGED);
+    let whole = entries.filter(|_| content.ends_with(b"\n"));
+    Ok(whole.map_or_else(|| Content::Damaged(damaged()), Content::Whole))
 }
 
 fn last_epoch(entries: &[LogEntry]) -> Option<u64> {
@@ -345,6 +387,39 @@ mod tests {
             own.forget(epochs).await.expect("shortened");
             let error = sleeping.append(&started(1)).await.expect_err("it has slept through two runs");
             assert_eq!(error.kind(), ErrorKind::Fenced, "{}: {error}", storage.place());
+        }
+    }
+
+    /// A run that sleeps may try the number of one that is damaged next.
+    #[tokio::test]
+    async fn an_object_that_is_damaged_is_replaced_when_nothing_of_the_log_is_needed() {
+        for storage in storages().1 {
+            let place = storage.place();
+            let (sleeping, _) = ObjectEpochLog::open(Arc::clone(&storage), "a").await.expect("a log");
+            let (before, _) = ObjectEpochLog::open(Arc::clone(&storage), "b").await.expect("a log");
+            for entry in [started(1), cut(1), cut(2)] {
+                before.append(&entry).await.expect("an entry");
+            }
+            for (damaged, anew) in [(1, false), (3, true)] {
+                storage.remove(&name(damaged)).await.expect("removed");
+                let content = Bytes::from_static(b"b\nno entry\n");
+                storage.create(&name(damaged), content.clone()).await.expect("written");
+                let error = ObjectEpochLog::open(Arc::clone(&storage), "c").await.expect_err("damaged");
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{place}: {error}");
+                let (own, entries, damage) =
+                    ObjectEpochLog::open_damaged(Arc::clone(&storage), "c").await.expect("a log");
+                assert!(damage.is_some() && !entries.is_empty(), "{place}: {entries:?}");
+                assert_eq!(storage.read(&name(damaged)).await.expect("read"), Some(content), "{place}: as it was");
+                own.append(&LogEntry::Started { generation: 2, queries: BTreeMap::new(), anew })
+                    .await
+                    .expect("an entry");
+                if !anew {
+                    own.forget(0).await.expect("shortened");
+                }
+                ObjectEpochLog::open(Arc::clone(&storage), "d").await.expect("whole again");
+            }
+            let error = sleeping.append(&started(1)).await.expect_err("others have come since");
+            assert_eq!(error.kind(), ErrorKind::Fenced, "{place}: {error}");
         }
     }
 }

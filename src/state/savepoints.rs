@@ -17,10 +17,7 @@ impl CheckpointStore {
 
     /// The manifest of a savepoint.
     pub async fn savepoint(&self, name: &str) -> Result<Manifest> {
-        self.read_manifest(&savepoint_name(name)).await?.ok_or_else(|| {
-            Error::config(format!("there is no savepoint '{name}' in '{}'", self.storage.place()))
-                .hint("`tidemill state list` shows which there are")
-        })
+        self.read_manifest(&savepoint_name(name)).await?.ok_or_else(|| self.no_savepoint(name))
     }
 
     /// Gives a checkpoint a name under which it is kept until it is removed by hand.
@@ -45,10 +42,17 @@ impl CheckpointStore {
         Err(Error::unavailable(format!("checkpoint {} was removed meanwhile", manifest.number)).hint("try again"))
     }
 
-    /// Removes a savepoint.
+    /// Removes a savepoint, or what else has its name: it need not be readable.
     pub async fn drop_savepoint(&self, name: &str) -> Result<()> {
-        self.savepoint(name).await?;
+        if !self.savepoints().await?.iter().any(|known| known == name) {
+            return Err(self.no_savepoint(name));
+        }
         self.storage.remove(&savepoint_name(name)).await
+    }
+
+    fn no_savepoint(&self, name: &str) -> Error {
+        Error::config(format!("there is no savepoint '{name}' in '{}'", self.storage.place()))
+            .hint("`tidemill state list` shows which there are")
     }
 
     /// Commits the content of the newest checkpoint once more, as this run's: a run before it can commit nothing any more.

@@ -60,8 +60,17 @@ pub fn s3_path(path: &str) -> Result<Option<(String, String)>> {
 }
 
 impl Reach<'_> {
-    /// Where `path` leads.
+    /// Where `path` leads: in a folder of this machine, as an absolute path, so that files have the same names whatever folder the
+    /// program is started in.
     pub(super) fn place(&self, path: &str) -> Result<Place> {
+        Ok(match self.place_as_written(path)? {
+            Place::Local(root) => Place::Local(absolute(&root)?),
+            bucket @ Place::S3(_) => bucket,
+        })
+    }
+
+    /// The same without that, for what is only shown to people.
+    pub(super) fn place_as_written(&self, path: &str) -> Result<Place> {
         if let Some((bucket, key)) = s3_path(path)? {
             return Ok(match self.local {
                 Some(dir) => Place::Local(dir.join("s3").join(bucket).join(key)),
@@ -82,6 +91,28 @@ impl Reach<'_> {
             None => Ok(Place::Local(PathBuf::from(path))),
         }
     }
+}
+
+/// An absolute path without `.` and `..`. Symbolic links stay as they are named (what they lead to may be exchanged), except before a `..`,
+/// which leads out of the folder that is meant.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    let failed = |e| Error::config(format!("'{}' cannot be made an absolute path", path.display())).caused_by(e);
+    let mut clean = PathBuf::new();
+    for part in std::path::absolute(path).map_err(failed)?.components() {
+        match part {
+            Component::ParentDir => {
+                if clean.is_symlink()
+                    && let Ok(meant) = clean.canonicalize()
+                {
+                    clean = meant;
+                }
+                clean.pop();
+            }
+            Component::CurDir => {}
+            part => clean.push(part),
+        }
+    }
+    Ok(clean)
 }
 
 #[cfg(test)]
@@ -108,7 +139,12 @@ mod tests {
         };
         assert_eq!(folder("s3://b/events/", Some("/d")), Path::new("/d/s3/b/events"));
         assert_eq!(folder("file:///a/b", None), Path::new("/a/b"));
-        assert_eq!(folder("x/y", None), Path::new("x/y"));
+        let here = std::env::current_dir().expect("a folder");
+        for written in ["x/y", "./x/y", "x/./y/", "x/z/../y", "x//y"] {
+            assert_eq!(folder(written, None), here.join("x/y"), "{written}");
+        }
+        assert_eq!(folder("s3://b/k", Some("d/..")), here.join("s3/b/k"));
+        assert_eq!(folder("/../a", None), Path::new("/a"));
         assert!(place("s3://b/../../etc", Some("/d")).is_err());
         assert!(place("s3:///", None).is_err());
         assert!(place("hdfs://b/k", None).is_err());
@@ -116,5 +152,15 @@ mod tests {
             Ok(Place::S3(prefix)) => assert_eq!((prefix.bucket.name(), prefix.key.as_str()), ("b", "k/l")),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_link_is_followed_where_a_path_leads_out_of_it() {
+        let top = tempfile::tempdir().expect("a folder");
+        let top = top.path().canonicalize().expect("it is there");
+        std::fs::create_dir_all(top.join("deep/job")).expect("made");
+        std::os::unix::fs::symlink(top.join("deep/job"), top.join("link")).expect("made");
+        assert_eq!(absolute(&top.join("link/data")).expect("a path"), top.join("link/data"));
+        assert_eq!(absolute(&top.join("link/../data")).expect("a path"), top.join("deep/data"));
     }
 }

@@ -18,6 +18,7 @@ mod error_objects;
 mod errors;
 mod listing;
 mod location;
+mod names;
 mod object;
 mod output;
 mod packed;

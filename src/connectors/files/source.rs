@@ -1,5 +1,6 @@
 //! Reading tables of files: each file is a split, named by its path (`s3://bucket/key` in a bucket).
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,6 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array};
 use async_trait::async_trait;
-use regex::Regex;
 use tokio::task::JoinHandle;
 
 use crate::connectors::blocking::BlockingReader;
@@ -23,6 +23,7 @@ use crate::formats::lines::Framing;
 
 use super::listing::ListedFile;
 use super::location::{Place, Reach};
+use super::names::{Pattern, names_now};
 use super::object::{Object, ObjectPages, ObjectText, Versions};
 use super::packed::Packing;
 use super::parquet_read::ParquetFile;
@@ -38,7 +39,9 @@ pub(super) struct FileSource {
     place: Place,
     kind: Kind,
     /// Files whose whole path does not match do not belong to the table.
-    pattern: Option<Regex>,
+    pattern: Option<Pattern>,
+    /// Splits that earlier runs have called otherwise.
+    renamed: Mutex<BTreeMap<SplitId, SplitId>>,
     /// New files are looked for, in a bucket so often.
     monitor_interval: Option<Duration>,
     /// Its folder was there when it was last looked for.
@@ -81,18 +84,18 @@ impl FileSource {
     pub(super) fn try_new(spec: &TableSpec, reach: &Reach<'_>) -> Result<Self> {
         let kind = Kind::of(spec)?;
         Packing::to_read(spec, "")?;
+        let path = spec.require("path")?;
         let pattern = spec.option("source.path.regex-pattern").map(|text| {
-            // Flink matches the whole path.
-            Regex::new(&format!("^(?:{text})$")).map_err(|e| {
-                Error::config(format!("option 'source.path.regex-pattern' of table '{}'", spec.name)).caused_by(e)
-            })
+            let wrong = |e: Error| e.context(format!("option 'source.path.regex-pattern' of table '{}'", spec.name));
+            Pattern::try_new(text, reach.place_as_written(path)?).map_err(wrong)
         });
         let monitors = spec.option("source.monitor-interval").is_some();
         let interval = Options(spec).duration("source.monitor-interval", Duration::ZERO)?;
         Ok(Self {
-            place: reach.place(spec.require("path")?)?,
+            place: reach.place(path)?,
             kind,
             pattern: pattern.transpose()?,
+            renamed: Mutex::default(),
             monitor_interval: monitors.then_some(interval),
             spec: Arc::new(spec.clone()),
             was_there: AtomicBool::new(false),
@@ -108,7 +111,7 @@ impl FileSource {
             Place::S3(_) => self.objects().await?,
         };
         if let Some(pattern) = &self.pattern {
-            files.retain(|f| pattern.is_match(&f.name));
+            files.retain(|file| pattern.takes(&file.name, &self.place));
         }
         Ok(files)
     }
@@ -229,7 +232,24 @@ impl Source for FileSource {
                 self.versions.expect(&split.0, version);
             }
         }
+        let (Place::Local(root), Some(progress)) = (&self.place, progress) else { return Ok(()) };
+        let (root, saved): (_, Vec<SplitId>) = (root.clone(), progress.splits.keys().cloned().collect());
+        let names = open_blocking(move || Ok(names_now(&root, saved))).await?;
+        if names.is_empty() && !progress.splits.is_empty() {
+            let (table, path) = (&self.spec.name, self.spec.option("path").unwrap_or_default());
+            let count = progress.splits.len();
+            tracing::warn!(
+                "table '{table}': none of the {count} file(s) that were read before lie in '{path}', so all that is there is read from \
+                 its beginning; if the folder was moved, and only that, move it back, or put a link to it where it was"
+            );
+        }
+        *self.renamed.lock().unwrap_or_else(PoisonError::into_inner) = names;
         Ok(())
+    }
+
+    fn known_as(&self, saved: &SplitId) -> SplitId {
+        let renamed = self.renamed.lock().unwrap_or_else(PoisonError::into_inner);
+        renamed.get(saved).unwrap_or(saved).clone()
     }
 
     /// That of an object. (A file of a folder may grow, and has none.)
