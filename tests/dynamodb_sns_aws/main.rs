@@ -38,5 +38,6 @@ mod shipped;
 mod support;
 mod table;
 mod target;
+mod times;
 mod topics;
 mod unreachable;
