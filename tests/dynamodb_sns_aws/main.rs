@@ -26,8 +26,10 @@ mod stub;
 #[path = "../support/tables.rs"]
 mod tables;
 
+mod claims;
 mod delivery;
 mod emulators;
+mod ids;
 mod lookups;
 mod paused;
 mod rebuilt;
