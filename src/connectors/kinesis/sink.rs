@@ -78,6 +78,7 @@ impl Sink for LocalStreamSink {
 
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
         self.put()?;
+        self.stream.sync().await?;
         Ok(WriteOutcome::default())
     }
 }
