@@ -16,8 +16,9 @@
 //! them accepts, and [`options`] has the parsers of option values.
 //!
 //! Architecture invariant: a connector imports no other connector; what they share lies in the files of
-//! this folder (`options`, `blocking`, `line_file`) and in `formats`.
+//! this folder (`options`, `blocking`, `line_file`, `appended`) and in `formats`.
 
+mod appended;
 mod aws;
 mod blackhole;
 mod blocking;

@@ -170,6 +170,7 @@ impl Files {
                     reason: reason.to_owned(),
                     column: column.clone(),
                     detail: detail.clone(),
+                    record: None,
                 }));
                 continue;
             }

@@ -232,6 +232,7 @@ fn refusals(record: &OutRecord, is_aggregate: bool, why: &str) -> Vec<RefusedRow
         reason: "refused_by_kinesis".to_owned(),
         column: None,
         detail: format!("{why}; record of key '{key}': {}", String::from_utf8_lossy(data)),
+        record: Some(data.to_vec()),
     };
     let rows = if is_aggregate { deaggregate(&record.data) } else { None };
     match rows {
