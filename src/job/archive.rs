@@ -3,7 +3,7 @@
 //! The archive's columns are found by the names that they have in the source table: in the files, or in the names of their
 //! folders (`event_type=page_view`), as the connector of files reads them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::DateTime;
@@ -42,7 +42,7 @@ pub(super) struct Archive {
     in_files: SchemaRef,
     /// Columns that only folders have.
     in_folders: Vec<String>,
-    default_name: Arc<OnceLock<String>>,
+    default_name: Option<String>,
     start_ms: Option<i64>,
     end_exclusive_ms: Option<i64>,
 }
@@ -74,18 +74,15 @@ impl Archive {
             files: Arc::new(files),
             format,
             in_files,
-            default_name: Arc::default(),
+            default_name: None,
             start_ms: options.start_ms,
             end_exclusive_ms: options.end_exclusive_ms,
         })
     }
 
-    /// The table whose files they are, as far as the job says: how it names the folder of NULL.
-    pub(super) fn written_by(&self, sink: &TableSpec) {
-        if let Some(name) = sink.option(DEFAULT_NAME) {
-            // Of two sinks that write here, the first counts.
-            let _ = self.default_name.set(name.to_owned());
-        }
+    /// Takes from the table whose files they are how it names the folders of NULL.
+    pub(super) fn written_by(&mut self, sink: &TableSpec) {
+        self.default_name = sink.option(DEFAULT_NAME).map(str::to_owned);
     }
 
     fn has(&self, name: &str) -> bool {
@@ -109,7 +106,7 @@ impl Archive {
             files: Arc::clone(&self.files),
             format: Arc::clone(&self.format),
             schema,
-            default_name: Arc::clone(&self.default_name),
+            default_name: self.default_name.clone(),
         };
         LogicalPlanBuilder::scan("archive", provider_as_source(Arc::new(table)), None)?.build()
     }
@@ -204,7 +201,7 @@ struct ArchiveTable {
     files: Arc<ArchivedFiles>,
     format: Arc<ParquetFormat>,
     schema: TableSchema,
-    default_name: Arc<OnceLock<String>>,
+    default_name: Option<String>,
 }
 
 impl ArchiveTable {
@@ -241,7 +238,7 @@ impl TableProvider for ArchiveTable {
         let columns = self.schema.table_partition_cols();
         let mut folders = TableSpec::new("archive", Arc::new(Schema::new(columns.clone())));
         folders.partitioned_by = columns.iter().map(|column| column.name().clone()).collect();
-        if let Some(name) = self.default_name.get() {
+        if let Some(name) = &self.default_name {
             folders = folders.with_option(DEFAULT_NAME, name);
         }
         let files = self.files.files().map(|file| self.partitioned_file(file, &folders));

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::catalog::TableProvider;
 use tokio::sync::mpsc;
 
 use super::archive::Archive;
 use super::run::{JobOptions, errors_place, job_name, parameters, sink_tables};
 use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Changes, Clock, EpochNumber, Error, RejectedRecord, Result};
-use crate::operators::Compute;
+use crate::operators::{Compute, Slot};
 use crate::runtime::{ErrorsOrder, Order, WaitingChanges, WriterLog};
-use crate::sql::{JobPlan, PlanOptions, QueryPlan, SourcePlan, plan_job};
+use crate::sql::{JobPlan, PlanOptions, QueryPlan, SlotTable, SourcePlan, plan_job};
 
 /// What a person asks for on the command line.
 #[derive(Debug, Clone)]
@@ -53,7 +54,7 @@ pub async fn backfill(
 ) -> std::result::Result<(Vec<Backfilled>, Vec<String>), Vec<Error>> {
     let one = |e: Error| vec![e];
     let files = super::load(&options.job.paths).map_err(one)?;
-    let archive = Archive::open(options).await.map_err(one)?;
+    let mut archive = Archive::open(options).await.map_err(one)?;
     let plan_options = PlanOptions {
         partitions: options.job.threads,
         batch: true,
@@ -61,8 +62,24 @@ pub async fn backfill(
         pruned: false,
         epoch_time_ms: Arc::new(AtomicI64::new(clock.now_ms())),
     };
+    let parameters = parameters(&options.job);
+    // Planned without rows first: how its folders are to be read, only the table says that has written them.
+    let empty = |source: &SourcePlan| -> Result<Arc<dyn TableProvider>> {
+        Ok(Arc::new(SlotTable { slot: Slot::stream(Arc::clone(&source.schema), options.job.threads) }))
+    };
+    let plan = plan_job(&files, &parameters, &plan_options, Some(&empty)).await?;
+    let name = job_name(&plan.settings, &options.job.paths);
+    let generation = u64::try_from(clock.now_ms()).unwrap_or(0);
+    let context = JobContext { job: format!("{name}-backfill"), generation };
+    let connectors = Connectors::new(options.job.local.clone(), Arc::clone(&clock), context);
+    // Of several sinks that write there, the first one counts.
+    for query in plan.queries.iter().rev() {
+        if writes_archive(query, &connectors, options).map_err(one)? {
+            archive.written_by(&query.sink.spec);
+        }
+    }
     let tables = |source: &SourcePlan| archive.table(source);
-    let plan = plan_job(&files, &parameters(&options.job), &plan_options, Some(&tables)).await?;
+    let plan = plan_job(&files, &parameters, &plan_options, Some(&tables)).await?;
     let mut warnings = plan.warnings.clone();
     warnings.extend(plan.sources.iter().filter(|s| archive.forgets_lateness(s)).map(|source| {
         format!(
@@ -70,15 +87,6 @@ pub async fn backfill(
             source.name
         )
     }));
-    let name = job_name(&plan.settings, &options.job.paths);
-    let generation = u64::try_from(clock.now_ms()).unwrap_or(0);
-    let context = JobContext { job: format!("{name}-backfill"), generation };
-    let connectors = Connectors::new(options.job.local.clone(), Arc::clone(&clock), context);
-    for query in &plan.queries {
-        if writes_archive(query, &connectors, options).map_err(one)? {
-            archive.written_by(&query.sink.spec);
-        }
-    }
     let left_out = |query: &QueryPlan| left_out(query, &connectors, options);
     let done = run_queries(plan, &connectors, &options.job, Vec::new(), left_out).await;
     Ok((done.map_err(one)?, warnings))
