@@ -494,3 +494,27 @@ INSERT INTO o SELECT a FROM t UNION ALL SELECT a * 10 FROM t WHERE a > 1;";
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("3 rows in, 5 used"), "{text}");
 }
+
+/// What is there belongs to a table of files, however the program is started; `--from` may say otherwise.
+#[test]
+fn a_plain_run_reads_the_files_that_are_there() {
+    let job = "\
+CREATE TABLE events (n BIGINT) WITH ('connector' = 'filesystem', 'path' = 'in', 'format' = 'json');
+CREATE TABLE copies (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}', 'format' = 'json');
+INSERT INTO copies SELECT n FROM events;
+";
+    let place = Place::with(&[("job.sql", job)]);
+    std::fs::create_dir(place.path().join("in")).unwrap();
+    for (name, numbers) in [("a.jsonl", 0..20), ("b.jsonl", 20..30)] {
+        let lines: String = numbers.map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        std::fs::write(place.path().join("in").join(name), lines).unwrap();
+    }
+    let rows = |out: &str, more: &[&str]| {
+        let output = place.output(&[&["run", "job.sql", "--param", &format!("OUT={out}")][..], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let files = std::fs::read_dir(place.path().join(out)).into_iter().flatten();
+        files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap().lines().count()).sum::<usize>()
+    };
+    assert_eq!(rows("all", &[]), 30);
+    assert_eq!(rows("none", &["--from", "latest"]), 0);
+}

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use job::{Variant, options, run};
+#[cfg(target_os = "linux")]
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use tidemill::job::{JobOptions, MemoryOptions};
 use tidemill::runtime::{Ending, Summary};
 
@@ -160,6 +162,41 @@ fn a_process_stays_within_its_memory() {
     assert!(output.status.success() && said.contains("of state were put on disk"), "{said}");
     assert!(most < MEMORY, "{} MiB of {}\n{said}", most >> 20, MEMORY >> 20);
     assert_eq!(results(&folder.path().join("local"), "users").len(), 50_000);
+}
+
+const PARTITIONS: &str = "
+CREATE TABLE archive (user_id STRING, n BIGINT, page STRING) PARTITIONED BY (page)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/archive', 'format' = 'parquet', 'parquet.compression' = 'UNCOMPRESSED');
+INSERT INTO archive SELECT user_id, n, page FROM events;
+";
+
+/// Files of many partitions are open at a time; their row groups together have their share of the memory.
+#[cfg(target_os = "linux")]
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test looks at another process now and then")]
+fn the_row_groups_of_open_files_have_a_share_of_the_memory() {
+    const MEMORY: usize = 224 << 20;
+    const ROWS: usize = 600_000;
+    // 13 partitions of some 20 MB, none of which fills a row group.
+    let folder = place(PARTITIONS, ROWS, ROWS, 420);
+    let mut process = program(folder.path(), "local", Path::new("/dev/null"), &["--memory", "224MiB"]).spawn().unwrap();
+    let mut most = 0;
+    while process.try_wait().unwrap().is_none() {
+        most = most.max(anonymous(process.id()).unwrap_or(0));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let output = process.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    println!("at most {} MiB of {}", most >> 20, MEMORY >> 20);
+    assert!(most < MEMORY, "{} MiB of {}\n{said}", most >> 20, MEMORY >> 20);
+    let partitions = std::fs::read_dir(folder.path().join("local/archive")).unwrap();
+    let files = partitions.flat_map(|partition| std::fs::read_dir(partition.unwrap().path()).unwrap());
+    let rows = files.map(|file| {
+        let reader = SerializedFileReader::new(std::fs::File::open(file.unwrap().path()).unwrap()).unwrap();
+        reader.metadata().file_metadata().num_rows()
+    });
+    assert_eq!(rows.sum::<i64>(), ROWS as i64);
 }
 
 /// A control group below one of this process's own, with so many bytes for all in it.

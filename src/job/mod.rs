@@ -1,5 +1,6 @@
 //! A job: a folder of `.sql` files, loaded, planned, connected and run.
 
+mod archive;
 mod backfill;
 mod batch;
 mod beginning;

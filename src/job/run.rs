@@ -149,6 +149,7 @@ async fn connect(
     let connectors = Connectors::new(options.local.clone(), Arc::clone(&clock), context)
         .draining(options.ending != Ending::Run)
         .handed_over(options.ending == Ending::Run && lease_place(options, &plan.settings)?.is_some())
+        .with_files_memory(options.memory.as_ref().map(|memory| memory.files_bytes(files_sinks(&plan.queries))))
         .within(options.state.outside.clone());
     let mut warnings = plan.warnings;
     warnings.extend(notes);
@@ -231,6 +232,10 @@ async fn connect(
         retries: settings.retries,
     };
     Ok(Prepared { job, warnings, name })
+}
+
+fn files_sinks(queries: &[QueryPlan]) -> usize {
+    queries.iter().filter(|query| matches!(query.sink.connector.as_str(), "filesystem" | "s3")).count()
 }
 
 /// Name of a job: its own setting, else that of its first folder or file.

@@ -54,9 +54,8 @@ impl Driver {
         let splits = feed.specification.source.splits().await?;
         feed.splits.listed(&splits, &feed.saved, feed.specification.source.listing());
         for split in splits {
-            let known = feed.splits.by_id.contains_key(&split.id);
-            if !known && !feed.waiting.iter().any(|w| w.id == split.id) {
-                feed.waiting.push_back(split);
+            if !feed.splits.by_id.contains_key(&split.id) {
+                feed.waiting.push(split.id.clone(), split);
             }
         }
         self.start_waiting(index).await?;
@@ -67,11 +66,11 @@ impl Driver {
     /// Opens what need not wait any more.
     pub(super) async fn start_waiting(&mut self, index: usize) -> Result<()> {
         for _ in 0..self.feeds[index].waiting.len() {
-            let Some(split) = self.feeds[index].waiting.pop_front() else { break };
+            let Some(split) = self.feeds[index].waiting.pop() else { break };
             if self.feeds[index].is_ready(&split) {
                 self.start(index, split).await?;
             } else {
-                self.feeds[index].waiting.push_back(split);
+                self.feeds[index].waiting.push(split.id.clone(), split);
             }
         }
         while self.feeds[index].has_turn() {

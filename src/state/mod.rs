@@ -12,7 +12,6 @@ mod checked_file;
 mod checkpoint_tests;
 mod checkpoints;
 mod checksum;
-mod compact;
 mod epoch_log;
 mod files;
 mod in_use;
@@ -42,7 +41,6 @@ mod tests;
 
 pub use checkpoints::{CheckpointStore, Committed, DEFAULT_KEPT, Stamp};
 pub(crate) use checksum::hex_digest;
-pub(crate) use compact::without_garbage;
 pub use epoch_log::FileEpochLog;
 pub use files::STATE_FILE_BYTES;
 pub use local_storage::LocalStorage;

@@ -24,8 +24,7 @@ use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 
 use super::checked_file::{CheckedReader, CheckedWriter, Checksums};
-use super::compact::compact;
-use crate::contracts::{Error, Result, batch_bytes};
+use crate::contracts::{Error, Result, batch_bytes, compact};
 
 /// Names of folders below the one that is given.
 const PREFIX: &str = "tidemill-spill-";

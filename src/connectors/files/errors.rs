@@ -20,6 +20,7 @@ use crate::formats::datetime::{TimestampStyle, write_timestamp};
 use crate::formats::write_json::write_string;
 
 use super::error_objects::ObjectLines;
+use super::folders;
 use super::location::Place;
 use super::part::PartNames;
 
@@ -93,10 +94,12 @@ impl FolderLines {
             self.file = None;
         }
         if self.file.is_none() {
-            std::fs::create_dir_all(&self.folder).map_err(|e| io_error(&self.folder, "made", e))?;
+            folders::make(&self.folder)?;
             let path = self.folder.join(format!("errors-{}.jsonl", self.names.next()));
             let file = OpenOptions::new().append(true).create(true).open(&path);
-            self.file = Some((path.clone(), file.map_err(|e| io_error(&path, "made", e))?));
+            let file = file.map_err(|e| io_error(&path, "made", e))?;
+            folders::sync_name(&path)?;
+            self.file = Some((path, file));
             self.bytes = 0;
         }
         if let Some((path, file)) = &mut self.file {

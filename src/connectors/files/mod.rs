@@ -10,12 +10,15 @@
 //!
 //! Everything but the two ends is the same for folders and buckets.
 
+mod archived;
 mod aside;
 mod commit_mark;
 mod durable;
 mod encode;
 mod error_objects;
 mod errors;
+mod folders;
+mod growing;
 mod listing;
 mod location;
 mod names;
@@ -37,10 +40,12 @@ mod state_place;
 mod time_folders;
 mod upload;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::contracts::{ErrorOutput, Result, Sink, Source, TableSpec};
 
+pub use archived::{ArchivedFile, ArchivedFiles};
 pub use aside::SetAside;
 pub(super) use errors::FileErrorOutput;
 pub(super) use location::Reach;
@@ -53,9 +58,14 @@ pub(super) fn source(spec: &TableSpec, reach: &Reach<'_>) -> Result<Arc<dyn Sour
     Ok(Arc::new(source::FileSource::try_new(spec, reach)?))
 }
 
-/// A writable table of files.
-pub(super) fn sink(spec: &TableSpec, reach: &Reach<'_>, names: PartNames) -> Result<Box<dyn Sink>> {
-    Ok(Box::new(sink::FileSink::try_new(spec, reach, names)?))
+/// A writable table of files, which has `memory` for them where there is a limit.
+pub(super) fn sink(
+    spec: &TableSpec,
+    reach: &Reach<'_>,
+    names: PartNames,
+    memory: Option<u64>,
+) -> Result<Box<dyn Sink>> {
+    Ok(Box::new(sink::FileSink::try_new(spec, reach, names, memory)?))
 }
 
 /// The error output under a folder.
@@ -67,6 +77,18 @@ pub(super) fn error_output(path: &str, reach: &Reach<'_>, names: PartNames) -> R
 pub(super) fn set_aside(path: &str, reach: &Reach<'_>, names: &PartNames) -> Result<Option<SetAside>> {
     match reach.place(path)? {
         location::Place::Local(root) => aside::set_aside(&root, names),
+        location::Place::S3(_) => Ok(None),
+    }
+}
+
+/// Where `path` lies on this machine; `None` in a bucket.
+pub(super) fn local_folder(path: &str, reach: &Reach<'_>) -> Result<Option<PathBuf>> {
+    if reach.local.is_none() && s3_path(path)?.is_some() {
+        // Without a session, for which there may be no region.
+        return Ok(None);
+    }
+    match reach.place(path)? {
+        location::Place::Local(folder) => Ok(Some(folder)),
         location::Place::S3(_) => Ok(None),
     }
 }

@@ -121,7 +121,7 @@ impl ReferenceFiles {
                 }
                 Kind::Lines(framing) => {
                     let constants = self.place.partition_values(&file.name, &self.spec)?;
-                    let mut reader = at.lines(framing, None, StartPosition::TrimHorizon).await?;
+                    let mut reader = at.lines(framing, None, StartPosition::TrimHorizon, None).await?;
                     let name = file.name.clone();
                     let read = open_blocking(move || {
                         let mut decoder = decoder(this.spec.require("format")?, &this.spec, None)?;

@@ -21,6 +21,7 @@ use crate::contracts::{
 use crate::formats::csv::CsvOptions;
 use crate::formats::lines::Framing;
 
+use super::growing::{ReadFiles, ToldFile};
 use super::listing::ListedFile;
 use super::location::{Place, Reach};
 use super::names::{Pattern, names_now};
@@ -48,6 +49,8 @@ pub(super) struct FileSource {
     was_there: AtomicBool,
     objects: Mutex<Objects>,
     versions: Arc<Versions>,
+    /// Files of a folder that have been read to their ends.
+    read: Arc<ReadFiles>,
     clock: Arc<dyn Clock>,
 }
 
@@ -101,6 +104,7 @@ impl FileSource {
             was_there: AtomicBool::new(false),
             objects: Mutex::default(),
             versions: Arc::default(),
+            read: Arc::default(),
             clock: Arc::clone(&reach.clock),
         })
     }
@@ -128,7 +132,13 @@ impl FileSource {
             let (table, folder) = (&self.spec.name, root.display());
             tracing::warn!("table '{table}': '{folder}' is gone; what has been read of it is known when it is back");
         }
-        if is_missing { Ok(Vec::new()) } else { listed }
+        if is_missing {
+            return Ok(Vec::new());
+        }
+        if let Ok(files) = &listed {
+            self.read.compare(&self.spec.name, files);
+        }
+        listed
     }
 
     /// Files of a bucket: listed once, and again in the background where new ones are looked for.
@@ -181,6 +191,7 @@ struct FileToRead {
     resume: Option<Position>,
     start: StartPosition,
     versions: Arc<Versions>,
+    read: Arc<ReadFiles>,
     clock: Arc<dyn Clock>,
 }
 
@@ -191,7 +202,8 @@ impl FileToRead {
         let resume = self.resume.clone();
         Ok(match &self.kind {
             Kind::Lines(framing) => {
-                Box::new(BlockingReader::new(file.lines(framing.clone(), resume, self.start).await?, clock))
+                let told = Some(Arc::clone(&self.read));
+                Box::new(BlockingReader::new(file.lines(framing.clone(), resume, self.start, told).await?, clock))
             }
             Kind::Parquet => Box::new(BlockingReader::new(file.parquet(resume, self.start).await?, clock)),
         })
@@ -283,6 +295,7 @@ impl Source for FileSource {
             resume: resume.cloned(),
             start,
             versions: Arc::clone(&self.versions),
+            read: Arc::clone(&self.read),
             clock: Arc::clone(&self.clock),
         };
         Ok(match &self.place {
@@ -303,6 +316,10 @@ impl Source for FileSource {
 
     fn most_open(&self) -> Option<NonZeroUsize> {
         Some(READERS)
+    }
+
+    async fn end(&self) {
+        self.read.compare_at_end(&self.spec.name).await;
     }
 
     fn boundedness(&self) -> Boundedness {
@@ -329,12 +346,13 @@ impl FileAt<'_> {
         Ok(object)
     }
 
-    /// Opens it as lines.
+    /// Opens it as lines. What is read of it to its end is `told`.
     pub(super) async fn lines(
         &self,
         framing: Framing,
         resume: Option<Position>,
         start: StartPosition,
+        told: Option<Arc<ReadFiles>>,
     ) -> Result<LineFile> {
         let object = match self.place {
             Place::Local(_) => None,
@@ -343,9 +361,13 @@ impl FileAt<'_> {
         let (id, path) = (split_id(self.name), PathBuf::from(self.name));
         let packing = Packing::to_read(self.spec, self.name)?;
         open_blocking(move || {
-            let file: Box<dyn ReadAt> = match object {
-                None => Box::new(DiskFile::open(&path)?),
-                Some(object) => Box::new(ObjectText::new(object)),
+            let file: Box<dyn ReadAt> = match (object, told) {
+                (Some(object), _) => Box::new(ObjectText::new(object)),
+                // A packed one says itself where it ends.
+                (None, Some(told)) if packing == Packing::None => {
+                    Box::new(ToldFile { file: DiskFile::open(&path)?, name: path.to_string_lossy().into_owned(), told })
+                }
+                (None, _) => Box::new(DiskFile::open(&path)?),
             };
             let file = packing.unpack(file, &path.to_string_lossy())?;
             LineFile::over(file, &path, id, framing, AtEnd::Finish, resume.as_ref(), start)
