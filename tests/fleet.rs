@@ -400,6 +400,7 @@ fn a_job_that_fails_is_given_up_and_the_others_go_on() {
     }
     for process in [&mut one, &mut two] {
         assert_eq!(process.ends(), Some(1), "{}", process.text());
+        assert!(process.text().contains("broken: error[data]: "), "{}", process.text());
         assert!(process.text().contains("error: 1 of 3 jobs failed: 'broken'"), "{}", process.text());
     }
 }

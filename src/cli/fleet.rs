@@ -15,7 +15,7 @@ use super::replica::Told;
 use super::signals::stop_on_signal;
 use super::summary::print_summary;
 use super::work::WorkArgs;
-use super::{Cli, Outcome, Values, runtime_with_stacks};
+use super::{Cli, Outcome, Values, runtime_with_stacks, shown_kind};
 use crate::contracts::{Clock, Error, SystemClock};
 use crate::job::Fleet;
 use crate::sql::STACK_BYTES;
@@ -93,6 +93,28 @@ pub(super) fn fleet(args: FleetArgs) -> Outcome {
     })
 }
 
+/// A hint that names an option which a fleet refuses says where it is to be given.
+fn hinting_at_run(error: Error) -> Error {
+    const NAMED: [&str; 8] = [
+        "--once",
+        "--drain",
+        "--fresh",
+        "--previous-checkpoint",
+        "--from-savepoint",
+        "--drop-state",
+        "--reset",
+        "--keep-state",
+    ];
+    match error.hint_text() {
+        Some(hint) if NAMED.iter().any(|option| hint.contains(option)) => {
+            let instead = "a fleet takes no such option: stop it, `tidemill run JOB` with it and the same --checkpoints, and start the fleet again";
+            let hint = format!("{hint} ({instead})");
+            error.hint(hint)
+        }
+        _ => error,
+    }
+}
+
 /// Runs all jobs, each by itself, until all have ended.
 async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>) -> Outcome {
     let count = fleet.jobs.len();
@@ -122,8 +144,8 @@ async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>)
             }
             Ok(None) => {}
             Err(errors) => {
-                for error in &errors {
-                    eprintln!("{name}: error: {error}");
+                for error in errors.into_iter().map(hinting_at_run) {
+                    eprintln!("{name}: error{}: {error}", shown_kind(error.kind()));
                 }
                 if !names.is_empty() {
                     eprintln!("{name}: given up by this process until it is started again; its other jobs go on");

@@ -43,7 +43,7 @@ pub use crash::{CRASH_POINTS, FRESH_CRASH_POINTS, crash_point};
 pub use decode::{Decoded, Decoder, SkippedTime};
 pub use epoch_log::{EpochCut, EpochLog, LogEntry, Opened, OpenedAt, SplitCut, TableCut};
 pub use error::{Error, ErrorKind, Location, Result};
-pub use lease::{Lease, LeaseStore};
+pub use lease::{Lease, LeasePlace, LeaseStore};
 pub use lookup::{Lookup, LookupCache};
 pub use off_runtime::{off_the_runtime, wait_for};
 pub use outage::Outage;

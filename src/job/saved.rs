@@ -1,18 +1,17 @@
 //! Where a job goes on: its checkpoints and its epoch log are opened, and the one to go on from is chosen.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::beginning::Beginning;
+use super::beginning::{Beginning, or_savepoint, savepoint, unused_setting};
 use super::changes::{Reconciled, fits_open_files, reconcile};
 use super::fresh::{begins_anew, since_anew};
-use super::replica::LeasePlace;
 use super::run::JobOptions;
+use super::unsaved::refuse_beside_results;
 use crate::connectors::files::{StatePlace, state_place};
 use crate::contracts::{
-    Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Outside, Result, Storage, crash_point,
+    Clock, EpochLog, Error, ErrorKind, LeasePlace, LockedStorage, LogEntry, Outside, Result, Storage, crash_point,
 };
 use crate::operators::StateLimit;
 use crate::runtime::{Checkpointing, JobLog, identity};
@@ -133,7 +132,7 @@ pub(super) async fn saved_run(
         Some(outside) => (outside.storage(), outside.locked_storage()),
         None => storage(&path, Arc::clone(clock)).await?,
     };
-    let opening = Opening { options, plan, clock, storage, locked, limit };
+    let opening = Opening { options, plan, job, clock, storage, locked, limit };
     let mut attempt = 1;
     let begun = loop {
         match opening.begin().await {
@@ -164,6 +163,7 @@ pub(super) async fn saved_run(
 struct Opening<'a> {
     options: &'a JobOptions,
     plan: &'a JobPlan,
+    job: &'a str,
     clock: &'a Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
     /// The storage, when it is one run's at a time.
@@ -194,9 +194,6 @@ impl Opening<'_> {
     async fn begin(&self) -> Result<Begun> {
         let (options, state) = (self.options, &self.options.state);
         let nonce = state.nonce()?;
-        let local = options.local.as_deref();
-        let has_results =
-            local.filter(|local| !state.of_fleet && !local.join("checkpoints").exists()).and_then(results);
         let (log, entries) = open_log(&self.storage, self.locked.as_deref(), &nonce, options.fresh).await?;
         let mut store = CheckpointStore::new(Arc::clone(&self.storage), nonce, self.plan.settings.checkpoints_kept);
         if let Some(limit) = self.limit {
@@ -218,12 +215,12 @@ impl Opening<'_> {
         let epoch = last_epoch(&entries).max(newest.epoch);
         // Where to go back to, and what that is called.
         let back = match &state.from_savepoint {
-            Some(name) => Some((store.savepoint(name).await?, format!("savepoint {name}"))),
+            Some(name) => Some((savepoint(&store, name).await?, format!("savepoint {name}"))),
             None if newest.damaged => {
-                let before = newest.manifest.take().ok_or_else(|| {
+                let Some(before) = newest.manifest.take() else {
                     let error = format!("no checkpoint in '{}' can be read", self.storage.place());
-                    Error::corrupt(error).hint("start anew with --fresh")
-                })?;
+                    return Err(or_savepoint(&store, Error::corrupt(error).hint("start anew with --fresh"), None).await);
+                };
                 let name = format!("checkpoint {}", before.number);
                 Some((before, name))
             }
@@ -249,9 +246,9 @@ impl Opening<'_> {
             fresh,
         };
         notes.extend(from.notes(&self.plan.queries));
-        if let (None, true, false, Some(path)) = (&manifest, repeats.is_empty(), fresh, has_results) {
-            return Err(Error::config(format!("'{}' has results, but no saved state to go on from", path.display()))
-                .hint("run with --fresh to read everything again and write over them, or use another folder"));
+        notes.extend(unused_setting(options, &self.plan.settings));
+        if manifest.is_none() && repeats.is_empty() && !fresh && state.outside.is_none() {
+            refuse_beside_results(options, self.plan, self.job, self.clock, &mut notes).await?;
         }
         let queries = &self.plan.queries;
         let Reconciled { notes: changes, mut appeared } = reconcile(queries, manifest.as_mut(), &repeats, state)?;
@@ -262,11 +259,11 @@ impl Opening<'_> {
         let first = first_epoch(&repeats, epoch, fresh || options.local.is_none(), self.clock);
         let saved = match (&mut manifest, &back) {
             (Some(manifest), Some((_, name))) => {
-                let loaded = self.fitting(store.load(manifest).await?)?;
+                let loaded = self.fitting(self.load(&mut store, manifest).await?)?;
                 *manifest = store.rewind(manifest, name, epoch, stamp).await?;
                 loaded.of(manifest)
             }
-            (Some(manifest), None) if self.locked.is_some() => self.fitting(store.load(manifest).await?)?,
+            (Some(manifest), None) if self.locked.is_some() => self.fitting(self.load(&mut store, manifest).await?)?,
             (None, _) if self.locked.is_some() => SavedJob { epoch: first, ..SavedJob::default() },
             // A checkpoint that the run before has under way must not be committed any more.
             _ => {
@@ -310,6 +307,13 @@ impl Opening<'_> {
         Ok(saved)
     }
 
+    async fn load(&self, store: &mut CheckpointStore, manifest: &Manifest) -> Result<SavedJob> {
+        match store.load(manifest).await {
+            Err(error) => Err(or_savepoint(store, error, self.options.state.from_savepoint.as_deref()).await),
+            loaded => loaded,
+        }
+    }
+
     /// # Errors
     /// `fenced` where the run before has committed another checkpoint meanwhile, and has removed what this one names.
     async fn load_newest(&self, store: &mut CheckpointStore, newest: &Manifest) -> Result<SavedJob> {
@@ -319,7 +323,7 @@ impl Opening<'_> {
                     let error = format!("checkpoint {later} came while checkpoint {} was loaded", newest.number);
                     Err(Error::new(ErrorKind::Fenced, error))
                 }
-                _ => Err(error),
+                _ => Err(or_savepoint(store, error, None).await),
             },
             loaded => loaded,
         }
@@ -380,14 +384,14 @@ pub(super) async fn newest(
                 break;
             }
             // A run that is being taken over has made others since it was listed, and has removed it.
-            Err(error) if error.kind() == ErrorKind::Config => {
+            Err(error) if error.kind() == ErrorKind::Config && !store.numbers().await?.contains(&number) => {
                 return Err(Error::new(ErrorKind::Fenced, error.message()));
             }
             Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
             Err(error) => error,
         };
         match passes {
-            Passes::None => return Err(error),
+            Passes::None => return Err(or_savepoint(store, error, None).await),
             // What it says is not known: its run and its epochs are passed over by the time.
             Passes::ForNothing => notes.push(format!("--fresh: {}", error.message())),
             Passes::ForThePrevious => notes.push(format!("{}: going on from the one before", error.message())),
@@ -427,9 +431,4 @@ pub(super) fn last_generation(entries: &[LogEntry]) -> u64 {
         _ => None,
     });
     started.max().unwrap_or(0)
-}
-
-/// Results of earlier runs below a folder.
-fn results(local: &Path) -> Option<std::path::PathBuf> {
-    ["dynamodb.sqlite", "sns", "s3"].iter().map(|name| local.join(name)).find(|path| path.exists())
 }
