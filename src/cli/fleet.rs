@@ -160,3 +160,17 @@ async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>)
     let (few, list) = (given_up.len(), given_up.join(", "));
     Err(vec![Error::config(format!("{few} of {count} jobs failed: {list}"))])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_at_an_option_that_a_fleet_refuses_says_where_to_give_it() {
+        let told = |hint: &str| hinting_at_run(Error::corrupt("it is damaged").hint(hint)).to_string();
+        let with = told("go on from the one before with --previous-checkpoint");
+        assert!(with.contains("with --previous-checkpoint (a fleet takes no such option: "), "{with}");
+        assert!(with.contains("`tidemill run JOB`"), "{with}");
+        assert!(told("restore the file").ends_with("hint: restore the file"));
+    }
+}
