@@ -407,8 +407,11 @@ fn a_job_that_fails_is_given_up_and_the_others_go_on() {
         put(place.path(), job, 1);
         wait("the others go on", SOON, || copies(place.path(), job).len() == 1);
     }
-    for process in [&mut one, &mut two] {
+    // The other one knows that the job has failed before.
+    for (process, kind) in [(&mut one, "data"), (&mut two, "poison")] {
         assert_eq!(process.ends(), Some(1), "{}", process.text());
+        let told = [format!("broken: error[{kind}]: "), "`tidemill run JOB` with it".to_owned()];
+        assert!(told.iter().all(|told| process.text().contains(told)), "{}", process.text());
         assert!(process.text().contains("error: 1 of 3 jobs failed: 'broken'"), "{}", process.text());
     }
 }

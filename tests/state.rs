@@ -24,6 +24,8 @@ mod folders;
 mod left;
 #[path = "support/place.rs"]
 mod place;
+#[path = "state/places.rs"]
+mod places;
 #[path = "state/tools.rs"]
 mod tools;
 
@@ -160,6 +162,7 @@ fn a_damaged_checkpoint_is_no_obstacle_to_those_that_are_whole() {
     place.produce(300, 200);
     place.run(&[]);
     damage();
+    assert!(place.refused(&RUN).contains("go back to a savepoint with --from-savepoint (there is whole); or restore"));
     assert!(place.refused(&["state", "rewind", "local", "latest"]).contains("is damaged"));
     place.done(&["state", "restore", "local", "whole", "--to", "copy/job"]);
     assert!(place.run(&["--checkpoints", "copy"]).contains("200 records"));
@@ -177,6 +180,11 @@ fn a_damaged_checkpoint_is_no_obstacle_to_those_that_are_whole() {
         std::fs::write(manifest, "nothing").unwrap();
     }
     place.produce(500, 100);
+    let none = place.refused(&[&RUN[..], &["--previous-checkpoint"]].concat());
+    assert!(
+        none.contains("can be read") && none.contains("--from-savepoint (there is whole); or start anew"),
+        "{none}"
+    );
     assert!(place.run(&["--from-savepoint", "whole"]).contains("300 records"));
     assert_eq!(place.number(TOTAL), 600);
 }

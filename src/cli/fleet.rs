@@ -15,7 +15,7 @@ use super::replica::Told;
 use super::signals::{stop_on_signal, unless_stopped};
 use super::summary::print_summary;
 use super::work::WorkArgs;
-use super::{Cli, Outcome, Values, may_pass, runtime_with_stacks};
+use super::{Cli, Outcome, Values, may_pass, runtime_with_stacks, shown_kind};
 use crate::contracts::{Clock, Error, SystemClock};
 use crate::job::Fleet;
 use crate::sql::STACK_BYTES;
@@ -93,6 +93,28 @@ pub(super) fn fleet(args: FleetArgs) -> Outcome {
     })
 }
 
+/// A hint that names an option which a fleet refuses says where it is to be given.
+fn hinting_at_run(error: Error) -> Error {
+    const NAMED: [&str; 8] = [
+        "--once",
+        "--drain",
+        "--fresh",
+        "--previous-checkpoint",
+        "--from-savepoint",
+        "--drop-state",
+        "--reset",
+        "--keep-state",
+    ];
+    match error.hint_text() {
+        Some(hint) if NAMED.iter().any(|option| hint.contains(option)) => {
+            let instead = "a fleet takes no such option: stop it, `tidemill run JOB` with it and the same --checkpoints, and start the fleet again";
+            let hint = format!("{hint} ({instead})");
+            error.hint(hint)
+        }
+        _ => error,
+    }
+}
+
 /// Runs all jobs, each by itself, until all have ended.
 async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>) -> Outcome {
     let count = fleet.jobs.len();
@@ -122,10 +144,10 @@ async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>)
             }
             Ok(None) => {}
             Err(errors) => {
-                for error in &errors {
-                    eprintln!("{name}: error: {error}");
-                }
                 all_may_pass &= errors.iter().all(may_pass);
+                for error in errors.into_iter().map(hinting_at_run) {
+                    eprintln!("{name}: error{}: {error}", shown_kind(error.kind()));
+                }
                 if !names.is_empty() && !*stop.borrow() {
                     eprintln!("{name}: given up by this process until it is started again; its other jobs go on");
                 }
@@ -139,4 +161,18 @@ async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>)
     let (few, list) = (given_up.len(), given_up.join(", "));
     let failed = format!("{few} of {count} jobs failed: {list}");
     Err(vec![if all_may_pass { Error::unavailable(failed) } else { Error::config(failed) }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_at_an_option_that_a_fleet_refuses_says_where_to_give_it() {
+        let told = |hint: &str| hinting_at_run(Error::corrupt("it is damaged").hint(hint)).to_string();
+        let with = told("go on from the one before with --previous-checkpoint");
+        assert!(with.contains("with --previous-checkpoint (a fleet takes no such option: "), "{with}");
+        assert!(with.contains("`tidemill run JOB`"), "{with}");
+        assert!(told("restore the file").ends_with("hint: restore the file"));
+    }
 }

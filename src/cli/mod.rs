@@ -193,6 +193,17 @@ fn runtime_with_stacks(threads: usize, stack_bytes: usize) -> Result<tokio::runt
     built.map_err(|e| vec![Error::unavailable("cannot start threads").caused_by(e)])
 }
 
+/// More threads than any machine has cores to compute with; each takes a stack, and a part of every plan.
+const MOST_THREADS: usize = 1_024;
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads) if threads <= MOST_THREADS => Ok(threads),
+        Ok(_) => Err(format!("there are {MOST_THREADS} at most")),
+        Err(_) => Err(format!("'{text}' is no number of threads")),
+    }
+}
+
 fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
 }

@@ -268,6 +268,16 @@ impl Connectors {
         }
     }
 
+    /// A file that an earlier run of this job wrote into the table of `spec`, if that is a folder and there is one.
+    pub fn own_file(&self, spec: &TableSpec, connector: &str) -> Result<Option<PathBuf>> {
+        match self.known(spec, connector)?.name {
+            "filesystem" | "s3" => {
+                files::own_file(spec.require("path")?, &self.reach(&|| self.aws.of(spec)), &self.names)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Moves what earlier runs of this job wrote into the error output in the folder `path` to one beside.
     pub fn set_errors_aside(&self, path: &str) -> Result<Option<SetAside>> {
         files::set_aside(path, &self.reach(&|| self.aws.default_session()), &self.names)

@@ -143,6 +143,21 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
+    /// What could not be done on a disk of this machine. What somebody must mend first is a [`ErrorKind::Config`] error, whose hint says
+    /// what; all else may pass.
+    pub fn of_disk(message: impl Into<String>, error: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let hint = match error.kind() {
+            Io::PermissionDenied => "may the user of the process write there?",
+            Io::ReadOnlyFilesystem => "may the user of the process write there? The disk can only be read",
+            Io::NotADirectory | Io::AlreadyExists => "a file is where a folder must be: name another place",
+            Io::IsADirectory => "a folder is where a file must be: name another place",
+            Io::InvalidFilename => "the name is too long for the disk: name another place",
+            _ => return Self::unavailable(message).caused_by(error),
+        };
+        Self::config(message).caused_by(error).hint(hint)
+    }
+
     /// Adds a place in a file. The first is where the error is; further ones say "also here".
     #[must_use]
     pub fn at(mut self, location: Location) -> Self {
@@ -306,6 +321,17 @@ mod tests {
         assert!(hinted.is_of_this_machine() && hinted.again().is_of_this_machine());
         assert_eq!(hinted.again().to_string(), "query 'a': too little memory\n  hint: more");
         assert!(Error::unavailable("outer").caused_by(hinted).is_of_this_machine());
+    }
+
+    #[test]
+    fn what_does_not_pass_by_itself_on_a_disk_is_no_outage() {
+        use std::io::ErrorKind as Io;
+        let kind = |io: Io| Error::of_disk("cannot write 'a'", io.into()).kind();
+        let not_passing = [Io::PermissionDenied, Io::ReadOnlyFilesystem, Io::NotADirectory, Io::AlreadyExists];
+        assert!(not_passing.into_iter().all(|io| kind(io) == ErrorKind::Config));
+        assert!([Io::StorageFull, Io::Interrupted, Io::Other].into_iter().all(|io| kind(io) == ErrorKind::Unavailable));
+        let error = Error::of_disk("cannot write 'a'", Io::PermissionDenied.into());
+        assert!(error.to_string().ends_with("hint: may the user of the process write there?"), "{error}");
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub use decode::{Decoded, Decoder, SkippedTime};
 pub use epoch_log::{EpochCut, EpochLog, LogEntry, Opened, OpenedAt, OpenedLog, SeenLog, SplitCut, TableCut};
 pub use error::{Error, ErrorKind, Location, Result};
 pub use last_work::{Presence, spawn_last, with_presence};
-pub use lease::{Lease, LeaseStore};
+pub use lease::{Lease, LeasePlace, LeaseStore};
 pub use lookup::{Lookup, LookupCache};
 pub use off_runtime::{off_the_runtime, wait_for};
 pub use outage::Outage;

@@ -63,13 +63,14 @@ pub(super) fn reconcile(
         LogEntry::Started { generation, queries, .. } if by.is_none_or(|by| by == *generation) => Some(queries),
         _ => None,
     });
+    let has = |name: &str| queries.iter().any(|query| query.name == name);
+    let begun = log.iter().flat_map(|entry| match entry {
+        LogEntry::Started { queries, .. } => queries.keys().collect(),
+        _ => Vec::new(),
+    });
+    let of_saved = saved.keys().chain(displaced.iter().map(|(name, _)| name));
+    let names: Vec<&str> = of_saved.chain(begun).map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
     let known = |given: &String| {
-        let begun = log.iter().flat_map(|entry| match entry {
-            LogEntry::Started { queries, .. } => queries.keys().collect(),
-            _ => Vec::new(),
-        });
-        let saved = saved.keys().chain(displaced.iter().map(|(name, _)| name));
-        let names: Vec<&str> = saved.chain(begun).map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
         if names.iter().any(|name| means(given, name)) {
             return Ok(());
         }
@@ -80,10 +81,23 @@ pub(super) fn reconcile(
         };
         Err(Error::config(format!("no saved query is called '{given}'")).hint(names))
     };
+    let is_gone_or_unknown = |given: &String| {
+        let is_gone = names.iter().any(|name| means(given, name) && !has(name));
+        match queries.iter().find(|query| means(given, &query.name)) {
+            Some(query) if !is_gone => {
+                let name = &query.name;
+                Err(Error::config(format!("the query '{name}' is still in the job, so --drop-state would do nothing"))
+                    .hint(format!(
+                        "to begin it without state, use --reset {name}; to drop it, take it out of the job first"
+                    )))
+            }
+            _ => Ok(()),
+        }
+    };
     if state.asked_before.is_none() {
+        state.drop_state.iter().try_for_each(is_gone_or_unknown)?;
         state.drop_state.iter().chain(&state.reset).chain(&state.keep_state).try_for_each(known)?;
     }
-    let has = |name: &str| queries.iter().any(|query| query.name == name);
     // An attempt of this process before may have done what was asked for, and later ones go on from that.
     let still = |of: Option<u64>| state.asked_before.is_none_or(|generation| of.is_none_or(|of| of < generation));
     for entry in log {

@@ -180,3 +180,24 @@ async fn what_was_asked_for_is_done_once_however_often_a_run_is_tried() {
     };
     assert!(dropped(1, &[(&old[0], 3)]) && dropped(2, &[]) && !dropped(3, &[(&old[0], 3)]));
 }
+
+#[tokio::test]
+async fn the_state_of_a_query_that_is_still_there_is_not_dropped() {
+    let queries = planned("INSERT INTO counts SELECT n, COUNT(*) FROM clicks GROUP BY n;").await;
+    let dropping = |name: &str| StateOptions { drop_state: vec![name.to_owned()], ..StateOptions::default() };
+    for given in ["counts", "job:counts"] {
+        let mut saved = manifest(7, 1, &[(&queries[0], 7)]);
+        let error = reconcile(&queries, Some(&mut saved), &[], &dropping(given)).expect_err("it is still there");
+        assert!(error.message().contains("'job:counts' is still in the job"), "{error}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("--reset job:counts")), "{error}");
+        assert!(saved.queries.contains_key("job:counts"), "nothing has happened to it");
+    }
+    // One of the same sink that has left another file is meant.
+    let mut saved = manifest(7, 1, &[(&queries[0], 7)]);
+    let moved = saved.queries["job:counts"].clone();
+    saved.queries.insert("old:counts".to_owned(), moved);
+    // (The other one has operators, and nothing is saved of them.)
+    let both = StateOptions { reset: vec!["job:counts".to_owned()], ..dropping("counts") };
+    let done = reconcile(&queries, Some(&mut saved), &[], &both).expect("one is gone");
+    assert!(done.notes.iter().any(|note| note.contains("'old:counts' is gone")), "{:?}", done.notes);
+}

@@ -88,7 +88,11 @@ impl MemoryOptions {
         }
         match self.try_share_out() {
             Err(error) if !self.asked => {
-                notes.push(format!("all state stays in memory: {}", error.message()));
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                notes.push(format!(
+                    "all state stays in memory: {}{cause} (--spill-dir names another folder)",
+                    error.message()
+                ));
                 Ok(None)
             }
             shared => shared.map(Some),
@@ -238,7 +242,7 @@ mod tests {
         let mut notes = Vec::new();
         let options = |asked| MemoryOptions { bytes: 1 << 30, spill: file.join("below"), asked, jobs: 1 };
         assert!(options(false).share_out(&mut notes).expect("a note").is_none());
-        assert!(notes[0].contains("a file/below"), "{notes:?}");
+        assert!(notes[0].contains("a file/below") && notes[0].contains("Not a directory"), "{notes:?}");
         assert!(options(true).share_out(&mut notes).is_err());
     }
 }

@@ -21,7 +21,9 @@ mod run;
 mod saved;
 mod state_text;
 mod state_tools;
+mod unsaved;
 
+pub use crate::contracts::LeasePlace;
 pub use backfill::{BackfillOptions, Backfilled, backfill};
 pub use batch::{BatchDone, run_batch};
 pub use explain::{explain_json, explain_text};
@@ -29,7 +31,7 @@ pub use files::load;
 pub use fleet::{Fleet, FleetJob};
 pub use memory::MemoryOptions;
 pub use portable::not_portable;
-pub use replica::{LeasePlace, Replica, Stage, Start};
+pub use replica::{Replica, Stage, Start};
 pub use resources::{athena, job_resources};
 pub use run::{JobOptions, Prepared, check, plan, prepare};
 pub use saved::StateOptions;

@@ -69,7 +69,7 @@ pub(super) async fn newest(
             Err(error) => error,
         };
         match passes {
-            Passes::None => return Err(error),
+            Passes::None => return Err(or_savepoint(store, error, None).await),
             // What it says is not known: its run and its epochs are passed over by the time.
             Passes::ForNothing => notes.push(format!("--fresh: {}", error.message())),
             Passes::ForThePrevious => notes.push(format!("{}: going on from the one before", error.message())),

@@ -13,30 +13,10 @@ use super::run::{JobOptions, Prepared, connect_planned, job_name, plan_from_now,
 use super::saved::{checkpoints_path, nonce};
 use crate::connectors::dynamodb;
 use crate::connectors::files::{StatePlace, state_place};
-use crate::contracts::{Clock, Error, ErrorKind, Lease, Result, caught};
+use crate::contracts::{Clock, Error, ErrorKind, Lease, LeasePlace, Result, caught};
 use crate::ha::{Candidate, Contender, FolderLease, Keeper, LeaseThread, Lost, ObjectLease, SeatLeases, Term, Times};
 use crate::runtime::{Progress, Retries, Summary, Worker};
 use crate::sql::Settings;
-
-/// Where leases are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LeasePlace {
-    /// Beside the job's checkpoints.
-    Checkpoints,
-    /// In a DynamoDB table.
-    DynamoDb(String),
-}
-
-impl LeasePlace {
-    /// `checkpoints` or `dynamodb:TABLE`.
-    pub fn parse(text: &str) -> std::result::Result<Self, String> {
-        match text.split_once(':') {
-            None if text.eq_ignore_ascii_case("checkpoints") => Ok(Self::Checkpoints),
-            Some(("dynamodb", table)) if !table.is_empty() => Ok(Self::DynamoDb(table.to_owned())),
-            _ => Err(format!("'{text}' is neither 'checkpoints' nor 'dynamodb:TABLE'")),
-        }
-    }
-}
 
 /// What a person is told while replicas come and go.
 pub enum Stage<'a> {
@@ -280,12 +260,8 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 /// Where to look for the lease of a job, if it has one.
-pub(super) fn lease_place(options: &JobOptions, settings: &Settings) -> Result<Option<LeasePlace>> {
-    match (&options.state.lease, &settings.lease) {
-        (Some(place), _) => Ok(Some(place.clone())),
-        (None, Some(text)) => LeasePlace::parse(text).map(Some).map_err(Error::config),
-        (None, None) => Ok(None),
-    }
+pub(super) fn lease_place(options: &JobOptions, settings: &Settings) -> Option<LeasePlace> {
+    options.state.lease.clone().or_else(|| settings.lease.clone())
 }
 
 /// The candidate of this process for a job's lease, and a thread for it; `None` for a job without one.
@@ -295,7 +271,7 @@ async fn candidate(
     job: &str,
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<(Candidate, Arc<LeaseThread>)>> {
-    let Some(place) = lease_place(options, settings)? else { return Ok(None) };
+    let Some(place) = lease_place(options, settings) else { return Ok(None) };
     let thread = LeaseThread::start()?;
     let leases = leases(place, options, settings, job, clock, &thread).await?;
     Ok(Some((Candidate::new(leases.lease, Arc::clone(clock), holder()?, times(settings)), thread)))

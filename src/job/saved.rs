@@ -1,20 +1,19 @@
 //! Where a job goes on: its checkpoints and its epoch log are opened, and the one to go on from is chosen.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::beginning::Beginning;
+use super::beginning::{Beginning, or_savepoint, savepoint, unused_setting};
 use super::changes::{Reconciled, fits_open_files, reconcile};
 use super::files::refuse_beside_sql;
 use super::fresh::{begins_anew, since_anew};
 use super::newest::{Passes, newest};
-use super::replica::LeasePlace;
 use super::run::JobOptions;
+use super::unsaved::refuse_beside_results;
 use crate::connectors::files::{StatePlace, state_place};
 use crate::contracts::{
-    Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, OpenedLog, Outside, Result, Storage, crash_point,
+    Clock, EpochLog, Error, ErrorKind, LeasePlace, LockedStorage, LogEntry, OpenedLog, Outside, Result, Storage, crash_point,
 };
 use crate::operators::StateLimit;
 use crate::runtime::{Checkpointing, JobLog, identity};
@@ -138,7 +137,7 @@ pub(super) async fn saved_run(
     if locked.is_some() && options.state.outside.is_none() {
         refuse_beside_sql(Path::new(&storage.place()), &options.paths)?;
     }
-    let opening = Opening { options, plan, clock, storage, locked, limit };
+    let opening = Opening { options, plan, job, clock, storage, locked, limit };
     let mut attempt = 1;
     let begun = loop {
         match opening.begin().await {
@@ -169,6 +168,7 @@ pub(super) async fn saved_run(
 struct Opening<'a> {
     options: &'a JobOptions,
     plan: &'a JobPlan,
+    job: &'a str,
     clock: &'a Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
     /// The storage, when it is one run's at a time.
@@ -199,9 +199,6 @@ impl Opening<'_> {
     async fn begin(&self) -> Result<Begun> {
         let (options, state) = (self.options, &self.options.state);
         let nonce = state.nonce()?;
-        let local = options.local.as_deref();
-        let has_results =
-            local.filter(|local| !state.of_fleet && !local.join("checkpoints").exists()).and_then(results);
         let opened = open_log(&self.storage, self.locked.as_deref(), &nonce, options.fresh).await?;
         let OpenedLog { log, entries, damage } = opened;
         let mut store = CheckpointStore::new(Arc::clone(&self.storage), nonce, self.plan.settings.checkpoints_kept);
@@ -224,12 +221,12 @@ impl Opening<'_> {
         let epoch = last_epoch(&entries).max(newest.epoch);
         // Where to go back to, and what that is called.
         let back = match &state.from_savepoint {
-            Some(name) => Some((store.savepoint(name).await?, format!("savepoint {name}"))),
+            Some(name) => Some((savepoint(&store, name).await?, format!("savepoint {name}"))),
             None if newest.damaged => {
-                let before = newest.manifest.take().ok_or_else(|| {
+                let Some(before) = newest.manifest.take() else {
                     let error = format!("no checkpoint in '{}' can be read", self.storage.place());
-                    Error::corrupt(error).hint("start anew with --fresh")
-                })?;
+                    return Err(or_savepoint(&store, Error::corrupt(error).hint("start anew with --fresh"), None).await);
+                };
                 let name = format!("checkpoint {}", before.number);
                 Some((before, name))
             }
@@ -262,9 +259,9 @@ impl Opening<'_> {
             fresh,
         };
         notes.extend(from.notes(&self.plan.queries));
-        if let (None, true, false, Some(path)) = (&manifest, repeats.is_empty(), fresh, has_results) {
-            return Err(Error::config(format!("'{}' has results, but no saved state to go on from", path.display()))
-                .hint("run with --fresh to read everything again and write over them, or use another folder"));
+        notes.extend(unused_setting(options, &self.plan.settings));
+        if manifest.is_none() && repeats.is_empty() && !fresh && state.outside.is_none() {
+            refuse_beside_results(options, self.plan, self.job, self.clock, &mut notes).await?;
         }
         let queries = &self.plan.queries;
         let Reconciled { notes: changes, mut appeared } = reconcile(queries, manifest.as_mut(), &repeats, state)?;
@@ -275,11 +272,11 @@ impl Opening<'_> {
         let first = first_epoch(&repeats, epoch, fresh || options.local.is_none(), self.clock);
         let saved = match (&mut manifest, &back) {
             (Some(manifest), Some((_, name))) => {
-                let loaded = self.fitting(store.load(manifest).await?)?;
+                let loaded = self.fitting(self.load(&mut store, manifest).await?)?;
                 *manifest = store.rewind(manifest, name, epoch, stamp).await?;
                 loaded.of(manifest)
             }
-            (Some(manifest), None) if self.locked.is_some() => self.fitting(store.load(manifest).await?)?,
+            (Some(manifest), None) if self.locked.is_some() => self.fitting(self.load(&mut store, manifest).await?)?,
             (None, _) if self.locked.is_some() => SavedJob { epoch: first, ..SavedJob::default() },
             // A checkpoint that the run before has under way must not be committed any more.
             _ => {
@@ -323,6 +320,13 @@ impl Opening<'_> {
         Ok(saved)
     }
 
+    async fn load(&self, store: &mut CheckpointStore, manifest: &Manifest) -> Result<SavedJob> {
+        match store.load(manifest).await {
+            Err(error) => Err(or_savepoint(store, error, self.options.state.from_savepoint.as_deref()).await),
+            loaded => loaded,
+        }
+    }
+
     /// # Errors
     /// `fenced` where the run before has committed another checkpoint meanwhile, and has removed what this one names.
     async fn load_newest(&self, store: &mut CheckpointStore, newest: &Manifest) -> Result<SavedJob> {
@@ -332,7 +336,7 @@ impl Opening<'_> {
                     let error = format!("checkpoint {later} came while checkpoint {} was loaded", newest.number);
                     Err(Error::new(ErrorKind::Fenced, error))
                 }
-                _ => Err(error),
+                _ => Err(or_savepoint(store, error, None).await),
             },
             loaded => loaded,
         }
@@ -361,9 +365,4 @@ pub(super) fn last_generation(entries: &[LogEntry]) -> u64 {
         _ => None,
     });
     started.max().unwrap_or(0)
-}
-
-/// Results of earlier runs below a folder.
-fn results(local: &Path) -> Option<std::path::PathBuf> {
-    ["dynamodb.sqlite", "sns", "s3"].iter().map(|name| local.join(name)).find(|path| path.exists())
 }

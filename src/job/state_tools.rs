@@ -35,7 +35,7 @@ pub struct StateTools {
 
 impl StateTools {
     /// Opens `path`: the folder or `s3://` prefix of a job's checkpoints, or a folder with one job's below it, such as that of
-    /// `--local`.
+    /// `--local`. What runs with `--local` use counts before a copy that lies in that folder itself.
     pub async fn open(path: &str, clock: Arc<dyn Clock>) -> Result<Self> {
         let (mut own, mut locked) = storage(path, Arc::clone(&clock)).await?;
         if locked.is_some()
@@ -54,12 +54,17 @@ impl StateTools {
         if which != "latest" {
             return Ok((self.store.savepoint(which).await?, format!("savepoint {which}")));
         }
-        let latest = self.store.latest().await?.ok_or_else(|| {
-            Error::config(format!("there is no checkpoint in '{}'", self.store.storage().place()))
-                .hint("give the folder of one job: DIR/checkpoints/JOB")
-        })?;
+        let latest = self.store.latest().await?.ok_or_else(|| self.nothing())?;
         let name = format!("checkpoint {}", latest.number);
         Ok((latest, name))
+    }
+
+    fn nothing(&self) -> Error {
+        let hint = match self.locked {
+            Some(_) => "give the folder of one job: DIR/checkpoints/JOB",
+            None => "give the prefix of one job: s3://bucket/prefix/JOB",
+        };
+        Error::config(format!("there is no checkpoint in '{}'", self.store.storage().place())).hint(hint)
     }
 
     /// A line for each checkpoint and savepoint.
@@ -69,10 +74,14 @@ impl StateTools {
             Ok(manifest) => format!("  {name}  {}", short(&manifest)),
             Err(error) => format!("  {name}  {}", error.message()),
         };
-        for number in self.store.numbers().await? {
+        let (numbers, savepoints) = (self.store.numbers().await?, self.store.savepoints().await?);
+        if numbers.is_empty() && savepoints.is_empty() {
+            return Err(self.nothing());
+        }
+        for number in numbers {
             let _ = writeln!(text, "{}", line(format!("{number:>6}"), self.store.manifest(number).await));
         }
-        for name in self.store.savepoints().await? {
+        for name in savepoints {
             let _ = writeln!(text, "{}", line(name.clone(), self.store.savepoint(&name).await));
         }
         Ok(text)
@@ -125,7 +134,8 @@ impl StateTools {
                 Error::config(format!("there is no query '{query}' in it")).hint("`tidemill state show` has the names")
             );
         }
-        std::fs::create_dir_all(folder).map_err(|e| cannot_write(folder, e))?;
+        let failed = |e| Error::of_disk(format!("cannot write below '{}'", folder.display()), e);
+        std::fs::create_dir_all(folder).map_err(failed)?;
         let names = file_names(manifest.queries.keys());
         for (name, saved) in manifest.queries.iter().filter(|(name, _)| query.is_none_or(|query| query == *name)) {
             let operators = saved.operators.iter().enumerate().map(|(number, state)| (number.to_string(), state));
@@ -188,6 +198,8 @@ impl StateTools {
     }
 
     async fn rewind_to(&mut self, of: &Manifest, name: &str) -> Result<String> {
+        // What cannot be loaded must not become the newest, nor the log be emptied for it.
+        self.store.verify(of).await?;
         let (epoch, stamp, log) = self.take_over().await?;
         let manifest = self.store.rewind(of, name, epoch, stamp).await?;
         log.forget(u64::MAX).await?;
@@ -195,10 +207,14 @@ impl StateTools {
     }
 
     /// Copies a checkpoint with all its files to the store at `path`, where it becomes the newest.
+    ///
+    /// # Errors
+    /// `path` is a folder of other things than the checkpoints of one job: no run would find the copy there.
     pub async fn restore(&self, which: &str, path: &str) -> Result<String> {
         let (mut of, mut name) = self.find(which).await?;
         let (to, locked) = storage(path, Arc::clone(&self.clock)).await?;
         if locked.is_some() {
+            refuse_other_folder(Path::new(&to.place()))?;
             refuse_with_sql(Path::new(&to.place()))?;
         }
         let store = CheckpointStore::new(to, nonce()?, KEPT);
@@ -305,15 +321,47 @@ fn is_checkpoint(which: &str) -> bool {
     which == "latest" || which.parse::<u64>().is_ok()
 }
 
+/// What only the folder of `--local`, or one above those of several jobs, has.
+const OF_LOCAL: [&str; 3] = ["checkpoints", "kinesis", "dynamodb.sqlite"];
+/// What a job's own folder may have.
+const OF_STORE: [&str; 6] = ["manifests", "savepoints", "state", "epochs.log", "lease.json", "lease.lock"];
+
+/// # Errors
+/// `folder` has something in it, and is not that of one job's checkpoints.
+fn refuse_other_folder(folder: &Path) -> Result<()> {
+    let has = |names: &[&str]| names.iter().any(|name| folder.join(name).exists());
+    let is_empty = || match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        entries => entries.map(|mut entries| entries.next().is_none()),
+    };
+    let failed = |e| Error::of_disk(format!("cannot list '{}'", folder.display()), e);
+    if !has(&OF_LOCAL) && (has(&OF_STORE) || is_empty().map_err(failed)?) {
+        return Ok(());
+    }
+    let shown = folder.display();
+    Err(Error::config(format!(
+        "'{shown}' is not the folder of one job's checkpoints, so no run would find a copy there"
+    ))
+    .hint(format!("name the job, which goes on from it then: {shown}/checkpoints/JOB for runs with --local {shown}")))
+}
+
 /// The folder of the one job below `folder`, when that is not a job's itself.
 fn only_job(folder: &Path) -> Result<Option<PathBuf>> {
-    if folder.join("manifests").is_dir() || folder.join("savepoints").is_dir() {
-        return Ok(None);
+    let jobs_in = |below: &Path| {
+        let entries = std::fs::read_dir(below).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut jobs: Vec<PathBuf> = entries.filter(|path| path.join("manifests").is_dir()).collect();
+        jobs.sort();
+        jobs
+    };
+    let mut jobs = jobs_in(&folder.join("checkpoints"));
+    if jobs.is_empty() {
+        if folder.join("manifests").is_dir() || folder.join("savepoints").is_dir() {
+            return Ok(None);
+        }
+        if !folder.join("checkpoints").is_dir() {
+            jobs = jobs_in(folder);
+        }
     }
-    let below = if folder.join("checkpoints").is_dir() { folder.join("checkpoints") } else { folder.to_owned() };
-    let entries = std::fs::read_dir(&below).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut jobs: Vec<PathBuf> = entries.filter(|path| path.join("manifests").is_dir()).collect();
-    jobs.sort();
     match jobs.len() {
         0 => Err(Error::config(format!("there are no checkpoints in '{}'", folder.display()))
             .hint("give the folder of --local, or that of one job: DIR/checkpoints/JOB")),
@@ -362,7 +410,8 @@ impl ParquetFile {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
-                let file = File::create(&self.path).map_err(|e| cannot_write(&self.path, e))?;
+                let file = File::create(&self.path)
+                    .map_err(|e| Error::of_disk(format!("cannot write '{}'", self.path.display()), e))?;
                 self.writer.insert(ArrowWriter::try_new(file, rows.schema(), None).map_err(failed)?)
             }
         };

@@ -246,7 +246,9 @@ async fn tidy(store: &CheckpointStore, log: Option<&Arc<dyn EpochLog>>, log_afte
     crash_point("forget.after");
     for outcome in [swept, shortened] {
         match outcome {
-            Err(error) if error.kind() == ErrorKind::Unavailable => tracing::warn!("not tidied: {error}"),
+            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Config) => {
+                tracing::warn!("not tidied: {error}");
+            }
             outcome => outcome?,
         }
     }

@@ -27,6 +27,7 @@ mod records;
 mod require;
 mod required;
 mod second_pass;
+mod secrets;
 mod session;
 mod settings;
 mod statement;

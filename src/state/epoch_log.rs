@@ -120,7 +120,7 @@ impl FileEpochLog {
 
 fn taken(folder: &Path) -> Error {
     Error::new(ErrorKind::Fenced, format!("another run of this job uses '{}'", folder.display()))
-        .hint("stop it first, or give this one another --local folder")
+        .hint("stop it first; another job has another name (SET 'pipeline.name'), or another folder")
 }
 
 #[async_trait]
@@ -293,7 +293,7 @@ pub(super) fn parse_line(line: &[u8]) -> Option<LogEntry> {
 }
 
 fn failed(what: &str, path: &Path, error: std::io::Error) -> Error {
-    Error::unavailable(format!("cannot {what} the epoch log '{}'", path.display())).caused_by(error)
+    Error::of_disk(format!("cannot {what} the epoch log '{}'", path.display()), error)
 }
 
 #[cfg(test)]

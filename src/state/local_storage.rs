@@ -97,7 +97,7 @@ fn is_old_layout(name: &str) -> bool {
 }
 
 fn refuse_old_layout(folder: &Path, fresh: bool) -> Result<()> {
-    let failed = |e| Error::unavailable(format!("cannot read '{}'", folder.display())).caused_by(e);
+    let failed = |e| Error::of_disk(format!("cannot read '{}'", folder.display()), e);
     let entries = match std::fs::read_dir(folder) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(failed)?,
@@ -150,7 +150,7 @@ fn create(root: &Path, name: &str, content: &[u8], number: u64) -> io::Result<Cr
 }
 
 fn failed(what: &str, path: &Path, error: io::Error) -> Error {
-    Error::unavailable(format!("cannot {what} '{}'", path.display())).caused_by(error)
+    Error::of_disk(format!("cannot {what} '{}'", path.display()), error)
 }
 
 fn missing_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {

@@ -274,6 +274,22 @@ async fn secrets_are_nowhere() {
     assert!(!run(&["run", "job.sql", "--drain"]));
     stub.fail("DescribeStreamSummary", 9, Fault::Error(400, "InvalidSignatureException"));
     assert!(!run(&["run", "job.sql", "--drain"]));
+    // What is wrong stands on the line of a secret, or in its place.
+    let job = std::fs::read_to_string(dir.path().join("job.sql")).unwrap();
+    let (key, value) = ("'aws.credentials.basic.secretkey'", format!("'{}'", SECRETS[0]));
+    for (wrong, told) in [
+        (job.replace(&value, &format!("{value}, 'sink.unknown' = 'x'")), "has no option 'sink.unknown'"),
+        (job.replace(key, &format!("{key}\n ")).replace(&value, &format!("{value}, 'sink.odd' = 'x'")), "'sink.odd'"),
+        (job.replace(&format!("{key} ="), key), "found: a secret"),
+        (job.replace("secretkey'", "secretky' = 'x', 'my.token'"), "did you mean 'aws.credentials.basic.secretkey'?"),
+    ] {
+        std::fs::write(dir.path().join("wrong.sql"), wrong).unwrap();
+        let output = tidemill(&stub, dir.path(), &["check", "wrong.sql"]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(told) && text.contains("'******"), "{told}: {text}");
+        said.push_str(&text);
+    }
+    std::fs::remove_file(dir.path().join("wrong.sql")).unwrap();
     let mut folders = vec![dir.path().to_owned()];
     let mut files = 0;
     while let Some(folder) = folders.pop() {

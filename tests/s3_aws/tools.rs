@@ -160,6 +160,12 @@ async fn a_job_on_a_bucket_that_is_running_is_rewound() {
         let (success, told) = ended(live);
         assert!(!success && told.contains("another run"), "{told}");
     }
+    // A prefix without its job, or a misspelt one, has nothing.
+    for store in ["s3://tools/kept", "s3://tools/kept/jobb"] {
+        let (success, text) = ended(place.start(&["state", "list", store]));
+        assert!(!success && text.contains(&format!("there is no checkpoint in '{store}'")), "{text}");
+        assert!(text.contains("s3://bucket/prefix/JOB"), "{text}");
+    }
     let once = |rows: u64, more: &[&str]| {
         let (rate, rows) = ("RATE=10000000", format!("ROWS={rows}"));
         let text = place.once("s3://tools/kept", &[&["--param", rate, "--param", &rows], more].concat());

@@ -60,6 +60,18 @@ pub(super) fn set_aside(root: &Path, names: &PartNames) -> Result<Option<SetAsid
     Ok(Some(SetAside { files: found.len(), from: root.to_owned(), to }))
 }
 
+/// A file below `root` that a run of this job has written, if there is one.
+pub(super) fn own_file(root: &Path, names: &PartNames) -> Result<Option<PathBuf>> {
+    let mut found = None;
+    each_file(root, &mut |path, name| {
+        if found.is_none() && names.is_own(name) {
+            found = Some(path);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// An object below `prefix` that a run of this job has written, if there is one.
 pub(super) async fn own_object(prefix: &Prefix, names: &PartNames) -> Result<Option<String>> {
     let store = prefix.bucket.store().await?;

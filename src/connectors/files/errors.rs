@@ -158,6 +158,20 @@ fn write_line(record: &RejectedRecord, known: bool, out: &mut Vec<u8>) {
 #[async_trait]
 impl ErrorOutput for FileErrorOutput {
     async fn write(&mut self, records: &[RejectedRecord]) -> Result<()> {
+        self.write_lines(records).await.map_err(|e| e.context("error output"))
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let flushed = match &mut self.sink {
+            Lines::Folder(folder) => folder.sync(),
+            Lines::Objects(objects) => objects.put().await,
+        };
+        flushed.map_err(|e| e.context("error output"))
+    }
+}
+
+impl FileErrorOutput {
+    async fn write_lines(&mut self, records: &[RejectedRecord]) -> Result<()> {
         let mut out = Vec::new();
         for record in records {
             let known = self.is_known(record);
@@ -168,12 +182,5 @@ impl ErrorOutput for FileErrorOutput {
             }
         }
         if out.is_empty() { Ok(()) } else { self.append(&out).await }
-    }
-
-    async fn flush(&mut self) -> Result<()> {
-        match &mut self.sink {
-            Lines::Folder(folder) => folder.sync(),
-            Lines::Objects(objects) => objects.put().await,
-        }
     }
 }

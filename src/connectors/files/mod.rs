@@ -43,13 +43,13 @@ mod upload;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::contracts::{ErrorOutput, Result, Sink, Source, TableSpec};
+use crate::contracts::{Error, ErrorOutput, Result, Sink, Source, TableSpec};
 
 pub use archived::{ArchivedFile, ArchivedFiles};
 pub use aside::SetAside;
 pub(super) use errors::FileErrorOutput;
 pub(super) use location::Reach;
-pub use location::s3_path;
+pub use location::{check_path, s3_path};
 pub use part::PartNames;
 pub use state_place::{StatePlace, state_place};
 
@@ -70,7 +70,15 @@ pub(super) fn sink(
 
 /// The error output under a folder.
 pub(super) fn error_output(path: &str, reach: &Reach<'_>, names: PartNames) -> Result<Box<dyn ErrorOutput>> {
-    Ok(Box::new(FileErrorOutput::open(reach.place(path)?, names)))
+    let place = reach.place(path)?;
+    if let location::Place::Local(folder) = &place
+        && let Some(file) = folder.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir())
+    {
+        // It is made when the first record is refused, which may be days later.
+        let error = format!("'{}' cannot be made: '{}' is a file", folder.display(), file.display());
+        return Err(Error::config(error).hint("name another folder: SET 'tidemill.errors.path' = '…'"));
+    }
+    Ok(Box::new(FileErrorOutput::open(place, names)))
 }
 
 /// Moves the files that earlier runs of this job wrote below `path` to a folder beside. Objects stay: see [`own_object`].
@@ -89,6 +97,14 @@ pub(super) fn local_folder(path: &str, reach: &Reach<'_>) -> Result<Option<PathB
     }
     match reach.place(path)? {
         location::Place::Local(folder) => Ok(Some(folder)),
+        location::Place::S3(_) => Ok(None),
+    }
+}
+
+/// Finds a file that an earlier run of this job wrote below `path`, if that is no bucket.
+pub(super) fn own_file(path: &str, reach: &Reach<'_>, names: &PartNames) -> Result<Option<PathBuf>> {
+    match reach.place(path)? {
+        location::Place::Local(root) => aside::own_file(&root, names),
         location::Place::S3(_) => Ok(None),
     }
 }
