@@ -15,6 +15,8 @@ use tidemill::state::FileEpochLog;
 mod again;
 #[path = "state/earlier.rs"]
 mod earlier;
+#[path = "state/going_back.rs"]
+mod going_back;
 #[path = "support/left.rs"]
 #[expect(dead_code, reason = "shared with the test of kills")]
 mod left;

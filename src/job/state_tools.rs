@@ -10,6 +10,7 @@ use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use parquet::arrow::ArrowWriter;
 
+use super::beginning::first_again;
 use super::saved::{ATTEMPTS, Passes, last_epoch, last_generation, newest, nonce, open_log, storage};
 use super::state_text::{changed, everything, short};
 use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Result};
@@ -175,7 +176,8 @@ impl StateTools {
         let (epoch, stamp, log) = self.take_over().await?;
         let manifest = self.store.rewind(of, name, epoch, stamp).await?;
         log.forget(u64::MAX).await?;
-        Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}", manifest.number))
+        let first = first_again(of).map(|note| format!("\n{note}")).unwrap_or_default();
+        Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}{first}", manifest.number))
     }
 
     /// Copies a checkpoint with all its files to the store at `path`, where it becomes the newest.
@@ -196,9 +198,10 @@ impl StateTools {
                 log.forget(u64::MAX).await?;
                 let path = path.trim_end_matches('/');
                 let (parent, job) = path.rsplit_once('/').unwrap_or((".", path));
-                let number = manifest.number;
+                let (number, first) =
+                    (manifest.number, first_again(&of).map(|note| format!("\n{note}")).unwrap_or_default());
                 Ok(format!(
-                    "{name} is checkpoint {number} of {path}; a job called '{job}' goes on from it with --checkpoints {parent}"
+                    "{name} is checkpoint {number} of {path}; a job called '{job}' goes on from it with --checkpoints {parent}{first}"
                 ))
             };
             match copied.await {

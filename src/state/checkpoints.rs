@@ -164,7 +164,7 @@ impl CheckpointStore {
     pub async fn commit(&mut self, job: &SavedJob, log_after: u64, stamp: Stamp) -> Result<Committed> {
         let mut manifest = self.next_manifest(job.epoch, log_after, stamp);
         manifest.tables.clone_from(&job.tables);
-        manifest.reread.clone_from(&job.reread);
+        manifest.set_reread(job.reread.clone());
         manifest.references = self.references.at(job.epoch);
         let (mut stored, mut dead, mut written_bytes) = (HashMap::new(), HashMap::new(), 0);
         for (name, query) in &job.queries {

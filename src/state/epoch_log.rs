@@ -256,6 +256,7 @@ mod tests {
             now_ms,
             oldest_ms: Some(7),
             closes: false,
+            catches_up: false,
             splits,
             tables,
             references,

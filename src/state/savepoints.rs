@@ -1,8 +1,11 @@
 //! Checkpoints under names, and checkpoints whose content is an earlier one's: rewound, taken over, copied.
 
+use std::collections::BTreeSet;
+
 use super::checkpoints::{CheckpointStore, SAVEPOINTS, Stamp, savepoint_name};
 use super::checksum::hex_digest;
 use super::manifest::Manifest;
+use super::saved::{CatchUp, Reread};
 use crate::contracts::{Created, Error, Result};
 
 impl CheckpointStore {
@@ -62,7 +65,7 @@ impl CheckpointStore {
         if let Some(latest) = latest {
             (manifest.epoch, manifest.log_after) = (latest.epoch, latest.log_after);
             (manifest.tables, manifest.queries) = (latest.tables.clone(), latest.queries.clone());
-            manifest.reread.clone_from(&latest.reread);
+            manifest.set_reread(latest.reread.clone());
             manifest.references.clone_from(&latest.references);
         }
         self.publish(&manifest).await?;
@@ -74,8 +77,13 @@ impl CheckpointStore {
         self.number = self.numbers().await?.last().copied().unwrap_or(0);
         let mut manifest = self.next_manifest(epoch, epoch, stamp);
         manifest.from = Some(from.to_owned());
-        // Where records of earlier epochs are needed again, all are read from there on, under new numbers.
-        manifest.tables = of.reread.as_ref().map_or(&of.tables, |reread| &reread.tables).clone();
+        manifest.tables.clone_from(&of.tables);
+        // Records of earlier epochs that files need again are read first, under new numbers, and nobody else is given them.
+        let queries: BTreeSet<String> = of.with_open_files().cloned().collect();
+        if let Some(reread) = of.reread.as_ref().filter(|_| !queries.is_empty()) {
+            let (tables, catch_up) = (reread.tables.clone(), CatchUp { tables: of.tables.clone(), queries });
+            manifest.set_reread(Some(Reread { after_epoch: epoch, tables, catch_up: Some(catch_up) }));
+        }
         manifest.queries.clone_from(&of.queries);
         manifest.references.clone_from(&of.references);
         for query in manifest.queries.values_mut() {
