@@ -168,6 +168,13 @@ impl Manifest {
         states.chain(self.references.values().flat_map(|version| &version.files))
     }
 
+    /// The same, to be renamed.
+    pub(super) fn files_mut(&mut self) -> impl Iterator<Item = &mut StateFile> {
+        let states = self.queries.values_mut().flat_map(|query| query.operators.iter_mut().chain(&mut query.unwritten));
+        let files = states.flat_map(|state| state.files.iter_mut().chain(&mut state.dead));
+        files.chain(self.references.values_mut().flat_map(|version| &mut version.files))
+    }
+
     /// Bytes of all files that it names.
     pub fn bytes(&self) -> u64 {
         // One with a right checksum may lie.

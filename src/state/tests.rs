@@ -76,7 +76,7 @@ pub(super) async fn read(storage: &Arc<dyn Storage>) -> crate::contracts::Result
     }
 }
 
-fn operators(job: &SavedJob) -> Vec<String> {
+pub(super) fn operators(job: &SavedJob) -> Vec<String> {
     let states = job.queries.values().flat_map(|query| query.operators.iter().chain(&query.unwritten));
     states
         .map(|state| {
