@@ -19,6 +19,8 @@ mod earlier;
 mod elsewhere;
 #[path = "state/folders.rs"]
 mod folders;
+#[path = "state/going_back.rs"]
+mod going_back;
 #[path = "support/left.rs"]
 #[expect(dead_code, reason = "shared with the test of kills")]
 mod left;

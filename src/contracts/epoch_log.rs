@@ -32,6 +32,9 @@ pub struct EpochCut {
     /// The input ended here: every window closed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub closes: bool,
+    /// Its records had been given to all but the queries that catch up with the others after a job has gone back: only those get it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub catches_up: bool,
     /// Splits that gave records, that the run has come to know since the epoch before, or that have ended.
     pub splits: Vec<SplitCut>,
     /// Event time of the tables that have one.

@@ -36,6 +36,11 @@ impl Beginning<'_> {
                 twice.join(", ")
             ));
         }
+        if self.back.is_some()
+            && let Some(note) = manifest.and_then(first_again)
+        {
+            notes.push(note);
+        }
         notes
     }
 
@@ -108,6 +113,17 @@ pub(super) fn unused_setting(options: &JobOptions, settings: &Settings) -> Optio
         format!(
             "'state.checkpoints.dir' = '{set}' has no effect with --local: checkpoints are below {}",
             local.join("checkpoints").display()
+        )
+    })
+}
+
+/// What is said of a checkpoint that a job goes back to, when it was running then and had open files.
+pub(super) fn first_again(of: &Manifest) -> Option<String> {
+    let open: Vec<String> = of.with_open_files().map(|query| format!("'{query}'")).collect();
+    (!open.is_empty()).then(|| {
+        format!(
+            "{} had rows in open files then: these records are read again first, and given to no other query",
+            open.join(", ")
         )
     })
 }

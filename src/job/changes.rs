@@ -100,11 +100,16 @@ pub(super) fn reconcile(
     }
     // An attempt of this process before may have done what was asked for, and later ones go on from that.
     let still = |of: Option<u64>| state.asked_before.is_none_or(|generation| of.is_none_or(|of| of < generation));
+    // The last entry of a query says that what the ones before have promised is done.
+    let mut last = BTreeMap::new();
     for entry in log {
-        if let LogEntry::Committed { query, epoch, .. } = entry
-            && !has(query)
-            && appeared.get(query).is_none_or(|appeared| epoch > appeared)
-        {
+        if let LogEntry::Committed { query, epoch, payloads } = entry {
+            last.insert(query, (epoch, payloads));
+        }
+    }
+    for (query, (epoch, payloads)) in last {
+        let has_appeared = payloads.is_empty() || appeared.get(query).is_some_and(|appeared| epoch <= appeared);
+        if !has(query) && !has_appeared {
             return Err(has_promised(query));
         }
     }

@@ -105,8 +105,11 @@ const STATELESS: &str = "INSERT INTO counts SELECT n, n FROM clicks;";
 #[tokio::test]
 async fn what_a_query_has_promised_keeps_it_until_a_checkpoint_says_that_all_has_appeared() {
     let own = planned(STATELESS).await;
-    let committed = LogEntry::Committed { query: "job:counts".to_owned(), epoch: 3, payloads: Vec::new() };
-    let log = |more: &[LogEntry]| [&[started(1, &own), cut(3, 1), committed.clone()], more].concat();
+    let committed = |payloads: &[&str]| {
+        let payloads = payloads.iter().map(|payload| (*payload).to_owned()).collect();
+        LogEntry::Committed { query: "job:counts".to_owned(), epoch: 3, payloads }
+    };
+    let log = |more: &[LogEntry]| [&[started(1, &own), cut(3, 1), committed(&["a file"])], more].concat();
     let may_go = |mut manifest: Manifest, log: &[LogEntry]| {
         let state = StateOptions { drop_state: vec!["counts".to_owned()], ..StateOptions::default() };
         match reconcile(&[], Some(&mut manifest), log, &state) {
@@ -121,6 +124,10 @@ async fn what_a_query_has_promised_keeps_it_until_a_checkpoint_says_that_all_has
     assert!(may_go(manifest(4, 1, &[(&own[0], 3)]), &log(&[])));
     // It is new since the checkpoint.
     assert!(!may_go(manifest(2, 0, &[]), &log(&[])));
+    // The query itself has said that all has appeared, or a run after the kill has; and then it has promised another one.
+    assert!(may_go(manifest(2, 0, &[]), &log(&[committed(&[])])));
+    assert!(may_go(manifest(2, 0, &[]), &log(&[started(2, &own), committed(&[])])));
+    assert!(!may_go(manifest(2, 0, &[]), &log(&[committed(&[]), committed(&["another"])])));
     // A run without it has made one: nothing of it is asked for any more.
     let gone = started(2, &[]);
     for epoch in [3, 5] {

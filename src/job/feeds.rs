@@ -190,7 +190,7 @@ fn reading_key(source: &SourcePlan, connectors: &Connectors, start: StartPositio
         let _ = write!(key, " {name}={value:?}");
     }
     let _ = write!(key, " {:?}", source.spec.partitioned_by);
-    if let Some(table) = saved.read_from().get(&source.name) {
+    for table in saved.read_from(&source.name) {
         for (split, saved) in &table.splits {
             let _ = write!(key, " {split}={:?},{:?},{}", saved.after_exclusive, saved.from_ms, saved.finished);
         }

@@ -10,7 +10,7 @@ use datafusion::arrow::array::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
 
-use super::files::refuse_with_sql;
+use super::beginning::first_again;
 use super::newest::{Passes, newest};
 use super::saved::{ATTEMPTS, last_epoch, last_generation, nonce, open_log, storage};
 use super::state_text::{changed, everything, short};
@@ -203,7 +203,8 @@ impl StateTools {
         let (epoch, stamp, log) = self.take_over().await?;
         let manifest = self.store.rewind(of, name, epoch, stamp).await?;
         log.forget(u64::MAX).await?;
-        Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}", manifest.number))
+        let first = first_again(of).map(|note| format!("\n{note}")).unwrap_or_default();
+        Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}{first}", manifest.number))
     }
 
     /// Copies a checkpoint with all its files to the store at `path`, where it becomes the newest.
@@ -231,9 +232,10 @@ impl StateTools {
                 log.forget(u64::MAX).await?;
                 let path = path.trim_end_matches('/');
                 let (parent, job) = path.rsplit_once('/').unwrap_or((".", path));
-                let number = manifest.number;
+                let (number, first) =
+                    (manifest.number, first_again(&of).map(|note| format!("\n{note}")).unwrap_or_default());
                 Ok(format!(
-                    "{name} is checkpoint {number} of {path}; a job called '{job}' goes on from it with --checkpoints {parent}"
+                    "{name} is checkpoint {number} of {path}; a job called '{job}' goes on from it with --checkpoints {parent}{first}"
                 ))
             };
             match copied.await {

@@ -68,6 +68,10 @@ pub(crate) struct Feed {
     pub(crate) waiting: Queue<SplitId, Split>,
     /// This run, or one whose epochs it repeats, has begun to read it: what appears from now on is read from its beginning.
     pub(crate) begun: bool,
+    /// The same of runs before this one.
+    pub(super) begun_before: bool,
+    /// While some queries catch up: where the others stand, by table.
+    pub(super) catch_up: Option<Vec<Option<SavedTable>>>,
 }
 
 impl Feed {
@@ -85,8 +89,8 @@ impl Feed {
             ..TableCounts::default()
         });
         let counts = counts.collect();
-        let (splits, waiting, begun) = (FeedSplits::default(), Queue::default(), false);
-        Self { specification, splits, times, counts, saved, waiting, begun }
+        let (splits, waiting) = (FeedSplits::default(), Queue::default());
+        Self { specification, splits, times, counts, saved, waiting, begun: false, begun_before: false, catch_up: None }
     }
 
     /// Its name in the epoch log.

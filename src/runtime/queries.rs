@@ -42,6 +42,8 @@ pub(super) struct RunningQuery {
     pub(super) floors: Floors,
     /// It has had all epochs up to this one.
     pub(super) after: EpochNumber,
+    /// It is given what queries with state have had before the job went back.
+    pub(super) catches_up: bool,
     /// When its sink wants an epoch to end, though no row has come.
     pub(super) due: Arc<AtomicI64>,
     /// The epoch that its sink is writing.
@@ -93,6 +95,7 @@ pub(super) fn start_query(
         counts,
         skipped: None,
         after,
+        catches_up: false,
         due,
         writes,
         recovered,
@@ -111,21 +114,22 @@ pub(super) async fn all_recovered(queries: &mut [RunningQuery]) -> Result<()> {
     try_join_all(recovered).await.map(drop)
 }
 
-/// Runs the epoch through all queries at the same time. Rows stay in `pending` until they are sent.
+/// Runs the epoch through all queries that are given it, at the same time; `catches_up` are those that others have had. Rows stay in `pending` until they are sent.
 pub(super) async fn run_queries(
     queries: Vec<RunningQuery>,
     inputs: &Inputs,
     compute: &Compute,
-    epoch: EpochNumber,
+    (epoch, catches_up): (EpochNumber, bool),
     failures: &mut Failures,
 ) -> Result<Vec<RunningQuery>> {
     let mut tasks = Vec::with_capacity(queries.len());
     for mut query in queries {
         let (inputs, compute) = (Arc::clone(inputs.above(&query.floors)), compute.clone());
-        let skips = if epoch > query.after { failures.skips(&query.name, epoch.0)?.map(str::to_owned) } else { None };
+        let is_given = query.is_given(epoch, catches_up);
+        let skips = if is_given { failures.skips(&query.name, epoch.0)?.map(str::to_owned) } else { None };
         let name = query.name.clone();
         let task = tokio::spawn(async move {
-            if epoch <= query.after {
+            if !is_given {
                 query.graph.pass(&inputs)?;
                 return Ok(query);
             }
@@ -285,6 +289,11 @@ async fn writer_error(query: &mut RunningQuery) -> Error {
 }
 
 impl RunningQuery {
+    /// Whether it is given an epoch, which may be one of those that catch up.
+    pub(super) fn is_given(&self, epoch: EpochNumber, catches_up: bool) -> bool {
+        epoch > self.after && (self.catches_up || !catches_up)
+    }
+
     /// See [`QueryGraph::reopen`].
     pub(super) fn reopen(&mut self) {
         self.graph.reopen();

@@ -38,6 +38,8 @@ pub(crate) struct SplitState {
     pub(crate) behind_ms: Option<u64>,
     /// The source says that it has ended, not only the run.
     pub(crate) really_finished: bool,
+    /// How this run has begun it.
+    pub(crate) opened: Opened,
     /// What the epoch log does not know yet.
     pub(crate) unlogged: Unlogged,
     /// While logged epochs are cut again: how many records the reader may give.
@@ -206,6 +208,7 @@ impl FeedSplits {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::contracts::OpenedAt;
 
     pub(crate) fn table(splits: &[(Status, i64, i64)]) -> (TableTime, FeedSplits) {
         let mut time = TableTime::new(true, Some(30_000), None);
@@ -227,6 +230,7 @@ pub(crate) mod tests {
                 brake: Arc::default(),
                 behind_ms: None,
                 really_finished: false,
+                opened: Opened { at: OpenedAt::TrimHorizon, watermarks: Vec::new(), finished: false },
                 unlogged: Unlogged::default(),
                 quota: None,
                 split: Split { id: SplitId("".into()), bytes: None, parents: Vec::new() },

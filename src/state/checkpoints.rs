@@ -63,7 +63,7 @@ pub struct Stamp {
 pub struct CheckpointStore {
     pub(super) storage: Arc<dyn Storage>,
     /// Different in every run.
-    nonce: String,
+    pub(super) nonce: String,
     pub(super) kept: usize,
     /// Number of the last checkpoint that this run has loaded or committed.
     pub(super) number: u64,
@@ -71,7 +71,7 @@ pub struct CheckpointStore {
     pub(super) stored: HashMap<StateKey, Vec<KeptFile>>,
     pub(super) dead: HashMap<StateKey, StateFile>,
     /// Files that this run has named.
-    named: u64,
+    pub(super) named: u64,
     /// Where rows go that are loaded beyond so many bytes.
     pub(super) spill: Option<(Arc<SpillFolder>, usize)>,
     pub(super) held: AtomicUsize,
@@ -166,7 +166,7 @@ impl CheckpointStore {
     pub async fn commit(&mut self, job: &SavedJob, log_after: u64, stamp: Stamp) -> Result<Committed> {
         let mut manifest = self.next_manifest(job.epoch, log_after, stamp);
         manifest.tables.clone_from(&job.tables);
-        manifest.reread.clone_from(&job.reread);
+        manifest.set_reread(job.reread.clone());
         manifest.references = self.references.at(job.epoch);
         let (mut stored, mut dead, mut written_bytes) = (HashMap::new(), HashMap::new(), 0);
         for (name, query) in &job.queries {

@@ -45,12 +45,15 @@ pub use epoch_log::FileEpochLog;
 pub use files::STATE_FILE_BYTES;
 pub use local_storage::LocalStorage;
 pub use manifest::{
-    MANIFEST_VERSION, MANIFEST_VERSIONS, Manifest, ManifestOperator, ManifestQuery, ManifestReference, StateFile,
+    CATCH_UP_VERSION, MANIFEST_VERSION, MANIFEST_VERSIONS, Manifest, ManifestOperator, ManifestQuery,
+    ManifestReference, StateFile,
 };
 pub use object_epoch_log::ObjectEpochLog;
 pub use object_storage::ObjectStorage;
 pub use ranges::Ranges;
 pub(crate) use reference_files::shown_digest;
 pub use reference_versions::ReferenceVersions;
-pub use saved::{OperatorState, PieceIds, PieceRows, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece};
+pub use saved::{
+    CatchUp, OperatorState, PieceIds, PieceRows, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece,
+};
 pub use spill::{BlockReader, SpillFolder, SpillWriter, SpilledFile};

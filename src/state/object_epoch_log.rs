@@ -295,7 +295,17 @@ mod tests {
     fn cut(epoch: u64) -> LogEntry {
         let (generation, now_ms, splits, tables) = (1, 5, vec![], vec![]);
         let (oldest_ms, closes, references) = (None, false, BTreeMap::new());
-        LogEntry::Cut(EpochCut { epoch, generation, now_ms, oldest_ms, closes, splits, tables, references })
+        LogEntry::Cut(EpochCut {
+            epoch,
+            generation,
+            now_ms,
+            oldest_ms,
+            closes,
+            catches_up: false,
+            splits,
+            tables,
+            references,
+        })
     }
 
     /// Does what it is asked once more, or does not, and never answers.

@@ -74,6 +74,10 @@ fn state_is_looked_at_kept_and_gone_back_to() {
     assert!(goes_on.contains("goes on from the newest checkpoint in elsewhere/job: "), "{goes_on}");
     let moved = place.done(&["state", "show", "elsewhere/job", "1"]);
     assert!(moved.contains("from checkpoint 1 of "), "{moved}");
+    // Under another name, though its checkpoint has gone.
+    let again = place.done(&["state", "save", "local", "second", "--checkpoint", "first"]);
+    assert!(again.contains("savepoint first is kept as savepoint second"), "{again}");
+    place.done(&["state", "drop", "local", "second"]);
     place.done(&["state", "drop", "local", "first"]);
     assert!(!place.done(&["state", "list", "local"]).contains("\n  first "));
     let (outcome, text) = place.said(&["state", "list", "job"]);
