@@ -13,7 +13,8 @@ use super::run::JobOptions;
 use super::unsaved::refuse_beside_results;
 use crate::connectors::files::{StatePlace, state_place};
 use crate::contracts::{
-    Clock, EpochLog, Error, ErrorKind, LeasePlace, LockedStorage, LogEntry, OpenedLog, Outside, Result, Storage, crash_point,
+    Clock, EpochLog, Error, ErrorKind, LeasePlace, LockedStorage, LogEntry, OpenedLog, Outside, Result, Storage,
+    crash_point,
 };
 use crate::operators::StateLimit;
 use crate::runtime::{Checkpointing, JobLog, identity};

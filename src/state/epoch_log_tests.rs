@@ -16,7 +16,17 @@ fn cut(epoch: u64) -> LogEntry {
     let (generation, now_ms) = (1, 1_790_000_000_000);
     let (splits, tables) = (vec![split], vec![]);
     let references = [("weights".to_owned(), "5e0c".repeat(16))].into();
-    LogEntry::Cut(EpochCut { epoch, generation, now_ms, oldest_ms: Some(7), closes: false, catches_up: false, splits, tables, references })
+    LogEntry::Cut(EpochCut {
+        epoch,
+        generation,
+        now_ms,
+        oldest_ms: Some(7),
+        closes: false,
+        catches_up: false,
+        splits,
+        tables,
+        references,
+    })
 }
 
 async fn written(folder: &Path, epochs: std::ops::Range<u64>) -> Vec<u8> {
