@@ -25,6 +25,8 @@ impl Place {
     fn of_files(path: &str, folder: &str) -> Self {
         let place = Self::of(&[("job.sql", &job(path))]);
         std::fs::create_dir_all(place.at(folder)).unwrap();
+        // What is in a bucket without checkpoints beside it is taken for results of a run that is not known.
+        std::fs::create_dir_all(place.at("local/checkpoints")).unwrap();
         (0..FILES).for_each(|number| place.file(folder, number));
         place
     }
