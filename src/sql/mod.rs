@@ -35,6 +35,7 @@ mod tables;
 mod target;
 mod text;
 mod types;
+mod union;
 mod validate;
 mod watermark;
 mod windows;
