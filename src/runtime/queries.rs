@@ -61,7 +61,7 @@ pub(super) fn start_query(
     crew: &Crew,
 ) -> RunningQuery {
     let RestoredQuery { query, saved } = restored;
-    let graph = query.graph;
+    let mut graph = query.graph;
     let mut after = log.after;
     let due = Arc::new(AtomicI64::new(i64::MAX));
     let writes = Arc::new(AtomicU64::new(0));
@@ -73,6 +73,8 @@ pub(super) fn start_query(
         (log.unwritten, log.sink) = (state.unwritten, state.sink);
         if graph.operators.is_empty() {
             after = EpochNumber(state.durable_epoch);
+            // VALUES that lie in open files are given once more: in the epoch that gave them, which is among those that it gets again.
+            graph.started &= after >= log.after;
         }
     }
     log.last = after;

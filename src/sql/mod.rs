@@ -36,6 +36,7 @@ mod tables;
 mod target;
 mod text;
 mod types;
+mod union;
 mod validate;
 mod watermark;
 mod windows;

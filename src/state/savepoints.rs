@@ -111,7 +111,9 @@ impl CheckpointStore {
         manifest.queries.clone_from(&of.queries);
         manifest.references.clone_from(&of.references);
         for query in manifest.queries.values_mut() {
-            query.durable_epoch = epoch;
+            // So does a query know which had given all that it gives once, and lacks it in open files.
+            let is_open = query.operators.is_empty() && query.durable_epoch < of.epoch;
+            query.durable_epoch = if is_open { epoch.saturating_sub(1) } else { epoch };
         }
         self.publish(&manifest).await?;
         Ok(manifest)
