@@ -110,9 +110,7 @@ fn an_archive_is_read_as_the_connector_reads_it_and_not_written_again() {
     let (mut events, types) = (String::new(), [r#""page/view""#, "null", r#""left out""#, r#""a=b%20""#]);
     for id in 0..40 {
         let (event_type, hour, tag) = (types[id % 4], ["8", "null", "10"][id % 3], ["null", r#""AP+/""#][id % 2]);
-        events.push_str(&format!(
-            "{{\"id\":{id},\"event_type\":{event_type},\"hour_of_day\":{hour},\"tag\":{tag}}}\n"
-        ));
+        events.push_str(&format!("{{\"id\":{id},\"event_type\":{event_type},\"hour_of_day\":{hour},\"tag\":{tag}}}\n"));
     }
     std::fs::write(dir.join("in/a.jsonl"), events).expect("events");
     std::fs::write(dir.join("job.sql"), ARCHIVED).expect("a job");
