@@ -280,7 +280,8 @@ INSERT INTO out_rows SELECT e.at, d.n FROM events AS e LEFT JOIN dim FOR SYSTEM_
     let expected = found.map(|(part, n)| format!("{{\"at\":\"2026-01-01T00:00:00.{part}Z\",\"n\":{n}}}"));
     let mut got = lines(&dir.path().join("out"));
     let mut expected = expected.to_vec();
-    (got.sort(), expected.sort());
+    got.sort();
+    expected.sort();
     assert_eq!(got, expected);
 }
 

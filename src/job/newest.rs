@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::beginning::or_savepoint;
 use crate::contracts::{Clock, Error, ErrorKind, Result};
 use crate::state::{CheckpointStore, Manifest};
 

@@ -1,6 +1,7 @@
 //! Where a job goes on: its checkpoints and its epoch log are opened, and the one to go on from is chosen.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 

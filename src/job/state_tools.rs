@@ -11,6 +11,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
 
 use super::beginning::first_again;
+use super::files::refuse_with_sql;
 use super::newest::{Passes, newest};
 use super::saved::{ATTEMPTS, last_epoch, last_generation, nonce, open_log, storage};
 use super::state_text::{changed, everything, short};
@@ -215,8 +216,8 @@ impl StateTools {
         let (mut of, mut name) = self.find(which).await?;
         let (to, locked) = storage(path, Arc::clone(&self.clock)).await?;
         if locked.is_some() {
-            refuse_other_folder(Path::new(&to.place()))?;
             refuse_with_sql(Path::new(&to.place()))?;
+            refuse_other_folder(Path::new(&to.place()))?;
         }
         let store = CheckpointStore::new(to, nonce()?, KEPT);
         let mut other = Self { store, locked, clock: Arc::clone(&self.clock) };

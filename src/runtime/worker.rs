@@ -132,7 +132,7 @@ impl Worker {
     ) -> Result<Summary> {
         let started = job.clock.elapsed();
         let Repeated { cuts, mut committed } = repeated(&job)?;
-        let is_first = cuts.is_empty() && job.saved.tables.is_empty();
+        let is_first = cuts.cuts.is_empty() && job.saved.tables.is_empty();
         let generation = job.log.as_ref().map_or(0, |log| log.generation);
         let log: Option<Arc<dyn EpochLog>> = job.log.map(|log| log.log);
         let clock = Arc::clone(&job.clock);

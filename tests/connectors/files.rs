@@ -569,7 +569,7 @@ async fn csv_goes_on_behind_each_record() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let table = table(dir.path(), "csv", &[("id", DataType::Int32), ("text", DataType::Utf8)]);
-        let table = options.iter().fold(table, |table, (key, value)| table.with_option(*key, *value));
+        let table = options.iter().fold(table, |table, (key, value)| table.with_option(key, *value));
         std::fs::create_dir(dir.path().join("out")).unwrap();
         std::fs::write(dir.path().join("out/a.csv"), text).unwrap();
         let source = connectors(dir.path(), 1).source(&table, "filesystem").unwrap();

@@ -420,7 +420,7 @@ async fn a_table_that_no_message_can_be_made_of_is_refused_at_once() {
     let error = opened(&table).await.err().unwrap().to_string();
     assert!(error.contains("'sink.fifo.group' = '…'") && error.contains("ASCII"), "{error}");
     table.name = "alerts".to_owned();
-    opened(&table.with_option("topic", &format!("{ARN}alerts.fifo"))).await.unwrap();
+    opened(&table.with_option("topic", format!("{ARN}alerts.fifo"))).await.unwrap();
     let nested = DataType::Struct(vec![arrow::datatypes::Field::new("x", DataType::Utf8, true)].into());
     let dir = tempfile::tempdir().unwrap();
     let job = tidemill::connectors::JobContext { job: "job".to_owned(), generation: 1 };

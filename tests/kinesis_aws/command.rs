@@ -66,7 +66,7 @@ async fn refused_records_are_told_with_their_stream() {
         "'stream.arn' = 'arn:aws:kinesis:eu-west-1:123456789012:stream/clicks'",
     ] {
         let (stub, dir) = (AwsStub::start().await, tempfile::tempdir().unwrap());
-        ["clicks", "others", "copies"].map(|name| stub.create(name, 1));
+        ["clicks", "others", "copies"].iter().for_each(|name| stub.create(name, 1));
         for record in [r#"{"page":"1","n":1}"#, r#"{"page":"x","n":2}"#, r#"{"page":"3","n":-1}"#, "{"] {
             stub.put("clicks", "k", record);
         }
@@ -87,7 +87,7 @@ async fn refused_records_are_told_with_their_stream() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_readers_with_one_consumer_are_refused() {
     let (stub, dir) = (AwsStub::start().await, tempfile::tempdir().unwrap());
-    ["clicks", "copies"].map(|name| stub.create(name, 1));
+    ["clicks", "copies"].iter().for_each(|name| stub.create(name, 1));
     let by = |consumer: &str| {
         let fan_out = format!(", 'source.reader.type' = 'EFO', 'source.efo.consumer.name' = '{consumer}'");
         let other = format!(

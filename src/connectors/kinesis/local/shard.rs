@@ -37,7 +37,7 @@ impl ShardWriter {
     }
 
     /// The file, if something has been appended since this was last asked: whoever asks syncs it.
-    pub(super) fn to_sync(&mut self) -> Result<Option<(PathBuf, File)>> {
+    pub(super) fn take_unsynced(&mut self) -> Result<Option<(PathBuf, File)>> {
         if std::mem::replace(&mut self.is_synced, true) {
             return Ok(None);
         }
@@ -175,11 +175,11 @@ mod tests {
     fn what_is_appended_is_to_be_synced_once() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = ShardWriter::open(&dir.path().join("shard.log")).unwrap();
-        assert!(writer.to_sync().unwrap().is_none());
+        assert!(writer.take_unsynced().unwrap().is_none());
         let mut frame = FrameBuilder::default();
         frame.push(b"one", "k");
         writer.append(&mut frame, 0).unwrap();
-        assert!(writer.to_sync().unwrap().is_some());
-        assert!(writer.to_sync().unwrap().is_none());
+        assert!(writer.take_unsynced().unwrap().is_some());
+        assert!(writer.take_unsynced().unwrap().is_none());
     }
 }

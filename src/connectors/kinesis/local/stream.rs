@@ -140,7 +140,7 @@ impl LocalStream {
 
     /// Waits until everything that has been put is on disk: what a checkpoint says to be there outlasts a power cut.
     pub async fn sync(&mut self) -> Result<()> {
-        let files = self.writers.iter_mut().filter_map(|writer| writer.to_sync().transpose());
+        let files = self.writers.iter_mut().filter_map(|writer| writer.take_unsynced().transpose());
         let mut files = files.collect::<Result<Vec<_>>>()?;
         if files.is_empty() {
             return Ok(());
