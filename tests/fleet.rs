@@ -474,7 +474,8 @@ fn a_fleet_whose_jobs_end_for_what_may_pass_says_so() {
     wait("both have read all", SOON, || read("clicks") && read("visits"));
     let code = one.ends();
     assert_eq!(code, Some(75), "{}", one.text());
-    for words in ["clicks: error: the last checkpoint", "visits: error: the last checkpoint"] {
+    for words in ["clicks: error[unavailable]: the last checkpoint", "visits: error[unavailable]: the last checkpoint"]
+    {
         assert_eq!(one.says(words), 1, "'{words}' in {}", one.text());
     }
     assert_eq!(one.says("error[unavailable]: 2 of 2 jobs failed: "), 1, "{}", one.text());

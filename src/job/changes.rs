@@ -82,7 +82,8 @@ pub(super) fn reconcile(
         Err(Error::config(format!("no saved query is called '{given}'")).hint(names))
     };
     let is_gone_or_unknown = |given: &String| {
-        let is_gone = names.iter().any(|name| means(given, name) && !has(name));
+        let is_displaced = displaced.iter().any(|(name, _)| means(given, name));
+        let is_gone = is_displaced || names.iter().any(|name| means(given, name) && !has(name));
         match queries.iter().find(|query| means(given, &query.name)) {
             Some(query) if !is_gone => {
                 let name = &query.name;

@@ -180,7 +180,7 @@ mod tests {
             let error = place(misspelt, Some("/d")).expect_err("no folder of this name is meant");
             assert!(error.hint_text().is_some_and(|hint| hint.contains("://")), "{misspelt}: {error}");
         }
-        assert_eq!(folder("at 12:30/x", None), Path::new("at 12:30/x"));
+        assert_eq!(folder("at 12:30/x", None), here.join("at 12:30/x"));
         match place("s3a://b/k/l/", None) {
             Ok(Place::S3(prefix)) => assert_eq!((prefix.bucket.name(), prefix.key.as_str()), ("b", "k/l")),
             other => panic!("{other:?}"),
