@@ -23,7 +23,6 @@ in_both_ways!(
     unread_child_of_a_finished_shard_ages,
     unread_child_of_a_shard_that_was_read_late_ages,
     merged_child_of_a_quiet_shard_is_not_taken_for_lost,
-    a_wrong_clock_neither_hides_a_loss_nor_sees_one,
 );
 
 const S: &str = "s";
@@ -256,24 +255,6 @@ async fn merged_child_of_a_quiet_shard_is_not_taken_for_lost(way: Way) {
         got += job.run(TrimHorizon, |s| !s.records.is_empty() && s.all_idle()).await.unwrap().records.len();
     }
     assert_eq!(got, 12);
-}
-
-/// The clock of this machine is three hours fast, or slow: what retention has left is by the service's.
-async fn a_wrong_clock_neither_hides_a_loss_nor_sees_one(way: Way) {
-    for (hours, differs, is_lost) in [(22, 3, false), (26, -3, true)] {
-        let (stub, mut feed) = stub(1).await;
-        feed.put(100);
-        let mut job = Job::new(&stub, way, S, &[]);
-        job.run(TrimHorizon, |s| s.records.len() >= 40).await.unwrap();
-        job.hours_later(&stub, S, hours);
-        job.clock.offset_ms.fetch_add(differs * 3_600_000, std::sync::atomic::Ordering::SeqCst);
-        feed.put(30);
-        let result = job.run(TrimHorizon, |s| s.records.len() >= 30 && s.all_idle()).await;
-        match result {
-            Ok(_) => assert!(!is_lost, "what had aged out was passed over in silence"),
-            Err(error) => assert!(is_lost && error.to_string().contains("is lost"), "{error}"),
-        }
-    }
 }
 
 /// A consumer that is ten minutes behind says so, and catches up while records go on coming.

@@ -29,7 +29,7 @@ pub(crate) enum Way {
 #[derive(Debug)]
 pub(crate) struct OffsetClock {
     inner: SystemClock,
-    pub(crate) offset_ms: AtomicI64,
+    offset_ms: AtomicI64,
     speed: AtomicU32,
 }
 

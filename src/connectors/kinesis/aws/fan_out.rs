@@ -137,7 +137,7 @@ impl FanOutReader {
                 return Ok(false);
             }
         };
-        let asked_ms = self.shard.stream.server_ms();
+        let asked_ms = clock.now_ms();
         match received {
             Ok(Some(Event::SubscribeToShardEvent(event))) => {
                 self.backoff.reset();

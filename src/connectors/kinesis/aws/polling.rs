@@ -94,7 +94,7 @@ impl PollingReader {
         };
         let limit = self.limit();
         let permit = self.allowance.call().await?;
-        let asked_ms = self.shard.stream.server_ms();
+        let asked_ms = clock.now_ms();
         let answer = self.shard.stream.client.records(&iterator, i32::try_from(limit).unwrap_or(i32::MAX)).await;
         drop(permit);
         // Quotas are counted where the call arrives, some time before this.

@@ -108,7 +108,7 @@ impl ShardReading {
         self.unpacker.limit_chunks(bytes);
     }
 
-    /// Takes an answer. `asked_ms` is when it was asked for, by the service's time; `ends` says that it is the last one of the shard.
+    /// Takes an answer. `asked_ms` is when it was asked for; `ends` says that it is the last one of the shard.
     ///
     /// # Errors
     /// It has something that is no record.
@@ -202,7 +202,7 @@ impl ShardReading {
             "InvalidArgumentException" => {
                 self.stream.same_stream().await?;
                 match &self.position.place {
-                    Place::At(ms) if *ms > self.stream.server_ms() - AHEAD_MS => Ok(Verdict::Retry),
+                    Place::At(ms) if *ms > self.stream.clock.now_ms() - AHEAD_MS => Ok(Verdict::Retry),
                     // A quiet shard, whose last record has aged out: what is left is younger, and nothing was lost,
                     // as `check_age` has found.
                     Place::After { .. } if !self.from_oldest => {

@@ -307,9 +307,9 @@ impl Stream {
         Ok(Some(oldest))
     }
 
-    /// Records before this are gone. By the service's time: a clock here that is wrong must neither hide a loss nor see one.
+    /// Records before this are gone.
     pub(super) fn oldest_ms(&self) -> i64 {
-        self.server_ms().saturating_sub(self.retention_ms.load(Ordering::Relaxed))
+        self.clock.now_ms().saturating_sub(self.retention_ms.load(Ordering::Relaxed))
     }
 
     /// Records of a shard are gone: an error, or a warning, as the table's option says.
