@@ -108,5 +108,5 @@ fn any_keeps_state(checkpoints: &Path) -> bool {
 
 /// Results of earlier runs below a folder.
 fn results(local: &Path) -> Option<PathBuf> {
-    ["dynamodb.sqlite", "sns", "s3"].iter().map(|name| local.join(name)).find(|path| path.exists())
+    ["dynamodb.sqlite", "sns"].iter().map(|name| local.join(name)).find(|path| path.exists())
 }

@@ -137,7 +137,7 @@ fn bombs_take_their_turn() {
     let options = UnpackOptions { deaggregate: true, compression: Compression::Auto, with_keys: true };
     let mut unpacker = Unpacker::new(SplitId("s".into()), options);
     let mut position = ShardPosition { place: Place::Horizon, read_until_ms: None };
-    unpacker.take(&[record("49671", aggregate.finish())], &mut position).unwrap();
+    unpacker.take(&[record("49671", aggregate.finish())], &mut position).expect("it has a number");
     let (mut records, mut chunks) = (0, 0);
     while let Some(chunk) = unpacker.next_chunk() {
         assert!(chunk.data.len() <= LARGEST_BYTES + (2 << 20), "{} bytes at once", chunk.data.len());
@@ -173,7 +173,7 @@ fn empty_user_records_fill_chunks_too() {
     let options = UnpackOptions { deaggregate: true, compression: Compression::None, with_keys: true };
     let mut unpacker = Unpacker::new(SplitId("s".into()), options);
     let mut position = ShardPosition { place: Place::Horizon, read_until_ms: None };
-    unpacker.take(&[record("49671", aggregate.finish())], &mut position).unwrap();
+    unpacker.take(&[record("49671", aggregate.finish())], &mut position).expect("it has a number");
     let chunks: Vec<usize> = std::iter::from_fn(|| unpacker.next_chunk()).map(|chunk| chunk.len()).collect();
     assert_eq!(chunks.iter().sum::<usize>(), all);
     assert!(chunks.iter().all(|records| *records <= 16_384), "{chunks:?}");
