@@ -11,6 +11,7 @@ mod fleet;
 mod fresh;
 mod lookups;
 mod memory;
+mod mounts;
 mod portable;
 mod replica;
 mod resources;

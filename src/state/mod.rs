@@ -31,6 +31,7 @@ mod restore_tests;
 mod saved;
 mod savepoints;
 mod spill;
+mod spill_folder;
 mod stored_files;
 mod sweep;
 #[cfg(test)]
@@ -40,7 +41,7 @@ mod tests;
 
 pub use checkpoints::{CheckpointStore, Committed, DEFAULT_KEPT, Stamp};
 pub(crate) use checksum::hex_digest;
-pub(crate) use compact::without_garbage;
+pub(crate) use compact::{MOST_MERGED_BYTES, merge_within, without_garbage};
 pub use epoch_log::FileEpochLog;
 pub use files::STATE_FILE_BYTES;
 pub use local_storage::LocalStorage;
@@ -53,4 +54,5 @@ pub use ranges::Ranges;
 pub(crate) use reference_files::shown_digest;
 pub use reference_versions::ReferenceVersions;
 pub use saved::{OperatorState, PieceIds, PieceRows, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece};
-pub use spill::{BlockReader, SpillFolder, SpillWriter, SpilledFile};
+pub use spill::{BlockReader, SpillWriter, SpilledFile};
+pub use spill_folder::SpillFolder;
