@@ -41,10 +41,20 @@ fn place(job: &str, rows: usize, keys: usize, length: usize) -> tempfile::TempDi
 
 /// Runs the job with its results below `name`; `bytes` of memory, or any.
 async fn ran(folder: &Path, name: &str, bytes: Option<u64>, ending: Ending) -> Result<Summary, String> {
+    let memory =
+        bytes.map(|bytes| MemoryOptions { bytes, spill: folder.join(name).join("spill"), asked: true, jobs: 1 });
+    ran_within(folder, name, memory, ending).await
+}
+
+async fn ran_within(
+    folder: &Path,
+    name: &str,
+    memory: Option<MemoryOptions>,
+    ending: Ending,
+) -> Result<Summary, String> {
     let local = folder.join(name);
     let parameters =
         BTreeMap::from([("DIR", folder), ("OUT", &local)].map(|(k, v)| (k.to_owned(), v.display().to_string())));
-    let memory = bytes.map(|bytes| MemoryOptions { bytes, spill: local.join("spill"), asked: true, jobs: 1 });
     let variant = Variant { rows: 5_000, threads: 2, splits: 1 };
     run(&JobOptions { memory, ..options(folder.join("job.sql"), local.clone(), parameters, variant, ending) }).await
 }
@@ -146,12 +156,19 @@ fn program(folder: &Path, local: &str, members: &Path, options: &[&str]) -> Comm
 /// The program itself: keys that come from all over what is on disk, and checkpoints of it, need no more memory than it was given.
 #[cfg(target_os = "linux")]
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a test looks at another process now and then")]
 fn a_process_stays_within_its_memory() {
-    const MEMORY: usize = 224 << 20;
     // Some 75 MiB of state, of which a seventh of the memory may stay in it.
     let folder = place(MANY_USERS, 450_000, 200_000, 250);
-    let mut process = program(folder.path(), "local", Path::new("/dev/null"), &["--memory", "224MiB"]).spawn().unwrap();
+    runs_within(224, &folder);
+    assert_eq!(results(&folder.path().join("local"), "users").len(), 50_000);
+}
+
+/// Runs the program with so many MiB, which it needs its disk for.
+#[cfg(target_os = "linux")]
+#[expect(clippy::disallowed_methods, reason = "a test looks at another process now and then")]
+fn runs_within(mib: usize, folder: &tempfile::TempDir) {
+    let memory = format!("{mib}MiB");
+    let mut process = program(folder.path(), "local", Path::new("/dev/null"), &["--memory", &memory]).spawn().unwrap();
     let mut most = 0;
     while process.try_wait().unwrap().is_none() {
         most = most.max(anonymous(process.id()).unwrap_or(0));
@@ -160,8 +177,54 @@ fn a_process_stays_within_its_memory() {
     let output = process.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("of state were put on disk"), "{said}");
-    assert!(most < MEMORY, "{} MiB of {}\n{said}", most >> 20, MEMORY >> 20);
-    assert_eq!(results(&folder.path().join("local"), "users").len(), 50_000);
+    println!("{} MiB of {mib}", most >> 20);
+    assert!(most < mib << 20, "{} MiB of {mib}\n{said}", most >> 20);
+}
+
+/// Windows of many queries close with the same watermark: what each of them gives would fit, and all together would not.
+#[cfg(target_os = "linux")]
+#[test]
+fn queries_whose_windows_close_together_stay_within_the_memory() {
+    // Each gives some 44 MiB, where 77 may be in memory (a fifth of 384).
+    let mut job = String::new();
+    for number in 0..8 {
+        writeln!(
+            job,
+            "CREATE TABLE days{number} (user_id STRING, c BIGINT) WITH ('connector' = 'filesystem', 'path' = '${{OUT}}/days{number}', 'format' = 'json');
+INSERT INTO days{number} SELECT user_id, COUNT(*) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
+GROUP BY window_start, window_end, user_id HAVING COUNT(*) > {};",
+            number % 2
+        )
+        .unwrap();
+    }
+    let folder = place(&job, 101_000, 100_000, 420);
+    runs_within(384, &folder);
+    for number in 0..8 {
+        let rows = results(&folder.path().join("local"), &format!("days{number}")).len();
+        assert_eq!(rows, if number % 2 == 0 { 100_000 } else { 1_000 }, "{number}");
+    }
+}
+
+/// State that a run with much memory has saved in large pieces.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_job_goes_on_with_less_memory_than_it_had() {
+    // Some 90 MiB of state, twice: rows and keys.
+    let job = "
+CREATE TABLE users (user_id STRING, c BIGINT, PRIMARY KEY (user_id) NOT ENFORCED)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/users', 'format' = 'json');
+INSERT INTO users SELECT user_id, COUNT(*) FROM events GROUP BY user_id HAVING COUNT(*) > 1;
+";
+    let folder = place(job, 150_000, 150_000, 600);
+    let output = program(folder.path(), "local", Path::new("/dev/null"), &["--memory", "4GiB"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("of state were put on disk"), "{said}");
+    let all = std::fs::read_to_string(folder.path().join("in/a.jsonl")).unwrap();
+    let again: String = all.split_inclusive('\n').take(1_000).collect();
+    std::fs::write(folder.path().join("in/b.jsonl"), again).unwrap();
+    runs_within(224, &folder);
+    let users = results(&folder.path().join("local"), "users");
+    assert!(users.len() == 1_000 && users.iter().all(|line| line.contains("\"c\":2")), "{} users", users.len());
 }
 
 const PARTITIONS: &str = "
@@ -359,6 +422,17 @@ INSERT INTO every SELECT user_id, c FROM counted;
     spills_and_gives_the_same(job, &[("running", 20_000), ("every", 20_000)]).await;
 }
 
+/// A filter above a running aggregate needs what changes to be withdrawn and given again: twice as many rows as there are keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_of_many_keys_at_once_is_consolidated_on_disk() {
+    let job = "
+CREATE TABLE running (user_id STRING, most BIGINT, PRIMARY KEY (user_id) NOT ENFORCED)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/running', 'format' = 'json');
+INSERT INTO running SELECT user_id, MAX(c + n) FROM counted GROUP BY user_id HAVING MAX(c + n) > 0;
+";
+    spills_and_gives_the_same(job, &[("running", 20_000)]).await;
+}
+
 const COUNTED: &str = "
 CREATE VIEW counted AS SELECT window_start, window_end, user_id, COUNT(*) AS c, MAX(n) AS n, MAX(page) AS page
 FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY)) GROUP BY window_start, window_end, user_id;";
@@ -480,6 +554,12 @@ GROUP BY window_start, window_end, page;
         assert!(error.contains(words), "'{words}' in {error}");
     }
     assert!(!folder.path().join("little/lists").exists(), "there is no result of a part");
+    // One of eight jobs of a process has an eighth of its memory: there as much.
+    let (bytes, spill) = (1 << 30, folder.path().join("eighth/spill"));
+    let eighth = MemoryOptions { bytes, spill, asked: true, jobs: 8 };
+    let error = ran_within(folder.path(), "eighth", Some(eighth), Ending::Drain).await.expect_err("it does not fit");
+    let words = " MiB that cannot be put on disk; --memory is 1024 MiB, of which this job may have 128";
+    assert!(error.contains(words), "'{words}' in {error}");
     ran(folder.path(), "plenty", None, Ending::Drain).await.expect("it runs");
     assert_eq!(results(&folder.path().join("plenty"), "lists"), [r#"{"users":20000}"#]);
 }

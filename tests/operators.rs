@@ -422,8 +422,7 @@ fn pieces_keep_their_age_when_there_is_little_room_for_them() {
                 operator.push(aggregation.partials(&[&rows]).await, &compute()).await.expect("taken");
                 buffer.push(&[batch(&["ws", "we", "k", "v"], &rows)]).expect("taken");
             }
-            let limit =
-                StateLimit { folder: Arc::clone(&folder), bytes, output_bytes: 1 << 20, process_bytes: 1 << 30 };
+            let limit = StateLimit::new(Arc::clone(&folder), bytes, 1 << 20, 1 << 30);
             for room in [Some(RestoreRoom::new(limit)), None] {
                 let (at, state) = operator.snapshot();
                 operator = new();

@@ -45,7 +45,7 @@ pub(super) struct WorkArgs {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
     /// Folder on a local disk for state that does not fit into memory [default: DIR/spill of --local DIR, or the system's
-    /// folder for temporary files]
+    /// folder for temporary files, or /var/tmp where that is in memory]
     #[arg(long, value_name = "FOLDER")]
     spill_dir: Option<PathBuf>,
 }

@@ -6,9 +6,10 @@ use arrow::array::{
     Array, ArrayRef, AsArray, GenericListArray, MapArray, OffsetSizeTrait, RecordBatch, RecordBatchOptions, StructArray,
 };
 use arrow::buffer::{Buffer, OffsetBuffer};
-use arrow::datatypes::DataType;
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, SchemaRef};
 
-use super::Result;
+use super::{Result, batch_bytes};
 
 /// Whether text in these buffers is worth a copy, of which so many bytes are shown.
 type IsWasteful = fn(&[Buffer], usize) -> bool;
@@ -25,6 +26,27 @@ pub(crate) fn without_garbage(rows: RecordBatch) -> Result<RecordBatch> {
 /// The same values in buffers of their own, where a column or what is nested in it shows less than it holds.
 pub(crate) fn compact(column: &ArrayRef) -> ArrayRef {
     compact_if(|buffers, shown| buffers.iter().map(Buffer::len).sum::<usize>() > shown, column)
+}
+
+/// Batches are made one up to this size: Arrow's offsets of BYTES and of lists end at 2 GiB.
+pub(crate) const MOST_MERGED_BYTES: usize = 1 << 30;
+
+/// Neighbours made one, as long as these have no more than `most` bytes.
+pub(crate) fn merge_within(schema: &SchemaRef, batches: &[RecordBatch], most: usize) -> Result<Vec<RecordBatch>> {
+    let mut merged = Vec::new();
+    let (mut from, mut bytes) = (0, 0);
+    for (at, batch) in batches.iter().enumerate() {
+        let own = batch_bytes(batch);
+        if at > from && bytes + own > most {
+            merged.push(concat_batches(schema, &batches[from..at])?);
+            (from, bytes) = (at, 0);
+        }
+        bytes += own;
+    }
+    if from < batches.len() {
+        merged.push(concat_batches(schema, &batches[from..])?);
+    }
+    Ok(merged)
 }
 
 fn compact_if(is_wasteful: IsWasteful, column: &ArrayRef) -> ArrayRef {

@@ -43,7 +43,7 @@ pub use caller::{NO_CREDENTIALS, refused_credentials};
 pub use caught::caught;
 pub use checksum::xxh64;
 pub use clock::{Clock, ManualClock, SystemClock};
-pub(crate) use compact::{compact, without_garbage};
+pub(crate) use compact::{MOST_MERGED_BYTES, compact, merge_within, without_garbage};
 pub use crash::{CRASH_POINTS, FRESH_CRASH_POINTS, crash_point};
 pub use decode::{Decoded, Decoder, SkippedTime};
 pub use epoch_log::{EpochCut, EpochLog, LogEntry, Opened, OpenedAt, OpenedLog, SeenLog, SplitCut, TableCut};

@@ -174,7 +174,7 @@ async fn run_query(
         .into_iter()
         .map(|b| {
             let batch = RecordBatch::try_new(Arc::clone(schema), b.columns().to_vec())?;
-            Ok(WaitingChanges::Held(Changes { batch, kinds: None }))
+            Ok(WaitingChanges::Held(Changes { batch, kinds: None }, None))
         })
         .collect::<Result<Vec<_>>>()?;
     let order = Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes };

@@ -7,6 +7,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
+use super::mounts::{Mounts, on_a_disk};
 use crate::contracts::{Error, Result};
 use crate::operators::StateLimit;
 use crate::state::{STATE_FILE_BYTES, SpillFolder};
@@ -25,7 +26,7 @@ pub struct MemoryOptions {
 }
 
 /// Of a process's memory: state of operators; what DataFusion may take for sorts, joins and partial aggregates of an epoch;
-/// rows that an operator gives at once; reference tables, once as they are (while they are loaded, and in the index of a join, they
+/// rows that operators and stages give at once, of all queries; reference tables, once as they are (while they are loaded, and in the index of a join, they
 /// take as much again). What is left is for records on their way, files that are being written, clients,
 /// the program itself and the allocator.
 const STATE_SHARE: f64 = 0.15;
@@ -69,11 +70,12 @@ pub(super) struct Memory {
 
 impl MemoryOptions {
     /// What the machine or container has, with state that does not fit below the folder of `--local`, or the system's for
-    /// temporary files.
+    /// temporary files; where that is in memory, the one for larger and longer-lived ones.
     pub fn new(bytes: Option<u64>, spill: Option<PathBuf>, local: Option<&Path>) -> Option<Self> {
         let asked = bytes.is_some() || spill.is_some();
         let bytes = bytes.or_else(|| Some((available()? as f64 * DEFAULT_SHARE) as u64))?;
-        let spill = spill.unwrap_or_else(|| local.map_or_else(std::env::temp_dir, |local| local.join("spill")));
+        let spill = spill.or_else(|| Some(local?.join("spill")));
+        let spill = spill.unwrap_or_else(|| on_a_disk(std::env::temp_dir(), &Mounts::of_this_process()));
         Some(Self { bytes, spill, asked, jobs: 1 })
     }
 
@@ -84,6 +86,15 @@ impl MemoryOptions {
             notes.push(format!(
                 "{has} MiB of memory are little: epochs, plans and buffers have a least size, and with large state the process \
                  may exceed its limit; give it {least} MiB or more (--memory)"
+            ));
+        }
+        if self.asked
+            && let Some(kind) = Mounts::of_this_process().in_memory(&self.spill)
+        {
+            notes.push(format!(
+                "'{}' is in memory ({kind}): state that is put there takes as much of it as before; name a folder of a disk \
+                 with --spill-dir",
+                self.spill.display()
             ));
         }
         match self.try_share_out() {
@@ -104,8 +115,10 @@ impl MemoryOptions {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let folder = SpillFolder::create(&self.spill, self.state_file_bytes())?;
         let plans = size(share(PLANS_SHARE).max(LEAST_FOR_PLANS));
-        let disk =
-            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![folder.path().to_owned()]));
+        // The disk is the bound: DataFusion's own (100 GiB) would end a sort that has room.
+        let disk = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Directories(vec![folder.path().to_owned()]))
+            .with_max_temp_directory_size(u64::MAX);
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(GreedyMemoryPool::new(plans)))
             .with_disk_manager_builder(disk)
@@ -117,12 +130,10 @@ impl MemoryOptions {
                 ))
                 .caused_by(e)
             })?;
-        let limit = StateLimit {
-            folder,
-            bytes: size(share(STATE_SHARE)),
-            output_bytes: size(share(OUTPUT_SHARE).max(LEAST_FOR_PLANS)),
-            process_bytes: size(self.bytes.max(LEAST_FOR_PLANS * 4)),
-        };
+        let output = size(share(OUTPUT_SHARE).max(LEAST_FOR_PLANS));
+        let process = size(self.bytes.max(LEAST_FOR_PLANS * 4));
+        let job_bytes = size(share(1.0).max(LEAST_FOR_PLANS * 4));
+        let limit = StateLimit { job_bytes, ..StateLimit::new(folder, size(share(STATE_SHARE)), output, process) };
         let reference_bytes = size(share(REFERENCE_SHARE).max(LEAST_FOR_PLANS));
         Ok(Memory { limit, reference_bytes, runtime })
     }

@@ -12,6 +12,7 @@ mod fleet;
 mod fresh;
 mod lookups;
 mod memory;
+mod mounts;
 mod newest;
 mod places;
 mod portable;

@@ -10,9 +10,10 @@ use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceC
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
-use tokio::sync::RwLock;
+use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
 
 use super::output::Output;
+use super::shared_bytes::SharedBytes;
 use crate::contracts::{Error, ErrorKind, Result};
 use crate::state::SpillFolder;
 
@@ -32,20 +33,56 @@ pub struct Compute {
     pub turns: Arc<RwLock<()>>,
 }
 
-/// What operators may keep in memory, and where the rest goes.
+/// What operators may keep in memory, and where the rest goes. Clones share what is counted.
 #[derive(Debug, Clone)]
 pub struct StateLimit {
     /// Where state goes that does not fit.
     pub folder: Arc<SpillFolder>,
     /// Bytes that the state of all queries may have in memory.
     pub bytes: usize,
-    /// Bytes of rows that an operator or a stage may give in one epoch and have in memory; what is more goes to disk.
+    /// Bytes of rows that operators and stages of all queries may have given and have in memory together, until those have gone
+    /// whom they are for; what is more goes to disk.
     pub output_bytes: usize,
     /// Bytes that the whole process may have.
     pub process_bytes: usize,
+    /// Those of them that are this job's: it may be one of several.
+    pub job_bytes: usize,
+    /// Of [`Self::output_bytes`], those that are in memory.
+    pub given: SharedBytes,
+    /// Rows of open files that are kept for checkpoints, of all queries.
+    pub open_rows: SharedBytes,
+    /// Shared by windows that are read out.
+    pub(crate) reads: Arc<Semaphore>,
 }
 
+/// Windows that are read out share as much as operators may give, in so many parts.
+const READ_PARTS: usize = 64;
+/// What is read of a window at a time is there as states, in the hash table over them, and as the rows that become of them.
+const COPIES_OF_A_READ: usize = 3;
+
 impl StateLimit {
+    /// A limit of a job that has the process for itself.
+    pub fn new(folder: Arc<SpillFolder>, bytes: usize, output_bytes: usize, process_bytes: usize) -> Self {
+        Self {
+            folder,
+            bytes,
+            output_bytes,
+            process_bytes,
+            job_bytes: process_bytes,
+            given: SharedBytes::default(),
+            open_rows: SharedBytes::default(),
+            reads: Arc::new(Semaphore::new(READ_PARTS)),
+        }
+    }
+
+    /// Waits until so many bytes of states may be read out of a window at a time, beside those of other queries.
+    pub(super) async fn read(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        let part = (self.output_bytes / READ_PARTS).max(1);
+        let parts = bytes.saturating_mul(COPIES_OF_A_READ).div_ceil(part).clamp(1, READ_PARTS);
+        let read = Arc::clone(&self.reads).acquire_many_owned(parts as u32).await;
+        read.map_err(|e| Error::internal("windows cannot be read out any more").caused_by(e))
+    }
+
     /// Down to how many bytes an operator is to put its state on disk, in the midst of taking rows, when it `holds` so many that can go
     /// there. Between two epochs that is decided for all of them together.
     pub(super) fn relief(&self, holds: usize) -> Option<usize> {

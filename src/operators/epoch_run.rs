@@ -9,7 +9,7 @@ use super::compute::{Compute, is_exhausted, run_into, run_partitions};
 use super::gate::GateReport;
 use super::graph::{EpochInputs, Operator, QueryOutput, SlotSource, Stage, StageInput, fill_reference};
 use super::large_plans::LargeRun;
-use super::output::{BLOCK_ROWS, Output};
+use super::output::{BLOCK_BYTES, BLOCK_ROWS, Output};
 use super::shared_rows::SharedRows;
 use super::stored_rows::StoredRows;
 use crate::contracts::{ErrorKind, Result, Watermark};
@@ -49,6 +49,13 @@ impl EpochRun<'_> {
         }
     }
 
+    /// Lets rows of operators go that no stage after this one reads; `last` are those that read each for the last time.
+    pub(super) fn forget(&mut self, stage: usize, last: &[usize]) {
+        for ((rows, _), _) in self.outputs.iter_mut().zip(last).filter(|(_, last)| **last <= stage) {
+            *rows = Vec::new();
+        }
+    }
+
     /// Runs a stage, unless it has been run. Rows that make it fail are left out.
     pub(super) async fn stage(&mut self, number: usize, stage: &mut Stage) -> Result<Vec<StoredRows>> {
         if let Some(ready) = self.ready[number].take() {
@@ -77,7 +84,7 @@ impl EpochRun<'_> {
         };
         let streamed = stage.inputs.iter().enumerate().filter(|(_, input)| input.is_streamed());
         let rows = streamed.map(|(number, input)| Ok((number, self.given(input)?))).collect::<Result<_>>()?;
-        let block_rows = self.block_rows(stage)?;
+        let block_rows = self.block_rows(stage);
         let sound = run_sound(stage, rows, block_rows, self.compute, self.report, self.poison).await?;
         if sound.failed.is_empty() {
             // It has gone by itself, which data do not do.
@@ -116,7 +123,7 @@ impl EpochRun<'_> {
         let _turn = self.compute.turns.read().await;
         if stage.inputs.iter().all(|input| !matches!(input.source, SlotSource::Operator(_))) {
             let rows = run_partitions(&stage.plan, self.compute).await?;
-            return Ok(rows.into_iter().map(StoredRows::Held).collect());
+            return Ok(rows.into_iter().map(StoredRows::held).collect());
         }
         let mut given = Output::new(self.compute, None);
         if stage.plan.output_partitioning().partition_count() == 1 {
@@ -129,20 +136,22 @@ impl EpochRun<'_> {
 
     /// The same over rows on disk.
     async fn run_alone(&self, stage: &Stage) -> Result<Vec<StoredRows>> {
-        let run = LargeRun::new(&stage.plan, self.compute, self.block_rows(stage)?).await?;
+        let run = LargeRun::new(&stage.plan, self.compute, self.block_rows(stage)).await?;
         let mut given = Output::new(self.compute, None);
         run.run_into(&mut given).await?;
         given.finish()
     }
 
-    /// Rows of the blocks on disk that a stage reads.
-    fn block_rows(&self, stage: &Stage) -> Result<usize> {
-        let mut most = 0;
-        for input in stage.inputs.iter().filter(|input| input.is_streamed()) {
-            let rows = self.given(input)?;
-            most = rows.iter().filter(|rows| rows.is_spilled()).map(|rows| rows.len()).fold(most, usize::max);
+    /// Rows of a batch of a plan over blocks on disk: of the widest that it reads, a block has no more.
+    fn block_rows(&self, stage: &Stage) -> usize {
+        let mut widest = 1;
+        for input in &stage.inputs {
+            if let SlotSource::Operator(operator) = input.source {
+                let blocks = self.outputs[operator].0.iter().filter(|rows| rows.is_spilled());
+                widest = blocks.map(|rows| rows.bytes() / rows.len().max(1)).fold(widest, usize::max);
+            }
         }
-        Ok(if most == 0 { BLOCK_ROWS } else { most })
+        (BLOCK_BYTES / widest).clamp(1, BLOCK_ROWS)
     }
 
     /// Puts what a stage reads of operators on disk.
@@ -203,6 +212,20 @@ impl Reader<'_> {
     }
 }
 
+/// For each operator, the last stage that reads what it gives, by number: those of operators, then the root.
+pub(super) fn last_readers(operators: &[Operator], root: &Stage) -> Vec<usize> {
+    let mut last: Vec<usize> = (0..operators.len()).collect();
+    let stages = operators.iter().map(|operator| &operator.input).chain([root]);
+    for (number, stage) in stages.enumerate() {
+        for input in &stage.inputs {
+            if let SlotSource::Operator(operator) = input.source {
+                last[operator] = last[operator].max(number);
+            }
+        }
+    }
+    last
+}
+
 /// The one reader of an operator's output, with the number of its stage, if that reads nothing else of the epoch.
 pub(super) fn reader_of<'a>(
     operator: usize,
@@ -235,6 +258,43 @@ mod tests {
     use super::*;
     use crate::state::SpillFolder;
 
+    #[test]
+    fn of_blocks_of_several_widths_the_widest_says_how_many_rows_a_batch_has() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
+        let compute = Compute { limit: Some(StateLimit::new(folder, 1 << 20, 8 << 20, 1 << 30)), ..Compute::new(1) };
+        let texts = |rows: usize, bytes: usize| {
+            let texts: StringViewArray = (0..rows).map(|_| Some("x".repeat(bytes))).collect();
+            RecordBatch::try_from_iter([("t", Arc::new(texts) as ArrayRef)]).expect("a batch")
+        };
+        let (narrow, wide) = (texts(8_192, 4), texts(200, 50_000));
+        let slot = Slot::stream(narrow.schema(), 1);
+        let leaf = Arc::new(SlotExec::try_new(Arc::clone(&slot), None).expect("a leaf"));
+        let stage = Stage { plan: leaf, inputs: vec![StageInput { slot, source: SlotSource::Operator(0) }] };
+        let epoch = EpochInputs { tables: vec![], watermarks: vec![], closes: false, references: vec![] };
+        let report = GateReport::default();
+        for (batches, least, most) in [
+            (vec![narrow.clone(), wide.clone()], 15, 21),
+            (vec![wide, narrow.clone()], 15, 21),
+            // The last block has few rows; that does not count.
+            (vec![narrow.clone(), narrow.slice(0, 3)], 8_192, 8_192),
+        ] {
+            let mut given = Output::on_disk(&compute);
+            given.extend(batches).expect("written");
+            let run = EpochRun {
+                epoch: &epoch,
+                compute: &compute,
+                report: &report,
+                poison: Poison::default(),
+                outputs: vec![(given.finish().expect("written"), Watermark::MIN)],
+                ready: vec![None],
+                output: QueryOutput::default(),
+            };
+            let rows = run.block_rows(&stage);
+            assert!((least..=most).contains(&rows), "{rows} rows");
+        }
+    }
+
     #[tokio::test]
     async fn a_plan_that_lacks_memory_is_run_again_over_rows_on_disk() {
         let numbers = || (0..4_000_i64).map(|n| n * 7_919 % 4_000);
@@ -251,8 +311,7 @@ mod tests {
 
         let parent = tempfile::tempdir().expect("a folder");
         let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
-        let limit =
-            StateLimit { folder: Arc::clone(&folder), bytes: 1 << 20, output_bytes: 8 << 20, process_bytes: 1 << 30 };
+        let limit = StateLimit::new(Arc::clone(&folder), 1 << 20, 8 << 20, 1 << 30);
         let pool = Arc::new(GreedyMemoryPool::new(5 << 20));
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().expect("a runtime");
         let compute = Compute::new(1).within(limit, runtime);
@@ -264,7 +323,7 @@ mod tests {
             compute: &compute,
             report: &report,
             poison: Poison::default(),
-            outputs: vec![(vec![StoredRows::Held(rows)], Watermark::MIN)],
+            outputs: vec![(vec![StoredRows::held(rows)], Watermark::MIN)],
             ready: vec![None],
             output: QueryOutput::default(),
         };

@@ -16,7 +16,7 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 use super::bisect::{FailedRow, Poison};
 use super::compute::{Compute, failure, run_partitions};
 use super::count::{leaves, multiplies};
-use super::epoch_run::{EpochRun, reader_of};
+use super::epoch_run::{EpochRun, last_readers, reader_of};
 use super::gate::GateReport;
 use super::groups::{grouped_by, is_distributive};
 use super::operator_kind::OperatorKind;
@@ -185,6 +185,7 @@ impl QueryGraph {
     /// Runs an epoch through.
     pub async fn process(&mut self, epoch: &EpochInputs, compute: &Compute) -> Result<QueryOutput> {
         let count = self.operators.len();
+        let last = last_readers(&self.operators, &self.root);
         let mut run = EpochRun {
             epoch,
             compute,
@@ -200,6 +201,7 @@ impl QueryGraph {
             let watermark = run.watermark_of(&operator.input);
             let closing = if epoch.closes { Watermark::MAX } else { watermark };
             let rows = run.stage(number, &mut operator.input).await?;
+            run.forget(number, &last);
             let schema = &operator.output_schema;
             let mut reader = reader_of(number, above, &mut self.root);
             let plan = reader.as_ref().map(|(_, reader)| Arc::clone(reader.plan()));
@@ -417,7 +419,7 @@ impl QueryGraph {
 
 /// Rows in memory, under the names that the plan above expects.
 fn held(rows: Vec<RecordBatch>, schema: &SchemaRef) -> Result<Vec<StoredRows>> {
-    rows.into_iter().map(|batch| relabelled(batch, schema).map(StoredRows::Held)).collect()
+    rows.into_iter().map(|batch| relabelled(batch, schema).map(StoredRows::held)).collect()
 }
 
 /// Gives a stage the rows of its reference table, where these are new.

@@ -24,9 +24,9 @@ impl HashRanges {
         Self { starts: [0].into(), largest: 0 }
     }
 
-    /// Ranges that are equally long, and have about `at_once` of `rows` each where hashes are spread evenly.
-    pub(super) fn of(rows: usize, at_once: usize) -> Self {
-        let count = rows.div_ceil(at_once.max(1)).max(1) as u128;
+    /// Ranges that are equally long, and have about `at_once` of `all` rows (or bytes) each where hashes are spread evenly.
+    pub(super) fn of(all: usize, at_once: usize) -> Self {
+        let count = all.div_ceil(at_once.max(1)).max(1) as u128;
         Self { starts: (0..count).map(|number| ((number << 64) / count) as u64).collect(), largest: 0 }
     }
 
@@ -60,6 +60,11 @@ impl HashRanges {
         let parts = bytes.div_ceil(at_once.max(1)).max(1);
         let places = runs.iter().flat_map(|run| run.places()).collect();
         Self::by(places, ROWS_AT_ONCE.min(rows.div_ceil(parts)), false)
+    }
+
+    /// Whether none are left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.starts.is_empty()
     }
 
     /// About how many rows the largest has, where they were made by where rows lie.

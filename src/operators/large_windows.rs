@@ -39,6 +39,7 @@ use futures::StreamExt;
 
 use super::compute::{MORE_MEMORY, StateLimit};
 use super::output::Output;
+use super::shared_bytes::SharedBytes;
 use super::stored_rows::StoredRows;
 use crate::contracts::{Error, batch_bytes};
 
@@ -138,8 +139,8 @@ struct Computing {
     bytes: usize,
     /// A partition larger than a chunk, whose end has not come.
     open: Option<OpenPartition>,
-    /// One whose end has come: its rows, and the value of each function.
-    ended: Option<(std::vec::IntoIter<StoredRows>, Vec<ScalarValue>)>,
+    /// One whose end has come: it is given before what is ready, which came after it.
+    ended: Option<EndedPartition>,
     ready: VecDeque<RecordBatch>,
 }
 
@@ -151,23 +152,33 @@ struct OpenPartition {
     accumulators: Vec<Box<dyn Accumulator>>,
 }
 
+/// A partition larger than a chunk that is given.
+struct EndedPartition {
+    rows: std::vec::IntoIter<StoredRows>,
+    /// Of each function.
+    values: Vec<ScalarValue>,
+    /// Of the rows that were read last.
+    ready: VecDeque<RecordBatch>,
+}
+
 impl Computing {
     async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
         loop {
-            if let Some(batch) = self.ready.pop_front() {
-                return Ok(Some((batch, self)));
-            }
-            if let Some((rows, values)) = &mut self.ended {
-                match rows.next() {
-                    Some(rows) => {
-                        let batch = rows.load().map_err(outward)?;
-                        let values = values.iter().map(|value| value.to_array_of_size(batch.num_rows()));
-                        let values = values.collect::<Result<Vec<_>>>()?;
-                        self.give(&batch, values)?;
-                    }
-                    None => self.ended = None,
+            if let Some(mut ended) = self.ended.take() {
+                if let Some(batch) = ended.ready.pop_front() {
+                    self.ended = Some(ended);
+                    return Ok(Some((batch, self)));
+                }
+                if let Some(rows) = ended.rows.next() {
+                    let rows = rows.load().map_err(outward)?;
+                    let values = ended.values.iter().map(|value| value.to_array_of_size(rows.num_rows()));
+                    ended.ready.extend(self.given(&rows, values.collect::<Result<_>>()?)?);
+                    self.ended = Some(ended);
                 }
                 continue;
+            }
+            if let Some(batch) = self.ready.pop_front() {
+                return Ok(Some((batch, self)));
             }
             let Some(input) = &mut self.input else { return Ok(None) };
             match input.next().await.transpose()? {
@@ -223,7 +234,8 @@ impl Computing {
     fn end_partition(&mut self) -> Result<()> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         let values = open.accumulators.iter_mut().map(|accumulator| accumulator.evaluate()).collect::<Result<_>>()?;
-        self.ended = Some((open.rows.finish().map_err(outward)?.into_iter(), values));
+        let rows = open.rows.finish().map_err(outward)?.into_iter();
+        self.ended = Some(EndedPartition { rows, values, ready: VecDeque::new() });
         Ok(())
     }
 
@@ -238,15 +250,17 @@ impl Computing {
         }
         let whole = |parts: Vec<ArrayRef>| concat(&parts.iter().map(AsRef::as_ref).collect::<Vec<_>>());
         let columns = columns.into_iter().map(whole).collect::<std::result::Result<_, _>>()?;
-        self.give(rows, columns)
+        let given = self.given(rows, columns)?;
+        self.ready.extend(given);
+        Ok(())
     }
 
-    fn give(&mut self, rows: &RecordBatch, values: Vec<ArrayRef>) -> Result<()> {
+    /// Rows and what was computed of them, in batches.
+    fn given(&self, rows: &RecordBatch, values: Vec<ArrayRef>) -> Result<impl Iterator<Item = RecordBatch> + use<>> {
         let columns = rows.columns().iter().cloned().chain(values).collect();
         let all = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         let batches = (0..all.num_rows()).step_by(BATCH_ROWS);
-        self.ready.extend(batches.map(|from| all.slice(from, BATCH_ROWS.min(all.num_rows() - from))));
-        Ok(())
+        Ok(batches.map(move |from| all.slice(from, BATCH_ROWS.min(all.num_rows() - from))))
     }
 }
 
@@ -271,7 +285,8 @@ impl OpenPartition {
             }
         };
         let accumulators = functions.iter().map(accumulator).collect::<Result<_>>()?;
-        let limit = StateLimit { output_bytes: most, ..limit.clone() };
+        // Such plans run one after the other, so this is within what is set aside for them, whatever operators have given.
+        let limit = StateLimit { output_bytes: most, given: SharedBytes::default(), ..limit.clone() };
         Ok(Self { key: keys(&rows.slice(0, 1), partition_by)?, rows: Output::within(Some(limit), None), accumulators })
     }
 
@@ -320,114 +335,5 @@ pub(super) fn outward(error: Error) -> DataFusionError {
 }
 
 #[cfg(test)]
-mod tests {
-    use datafusion::arrow::array::{Int64Array, StringViewArray};
-    use datafusion::datasource::MemTable;
-    use datafusion::prelude::{SessionConfig, SessionContext};
-
-    use super::super::compute::{Compute, run_partitions};
-    use super::super::large_plans::adapted;
-    use super::*;
-    use crate::contracts::ErrorKind;
-    use crate::state::SpillFolder;
-
-    /// Partitions of very different sizes, one of them without a key.
-    fn rows() -> Vec<RecordBatch> {
-        let sizes =
-            [(None, 700), (Some("a"), 1), (Some("b"), 30), (Some("c"), 5_000), (Some("d"), 2), (Some("e"), 900)];
-        let keys = sizes.iter().flat_map(|(key, size)| std::iter::repeat_n(*key, *size));
-        let all: Vec<(Option<&str>, i64)> = keys.zip(0..).map(|(key, n)| (key, n * 7_919 % 6_633)).collect();
-        // In an order that is none.
-        let mut all: Vec<_> = all.into_iter().enumerate().collect();
-        all.sort_by_key(|(n, _)| n * 2_654_435_761 % 6_637);
-        let batch = |rows: &[(usize, (Option<&str>, i64))]| {
-            let keys: StringViewArray = rows.iter().map(|(_, (key, _))| *key).collect();
-            let numbers: Int64Array = rows.iter().map(|(_, (_, n))| (n % 11 != 0).then_some(*n)).collect();
-            let columns: [(&str, ArrayRef); 2] = [("k", Arc::new(keys)), ("n", Arc::new(numbers))];
-            RecordBatch::try_from_iter_with_nullable(columns.map(|(name, c)| (name, c, true))).expect("a batch")
-        };
-        all.chunks(512).map(batch).collect()
-    }
-
-    async fn plan(functions: &str, condition: &str) -> Arc<dyn ExecutionPlan> {
-        let config = SessionConfig::new().with_target_partitions(1).with_batch_size(512);
-        let context = SessionContext::new_with_config(config);
-        let rows = rows();
-        let table = MemTable::try_new(rows[0].schema(), vec![rows]).expect("a table");
-        context.register_table("t", Arc::new(table)).expect("registered");
-        let query = context.sql(&format!("SELECT k, n, {functions} FROM t WHERE {condition}")).await.expect("it plans");
-        query.create_physical_plan().await.expect("it plans")
-    }
-
-    fn limited(output_bytes: usize) -> (tempfile::TempDir, Compute) {
-        let parent = tempfile::tempdir().expect("a folder");
-        let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
-        let limit = StateLimit { folder, bytes: 1 << 30, output_bytes, process_bytes: 1 << 30 };
-        let config = SessionConfig::new().with_batch_size(64);
-        let context = Arc::new(TaskContext::default().with_session_config(config));
-        (parent, Compute { limit: Some(limit), context, ..Compute::new(1) })
-    }
-
-    /// Rows as text. Which of equal ones is first is left open.
-    fn lines(rows: &[RecordBatch]) -> Vec<String> {
-        let text = datafusion::arrow::util::pretty::pretty_format_batches(rows).expect("a table").to_string();
-        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        lines.sort();
-        lines
-    }
-
-    #[tokio::test]
-    async fn chunks_and_large_partitions_give_what_the_whole_gives() {
-        let of_partition = "SUM(n) OVER (PARTITION BY k) AS s, COUNT(*) OVER (PARTITION BY k) AS c,
-            MIN(n) OVER (PARTITION BY k) AS least, COUNT(DISTINCT n % 7) OVER (PARTITION BY k) AS d";
-        let others = "NTILE(4) OVER (PARTITION BY k ORDER BY n) AS q, SUM(n) OVER (PARTITION BY k) AS s,
-            PERCENT_RANK() OVER (PARTITION BY k ORDER BY n) AS p,
-            LAST_VALUE(n) OVER (PARTITION BY k ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS l";
-        let everything = "SUM(n) OVER () AS s, COUNT(*) OVER () AS c";
-        let largest = 1 << 20;
-        for (functions, condition, sizes) in [
-            (of_partition, "true", vec![1, 20_000, 400_000, 8 * largest]),
-            // Here no partition is larger than a chunk of 30,000 bytes.
-            (others, "k <> 'c' OR k IS NULL", vec![240_000, 8 * largest]),
-            (everything, "true", vec![1, 20_000, 8 * largest]),
-        ] {
-            let plan = plan(functions, condition).await;
-            let expected = lines(&run_partitions(&plan, &Compute::new(1)).await.expect("it runs"));
-            for size in sizes {
-                let (_parent, compute) = limited(size);
-                let large = adapted(&plan, compute.limit.as_ref().expect("a limit")).expect("adapted");
-                let shown = datafusion::physical_plan::displayable(large.as_ref()).indent(false).to_string();
-                assert!(shown.contains("LargeWindowAggExec"), "{shown}");
-                for _ in 0..2 {
-                    let found = run_partitions(&large, &compute).await.expect("it runs");
-                    assert!(found.iter().all(|batch| batch.num_rows() <= BATCH_ROWS));
-                    assert!(lines(&found) == expected, "{functions} in {size}");
-                }
-                let (written, left) = compute.limit.expect("a limit").folder.bytes();
-                assert_eq!(
-                    (written > 0, left),
-                    (size < 8 * largest && condition == "true", 0),
-                    "{functions} in {size}"
-                );
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn what_needs_all_rows_of_a_large_partition_is_told() {
-        for (function, name) in [
-            ("NTILE(4) OVER (PARTITION BY k ORDER BY n) AS q", "NTILE"),
-            ("SUM(n) FILTER (WHERE n > 5) OVER (PARTITION BY k) AS q", "SUM"),
-        ] {
-            let plan = plan(function, "true").await;
-            let (_parent, compute) = limited(20_000);
-            let large = adapted(&plan, compute.limit.as_ref().expect("a limit")).expect("adapted");
-            let error = run_partitions(&large, &compute).await.expect_err("too much");
-            let text = error.to_string();
-            assert_eq!(error.kind(), ErrorKind::Unavailable, "{text}");
-            assert!(error.is_of_this_machine(), "{text}");
-            assert!(text.contains(&format!("{name} OVER has a partition of more than 0 MiB")), "{text}");
-            assert!(text.contains("--memory"), "{text}");
-        }
-    }
-}
+#[path = "large_windows_tests.rs"]
+mod tests;

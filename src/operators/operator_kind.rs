@@ -7,13 +7,12 @@ use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 
 use super::compute::Compute;
 use super::hash_ranges::HashRanges;
-use super::hash_run::held_rows_in;
 use super::output::Output;
 use super::running_aggregate::RunningAggregate;
-use super::stored_rows::{StoredRows, relabelled};
+use super::stored_rows::{StoredRows, relabelled, rows_in_range};
 use super::window_aggregate::WindowAggregate;
 use super::window_buffer::WindowBuffer;
-use crate::contracts::{Result, batch_bytes};
+use crate::contracts::Result;
 use crate::state::SpillFolder;
 
 /// State of one operator.
@@ -123,16 +122,10 @@ async fn push_by_ranges(
     given: &mut Output,
     schema: &SchemaRef,
 ) -> Result<()> {
-    let (Some(limit), Some(first)) = (&compute.limit, rows.first()) else { return Ok(()) };
-    let first = first.clone().load()?;
-    let of_a_row = batch_bytes(&first).div_ceil(first.num_rows().max(1)).max(1);
-    let all = rows.iter().map(StoredRows::len).sum();
-    for range in HashRanges::of(all, limit.output_bytes / 2 / of_a_row) {
-        let mut part = Vec::new();
-        for rows in rows {
-            part.extend(held_rows_in(&[rows.clone().load()?], running.hashes(), &range)?);
-        }
-        part.retain(|batch| batch.num_rows() > 0);
+    let Some(limit) = &compute.limit else { return Ok(()) };
+    let bytes = rows.iter().map(StoredRows::bytes).sum();
+    for range in HashRanges::of(bytes, limit.output_bytes / 2) {
+        let part = rows_in_range(rows, running.hashes(), &range)?;
         if part.is_empty() {
             continue;
         }
@@ -168,7 +161,10 @@ mod tests {
     use super::super::compute::StateLimit;
     use super::super::partials::AggregateParts;
     use super::super::running_aggregate::Emit;
+    use super::super::window_aggregate::WindowColumns;
     use super::*;
+    use crate::contracts::{Watermark, batch_bytes};
+    use crate::state::StatePiece;
 
     fn numbers(names: [&str; 2], rows: &[(i64, i64)]) -> RecordBatch {
         let column =
@@ -183,14 +179,67 @@ mod tests {
     }
 
     async fn counts() -> Arc<AggregateParts> {
+        aggregation("SELECT k, count(*) FROM t GROUP BY k").await
+    }
+
+    async fn aggregation(query: &str) -> Arc<AggregateParts> {
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
         let empty = numbers(["k", "v"], &[]);
         let table = MemTable::try_new(empty.schema(), vec![vec![empty]]).expect("a table");
         context.register_table("t", Arc::new(table)).expect("registered");
-        let plan = context.sql("SELECT k, count(*) FROM t GROUP BY k").await.expect("SQL");
+        let plan = context.sql(query).await.expect("SQL");
         let plan = plan.create_physical_plan().await.expect("a plan");
         let aggregate = lowest(&plan).expect("an aggregation");
         Arc::new(AggregateParts::try_new(&aggregate, 1).expect("its parts"))
+    }
+
+    fn state(parts: &AggregateParts, columns: &[Vec<i64>]) -> RecordBatch {
+        let columns = columns.iter().map(|column| Arc::new(Int64Array::from(column.clone())) as ArrayRef);
+        RecordBatch::try_new(Arc::clone(parts.state_schema()), columns.collect()).expect("states")
+    }
+
+    /// Arrow's offsets of BYTES end at 2 GiB; here they would at some kilobytes.
+    #[tokio::test]
+    async fn batches_of_state_are_merged_only_up_to_a_bound() {
+        const MOST: usize = 6_000;
+        let compute = Compute::new(1);
+        let pieces = |pieces: &[StatePiece]| -> Vec<usize> {
+            pieces.iter().map(|piece| batch_bytes(&piece.rows.load().expect("in memory"))).collect()
+        };
+        let parts = counts().await;
+        let mut running = RunningAggregate::try_new(Arc::clone(&parts), Emit::Upserts, None).expect("an operator");
+        running.most_merged = MOST;
+        let mut seen = 0;
+        for round in 0..3 {
+            for n in 0..30 {
+                let keys: Vec<i64> = (n * 100..(n + 1) * 100).collect();
+                let changed = running.push(vec![state(&parts, &[keys, vec![1; 100]])], &compute).await.expect("taken");
+                let counts = |batch: &RecordBatch| batch.column(1).as_primitive::<Int64Type>().values().to_vec();
+                seen += changed.iter().flat_map(counts).filter(|count| *count == round + 1).count();
+            }
+            let sizes = pieces(&running.snapshot().1);
+            assert!(sizes.iter().all(|bytes| *bytes <= MOST), "{sizes:?}");
+            assert!((8..=40).contains(&sizes.len()), "they are merged up to it: {sizes:?}");
+        }
+        assert_eq!((seen, running.size().0), (9_000, 3_000));
+
+        let parts = aggregation("SELECT k, v, count(*) FROM t GROUP BY k, v").await;
+        let columns = WindowColumns { start: Some(0), end: None, time: None, size_ms: Some(10) };
+        let mut window = WindowAggregate::try_new(Arc::clone(&parts), columns, None).expect("an operator");
+        window.most_merged = MOST;
+        for n in 0..150 {
+            let states = state(&parts, &[vec![0; 20], (n * 20..(n + 1) * 20).collect(), vec![1; 20]]);
+            window.push(vec![states], &compute).await.expect("taken");
+        }
+        let sizes = pieces(&window.snapshot().1);
+        assert!(sizes.iter().all(|bytes| *bytes <= MOST), "{sizes:?}");
+        assert!(sizes.len() < 100, "they are merged up to it: {sizes:?}");
+        window.begin_close(Watermark(20));
+        let mut closed = 0;
+        while let Some(rows) = window.next_closed(&compute).await.expect("closed") {
+            closed += rows.iter().map(RecordBatch::num_rows).sum::<usize>();
+        }
+        assert_eq!(closed, 3_000);
     }
 
     /// A partial aggregation that has given up leaves rows as they are, so that one block may hold a key twice.
@@ -200,8 +249,7 @@ mod tests {
         let parent = tempfile::tempdir().expect("a folder");
         let folder = SpillFolder::create(parent.path(), 1 << 20).expect("created");
         for output_bytes in [1, 1 << 20] {
-            let limit =
-                StateLimit { folder: Arc::clone(&folder), bytes: 1 << 30, output_bytes, process_bytes: 1 << 30 };
+            let limit = StateLimit::new(Arc::clone(&folder), 1 << 30, output_bytes, 1 << 30);
             let compute = Compute { limit: Some(limit), ..Compute::new(1) };
             for emit in [Emit::Upserts, Emit::NewKeys] {
                 let running = RunningAggregate::try_new(Arc::clone(&parts), emit, None).expect("an operator");

@@ -12,7 +12,10 @@
 //! the sink's writer in the same form.
 //!
 //! Invariant: rows come out in the order in which they were added, wherever they were meanwhile, so results do not depend on
-//! how much memory there is. Without a limit, or below it, nothing is copied and nothing is counted but the sizes of buffers.
+//! how much memory there is. Without a limit nothing is copied and nothing is counted.
+//!
+//! What may be in memory is shared by all queries, which close their windows at the same time, and by what waits for their sinks. So rows carry
+//! what they have taken of it ([`Room`]) until they go. Whoever sees that all together have too much puts its own on disk; nobody waits.
 
 use std::sync::Arc;
 
@@ -21,7 +24,8 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::compute::{Compute, StateLimit};
 use super::panes::own_text;
-use super::stored_rows::{SpilledRows, StoredRows};
+use super::shared_bytes::BytesPart;
+use super::stored_rows::{Room, SpilledRows, StoredRows};
 use super::top_n::TopN;
 use crate::contracts::{Error, ErrorKind, Result, batch_bytes};
 use crate::state::{SpillWriter, SpilledFile};
@@ -30,11 +34,13 @@ use crate::state::{SpillWriter, SpilledFile};
 pub(super) const BLOCK_ROWS: usize = 8_192;
 /// … but fewer where rows are wide. A sort must have room for a few blocks: 32 of these are the least that plans have
 /// (`job/memory.rs`).
-const BLOCK_BYTES: usize = 1 << 20;
+pub(super) const BLOCK_BYTES: usize = 1 << 20;
 
 /// Rows for a top-N are cut down from this part of what an operator may have in memory on: the sort by which that is done has as much
 /// again, twice.
 const CUT_PART: usize = 8;
+/// A look is taken at what rows really are whenever so much more has come: below that they count for nothing.
+const LOOK_PART: usize = 64;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -48,8 +54,12 @@ pub(super) struct Output {
     /// Bytes of the first `counted` batches held; of the others, at most how many they can be.
     bytes: usize,
     counted: usize,
-    /// So many bytes may be held before a look is taken at what they really are, and at what reads them.
+    /// So many bytes may be held before a look is taken at what they really are.
     look_above: usize,
+    /// … and at what reads them.
+    cut_above: usize,
+    /// What is taken of the room that all share.
+    room: Option<BytesPart>,
     /// More than memory is to have has come.
     spills: bool,
     limit: Option<StateLimit>,
@@ -70,7 +80,9 @@ impl Output {
     /// The same with a limit of its own.
     pub(super) fn within(limit: Option<StateLimit>, reader: Option<&Arc<dyn ExecutionPlan>>) -> Self {
         Self {
-            look_above: limit.as_ref().map_or(0, |limit| limit.output_bytes / CUT_PART),
+            look_above: limit.as_ref().map_or(0, |limit| limit.output_bytes / LOOK_PART),
+            cut_above: limit.as_ref().map_or(0, |limit| limit.output_bytes / CUT_PART),
+            room: limit.as_ref().map(|limit| limit.given.part()),
             rows: Vec::new(),
             file: None,
             held: Vec::new(),
@@ -87,6 +99,11 @@ impl Output {
     /// The same of rows that all go to disk, where there is a limit.
     pub(super) fn on_disk(compute: &Compute) -> Self {
         Self { spills: compute.limit.is_some(), ..Self::new(compute, None) }
+    }
+
+    /// The same within a limit.
+    pub(super) fn all_on_disk(limit: &StateLimit) -> Self {
+        Self { spills: true, ..Self::within(Some(limit.clone()), None) }
     }
 
     /// Of a trial, whose rows nobody wants.
@@ -115,25 +132,35 @@ impl Output {
         if self.bytes <= self.look_above {
             return Ok(());
         }
-        // Batches may be parts of one, so only what they show counts. To know that takes a look at each text.
-        let uncounted = &self.held[self.counted..];
-        self.bytes -= uncounted.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
-        self.bytes += uncounted.iter().map(batch_bytes).sum::<usize>();
-        self.counted = self.held.len();
-        if self.bytes <= self.look_above {
-            return Ok(());
+        let mut all = self.count();
+        let mut fits = all <= most;
+        if !fits || self.bytes > self.cut_above {
+            if self.cut()? {
+                all = self.count();
+                // What is hardly fewer would be sorted again with each part that comes.
+                self.cut_above = (2 * self.bytes).max(self.cut_above);
+                // Others may have all of the room: what a top-N needs is little beside all that would go to disk in its place.
+                fits = self.cut_above <= most && (all <= most || self.bytes <= most / CUT_PART / 2);
+            } else {
+                self.cut_above = usize::MAX;
+            }
         }
-        if self.cut()? {
-            // What is hardly fewer would be sorted again with each part that comes.
-            self.look_above = (2 * self.bytes).max(self.look_above);
-        } else {
-            self.look_above = most;
-        }
-        if self.bytes <= most && self.look_above <= most {
+        if fits {
+            self.look_above = self.bytes + most / LOOK_PART;
             return Ok(());
         }
         self.spills = true;
         self.write_held()
+    }
+
+    /// Takes a look at how many bytes are held: batches may be parts of one, so only what they show counts. To know that takes a look at
+    /// each text. Answers how many there are of all queries.
+    fn count(&mut self) -> usize {
+        let uncounted = &self.held[self.counted..];
+        self.bytes -= uncounted.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
+        self.bytes += uncounted.iter().map(batch_bytes).sum::<usize>();
+        self.counted = self.held.len();
+        self.room.as_mut().map_or(0, |room| room.set(self.bytes))
     }
 
     /// Drops what a top-N cannot need, if it is one that reads. A row that makes it fail is found where the plan itself is run, which
@@ -158,7 +185,7 @@ impl Output {
     /// Adds rows that may be on disk already: then they stay there, unless only few of them are going to be needed.
     pub(super) fn add_stored(&mut self, rows: StoredRows) -> Result<()> {
         match rows {
-            StoredRows::Held(batch) => self.add(batch),
+            StoredRows::Held(batch, _) => self.add(batch),
             StoredRows::Spilled(rows) if self.reader.as_ref().is_some_and(|plan| TopN::of(plan).is_some()) => {
                 self.add(rows.load()?)
             }
@@ -168,7 +195,7 @@ impl Output {
                     self.write_held()?;
                     self.end_file()?;
                 } else {
-                    self.rows.extend(self.held.drain(..).map(StoredRows::Held));
+                    self.rows.extend(self.held.drain(..).map(StoredRows::held));
                 }
                 self.rows.push(StoredRows::Spilled(rows));
                 Ok(())
@@ -178,7 +205,11 @@ impl Output {
 
     fn write_held(&mut self) -> Result<()> {
         (self.bytes, self.counted) = (0, 0);
-        std::mem::take(&mut self.held).iter().try_for_each(|batch| self.write(batch))
+        let written = std::mem::take(&mut self.held).iter().try_for_each(|batch| self.write(batch));
+        if let Some(room) = &mut self.room {
+            room.set(0);
+        }
+        written
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -215,13 +246,16 @@ impl Output {
             // Memory is short: the plan is not to sort what has come since.
             self.cut()?;
         }
-        let counted: usize = match self.limit {
-            Some(_) => self.held.iter().map(RecordBatch::get_array_memory_size).sum(),
-            None => 0,
+        let Some(limit) = &self.limit else {
+            self.rows.extend(self.held.into_iter().map(StoredRows::held));
+            return Ok(self.rows);
         };
-        let is_much = self.limit.as_ref().is_some_and(|limit| counted > limit.output_bytes / 2);
+        let counted: usize = self.held.iter().map(RecordBatch::get_array_memory_size).sum();
+        let is_much = counted > limit.output_bytes / 2;
+        self.count();
+        let room: Room = self.room.map(Arc::new);
         for batch in self.held {
-            self.rows.push(StoredRows::Held(if is_much { own_text(batch)? } else { batch }));
+            self.rows.push(StoredRows::Held(if is_much { own_text(batch)? } else { batch }, room.clone()));
         }
         Ok(self.rows)
     }
@@ -256,7 +290,7 @@ mod tests {
     fn limit(output_bytes: usize) -> (tempfile::TempDir, StateLimit) {
         let parent = tempfile::tempdir().expect("a folder");
         let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
-        (parent, StateLimit { folder, bytes: 1 << 30, output_bytes, process_bytes: 1 << 30 })
+        (parent, StateLimit::new(folder, 1 << 30, output_bytes, 1 << 30))
     }
 
     fn numbers(rows: impl IntoIterator<Item = StoredRows>) -> Vec<i64> {
@@ -294,6 +328,39 @@ mod tests {
         assert_eq!(numbers(mixed), expected);
         drop(many);
         assert_eq!(limit.folder.bytes().1, 0, "files go with their last reader");
+    }
+
+    #[test]
+    fn what_all_hold_together_is_within_the_limit_until_it_goes() {
+        let (_parent, limit) = limit(1_000_000);
+        // Each has 0.3 MB, of which nobody has too much by itself.
+        let of_one = || {
+            let mut output = Output::within(Some(limit.clone()), None);
+            (0..6).for_each(|n| output.add(batch(n * 1_000..(n + 1) * 1_000)).expect("added"));
+            output.finish().expect("finished")
+        };
+        let mut all: Vec<Vec<StoredRows>> = (0..8).map(|_| of_one()).collect();
+        let held = |all: &[Vec<StoredRows>]| {
+            let batches = all.iter().flatten().filter_map(|rows| match rows {
+                StoredRows::Held(batch, _) => Some(batch_bytes(batch)),
+                StoredRows::Spilled(_) => None,
+            });
+            batches.sum::<usize>()
+        };
+        assert!(held(&all) > 800_000 && held(&all) <= 1_000_000, "{} bytes", held(&all));
+        assert_eq!(limit.given.sum(), held(&all));
+        for rows in &all {
+            assert_eq!(numbers(rows.clone()), (0..6_000).collect::<Vec<_>>());
+        }
+        // A reader that has a copy of the last of them has its room.
+        let copy = all[0].last().cloned().expect("rows");
+        all.remove(0);
+        assert!(limit.given.sum() > held(&all));
+        drop(copy);
+        assert_eq!(limit.given.sum(), held(&all));
+        assert!(of_one().iter().all(|rows| !rows.is_spilled()), "there is room again");
+        drop(all);
+        assert_eq!(limit.given.sum(), 0);
     }
 
     #[test]

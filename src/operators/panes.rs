@@ -24,7 +24,7 @@ const MOST_ROWS_AT_ONCE: usize = 512 * 1024;
 const MOST_SPILLED_ROWS_AT_ONCE: usize = 128 * 1024;
 /// … where they are narrow: these have a fourth of what an operator may have in memory of what it gives, since the hash table over them
 /// and the rows that become of them have as much again, each.
-const AT_ONCE_PART: usize = 4;
+pub(super) const AT_ONCE_PART: usize = 4;
 /// Fewer are not worth a run of a plan.
 const FEWEST_ROWS_AT_ONCE: usize = 1_024;
 
@@ -50,6 +50,11 @@ impl Pane {
 
     pub(super) fn all_rows(&self) -> usize {
         self.rows + self.runs.iter().map(HashRun::live_rows).sum::<usize>()
+    }
+
+    /// Bytes in memory and on disk.
+    pub(super) fn all_bytes(&self) -> usize {
+        self.bytes + self.runs.iter().map(|run| run.on_disk().0).sum::<usize>()
     }
 
     /// How many rows as wide as its own are read out at a time.

@@ -60,7 +60,7 @@ mod tests {
     fn who_sees_that_all_together_have_too_much_makes_room() {
         let parent = tempfile::tempdir().expect("a folder");
         let folder = SpillFolder::create(parent.path(), 1).expect("created");
-        let limit = StateLimit { folder, bytes: 100, output_bytes: 1, process_bytes: 1 };
+        let limit = StateLimit::new(folder, 100, 1, 1);
         let room = RestoreRoom::new(limit);
         let (mut first, mut second) = (room.part(), room.part());
         assert_eq!(first.holds(60), None);

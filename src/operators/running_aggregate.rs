@@ -27,7 +27,7 @@ use super::compute::Compute;
 use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
 use super::window_aggregate::millis;
-use crate::contracts::{Result, Watermark, batch_bytes, without_garbage};
+use crate::contracts::{MOST_MERGED_BYTES, Result, Watermark, batch_bytes, merge_within, without_garbage};
 use crate::state::{PieceIds, SpillFolder};
 
 mod saved;
@@ -70,6 +70,11 @@ impl Chunk {
     fn bytes(&self) -> usize {
         self.bytes + self.keys.size() + self.dead.len()
     }
+
+    /// About how many bytes the rows have that are not dead.
+    fn live_bytes(&self) -> usize {
+        (self.bytes as u128 * self.live as u128 / self.dead.len().max(1) as u128) as usize
+    }
 }
 
 type Place = (u32, u32);
@@ -90,6 +95,8 @@ pub struct RunningAggregate {
     watermark: Watermark,
     swept: Watermark,
     output_schema: SchemaRef,
+    /// Chunks are merged up to so many bytes.
+    pub(super) most_merged: usize,
 }
 
 impl RunningAggregate {
@@ -112,6 +119,7 @@ impl RunningAggregate {
             watermark: Watermark::MIN,
             swept: Watermark::MIN,
             output_schema: Arc::new(Schema::new(fields)),
+            most_merged: MOST_MERGED_BYTES,
         })
     }
 
@@ -344,11 +352,16 @@ impl RunningAggregate {
     }
 
     /// Merges chunks from the end while the last is at least half as large as its neighbour, and from one on that is mostly dead. (What
-    /// stands behind such a one is together smaller than it was, so those that died in it have paid for it.)
+    /// stands behind such a one is together smaller than it was, so those that died in it have paid for it.) None becomes larger than
+    /// Arrow can have it.
     fn tidy(&mut self) -> Result<()> {
         loop {
             let alike = match self.chunks.as_slice() {
-                [.., before, last] if last.live * 2 >= before.live => Some(self.chunks.len() - 2),
+                [.., before, last]
+                    if last.live * 2 >= before.live && before.live_bytes() + last.live_bytes() <= self.most_merged =>
+                {
+                    Some(self.chunks.len() - 2)
+                }
                 _ => None,
             };
             let wasteful = self.chunks.iter().position(|chunk| chunk.live * 2 < chunk.batch.num_rows());
@@ -356,9 +369,10 @@ impl RunningAggregate {
             (from..self.chunks.len()).for_each(|number| self.unindex(number));
             let live = self.chunks.drain(from..).map(|chunk| live_rows(&chunk)).collect::<Result<Vec<_>>>()?;
             // What is merged again and again would hold the text of every row that has ever been in it.
-            let merged = without_garbage(concat_batches(self.parts.state_schema(), &live)?)?;
-            if merged.num_rows() > 0 {
-                self.add_chunk(merged)?;
+            for merged in merge_within(self.parts.state_schema(), &live, self.most_merged)? {
+                if merged.num_rows() > 0 {
+                    self.add_chunk(without_garbage(merged)?)?;
+                }
             }
         }
     }

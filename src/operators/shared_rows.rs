@@ -114,7 +114,7 @@ enum Selection {
 impl SharedRows {
     /// All rows.
     pub fn all(batch: RecordBatch) -> Arc<Self> {
-        Self::stored(StoredRows::Held(batch))
+        Self::stored(StoredRows::held(batch))
     }
 
     /// All rows, wherever they are. Those on disk are read each time that [`Self::opened`] or [`Self::column`] is called.
@@ -124,7 +124,7 @@ impl SharedRows {
 
     /// The rows for which `test` holds; it is asked when somebody wants to know.
     pub fn tested(batch: RecordBatch, test: EqualityTest) -> Arc<Self> {
-        let rows = StoredRows::Held(batch);
+        let rows = StoredRows::held(batch);
         Arc::new(Self { rows, test: Some(test), selection: OnceLock::new(), filtered: Mutex::default() })
     }
 
@@ -139,7 +139,7 @@ impl SharedRows {
     /// The disk's, where they are there.
     pub fn opened(&self) -> Result<Option<Arc<Self>>> {
         match &self.rows {
-            StoredRows::Held(_) => Ok(None),
+            StoredRows::Held(..) => Ok(None),
             StoredRows::Spilled(rows) => Ok(Some(Self::all(rows.load()?))),
         }
     }
@@ -148,7 +148,7 @@ impl SharedRows {
         self.selection.get_or_init(|| match (&self.test, &self.rows) {
             // Only rows in memory are tested.
             (None, _) | (_, StoredRows::Spilled(_)) => Selection::All,
-            (Some(test), StoredRows::Held(batch)) => {
+            (Some(test), StoredRows::Held(batch, _)) => {
                 let rows = test.rows(batch);
                 if rows.true_count() == rows.len() {
                     return Selection::All;
@@ -177,7 +177,7 @@ impl SharedRows {
     /// Arrow cannot filter the column's type; the disk's, where they are there.
     pub fn column(&self, path: &ColumnPath) -> Result<ArrayRef> {
         let batch = match &self.rows {
-            StoredRows::Held(batch) => batch,
+            StoredRows::Held(batch, _) => batch,
             StoredRows::Spilled(rows) => &rows.load()?,
         };
         let Selection::Some(predicate) = self.selection() else { return Ok(path.of(batch)) };

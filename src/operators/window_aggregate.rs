@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, UInt32Array};
-use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
+use datafusion::arrow::compute::{cast, take_record_batch};
 use datafusion::arrow::datatypes::{ArrowTimestampType, DataType, SchemaRef, TimeUnit, TimestampMillisecondType};
 
 use super::compute::Compute;
@@ -28,14 +28,15 @@ use super::hash_ranges::HashRanges;
 use super::hash_run::{HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
 use super::panes::{
-    Closing, ClosingWindows, Lists, Named, Pane, compact, first_of_small, fit_at_once, own_text, panes_of,
+    AT_ONCE_PART, Closing, ClosingWindows, Lists, Pane, compact, first_of_small, fit_at_once, own_text, panes_of,
     rows_together, with_bounds,
 };
 use super::partials::AggregateParts;
-use super::restore_room::RestoreRoom;
 use super::window_spec::WindowSpec;
-use crate::contracts::{Result, Watermark, batch_bytes};
-use crate::state::{PieceIds, SpillFolder, StatePiece};
+use crate::contracts::{MOST_MERGED_BYTES, Result, Watermark, batch_bytes, merge_within};
+use crate::state::{PieceIds, SpillFolder};
+
+mod saved;
 
 /// Where a state row says which window (or pane) it belongs to: indexes of its key columns.
 #[derive(Debug, Clone)]
@@ -68,6 +69,8 @@ pub struct WindowAggregate {
     closed: Option<i64>,
     /// Rows from which a pane is compacted; follows what compactions have brought.
     compact_rows: usize,
+    /// Small batches are put together up to so many bytes.
+    pub(super) most_merged: usize,
 }
 
 /// A pane is compacted when it holds this many batches, at least [`FEWEST_ROWS_TO_COMPACT`] rows, and has doubled since
@@ -101,6 +104,7 @@ impl WindowAggregate {
             watermark: Watermark::MIN,
             closed: None,
             compact_rows: FEWEST_ROWS_TO_COMPACT,
+            most_merged: MOST_MERGED_BYTES,
         })
     }
 
@@ -240,10 +244,11 @@ impl WindowAggregate {
             } else if pane.batches.len() >= CONCAT_AFTER_BATCHES {
                 let from = first_of_small(&pane.batches, CONCAT_AFTER_BATCHES / 2);
                 let small: Vec<RecordBatch> = pane.batches.drain(from..).map(|(_, batch)| batch).collect();
-                let all = concat_batches(self.parts.state_schema(), &small)?;
                 pane.bytes -= small.iter().map(batch_bytes).sum::<usize>().min(pane.bytes);
-                pane.bytes += batch_bytes(&all);
-                pane.batches.push((self.ids.take(), all));
+                for all in merge_within(self.parts.state_schema(), &small, self.most_merged)? {
+                    pane.bytes += batch_bytes(&all);
+                    pane.batches.push((self.ids.take(), all));
+                }
             }
         }
         Ok(())
@@ -268,6 +273,13 @@ impl WindowAggregate {
     /// Final rows of windows that close, many at a time; `None` when there are no more.
     pub async fn next_closed(&mut self, compute: &Compute) -> Result<Option<Vec<RecordBatch>>> {
         let mut lists = Lists::new(self.parts.finish_partitions());
+        let _read = match &compute.limit {
+            Some(limit) => match self.next_bytes(limit.output_bytes / AT_ONCE_PART) {
+                0 => None,
+                bytes => Some(limit.read(bytes).await?),
+            },
+            None => None,
+        };
         match self.shared {
             None => self.gather_own(&mut lists, compute)?,
             Some(spec) => self.gather_shared(&mut lists, spec, compute).await?,
@@ -279,6 +291,36 @@ impl WindowAggregate {
             self.panes.retain(|(_, pane_start), _| !self.watermark.closes(spec.last_end(*pane_start)));
         }
         Ok(None)
+    }
+
+    /// About how many bytes of states are read out next, `most` at a time.
+    fn next_bytes(&self, most: usize) -> usize {
+        let bytes_of = |keys: &[(i64, i64)]| -> usize {
+            keys.iter().filter_map(|key| self.panes.get(key)).map(Pane::all_bytes).sum()
+        };
+        let mut bytes = self.closing.pane.all_bytes();
+        if !self.closing.ranges.is_empty() {
+            bytes += bytes_of(&self.closing.panes);
+        }
+        match &self.shared {
+            Some(spec) => {
+                let mut windows = self.closing.windows.clone();
+                while bytes < most
+                    && let Some(window) = windows.next(spec)
+                {
+                    bytes += bytes_of(&panes_of(&self.panes, spec, window));
+                }
+            }
+            None => {
+                let mut own = self.panes.iter().take_while(|((end, _), _)| self.watermark.closes(*end));
+                while bytes < most
+                    && let Some((_, pane)) = own.next()
+                {
+                    bytes += pane.all_bytes();
+                }
+            }
+        }
+        bytes.min(most)
     }
 
     /// States of closing windows, until there are enough for one run of `Final`.
@@ -388,55 +430,6 @@ impl WindowAggregate {
     /// Up to where windows have closed.
     pub fn watermark(&self) -> Watermark {
         self.watermark
-    }
-
-    /// All state, for a snapshot.
-    pub fn snapshot(&self) -> (Watermark, Vec<StatePiece>) {
-        let piece = |(id, batch): &Named| StatePiece { id: *id, rows: batch.clone().into(), dead: None };
-        let held = self.panes.values().flat_map(|pane| pane.batches.iter().map(piece));
-        let spilled = self.panes.values().flat_map(|pane| &pane.runs).flat_map(HashRun::pieces);
-        (self.watermark, held.chain(spilled).collect())
-    }
-
-    /// Takes the state of a snapshot, in place of its own, and keeps in memory what there is `room` for.
-    pub async fn restore(
-        &mut self,
-        watermark: Watermark,
-        mut pieces: Vec<StatePiece>,
-        room: Option<&RestoreRoom>,
-        compute: &Compute,
-    ) -> Result<()> {
-        self.panes.clear();
-        // In the order in which they came, so that merging them gives what it would have given.
-        self.ids.restored(&mut pieces);
-        let mut part = room.map(RestoreRoom::part);
-        let mut spilled = false;
-        for StatePiece { id, rows, .. } in pieces {
-            let parts = self.split(&rows.load()?)?;
-            // What was put on disk is named anew, so what is younger must be, too: FIRST_VALUE and its like go by age.
-            let whole = parts.len() == 1 && !spilled;
-            for (key, rows) in parts {
-                let id = if whole { id } else { self.ids.take() };
-                self.panes.entry(key).or_default().add(id, rows);
-            }
-            if let Some(part) = &mut part
-                && let Some(most) = part.holds(self.memory().1)
-            {
-                self.spill(part.folder(), most, compute).await?;
-                spilled = true;
-                part.holds(self.memory().1);
-            }
-            tokio::task::yield_now().await;
-        }
-        for pane in self.panes.values_mut() {
-            // What is large beside what has come since has been compacted before.
-            let from = first_of_small(&pane.batches, 1);
-            pane.rows_after_compaction = pane.batches[..from].iter().map(|(_, batch)| batch.num_rows()).sum();
-        }
-        self.watermark = watermark;
-        // A run that closes no window leaves those closed that others have.
-        self.closed = (watermark > Watermark::MIN).then_some(watermark.0);
-        Ok(())
     }
 }
 

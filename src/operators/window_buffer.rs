@@ -16,7 +16,7 @@ use super::restore_room::RestoreRoom;
 use super::stored_rows::{SpilledRows, StoredRows, relabelled};
 use super::window_aggregate::millis;
 use crate::contracts::{Result, Watermark, batch_bytes};
-use crate::state::{PieceIds, PieceRows, SpillFolder, SpilledFile, StatePiece};
+use crate::state::{MOST_MERGED_BYTES, PieceIds, PieceRows, SpillFolder, SpilledFile, StatePiece};
 
 /// Rows of a window by age, each batch with its name in snapshots.
 #[derive(Debug, Default)]
@@ -145,7 +145,7 @@ impl WindowBuffer {
                 self.closing.extend(SpilledRows::of(file, schema).map(StoredRows::Spilled));
             }
             for (_, batch) in window.held {
-                self.closing.push_back(StoredRows::Held(relabelled(batch, schema)?));
+                self.closing.push_back(StoredRows::held(relabelled(batch, schema)?));
             }
         }
     }
@@ -184,17 +184,22 @@ impl WindowBuffer {
         self.ids.restored(&mut pieces);
         let mut part = room.map(RestoreRoom::part);
         let mut spilled = false;
-        for piece in pieces {
-            // What was put on disk is named anew, so what is younger must be, too: rows of a window are given by age.
-            self.push_batch(&piece.rows.load()?, Some(piece.id).filter(|_| !spilled))?;
-            if let Some(part) = &mut part
-                && let Some(most) = part.holds(self.memory().1)
-            {
-                self.spill(part.folder(), most)?;
-                spilled = true;
-                part.holds(self.memory().1);
+        for StatePiece { id, rows, .. } in pieces {
+            let most = part.as_ref().map_or(MOST_MERGED_BYTES, |part| part.folder().file_bytes());
+            let is_divided = rows.has_groups(most);
+            for rows in rows.groups(most) {
+                // What was put on disk is named anew, so what is younger must be, too: rows of a window are given by age.
+                self.push_batch(&rows?, Some(id).filter(|_| !spilled && !is_divided))?;
+                if let Some(part) = &mut part
+                    && let Some(most) = part.holds(self.memory().1)
+                {
+                    self.spill(part.folder(), most)?;
+                    spilled = true;
+                    part.holds(self.memory().1);
+                }
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
+            spilled |= is_divided;
         }
         self.watermark = watermark;
         // A run that closes no window leaves those closed that others have.

@@ -28,7 +28,8 @@ impl MemoryWatch {
     /// The disk's; `unavailable`, with the name of the largest query, when what must be in memory is too much.
     pub(super) async fn keep(&mut self, queries: &mut [RunningQuery], compute: &Compute, now: Duration) -> Result<()> {
         let Some(limit) = &compute.limit else { return Ok(()) };
-        let held: usize = queries.iter().map(|query| query.graph.memory().0).sum();
+        // Rows of open files go to disk by themselves; until then they have room that states lack.
+        let held = limit.open_rows.sum() + queries.iter().map(|query| query.graph.memory().0).sum::<usize>();
         tracing::debug!(state = held >> 20, resident = resident().unwrap_or(0) >> 20, "memory in MiB");
         if held > limit.bytes {
             self.spill(queries, compute, limit, held, limit.bytes / 2).await?;
@@ -71,12 +72,16 @@ impl MemoryWatch {
             );
         }
         // Indexes of what is on disk, and rows that the next epoch brings, must still have room.
-        if held > limit.bytes.max(limit.process_bytes / 2)
+        if held > limit.bytes.max(limit.job_bytes / 2)
             && let Some(largest) = queries.iter().max_by_key(|query| query.graph.memory().0)
         {
             let (query, mib) = (&largest.name, largest.graph.memory().0 >> 20);
+            let of_job = match limit.job_bytes < limit.process_bytes {
+                true => format!(", of which this job may have {}", limit.job_bytes >> 20),
+                false => String::new(),
+            };
             let error = format!(
-                "the state of query '{query}' has {mib} MiB that cannot be put on disk; --memory is {} MiB",
+                "the state of query '{query}' has {mib} MiB that cannot be put on disk; --memory is {} MiB{of_job}",
                 limit.process_bytes >> 20
             );
             let hint =

@@ -20,7 +20,7 @@ use super::reader::{rejected, rejected_row, row_json};
 use super::restored::RestoredQuery;
 use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, run_writer};
 use crate::contracts::{EpochNumber, Error, Reject, RejectReason, RejectedRecord, Result};
-use crate::operators::{Compute, FailedRow, GateKind, QueryGraph, QueryOutput};
+use crate::operators::{Compute, FailedRow, GateKind, QueryGraph, QueryOutput, StateLimit};
 use crate::state::SavedQuery;
 
 /// A query and its writer.
@@ -32,6 +32,7 @@ pub(super) struct RunningQuery {
     gates: Vec<GateKind>,
     key: Vec<usize>,
     schema: SchemaRef,
+    limit: Option<StateLimit>,
     orders: mpsc::Sender<Order>,
     writer: JoinHandle<Result<Written>>,
     pub(super) counts: QueryCounts,
@@ -92,6 +93,7 @@ pub(super) fn start_query(
         gates: query.gates,
         key: query.key,
         schema: query.schema,
+        limit: compute.limit.clone(),
         orders,
         writer,
         counts,
@@ -253,7 +255,7 @@ pub(super) async fn finish_query(
     if is_new && errors.send(ErrorsOrder::Records(records)).await.is_err() {
         return Err(Error::internal("the error output has gone"));
     }
-    let changes = changes(rows, query.graph.mode, &query.key, &query.schema)?;
+    let changes = changes(rows, query.graph.mode, &query.key, &query.schema, query.limit.as_ref())?;
     query.counts.rows_out += changes.iter().map(|changes| changes.num_rows() as u64).sum::<u64>();
     let order = Order::Epoch { epoch: context.epoch_number, now_ms: context.now_ms, changes };
     order_query(query, order).await

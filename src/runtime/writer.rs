@@ -197,14 +197,16 @@ impl Writer {
         let Some(state) = unwritten else { return Ok(()) };
         let Some(mut held) = self.unwritten.take() else { return Ok(()) };
         held.restore(state)?;
-        for again in held.epochs() {
-            let again = again?;
-            for changes in again.changes {
-                within(&self.patience, self.patience_of_rows, self.sink.write(again.epoch, changes)).await?;
+        for kept in held.epochs() {
+            let mut last_ms = 0;
+            for changes in kept.changes() {
+                let (now_ms, changes) = changes?;
+                within(&self.patience, self.patience_of_rows, self.sink.write(kept.epoch, changes)).await?;
+                last_ms = now_ms;
             }
-            within(&self.patience, self.patience_of_rows, self.sink.flush(again.epoch, again.now_ms)).await?;
-            let staged = self.sink.prepare(again.epoch).await?;
-            self.commit(again.epoch, staged).await?;
+            within(&self.patience, self.patience_of_rows, self.sink.flush(kept.epoch, last_ms)).await?;
+            let staged = self.sink.prepare(kept.epoch).await?;
+            self.commit(kept.epoch, staged).await?;
         }
         self.unwritten = Some(held);
         Ok(())
@@ -215,8 +217,8 @@ impl Writer {
         self.writes.store(epoch.0, Ordering::Relaxed);
         let (mut refused, mut buffered) = (Vec::new(), 0);
         for changes in changes {
-            let from_disk = matches!(changes, WaitingChanges::Spilled(_));
-            let changes = changes.load()?;
+            let from_disk = !matches!(changes, WaitingChanges::Held(..));
+            let (changes, _room) = changes.load()?;
             if let Some(unwritten) = &mut self.unwritten {
                 unwritten.add(epoch, now_ms, &changes)?;
             }

@@ -187,7 +187,7 @@ async fn an_epoch_from_disk_is_flushed_in_parts_where_the_sink_buffers_it() {
         }
         let file = file.finish().expect("finished");
         let mut changes: Vec<_> = SpilledRows::of(&file, &schema).map(WaitingChanges::Spilled).collect();
-        changes.push(WaitingChanges::Held(Changes { batch: batch(20_000), kinds: None }));
+        changes.push(WaitingChanges::Held(Changes { batch: batch(20_000), kinds: None }, None));
         drop(file);
         let sink = Recorder { in_parts, ..Recorder::default() };
         let (rows, flushed_at) = (Arc::clone(&sink.rows), Arc::clone(&sink.flushed_at));
@@ -237,7 +237,7 @@ async fn at_a_stop_a_sink_has_the_time_that_it_needs_for_what_it_does() {
             let (orders, receiver) = mpsc::channel(1);
             let (errors, _errors) = mpsc::channel(1);
             let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
-            let changes = vec![WaitingChanges::Held(Changes { batch: batch.expect("a batch"), kinds: None })];
+            let changes = vec![WaitingChanges::Held(Changes { batch: batch.expect("a batch"), kinds: None }, None)];
             orders.send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes }).await.expect("room for it");
             let start = WriterLog { patience: Some(patience), ..WriterLog::default() };
             let sink = Box::new(Hangs { closes_files, in_write });
@@ -257,4 +257,67 @@ async fn at_a_stop_a_sink_has_the_time_that_it_needs_for_what_it_does() {
             assert!(error.to_string().contains(&format!("within {most} s of the stop")), "{error}");
         }
     }
+}
+
+/// Says what it was asked for, and how much was on disk then.
+struct Counts {
+    folder: Arc<SpillFolder>,
+    told: Arc<Mutex<Vec<String>>>,
+    open: Arc<StateLimit>,
+}
+
+#[async_trait]
+impl Sink for Counts {
+    async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
+        let (rows, in_memory) = (changes.batch.num_rows(), self.open.open_rows.sum());
+        assert!(in_memory <= 64 << 10, "{in_memory} bytes are in memory");
+        assert!(self.folder.bytes().1 > 1 << 20);
+        self.told.lock().expect("unpoisoned").push(format!("{epoch}: {rows}"));
+        Ok(WriteOutcome { written: rows as u64, refused: Vec::new() })
+    }
+
+    async fn flush(&mut self, epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome> {
+        self.told.lock().expect("unpoisoned").push(format!("{epoch} is flushed at {now_ms}"));
+        Ok(WriteOutcome::default())
+    }
+
+    fn open_since(&self) -> Option<EpochNumber> {
+        Some(EpochNumber(1))
+    }
+}
+
+#[tokio::test]
+async fn rows_of_open_files_are_written_again_one_by_one_and_an_epoch_is_flushed_once() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
+    // Next to none may be in memory.
+    let limit = Arc::new(StateLimit::new(Arc::clone(&folder), 0, 0, 0));
+    let batch = |rows: i64| {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+        Changes { batch: RecordBatch::try_from_iter([("n", numbers)]).expect("a batch"), kinds: None }
+    };
+    let mut before = Unwritten::new(Some(limit.as_ref().clone()));
+    for (epoch, rows) in [(2, 60_000), (2, 20_000), (3, 30_000), (5, 10_000), (5, 40_000)] {
+        before.add(EpochNumber(epoch), epoch as i64 * 10, &batch(rows)).expect("kept");
+    }
+    let unwritten = before.snapshot();
+    drop(before);
+    let told = Arc::default();
+    let sink = Counts { folder, told: Arc::clone(&told), open: Arc::clone(&limit) };
+    let (orders, receiver) = mpsc::channel(1);
+    let (errors, _errors) = mpsc::channel(1);
+    drop(orders);
+    let start = WriterLog { keeps_rows: true, limit: Some(limit.as_ref().clone()), unwritten, ..WriterLog::default() };
+    run_writer("q".to_owned(), Box::new(sink), receiver, errors, start).await.expect("it ends");
+    let expected = [
+        "2: 60000",
+        "2: 20000",
+        "2 is flushed at 20",
+        "3: 30000",
+        "3 is flushed at 30",
+        "5: 10000",
+        "5: 40000",
+        "5 is flushed at 50",
+    ];
+    assert_eq!(*told.lock().expect("unpoisoned"), expected);
 }

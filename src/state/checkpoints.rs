@@ -24,7 +24,7 @@ use super::increments::{KeptFile, increment};
 use super::manifest::{MANIFEST_VERSION, Manifest, ManifestOperator, ManifestQuery, StateFile};
 use super::reference_versions::ReferenceVersions;
 use super::saved::{OperatorState, SavedJob};
-use super::spill::SpillFolder;
+use super::spill_folder::SpillFolder;
 use super::stored_files::{put, write_file};
 use crate::contracts::{Created, Error, ErrorKind, Result, Storage, crash_point};
 

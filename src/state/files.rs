@@ -72,9 +72,12 @@ pub(super) fn arrange(pieces: Vec<(u64, PieceRows)>, file_bytes: usize) -> Vec<V
 fn parts(rows: PieceRows, file_bytes: usize) -> Vec<(PieceRows, usize)> {
     let batch = match rows {
         // Spilled files are no larger than ours.
-        PieceRows::Spilled(file) => {
-            let bytes = usize::try_from(file.bytes()).unwrap_or(file_bytes);
-            return vec![(PieceRows::Spilled(file), bytes)];
+        PieceRows::Spilled(_) | PieceRows::Block(..) => {
+            let bytes = rows.bytes();
+            return vec![(rows, bytes)];
+        }
+        PieceRows::Parts(batches) => {
+            return batches.iter().flat_map(|batch| parts(batch.clone().into(), file_bytes)).collect();
         }
         PieceRows::Held(batch) => batch,
     };

@@ -32,6 +32,7 @@ mod restore_tests;
 mod saved;
 mod savepoints;
 mod spill;
+mod spill_folder;
 mod stored_files;
 mod sweep;
 #[cfg(test)]
@@ -56,4 +57,5 @@ pub use reference_versions::ReferenceVersions;
 pub use saved::{
     CatchUp, OperatorState, PieceIds, PieceRows, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece,
 };
-pub use spill::{BlockReader, SpillFolder, SpillWriter, SpilledFile};
+pub use spill::{BlockReader, SpillWriter, SpilledFile};
+pub use spill_folder::SpillFolder;

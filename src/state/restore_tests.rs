@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::saved::SavedJob;
-use super::spill::SpillFolder;
+use super::spill_folder::SpillFolder;
 use super::tests::{STAMP, assert_same, job, piece, read, storages, store};
 use crate::contracts::{Created, ErrorKind, Result, Storage};
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::BooleanBuffer;
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
@@ -130,8 +131,12 @@ pub struct StatePiece {
 pub enum PieceRows {
     /// In memory.
     Held(RecordBatch),
+    /// In memory, and more than one batch may have.
+    Parts(Arc<[RecordBatch]>),
     /// On disk.
     Spilled(Arc<SpilledFile>),
+    /// On disk, a block of a file that has rows of others too.
+    Block(Arc<SpilledFile>, usize),
 }
 
 impl PieceRows {
@@ -139,7 +144,9 @@ impl PieceRows {
     pub fn num_rows(&self) -> usize {
         match self {
             Self::Held(batch) => batch.num_rows(),
+            Self::Parts(batches) => batches.iter().map(RecordBatch::num_rows).sum(),
             Self::Spilled(file) => file.num_rows(),
+            Self::Block(file, block) => file.block_rows()[*block],
         }
     }
 
@@ -147,14 +154,17 @@ impl PieceRows {
     pub fn schema(&self) -> &SchemaRef {
         match self {
             Self::Held(batch) => batch.schema_ref(),
-            Self::Spilled(file) => file.schema(),
+            // There are several.
+            Self::Parts(batches) => batches[0].schema_ref(),
+            Self::Spilled(file) | Self::Block(file, _) => file.schema(),
         }
     }
 
     /// Number of batches that [`Self::for_each`] gives.
     pub(super) fn batches(&self) -> usize {
         match self {
-            Self::Held(_) => 1,
+            Self::Held(_) | Self::Block(..) => 1,
+            Self::Parts(batches) => batches.len(),
             Self::Spilled(file) => file.block_rows().len(),
         }
     }
@@ -163,23 +173,80 @@ impl PieceRows {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Held(batch) => batch_bytes(batch),
+            Self::Parts(batches) => batches.iter().map(batch_bytes).sum(),
             Self::Spilled(file) => usize::try_from(file.bytes()).unwrap_or(usize::MAX),
+            Self::Block(file, block) => file.block_bytes()[*block],
         }
     }
 
     /// The rows, batch by batch, of which one is in memory at a time if they are not there already.
     pub(super) fn for_each(&self, take: &mut impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+        self.parts().try_for_each(|batch| take(batch?))
+    }
+
+    /// The same: a batch is read when it is asked for.
+    pub fn parts(&self) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
+        let blocks = |file: &Arc<SpilledFile>, blocks: std::ops::Range<usize>| {
+            let (file, mut reader) = (Arc::clone(file), None);
+            blocks.map(move |block| {
+                let open = match reader.take() {
+                    Some(open) => open,
+                    None => file.reader()?,
+                };
+                reader.insert(open).read(block)
+            })
+        };
+        let (held, spilled) = match self {
+            Self::Held(batch) => (vec![batch.clone()], None),
+            Self::Parts(batches) => (batches.to_vec(), None),
+            Self::Spilled(file) => (Vec::new(), Some(blocks(file, 0..file.block_rows().len()))),
+            Self::Block(file, block) => (Vec::new(), Some(blocks(file, *block..*block + 1))),
+        };
+        held.into_iter().map(Ok).chain(spilled.into_iter().flatten())
+    }
+
+    /// The same in batches of about `bytes`, where they are on disk. What is one batch in memory stays it.
+    pub fn groups(&self, bytes: usize) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
+        let mut parts = self.parts();
+        let mut next = None;
+        std::iter::from_fn(move || {
+            let first = match next.take().or_else(|| parts.next())? {
+                Ok(first) => first,
+                Err(error) => return Some(Err(error)),
+            };
+            let (mut size, mut group) = (batch_bytes(&first), vec![first]);
+            for part in parts.by_ref() {
+                let more = part.as_ref().map_or(usize::MAX, batch_bytes);
+                size = size.saturating_add(more);
+                match part {
+                    Ok(part) if size <= bytes => group.push(part),
+                    part => {
+                        next = Some(part);
+                        break;
+                    }
+                }
+            }
+            Some(match group.len() {
+                1 => Ok(group.remove(0)),
+                _ => concat_batches(group[0].schema_ref(), &group).map_err(Into::into),
+            })
+        })
+    }
+
+    /// Whether [`Self::groups`] of so many bytes may be several.
+    pub fn has_groups(&self, bytes: usize) -> bool {
         match self {
-            Self::Held(batch) => take(batch.clone()),
-            Self::Spilled(file) => file.for_each(take),
+            Self::Held(_) | Self::Block(..) => false,
+            Self::Parts(_) => true,
+            Self::Spilled(file) => file.block_bytes().iter().sum::<usize>() > bytes,
         }
     }
 
-    /// The rows, read if they are not in memory.
+    /// All rows as one batch, read if they are not in memory.
     pub fn load(&self) -> Result<RecordBatch> {
         match self {
             Self::Held(batch) => Ok(batch.clone()),
-            Self::Spilled(file) => file.load(),
+            _ => Ok(concat_batches(self.schema(), &self.parts().collect::<Result<Vec<_>>>()?)?),
         }
     }
 }

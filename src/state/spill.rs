@@ -1,7 +1,7 @@
 //! State rows that do not fit into memory, in files of the local disk that live as long as their process.
 //!
 //! ```text
-//!   SpillFolder ── a folder of this process, locked; those of processes that were killed are removed
+//!   SpillFolder ── a folder of this process (`spill_folder.rs`)
 //!     └── SpilledFile: Arrow IPC, many small batches ("blocks"), each readable by itself; gone when nobody needs it
 //! ```
 //!
@@ -14,109 +14,16 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 
 use super::checked_file::{CheckedReader, CheckedWriter, Checksums};
+use super::spill_folder::SpillFolder;
 use crate::contracts::{Error, Result, batch_bytes, compact};
-
-/// Names of folders below the one that is given.
-const PREFIX: &str = "tidemill-spill-";
-/// Locked while the process lives.
-const LOCK: &str = "lock";
-
-/// See the module's description.
-#[derive(Debug)]
-pub struct SpillFolder {
-    folder: PathBuf,
-    _lock: File,
-    file_bytes: usize,
-    named: AtomicU64,
-    written: AtomicU64,
-    held: AtomicU64,
-}
-
-impl SpillFolder {
-    /// A folder of this process's own below `parent`, which is created where it is missing. Folders that processes before have
-    /// left there are removed. A file is full when it has `file_bytes`: a checkpoint has so much in memory at a time.
-    ///
-    /// # Errors
-    /// The disk refuses: see [`Error::of_disk`].
-    pub fn create(parent: &Path, file_bytes: usize) -> Result<Arc<Self>> {
-        let failed = |e: std::io::Error| {
-            Error::of_disk(format!("cannot make a folder for spilled state below '{}'", parent.display()), e)
-                .hint("name a folder of a disk that can be written with --spill-dir")
-        };
-        fs::create_dir_all(parent).map_err(failed)?;
-        remove_left(parent).map_err(failed)?;
-        let mut number = 0_u64;
-        loop {
-            let folder = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
-            match fs::create_dir(&folder) {
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
-                created => {
-                    created.map_err(failed)?;
-                    let lock = File::create(folder.join(LOCK)).map_err(failed)?;
-                    lock.try_lock().map_err(|e| failed(e.into()))?;
-                    let (named, written, held) = Default::default();
-                    return Ok(Arc::new(Self { folder, _lock: lock, file_bytes, named, written, held }));
-                }
-            }
-        }
-    }
-
-    /// Begins a file for rows of `schema`.
-    pub fn file(self: &Arc<Self>, schema: &SchemaRef) -> Result<SpillWriter> {
-        let path = self.folder.join(format!("{}.arrow", self.named.fetch_add(1, Ordering::Relaxed)));
-        let made = || -> std::result::Result<_, ArrowError> {
-            FileWriter::try_new(CheckedWriter::new(File::create(&path)?), schema)
-        };
-        let writer = made().map_err(|e| unwritable(&path, e))?;
-        let schema = Arc::clone(schema);
-        Ok(SpillWriter { folder: Arc::clone(self), path, schema, writer: Some(writer), blocks: Vec::new(), bytes: 0 })
-    }
-
-    /// Bytes written in all, and bytes of the files that are there.
-    pub fn bytes(&self) -> (u64, u64) {
-        (self.written.load(Ordering::Relaxed), self.held.load(Ordering::Relaxed))
-    }
-
-    /// Bytes from which on a file is full.
-    pub fn file_bytes(&self) -> usize {
-        self.file_bytes
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.folder
-    }
-}
-
-impl Drop for SpillFolder {
-    fn drop(&mut self) {
-        // What cannot be removed now is removed by the next process.
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Removes folders whose process has died: nobody holds their lock.
-fn remove_left(parent: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(parent)? {
-        let path = entry?.path();
-        let ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
-        // Without a lock file it is just being made.
-        if ours && File::open(path.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
-            fs::remove_dir_all(&path)?;
-        }
-    }
-    Ok(())
-}
 
 fn unwritable(path: &Path, error: ArrowError) -> Error {
     Error::unavailable(format!("cannot write spilled state to '{}'", path.display()))
@@ -131,10 +38,27 @@ pub struct SpillWriter {
     schema: SchemaRef,
     writer: Option<FileWriter<CheckedWriter>>,
     blocks: Vec<usize>,
+    sizes: Vec<usize>,
     bytes: usize,
 }
 
 impl SpillWriter {
+    /// Begins a file for rows of `schema`.
+    pub(super) fn create(folder: &Arc<SpillFolder>, schema: &SchemaRef) -> Result<Self> {
+        let path = folder.name();
+        let made = || -> std::result::Result<_, ArrowError> {
+            FileWriter::try_new(CheckedWriter::new(File::create(&path)?), schema)
+        };
+        let writer = Some(made().map_err(|e| unwritable(&path, e))?);
+        let (blocks, sizes, schema) = (Vec::new(), Vec::new(), Arc::clone(schema));
+        Ok(Self { folder: Arc::clone(folder), path, schema, writer, blocks, sizes, bytes: 0 })
+    }
+
+    /// Schema of the rows.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// Adds a block. Answers whether the file is full now.
     pub fn write(&mut self, block: &RecordBatch) -> Result<bool> {
         let columns: Vec<_> = block.columns().iter().map(compact).collect();
@@ -145,8 +69,9 @@ impl SpillWriter {
         };
         writer.write(&block).map_err(|e| unwritable(&self.path, e))?;
         self.blocks.push(block.num_rows());
-        self.bytes += batch_bytes(&block);
-        Ok(self.bytes >= self.folder.file_bytes)
+        self.sizes.push(batch_bytes(&block));
+        self.bytes += self.sizes.last().copied().unwrap_or(0);
+        Ok(self.bytes >= self.folder.file_bytes())
     }
 
     /// Ends the file.
@@ -158,11 +83,10 @@ impl SpillWriter {
         let end = || -> std::result::Result<Checksums, ArrowError> { Ok(writer.into_inner()?.end()?) };
         let checksums = end().map_err(|e| unwritable(&path, e))?;
         let bytes = checksums.length();
-        self.folder.written.fetch_add(bytes, Ordering::Relaxed);
-        self.folder.held.fetch_add(bytes, Ordering::Relaxed);
+        self.folder.holds(bytes);
         let (schema, blocks) = (Arc::clone(&self.schema), std::mem::take(&mut self.blocks));
-        let rows = blocks.iter().sum();
-        Ok(Arc::new(SpilledFile { folder: Arc::clone(&self.folder), path, schema, blocks, rows, checksums }))
+        let (sizes, rows) = (std::mem::take(&mut self.sizes), blocks.iter().sum());
+        Ok(Arc::new(SpilledFile { folder: Arc::clone(&self.folder), path, schema, blocks, sizes, rows, checksums }))
     }
 }
 
@@ -189,6 +113,8 @@ pub struct SpilledFile {
     schema: SchemaRef,
     /// Rows of each block.
     blocks: Vec<usize>,
+    /// About how many bytes each has in memory.
+    sizes: Vec<usize>,
     rows: usize,
     checksums: Checksums,
 }
@@ -202,6 +128,11 @@ impl SpilledFile {
     /// Rows of each block.
     pub fn block_rows(&self) -> &[usize] {
         &self.blocks
+    }
+
+    /// About how many bytes each block has when it is read.
+    pub fn block_bytes(&self) -> &[usize] {
+        &self.sizes
     }
 
     /// Its length.
@@ -221,22 +152,6 @@ impl SpilledFile {
         };
         let reader = open().map_err(|e| self.unreadable(e))?;
         Ok(BlockReader { reader, path: self.path.clone() })
-    }
-
-    /// All rows as one batch.
-    pub fn load(&self) -> Result<RecordBatch> {
-        let mut blocks = Vec::with_capacity(self.blocks.len());
-        self.for_each(&mut |block| {
-            blocks.push(block);
-            Ok(())
-        })?;
-        Ok(concat_batches(&self.schema, &blocks)?)
-    }
-
-    /// The rows, block by block: one is in memory at a time.
-    pub fn for_each(&self, take: &mut impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
-        let mut reader = self.reader()?;
-        (0..self.blocks.len()).try_for_each(|block| take(reader.read(block)?))
     }
 
     fn unreadable(&self, error: ArrowError) -> Error {
@@ -261,7 +176,7 @@ fn unreadable(path: &Path, error: ArrowError) -> Error {
 
 impl Drop for SpilledFile {
     fn drop(&mut self) {
-        self.folder.held.fetch_sub(self.bytes(), Ordering::Relaxed);
+        self.folder.lets_go(self.bytes());
         // The folder takes it along if it cannot be removed now.
         let _ = fs::remove_file(&self.path);
     }
@@ -291,12 +206,17 @@ mod tests {
 
     use super::*;
     use crate::contracts::ErrorKind as Kind;
+    use crate::state::PieceRows;
 
     fn batch(numbers: std::ops::Range<i64>) -> RecordBatch {
         let texts: StringViewArray = numbers.clone().map(|n| Some(format!("a text of some length {n}"))).collect();
         let numbers = Int64Array::from_iter_values(numbers);
         let columns: [(&str, ArrayRef); 2] = [("n", Arc::new(numbers)), ("t", Arc::new(texts))];
         RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).expect("a batch")
+    }
+
+    fn load(file: &Arc<SpilledFile>) -> Result<RecordBatch> {
+        PieceRows::Spilled(Arc::clone(file)).load()
     }
 
     #[test]
@@ -310,7 +230,9 @@ mod tests {
         }
         let file = writer.finish().expect("finished");
         assert_eq!(file.reader().expect("a reader").read(7).expect("read"), whole.slice(700, 100));
-        assert_eq!(file.load().expect("loaded"), whole);
+        assert_eq!(load(&file).expect("loaded"), whole);
+        let whole_bytes = batch_bytes(&whole);
+        assert!(file.block_bytes().iter().sum::<usize>().abs_diff(whole_bytes) < whole_bytes / 10);
         assert!(file.bytes() < 100_000, "{} bytes: a block has its own text only", file.bytes());
         assert_eq!(folder.bytes(), (file.bytes(), file.bytes()));
         let path = file.path.clone();
@@ -331,7 +253,7 @@ mod tests {
         let file = writer.finish().expect("finished");
         let good = fs::read(&file.path).expect("read");
         let refused = |what: &str, kind: Kind| {
-            let error = file.load().expect_err(what);
+            let error = load(&file).expect_err(what);
             let text = error.to_string();
             assert!(error.kind() == kind && text.contains(&*file.path.to_string_lossy()), "{what}: {text}");
         };
@@ -349,22 +271,8 @@ mod tests {
         fs::write(&file.path, vec![0; good.len()]).expect("written");
         refused("zeros", Kind::Corrupt);
         fs::write(&file.path, &good).expect("written");
-        assert_eq!(file.load().expect("loaded"), whole);
+        assert_eq!(load(&file).expect("loaded"), whole);
         fs::remove_file(&file.path).expect("removed");
         refused("gone", Kind::Unavailable);
-    }
-
-    #[test]
-    fn folders_of_dead_processes_are_removed_and_others_are_not() {
-        let parent = tempfile::tempdir().expect("a folder");
-        let living = SpillFolder::create(parent.path(), 1 << 20).expect("created");
-        let dead = parent.path().join("tidemill-spill-1-0");
-        fs::create_dir(&dead).expect("created");
-        fs::write(dead.join(LOCK), "").expect("written");
-        let second = SpillFolder::create(parent.path(), 1 << 20).expect("created");
-        assert!(living.path().exists() && second.path().exists() && !dead.exists());
-        let path = second.path().to_owned();
-        drop(second);
-        assert!(!path.exists());
     }
 }

@@ -41,21 +41,30 @@ impl RunningAggregate {
         self.ids.restored(&mut pieces);
         let mut part = room.map(RestoreRoom::part);
         for StatePiece { id, rows, dead } in pieces {
-            let (rows, is_changed) = self.laid_out(rows.load()?)?;
-            // It must be written as it is now.
-            let id = if is_changed { self.ids.take() } else { id };
-            let dead: Vec<bool> = dead.map_or_else(|| vec![false; rows.num_rows()], |dead| dead.iter().collect());
-            // Once, where putting them in would grow it several times.
-            self.index.reserve(dead.iter().filter(|dead| !**dead).count(), |(hash, _)| *hash);
-            self.put_chunk(id, rows, dead)?;
-            if let Some(part) = &mut part
-                && part.holds(self.memory().1).is_some()
-            {
-                // All of it, as always.
-                self.spill(part.folder())?;
-                part.holds(self.memory().1);
+            let most = part.as_ref().map_or(self.most_merged, |part| part.folder().file_bytes());
+            let (is_divided, mut from) = (rows.has_groups(most), 0);
+            for rows in rows.groups(most) {
+                let (rows, is_changed) = self.laid_out(rows?)?;
+                // It must be written as it is now.
+                let id = if is_changed || is_divided { self.ids.take() } else { id };
+                let rows_of_it = from..from + rows.num_rows();
+                from = rows_of_it.end;
+                let dead: Vec<bool> = match &dead {
+                    Some(dead) => rows_of_it.map(|row| dead.value(row)).collect(),
+                    None => vec![false; rows.num_rows()],
+                };
+                // Once, where putting them in would grow it several times.
+                self.index.reserve(dead.iter().filter(|dead| !**dead).count(), |(hash, _)| *hash);
+                self.put_chunk(id, rows, dead)?;
+                if let Some(part) = &mut part
+                    && part.holds(self.memory().1).is_some()
+                {
+                    // All of it, as always.
+                    self.spill(part.folder())?;
+                    part.holds(self.memory().1);
+                }
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
         }
         Ok(())
     }
