@@ -116,10 +116,13 @@ pub trait Source: Send + Sync + fmt::Debug {
         None
     }
 
-    /// What a split is called now that an earlier run has called `saved`. Asked when `begin` is done. Another name where one split can be
-    /// named in several ways (a file's path); a split that is not known keeps its name.
-    fn known_as(&self, saved: &SplitId) -> SplitId {
-        saved.clone()
+    /// What splits are called now that earlier runs have called so: other names where one split can be named in several ways (a file's
+    /// path). What is not among them keeps its name. Asked when `begin` is done.
+    ///
+    /// # Errors
+    /// Those of looking where they are.
+    async fn known_as(&self, _earlier: Vec<SplitId>) -> Result<BTreeMap<SplitId, SplitId>> {
+        Ok(BTreeMap::new())
     }
 
     /// All splits at this time, in the order in which they should be started. It is asked about once a second, between

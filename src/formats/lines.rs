@@ -47,10 +47,12 @@ impl Framing {
     }
 }
 
-fn push(data: &[u8], start: usize, mut end: usize, comments: bool, records: &mut Vec<RecordRange>) {
-    if end > start && data[end - 1] == b'\r' {
-        end -= 1;
-    }
+fn push(data: &[u8], start: usize, end: usize, comments: bool, records: &mut Vec<RecordRange>) {
+    let has_return = end > start && data[end - 1] == b'\r';
+    push_as_is(data, start, end - usize::from(has_return), comments, records);
+}
+
+fn push_as_is(data: &[u8], start: usize, end: usize, comments: bool, records: &mut Vec<RecordRange>) {
     if end > start && !(comments && data[start] == b'#') {
         records.push(RecordRange { start: start as u32, end: end as u32 });
     }
@@ -90,7 +92,11 @@ impl CsvFraming {
                 // An unterminated quote at the end of the input must not swallow the lines after it.
                 RecordEnd::InQuotes => memchr(b'\n', &data[start..]).map_or(data.len(), |i| start + i),
             };
-            push(data, start, end, self.comments, records);
+            match end > start && self.is_escaped(&data[start..end - 1]) {
+                // A last field that ends in a carriage return.
+                true => push_as_is(data, start, end, self.comments, records),
+                false => push(data, start, end, self.comments, records),
+            }
             start = (end + 1).min(data.len());
         }
         start

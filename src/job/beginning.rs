@@ -36,11 +36,8 @@ impl Beginning<'_> {
                 twice.join(", ")
             ));
         }
-        if self.back.is_some()
-            && let Some(note) = manifest.and_then(first_again)
-        {
-            notes.push(note);
-        }
+        let goes_back = |manifest: &&Manifest| self.back.is_some() || manifest.catches_up();
+        notes.extend(manifest.filter(goes_back).and_then(first_again));
         notes
     }
 

@@ -12,7 +12,7 @@ use datafusion::arrow::datatypes::FieldRef;
 use super::places::{Moved, follow};
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
-use crate::runtime::{columns_of_open_rows, identity, is_identity_of};
+use crate::runtime::{columns_of_open_rows, identity, is_identity_of, is_text_of};
 use crate::sql::QueryPlan;
 use crate::state::{Manifest, ManifestQuery, OperatorState};
 
@@ -35,17 +35,17 @@ pub(super) struct Reconciled {
 /// not.
 pub(super) fn reconcile(
     queries: &[QueryPlan],
-    mut saved: Option<&mut Manifest>,
+    mut manifest: Option<&mut Manifest>,
     log: &[LogEntry],
     state: &StateOptions,
 ) -> Result<Reconciled> {
-    let mut appeared = all_appeared(queries, saved.as_deref(), log);
-    let Moved { notes: mut notes_of_places, gone: displaced, renamed, unclear } = match &mut saved {
+    let mut appeared = all_appeared(queries, manifest.as_deref(), log);
+    let Moved { notes: mut notes_of_places, gone: displaced, renamed, unclear } = match &mut manifest {
         Some(manifest) => follow(queries, manifest, log)?,
         None => Moved::default(),
     };
     let mut nothing = BTreeMap::new();
-    let (epoch, checkpointed_by, saved) = match saved {
+    let (epoch, checkpointed_by, saved) = match &mut manifest {
         Some(manifest) => (manifest.epoch, manifest.generation, &mut manifest.queries),
         None => (0, 0, &mut nothing),
     };
@@ -140,6 +140,7 @@ pub(super) fn reconcile(
     // A checkpoint in a folder may take the beginning of its run out of the log; then it has what that run computed, or one after it that has
     // repeated those epochs as far as it was allowed to.
     let by_checkpoint = started.is_none() && by.is_some_and(|by| checkpointed_by >= by);
+    let mut anew = BTreeMap::new();
     for query in queries {
         let named = state.reset.iter().any(|given| means(given, &query.name));
         let reset = named && still(Some(checkpointed_by));
@@ -161,7 +162,7 @@ pub(super) fn reconcile(
             }
             notes.extend(keep_state(query, before)?);
         }
-        match saved.get(&query.name) {
+        match saved.get_mut(&query.name) {
             None if had_queries => {
                 notes.push(format!("query '{}' is new: it begins behind the last checkpoint", query.name));
             }
@@ -175,10 +176,14 @@ pub(super) fn reconcile(
                     .hint("run the unchanged files once with --once, and then the changed ones"));
                 }
                 saved.remove(&query.name);
+                anew.insert(query.name.as_str(), None);
                 notes.push(format!("query '{}' begins without state behind the last checkpoint", query.name));
             }
             Some(before) => same_operators(query, before, is_unclear)?,
         }
+    }
+    if let Some(manifest) = manifest {
+        manifest.rename_catching_up(&anew);
     }
     Ok(Reconciled { notes, appeared })
 }
@@ -272,21 +277,22 @@ fn whose_is_unclear(name: &str) -> Error {
 const ONE_BY_ONE: &str = "change one thing after the other: first add, move or take away INSERTs as they were, and run once with --once; then change \
                           the query";
 
-fn same_operators(query: &QueryPlan, before: &ManifestQuery, is_unclear: bool) -> Result<()> {
-    let own: Vec<&str> = query.graph.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
-    let saved: Vec<&str> = before.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
-    if own == saved {
+fn same_operators(query: &QueryPlan, before: &mut ManifestQuery, is_unclear: bool) -> Result<()> {
+    let own = &query.graph.operators;
+    if is_same_state(query, before) {
+        // Those of an earlier version say less, and the next checkpoint is to say all.
+        for (own, before) in own.iter().zip(&mut before.operators) {
+            before.fingerprint.clone_from(&own.fingerprint);
+        }
         return Ok(());
     }
-    let differs = own.iter().zip(&saved).find(|(own, saved)| own != saved);
-    let (own, saved) = match differs {
-        Some((own, saved)) => ((*own).to_owned(), (*saved).to_owned()),
-        None => (query.normal.clone(), before.plan.clone()),
-    };
+    let texts = own.iter().zip(&before.operators).map(|(own, before)| (&own.fingerprint, &before.fingerprint));
+    let differs = texts.into_iter().find(|(own, saved)| !is_text_of(saved, own));
+    let (own, saved) = differs.unwrap_or((&query.normal, &before.plan));
     let error = format!(
         "the query '{}' has changed since its state was saved:\n{}",
         query.name,
-        difference(&saved, &own).trim_end()
+        difference(saved, own).trim_end()
     );
     if is_unclear {
         let error = format!(

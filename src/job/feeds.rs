@@ -4,7 +4,6 @@
 //! at the same positions; they share a decoder where their columns agree as well. What may differ is what each makes of
 //! the records: columns, watermark, idle rule.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 
 use super::run::JobOptions;
 use crate::connectors::Connectors;
+use crate::connectors::kinesis::NamedConsumer;
 use crate::contracts::{Error, Result, StartPosition, TableSpec};
 use crate::formats::{RawTest, decoder};
 use crate::runtime::{DecoderFactory, Ending, FeedSpecification, TableSpecification, WatermarkRule, union_of};
@@ -47,11 +47,14 @@ pub(super) fn feeds(
 
 /// Two readers with one consumer would take each shard's subscription from each other, every five seconds and for ever.
 fn check_consumers(groups: &[Group<'_>], connectors: &Connectors) -> Result<()> {
-    let mut readers = BTreeMap::new();
+    let mut readers: Vec<(NamedConsumer, &SourcePlan)> = Vec::new();
     for group in groups {
         let table = group.members[0];
         for consumer in connectors.fan_out_consumers(&table.spec, &table.connector)? {
-            let Some(other) = readers.insert(consumer.clone(), table) else { continue };
+            let Some((_, other)) = readers.iter().find(|(other, _)| other.is_same(&consumer)) else {
+                readers.push((consumer, table));
+                continue;
+            };
             let (stream, name) = (consumer.stream, consumer.consumer);
             let error = format!(
                 "tables '{}' and '{}' read stream '{stream}' with the same consumer '{name}', each by itself: they differ in their options, or in \

@@ -7,7 +7,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
-use super::mounts::{Mounts, on_a_disk};
+use super::mounts::{Mounts, temporary_files};
 use crate::contracts::{Error, Result};
 use crate::operators::StateLimit;
 use crate::state::{STATE_FILE_BYTES, SpillFolder};
@@ -75,7 +75,7 @@ impl MemoryOptions {
         let asked = bytes.is_some() || spill.is_some();
         let bytes = bytes.or_else(|| Some((available()? as f64 * DEFAULT_SHARE) as u64))?;
         let spill = spill.or_else(|| Some(local?.join("spill")));
-        let spill = spill.unwrap_or_else(|| on_a_disk(std::env::temp_dir(), &Mounts::of_this_process()));
+        let spill = spill.unwrap_or_else(|| temporary_files(&Mounts::of_this_process()));
         Some(Self { bytes, spill, asked, jobs: 1 })
     }
 

@@ -20,6 +20,7 @@ mod replica;
 mod resources;
 mod run;
 mod saved;
+mod state_parquet;
 mod state_text;
 mod state_tools;
 mod unsaved;

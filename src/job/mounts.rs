@@ -59,11 +59,21 @@ fn unescaped(place: &str) -> PathBuf {
     text.into()
 }
 
-/// The folder, unless it is in memory and there is another that is not.
-pub(super) fn on_a_disk(folder: PathBuf, mounts: &Mounts) -> PathBuf {
-    let other = Path::new(LARGE_FILES);
-    let is_better = mounts.in_memory(&folder).is_some() && other.is_dir() && mounts.in_memory(other).is_none();
-    if is_better { other.to_owned() } else { folder }
+/// The system's folder for temporary files; where that is in memory, the one for larger and longer-lived ones, if it is there and can be
+/// written (a container's own disk may be read-only).
+pub(super) fn temporary_files(mounts: &Mounts) -> PathBuf {
+    on_a_disk(std::env::temp_dir(), Path::new(LARGE_FILES), mounts)
+}
+
+fn on_a_disk(folder: PathBuf, other: &Path, mounts: &Mounts) -> PathBuf {
+    let is_better = || mounts.in_memory(other).is_none() && can_be_written(other);
+    if mounts.in_memory(&folder).is_some() && is_better() { other.to_owned() } else { folder }
+}
+
+fn can_be_written(folder: &Path) -> bool {
+    let Ok(random) = getrandom::u64() else { return false };
+    let probe = folder.join(format!("tidemill-probe-{random:016x}"));
+    std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok()
 }
 
 #[cfg(test)]
@@ -107,10 +117,17 @@ mod tests {
         let below = place.join("not/there/yet");
         assert_eq!(text("tmpfs", "ext4").in_memory(&below), Some("tmpfs"));
         assert_eq!(text("ext4", "tmpfs").in_memory(&below), None);
-        let wanted = if Path::new(LARGE_FILES).is_dir() { PathBuf::from(LARGE_FILES) } else { below.clone() };
-        assert_eq!(on_a_disk(below.clone(), &text("tmpfs", "ext4")), wanted);
-        assert_eq!(on_a_disk(below.clone(), &text("ext4", "ext4")), below);
-        assert_eq!(on_a_disk(below.clone(), &text("tmpfs", "tmpfs")), below, "the other is no better");
-        assert_eq!(on_a_disk(below.clone(), &Mounts(String::new())), below);
+        let other = tempfile::tempdir().expect("a folder");
+        let taken = |other: &Path, mounts: &Mounts| on_a_disk(below.clone(), other, mounts);
+        assert_eq!(taken(other.path(), &text("tmpfs", "ext4")), other.path());
+        assert_eq!(std::fs::read_dir(other.path()).expect("listed").count(), 0, "nothing is left in it");
+        assert_eq!(taken(other.path(), &text("ext4", "ext4")), below);
+        assert_eq!(taken(other.path(), &text("tmpfs", "tmpfs")), below, "the other is no better");
+        assert_eq!(taken(other.path(), &Mounts(String::new())), below);
+        // Root may write whatever the mode says, but not below a file.
+        let file = other.path().join("a file");
+        std::fs::write(&file, "").expect("written");
+        assert_eq!(taken(&file, &text("tmpfs", "ext4")), below, "nothing can be made in the other");
+        assert_eq!(taken(&other.path().join("none"), &text("tmpfs", "ext4")), below);
     }
 }

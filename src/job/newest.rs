@@ -25,7 +25,7 @@ pub(super) enum Passes<'a> {
     ForNothing,
     /// The run goes on from the newest one that is whole.
     ForThePrevious,
-    /// Somebody goes back to this, and it is told what was passed over.
+    /// Somebody goes back to another one, of which this tells.
     For(&'a str),
 }
 
@@ -43,7 +43,11 @@ pub(super) async fn newest(
     let mut newest = Newest::default();
     let mut is_unknown = false;
     for number in store.numbers().await?.into_iter().rev() {
-        let manifest = store.manifest(number).await;
+        let Some(manifest) = store.find_manifest(number).await.transpose() else {
+            // A run that is being taken over has made others since they were listed, and has removed it.
+            let error = format!("checkpoint {number} in '{}' was removed since it was listed", store.storage().place());
+            return Err(Error::new(ErrorKind::Fenced, error));
+        };
         is_unknown |= manifest.is_err();
         if let Ok(manifest) = &manifest {
             newest.generation = newest.generation.max(manifest.generation);
@@ -62,10 +66,6 @@ pub(super) async fn newest(
                 newest.manifest = Some(manifest);
                 break;
             }
-            // A run that is being taken over has made others since it was listed, and has removed it.
-            Err(error) if error.kind() == ErrorKind::Config => {
-                return Err(Error::new(ErrorKind::Fenced, error.message()));
-            }
             Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
             Err(error) => error,
         };
@@ -74,7 +74,7 @@ pub(super) async fn newest(
             // What it says is not known: its run and its epochs are passed over by the time.
             Passes::ForNothing => notes.push(format!("--fresh: {}", error.message())),
             Passes::ForThePrevious => notes.push(format!("{}: going on from the one before", error.message())),
-            Passes::For(name) => notes.push(format!("{}: passed over for savepoint {name}", error.message())),
+            Passes::For(name) => notes.push(format!("{}: passed over for {name}", error.message())),
         }
         newest.damaged |= !matches!(passes, Passes::ForNothing);
     }

@@ -5,10 +5,10 @@
 //! twice, or refused as older, under another name. What the epoch log has is under the names of the run that has written it; therefore nothing is renamed
 //! while anything in it that is needed goes by other names than those of now.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::contracts::{Error, LogEntry, Result};
-use crate::runtime::{identity, is_identity_of};
+use crate::runtime::{identity, is_identity_of, is_text_of};
 use crate::sql::QueryPlan;
 use crate::state::{Manifest, ManifestQuery};
 
@@ -68,10 +68,15 @@ enum Alike {
     State,
 }
 
+/// Whether operators compute the same.
+pub(super) fn is_same_state(own: &QueryPlan, before: &ManifestQuery) -> bool {
+    let own = &own.graph.operators;
+    own.len() == before.operators.len()
+        && own.iter().zip(&before.operators).all(|(own, before)| is_text_of(&before.fingerprint, &own.fingerprint))
+}
+
 fn alike(own: &QueryPlan, before: &ManifestQuery, as_to: Alike) -> bool {
-    let of_own = own.graph.operators.iter().map(|operator| &operator.fingerprint);
-    let same_state = of_own.eq(before.operators.iter().map(|operator| &operator.fingerprint));
-    same_state
+    is_same_state(own, before)
         && match as_to {
             Alike::All => is_identity_of(&identity(&before.plan), &own.normal),
             Alike::State => !before.operators.is_empty(),
@@ -130,6 +135,10 @@ impl Group<'_> {
                     .push(format!("query '{}' was '{was}' before, and goes on with the state of that", own.name));
             }
         }
+        // Those that had open files when the job went back go on to catch up.
+        let mut names: BTreeMap<&str, Option<&str>> = self.before.iter().map(|name| (name.as_str(), None)).collect();
+        names.extend(renames().map(|(own, was)| (was.as_str(), Some(own.name.as_str()))));
+        manifest.rename_catching_up(&names);
         saved.sort_by_key(|(name, _)| self.before.iter().position(|before| before == name));
         moved.gone.extend(saved);
         moved.renamed.extend(self.own.iter().map(|query| query.name.clone()).chain(self.before.iter().cloned()));
@@ -138,16 +147,25 @@ impl Group<'_> {
 
     /// Whether all that the log has under names of this group, and that is needed, goes by the names of now.
     fn nothing_is_left(&self, manifest: &Manifest, log: &[LogEntry]) -> bool {
+        let are_these = |queries: &BTreeMap<String, String>| {
+            let has = |own: &&QueryPlan| queries.get(&own.name).is_some_and(|of| is_identity_of(of, &own.normal));
+            self.own.iter().all(has)
+        };
+        // Since the job has gone back, the log has what runs have done which had these names already (and gone back has somebody without any).
+        let by_these = |entry: &LogEntry| match entry {
+            LogEntry::Started { queries, .. } => queries.is_empty() || are_these(queries),
+            _ => true,
+        };
+        let all_by_these = || {
+            matches!(log.first(), Some(LogEntry::Started { .. })) && log.iter().all(by_these) && manifest.catches_up()
+        };
         let is_open = |name: &String| manifest.queries.get(name).is_some_and(|of| of.durable_epoch < manifest.epoch);
-        if self.before.iter().any(is_open) && log.iter().any(|entry| entry.epoch().is_some()) {
+        if self.before.iter().any(is_open) && log.iter().any(|entry| entry.epoch().is_some()) && !all_by_these() {
             return false;
         }
         let has_these = |generation: u64| {
             log.iter().any(|entry| match entry {
-                LogEntry::Started { generation: of, queries, .. } if *of == generation => self
-                    .own
-                    .iter()
-                    .all(|own| queries.get(&own.name).is_some_and(|identity| is_identity_of(identity, &own.normal))),
+                LogEntry::Started { generation: of, queries, .. } => *of == generation && are_these(queries),
                 _ => false,
             })
         };

@@ -211,7 +211,8 @@ impl Opening<'_> {
         // Of what is forgotten anyway, nothing need be readable.
         let anew =
             options.fresh || (begins_anew(&entries) && state.from_savepoint.is_none() && !state.previous_checkpoint);
-        let passes = match (&state.from_savepoint, anew, state.previous_checkpoint) {
+        let savepoint_of = state.from_savepoint.as_ref().map(|name| format!("savepoint {name}"));
+        let passes = match (&savepoint_of, anew, state.previous_checkpoint) {
             (_, true, _) => Passes::ForNothing,
             (Some(name), ..) => Passes::For(name),
             (None, _, true) => Passes::ForThePrevious,

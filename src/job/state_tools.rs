@@ -1,19 +1,14 @@
 //! What people do with a job's saved state by hand: look at it, keep it, go back to it, take it elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use datafusion::arrow::array::RecordBatch;
-use parquet::arrow::ArrowWriter;
-use parquet::errors::ParquetError;
 
 use super::beginning::first_again;
 use super::files::refuse_with_sql;
 use super::newest::{Passes, newest};
 use super::saved::{ATTEMPTS, last_epoch, last_generation, nonce, open_log, storage};
+use super::state_parquet::{ParquetFile, file_names};
 use super::state_text::{changed, everything, short};
 use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, OpenedLog, Result, SeenLog};
 use crate::state::{CheckpointStore, Manifest, Stamp};
@@ -55,9 +50,20 @@ impl StateTools {
         if which != "latest" {
             return Ok((self.store.savepoint(which).await?, format!("savepoint {which}")));
         }
-        let latest = self.store.latest().await?.ok_or_else(|| self.nothing())?;
-        let name = format!("checkpoint {}", latest.number);
-        Ok((latest, name))
+        self.look(which).await?.ok_or_else(|| self.nothing())
+    }
+
+    /// The same, or `None` if there is none.
+    async fn look(&self, which: &str) -> Result<Option<(Manifest, String)>> {
+        let (found, kind) = match which.parse() {
+            Ok(number) => (self.store.find_manifest(number).await?, "checkpoint"),
+            Err(_) if which == "latest" => (self.store.latest().await?, "checkpoint"),
+            Err(_) => (self.store.find_savepoint(which).await?, "savepoint"),
+        };
+        Ok(found.map(|manifest| {
+            let name = if kind == "savepoint" { which.to_owned() } else { manifest.number.to_string() };
+            (manifest, format!("{kind} {name}"))
+        }))
     }
 
     fn nothing(&self) -> Error {
@@ -113,7 +119,8 @@ impl StateTools {
                     (manifest, _) = self.read_again(which, &manifest, error, &mut reads).await?;
                     // What has been written is of another checkpoint.
                     for file in files.drain(..) {
-                        std::fs::remove_file(&file).map_err(|e| cannot_write(&file, e))?;
+                        let failed = |e| Error::of_disk(format!("cannot remove '{}'", file.display()), e);
+                        std::fs::remove_file(&file).map_err(failed)?;
                     }
                 }
             }
@@ -194,7 +201,10 @@ impl StateTools {
             (Ok(said), Err(error)) => Ok(format!(
                 "{said}\nthe savepoint '{kept}', which has kept its files meanwhile, is still there: {error}"
             )),
-            (rewound, _) => rewound,
+            (Err(error), Err(_)) => Err(error.context(format!(
+                "the savepoint '{kept}', which keeps the files of {name}, is still there (`tidemill state drop` removes it)"
+            ))),
+            (rewound, Ok(_)) => rewound,
         }
     }
 
@@ -262,13 +272,12 @@ impl StateTools {
         if error.kind() != ErrorKind::Corrupt {
             return Err(error);
         }
-        match self.find(which).await {
-            Ok((now, _)) if (now.number, &now.nonce) == (read.number, &read.nonce) => return Err(error),
-            Ok(found) if *reads + 1 < READS => {
+        match self.look(which).await? {
+            Some((now, _)) if (now.number, &now.nonce) == (read.number, &read.nonce) => return Err(error),
+            Some(found) if *reads + 1 < READS => {
                 *reads += 1;
                 return Ok(found);
             }
-            Err(other) if other.kind() != ErrorKind::Config => return Err(other),
             _ => {}
         }
         let gone = format!("checkpoint {} was removed while it was read", read.number);
@@ -311,7 +320,9 @@ impl StateTools {
     /// The last epoch and the last run, by the newest checkpoint and these entries of the log, which may have had more.
     async fn last(&self, entries: &[LogEntry], damaged: bool) -> Result<(u64, u64)> {
         // Who goes back to another one, or copies it, does so also where the newest is damaged.
-        let newest = newest(&self.store, Passes::For("another"), damaged, &self.clock, &mut Vec::new()).await?;
+        let mut notes = Vec::new();
+        let newest = newest(&self.store, Passes::For("another one"), damaged, &self.clock, &mut notes).await?;
+        notes.iter().for_each(|note| tracing::warn!("{note}"));
         Ok((newest.epoch.max(last_epoch(entries)), newest.generation.max(last_generation(entries))))
     }
 }
@@ -373,64 +384,6 @@ fn only_job(folder: &Path) -> Result<Option<PathBuf>> {
             let names: Vec<String> = jobs.iter().map(|job| job.display().to_string()).collect();
             Err(Error::config(format!("'{}' has the checkpoints of several jobs", folder.display()))
                 .hint(format!("give one of {}", names.join(", "))))
-        }
-    }
-}
-
-/// What files of each query begin with: its name in letters, digits, `_` and `-`, with a number where another one's would be the same.
-fn file_names<'a>(queries: impl Iterator<Item = &'a String>) -> BTreeMap<String, String> {
-    let mut taken = BTreeSet::new();
-    let name = |query: &String| {
-        let safe: String = query.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '-' }).collect();
-        let numbered = (2_u32..).map(|number| format!("{safe}~{number}"));
-        let free = std::iter::once(safe.clone()).chain(numbered).find(|name| !taken.contains(name)).unwrap_or(safe);
-        taken.insert(free.clone());
-        (query.clone(), free)
-    };
-    queries.map(name).collect()
-}
-
-fn cannot_write(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::unavailable(format!("cannot write '{}'", path.display())).caused_by(error)
-}
-
-/// Bytes of a row group that are held in memory.
-const ROW_GROUP_BYTES: usize = 32 << 20;
-
-/// A file that is made when its first rows come.
-struct ParquetFile {
-    path: PathBuf,
-    writer: Option<ArrowWriter<File>>,
-}
-
-impl ParquetFile {
-    fn new(path: PathBuf) -> Self {
-        Self { path, writer: None }
-    }
-
-    fn write(&mut self, rows: &RecordBatch) -> Result<()> {
-        let failed = |e: ParquetError| cannot_write(&self.path, e);
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            None => {
-                let file = File::create(&self.path)
-                    .map_err(|e| Error::of_disk(format!("cannot write '{}'", self.path.display()), e))?;
-                self.writer.insert(ArrowWriter::try_new(file, rows.schema(), None).map_err(failed)?)
-            }
-        };
-        writer.write(rows).map_err(failed)?;
-        if writer.in_progress_size() >= ROW_GROUP_BYTES { writer.flush().map_err(failed) } else { Ok(()) }
-    }
-
-    /// Its path, if there is a file.
-    fn begun(&self) -> Option<PathBuf> {
-        self.writer.as_ref().map(|_| self.path.clone())
-    }
-
-    fn close(self) -> Result<()> {
-        match self.writer {
-            Some(writer) => writer.close().map(drop).map_err(|e| cannot_write(&self.path, e)),
-            None => Ok(()),
         }
     }
 }

@@ -102,7 +102,7 @@ impl EpochRun<'_> {
             fill_reference(stage, number, self.epoch)?;
         }
         let rows = run_partitions(&stage.plan, self.compute).await?;
-        Ok(rows.into_iter().map(StoredRows::Held).collect())
+        Ok(rows.into_iter().map(StoredRows::held).collect())
     }
 
     /// Puts the epoch's rows into the slots of a stage.

@@ -306,6 +306,14 @@ impl OpenPartition {
     }
 }
 
+/// Whether a plan has functions that need all rows of a partition at once, however large it is.
+pub(super) fn needs_partitions(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let own = plan.downcast_ref::<WindowAggExec>().is_some_and(|window| {
+        window.window_expr().iter().any(|function| of_whole_partition(function.as_ref()).is_none())
+    });
+    own || plan.children().into_iter().any(needs_partitions)
+}
+
 /// The aggregate that a window function is, if its value is the same for all rows of a partition.
 fn of_whole_partition(function: &dyn WindowExpr) -> Option<&PlainAggregateWindowExpr> {
     let aggregate = function.as_any().downcast_ref::<PlainAggregateWindowExpr>()?;

@@ -8,6 +8,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use super::super::compute::{Compute, run_partitions};
 use super::super::large_plans::adapted;
 use super::*;
+use crate::contracts::ErrorKind;
 use crate::state::SpillFolder;
 
 /// Partitions of very different sizes, one of them without a key.
@@ -99,6 +100,7 @@ async fn what_needs_all_rows_of_a_large_partition_is_told() {
         let error = run_partitions(&large, &compute).await.expect_err("too much");
         let text = error.to_string();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{text}");
+        assert!(error.is_of_this_machine(), "{text}");
         assert!(text.contains(&format!("{name} OVER has a partition of more than 0 MiB")), "{text}");
         assert!(text.contains("--memory"), "{text}");
     }

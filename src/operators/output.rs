@@ -23,6 +23,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::compute::{Compute, StateLimit};
+use super::large_windows::needs_partitions;
 use super::panes::own_text;
 use super::shared_bytes::BytesPart;
 use super::stored_rows::{Room, SpilledRows, StoredRows};
@@ -133,7 +134,9 @@ impl Output {
             return Ok(());
         }
         let mut all = self.count();
-        let mut fits = all <= most;
+        // A partition that some function needs as a whole must be in memory, whatever others have there.
+        let needs_partitions = || self.reader.as_ref().is_some_and(needs_partitions);
+        let mut fits = all <= most || (self.bytes <= most && needs_partitions());
         if !fits || self.bytes > self.cut_above {
             if self.cut()? {
                 all = self.count();
@@ -205,6 +208,7 @@ impl Output {
 
     fn write_held(&mut self) -> Result<()> {
         (self.bytes, self.counted) = (0, 0);
+        self.look_above = self.limit.as_ref().map_or(0, |limit| limit.output_bytes / LOOK_PART);
         let written = std::mem::take(&mut self.held).iter().try_for_each(|batch| self.write(batch));
         if let Some(room) = &mut self.room {
             room.set(0);

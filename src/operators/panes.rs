@@ -19,7 +19,7 @@ use crate::contracts::{Result, batch_bytes};
 use crate::state::PieceIds;
 
 /// State rows that one run of `Final` may take; more are read out in several runs …
-const MOST_ROWS_AT_ONCE: usize = 512 * 1024;
+pub(super) const MOST_ROWS_AT_ONCE: usize = 512 * 1024;
 /// … the same when some come from disk, because memory is short …
 const MOST_SPILLED_ROWS_AT_ONCE: usize = 128 * 1024;
 /// … where they are narrow: these have a fourth of what an operator may have in memory of what it gives, since the hash table over them

@@ -28,8 +28,8 @@ use super::hash_ranges::HashRanges;
 use super::hash_run::{HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
 use super::panes::{
-    AT_ONCE_PART, Closing, ClosingWindows, Lists, Pane, compact, first_of_small, fit_at_once, own_text, panes_of,
-    rows_together, with_bounds,
+    AT_ONCE_PART, Closing, ClosingWindows, Lists, MOST_ROWS_AT_ONCE, Pane, compact, first_of_small, fit_at_once,
+    own_text, panes_of, rows_together, with_bounds,
 };
 use super::partials::AggregateParts;
 use super::window_spec::WindowSpec;
@@ -295,29 +295,30 @@ impl WindowAggregate {
 
     /// About how many bytes of states are read out next, `most` at a time.
     fn next_bytes(&self, most: usize) -> usize {
-        let bytes_of = |keys: &[(i64, i64)]| -> usize {
-            keys.iter().filter_map(|key| self.panes.get(key)).map(Pane::all_bytes).sum()
+        let (mut bytes, mut rows) = (0, 0);
+        // Whether more are read.
+        let mut add = |pane: &Pane| {
+            bytes += pane.all_bytes();
+            rows += pane.all_rows();
+            bytes < most && rows < MOST_ROWS_AT_ONCE
         };
-        let mut bytes = self.closing.pane.all_bytes();
-        if !self.closing.ranges.is_empty() {
-            bytes += bytes_of(&self.closing.panes);
+        let all_of = |keys: &[(i64, i64)], add: &mut dyn FnMut(&Pane) -> bool| {
+            keys.iter().filter_map(|key| self.panes.get(key)).all(add)
+        };
+        let mut reads = add(&self.closing.pane);
+        if reads && !self.closing.ranges.is_empty() {
+            reads = all_of(&self.closing.panes, &mut add);
         }
         match &self.shared {
             Some(spec) => {
                 let mut windows = self.closing.windows.clone();
-                while bytes < most
-                    && let Some(window) = windows.next(spec)
-                {
-                    bytes += bytes_of(&panes_of(&self.panes, spec, window));
+                while reads && let Some(window) = windows.next(spec) {
+                    reads = all_of(&panes_of(&self.panes, spec, window), &mut add);
                 }
             }
             None => {
-                let mut own = self.panes.iter().take_while(|((end, _), _)| self.watermark.closes(*end));
-                while bytes < most
-                    && let Some((_, pane)) = own.next()
-                {
-                    bytes += pane.all_bytes();
-                }
+                let closing = self.panes.iter().take_while(|((end, _), _)| self.watermark.closes(*end));
+                let _ = reads && closing.map(|(_, pane)| pane).all(add);
             }
         }
         bytes.min(most)

@@ -15,8 +15,8 @@ use super::output::blocks;
 use super::restore_room::RestoreRoom;
 use super::stored_rows::{SpilledRows, StoredRows, relabelled};
 use super::window_aggregate::millis;
-use crate::contracts::{Result, Watermark, batch_bytes};
-use crate::state::{MOST_MERGED_BYTES, PieceIds, PieceRows, SpillFolder, SpilledFile, StatePiece};
+use crate::contracts::{MOST_MERGED_BYTES, Result, Watermark, batch_bytes};
+use crate::state::{PieceIds, PieceRows, SpillFolder, SpilledFile, StatePiece};
 
 /// Rows of a window by age, each batch with its name in snapshots.
 #[derive(Debug, Default)]

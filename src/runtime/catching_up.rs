@@ -106,6 +106,19 @@ impl Feed {
                 tracing::warn!(table, split, "it is gone: queries that write files are not given again what it had");
             }
         }
+        // Those that had been read to their ends, and were named by their source no more, when the checkpoint was made.
+        let read_in_part = self.saved.iter().flatten().next().into_iter().flat_map(|table| &table.splits);
+        for (split, _) in read_in_part.filter(|(_, before)| !before.finished) {
+            let is_known = others.is_some_and(|others| others.splits.contains_key(split));
+            if others.is_some() && !is_known {
+                let table = self.name();
+                tracing::warn!(
+                    table,
+                    split,
+                    "it was gone before: queries that write files are not given again what it had"
+                );
+            }
+        }
     }
 }
 

@@ -105,7 +105,7 @@ impl Driver {
             let mut progress = feed.progress().or_else(|| logged_progress(feed, &logged.cuts));
             note_versions(feed, &logged.cuts, &mut progress);
             feed.specification.source.begin(feed.specification.start, progress.as_ref()).await?;
-            rename_splits(feed, &mut logged.cuts);
+            rename_splits(feed, &mut logged.cuts).await?;
         }
         self.replay = logged.cuts;
         let replaying = !self.replay.is_empty();

@@ -132,9 +132,26 @@ pub fn identity(plan: &str) -> String {
 /// Begins the part of what a query is known by that says which records count, in its tables.
 pub const RECORDS: &str = "\nof its tables:";
 
-/// Whether a saved identity is that of `plan`. Earlier versions of the program left out which records count.
+/// Begins a line that says in full what stands in a text before it.
+pub const IN_FULL: &str = "in full: ";
+
+/// Whether a saved identity is that of `plan`. Earlier versions of the program left out which records count, and what is said in full.
 pub fn is_identity_of(saved: &str, plan: &str) -> bool {
-    saved == identity(plan) || plan.rfind(RECORDS).is_some_and(|at| saved == identity(&plan[..at]))
+    let is_of =
+        |plan: &str| saved == identity(plan) || plan.rfind(RECORDS).is_some_and(|at| saved == identity(&plan[..at]));
+    is_of(plan) || of_before(plan).is_some_and(|plan| is_of(&plan))
+}
+
+/// Whether a saved text of a plan, or of a part of one, is that of `own`, as this version of the program or an earlier one writes it.
+pub fn is_text_of(saved: &str, own: &str) -> bool {
+    saved == own || of_before(own).is_some_and(|own| saved == own)
+}
+
+/// The text that earlier versions had for the same, if it is another.
+fn of_before(text: &str) -> Option<String> {
+    let is_new = |line: &&str| line.trim_start().starts_with(IN_FULL);
+    let lines = || text.lines();
+    lines().any(|line| is_new(&line)).then(|| lines().filter(|line| !is_new(line)).collect::<Vec<_>>().join("\n"))
 }
 
 pub(super) async fn append(log: Option<&Arc<dyn EpochLog>>, entry: Option<&LogEntry>) -> Result<()> {

@@ -7,7 +7,7 @@
 //! Where a source has few splits open at a time, a replay keeps to the same number: what the log says has ended is closed
 //! before the next one is opened, and so is what has given its records, to be opened again where it stands.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -310,16 +310,30 @@ pub(super) fn note_versions(feed: &Feed, cuts: &VecDeque<EpochCut>, progress: &m
 }
 
 /// Has saved and logged splits of a feed go by the names that its source has for them now.
-pub(super) fn rename_splits(feed: &mut Feed, cuts: &mut VecDeque<EpochCut>) {
+pub(super) async fn rename_splits(feed: &mut Feed, cuts: &mut VecDeque<EpochCut>) -> Result<()> {
     let source = Arc::clone(&feed.specification.source);
-    let now = |name: &str| source.known_as(&SplitId(name.into())).0.to_string();
-    for table in feed.saved.iter_mut().flatten() {
+    let logged = |cut: &SplitCut| reads(feed, &cut.feed).then(|| cut.split.clone());
+    let mut names: BTreeSet<String> = cuts.iter().flat_map(|cut| &cut.splits).filter_map(logged).collect();
+    let tables = feed.saved.iter().chain(feed.catch_up.iter().flatten()).flatten();
+    names.extend(tables.flat_map(|table| table.splits.keys().cloned()));
+    let names = names.iter().map(|name| SplitId(name.as_str().into())).collect();
+    let renamed = source.known_as(names).await?;
+    let now = |name: &str| renamed.get(&SplitId(name.into())).map_or_else(|| name.to_owned(), |now| now.0.to_string());
+    for table in feed.saved.iter_mut().chain(feed.catch_up.iter_mut().flatten()).flatten() {
         let splits = std::mem::take(&mut table.splits);
-        table.splits = splits.into_iter().map(|(name, split)| (now(&name), split)).collect();
+        // One that was read under two names goes on under its own.
+        let (own, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            splits.into_iter().partition(|(name, _)| now(name) == *name);
+        table.splits = own;
+        for (name, split) in others {
+            let now = Some(now(&name)).filter(|now| !table.splits.contains_key(now));
+            table.splits.insert(now.unwrap_or(name), split);
+        }
     }
     for split in cuts.iter_mut().flat_map(|cut| &mut cut.splits).filter(|split| reads(feed, &split.feed)) {
         split.split = now(&split.split);
     }
+    Ok(())
 }
 
 fn not_the_same(cut: &SplitCut, found: &Position, epoch: u64) -> Error {

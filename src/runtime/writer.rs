@@ -215,10 +215,12 @@ impl Writer {
     async fn write(&mut self, epoch: EpochNumber, now_ms: i64, changes: Vec<WaitingChanges>) -> Result<()> {
         self.last = epoch;
         self.writes.store(epoch.0, Ordering::Relaxed);
-        let (mut refused, mut buffered) = (Vec::new(), 0);
+        let (mut refused, mut buffered, mut rooms) = (Vec::new(), 0, Vec::new());
         for changes in changes {
             let from_disk = !matches!(changes, WaitingChanges::Held(..));
-            let (changes, _room) = changes.load()?;
+            let (changes, room) = changes.load()?;
+            // A sink may hold them until it is flushed.
+            rooms.extend(room);
             if let Some(unwritten) = &mut self.unwritten {
                 unwritten.add(epoch, now_ms, &changes)?;
             }
@@ -231,9 +233,11 @@ impl Writer {
                 buffered = 0;
                 let outcome = within(&self.patience, self.patience_of_rows, self.sink.flush(epoch, now_ms)).await?;
                 refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
+                rooms.clear();
             }
         }
         let outcome = within(&self.patience, self.patience_of_rows, self.sink.flush(epoch, now_ms)).await?;
+        drop(rooms);
         refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
         for record in &refused {
             *self.written.refused.entry(record.reason.to_string()).or_default() += 1;

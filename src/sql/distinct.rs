@@ -143,13 +143,21 @@ pub(crate) fn fold_zeros(aggregates: &[Expr], input: &DFSchema) -> Result<Vec<Ex
         let Expr::AggregateFunction(function) = unalias(expr) else { return Ok(expr.clone()) };
         let mut function = function.clone();
         let mut is_folded = false;
-        for argument in function.params.args.iter_mut().filter(|_| function.params.distinct) {
+        let params = &mut function.params;
+        // What is a constant (a share of PERCENTILE_CONT) must stay one.
+        let arguments = params.args.iter_mut().filter(|argument| !matches!(argument, Expr::Literal(..)));
+        for argument in arguments.filter(|_| params.distinct) {
             let zero = match argument.get_type(input)? {
                 DataType::Float32 => lit(0.0_f32),
                 DataType::Float64 => lit(0.0_f64),
                 _ => continue,
             };
-            *argument = argument.clone() + zero;
+            let folded = argument.clone() + zero;
+            // A DISTINCT is ordered by its own values only.
+            for order in params.order_by.iter_mut().filter(|order| order.expr == *argument) {
+                order.expr = folded.clone();
+            }
+            *argument = folded;
             is_folded = true;
         }
         let name = match expr {

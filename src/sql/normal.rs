@@ -13,6 +13,8 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
 use datafusion::optimizer::OptimizerConfig;
 
+use crate::runtime::IN_FULL;
+
 /// The optimised plan. What it is does not depend on what was optimised before it: the optimiser numbers the names that it gives to parts of
 /// expressions (`__common_expr_1`), and a session counts on from query to query, so that a query more would change those after it.
 pub(super) fn normal_form(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan> {
@@ -27,8 +29,10 @@ const ROWS_SHOWN: usize = 5;
 /// The text of a normal form. DataFusion's leaves something out of some plans, which is added at the end; the texts of all others stay what
 /// they are, since saved states are known by them.
 pub(super) fn text_of(normal: &LogicalPlan) -> String {
-    let mut added = Vec::new();
+    let mut added: Vec<String> = Vec::new();
+    let mut nodes = 0;
     let _ = normal.apply(|node| {
+        nodes += 1;
         match node {
             LogicalPlan::Values(values) => {
                 let rows = values.values.iter().skip(ROWS_SHOWN);
@@ -39,16 +43,17 @@ pub(super) fn text_of(normal: &LogicalPlan) -> String {
             }
             _ => {}
         }
-        for expr in node.expressions() {
+        for (number, expr) in node.expressions().iter().enumerate() {
             let _ = expr.apply(|expr| {
-                added.extend(left_out(expr));
+                // The same may stand in another one as it is written.
+                added.extend(left_out(expr).map(|full| format!("{full} in {nodes}.{number}")));
                 Ok(TreeNodeRecursion::Continue)
             });
         }
         Ok(TreeNodeRecursion::Continue)
     });
     let text = normal.display_indent().to_string();
-    added.into_iter().fold(text, |text, line| text + "\nin full: " + &line)
+    added.into_iter().fold(text, |text, line| text + "\n" + IN_FULL + &line.replace('\n', "\\n"))
 }
 
 fn join_keys(on: &[(Expr, Expr)]) -> String {
@@ -58,8 +63,6 @@ fn join_keys(on: &[(Expr, Expr)]) -> String {
 /// An expression in full, whose text could be that of another one: `a - (b - c)` is written like `a - b - c`, `(a OR b) IS NULL` like
 /// `a OR b IS NULL`, and a list of 'a, b' like one of 'a' and 'b'.
 fn left_out(expr: &Expr) -> Option<String> {
-    let is_logical =
-        |expr: &Expr| matches!(expr, Expr::BinaryExpr(binary) if matches!(binary.op, Operator::And | Operator::Or));
     match expr {
         Expr::BinaryExpr(outer) => match outer.right.as_ref() {
             Expr::BinaryExpr(inner)
@@ -78,7 +81,7 @@ fn left_out(expr: &Expr) -> Option<String> {
         | Expr::IsNotTrue(of)
         | Expr::IsNotFalse(of)
         | Expr::IsNotUnknown(of)
-            if is_logical(of) =>
+            if matches!(of.as_ref(), Expr::BinaryExpr(_)) =>
         {
             let (whole, of) = (expr.to_string(), of.to_string());
             whole.strip_prefix(&of).map(|rest| format!("({of}){rest}"))

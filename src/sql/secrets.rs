@@ -8,12 +8,16 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// A quoted key that names a secret; what stands between it and its value; the value, quoted, cut off or bare.
+/// A key that names a secret: quoted, or with dots and without one quote or both; what stands between it and its value; the value, quoted, cut
+/// off or bare. (A name with one dot and no quote is a column.)
 static OPTION: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(
-        r#"(?is)(?P<key>['"`][\w.${}:-]*(?:secret|passw|token)[\w.${}:-]*['"`])(?P<between>(?:\s|--[^\n]*\n|/\*.*?\*/|[=:>,])*)(?P<value>'(?:[^']|'')*'?|"[^"]*"?|`[^`]*`?|[^\s,;()'"`]+)"#,
-    )
-    .expect("a valid pattern")
+    let part = r"[\w${}:-]+\.";
+    let rest = r"[\w.${}:-]*(?:secret|passw|token)[\w.${}:-]*\s*";
+    let quote = r#"['"`]"#;
+    let between = r"(?:\s|--[^\n]*\n|/\*.*?\*/|[=:>,(])*";
+    let value = r#"'(?:[^']|'')*'?|"[^"]*"?|`[^`]*`?|[^\s,;()'"`]+"#;
+    let key = format!("{quote}{rest}{quote}|{quote}{part}{rest}|{part}{part}{rest}{quote}?");
+    Regex::new(&format!("(?is)(?P<key>{key})(?P<between>{between})(?P<value>{value})")).expect("a valid pattern")
 });
 
 /// Where in `text` the values of secrets are, without their quotes.
@@ -78,6 +82,12 @@ mod tests {
             ("'a.secretkey' = 'TOP", "'a.secretkey' = '***"),
             ("'a.secretkey' = ''", "'a.secretkey' = ''"),
             ("'a.secretkey' = '", "'a.secretkey' = '"),
+            // Without a quote, or with something too much.
+            ("'a.b.secretkey = 'TOP', 'x' = 'y'", "'a.b.secretkey = '***', 'x' = 'y'"),
+            ("a.b.secretkey' = 'TOP', 'x' = 'y'", "a.b.secretkey' = '***', 'x' = 'y'"),
+            ("SET a.b.secretkey = 'TOP';", "SET a.b.secretkey = '***';"),
+            ("'a.secretkey ' = 'TOP'", "'a.secretkey ' = '***'"),
+            ("'a.secretkey' = ('TOP')", "'a.secretkey' = ('***')"),
         ] {
             assert_eq!(without_secrets(text), shown);
             assert_eq!(shown.chars().count(), text.chars().count(), "{text}");
@@ -94,6 +104,7 @@ mod tests {
             "JSON_VALUE(data, '$.token') = 'x'",
             "x = 'a' AND token = 'b'",
             "`token` STRING, page STRING",
+            "WHERE c.token = 'b' AND c.token IN ('a', 'b')",
         ] {
             assert_eq!(without_secrets(text), text);
         }

@@ -120,11 +120,15 @@ impl CheckpointStore {
 
     /// The manifest of a checkpoint.
     pub async fn manifest(&self, number: u64) -> Result<Manifest> {
-        let name = manifest_name(number);
-        self.read_manifest(&name).await?.ok_or_else(|| {
+        self.find_manifest(number).await?.ok_or_else(|| {
             Error::config(format!("there is no checkpoint {number} in '{}'", self.storage.place()))
                 .hint("`tidemill state list` shows which there are")
         })
+    }
+
+    /// The same, or `None` if there is none.
+    pub async fn find_manifest(&self, number: u64) -> Result<Option<Manifest>> {
+        self.read_manifest(&manifest_name(number)).await
     }
 
     /// The newest manifest.

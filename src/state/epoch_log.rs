@@ -84,6 +84,8 @@ impl FileEpochLog {
         if (own.dev(), own.ino()) != (named.dev(), named.ino()) {
             return Err(taken(folder));
         }
+        // A run that starts now is not to take this for another one.
+        let _ = file.unlock();
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
         let Parsed { entries, lines, damage } = parse(&bytes, &path);

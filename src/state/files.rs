@@ -71,7 +71,11 @@ pub(super) fn arrange(pieces: Vec<(u64, PieceRows)>, file_bytes: usize) -> Vec<V
 /// A piece in parts that fit into a file, and about how many bytes each has.
 fn parts(rows: PieceRows, file_bytes: usize) -> Vec<(PieceRows, usize)> {
     let batch = match rows {
-        // Spilled files are no larger than ours.
+        // One that was larger than memory when it was loaded.
+        PieceRows::Spilled(file) if file.block_bytes().iter().sum::<usize>() > file_bytes => {
+            let block = |(at, bytes): (usize, &usize)| (PieceRows::Block(Arc::clone(&file), at), *bytes);
+            return file.block_bytes().iter().enumerate().map(block).collect();
+        }
         PieceRows::Spilled(_) | PieceRows::Block(..) => {
             let bytes = rows.bytes();
             return vec![(rows, bytes)];

@@ -93,7 +93,11 @@ fn is_temporary(name: &str) -> bool {
 fn is_old_layout(name: &str) -> bool {
     let is_number = |text: &str| text.parse::<u64>().is_ok_and(|number| number.to_string() == text);
     let arrow = name.strip_suffix(".arrow").and_then(|name| name.split_once('-'));
-    name.strip_suffix(".json").is_some_and(is_number) || arrow.is_some_and(|(number, _)| is_number(number))
+    let parts = arrow.and_then(|(number, rest)| Some((number, rest.rsplit_once('-')?)));
+    let is_state = |(number, (query, operator)): (&str, (&str, &str))| {
+        is_number(number) && !query.is_empty() && is_number(operator)
+    };
+    name.strip_suffix(".json").is_some_and(is_number) || parts.is_some_and(is_state)
 }
 
 fn refuse_old_layout(folder: &Path, fresh: bool) -> Result<()> {
@@ -229,6 +233,8 @@ mod tests {
             "rows.arrow",
             "07.json",
             "2026-03.json",
+            "2026-03.arrow",
+            "2026-11-27.arrow",
             "archive/.part-job-1-0-e5.json",
             "archive/.x.json.12-3",
             "state/.notes",

@@ -146,9 +146,23 @@ impl ManifestOperator {
 impl Manifest {
     /// Says from where records are read again, in the version that tells it to every program.
     pub(super) fn set_reread(&mut self, reread: Option<Reread>) {
-        let catches_up = reread.as_ref().is_some_and(|reread| reread.catch_up.is_some());
-        self.version = if catches_up { CATCH_UP_VERSION } else { MANIFEST_VERSION };
         self.reread = reread;
+        self.version = if self.catches_up() { CATCH_UP_VERSION } else { MANIFEST_VERSION };
+    }
+
+    /// Whether a job that has gone back to this has queries that catch up with the others.
+    pub fn catches_up(&self) -> bool {
+        self.reread.as_ref().is_some_and(|reread| reread.catch_up.is_some())
+    }
+
+    /// Has the queries that catch up go by other names: what is not among them stays as it is, and what has none catches up no more.
+    pub fn rename_catching_up(&mut self, names: &BTreeMap<&str, Option<&str>>) {
+        let Some(catch_up) = self.reread.as_mut().and_then(|reread| reread.catch_up.as_mut()) else { return };
+        let now = |name: String| match names.get(name.as_str()) {
+            Some(now) => now.map(str::to_owned),
+            None => Some(name),
+        };
+        catch_up.queries = std::mem::take(&mut catch_up.queries).into_iter().filter_map(now).collect();
     }
 
     /// Queries that keep no state and have rows in open files: who goes back to this has them catch up with the others.

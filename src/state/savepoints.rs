@@ -21,7 +21,12 @@ impl CheckpointStore {
 
     /// The manifest of a savepoint.
     pub async fn savepoint(&self, name: &str) -> Result<Manifest> {
-        self.read_manifest(&savepoint_name(name)).await?.ok_or_else(|| self.no_savepoint(name))
+        self.find_savepoint(name).await?.ok_or_else(|| self.no_savepoint(name))
+    }
+
+    /// The same, or `None` if there is none.
+    pub async fn find_savepoint(&self, name: &str) -> Result<Option<Manifest>> {
+        self.read_manifest(&savepoint_name(name)).await
     }
 
     /// Gives a checkpoint a name under which it is kept until it is removed by hand.

@@ -27,6 +27,7 @@ use crate::contracts::{Error, Result, batch_bytes, compact};
 
 fn unwritable(path: &Path, error: ArrowError) -> Error {
     Error::unavailable(format!("cannot write spilled state to '{}'", path.display()))
+        .of_this_machine()
         .caused_by(error)
         .hint("make room on that disk, name a folder of another with --spill-dir, or give the job more --memory")
 }
@@ -165,7 +166,7 @@ fn unreadable(path: &Path, error: ArrowError) -> Error {
     let path = path.display();
     let found = match &error {
         ArrowError::IoError(_, e) if !answers(e) => {
-            Error::unavailable(format!("cannot read spilled state from '{path}'"))
+            Error::unavailable(format!("cannot read spilled state from '{path}'")).of_this_machine()
         }
         _ => Error::corrupt(format!("spilled state in '{path}' was damaged while the job ran")),
     };
@@ -274,5 +275,9 @@ mod tests {
         assert_eq!(load(&file).expect("loaded"), whole);
         fs::remove_file(&file.path).expect("removed");
         refused("gone", Kind::Unavailable);
+        assert!(file.load().expect_err("it is gone").is_of_this_machine());
+        std::fs::remove_dir_all(folder.path()).expect("removed");
+        let error = folder.file(&whole.schema()).err().expect("there is no folder");
+        assert!(error.is_of_this_machine(), "{error}");
     }
 }

@@ -493,6 +493,8 @@ async fn csv_reads_back_what_it_writes() {
         Some("#no comment"),
         None,
         Some("\\N"),
+        Some("x\r"),
+        Some("\\\r"),
     ];
     let escape = ("csv.escape-character", "\\");
     let options: [&[(&str, &str)]; 7] = [

@@ -56,13 +56,15 @@ pub(crate) fn check_credential(key: &str, value: &str, options: &BTreeMap<String
         let error = Error::config(format!("'{value}' is not one of its values"));
         return Some(Err(error.hint(format!("it takes {}{others}", PROVIDERS.join(", ")))));
     }
+    let has = |key: &str| {
+        options.contains_key(&format!("{PREFIX}{key}")) || options.contains_key(&format!("{PREFIX}provider.{key}"))
+    };
     let needed: &[&str] = match name.as_str() {
         "BASIC" => &["basic.accesskeyid", "basic.secretkey"],
         ASSUME_ROLE => &["role.arn"],
+        // Without a file, all of it is the environment's.
+        "WEB_IDENTITY_TOKEN" if has("webIdentityToken.file") => &["role.arn"],
         _ => &[],
-    };
-    let has = |key: &str| {
-        options.contains_key(&format!("{PREFIX}{key}")) || options.contains_key(&format!("{PREFIX}provider.{key}"))
     };
     match needed.iter().find(|key| !has(key)) {
         Some(missing) => Some(Err(Error::config(format!("'{value}' needs the option '{PREFIX}{missing}'")))),

@@ -130,7 +130,7 @@ impl ObjectLines {
                 (Err(e), None) => {
                     let failed = object_failure("PutObject", &self.prefix.bucket, &open.key, &e).error;
                     self.open = Some(open);
-                    return Err(failed.context("error output"));
+                    return Err(failed);
                 }
             }
         }

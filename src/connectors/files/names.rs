@@ -1,6 +1,6 @@
 //! Names of files as splits: absolute paths, whatever the path of the table looks like and wherever the program is started.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
@@ -40,24 +40,23 @@ impl Pattern {
 
 /// What files below `root` are called now that runs before have called by these names: relative to the folder that they were started in, or
 /// by another path to the same folder. Names of files elsewhere are left out. Blocks.
-pub(super) fn names_now(root: &Path, saved: Vec<SplitId>) -> BTreeMap<SplitId, SplitId> {
+pub(super) fn names_now(root: &Path, earlier: Vec<SplitId>) -> BTreeMap<SplitId, SplitId> {
     let meant = root.canonicalize().ok();
     let mut same: BTreeMap<PathBuf, bool> = BTreeMap::new();
     let mut is_root = |folder: &Path| {
         let same = same.entry(folder.to_owned());
         *same.or_insert_with(|| folder == root || (meant.is_some() && folder.canonicalize().ok() == meant))
     };
-    let mut taken: BTreeSet<SplitId> = saved.iter().cloned().collect();
     let mut names = BTreeMap::new();
-    for name in saved {
+    for name in earlier {
         let Ok(path) = absolute(Path::new(name.0.as_ref())) else { continue };
-        let Some(below) = path.ancestors().find(|folder| is_root(folder)).and_then(|at| path.strip_prefix(at).ok())
-        else {
-            continue;
-        };
+        // Most are: no disk is asked about each of them.
+        let below = path.strip_prefix(root).ok().or_else(|| {
+            let at = path.ancestors().find(|folder| is_root(folder))?;
+            path.strip_prefix(at).ok()
+        });
+        let Some(below) = below else { continue };
         let now = split_id(&joined(root, below).to_string_lossy());
-        // A file that was read under two names goes on under its own.
-        let now = if taken.insert(now.clone()) { now } else { name.clone() };
         names.insert(name, now);
     }
     names
@@ -96,10 +95,6 @@ mod tests {
         }
         // The table is one file.
         assert_eq!(names_now(&root, vec![id(relative.clone())]).get(&id(relative.clone())), Some(&id(root.clone())));
-        // Read under two names by an earlier version.
-        let (own, other) = (id(root.join("a")), id(relative.join("a")));
-        let both = names_now(&root, vec![other.clone(), own.clone()]);
-        assert_eq!((both.get(&own), both.get(&other)), (Some(&own), Some(&other)));
     }
 
     #[test]

@@ -123,7 +123,11 @@ impl Target {
 
     async fn commit_file(&self, file: Staged) -> Result<()> {
         match (file, &self.place) {
-            (Staged::Local(staged), _) => open_blocking(move || part::commit(&staged)).await,
+            (Staged::Local(staged), Place::Local(root)) => {
+                let root = root.clone();
+                open_blocking(move || part::commit(&staged.below(&root))).await
+            }
+            (Staged::Local(staged), Place::S3(_)) => open_blocking(move || part::commit(&staged)).await,
             (Staged::S3(staged), Place::S3(prefix)) => upload::complete(&staged, &prefix.bucket).await,
             (Staged::S3(_), Place::Local(_)) => Err(Error::config("a staged file of S3 waits for its commit")
                 .hint("run the job without --local, or with --fresh")),

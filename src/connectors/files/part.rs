@@ -174,6 +174,25 @@ impl PartFile {
     }
 }
 
+impl Staged {
+    /// The same where it lies now: `root`, below which it was staged, may have been moved since.
+    pub(super) fn below(self, root: &Path) -> Self {
+        let is_there = |staged: &Self| staged.temporary.exists() || staged.path.exists();
+        if is_there(&self) {
+            return self;
+        }
+        let parts: Vec<_> = self.temporary.components().collect();
+        // Names of files are never given twice, so what has the name is it.
+        let moved = (1..=parts.len()).map(|last| {
+            let below: PathBuf = parts[parts.len() - last..].iter().collect();
+            let temporary = root.join(below);
+            let path = self.path.file_name().map_or_else(|| temporary.clone(), |name| temporary.with_file_name(name));
+            Self { temporary, path }
+        });
+        moved.into_iter().find(is_there).unwrap_or(self)
+    }
+}
+
 /// Lets a finished file appear.
 pub(super) fn commit(staged: &Staged) -> Result<()> {
     let Staged { temporary, path } = staged;

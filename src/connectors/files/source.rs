@@ -42,7 +42,6 @@ pub(super) struct FileSource {
     /// Files whose whole path does not match do not belong to the table.
     pattern: Option<Pattern>,
     /// Splits that earlier runs have called otherwise.
-    renamed: Mutex<BTreeMap<SplitId, SplitId>>,
     /// New files are looked for, in a bucket so often.
     monitor_interval: Option<Duration>,
     /// Its folder was there when it was last looked for.
@@ -98,7 +97,6 @@ impl FileSource {
             place: reach.place(path)?,
             kind,
             pattern: pattern.transpose()?,
-            renamed: Mutex::default(),
             monitor_interval: monitors.then_some(interval),
             spec: Arc::new(spec.clone()),
             was_there: AtomicBool::new(false),
@@ -244,24 +242,21 @@ impl Source for FileSource {
                 self.versions.expect(&split.0, version);
             }
         }
-        let (Place::Local(root), Some(progress)) = (&self.place, progress) else { return Ok(()) };
-        let (root, saved): (_, Vec<SplitId>) = (root.clone(), progress.splits.keys().cloned().collect());
-        let names = open_blocking(move || Ok(names_now(&root, saved))).await?;
-        if names.is_empty() && !progress.splits.is_empty() {
+        Ok(())
+    }
+
+    async fn known_as(&self, earlier: Vec<SplitId>) -> Result<BTreeMap<SplitId, SplitId>> {
+        let Place::Local(root) = &self.place else { return Ok(BTreeMap::new()) };
+        let (root, count) = (root.clone(), earlier.len());
+        let names = open_blocking(move || Ok(names_now(&root, earlier))).await?;
+        if names.is_empty() && count > 0 {
             let (table, path) = (&self.spec.name, self.spec.option("path").unwrap_or_default());
-            let count = progress.splits.len();
             tracing::warn!(
                 "table '{table}': none of the {count} file(s) that were read before lie in '{path}', so all that is there is read from \
                  its beginning; if the folder was moved, and only that, move it back, or put a link to it where it was"
             );
         }
-        *self.renamed.lock().unwrap_or_else(PoisonError::into_inner) = names;
-        Ok(())
-    }
-
-    fn known_as(&self, saved: &SplitId) -> SplitId {
-        let renamed = self.renamed.lock().unwrap_or_else(PoisonError::into_inner);
-        renamed.get(saved).unwrap_or(saved).clone()
+        Ok(names)
     }
 
     /// That of an object. (A file of a folder may grow, and has none.)

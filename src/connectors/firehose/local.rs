@@ -22,6 +22,7 @@ pub(super) struct LocalDeliverySink {
 impl LocalDeliverySink {
     pub(super) fn try_new(spec: &TableSpec, local: &Path) -> Result<Self> {
         let path = local.join("firehose").join(format!("{}.jsonl", delivery_stream(spec)?));
+        appended::cut_torn_line(&path).map_err(|e| io_error(&path, "opened", e))?;
         Ok(Self { path, encoding: Encoding::of(spec)?, pending: Vec::new() })
     }
 

@@ -19,6 +19,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::connectors::aws::is_credential;
 use crate::connectors::options::{Options, parse_duration, parse_timestamp_ms};
 use crate::contracts::{Error, Position, Result, SplitId, TableSpec};
 
@@ -175,22 +176,44 @@ fn streams(spec: &TableSpec) -> Result<StreamChoice> {
 }
 
 /// A registered consumer as tables name it. A shard has one subscription of a consumer: a second one takes it from the first.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone)]
 pub(crate) struct NamedConsumer {
-    /// Region and endpoint, where the table says them.
-    place: [Option<String>; 2],
     /// A stream, or the pattern of several.
     pub(crate) stream: String,
     pub(crate) consumer: String,
+    /// Where the table says them.
+    arn: Option<String>,
+    region: Option<String>,
+    endpoint: Option<String>,
+    /// Options by which requests are signed: others may be those of another account.
+    credentials: Vec<(String, String)>,
+}
+
+impl NamedConsumer {
+    /// Whether it is the same one, as far as the tables tell.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let differ = |one: &Option<String>, other: &Option<String>| matches!((one, other), (Some(one), Some(other)) if one != other);
+        let is_one_arn = self.arn.is_some() && self.arn == other.arn;
+        self.stream == other.stream
+            && self.consumer == other.consumer
+            && !differ(&self.arn, &other.arn)
+            && !differ(&self.region, &other.region)
+            && !differ(&self.endpoint, &other.endpoint)
+            && (is_one_arn || self.credentials == other.credentials)
+    }
 }
 
 /// The consumers with which a table reads.
 pub(in crate::connectors::kinesis) fn fan_out_consumers(spec: &TableSpec) -> Result<Vec<NamedConsumer>> {
     let Some(FanOutOptions { consumer, .. }) = fan_out(spec)? else { return Ok(Vec::new()) };
+    let signed = spec.options.iter().filter(|(key, _)| is_credential(key));
+    let credentials: Vec<_> = signed.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let endpoint = spec.option("aws.endpoint").or_else(|| spec.option("aws.endpoint-url")).map(str::to_owned);
     let of = |stream: &str, arn: Option<&str>| {
-        let region = spec.option("aws.region").or_else(|| arn?.split(':').nth(3));
-        let place = [region, spec.option("aws.endpoint")].map(|text| text.map(str::to_owned));
-        NamedConsumer { place, stream: stream.to_owned(), consumer: consumer.clone() }
+        let region = spec.option("aws.region").or_else(|| arn?.split(':').nth(3)).map(str::to_owned);
+        let (stream, arn) = (stream.to_owned(), arn.map(str::to_owned));
+        let (consumer, endpoint, credentials) = (consumer.clone(), endpoint.clone(), credentials.clone());
+        NamedConsumer { stream, consumer, arn, region, endpoint, credentials }
     };
     Ok(match streams(spec)? {
         StreamChoice::Named(names) => names.iter().map(|name| of(&name.name, name.arn.as_deref())).collect(),
@@ -216,4 +239,43 @@ fn fan_out(spec: &TableSpec) -> Result<Option<FanOutOptions>> {
         _ => Lifecycle::JobManaged,
     };
     Ok(Some(FanOutOptions { consumer, lifecycle }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::Schema;
+
+    use super::*;
+
+    fn consumer(options: &[(&str, &str)]) -> NamedConsumer {
+        let table = TableSpec::new("clicks", Arc::new(Schema::empty()))
+            .with_option("source.reader.type", "EFO")
+            .with_option("source.efo.consumer.name", "job");
+        let table = options.iter().fold(table, |table, (key, value)| table.with_option(*key, *value));
+        fan_out_consumers(&table).expect("valid options").remove(0)
+    }
+
+    #[test]
+    fn a_consumer_is_the_same_unless_the_tables_say_another_one() {
+        let arn = |account: &str| format!("arn:aws:kinesis:eu-west-1:{account}:stream/clicks");
+        let (own, other) = (arn("111111111111"), arn("222222222222"));
+        let by_name = [("stream", "clicks")];
+        let role = ("aws.credentials.role.arn", "arn:aws:iam::222222222222:role/reader");
+        for (one, another, is_same) in [
+            (&by_name[..], &by_name[..], true),
+            (&by_name, &[("stream", "other")], false),
+            // The region of a name is the environment's.
+            (&by_name, &[("stream.arn", &own)], true),
+            (&[by_name[0], ("aws.region", "us-east-1")], &[("stream.arn", &own)], false),
+            (&[("stream.arn", &own)], &[("stream.arn", &other)], false),
+            (&by_name, &[by_name[0], role], false),
+            (&[("stream.arn", &own)], &[("stream.arn", &own), role], true),
+            (&[by_name[0], ("aws.endpoint", "http://a")], &[by_name[0], ("aws.endpoint-url", "http://a")], true),
+            (&[by_name[0], ("aws.endpoint", "http://a")], &[by_name[0], ("aws.endpoint-url", "http://b")], false),
+        ] {
+            assert_eq!(consumer(one).is_same(&consumer(another)), is_same, "{one:?} and {another:?}");
+        }
+    }
 }
