@@ -1,7 +1,7 @@
 //! A backfill over the archive that a run wrote gives the tables of that run: the batch plan and the stream
 //! are one query.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rusqlite::Connection;
@@ -68,5 +68,85 @@ fn a_backfill_gives_the_tables_of_the_run() {
         let extra: Vec<_> = again.iter().filter(|row| !live.contains(row)).take(3).collect();
         assert_eq!(live.len(), again.len(), "{inputs:?}: only live {missing:#?}, only backfill {extra:#?}");
         assert!(missing.is_empty() && extra.is_empty(), "{inputs:?}: only live {missing:#?}, only backfill {extra:#?}");
+    }
+}
+
+/// Files below a folder, hidden ones too.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+fn lines(folder: &Path) -> Vec<String> {
+    let texts = files(folder).into_iter().map(|path| std::fs::read_to_string(path).expect("text"));
+    let mut lines: Vec<String> = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    lines.sort();
+    lines
+}
+
+const ARCHIVED: &str = "
+CREATE TABLE events (id BIGINT, event_type STRING, hour_of_day INT, tag BYTES)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
+CREATE TABLE archive (id BIGINT, event_type STRING, hour_of_day INT, tag BYTES) PARTITIONED BY (event_type, hour_of_day, tag)
+WITH ('connector' = 'filesystem', 'path' = '${ARCHIVE}', 'format' = 'parquet', 'partition.default-name' = 'none');
+CREATE TABLE copies (id BIGINT, event_type STRING, hour_of_day INT, tag BYTES)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}', 'format' = 'json');
+INSERT INTO archive SELECT * FROM events;
+INSERT INTO copies SELECT * FROM events WHERE event_type IS NULL OR event_type <> 'left out';
+";
+
+/// Whatever the archive's path is called, its own query does not write it again; what its folders say are columns; and what a run that
+/// was killed has left there is not read.
+#[test]
+fn an_archive_is_read_as_the_connector_reads_it_and_not_written_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path();
+    std::fs::create_dir(dir.join("in")).expect("a folder");
+    let (mut events, types) = (String::new(), [r#""page/view""#, "null", r#""left out""#, r#""a=b%20""#]);
+    for id in 0..40 {
+        let (event_type, hour, tag) = (types[id % 4], ["8", "null", "10"][id % 3], ["null", r#""AP+/""#][id % 2]);
+        events.push_str(&format!("{{\"id\":{id},\"event_type\":{event_type},\"hour_of_day\":{hour},\"tag\":{tag}}}\n"));
+    }
+    std::fs::write(dir.join("in/a.jsonl"), events).expect("events");
+    std::fs::write(dir.join("job.sql"), ARCHIVED).expect("a job");
+    let own = |name: &str| dir.join(name).display().to_string();
+    let local = own("local");
+    for (number, (path, place)) in [
+        (format!("file://{}", own("archive-0")), own("archive-0")),
+        (format!("file:{}", own("archive-1")), own("archive-1")),
+        ("s3a://bucket/archive".to_owned(), own("local/s3/bucket/archive")),
+        ("s3://bucket/other".to_owned(), own("local/s3/bucket/other")),
+        (own("archive-2/"), own("archive-2")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (live, again) = (own(&format!("live-{number}")), own(&format!("again-{number}")));
+        let run = |command: &[&str], out: &str| {
+            let parameters = [format!("DIR={}", dir.display()), format!("ARCHIVE={path}"), format!("OUT={out}")];
+            let mut arguments = vec![command[0], &*own("job.sql").leak(), "--local", &local];
+            arguments.extend(&command[1..]);
+            arguments.extend(parameters.iter().flat_map(|parameter| ["--param", parameter]));
+            tidemill(&arguments)
+        };
+        run(&["run", "--drain", "--fresh"], &live);
+        let archived = files(Path::new(&place));
+        assert_eq!(archived.len(), 12, "{path}: {archived:?}");
+        let unfinished = archived[0].with_file_name(".part-job-1-99-e9.parquet");
+        std::fs::write(&unfinished, "PAR1 and so on").expect("what a killed run has left");
+        let said = run(&["backfill", "--from", &place], &again);
+        assert!(said.contains("left out, it writes the archive that is read"), "{path}: {said}");
+        std::fs::remove_file(unfinished).expect("it is still there");
+        assert_eq!(files(Path::new(&place)), archived, "{path}");
+        let (live, again) = (lines(Path::new(&live)), lines(Path::new(&again)));
+        assert_eq!(live.len(), 30, "{path}");
+        assert!(live.iter().any(|line| line.contains(r#""page/view","hour_of_day":8,"tag":null"#)), "{live:?}");
+        assert!(live.iter().any(|line| line.contains(r#""event_type":null,"hour_of_day":8,"tag":"AP+/""#)), "{live:?}");
+        assert_eq!(live, again, "{path}");
     }
 }

@@ -18,6 +18,8 @@ use place::{Place, RUN, wait};
 mod after_kill;
 #[path = "support/place.rs"]
 mod place;
+#[path = "changed_sql/places.rs"]
+mod places;
 
 /// Event `id` is at second `id` after 10:00, so minute `m` has the ids from 60 m on.
 const SOURCE: &str = "\
@@ -309,6 +311,35 @@ FROM TABLE(TUMBLE(TABLE texts, DESCRIPTOR(at), INTERVAL '1' HOUR)) GROUP BY wind
     }
     place.write("job.sql", RANKS);
     place.run(&[]);
+}
+
+/// What DataFusion writes of a plan has the first five rows of VALUES, and no parentheses where operators bind alike.
+#[test]
+fn what_is_changed_in_the_sixth_row_of_values_or_by_parentheses_is_refused() {
+    const GROUPS: &str = "\
+CREATE TABLE groups (k STRING, total BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'groups');
+INSERT INTO groups SELECT v.k, SUM(e.amount - (e.id - 1)) FROM events AS e
+JOIN (VALUES (0, 'a'), (1, 'b'), (2, 'c'), (3, 'd'), (4, 'e'), (5, 'f')) AS v (n, k) ON v.n = MOD(e.id, 6) GROUP BY v.k;
+";
+    let place = Place::of(&[("events.sql", SOURCE), ("groups.sql", GROUPS)]);
+    place.produce(0..60);
+    place.run(&[]);
+    let before = place.rows("SELECT k, total FROM groups");
+    assert_eq!(before.len(), 6);
+    place.produce(60..66);
+    let changes = [("(5, 'f')", "(5, 'g')"), ("(e.id - 1)", "e.id - 1")];
+    for (part, by) in changes {
+        place.write("groups.sql", &GROUPS.replace(part, by));
+        let refused = place.refused(&RUN);
+        let is_told = refused.contains("the query 'groups:groups' has changed since its state was saved");
+        let is_shown = ["+", "-"].iter().any(|sign| refused.contains(&format!("\n  {sign} in full: ")));
+        assert!(is_told && is_shown, "{by}: {refused}");
+    }
+    assert_eq!(place.rows("SELECT k, total FROM groups"), before);
+    place.write("groups.sql", GROUPS);
+    place.run(&[]);
+    assert_ne!(place.rows("SELECT k, total FROM groups"), before);
 }
 
 #[test]

@@ -352,6 +352,64 @@ fn sigint_ends_a_run_in_order() {
     stops_in_order("-INT");
 }
 
+const LOOKS_UP: &str = "
+SET 'state.checkpoints.dir' = 'kept';
+SET 'tidemill.errors.path' = 'errors';
+CREATE TABLE events (k STRING, proc_time AS PROCTIME()) WITH ('connector' = 'filesystem', 'path' = 'in', 'format' = 'json');
+CREATE TABLE names (k STRING, name STRING, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'names');
+CREATE TABLE named (k STRING, name STRING) WITH ('connector' = 'filesystem', 'path' = 'out', 'format' = 'json');
+INSERT INTO named SELECT e.k, n.name FROM events AS e LEFT JOIN names FOR SYSTEM_TIME AS OF e.proc_time AS n ON n.k = e.k;
+";
+
+/// The kernel gives the first process of a container no signal that it does not listen for: one that comes while it still connects, or
+/// loads a state, would be lost, and the process be killed in the end.
+#[test]
+fn sigterm_is_heard_while_a_run_begins() {
+    // Who connects gets no answer.
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    for (args, leads) in [
+        (&["run", "job.sql"][..], false),
+        (&["run", "job.sql", "--lease", "checkpoints"], true),
+        (&["run", "job.sql", "--lease", "dynamodb:leases"], false),
+        (&["fleet", "job.sql"], true),
+        (&["fleet", "job.sql", "--lease", "dynamodb:leases"], false),
+    ] {
+        let place = Place::with(&[("job.sql", LOOKS_UP)]);
+        std::fs::create_dir(place.path().join("in")).unwrap();
+        let mut command = place.command(args);
+        command.env("AWS_REGION", "eu-west-1").env("AWS_ENDPOINT_URL", &endpoint);
+        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        let mut child = command.spawn().unwrap();
+        let mut connected = None;
+        let seen = wait_for(Duration::from_secs(30), || {
+            connected = connected.take().or_else(|| silent.accept().ok());
+            connected.is_some()
+        });
+        signal(&child, "-TERM");
+        let ended = wait_for(Duration::from_secs(10), || child.try_wait().unwrap().is_some());
+        if !ended {
+            child.kill().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(seen && ended, "{args:?}: connected {seen}, ended {ended}: {said}");
+        // Not by the signal.
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
+        assert!(said.contains("stopped before ") && said.contains("leads: ") == leads, "{args:?}: {said}");
+        if leads {
+            let lease = place.path().join("kept/job/lease");
+            let stored = std::fs::read_dir(&lease).map_or_else(
+                |_| std::fs::read_to_string(&lease).unwrap(),
+                |files| files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect(),
+            );
+            assert!(stored.contains(r#""released":true"#), "{args:?}: the lease was given back: {stored}");
+        }
+    }
+}
+
 /// The first block of this kind behind `heading` in README.md.
 fn readme_block(kind: &str) -> String {
     let readme = std::fs::read_to_string(top("README.md")).unwrap();
@@ -435,4 +493,28 @@ INSERT INTO o SELECT a FROM t UNION ALL SELECT a * 10 FROM t WHERE a > 1;";
     let output = Place::with(&[("twice.sql", sql)]).output(&["run", "twice.sql", "--drain"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("3 rows in, 5 used"), "{text}");
+}
+
+/// What is there belongs to a table of files, however the program is started; `--from` may say otherwise.
+#[test]
+fn a_plain_run_reads_the_files_that_are_there() {
+    let job = "\
+CREATE TABLE events (n BIGINT) WITH ('connector' = 'filesystem', 'path' = 'in', 'format' = 'json');
+CREATE TABLE copies (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}', 'format' = 'json');
+INSERT INTO copies SELECT n FROM events;
+";
+    let place = Place::with(&[("job.sql", job)]);
+    std::fs::create_dir(place.path().join("in")).unwrap();
+    for (name, numbers) in [("a.jsonl", 0..20), ("b.jsonl", 20..30)] {
+        let lines: String = numbers.map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        std::fs::write(place.path().join("in").join(name), lines).unwrap();
+    }
+    let rows = |out: &str, more: &[&str]| {
+        let output = place.output(&[&["run", "job.sql", "--param", &format!("OUT={out}")][..], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let files = std::fs::read_dir(place.path().join(out)).into_iter().flatten();
+        files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap().lines().count()).sum::<usize>()
+    };
+    assert_eq!(rows("all", &[]), 30);
+    assert_eq!(rows("none", &["--from", "latest"]), 0);
 }

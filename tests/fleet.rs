@@ -62,6 +62,8 @@ struct Place {
     /// Where checkpoints are kept, if not in the local folder.
     checkpoints: Option<String>,
     environment: Vec<(&'static str, String)>,
+    /// No file that a process writes becomes larger, if that is said: as if the disk were full then.
+    limit_bytes: Option<u64>,
 }
 
 impl Place {
@@ -71,6 +73,7 @@ impl Place {
             lease: "checkpoints".to_owned(),
             checkpoints: None,
             environment: vec![],
+            limit_bytes: None,
         };
         for job in jobs {
             let sql = if *job == "broken" { BROKEN.to_owned() } else { SQL.replace("NAME", job) };
@@ -91,7 +94,13 @@ impl Place {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        let program = env!("CARGO_BIN_EXE_tidemill");
+        let mut command = Command::new(if self.limit_bytes.is_some() { "sh" } else { program });
+        if let Some(bytes) = self.limit_bytes {
+            // Counted in blocks of 512 bytes; the signal is ignored, so that the write fails.
+            let limited = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", bytes / 512);
+            command.args(["-c", &limited, "sh", program]);
+        }
         command.args(args).current_dir(self.path()).stdin(Stdio::null()).env_remove("COLUMNS");
         command.env("AWS_EC2_METADATA_DISABLED", "true").env("AWS_CONFIG_FILE", "none");
         command.envs(self.environment.iter().cloned());
@@ -398,8 +407,11 @@ fn a_job_that_fails_is_given_up_and_the_others_go_on() {
         put(place.path(), job, 1);
         wait("the others go on", SOON, || copies(place.path(), job).len() == 1);
     }
-    for process in [&mut one, &mut two] {
+    // The other one knows that the job has failed before.
+    for (process, kind) in [(&mut one, "data"), (&mut two, "poison")] {
         assert_eq!(process.ends(), Some(1), "{}", process.text());
+        let told = [format!("broken: error[{kind}]: "), "`tidemill run JOB` with it".to_owned()];
+        assert!(told.iter().all(|told| process.text().contains(told)), "{}", process.text());
         assert!(process.text().contains("error: 1 of 3 jobs failed: 'broken'"), "{}", process.text());
     }
 }
@@ -432,4 +444,40 @@ fn what_is_wrong_is_told_before_anything_runs() {
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("'--drain' is for one job") && text.contains("tidemill run JOB --drain"), "{text}");
     assert!(!place.path().join("local/checkpoints").exists());
+}
+
+/// A job whose state is larger than any file may become: its last checkpoint fails.
+const LARGE: &str = "
+SET 'tidemill.lease.ttl' = '${TTL}';
+SET 'execution.checkpointing.interval' = '0';
+CREATE TABLE events (id STRING) WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json', 'source.monitor-interval' = '50 ms');
+CREATE TABLE counts (id STRING, c BIGINT, PRIMARY KEY (id) NOT ENFORCED) WITH ('connector' = 'blackhole');
+INSERT INTO counts SELECT id, COUNT(*) FROM events GROUP BY id;
+";
+
+/// What may pass is told as `run` tells it: whoever started the process starts it again.
+#[test]
+fn a_fleet_whose_jobs_end_for_what_may_pass_says_so() {
+    let mut place = Place::new(&[]);
+    for job in ["clicks", "visits"] {
+        place.write(&format!("jobs/{job}/job.sql"), LARGE);
+    }
+    let line = |n: u64| {
+        let random = |i: u64| char::from(b'a' + (tidemill::contracts::splitmix64(n * 100 + i) % 26) as u8);
+        format!("{{\"id\":\"{}\"}}\n", (0..100).map(random).collect::<String>())
+    };
+    place.write("in/a.jsonl", &(0..4_000).map(line).collect::<String>());
+    place.limit_bytes = Some(128 << 10);
+    let mut one = place.start("one");
+    let state = |job: &str| place.path().join("local/checkpoints").join(job).join("epochs.log");
+    let read = |job: &str| fs::read_to_string(state(job)).is_ok_and(|log| log.contains("\"records\":4000"));
+    wait("both have read all", SOON, || read("clicks") && read("visits"));
+    let code = one.ends();
+    assert_eq!(code, Some(75), "{}", one.text());
+    for words in ["clicks: error[unavailable]: the last checkpoint", "visits: error[unavailable]: the last checkpoint"]
+    {
+        assert_eq!(one.says(words), 1, "'{words}' in {}", one.text());
+    }
+    assert_eq!(one.says("error[unavailable]: 2 of 2 jobs failed: "), 1, "{}", one.text());
+    assert_eq!(one.says("its other jobs go on"), 0, "none does: {}", one.text());
 }

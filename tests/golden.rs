@@ -228,7 +228,7 @@ async fn stopped(name: &str, variant: Variant) -> Result<Vec<String>, String> {
 async fn exported(local: &Path) -> Result<Vec<String>, String> {
     let text = |e: tidemill::contracts::Error| format!("cannot be exported: {e}");
     let folder = tempfile::tempdir().expect("a folder");
-    let mut tools = StateTools::open(&local.to_string_lossy(), Arc::new(SystemClock::new())).await.map_err(text)?;
+    let tools = StateTools::open(&local.to_string_lossy(), Arc::new(SystemClock::new())).await.map_err(text)?;
     let files = tools.export("latest", None, folder.path()).await.map_err(text)?;
     let name = |path: &Path| path.file_stem().expect("a name").to_string_lossy().into_owned();
     let mut left: BTreeMap<String, RecordBatch> = files.iter().map(|path| (name(path), parquet(path))).collect();

@@ -249,3 +249,64 @@ INSERT INTO out_rows SELECT e.k, d.n FROM events AS e LEFT JOIN dim FOR SYSTEM_T
     go(true).await.expect("now it fits");
     assert!(lines(&dir.path().join("out")).contains(&"{\"k\":\"a\",\"n\":5}".to_owned()));
 }
+
+/// Keys that are a microsecond apart have rows of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lookup_by_a_time_finds_just_that_time() {
+    let dir = TempDir::new().expect("a folder");
+    let dim = "CREATE TABLE dim (k STRING, at TIMESTAMP_LTZ, n INT, PRIMARY KEY (k, at) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'dim');";
+    let fill = format!(
+        "{dim}
+INSERT INTO dim SELECT k, CAST(at AS TIMESTAMP_LTZ(6)), n FROM (VALUES ('a', TIMESTAMP '2026-01-01 00:00:00.500001', 1),
+  ('a', TIMESTAMP '2026-01-01 00:00:00.500002', 2), ('a', TIMESTAMP '2026-01-01 00:00:00.500', 3)) AS v (k, at, n);"
+    );
+    let sql = format!(
+        "CREATE TABLE events (at TIMESTAMP_LTZ(6), proc_time AS PROCTIME()) WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/events.jsonl', 'format' = 'json');
+{dim}
+CREATE TABLE out_rows (at TIMESTAMP_LTZ(6), n INT) WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/out', 'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601');
+INSERT INTO out_rows SELECT e.at, d.n FROM events AS e LEFT JOIN dim FOR SYSTEM_TIME AS OF e.proc_time AS d ON d.k = 'a' AND d.at = e.at;"
+    );
+    let events =
+        ["5", "500001", "500002", "500003"].map(|part| format!("{{\"at\":\"2026-01-01T00:00:00.{part}Z\"}}\n"));
+    fs::write(dir.path().join("events.jsonl"), events.concat()).unwrap();
+    let parameters = BTreeMap::from([("DIR".to_owned(), dir.path().display().to_string())]);
+    for (file, text) in [("fill.sql", fill), ("job.sql", sql)] {
+        fs::write(dir.path().join(file), text).unwrap();
+        let local = dir.path().join("local");
+        let options = options(dir.path().join(file), local, parameters.clone(), Variant::default(), Ending::Drain);
+        run(&options).await.expect("the job runs");
+    }
+    let found = [("5", "3"), ("500001", "1"), ("500002", "2"), ("500003", "null")];
+    let expected = found.map(|(part, n)| format!("{{\"at\":\"2026-01-01T00:00:00.{part}Z\",\"n\":{n}}}"));
+    let mut got = lines(&dir.path().join("out"));
+    let mut expected = expected.to_vec();
+    got.sort();
+    expected.sort();
+    assert_eq!(got, expected);
+}
+
+/// A table that has another key than the SQL would be asked with half of it, or with none.
+#[tokio::test]
+async fn a_table_with_another_key_is_named_when_the_run_begins() {
+    let dir = TempDir::new().expect("a folder");
+    let local = dir.path().join("local");
+    fs::create_dir(&local).unwrap();
+    let store = rusqlite::Connection::open(local.join("dynamodb.sqlite")).expect("SQLite");
+    store.execute_batch("CREATE TABLE dim (k, s, n, PRIMARY KEY (k, s)) WITHOUT ROWID").expect("a table");
+    fs::write(dir.path().join("events.jsonl"), "{\"k\":\"a\"}\n").expect("events");
+    for (key, on, fits) in [("k", "", false), ("k, s", " AND d.s = e.k", true)] {
+        let sql = format!(
+            "CREATE TABLE events (k STRING, proc_time AS PROCTIME()) WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/events.jsonl', 'format' = 'json');
+CREATE TABLE dim (k STRING, s STRING, n BIGINT, PRIMARY KEY ({key}) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'dim');
+CREATE TABLE out_rows (k STRING, n BIGINT) WITH ('connector' = 'blackhole');
+INSERT INTO out_rows SELECT e.k, d.n FROM events AS e JOIN dim FOR SYSTEM_TIME AS OF e.proc_time AS d ON d.k = e.k{on};"
+        );
+        fs::write(dir.path().join("job.sql"), sql).expect("a file");
+        let parameters = BTreeMap::from([("DIR".to_owned(), dir.path().display().to_string())]);
+        let options = options(dir.path().join("job.sql"), local.clone(), parameters, Variant::default(), Ending::Drain);
+        let options = JobOptions { fresh: true, ..options };
+        let problem = run(&options).await.err();
+        let is_named = |problem: &String| problem.contains("exists with the key (k, s), the SQL has (k)");
+        assert_eq!((problem.is_none(), problem.as_ref().is_some_and(is_named)), (fits, !fits), "{key}: {problem:?}");
+    }
+}

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use job::{Variant, options, run};
+#[cfg(target_os = "linux")]
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use tidemill::job::{JobOptions, MemoryOptions};
 use tidemill::runtime::{Ending, Summary};
 
@@ -160,6 +162,41 @@ fn a_process_stays_within_its_memory() {
     assert!(output.status.success() && said.contains("of state were put on disk"), "{said}");
     assert!(most < MEMORY, "{} MiB of {}\n{said}", most >> 20, MEMORY >> 20);
     assert_eq!(results(&folder.path().join("local"), "users").len(), 50_000);
+}
+
+const PARTITIONS: &str = "
+CREATE TABLE archive (user_id STRING, n BIGINT, page STRING) PARTITIONED BY (page)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/archive', 'format' = 'parquet', 'parquet.compression' = 'UNCOMPRESSED');
+INSERT INTO archive SELECT user_id, n, page FROM events;
+";
+
+/// Files of many partitions are open at a time; their row groups together have their share of the memory.
+#[cfg(target_os = "linux")]
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test looks at another process now and then")]
+fn the_row_groups_of_open_files_have_a_share_of_the_memory() {
+    const MEMORY: usize = 224 << 20;
+    const ROWS: usize = 600_000;
+    // 13 partitions of some 20 MB, none of which fills a row group.
+    let folder = place(PARTITIONS, ROWS, ROWS, 420);
+    let mut process = program(folder.path(), "local", Path::new("/dev/null"), &["--memory", "224MiB"]).spawn().unwrap();
+    let mut most = 0;
+    while process.try_wait().unwrap().is_none() {
+        most = most.max(anonymous(process.id()).unwrap_or(0));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let output = process.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    println!("at most {} MiB of {}", most >> 20, MEMORY >> 20);
+    assert!(most < MEMORY, "{} MiB of {}\n{said}", most >> 20, MEMORY >> 20);
+    let partitions = std::fs::read_dir(folder.path().join("local/archive")).unwrap();
+    let files = partitions.flat_map(|partition| std::fs::read_dir(partition.unwrap().path()).unwrap());
+    let rows = files.map(|file| {
+        let reader = SerializedFileReader::new(std::fs::File::open(file.unwrap().path()).unwrap()).unwrap();
+        reader.metadata().file_metadata().num_rows()
+    });
+    assert_eq!(rows.sum::<i64>(), ROWS as i64);
 }
 
 /// A control group below one of this process's own, with so many bytes for all in it.
@@ -475,4 +512,49 @@ WHERE p > 0.9;";
     }
     ran(folder.path(), "plenty", None, Ending::Drain).await.expect("it runs");
     assert_eq!(results(&folder.path().join("plenty"), "tiles").len(), 5_000);
+}
+
+/// What it lacks it lacks each time: a job that nobody ends must end by itself, as often as it says, whatever it has done before.
+#[test]
+fn what_does_not_fit_is_tried_as_often_as_the_job_says_and_not_for_ever() {
+    let tiles = "
+CREATE TABLE tiles (user_id STRING, q BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/out', 'format' = 'json');
+INSERT INTO tiles SELECT user_id, q FROM (
+  SELECT user_id, NTILE(4) OVER (PARTITION BY window_start, window_end ORDER BY n, user_id) AS q FROM counted)
+WHERE q = 2;";
+    let lists = "
+CREATE TABLE lists (users BIGINT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/out', 'format' = 'json');
+INSERT INTO lists SELECT CARDINALITY(ARRAY_AGG(user_id)) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
+GROUP BY window_start, window_end;";
+    let settings = "SET 'tidemill.maximum-retry-attempts' = '1'; SET 'tidemill.retry-delay' = '10 ms';";
+    for (job, length, query, words) in [
+        (format!("{COUNTED}{tiles}"), 1_790, "job:tiles", "NTILE OVER has a partition of more than 4 MiB"),
+        (lists.to_owned(), 3_700, "job:lists", " MiB that cannot be put on disk; --memory is 128 MiB"),
+    ] {
+        let folder = place(&format!("{settings}{job}"), 20_000, 20_000, length);
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let run = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+            command.args(["run", &path("job.sql"), "--local", &path("local"), "--memory", "1MiB"]);
+            command.args(["--epoch-rows", "2000", "--epoch-interval", "1h", "--checkpoint-interval", "100ms"]);
+            command.args([
+                "--param",
+                &format!("DIR={}", folder.path().display()),
+                "--param",
+                &format!("OUT={}", path("local")),
+            ]);
+            let output = command.output().unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        // And it is no fault of the records: whoever starts it again, with more, is not told that they are poison.
+        for _ in 0..3 {
+            let (code, said) = run();
+            assert_eq!(code, Some(75), "{said}");
+            assert_eq!(said.matches("failed (1 of 1 retries follows").count(), 1, "{said}");
+            for words in ["error[unavailable]: ", query, words, "hint: give the job more --memory"] {
+                assert!(said.contains(words), "'{words}' in {said}");
+            }
+        }
+        assert!(!folder.path().join("local/out").exists(), "there is no result of a part");
+    }
 }

@@ -21,6 +21,8 @@ use tidemill::state::SpillFolder;
 
 #[path = "operators/expiring.rs"]
 mod expiring;
+#[path = "operators/many_panes.rs"]
+mod many_panes;
 #[path = "operators/stored.rs"]
 mod stored;
 

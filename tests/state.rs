@@ -15,11 +15,19 @@ use tidemill::state::FileEpochLog;
 mod again;
 #[path = "state/earlier.rs"]
 mod earlier;
+#[path = "state/elsewhere.rs"]
+mod elsewhere;
+#[path = "state/folders.rs"]
+mod folders;
+#[path = "state/going_back.rs"]
+mod going_back;
 #[path = "support/left.rs"]
 #[expect(dead_code, reason = "shared with the test of kills")]
 mod left;
 #[path = "support/place.rs"]
 mod place;
+#[path = "state/places.rs"]
+mod places;
 #[path = "state/tools.rs"]
 mod tools;
 
@@ -156,6 +164,7 @@ fn a_damaged_checkpoint_is_no_obstacle_to_those_that_are_whole() {
     place.produce(300, 200);
     place.run(&[]);
     damage();
+    assert!(place.refused(&RUN).contains("go back to a savepoint with --from-savepoint (there is whole); or restore"));
     assert!(place.refused(&["state", "rewind", "local", "latest"]).contains("is damaged"));
     place.done(&["state", "restore", "local", "whole", "--to", "copy/job"]);
     assert!(place.run(&["--checkpoints", "copy"]).contains("200 records"));
@@ -173,6 +182,11 @@ fn a_damaged_checkpoint_is_no_obstacle_to_those_that_are_whole() {
         std::fs::write(manifest, "nothing").unwrap();
     }
     place.produce(500, 100);
+    let none = place.refused(&[&RUN[..], &["--previous-checkpoint"]].concat());
+    assert!(
+        none.contains("can be read") && none.contains("--from-savepoint (there is whole); or start anew"),
+        "{none}"
+    );
     assert!(place.run(&["--from-savepoint", "whole"]).contains("300 records"));
     assert_eq!(place.number(TOTAL), 600);
 }

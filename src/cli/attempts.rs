@@ -96,18 +96,10 @@ impl Attempts {
     }
 }
 
-/// Whether a service was out of reach. A disk of this machine that is full does not empty itself, and somebody should see it.
+/// Whether a service was out of reach. A disk of this machine that is full does not empty itself, and its memory does not grow: somebody
+/// should see that.
 fn is_out_of_reach(error: &Error) -> bool {
-    use std::io::ErrorKind as Io;
-    const FULL: [Io; 4] = [Io::StorageFull, Io::QuotaExceeded, Io::FileTooLarge, Io::ReadOnlyFilesystem];
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        if inner.downcast_ref::<std::io::Error>().is_some_and(|e| FULL.contains(&e.kind())) {
-            return false;
-        }
-        cause = inner.source();
-    }
-    error.kind() == ErrorKind::Unavailable
+    error.kind() == ErrorKind::Unavailable && !error.is_of_this_machine()
 }
 
 /// A pause that has been doubled so many times.
@@ -169,9 +161,13 @@ mod tests {
 
         /// A run has failed in `epoch`.
         async fn fails(&mut self, epoch: u64, kind: ErrorKind) -> bool {
+            self.fails_by(epoch, Error::new(kind, "it has failed")).await
+        }
+
+        async fn fails_by(&mut self, epoch: u64, error: Error) -> bool {
             self.progress.epoch.store(epoch, Ordering::Relaxed);
             let clock: Arc<dyn Clock> = self.noted.clone();
-            let errors = [Error::new(kind, "it has failed")];
+            let errors = [error];
             self.attempts.again(&errors, &self.progress, &clock, &self.stop.subscribe()).await
         }
 
@@ -247,6 +243,17 @@ mod tests {
         assert!(is_out_of_reach(&error(Io::ConnectionRefused)));
         assert!(!is_out_of_reach(&error(Io::StorageFull)) && !is_out_of_reach(&error(Io::FileTooLarge)));
         assert!(!is_out_of_reach(&Error::data("a bad row")));
+    }
+
+    /// It would be tried for ever, and nobody would learn that it cannot be.
+    #[tokio::test]
+    async fn what_this_machine_lacks_is_counted() {
+        let lacks = || Error::unavailable("a partition does not fit").of_this_machine().context("query 'a'");
+        let mut job = Job::new(2, 10, false);
+        job.progress.epochs.store(7, Ordering::Relaxed);
+        assert!(job.fails_by(7, lacks()).await && job.fails_by(7, lacks()).await);
+        assert!(!job.fails_by(7, lacks()).await, "it is the same each time");
+        assert_eq!(job.pauses(), [10, 20]);
     }
 
     #[tokio::test]

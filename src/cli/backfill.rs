@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Outcome, Source, default_threads, runtime};
+use super::{Outcome, Source, default_threads, runtime, threads};
 use crate::contracts::{Clock, SystemClock};
 use crate::job::{BackfillOptions, JobOptions, backfill as run_backfill};
 use crate::runtime::Ending;
@@ -31,7 +31,7 @@ pub(super) struct BackfillArgs {
     #[arg(long)]
     alerts: bool,
     /// Threads to compute with [default: the number of cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
 }
 

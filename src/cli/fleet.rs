@@ -12,10 +12,10 @@ use tracing::Instrument;
 
 use super::display::Display;
 use super::replica::Told;
-use super::signals::stop_on_signal;
+use super::signals::{stop_on_signal, unless_stopped};
 use super::summary::print_summary;
 use super::work::WorkArgs;
-use super::{Cli, Outcome, Values, runtime_with_stacks};
+use super::{Cli, Outcome, Values, may_pass, runtime_with_stacks, shown_kind};
 use crate::contracts::{Clock, Error, SystemClock};
 use crate::job::Fleet;
 use crate::sql::STACK_BYTES;
@@ -84,13 +84,35 @@ pub(super) fn fleet(args: FleetArgs) -> Outcome {
     // A job is planned again, on one of these threads, when its turn comes.
     runtime_with_stacks(options.threads, STACK_BYTES)?.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let fleet = Fleet::plan(&options, &clock).await?;
-        let (stop_sender, stop) = watch::channel(false);
-        tokio::spawn(stop_on_signal(stop_sender));
+        let stop = stop_on_signal();
+        let Some(fleet) = unless_stopped(&stop, Fleet::plan(&options, &clock)).await else { return Ok(()) };
+        let fleet = fleet?;
         let names: Vec<String> = fleet.jobs.iter().map(|job| job.name.clone()).collect();
         eprintln!("fleet: '{}' takes part in {} jobs: {}", fleet.holder, names.len(), names.join(", "));
         run(fleet, &clock, &stop).await
     })
+}
+
+/// A hint that names an option which a fleet refuses says where it is to be given.
+fn hinting_at_run(error: Error) -> Error {
+    const NAMED: [&str; 8] = [
+        "--once",
+        "--drain",
+        "--fresh",
+        "--previous-checkpoint",
+        "--from-savepoint",
+        "--drop-state",
+        "--reset",
+        "--keep-state",
+    ];
+    match error.hint_text() {
+        Some(hint) if NAMED.iter().any(|option| hint.contains(option)) => {
+            let instead = "a fleet takes no such option: stop it, `tidemill run JOB` with it and the same --checkpoints, and start the fleet again";
+            let hint = format!("{hint} ({instead})");
+            error.hint(hint)
+        }
+        _ => error,
+    }
 }
 
 /// Runs all jobs, each by itself, until all have ended.
@@ -105,11 +127,11 @@ async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>)
         let work = async move { told.run(&mut replica, &clock, &stop).await };
         names.insert(tasks.spawn(work.instrument(span)).id(), job.name);
     }
-    let mut given_up = Vec::new();
+    let (mut given_up, mut all_may_pass) = (Vec::new(), true);
     while let Some(ended) = tasks.join_next_with_id().await {
         let (id, outcome) = match ended {
             Ok((id, outcome)) => (id, outcome),
-            // It has told of it. Its lease ends by itself.
+            // It has told of it; a run that panics does not come here. What it had is given up with it.
             Err(died) => (died.id(), Err(vec![Error::internal("the job's task died").caused_by(died)])),
         };
         let Some(name) = names.remove(&id) else { continue };
@@ -122,10 +144,11 @@ async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>)
             }
             Ok(None) => {}
             Err(errors) => {
-                for error in &errors {
-                    eprintln!("{name}: error: {error}");
+                all_may_pass &= errors.iter().all(may_pass);
+                for error in errors.into_iter().map(hinting_at_run) {
+                    eprintln!("{name}: error{}: {error}", shown_kind(error.kind()));
                 }
-                if !names.is_empty() {
+                if !names.is_empty() && !*stop.borrow() {
                     eprintln!("{name}: given up by this process until it is started again; its other jobs go on");
                 }
                 given_up.push(format!("'{name}'"));
@@ -136,5 +159,20 @@ async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>)
         return Ok(());
     }
     let (few, list) = (given_up.len(), given_up.join(", "));
-    Err(vec![Error::config(format!("{few} of {count} jobs failed: {list}"))])
+    let failed = format!("{few} of {count} jobs failed: {list}");
+    Err(vec![if all_may_pass { Error::unavailable(failed) } else { Error::config(failed) }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_at_an_option_that_a_fleet_refuses_says_where_to_give_it() {
+        let told = |hint: &str| hinting_at_run(Error::corrupt("it is damaged").hint(hint)).to_string();
+        let with = told("go on from the one before with --previous-checkpoint");
+        assert!(with.contains("with --previous-checkpoint (a fleet takes no such option: "), "{with}");
+        assert!(with.contains("`tidemill run JOB`"), "{with}");
+        assert!(told("restore the file").ends_with("hint: restore the file"));
+    }
 }

@@ -111,6 +111,11 @@ fn start_position(text: &str) -> Result<StartPosition, String> {
 /// What may pass by itself, as `sysexits.h` calls it (EX_TEMPFAIL).
 const MAY_PASS: u8 = 75;
 
+/// Whether an error may be gone when the same is tried later.
+fn may_pass(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Fenced)
+}
+
 /// Runs the program. Exit codes: 0 done, 1 somebody must look (the job, its SQL, its state, a record), 2 the command line is wrong,
 /// 75 it may pass (a service does not answer, another run has taken over): a supervisor starts it again.
 pub fn main() -> ExitCode {
@@ -142,7 +147,6 @@ pub fn main() -> ExitCode {
             if errors.len() > 1 {
                 eprintln!("{} errors", errors.len());
             }
-            let may_pass = |error: &Error| matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Fenced);
             if errors.iter().all(may_pass) { ExitCode::from(MAY_PASS) } else { ExitCode::FAILURE }
         }
     }
@@ -187,6 +191,17 @@ fn runtime_with_stacks(threads: usize, stack_bytes: usize) -> Result<tokio::runt
     builder.worker_threads(threads.max(1)).thread_stack_size(stack_bytes).thread_keep_alive(BLOCKING_KEEP_ALIVE);
     let built = builder.enable_all().build();
     built.map_err(|e| vec![Error::unavailable("cannot start threads").caused_by(e)])
+}
+
+/// More threads than any machine has cores to compute with; each takes a stack, and a part of every plan.
+const MOST_THREADS: usize = 1_024;
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads) if threads <= MOST_THREADS => Ok(threads),
+        Ok(_) => Err(format!("there are {MOST_THREADS} at most")),
+        Err(_) => Err(format!("'{text}' is no number of threads")),
+    }
 }
 
 fn default_threads() -> usize {

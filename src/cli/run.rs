@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::attempts::Attempts;
 use super::display::Display;
 use super::replica::Told;
-use super::signals::stop_on_signal;
+use super::signals::{stop_on_signal, unless_stopped};
 use super::summary::print_summary;
 use super::work::WorkArgs;
 use super::{Outcome, Source, display, runtime};
@@ -77,9 +77,9 @@ pub(super) fn run(args: RunArgs) -> Outcome {
     let options = args.options();
     runtime(options.threads)?.block_on(async {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let start = Start::of(&options, &clock).await?;
-        let (stop_sender, stop) = watch::channel(false);
-        tokio::spawn(stop_on_signal(stop_sender));
+        let stop = stop_on_signal();
+        let Some(start) = unless_stopped(&stop, Start::of(&options, &clock)).await else { return Ok(()) };
+        let start = start?;
         // A run that ends by itself is one that somebody waits for.
         let retries = options.ending == Ending::Run;
         match start {
@@ -116,7 +116,10 @@ async fn run_alone(
         match outcome {
             Err(errors) if retries && attempts.again(&errors, &progress, clock, stop).await => {
                 options.go_on(generation);
-                next = prepare(&options, Arc::clone(clock)).await;
+                let Some(again) = unless_stopped(stop, prepare(&options, Arc::clone(clock))).await else {
+                    return Ok(());
+                };
+                next = again;
             }
             outcome => return outcome,
         }

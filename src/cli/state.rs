@@ -91,8 +91,8 @@ enum Command {
         /// A number, the name of a savepoint, or 'latest'
         #[arg(value_name = "CHECKPOINT", default_value = "latest")]
         checkpoint: String,
-        /// The other store: a folder or s3://bucket/prefix/JOB
-        #[arg(long, value_name = "STORE")]
+        /// The job that is to go on from it: DIR/checkpoints/JOB or s3://bucket/prefix/JOB
+        #[arg(long, value_name = "JOB")]
         to: String,
     },
 }

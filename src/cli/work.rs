@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{default_threads, start_position};
+use super::{default_threads, start_position, threads};
 use crate::contracts::StartPosition;
 use crate::job::{JobOptions, LeasePlace, MemoryOptions, StateOptions};
 use crate::runtime::Ending;
@@ -22,7 +22,7 @@ pub(super) struct WorkArgs {
     from: Option<StartPosition>,
     /// Where checkpoints are kept: a folder or s3://bucket/prefix, below which each job has its own [default:
     /// DIR/checkpoints of --local DIR, or the job's own setting 'state.checkpoints.dir']
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = path)]
     checkpoints: Option<String>,
     /// Time between two checkpoints, e.g. 10s [default: 10 s, or the job's own setting]; 0 is only at the end
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -32,7 +32,7 @@ pub(super) struct WorkArgs {
     #[arg(long, value_name = "PLACE", value_parser = LeasePlace::parse)]
     lease: Option<LeasePlace>,
     /// Threads to compute with [default: the number of cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
     /// Longest time that results wait for, e.g. 50ms or 1s [default: 1 s, or the job's own setting]
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -72,6 +72,10 @@ impl WorkArgs {
             epoch_rows: self.epoch_rows,
         }
     }
+}
+
+fn path(text: &str) -> std::result::Result<String, String> {
+    crate::connectors::files::check_path(text).map(|()| text.to_owned()).map_err(|e| e.to_string())
 }
 
 fn duration(text: &str) -> std::result::Result<Duration, String> {

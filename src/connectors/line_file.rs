@@ -184,6 +184,11 @@ impl LineFile {
         }
     }
 
+    /// Whether nothing can follow what was read, where the file has `ended` behind it.
+    fn is_last(&self, ended: bool) -> bool {
+        ended && self.at_end != AtEnd::Wait
+    }
+
     fn skip_past(&mut self, position: &Position) -> Result<()> {
         let mut at: u64 = position.0.parse().map_err(|_| {
             Error::corrupt(format!("position '{position}' is no byte offset of file '{}'", self.path.display()))
@@ -196,7 +201,8 @@ impl LineFile {
             let mut buffer = Vec::new();
             let read = self.read_at(at, want, &mut buffer)?;
             let mut records = Vec::new();
-            let rest = self.framing.split(&buffer, 0, false, &mut records);
+            // Cut as it was when it was read: a quote that stays open at the end of the file takes one line.
+            let rest = self.framing.split(&buffer, 0, self.is_last(read < want), &mut records);
             if let Some(first) = records.first() {
                 let after = memchr(b'\n', &buffer[first.end as usize..]).map_or(rest, |i| first.end as usize + i + 1);
                 at += after as u64;
@@ -248,7 +254,7 @@ impl ChunkReader for LineFile {
             let read = self.read_at(self.offset, want, &mut buffer)?;
             let ended = read < want;
             let mut records = Vec::with_capacity(read / 128);
-            let rest = self.framing.split(&buffer, from, ended && self.at_end != AtEnd::Wait, &mut records);
+            let rest = self.framing.split(&buffer, from, self.is_last(ended), &mut records);
             let after = |at: usize| self.offset + (at - from) as u64;
             if records.is_empty() {
                 let (next, end) = (after(rest), after(buffer.len()));

@@ -16,8 +16,9 @@
 //! them accepts, and [`options`] has the parsers of option values.
 //!
 //! Architecture invariant: a connector imports no other connector; what they share lies in the files of
-//! this folder (`options`, `blocking`, `line_file`) and in `formats`.
+//! this folder (`options`, `blocking`, `line_file`, `appended`) and in `formats`.
 
+mod appended;
 mod aws;
 mod blackhole;
 mod blocking;
@@ -81,6 +82,8 @@ pub struct Connectors {
     aws: AwsSessions,
     /// What stands in for all of them.
     outside: Option<Arc<dyn Outside>>,
+    /// Memory of each sink of files, where there is a limit.
+    files_memory: Option<u64>,
     /// Memory of all shard readers together.
     kinesis_budget: Arc<kinesis::Budget>,
 }
@@ -88,7 +91,7 @@ pub struct Connectors {
 impl Connectors {
     /// Connectors of one run of a job. With `local`, AWS connectors are the embedded ones under that folder.
     pub fn new(local: Option<PathBuf>, clock: Arc<dyn Clock>, job: JobContext) -> Self {
-        let names = PartNames::new(&job.job, job.generation);
+        let names = PartNames::new(&job.job, job.generation, clock.now_ms());
         Self {
             local,
             clock,
@@ -98,6 +101,7 @@ impl Connectors {
             tables: Mutex::new(None),
             aws: AwsSessions::default(),
             outside: None,
+            files_memory: None,
             kinesis_budget: Arc::default(),
         }
     }
@@ -122,6 +126,13 @@ impl Connectors {
     #[must_use]
     pub fn within(mut self, outside: Option<Arc<dyn Outside>>) -> Self {
         self.outside = outside;
+        self
+    }
+
+    /// Each sink of files has so many bytes in memory for those that it has open.
+    #[must_use]
+    pub fn with_files_memory(mut self, bytes: Option<u64>) -> Self {
+        self.files_memory = bytes;
         self
     }
 
@@ -173,7 +184,9 @@ impl Connectors {
                 Some(local) => firehose::local_sink(spec, local),
                 None => firehose::aws_sink(spec, self.aws.of(spec)?, self.clock(), &self.job.job),
             },
-            "filesystem" | "s3" => files::sink(spec, &self.reach(&|| self.aws.of(spec)), self.names.clone()),
+            "filesystem" | "s3" => {
+                files::sink(spec, &self.reach(&|| self.aws.of(spec)), self.names.clone(), self.files_memory)
+            }
             "print" => Ok(Box::new(print::Print::try_new(spec)?)),
             "blackhole" => Ok(Box::new(blackhole::Blackhole)),
             other => Err(Error::config(format!("table '{}': connector '{other}' cannot be written", spec.name))),
@@ -247,7 +260,25 @@ impl Connectors {
         }
     }
 
-    /// The same for the error output in the folder `path`.
+    /// The folder of this machine in which the files of `spec` are; `None` when they are objects, or the table is none of files.
+    pub fn local_folder(&self, spec: &TableSpec, connector: &str) -> Result<Option<PathBuf>> {
+        match self.known(spec, connector)?.name {
+            "filesystem" | "s3" => files::local_folder(spec.require("path")?, &self.reach(&|| self.aws.of(spec))),
+            _ => Ok(None),
+        }
+    }
+
+    /// A file that an earlier run of this job wrote into the table of `spec`, if that is a folder and there is one.
+    pub fn own_file(&self, spec: &TableSpec, connector: &str) -> Result<Option<PathBuf>> {
+        match self.known(spec, connector)?.name {
+            "filesystem" | "s3" => {
+                files::own_file(spec.require("path")?, &self.reach(&|| self.aws.of(spec)), &self.names)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Moves what earlier runs of this job wrote into the error output in the folder `path` to one beside.
     pub fn set_errors_aside(&self, path: &str) -> Result<Option<SetAside>> {
         files::set_aside(path, &self.reach(&|| self.aws.default_session()), &self.names)
     }
@@ -263,9 +294,22 @@ impl Connectors {
         }
     }
 
-    /// Where the table's own options say that reading starts; `None` when they do not.
+    /// Where reading the table starts, as its own options or its connector say; `None` when they do not.
     pub fn start_position(&self, spec: &TableSpec, connector: &str) -> Result<Option<StartPosition>> {
-        if self.known(spec, connector)?.name == "kinesis" { kinesis::start_position(spec) } else { Ok(None) }
+        match self.known(spec, connector)?.name {
+            "kinesis" => kinesis::start_position(spec),
+            // As in Flink: a table of files is what is there, not what comes.
+            "filesystem" | "s3" => Ok(Some(StartPosition::TrimHorizon)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The registered consumers with which a table reads by enhanced fan-out.
+    pub(crate) fn fan_out_consumers(&self, spec: &TableSpec, connector: &str) -> Result<Vec<kinesis::NamedConsumer>> {
+        match (self.known(spec, connector)?.name, &self.local) {
+            ("kinesis", None) => kinesis::fan_out_consumers(spec),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// A text that is equal for tables which read the same records (`kinesis:analytics-events`): such tables are read once.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::contracts::{Error, Result, TableSpec};
 
+use super::aws::{check_credential, credential_keys, is_credential};
 use super::describe::{ConnectorDescription, OptionKind, Role, SOURCE_OPTIONS, format_options};
 
 /// Parses a duration as Flink does: `300 s`, `5min`, `1 h`, `100ms`, `3 d`. Without a unit it is in milliseconds.
@@ -211,6 +212,7 @@ pub fn check(connector: &ConnectorDescription, options: &BTreeMap<String, String
         }
         let Some(option) = known.iter().find(|o| o.key == key) else {
             if connector.prefixes.iter().any(|prefix| key.starts_with(prefix)) {
+                problems.extend(aws_problem(connector, key, value, options));
                 continue;
             }
             let hint = nearest(key, known.iter().map(|o| o.key)).map(|near| format!("did you mean '{near}'?"));
@@ -241,6 +243,30 @@ pub fn check(connector: &ConnectorDescription, options: &BTreeMap<String, String
         ));
     }
     problems
+}
+
+/// What is wrong with an option of credentials. Of other options of AWS, any is taken.
+fn aws_problem(
+    connector: &ConnectorDescription,
+    key: &str,
+    value: &str,
+    options: &BTreeMap<String, String>,
+) -> Option<OptionProblem> {
+    if !is_credential(key) {
+        return None;
+    }
+    match check_credential(key, value, options) {
+        Some(Ok(())) => None,
+        Some(Err(error)) => {
+            let hint = error.hint_text().map(str::to_owned);
+            Some(OptionProblem::error(key, format!("option '{key}': {}", error.message()), hint))
+        }
+        None => {
+            let known: Vec<String> = credential_keys().collect();
+            let hint = nearest(key, known.iter().map(String::as_str)).map(|near| format!("did you mean '{near}'?"));
+            Some(OptionProblem::error(key, format!("connector '{}' has no option '{key}'", connector.name), hint))
+        }
+    }
 }
 
 fn check_value(kind: OptionKind, value: &str) -> Result<()> {

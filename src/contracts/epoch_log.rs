@@ -10,11 +10,12 @@
 //! where their sink knows them ([`LogEntry::Committed`]).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::error::Result;
+use super::error::{Error, Result};
 
 /// Everything that an epoch depends on beside the records and the rows of its reference tables, which lie beside the checkpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct EpochCut {
     /// The input ended here: every window closed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub closes: bool,
+    /// Its records had been given to all but the queries that catch up with the others after a job has gone back: only those get it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub catches_up: bool,
     /// Splits that gave records, that the run has come to know since the epoch before, or that have ended.
     pub splits: Vec<SplitCut>,
     /// Event time of the tables that have one.
@@ -166,6 +170,8 @@ fn is_false(value: &bool) -> bool {
 /// - When `append` has returned, the entry survives a crash of process and machine.
 /// - An entry is whole or not there; entries keep their order, also those of calls at the same time.
 /// - At most one run appends: one that another has taken over from gets [`ErrorKind::Fenced`](super::ErrorKind::Fenced).
+/// - What is damaged stays, so that it can be restored, until nothing of it is needed: until an entry is appended that a run begins
+///   [`anew`](LogEntry::Started), or something is forgotten.
 #[async_trait]
 pub trait EpochLog: Send + Sync {
     /// Adds an entry.
@@ -173,4 +179,25 @@ pub trait EpochLog: Send + Sync {
 
     /// Removes entries of epochs up to `epoch`: a checkpoint has what they did. A crash in the midst may leave some.
     async fn forget(&self, epoch: u64) -> Result<()>;
+}
+
+/// A log that has been opened.
+pub struct OpenedLog {
+    /// The log.
+    pub log: Arc<dyn EpochLog>,
+    /// What can be read of it.
+    pub entries: Vec<LogEntry>,
+    /// The first damage, if there is any. Whoever needs the entries must not go on.
+    pub damage: Option<Error>,
+}
+
+/// A log as it is found by who only looks.
+#[derive(Debug, Default)]
+pub struct SeenLog {
+    /// What can be read of it.
+    pub entries: Vec<LogEntry>,
+    /// There is more.
+    pub damaged: bool,
+    /// A run has it open, or may have.
+    pub in_use: bool,
 }

@@ -5,8 +5,8 @@
 //! do. The [`ErrorKind`] tells a caller whether trying again can help.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -21,7 +21,8 @@ pub enum ErrorKind {
     Sql,
     /// A row made a query or sink fail. Look at the record named in the context; never retried.
     Data,
-    /// A service or disk did not answer. Retried with back-off by its connector before it shows.
+    /// A service or disk did not answer; or this machine has not enough for the job ([`Error::is_of_this_machine`]). Retried with back-off
+    /// by its connector before it shows.
     Unavailable,
     /// Another worker owns the job now. This one must stop; never retried.
     Fenced,
@@ -85,8 +86,18 @@ struct Inner {
     locations: Vec<Location>,
     hint: Option<String>,
     context: Vec<String>,
+    of_this_machine: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
+
+/// What a file system says when it takes no more.
+const FULL: [io::ErrorKind; 5] = [
+    io::ErrorKind::StorageFull,
+    io::ErrorKind::QuotaExceeded,
+    io::ErrorKind::FileTooLarge,
+    io::ErrorKind::ReadOnlyFilesystem,
+    io::ErrorKind::OutOfMemory,
+];
 
 impl Error {
     /// An error of `kind` with `message` (lower case, no final stop).
@@ -97,6 +108,7 @@ impl Error {
             locations: Vec::new(),
             hint: None,
             context: Vec::new(),
+            of_this_machine: false,
             source: None,
         }))
     }
@@ -131,6 +143,21 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
+    /// What could not be done on a disk of this machine. What somebody must mend first is a [`ErrorKind::Config`] error, whose hint says
+    /// what; all else may pass.
+    pub fn of_disk(message: impl Into<String>, error: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let hint = match error.kind() {
+            Io::PermissionDenied => "may the user of the process write there?",
+            Io::ReadOnlyFilesystem => "may the user of the process write there? The disk can only be read",
+            Io::NotADirectory | Io::AlreadyExists => "a file is where a folder must be: name another place",
+            Io::IsADirectory => "a folder is where a file must be: name another place",
+            Io::InvalidFilename => "the name is too long for the disk: name another place",
+            _ => return Self::unavailable(message).caused_by(error),
+        };
+        Self::config(message).caused_by(error).hint(hint)
+    }
+
     /// Adds a place in a file. The first is where the error is; further ones say "also here".
     #[must_use]
     pub fn at(mut self, location: Location) -> Self {
@@ -157,6 +184,51 @@ impl Error {
     pub fn caused_by(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.0.source = Some(Box::new(source));
         self
+    }
+
+    /// What has failed is memory or disk of this machine, and no service that is out of reach: see [`Error::is_of_this_machine`].
+    #[must_use]
+    pub fn of_this_machine(mut self) -> Self {
+        self.0.of_this_machine = true;
+        self
+    }
+
+    /// Whether this machine has not enough memory or disk for the job. That may pass (more is given, a disk is cleared), but not by waiting
+    /// alone: it is tried as often as a failure that counts, so that somebody sees it.
+    pub fn is_of_this_machine(&self) -> bool {
+        let is_full = |cause: &(dyn StdError + 'static)| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| FULL.contains(&error.kind()))
+                || cause.downcast_ref::<Self>().is_some_and(|error| error.0.of_this_machine)
+        };
+        self.0.of_this_machine || self.causes().any(is_full)
+    }
+
+    fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        std::iter::successors(StdError::source(self), |cause: &&(dyn StdError + 'static)| (*cause).source())
+    }
+
+    /// The same once more, for whoever has only lent it. What has caused it is in its message.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let inner = &self.0;
+        Self(Box::new(Inner {
+            kind: inner.kind,
+            message: self.with_cause(),
+            locations: inner.locations.clone(),
+            hint: inner.hint.clone(),
+            context: inner.context.clone(),
+            of_this_machine: self.is_of_this_machine(),
+            source: None,
+        }))
+    }
+
+    /// The message, and what has caused it unless the message says so.
+    fn with_cause(&self) -> String {
+        let Inner { message, source, .. } = &*self.0;
+        match source.as_ref().map(ToString::to_string) {
+            Some(text) if !message.contains(&text) => format!("{message}: {text}"),
+            _ => message.clone(),
+        }
     }
 
     /// The kind.
@@ -203,13 +275,7 @@ impl fmt::Display for Error {
         for context in inner.context.iter().rev() {
             write!(f, "{context}: ")?;
         }
-        write!(f, "{}", inner.message)?;
-        if let Some(source) = &inner.source {
-            let text = source.to_string();
-            if !inner.message.contains(&text) {
-                write!(f, ": {text}")?;
-            }
-        }
+        write!(f, "{}", self.with_cause())?;
         for (i, location) in inner.locations.iter().enumerate() {
             if i > 0 {
                 write!(f, "\n  also at {}:{}:{}", location.file, location.line, location.column)?;
@@ -238,6 +304,35 @@ impl From<arrow::error::ArrowError> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_is_told_from_a_service_that_is_away() {
+        let caused = |kind: io::ErrorKind| Error::unavailable("it has failed").caused_by(io::Error::from(kind));
+        for kind in FULL {
+            assert!(caused(kind).is_of_this_machine(), "{kind}");
+            // Also from far below, and when it is told once more.
+            let outer = Error::unavailable("a checkpoint").caused_by(caused(kind));
+            assert!(outer.is_of_this_machine() && outer.again().is_of_this_machine(), "{kind}");
+            assert_eq!(outer.again().to_string(), outer.to_string());
+        }
+        assert!(!caused(io::ErrorKind::ConnectionRefused).is_of_this_machine());
+        let error = Error::unavailable("too little memory").of_this_machine();
+        let hinted = error.hint("more").context("query 'a'");
+        assert!(hinted.is_of_this_machine() && hinted.again().is_of_this_machine());
+        assert_eq!(hinted.again().to_string(), "query 'a': too little memory\n  hint: more");
+        assert!(Error::unavailable("outer").caused_by(hinted).is_of_this_machine());
+    }
+
+    #[test]
+    fn what_does_not_pass_by_itself_on_a_disk_is_no_outage() {
+        use std::io::ErrorKind as Io;
+        let kind = |io: Io| Error::of_disk("cannot write 'a'", io.into()).kind();
+        let not_passing = [Io::PermissionDenied, Io::ReadOnlyFilesystem, Io::NotADirectory, Io::AlreadyExists];
+        assert!(not_passing.into_iter().all(|io| kind(io) == ErrorKind::Config));
+        assert!([Io::StorageFull, Io::Interrupted, Io::Other].into_iter().all(|io| kind(io) == ErrorKind::Unavailable));
+        let error = Error::of_disk("cannot write 'a'", Io::PermissionDenied.into());
+        assert!(error.to_string().ends_with("hint: may the user of the process write there?"), "{error}");
+    }
 
     #[test]
     fn caret_stands_under_the_text() {

@@ -19,6 +19,26 @@ pub struct Lease {
     pub released: bool,
 }
 
+/// Where a person wants leases to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeasePlace {
+    /// Beside the job's checkpoints.
+    Checkpoints,
+    /// In a DynamoDB table.
+    DynamoDb(String),
+}
+
+impl LeasePlace {
+    /// `checkpoints` or `dynamodb:TABLE`.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text.split_once(':') {
+            None if text.eq_ignore_ascii_case("checkpoints") => Ok(Self::Checkpoints),
+            Some(("dynamodb", table)) if !table.is_empty() => Ok(Self::DynamoDb(table.to_owned())),
+            _ => Err(format!("'{text}' is neither 'checkpoints' nor 'dynamodb:TABLE'")),
+        }
+    }
+}
+
 /// Where the lease of one job is kept.
 ///
 /// # Contract

@@ -14,12 +14,15 @@
 
 mod bytes;
 mod caller;
+mod caught;
 mod checksum;
 mod clock;
+mod compact;
 mod crash;
 mod decode;
 mod epoch_log;
 mod error;
+mod last_work;
 mod lease;
 mod lookup;
 mod off_runtime;
@@ -37,13 +40,16 @@ mod time;
 
 pub use bytes::batch_bytes;
 pub use caller::{NO_CREDENTIALS, refused_credentials};
+pub use caught::caught;
 pub use checksum::xxh64;
 pub use clock::{Clock, ManualClock, SystemClock};
+pub(crate) use compact::{compact, without_garbage};
 pub use crash::{CRASH_POINTS, FRESH_CRASH_POINTS, crash_point};
 pub use decode::{Decoded, Decoder, SkippedTime};
-pub use epoch_log::{EpochCut, EpochLog, LogEntry, Opened, OpenedAt, SplitCut, TableCut};
+pub use epoch_log::{EpochCut, EpochLog, LogEntry, Opened, OpenedAt, OpenedLog, SeenLog, SplitCut, TableCut};
 pub use error::{Error, ErrorKind, Location, Result};
-pub use lease::{Lease, LeaseStore};
+pub use last_work::{Presence, spawn_last, with_presence};
+pub use lease::{Lease, LeasePlace, LeaseStore};
 pub use lookup::{Lookup, LookupCache};
 pub use off_runtime::{off_the_runtime, wait_for};
 pub use outage::Outage;

@@ -40,6 +40,50 @@ impl RecordRange {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Position(pub Arc<str>);
 
+impl Position {
+    /// Whether reading that stands here has given the record that `other` names, too. So it has where that names none: it is a time, or the
+    /// beginning.
+    pub fn has_reached(&self, other: &Self) -> bool {
+        match Order::of(other.record()) {
+            Some(wanted) => Order::of(self.record()).is_some_and(|own| own >= wanted),
+            None => true,
+        }
+    }
+
+    /// Whether it names a record.
+    pub fn names_record(&self) -> bool {
+        Order::of(self.record()).is_some()
+    }
+
+    /// The name without the time that may follow it (see [`RawChunk::position_after`]).
+    fn record(&self) -> &str {
+        self.0.split_once('@').map_or(&*self.0, |(record, _)| record)
+    }
+}
+
+/// Where a record lies among those of its split: by its number, and by that within it where several records came as one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Order<'a> {
+    digits: usize,
+    number: &'a str,
+    /// A whole one is after all its parts.
+    part: u64,
+}
+
+impl<'a> Order<'a> {
+    fn of(name: &'a str) -> Option<Self> {
+        let (number, part) = match name.split_once('/') {
+            Some((number, part)) => (number, part.parse().ok()?),
+            None => (name, u64::MAX),
+        };
+        if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        let number = number.trim_start_matches('0');
+        Some(Self { digits: number.len(), number, part })
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -69,6 +113,23 @@ impl SequenceNumbers {
             Self::Numbers(numbers) => Cow::Owned(numbers[index].to_string()),
             Self::Text(texts) => Cow::Borrowed(&texts[index]),
         }
+    }
+
+    /// Of `records` records, how many lie up to the one that `position` names; and whether no more of them can come: that one is among them, or
+    /// one that follows it has come.
+    pub fn through(&self, records: usize, position: &Position) -> (usize, bool) {
+        let Some(last) = Order::of(position.record()) else { return (0, true) };
+        let order = |index: usize, wanted: &dyn Fn(Order<'_>) -> bool| Order::of(&self.get(index)).is_some_and(wanted);
+        let (mut low, mut high) = (0, records);
+        while low < high {
+            let middle = low.midpoint(high);
+            if order(middle, &|own| own <= last) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        (low, low < records || (low > 0 && order(low - 1, &|own| own == last)))
     }
 
     fn slice(&self, range: Range<usize>) -> Self {

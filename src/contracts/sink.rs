@@ -36,6 +36,8 @@ pub struct RefusedRow {
     pub column: Option<String>,
     /// What was found.
     pub detail: String,
+    /// What was refused, as text or JSON, where the batch is not at hand any more: of a refusal by [`Sink::flush`].
+    pub record: Option<Vec<u8>>,
 }
 
 /// What became of a written batch.

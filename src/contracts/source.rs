@@ -116,6 +116,12 @@ pub trait Source: Send + Sync + fmt::Debug {
         None
     }
 
+    /// What a split is called now that an earlier run has called `saved`. Asked when `begin` is done. Another name where one split can be
+    /// named in several ways (a file's path); a split that is not known keeps its name.
+    fn known_as(&self, saved: &SplitId) -> SplitId {
+        saved.clone()
+    }
+
     /// All splits at this time, in the order in which they should be started. It is asked about once a second, between
     /// two epochs, and whenever a split has ended; a source behind a network answers from what it has last heard, and
     /// listens again in the background.

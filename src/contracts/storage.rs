@@ -4,12 +4,11 @@
 //! object is whole or not there, and of two writers that create the same name, one wins.
 
 use std::fmt;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::epoch_log::{EpochLog, LogEntry};
+use super::epoch_log::{OpenedLog, SeenLog};
 use super::error::Result;
 
 /// What became of [`Storage::create`].
@@ -50,9 +49,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
 #[async_trait]
 pub trait LockedStorage: Storage {
     /// Opens the epoch log, makes it if it is not there, and answers its entries. What runs that have died left half written is
-    /// removed. With `anew`, so is a log that cannot be read.
+    /// removed; with `anew`, so are states of versions that this program does not read.
     ///
     /// # Errors
-    /// `fenced` while another run has it, `corrupt` when it is damaged.
-    async fn open_log(&self, anew: bool) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)>;
+    /// `fenced` while another run has it. Damage is no error here: see [`OpenedLog::damage`].
+    async fn open_log(&self, anew: bool) -> Result<OpenedLog>;
+
+    /// Reads the epoch log. Changes nothing, and needs no right to.
+    async fn see_log(&self) -> Result<SeenLog>;
 }

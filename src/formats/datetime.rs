@@ -10,7 +10,8 @@ pub enum TimestampStyle {
     Sql,
     /// `2026-02-12T10:00:00.5`, likewise.
     Iso8601,
-    /// `2026-02-12T10:00:00.500Z`: items and messages.
+    /// `2026-02-12T10:00:00.500Z`: items and messages. Milliseconds always; what is finer has 6 or 9 digits, so that two
+    /// times never have one text: `2026-02-12T10:00:00.500001Z`.
     Rfc3339Millis,
 }
 
@@ -154,6 +155,21 @@ fn write_fraction(fraction: i64, unit: TimeUnit, out: &mut Vec<u8>) {
     }
 }
 
+/// A fraction of a second in 3, 6 or 9 digits.
+fn write_groups(nanoseconds: i64, out: &mut Vec<u8>) {
+    let last = match nanoseconds {
+        whole if whole % 1_000_000 == 0 => 1_000_000,
+        finer if finer % 1_000 == 0 => 1_000,
+        _ => 1,
+    };
+    out.push(b'.');
+    let mut step = 100_000_000;
+    while step >= last {
+        out.push(b'0' + (nanoseconds / step % 10) as u8);
+        step /= 10;
+    }
+}
+
 /// A timestamp. `zoned` is TIMESTAMP_LTZ, written in UTC.
 pub fn write_timestamp(value: i64, unit: TimeUnit, zoned: bool, style: TimestampStyle, out: &mut Vec<u8>) {
     let each = per_second(unit);
@@ -163,10 +179,7 @@ pub fn write_timestamp(value: i64, unit: TimeUnit, zoned: bool, style: Timestamp
     out.push(if style == TimestampStyle::Sql { b' ' } else { b'T' });
     write_clock(seconds.rem_euclid(86_400), out);
     if style == TimestampStyle::Rfc3339Millis {
-        let millis = i128::from(fraction) * 1_000 / i128::from(each);
-        out.push(b'.');
-        out.push(b'0' + (millis / 100) as u8);
-        write_2((millis % 100) as u32, out);
+        write_groups(fraction * (1_000_000_000 / each), out);
         out.push(b'Z');
     } else {
         write_fraction(fraction, unit, out);
@@ -204,6 +217,19 @@ mod tests {
         assert_eq!(at(TimestampStyle::Sql, false), "2026-02-12 10:00:00.5");
         assert_eq!(at(TimestampStyle::Iso8601, true), "2026-02-12T10:00:00.5Z");
         assert_eq!(at(TimestampStyle::Rfc3339Millis, false), "2026-02-12T10:00:00.500Z");
+        // What needs no more digits has no more, of whatever unit it is; what needs them keeps them.
+        for (value, unit, expected) in [
+            (1_770_890_400, TimeUnit::Second, "2026-02-12T10:00:00.000Z"),
+            (1_770_890_400_500_000, TimeUnit::Microsecond, "2026-02-12T10:00:00.500Z"),
+            (1_770_890_400_500_001, TimeUnit::Microsecond, "2026-02-12T10:00:00.500001Z"),
+            (1_770_890_400_500_000_000, TimeUnit::Nanosecond, "2026-02-12T10:00:00.500Z"),
+            (1_770_890_400_000_010_000, TimeUnit::Nanosecond, "2026-02-12T10:00:00.000010Z"),
+            (1_770_890_400_500_000_001, TimeUnit::Nanosecond, "2026-02-12T10:00:00.500000001Z"),
+            (-1, TimeUnit::Nanosecond, "1969-12-31T23:59:59.999999999Z"),
+            (-1_000, TimeUnit::Microsecond, "1969-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(text(|o| write_timestamp(value, unit, true, TimestampStyle::Rfc3339Millis, o)), expected);
+        }
         assert_eq!(
             text(|o| write_timestamp(-1, TimeUnit::Microsecond, false, TimestampStyle::Sql, o)),
             "1969-12-31 23:59:59.999999"

@@ -69,57 +69,72 @@ fn split_lines(data: &[u8], from: usize, at_end: bool, comments: bool, records: 
     start
 }
 
+/// How a CSV record ends.
+enum RecordEnd {
+    /// At this line end.
+    At(usize),
+    /// The data ends first, between two records or in the last one: nothing is wrong with it.
+    WithTheData,
+    /// The data ends within quotes.
+    InQuotes,
+}
+
 impl CsvFraming {
     fn split(&self, data: &[u8], from: usize, at_end: bool, records: &mut Vec<RecordRange>) -> usize {
         let mut start = from;
         while start < data.len() {
-            match self.record_end(data, start) {
-                Some(newline) => {
-                    push(data, start, newline, self.comments, records);
-                    start = newline + 1;
-                }
-                None if at_end => {
-                    // An unterminated quote at the end of the input must not swallow the lines after it.
-                    let first_line = memchr(b'\n', &data[start..]).map_or(data.len(), |i| start + i);
-                    push(data, start, first_line, self.comments, records);
-                    start = (first_line + 1).min(data.len());
-                }
-                None => break,
-            }
+            let end = match self.record_end(data, start) {
+                RecordEnd::At(newline) => newline,
+                _ if !at_end => break,
+                RecordEnd::WithTheData => data.len(),
+                // An unterminated quote at the end of the input must not swallow the lines after it.
+                RecordEnd::InQuotes => memchr(b'\n', &data[start..]).map_or(data.len(), |i| start + i),
+            };
+            push(data, start, end, self.comments, records);
+            start = (end + 1).min(data.len());
         }
         start
     }
 
-    /// Index of the line end that ends the record at `start`.
-    fn record_end(&self, data: &[u8], start: usize) -> Option<usize> {
-        let Some(quote) = self.quote else { return self.unquoted_end(data, start) };
+    /// Where the record at `start` ends.
+    fn record_end(&self, data: &[u8], start: usize) -> RecordEnd {
+        let line_end = |found: Option<usize>| found.map_or(RecordEnd::WithTheData, RecordEnd::At);
+        let Some(quote) = self.quote else { return line_end(self.unquoted_end(data, start)) };
         if self.comments && data[start] == b'#' {
-            return memchr(b'\n', &data[start..]).map(|i| start + i);
+            return line_end(memchr(b'\n', &data[start..]).map(|i| start + i));
         }
         let mut at = start;
         loop {
-            let found = at + memchr2(quote, b'\n', &data[at..])?;
-            let escaped = self.escape.is_some_and(|e| found > at && data[found - 1] == e);
+            let Some(found) = memchr2(quote, b'\n', &data[at..]) else { return RecordEnd::WithTheData };
+            let found = at + found;
+            let escaped = self.is_escaped(&data[at..found]);
             if data[found] == b'\n' && !escaped {
-                return Some(found);
+                return RecordEnd::At(found);
             }
-            let opens = !escaped && (found == start || data[found - 1] == self.delimiter);
-            at = if opens { self.quoted_end(data, found + 1, quote)? } else { found + 1 };
+            let opens = data[found] == quote && !escaped && (found == start || data[found - 1] == self.delimiter);
+            at = match opens.then(|| self.quoted_end(data, found + 1, quote)) {
+                None => found + 1,
+                Some(Some(closed)) => closed,
+                Some(None) => return RecordEnd::InQuotes,
+            };
         }
+    }
+
+    /// Whether the byte behind `before` is escaped: an escape that is escaped itself says nothing of it.
+    fn is_escaped(&self, before: &[u8]) -> bool {
+        let Some(escape) = self.escape else { return false };
+        before.iter().rev().take_while(|byte| **byte == escape).count() % 2 == 1
     }
 
     /// Index after the closing quote of the field that starts at `at`.
     fn quoted_end(&self, data: &[u8], mut at: usize, quote: u8) -> Option<usize> {
         loop {
             let found = match self.escape {
-                Some(escape) => at + memchr2(quote, escape, &data[at..])?,
-                None => at + memchr(quote, &data[at..])?,
+                Some(escape) => at + memchr2(quote, escape, data.get(at..)?)?,
+                None => at + memchr(quote, data.get(at..)?)?,
             };
             if data[found] != quote || data.get(found + 1) == Some(&quote) {
                 at = found + 2;
-                if at > data.len() {
-                    return None;
-                }
             } else {
                 return Some(found + 1);
             }
@@ -130,7 +145,7 @@ impl CsvFraming {
         let mut at = start;
         loop {
             let found = at + memchr(b'\n', &data[at..])?;
-            if self.escape.is_none_or(|e| found == start || data[found - 1] != e) {
+            if !self.is_escaped(&data[at..found]) {
                 return Some(found);
             }
             at = found + 1;
@@ -168,5 +183,36 @@ mod tests {
         assert_eq!(records, ["1,\"a\nb\",2", "3,x\"y,4", "5,\"say \"\"hi\"\"\n\","]);
         assert_eq!(&text[rest..], "6,\"open");
         assert_eq!(split(&csv, "6,\"open\n7,x\n", true).0, ["6,\"open", "7,x"]);
+    }
+    /// What a file has behind its last line end is a record as any other.
+    #[test]
+    fn the_last_record_may_lack_its_line_end() {
+        let framing =
+            |quote, escape| Framing::Csv(CsvFraming { delimiter: b',', quote, escape, comments: true, header: false });
+        let (plain, escaping, bare) =
+            (framing(Some(b'"'), None), framing(Some(b'"'), Some(b'\\')), framing(None, Some(b'\\')));
+        for (framing, text, records, without_end) in [
+            (&plain, "1,\"a\nb\"", &["1,\"a\nb\""][..], 0),
+            (&plain, "0,x\n1,\"a\nb\",\"\n\"", &["0,x", "1,\"a\nb\",\"\n\""], 4),
+            (&plain, "1,\"a\"\"\nb\"", &["1,\"a\"\"\nb\""], 0),
+            // A quote that stays open takes nothing but its line.
+            (&plain, "1,\"a\n2,\"b\nc\"\n3,\"d", &["1,\"a\n2,\"b", "c\"", "3,\"d"], 13),
+            (&plain, "1,\"a\nb", &["1,\"a", "b"], 0),
+            (&plain, "#a \"\nb", &["b"], 5),
+            (&escaping, "1,\"a\\\"\nb\"", &["1,\"a\\\"\nb\""], 0),
+            (&escaping, "1,a\\\nb", &["1,a\\\nb"], 0),
+            (&bare, "1,a\\\nb", &["1,a\\\nb"], 0),
+            // The escape is escaped: the line ends.
+            (&escaping, "1,a\\\\\nb", &["1,a\\\\", "b"], 6),
+            (&bare, "1,a\\\\\nb", &["1,a\\\\", "b"], 6),
+            (&escaping, "1,\"a\\", &["1,\"a\\"], 0),
+        ] {
+            assert_eq!(
+                split(framing, text, true),
+                (records.iter().map(|r| r.to_string()).collect(), text.len()),
+                "{text}"
+            );
+            assert_eq!(split(framing, text, false).1, without_end, "{text}");
+        }
     }
 }

@@ -45,6 +45,13 @@ impl Column {
         })
     }
 
+    fn is_null(&self, row: usize) -> bool {
+        match self {
+            Self::Text(array) | Self::List(array, _) | Self::Row(array, _) => array.is_null(row),
+            Self::Scalar(column) => column.is_null(row),
+        }
+    }
+
     fn write(&self, row: usize, options: &CsvOptions, out: &mut Vec<u8>) {
         let null = |out: &mut Vec<u8>| out.extend_from_slice(options.null_literal.as_deref().unwrap_or("").as_bytes());
         let join = |at: usize, first: usize, out: &mut Vec<u8>| {
@@ -53,10 +60,8 @@ impl Column {
             }
         };
         match self {
-            Self::Text(array) if array.is_null(row) => null(out),
+            _ if self.is_null(row) => null(out),
             Self::Text(array) => out.extend_from_slice(array.as_string::<i32>().value(row).as_bytes()),
-            Self::List(array, _) | Self::Row(array, _) if array.is_null(row) => null(out),
-            Self::Scalar(column) if column.is_null(row) => null(out),
             Self::Scalar(column) => {
                 let from = out.len();
                 column.write_value(row, STYLE, out);
@@ -95,16 +100,20 @@ impl CsvRows {
 
     /// Appends row `row` without a line end.
     pub fn write(&self, row: usize, out: &mut Vec<u8>) {
+        let begin = out.len();
         for (at, column) in self.columns.iter().enumerate() {
             if at > 0 {
                 out.push(self.options.delimiter);
             }
             let from = out.len();
             column.write(row, &self.options, out);
-            let is_null_text = matches!(column, Column::Text(a) if a.is_null(row));
-            if !is_null_text {
-                quote_if_needed(from, &self.options, matches!(column, Column::Text(_)), out);
+            if !column.is_null(row) {
+                quote_if_needed(from, &self.options, out);
             }
+        }
+        if let Some(quote) = self.options.quote.filter(|_| out.len() == begin) {
+            // An empty line is no record.
+            out.extend([quote, quote]);
         }
     }
 
@@ -116,28 +125,45 @@ impl CsvRows {
             }
             let from = out.len();
             out.extend_from_slice(field.name().as_bytes());
-            quote_if_needed(from, options, true, out);
+            quote_if_needed(from, options, out);
         }
     }
 }
 
-/// Puts quotes around `out[from..]` where it would not read back without them.
-fn quote_if_needed(from: usize, options: &CsvOptions, text: bool, out: &mut Vec<u8>) {
+/// Puts quotes, or where there are none escapes, around what of `out[from..]` would not read back without them.
+fn quote_if_needed(from: usize, options: &CsvOptions, out: &mut Vec<u8>) {
     let field = &out[from..];
-    let special = |b: &u8| *b == options.delimiter || *b == b'\n' || *b == b'\r' || Some(*b) == options.quote;
-    let like_null = text && options.null_literal.as_ref().is_some_and(|n| n.as_bytes() == field);
+    let special = |b: &u8| {
+        matches!(*b, b'\n' | b'\r')
+            || *b == options.delimiter
+            || Some(*b) == options.quote
+            || Some(*b) == options.escape
+    };
+    let like_null = options.null_literal.as_ref().is_some_and(|n| n.as_bytes() == field);
     let like_comment = options.comments && field.first() == Some(&b'#');
-    let Some(quote) = options.quote else { return };
     if !field.iter().any(special) && !like_null && !like_comment {
         return;
     }
     let field = out.split_off(from);
-    out.push(quote);
-    for byte in field {
-        if byte == quote || Some(byte) == options.escape {
-            out.push(byte);
+    match (options.quote, options.escape) {
+        (Some(quote), escape) => {
+            out.push(quote);
+            for byte in field {
+                if byte == quote || Some(byte) == escape {
+                    out.push(byte);
+                }
+                out.push(byte);
+            }
+            out.push(quote);
         }
-        out.push(byte);
+        (None, Some(escape)) => {
+            for (at, byte) in field.into_iter().enumerate() {
+                if special(&byte) || (at == 0 && like_comment) {
+                    out.push(escape);
+                }
+                out.push(byte);
+            }
+        }
+        (None, None) => out.extend(field),
     }
-    out.push(quote);
 }

@@ -31,7 +31,7 @@ pub struct JsonStyle {
 }
 
 impl JsonStyle {
-    /// Items and messages: RFC 3339 with milliseconds.
+    /// Items and messages: RFC 3339 with milliseconds, and finer where the value is.
     pub const MESSAGE: Self = Self { timestamps: TimestampStyle::Rfc3339Millis, skip_nulls: false };
 }
 

@@ -33,7 +33,7 @@ impl FolderLease {
             work(&folder)
         });
         let done = task.await.map_err(|e| Error::internal("a task for a lease died").caused_by(e))?;
-        done.map_err(|e| Error::unavailable(format!("the lease in '{}'", self.folder.display())).caused_by(e))
+        done.map_err(|e| Error::of_disk(format!("the lease in '{}'", self.folder.display()), e))
     }
 }
 

@@ -116,6 +116,11 @@ impl Member {
         self.board().holds.insert(job.to_owned(), hold);
     }
 
+    #[cfg(test)]
+    pub(super) fn hold(&self, job: &str) -> Hold {
+        self.board().hold(job)
+    }
+
     /// The process does not run the job any more. One that it has given away stays another's.
     pub(super) fn lets_go(&self, job: &str) {
         let mut board = self.board();

@@ -204,6 +204,14 @@ impl Seat {
     }
 }
 
+impl Drop for Seat {
+    /// Whoever has given it up, by a panic too, has no part in the job any more.
+    fn drop(&mut self) {
+        self.ended();
+        self.part.member.ends_wish(&self.part.job, Duration::ZERO);
+    }
+}
+
 impl Part {
     fn beat(&self) -> Duration {
         self.lease.times().beat

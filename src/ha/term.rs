@@ -51,6 +51,8 @@ pub struct Candidate {
     /// The last term that this candidate has had. What is stored under its name with a higher number is an attempt whose answer
     /// was lost: nobody leads by it.
     led: Arc<AtomicU64>,
+    /// The last of them that is over: nobody in this process has it any more.
+    over: Arc<AtomicU64>,
     /// The lease is free, and cannot be taken.
     refused: Arc<Mutex<Option<Outage>>>,
 }
@@ -77,8 +79,8 @@ impl std::fmt::Display for Lost {
 impl Candidate {
     /// `holder` must be different for each start of each process.
     pub fn new(store: Arc<dyn LeaseStore>, clock: Arc<dyn Clock>, holder: impl Into<String>, times: Times) -> Self {
-        let (attempts, led, refused) = Default::default();
-        Self { store, clock, holder: holder.into(), times, attempts, led, refused }
+        let (attempts, led, over, refused) = Default::default();
+        Self { store, clock, holder: holder.into(), times, attempts, led, over, refused }
     }
 
     /// How long things take.
@@ -141,10 +143,15 @@ impl Candidate {
         Ok(None)
     }
 
-    /// Whether this is an attempt to take it that was stored when nobody waited for its answer any more. As its number is not that of
-    /// any term that has been, and a holder's name is given once, it is nobody's: it may be replaced at once.
+    /// Whether this is nobody's, and may be replaced at once: a holder's name is given once, so it is this candidate's own, and
+    /// - an attempt to take it that was stored when nobody waited for its answer any more: its number is not that of any term that has been; or
+    /// - its last term, if that is over. A term is dropped when it is lost or its run has ended, and whoever runs a job for it ends the run before
+    ///   asking for the next, so the two do not meet. What the old run has sent and is still on its way may come late; as it may when another
+    ///   replica takes over, which would wait no longer, and what keeps it from harm is the same (log, manifests, conditions).
     fn is_stray(&self, stored: &Lease) -> bool {
-        stored.holder == self.holder && stored.generation > self.led.load(Ordering::Relaxed)
+        let led = self.led.load(Ordering::Relaxed);
+        let is_over = self.over.load(Ordering::Relaxed) >= led;
+        stored.holder == self.holder && (stored.generation > led || (stored.generation == led && is_over))
     }
 
     /// A beat, or less if the lease may be taken before.
@@ -377,6 +384,12 @@ impl Term {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Term {
+    fn drop(&mut self) {
+        self.candidate.over.fetch_max(self.lease.generation, Ordering::Relaxed);
     }
 }
 

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::contracts::ManualClock;
+use crate::ha::spread::Hold;
 use crate::ha::{Member, Seat, SeatLeases, Spread};
 
 #[test]
@@ -249,4 +250,65 @@ async fn a_refused_attempt_does_not_begin_the_wait_anew() {
         assert!(now >= ttl && now < soon + MOMENT, "{fate:?}, a seat: {now:?}");
         assert_eq!(term.generation(), 8);
     }
+}
+
+/// A single replica, whose store was away for as long as its lease lasts: there is nobody else, and it knows that it does not lead.
+#[tokio::test]
+async fn an_own_term_that_is_over_is_not_waited_for() {
+    let Times { beat, .. } = Times::default();
+    let store = world(None, &[Fate::Done], Fate::Done);
+    let candidate = candidate(&store);
+    for _ in 0..3 {
+        let mut term = candidate.acquire(never).await.expect("it is free");
+        store.fates.lock().expect("no panic").extend([Fate::Lost; 100]);
+        store.silent_reads.store(usize::MAX, Ordering::Relaxed);
+        let lost = term.keep().await;
+        assert!(matches!(lost, Lost::Unreachable(_)), "{lost}");
+        store.fates.lock().expect("no panic").clear();
+        store.silent_reads.store(0, Ordering::Relaxed);
+        // As long as somebody has it, its run may be there: it must not be taken beside that.
+        let look = candidate.look(&mut Watch::default()).await.expect("an answer");
+        assert!(matches!(look, Some(Look::Held(_))), "{look:?}");
+        drop(term);
+        let before = store.clock.elapsed();
+        let again = candidate.acquire(never).await.expect("it is its own");
+        let waited = store.clock.elapsed() - before;
+        assert!(waited < beat + MOMENT, "{waited:?}");
+        // It is given back, and the store does not hear of it.
+        store.fates.lock().expect("no panic").extend([Fate::Refused; 2]);
+        again.release().await.expect_err("refused");
+        assert!(store.lease.lock().expect("no panic").as_ref().is_some_and(|lease| !lease.released));
+        store.fates.lock().expect("no panic").clear();
+        let next = candidate.acquire(never).await.expect("it is its own");
+        next.release().await.expect("given back");
+    }
+}
+
+/// By a panic of whoever had it: the process would count the job as its own for ever, and ask for none beside.
+#[tokio::test]
+async fn a_seat_that_is_dropped_has_no_part_in_its_job() {
+    let store = world(None, &[], Fate::Done);
+    let clock: Arc<dyn Clock> = Arc::clone(&store.clock) as _;
+    let member = Member::new("one", clock, Spread { difference: 2 });
+    let leases = || SeatLeases { lease: Arc::clone(&store) as _, wish: world(None, &[], Fate::Done) };
+    let mut seat = Seat::new(&member, "job", leases(), Times::default());
+    let term = seat.acquire(never).await.expect("it is free");
+    assert_eq!(member.hold("job"), Hold::Mine);
+    drop((seat, term));
+    assert_eq!(member.hold("job"), Hold::Unknown);
+    // While it asks for one, it asks for no other.
+    let other = |job: &str, holder: &str| member.saw(job, Hold::Of(holder.to_owned()));
+    let seat = Seat::new(&member, "job", leases(), Times::default());
+    for job in ["job", "a", "b", "c"] {
+        other(job, "two");
+    }
+    let wished = ["job", "a", "b", "c"].into_iter().find(|job| member.wishes(job)).expect("two has four");
+    let seat_of_it = if wished == "job" { seat } else { Seat::new(&member, wished, leases(), Times::default()) };
+    let wishes = || ["job", "a", "b", "c"].into_iter().any(|job| member.wishes(job));
+    assert!(!wishes());
+    drop(seat_of_it);
+    for job in ["job", "a", "b", "c"] {
+        other(job, "two");
+    }
+    assert!(wishes());
 }

@@ -1,29 +1,23 @@
 //! The same queries over archived Parquet: the batch plan, run by DataFusion at its own speed.
 //!
-//! The archive's columns are found by the names that they have in the source table. Rows that were late
-//! when they came are left out again if the archive has kept the split's watermark (a metadata column
+//! Rows that were late when they came are left out again if the archive has kept the split's watermark (a metadata column
 //! `watermark`); without it every row counts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
-use datafusion::common::{Column, ScalarValue};
-use datafusion::datasource::ViewTable;
-use datafusion::execution::context::SessionContext;
-use datafusion::logical_expr::Expr;
-use datafusion::prelude::{ParquetReadOptions, SessionConfig, cast, lit};
 use tokio::sync::mpsc;
 
+use super::archive::Archive;
 use super::run::{JobOptions, errors_place, job_name, parameters, sink_tables};
 use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Changes, Clock, EpochNumber, Error, RejectedRecord, Result};
-use crate::operators::{Compute, TIME_COLUMN, WATERMARK_COLUMN};
-use crate::runtime::{ErrorsOrder, Order, WaitingChanges, WatermarkRule, WriterLog};
-use crate::sql::{JobPlan, PlanOptions, QueryPlan, SourcePlan, plan_job};
+use crate::operators::{Compute, Slot};
+use crate::runtime::{ErrorsOrder, Order, WaitingChanges, WriterLog};
+use crate::sql::{JobPlan, PlanOptions, QueryPlan, SlotTable, SourcePlan, plan_job};
 
 /// What a person asks for on the command line.
 #[derive(Debug, Clone)]
@@ -60,7 +54,7 @@ pub async fn backfill(
 ) -> std::result::Result<(Vec<Backfilled>, Vec<String>), Vec<Error>> {
     let one = |e: Error| vec![e];
     let files = super::load(&options.job.paths).map_err(one)?;
-    let archive = Archive::open(options).await.map_err(one)?;
+    let mut archive = Archive::open(options).await.map_err(one)?;
     let plan_options = PlanOptions {
         partitions: options.job.threads,
         batch: true,
@@ -68,8 +62,24 @@ pub async fn backfill(
         pruned: false,
         epoch_time_ms: Arc::new(AtomicI64::new(clock.now_ms())),
     };
+    let parameters = parameters(&options.job);
+    // Planned without rows first: how its folders are to be read, only the table says that has written them.
+    let empty = |source: &SourcePlan| -> Result<Arc<dyn TableProvider>> {
+        Ok(Arc::new(SlotTable { slot: Slot::stream(Arc::clone(&source.schema), options.job.threads) }))
+    };
+    let plan = plan_job(&files, &parameters, &plan_options, Some(&empty)).await?;
+    let name = job_name(&plan.settings, &options.job.paths);
+    let generation = u64::try_from(clock.now_ms()).unwrap_or(0);
+    let context = JobContext { job: format!("{name}-backfill"), generation };
+    let connectors = Connectors::new(options.job.local.clone(), Arc::clone(&clock), context);
+    // Of several sinks that write there, the first one counts.
+    for query in plan.queries.iter().rev() {
+        if writes_archive(query, &connectors, options).map_err(one)? {
+            archive.written_by(&query.sink.spec);
+        }
+    }
     let tables = |source: &SourcePlan| archive.table(source);
-    let plan = plan_job(&files, &parameters(&options.job), &plan_options, Some(&tables)).await?;
+    let plan = plan_job(&files, &parameters, &plan_options, Some(&tables)).await?;
     let mut warnings = plan.warnings.clone();
     warnings.extend(plan.sources.iter().filter(|s| archive.forgets_lateness(s)).map(|source| {
         format!(
@@ -77,11 +87,8 @@ pub async fn backfill(
             source.name
         )
     }));
-    let name = job_name(&plan.settings, &options.job.paths);
-    let generation = u64::try_from(clock.now_ms()).unwrap_or(0);
-    let context = JobContext { job: format!("{name}-backfill"), generation };
-    let connectors = Connectors::new(options.job.local.clone(), Arc::clone(&clock), context);
-    let done = run_queries(plan, &connectors, &options.job, Vec::new(), |query| left_out(query, options)).await;
+    let left_out = |query: &QueryPlan| left_out(query, &connectors, options);
+    let done = run_queries(plan, &connectors, &options.job, Vec::new(), left_out).await;
     Ok((done.map_err(one)?, warnings))
 }
 
@@ -92,7 +99,7 @@ pub(super) async fn run_queries(
     connectors: &Connectors,
     options: &JobOptions,
     rejects: Vec<RejectedRecord>,
-    left_out: impl Fn(&QueryPlan) -> Option<String>,
+    left_out: impl Fn(&QueryPlan) -> Result<Option<String>>,
 ) -> Result<Vec<Backfilled>> {
     let mut references = Vec::new();
     for reference in &plan.references {
@@ -113,7 +120,7 @@ pub(super) async fn run_queries(
     let compute = Compute::new(options.threads);
     let mut done = Vec::new();
     for query in plan.queries {
-        if let Some(why) = left_out(&query) {
+        if let Some(why) = left_out(&query)? {
             done.push(Backfilled { name: query.name, outcome: Err(why), late: 0, rejected: 0 });
             continue;
         }
@@ -125,24 +132,26 @@ pub(super) async fn run_queries(
 }
 
 /// Why a query is not run.
-fn left_out(query: &QueryPlan, options: &BackfillOptions) -> Option<String> {
+fn left_out(query: &QueryPlan, connectors: &Connectors, options: &BackfillOptions) -> Result<Option<String>> {
     if query.sink.connector == "sns" && !options.alerts {
-        return Some("alerts are not sent again (use --alerts)".to_owned());
+        return Ok(Some("alerts are not sent again (use --alerts)".to_owned()));
     }
-    if matches!(query.sink.connector.as_str(), "filesystem" | "s3") {
-        let target = query.sink.spec.option("path").unwrap_or_default();
-        let target = match (target.strip_prefix("s3://"), &options.job.local) {
-            (Some(key), Some(local)) => local.join("s3").join(key),
-            _ => PathBuf::from(target),
-        };
-        let same = |a: &PathBuf, b: &PathBuf| {
-            a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a.starts_with(b))
-        };
-        if same(&target, &options.from) || same(&options.from, &target) {
-            return Some("it writes the archive that is read".to_owned());
-        }
-    }
-    None
+    let writes = writes_archive(query, connectors, options)?;
+    Ok(writes.then(|| "it writes the archive that is read".to_owned()))
+}
+
+/// Whether a query's files lie in the archive, or the archive among them.
+fn writes_archive(query: &QueryPlan, connectors: &Connectors, options: &BackfillOptions) -> Result<bool> {
+    let Some(target) = connectors.local_folder(&query.sink.spec, &query.sink.connector)? else { return Ok(false) };
+    let (target, archive) = (real(&target), real(&options.from));
+    Ok(target.starts_with(&archive) || archive.starts_with(&target))
+}
+
+/// The path without links, as far as it is there: a folder that a sink has not made yet is none that another name leads to.
+fn real(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let known = path.ancestors().find_map(|above| Some((above.canonicalize().ok()?, path.strip_prefix(above).ok()?)));
+    known.map_or_else(|| path.clone(), |(known, rest)| known.join(rest))
 }
 
 async fn run_query(
@@ -176,110 +185,4 @@ async fn run_query(
     drop(orders);
     let written = writer.await.map_err(|e| Error::internal("a writer's task failed").caused_by(e))??;
     Ok(Backfilled { name: query.name, outcome: Ok(written.rows), late, rejected })
-}
-
-/// The Parquet files of an archive.
-struct Archive {
-    plan: datafusion::logical_expr::LogicalPlan,
-    schema: SchemaRef,
-    start_ms: Option<i64>,
-    end_exclusive_ms: Option<i64>,
-}
-
-impl Archive {
-    async fn open(options: &BackfillOptions) -> Result<Self> {
-        let folder = &options.from;
-        let unreadable = |e| Error::config(format!("cannot read Parquet in '{}'", folder.display())).caused_by(e);
-        if !folder.is_dir() {
-            return Err(Error::config(format!("there is no folder '{}'", folder.display()))
-                .hint("--from names the folder of the archive, e.g. DIR/s3/my-analytics-archive/events"));
-        }
-        let config = SessionConfig::new().with_target_partitions(options.job.threads);
-        let context = SessionContext::new_with_config(config);
-        let path = format!("{}/", folder.to_string_lossy().trim_end_matches('/'));
-        let frame = context.read_parquet(path, ParquetReadOptions::default()).await.map_err(unreadable)?;
-        let plan = frame.into_unoptimized_plan();
-        let schema = Arc::clone(plan.schema().inner());
-        if schema.fields().is_empty() {
-            return Err(Error::config(format!("there are no Parquet files in '{}'", folder.display())));
-        }
-        Ok(Self { plan, schema, start_ms: options.start_ms, end_exclusive_ms: options.end_exclusive_ms })
-    }
-
-    fn forgets_lateness(&self, source: &SourcePlan) -> bool {
-        let kept = source.watermark_column.as_ref().is_some_and(|name| self.schema.field_with_name(name).is_ok());
-        source.watermark.is_some() && !kept
-    }
-
-    fn column(&self, name: &str) -> Option<Expr> {
-        let (qualifier, field) = self.plan.schema().iter().find(|(_, f)| f.name() == name)?;
-        Some(Expr::Column(Column::new(qualifier.cloned(), field.name())))
-    }
-
-    /// The archive under the columns of a source table.
-    fn table(&self, source: &SourcePlan) -> Result<Arc<dyn TableProvider>> {
-        let planned = |e| Error::config(format!("table '{}' over the archive", source.name)).caused_by(e);
-        let millis = |expr: Expr| cast(cast(expr, DataType::Timestamp(TimeUnit::Millisecond, None)), DataType::Int64);
-        let time = match &source.watermark {
-            Some(WatermarkRule::Delay { column, .. }) => self.column(source.schema.field(*column).name()),
-            Some(WatermarkRule::Computed(_)) => {
-                return Err(Error::config(format!(
-                    "table '{}' computes its time column, which backfill does not support yet",
-                    source.name
-                ))
-                .hint("archive the time as a column, and declare a table over it"));
-            }
-            None => None,
-        };
-        let mut exprs = Vec::new();
-        for field in source.schema.fields() {
-            let expr = match (field.name().as_str(), &time) {
-                (TIME_COLUMN, Some(time)) => millis(time.clone()),
-                (WATERMARK_COLUMN, _) => {
-                    let kept = source.watermark_column.as_ref().and_then(|name| self.column(name));
-                    let least = lit(i64::MIN);
-                    match kept {
-                        Some(kept) => datafusion::functions::expr_fn::coalesce(vec![millis(kept), least]),
-                        None => least,
-                    }
-                }
-                (name, _) => self.declared(name, field, source)?,
-            };
-            exprs.push(expr.alias(field.name()));
-        }
-        let mut builder = datafusion::logical_expr::LogicalPlanBuilder::new(self.plan.clone());
-        if let Some(time) = &time {
-            let bound = |ms: i64| lit(ms);
-            if let Some(start) = self.start_ms {
-                builder = builder.filter(millis(time.clone()).gt_eq(bound(start))).map_err(planned)?;
-            }
-            if let Some(end) = self.end_exclusive_ms {
-                builder = builder.filter(millis(time.clone()).lt(bound(end))).map_err(planned)?;
-            }
-        }
-        let plan = builder.project(exprs).and_then(|b| b.build()).map_err(planned)?;
-        Ok(Arc::new(ViewTable::new(plan, None)))
-    }
-
-    fn declared(&self, name: &str, field: &Field, source: &SourcePlan) -> Result<Expr> {
-        match self.column(name) {
-            Some(column) => {
-                let same = self.schema.field_with_name(name).is_ok_and(|f| f.data_type() == field.data_type());
-                Ok(if same { column } else { cast(column, field.data_type().clone()) })
-            }
-            None if source.required.iter().any(|used| used == name) => {
-                let names: Vec<&str> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
-                Err(Error::config(format!(
-                    "the archive has no column '{name}', which queries of '{}' use",
-                    source.name
-                ))
-                .hint(format!("it has {}", names.join(", "))))
-            }
-            None => {
-                let null = ScalarValue::try_from(field.data_type())
-                    .map_err(|e| Error::internal("a NULL of a column's type").caused_by(e))?;
-                Ok(lit(null))
-            }
-        }
-    }
 }

@@ -61,6 +61,6 @@ pub async fn run_batch(options: &JobOptions, clock: Arc<dyn Clock>) -> std::resu
         slot.fill(&read.tables[table]);
     }
     let warnings = plan.warnings.clone();
-    let queries = run_queries(plan, &connectors, &options, read.rejects, |_| None).await.map_err(one)?;
+    let queries = run_queries(plan, &connectors, &options, read.rejects, |_| Ok(None)).await.map_err(one)?;
     Ok(BatchDone { tables: read.counts, queries, warnings })
 }

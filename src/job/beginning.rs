@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use super::run::JobOptions;
 use super::state_text::short;
-use crate::sql::QueryPlan;
-use crate::state::Manifest;
+use crate::contracts::{Error, ErrorKind, Result};
+use crate::sql::{QueryPlan, Settings};
+use crate::state::{CheckpointStore, Manifest};
 
 /// See the module's description.
 pub(super) struct Beginning<'a> {
@@ -33,6 +35,11 @@ impl Beginning<'_> {
                 "{back} is not the newest state: rows that came after it are read again, and come a second time in {}, which have no key",
                 twice.join(", ")
             ));
+        }
+        if self.back.is_some()
+            && let Some(note) = manifest.and_then(first_again)
+        {
+            notes.push(note);
         }
         notes
     }
@@ -69,4 +76,54 @@ impl Beginning<'_> {
             _ => format!(" (beside it: {}; a job is known by the name of its file or folder)", names.join(", ")),
         }
     }
+}
+
+/// The savepoint to go back to.
+pub(super) async fn savepoint(store: &CheckpointStore, name: &str) -> Result<Manifest> {
+    let found = store.savepoint(name).await;
+    found.map_err(|error| match name.parse::<u64>() {
+        Ok(number) if error.kind() == ErrorKind::Config => {
+            let place = store.storage().place();
+            error.hint(format!("to go back to a checkpoint that has no name, `tidemill state rewind {place} {number}`"))
+        }
+        _ => error,
+    })
+}
+
+/// An error of state that is damaged says which savepoints there are to go back to, but for the one that was `tried`.
+pub(super) async fn or_savepoint(store: &CheckpointStore, error: Error, tried: Option<&str>) -> Error {
+    if error.kind() != ErrorKind::Corrupt {
+        return error;
+    }
+    let mut names = store.savepoints().await.unwrap_or_default();
+    names.retain(|name| tried != Some(name));
+    match (names.is_empty(), error.hint_text().map(str::to_owned)) {
+        (true, _) => error,
+        (false, hint) => {
+            let or = hint.map(|hint| format!("; or {hint}")).unwrap_or_default();
+            error.hint(format!("go back to a savepoint with --from-savepoint (there is {}){or}", names.join(", ")))
+        }
+    }
+}
+
+/// A job says itself where its checkpoints lie, and a run with `--local` does not look there.
+pub(super) fn unused_setting(options: &JobOptions, settings: &Settings) -> Option<String> {
+    let (set, local) = (settings.checkpoints_path.as_ref()?, options.local.as_ref()?);
+    options.state.path.is_none().then(|| {
+        format!(
+            "'state.checkpoints.dir' = '{set}' has no effect with --local: checkpoints are below {}",
+            local.join("checkpoints").display()
+        )
+    })
+}
+
+/// What is said of a checkpoint that a job goes back to, when it was running then and had open files.
+pub(super) fn first_again(of: &Manifest) -> Option<String> {
+    let open: Vec<String> = of.with_open_files().map(|query| format!("'{query}'")).collect();
+    (!open.is_empty()).then(|| {
+        format!(
+            "{} had rows in open files then: these records are read again first, and given to no other query",
+            open.join(", ")
+        )
+    })
 }

@@ -9,6 +9,7 @@ use std::fmt::Write;
 
 use datafusion::arrow::datatypes::FieldRef;
 
+use super::places::{Moved, follow};
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
 use crate::runtime::{columns_of_open_rows, identity, is_identity_of};
@@ -34,16 +35,22 @@ pub(super) struct Reconciled {
 /// not.
 pub(super) fn reconcile(
     queries: &[QueryPlan],
-    saved: Option<&mut Manifest>,
+    mut saved: Option<&mut Manifest>,
     log: &[LogEntry],
     state: &StateOptions,
 ) -> Result<Reconciled> {
-    let appeared = all_appeared(queries, saved.as_deref(), log);
+    let mut appeared = all_appeared(queries, saved.as_deref(), log);
+    let Moved { notes: mut notes_of_places, gone: displaced, renamed, unclear } = match &mut saved {
+        Some(manifest) => follow(queries, manifest, log)?,
+        None => Moved::default(),
+    };
     let mut nothing = BTreeMap::new();
     let (epoch, checkpointed_by, saved) = match saved {
         Some(manifest) => (manifest.epoch, manifest.generation, &mut manifest.queries),
         None => (0, 0, &mut nothing),
     };
+    // What the log has of them up to there is done, whatever they were called.
+    appeared.extend(renamed.into_iter().map(|name| (name, epoch)));
     let mut cutters = log.iter().filter_map(|entry| match entry {
         LogEntry::Cut(cut) if cut.epoch > epoch => Some(cut.generation),
         _ => None,
@@ -56,13 +63,14 @@ pub(super) fn reconcile(
         LogEntry::Started { generation, queries, .. } if by.is_none_or(|by| by == *generation) => Some(queries),
         _ => None,
     });
+    let has = |name: &str| queries.iter().any(|query| query.name == name);
+    let begun = log.iter().flat_map(|entry| match entry {
+        LogEntry::Started { queries, .. } => queries.keys().collect(),
+        _ => Vec::new(),
+    });
+    let of_saved = saved.keys().chain(displaced.iter().map(|(name, _)| name));
+    let names: Vec<&str> = of_saved.chain(begun).map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
     let known = |given: &String| {
-        let begun = log.iter().flat_map(|entry| match entry {
-            LogEntry::Started { queries, .. } => queries.keys().collect(),
-            _ => Vec::new(),
-        });
-        let names: Vec<&str> =
-            saved.keys().chain(begun).map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
         if names.iter().any(|name| means(given, name)) {
             return Ok(());
         }
@@ -73,34 +81,58 @@ pub(super) fn reconcile(
         };
         Err(Error::config(format!("no saved query is called '{given}'")).hint(names))
     };
+    let is_gone_or_unknown = |given: &String| {
+        let is_displaced = displaced.iter().any(|(name, _)| means(given, name));
+        let is_gone = is_displaced || names.iter().any(|name| means(given, name) && !has(name));
+        match queries.iter().find(|query| means(given, &query.name)) {
+            Some(query) if !is_gone => {
+                let name = &query.name;
+                Err(Error::config(format!("the query '{name}' is still in the job, so --drop-state would do nothing"))
+                    .hint(format!(
+                        "to begin it without state, use --reset {name}; to drop it, take it out of the job first"
+                    )))
+            }
+            _ => Ok(()),
+        }
+    };
     if state.asked_before.is_none() {
+        state.drop_state.iter().try_for_each(is_gone_or_unknown)?;
         state.drop_state.iter().chain(&state.reset).chain(&state.keep_state).try_for_each(known)?;
     }
-    let has = |name: &str| queries.iter().any(|query| query.name == name);
     // An attempt of this process before may have done what was asked for, and later ones go on from that.
     let still = |of: Option<u64>| state.asked_before.is_none_or(|generation| of.is_none_or(|of| of < generation));
+    // The last entry of a query says that what the ones before have promised is done.
+    let mut last = BTreeMap::new();
     for entry in log {
-        if let LogEntry::Committed { query, epoch, .. } = entry
-            && !has(query)
-            && appeared.get(query).is_none_or(|appeared| epoch > appeared)
-        {
+        if let LogEntry::Committed { query, epoch, payloads } = entry {
+            last.insert(query, (epoch, payloads));
+        }
+    }
+    for (query, (epoch, payloads)) in last {
+        let has_appeared = payloads.is_empty() || appeared.get(query).is_some_and(|appeared| epoch <= appeared);
+        if !has(query) && !has_appeared {
             return Err(has_promised(query));
         }
     }
     let mut notes = Vec::new();
-    let gone: Vec<String> = saved.keys().filter(|name| !has(name)).cloned().collect();
-    for name in &gone {
-        let Some(query) = saved.remove(name) else { continue };
+    notes.append(&mut notes_of_places);
+    let missing: Vec<String> = saved.keys().filter(|name| !has(name)).cloned().collect();
+    let missing =
+        missing.iter().filter_map(|name| saved.remove_entry(name)).map(|(name, query)| (name, query, repeats));
+    // Of those whose names others have, nothing is repeated.
+    let gone: Vec<_> = missing.chain(displaced.into_iter().map(|(name, query)| (name, query, 0))).collect();
+    for (name, query, repeats) in &gone {
         let dropped = still(Some(checkpointed_by)) && state.drop_state.iter().any(|given| means(given, name));
-        let loses = !query.operators.is_empty() || query.durable_epoch < epoch || repeats > 0;
+        let loses = !query.operators.is_empty() || query.durable_epoch < epoch || *repeats > 0;
         if loses && !dropped {
-            return Err(is_gone(name, &query, repeats));
+            return Err(is_gone(name, query, *repeats));
         }
         notes.push(format!("query '{name}' is gone, and so is its state"));
     }
+    let is_gone = |name: &String| gone.iter().any(|(gone, ..)| gone == name);
     // One that was new since the last checkpoint has no state there.
     let begun = started.into_iter().flat_map(|queries| queries.keys());
-    for name in begun.filter(|name| repeats > 0 && !has(name) && !gone.contains(name)) {
+    for name in begun.filter(|name| repeats > 0 && !has(name) && !is_gone(name)) {
         notes
             .push(format!("query '{name}' is gone: what its sink lacks of the last {repeats} epoch(s) is not written"));
     }
@@ -122,7 +154,11 @@ pub(super) fn reconcile(
             }
             notes.push(format!("query '{}' has changed: {repeats} epoch(s) are repeated by the new SQL", query.name));
         }
+        let is_unclear = unclear.contains(&query.name);
         if let Some(before) = saved.get_mut(&query.name).filter(|_| keeps) {
+            if is_unclear {
+                return Err(whose_is_unclear(&query.name));
+            }
             notes.extend(keep_state(query, before)?);
         }
         match saved.get(&query.name) {
@@ -141,7 +177,7 @@ pub(super) fn reconcile(
                 saved.remove(&query.name);
                 notes.push(format!("query '{}' begins without state behind the last checkpoint", query.name));
             }
-            Some(before) => same_operators(query, before)?,
+            Some(before) => same_operators(query, before, is_unclear)?,
         }
     }
     Ok(Reconciled { notes, appeared })
@@ -224,7 +260,19 @@ pub(super) fn fits_open_files(query: &QueryPlan, unwritten: Option<&OperatorStat
     Err(Error::config(error).hint("run the unchanged files once with --once, and then the changed ones"))
 }
 
-fn same_operators(query: &QueryPlan, before: &ManifestQuery) -> Result<()> {
+/// INSERTs have come or gone beside it, so it may not be the one that had its name.
+fn whose_is_unclear(name: &str) -> Error {
+    let error = format!(
+        "the state of '{name}' may be another query's: INSERTs of one file into one table are told apart by their place, and some have come or gone"
+    );
+    Error::config(error).hint(ONE_BY_ONE)
+}
+
+/// What to do where several INSERTs of a file have changed.
+const ONE_BY_ONE: &str = "change one thing after the other: first add, move or take away INSERTs as they were, and run once with --once; then change \
+                          the query";
+
+fn same_operators(query: &QueryPlan, before: &ManifestQuery, is_unclear: bool) -> Result<()> {
     let own: Vec<&str> = query.graph.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
     let saved: Vec<&str> = before.operators.iter().map(|operator| operator.fingerprint.as_str()).collect();
     if own == saved {
@@ -240,6 +288,14 @@ fn same_operators(query: &QueryPlan, before: &ManifestQuery) -> Result<()> {
         query.name,
         difference(&saved, &own).trim_end()
     );
+    if is_unclear {
+        let error = format!(
+            "{error}\n(INSERTs of one file into one table are told apart by their place, and some have come or gone: this may be a comparison \
+             with another one)"
+        );
+        return Err(Error::config(error)
+            .hint(format!("{ONE_BY_ONE}; or let it begin without state with --reset {}", query.name)));
+    }
     Err(Error::config(error).hint(format!(
         "undo the change; or keep this query until its windows have closed, and give the changed one another file name or \
          sink; or let it begin without state with --reset {}, and have what is then incomplete computed from the archive by \

@@ -105,8 +105,11 @@ const STATELESS: &str = "INSERT INTO counts SELECT n, n FROM clicks;";
 #[tokio::test]
 async fn what_a_query_has_promised_keeps_it_until_a_checkpoint_says_that_all_has_appeared() {
     let own = planned(STATELESS).await;
-    let committed = LogEntry::Committed { query: "job:counts".to_owned(), epoch: 3, payloads: Vec::new() };
-    let log = |more: &[LogEntry]| [&[started(1, &own), cut(3, 1), committed.clone()], more].concat();
+    let committed = |payloads: &[&str]| {
+        let payloads = payloads.iter().map(|payload| (*payload).to_owned()).collect();
+        LogEntry::Committed { query: "job:counts".to_owned(), epoch: 3, payloads }
+    };
+    let log = |more: &[LogEntry]| [&[started(1, &own), cut(3, 1), committed(&["a file"])], more].concat();
     let may_go = |mut manifest: Manifest, log: &[LogEntry]| {
         let state = StateOptions { drop_state: vec!["counts".to_owned()], ..StateOptions::default() };
         match reconcile(&[], Some(&mut manifest), log, &state) {
@@ -121,6 +124,10 @@ async fn what_a_query_has_promised_keeps_it_until_a_checkpoint_says_that_all_has
     assert!(may_go(manifest(4, 1, &[(&own[0], 3)]), &log(&[])));
     // It is new since the checkpoint.
     assert!(!may_go(manifest(2, 0, &[]), &log(&[])));
+    // The query itself has said that all has appeared, or a run after the kill has; and then it has promised another one.
+    assert!(may_go(manifest(2, 0, &[]), &log(&[committed(&[])])));
+    assert!(may_go(manifest(2, 0, &[]), &log(&[started(2, &own), committed(&[])])));
+    assert!(!may_go(manifest(2, 0, &[]), &log(&[committed(&[]), committed(&["another"])])));
     // A run without it has made one: nothing of it is asked for any more.
     let gone = started(2, &[]);
     for epoch in [3, 5] {
@@ -179,4 +186,25 @@ async fn what_was_asked_for_is_done_once_however_often_a_run_is_tried() {
         reconcile(&[], Some(&mut manifest(4, generation, queries)), &[], &again(vec![], named())).is_ok()
     };
     assert!(dropped(1, &[(&old[0], 3)]) && dropped(2, &[]) && !dropped(3, &[(&old[0], 3)]));
+}
+
+#[tokio::test]
+async fn the_state_of_a_query_that_is_still_there_is_not_dropped() {
+    let queries = planned("INSERT INTO counts SELECT n, COUNT(*) FROM clicks GROUP BY n;").await;
+    let dropping = |name: &str| StateOptions { drop_state: vec![name.to_owned()], ..StateOptions::default() };
+    for given in ["counts", "job:counts"] {
+        let mut saved = manifest(7, 1, &[(&queries[0], 7)]);
+        let error = reconcile(&queries, Some(&mut saved), &[], &dropping(given)).expect_err("it is still there");
+        assert!(error.message().contains("'job:counts' is still in the job"), "{error}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("--reset job:counts")), "{error}");
+        assert!(saved.queries.contains_key("job:counts"), "nothing has happened to it");
+    }
+    // One of the same sink that has left another file is meant.
+    let mut saved = manifest(7, 1, &[(&queries[0], 7)]);
+    let moved = saved.queries["job:counts"].clone();
+    saved.queries.insert("old:counts".to_owned(), moved);
+    // (The other one has operators, and nothing is saved of them.)
+    let both = StateOptions { reset: vec!["job:counts".to_owned()], ..dropping("counts") };
+    let done = reconcile(&queries, Some(&mut saved), &[], &both).expect("one is gone");
+    assert!(done.notes.iter().any(|note| note.contains("'old:counts' is gone")), "{:?}", done.notes);
 }

@@ -4,6 +4,7 @@
 //! at the same positions; they share a decoder where their columns agree as well. What may differ is what each makes of
 //! the records: columns, watermark, idle rule.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 
 use super::run::JobOptions;
 use crate::connectors::Connectors;
-use crate::contracts::{Result, StartPosition, TableSpec};
+use crate::contracts::{Error, Result, StartPosition, TableSpec};
 use crate::formats::{RawTest, decoder};
 use crate::runtime::{DecoderFactory, Ending, FeedSpecification, TableSpecification, WatermarkRule, union_of};
 use crate::sql::SourcePlan;
@@ -40,7 +41,29 @@ pub(super) fn feeds(
             }
         }
     }
+    check_consumers(&groups, connectors)?;
     groups.into_iter().map(|group| group.feed(connectors)).collect()
+}
+
+/// Two readers with one consumer would take each shard's subscription from each other, every five seconds and for ever.
+fn check_consumers(groups: &[Group<'_>], connectors: &Connectors) -> Result<()> {
+    let mut readers = BTreeMap::new();
+    for group in groups {
+        let table = group.members[0];
+        for consumer in connectors.fan_out_consumers(&table.spec, &table.connector)? {
+            let Some(other) = readers.insert(consumer.clone(), table) else { continue };
+            let (stream, name) = (consumer.stream, consumer.consumer);
+            let error = format!(
+                "tables '{}' and '{}' read stream '{stream}' with the same consumer '{name}', each by itself: they differ in their options, or in \
+                 where they stand",
+                other.name, table.name
+            );
+            return Err(Error::config(error).hint(
+                "a consumer has one subscription of a shard: give one of the tables another 'source.efo.consumer.name', or let it read by POLLING",
+            ));
+        }
+    }
+    Ok(())
 }
 
 struct Group<'a> {
@@ -167,7 +190,7 @@ fn reading_key(source: &SourcePlan, connectors: &Connectors, start: StartPositio
         let _ = write!(key, " {name}={value:?}");
     }
     let _ = write!(key, " {:?}", source.spec.partitioned_by);
-    if let Some(table) = saved.read_from().get(&source.name) {
+    for table in saved.read_from(&source.name) {
         for (split, saved) in &table.splits {
             let _ = write!(key, " {split}={:?},{:?},{}", saved.after_exclusive, saved.from_ms, saved.finished);
         }

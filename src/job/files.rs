@@ -9,6 +9,16 @@ use crate::sql::SqlText;
 /// Reads the files that `paths` name: a file as it is, a folder with all `.sql` files in it (also in folders
 /// below it), by name. Names that begin with a dot are left out.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Arc<SqlText>>> {
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::config(format!("cannot read '{}'", path.display())).caused_by(e))?;
+        Ok(Arc::new(SqlText::new(path.to_string_lossy().as_ref(), text)))
+    };
+    named_by(paths)?.iter().map(read).collect()
+}
+
+/// The files that [`load`] reads.
+fn named_by(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         if path.is_dir() {
@@ -24,14 +34,39 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Arc<SqlText>>> {
         }
     }
     files.dedup();
-    files
-        .iter()
-        .map(|path| {
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| Error::config(format!("cannot read '{}'", path.display())).caused_by(e))?;
-            Ok(Arc::new(SqlText::new(path.to_string_lossy().as_ref(), text)))
-        })
-        .collect()
+    Ok(files)
+}
+
+/// Refuses a folder of checkpoints in which files of the job itself lie: PATH/JOB, where PATH is the folder that the job's is in.
+pub(super) fn refuse_beside_sql(folder: &Path, paths: &[PathBuf]) -> Result<()> {
+    // One that is not there yet has nothing in it.
+    let Ok(meant) = folder.canonicalize() else { return Ok(()) };
+    let lies_there = |file: &PathBuf| file.canonicalize().is_ok_and(|file| file.parent() == Some(&meant));
+    match named_by(paths)?.iter().find(|file| lies_there(file)) {
+        Some(file) => Err(beside_sql(folder, file)),
+        None => Ok(()),
+    }
+}
+
+/// The same for a folder that is of no job yet.
+pub(super) fn refuse_with_sql(folder: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    match entries.into_iter().find(|path| is_sql(path)) {
+        Some(file) => Err(beside_sql(folder, &file)),
+        None => Ok(()),
+    }
+}
+
+fn beside_sql(folder: &Path, file: &Path) -> Error {
+    let error = format!(
+        "checkpoints cannot be kept in '{}', where '{}' lies: what is in their folder is removed when it is not needed",
+        folder.display(),
+        file.display()
+    );
+    Error::config(error).hint(
+        "name another folder: checkpoints of a job are kept in PATH/JOB, and `--checkpoints .` beside the job's folder is that folder. If \
+         there are checkpoints in it, move 'manifests', 'state', 'savepoints', 'references' and 'epochs.log' into the new one",
+    )
 }
 
 /// The jobs of a fleet: a file or a folder with `.sql` files in it is one job, of what `load` finds there; a folder without is the

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::jobs;
-use super::replica::{LeasePlace, Replica, holder, lease_place, leases, times};
+use super::replica::{Replica, holder, lease_place, leases, times};
 use super::run::{JobOptions, job_name, plan_from_now};
-use crate::contracts::{Clock, Error};
+use crate::contracts::{Clock, Error, LeasePlace};
 use crate::ha::{LeaseThread, Member, Seat, Spread};
 
 /// See the module's description.
@@ -67,7 +67,7 @@ impl Fleet {
         let mut jobs = Vec::new();
         for (name, mut options, settings) in planned {
             let opened = async {
-                let place = lease_place(&options, &settings)?.unwrap_or(LeasePlace::Checkpoints);
+                let place = lease_place(&options, &settings).unwrap_or(LeasePlace::Checkpoints);
                 options.state.lease = Some(place.clone());
                 leases(place, &options, &settings, &name, clock, &thread).await
             };

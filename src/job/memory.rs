@@ -32,6 +32,11 @@ const STATE_SHARE: f64 = 0.15;
 const PLANS_SHARE: f64 = 0.2;
 const OUTPUT_SHARE: f64 = 0.2;
 const REFERENCE_SHARE: f64 = 0.2;
+/// Row groups of the Parquet files that are open, and rows that wait to be sorted in files. It is taken from what is left of an epoch that
+/// has less than it may, or from reference tables that are smaller.
+const FILES_SHARE: f64 = 0.125;
+/// … but for each sink not so little that its row groups are worth nothing.
+const LEAST_FOR_FILES: u64 = 4 << 20;
 /// Plans get no less: with a smaller pool, not even a small epoch can be sorted.
 const LEAST_FOR_PLANS: u64 = 32 << 20;
 /// From so much memory on, epochs have their full size; with less they are smaller in proportion.
@@ -83,7 +88,11 @@ impl MemoryOptions {
         }
         match self.try_share_out() {
             Err(error) if !self.asked => {
-                notes.push(format!("all state stays in memory: {}", error.message()));
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                notes.push(format!(
+                    "all state stays in memory: {}{cause} (--spill-dir names another folder)",
+                    error.message()
+                ));
                 Ok(None)
             }
             shared => shared.map(Some),
@@ -116,6 +125,11 @@ impl MemoryOptions {
         };
         let reference_bytes = size(share(REFERENCE_SHARE).max(LEAST_FOR_PLANS));
         Ok(Memory { limit, reference_bytes, runtime })
+    }
+
+    /// For the open files of each of so many sinks.
+    pub(super) fn files_bytes(&self, sinks: usize) -> u64 {
+        ((self.of_each_job() * FILES_SHARE / sinks.max(1) as f64) as u64).max(LEAST_FOR_FILES)
     }
 
     fn of_each_job(&self) -> f64 {
@@ -228,7 +242,7 @@ mod tests {
         let mut notes = Vec::new();
         let options = |asked| MemoryOptions { bytes: 1 << 30, spill: file.join("below"), asked, jobs: 1 };
         assert!(options(false).share_out(&mut notes).expect("a note").is_none());
-        assert!(notes[0].contains("a file/below"), "{notes:?}");
+        assert!(notes[0].contains("a file/below") && notes[0].contains("Not a directory"), "{notes:?}");
         assert!(options(true).share_out(&mut notes).is_err());
     }
 }

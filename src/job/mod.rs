@@ -1,5 +1,6 @@
 //! A job: a folder of `.sql` files, loaded, planned, connected and run.
 
+mod archive;
 mod backfill;
 mod batch;
 mod beginning;
@@ -11,6 +12,8 @@ mod fleet;
 mod fresh;
 mod lookups;
 mod memory;
+mod newest;
+mod places;
 mod portable;
 mod replica;
 mod resources;
@@ -18,7 +21,9 @@ mod run;
 mod saved;
 mod state_text;
 mod state_tools;
+mod unsaved;
 
+pub use crate::contracts::LeasePlace;
 pub use backfill::{BackfillOptions, Backfilled, backfill};
 pub use batch::{BatchDone, run_batch};
 pub use explain::{explain_json, explain_text};
@@ -26,7 +31,7 @@ pub use files::load;
 pub use fleet::{Fleet, FleetJob};
 pub use memory::MemoryOptions;
 pub use portable::not_portable;
-pub use replica::{LeasePlace, Replica, Stage, Start};
+pub use replica::{Replica, Stage, Start};
 pub use resources::{athena, job_resources};
 pub use run::{JobOptions, Prepared, check, plan, prepare};
 pub use saved::StateOptions;

@@ -13,30 +13,10 @@ use super::run::{JobOptions, Prepared, connect_planned, job_name, plan_from_now,
 use super::saved::{checkpoints_path, nonce};
 use crate::connectors::dynamodb;
 use crate::connectors::files::{StatePlace, state_place};
-use crate::contracts::{Clock, Error, ErrorKind, Lease, Result};
+use crate::contracts::{Clock, Error, ErrorKind, Lease, LeasePlace, Result, caught};
 use crate::ha::{Candidate, Contender, FolderLease, Keeper, LeaseThread, Lost, ObjectLease, SeatLeases, Term, Times};
 use crate::runtime::{Progress, Retries, Summary, Worker};
 use crate::sql::Settings;
-
-/// Where leases are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LeasePlace {
-    /// Beside the job's checkpoints.
-    Checkpoints,
-    /// In a DynamoDB table.
-    DynamoDb(String),
-}
-
-impl LeasePlace {
-    /// `checkpoints` or `dynamodb:TABLE`.
-    pub fn parse(text: &str) -> std::result::Result<Self, String> {
-        match text.split_once(':') {
-            None if text.eq_ignore_ascii_case("checkpoints") => Ok(Self::Checkpoints),
-            Some(("dynamodb", table)) if !table.is_empty() => Ok(Self::DynamoDb(table.to_owned())),
-            _ => Err(format!("'{text}' is neither 'checkpoints' nor 'dynamodb:TABLE'")),
-        }
-    }
-}
 
 /// What a person is told while replicas come and go.
 pub enum Stage<'a> {
@@ -173,12 +153,20 @@ impl Replica {
         let begun = OnceLock::new();
         let end = {
             let Self { options, contender, clock, .. } = &mut *self;
-            let mut run = pin!(async {
-                let prepared = prepare(options, Arc::clone(clock)).await?;
+            let mut run = pin!(caught("the run", async {
+                let prepared = tokio::select! {
+                    biased;
+                    prepared = prepare(options, Arc::clone(clock)) => prepared?,
+                    // A large state need not be read for a run that is not to be.
+                    () = stopped(ending.clone()) => {
+                        tracing::warn!("stopped before the job had begun");
+                        return Ok(Summary::default());
+                    }
+                };
                 let _ = begun.set(prepared.job.log.as_ref().map(|log| log.generation));
                 tell(Stage::Begins { prepared: &prepared });
-                Worker::run(prepared.job, ending, Arc::clone(progress)).await.map_err(|e| vec![e])
-            });
+                Worker::run(prepared.job, ending.clone(), Arc::clone(progress)).await.map_err(|e| vec![e])
+            }));
             let mut stopped = pin!(stopped(stop.clone()));
             let mut wanted = pin!(contender.wanted());
             let mut goes_on = true;
@@ -186,7 +174,8 @@ impl Replica {
                 tokio::select! {
                     biased;
                     lost = keeper.lost() => break End::Lost(lost),
-                    done = &mut run => break End::Done(done),
+                    // A panic has no other way to whoever counts failures, and the lease is to be given back after it.
+                    done = &mut run => break End::Done(done.map_err(|died| vec![died]).flatten()),
                     () = &mut stopped, if goes_on => goes_on = false,
                     to = &mut wanted, if goes_on => (given, goes_on) = (Some(to), false),
                 }
@@ -208,16 +197,14 @@ impl Replica {
             End::Done(Err(errors)) if errors.iter().any(|e| e.kind() == ErrorKind::Fenced) && !*stop.borrow() => {
                 let reason = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
                 tell(Stage::Lost { reason });
-                // Whoever has fenced this run writes; its lease shows it in a moment.
+                // Whoever has fenced this run may have taken no lease: nobody is to wait for this one.
+                give_back(term).await;
+                // It writes; its lease, if it has one, shows it in a moment.
                 self.clock.sleep(self.contender.times().beat).await;
                 None
             }
             End::Done(done) => {
-                if let Some(term) = term
-                    && let Err(error) = term.release().await
-                {
-                    tracing::warn!("the lease was not given back: {error}");
-                }
+                give_back(term).await;
                 match (done, given) {
                     (Ok(summary), Some(to)) if !*stop.borrow() => {
                         tell(Stage::Gave { to: &to, summary: &summary });
@@ -247,11 +234,21 @@ impl Replica {
         };
         match led_by {
             Some(leader) if once && term.is_some() => {
+                give_back(term).await;
                 Err(Error::config(format!("'{leader}' was running the job when this replica was started to go back"))
                     .hint("stop all replicas first; --fresh, --from-savepoint and --previous-checkpoint are for a job that nobody runs"))
             }
             _ => Ok(term),
         }
+    }
+}
+
+/// A successor need not wait for what nobody uses.
+async fn give_back(term: Option<Term>) {
+    if let Some(term) = term
+        && let Err(error) = term.release().await
+    {
+        tracing::warn!("the lease was not given back: {error}");
     }
 }
 
@@ -263,12 +260,8 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 }
 
 /// Where to look for the lease of a job, if it has one.
-pub(super) fn lease_place(options: &JobOptions, settings: &Settings) -> Result<Option<LeasePlace>> {
-    match (&options.state.lease, &settings.lease) {
-        (Some(place), _) => Ok(Some(place.clone())),
-        (None, Some(text)) => LeasePlace::parse(text).map(Some).map_err(Error::config),
-        (None, None) => Ok(None),
-    }
+pub(super) fn lease_place(options: &JobOptions, settings: &Settings) -> Option<LeasePlace> {
+    options.state.lease.clone().or_else(|| settings.lease.clone())
 }
 
 /// The candidate of this process for a job's lease, and a thread for it; `None` for a job without one.
@@ -278,7 +271,7 @@ async fn candidate(
     job: &str,
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<(Candidate, Arc<LeaseThread>)>> {
-    let Some(place) = lease_place(options, settings)? else { return Ok(None) };
+    let Some(place) = lease_place(options, settings) else { return Ok(None) };
     let thread = LeaseThread::start()?;
     let leases = leases(place, options, settings, job, clock, &thread).await?;
     Ok(Some((Candidate::new(leases.lease, Arc::clone(clock), holder()?, times(settings)), thread)))
@@ -344,54 +337,5 @@ fn host() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::contracts::SystemClock;
-    use crate::runtime::Ending;
-
-    /// What comes between two renewals here is in truth the loading of a large state.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    #[expect(clippy::disallowed_methods, reason = "the thread of the run is kept from everything else")]
-    async fn a_run_that_keeps_its_thread_for_longer_than_the_lease_lasts_has_it_still() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let sql = "CREATE TABLE made (k BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '10');
-            CREATE TABLE nothing (k BIGINT) WITH ('connector' = 'blackhole');
-            INSERT INTO nothing SELECT k FROM made;";
-        std::fs::write(folder.path().join("job.sql"), sql).expect("written");
-        let options = JobOptions {
-            paths: vec![folder.path().join("job.sql")],
-            local: Some(folder.path().join("local")),
-            ending: Ending::Drain,
-            from: None,
-            parameters: Default::default(),
-            fresh: false,
-            state: Default::default(),
-            threads: 1,
-            epoch_interval: None,
-            epoch_rows: None,
-            memory: None,
-        };
-        let (clock, times): (Arc<dyn Clock>, _) = (
-            Arc::new(SystemClock::new()),
-            Times { ttl: Duration::from_millis(1_000), beat: Duration::from_millis(50) },
-        );
-        let store = Arc::new(FolderLease::new(folder.path().join("lease")));
-        let candidate = Candidate::new(store, Arc::clone(&clock), "one", times);
-        let mut stages = Vec::new();
-        let mut tell = |stage: Stage<'_>| match stage {
-            Stage::Leads { generation } => stages.push(format!("leads {generation}")),
-            Stage::Begins { .. } => {
-                std::thread::sleep(3 * times.ttl);
-                stages.push("begins".to_owned());
-            }
-            // And loses it again after it, for ever.
-            Stage::Lost { reason } => panic!("it has lost the lease: {reason}"),
-            Stage::Waits { .. } | Stage::Gave { .. } => stages.push("another".to_owned()),
-        };
-        let (_stop, stopped) = watch::channel(false);
-        let done = Replica::new(options, candidate, clock).run(&stopped, &Arc::default(), &mut tell).await;
-        assert_eq!(stages, ["leads 1", "begins"]);
-        let summary = done.unwrap_or_else(|errors| panic!("{errors:?}")).expect("it has led");
-        assert_eq!(summary.queries[0].rows_out, 10);
-    }
-}
+#[path = "replica_tests.rs"]
+mod tests;

@@ -2,10 +2,10 @@
 
 use crate::connectors::describe::Role;
 use crate::connectors::resources::{self, Resource};
-use crate::contracts::{Error, Result};
+use crate::contracts::{Error, LeasePlace, Result};
 use crate::sql::JobPlan;
 
-use super::replica::{LeasePlace, lease_place};
+use super::replica::lease_place;
 use super::run::{JobOptions, errors_place, job_name, plan, sink_tables};
 
 /// Plans the job and says what it uses, in the order stream, table, topic, bucket.
@@ -42,7 +42,7 @@ fn of_plan(plan: &JobPlan, options: &JobOptions) -> Result<Vec<Resource>> {
     if let (Some(path), Some(spec)) = (&plan.settings.checkpoints_path, any) {
         all.extend(resources::checkpoints(&format!("{}/{name}", path.trim_end_matches('/')), spec)?);
     }
-    if let (Ok(Some(LeasePlace::DynamoDb(table))), Some(spec)) = (lease_place(options, &plan.settings), any) {
+    if let (Some(LeasePlace::DynamoDb(table)), Some(spec)) = (lease_place(options, &plan.settings), any) {
         all.push(resources::lease(&table, spec));
     }
     resources::merge(all)

@@ -148,7 +148,8 @@ async fn connect(
     let context = JobContext { job: name.clone(), generation };
     let connectors = Connectors::new(options.local.clone(), Arc::clone(&clock), context)
         .draining(options.ending != Ending::Run)
-        .handed_over(options.ending == Ending::Run && lease_place(options, &plan.settings)?.is_some())
+        .handed_over(options.ending == Ending::Run && lease_place(options, &plan.settings).is_some())
+        .with_files_memory(options.memory.as_ref().map(|memory| memory.files_bytes(files_sinks(&plan.queries))))
         .within(options.state.outside.clone());
     let mut warnings = plan.warnings;
     warnings.extend(notes);
@@ -233,16 +234,31 @@ async fn connect(
     Ok(Prepared { job, warnings, name })
 }
 
-/// Name of a job: its own setting, else that of its first folder or file.
+fn files_sinks(queries: &[QueryPlan]) -> usize {
+    queries.iter().filter(|query| matches!(query.sink.connector.as_str(), "filesystem" | "s3")).count()
+}
+
+/// Name of a job: its own setting, else that of its first folder, or of its first file without `.sql`.
 pub(super) fn job_name(settings: &Settings, paths: &[PathBuf]) -> String {
     if let Some(name) = &settings.name {
         return name.clone();
     }
-    let stem = paths.first().and_then(|path| {
+    let name = paths.first().and_then(|path| {
         let path = path.canonicalize().unwrap_or_else(|_| path.clone());
-        path.file_stem().map(|stem| stem.to_string_lossy().into_owned())
+        let is_sql = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("sql")) && !path.is_dir();
+        let name = if is_sql { path.file_stem() } else { path.file_name() };
+        name.map(|name| name.to_string_lossy().into_owned())
     });
-    stem.unwrap_or_else(|| "job".to_owned())
+    name.unwrap_or_else(|| "job".to_owned())
+}
+
+/// What versions called the job that took the end of a folder's name, from its last dot on, for an ending; `None` where that is the
+/// same.
+pub(super) fn earlier_name(settings: &Settings, paths: &[PathBuf]) -> Option<String> {
+    let path = paths.first().filter(|_| settings.name.is_none())?;
+    let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+    let stem = path.file_stem()?.to_string_lossy().into_owned();
+    (stem != job_name(settings, paths)).then_some(stem)
 }
 
 /// Where refused records go.
@@ -255,10 +271,11 @@ pub(super) struct ErrorsPlace<'a> {
 
 impl ErrorsPlace<'_> {
     pub(super) fn open(&self, connectors: &Connectors) -> Result<Box<dyn ErrorOutput>> {
-        match self.beside {
+        let opened = match self.beside {
             Some(spec) => connectors.error_output_beside(&self.path, spec),
             None => connectors.error_output(&self.path),
-        }
+        };
+        opened.map_err(|e| e.context("error output"))
     }
 }
 

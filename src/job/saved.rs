@@ -5,14 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::beginning::Beginning;
+use super::beginning::{Beginning, or_savepoint, savepoint, unused_setting};
 use super::changes::{Reconciled, fits_open_files, reconcile};
+use super::files::refuse_beside_sql;
 use super::fresh::{begins_anew, since_anew};
-use super::replica::LeasePlace;
+use super::newest::{Passes, newest};
 use super::run::JobOptions;
+use super::unsaved::refuse_beside_results;
 use crate::connectors::files::{StatePlace, state_place};
 use crate::contracts::{
-    Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Outside, Result, Storage, crash_point,
+    Clock, EpochLog, Error, ErrorKind, LeasePlace, LockedStorage, LogEntry, OpenedLog, Outside, Result, Storage,
+    crash_point,
 };
 use crate::operators::StateLimit;
 use crate::runtime::{Checkpointing, JobLog, identity};
@@ -88,18 +91,18 @@ pub(super) async fn storage(
     }
 }
 
-/// The epoch log in a storage, with its entries; `anew`: one that cannot be read is removed.
+/// The epoch log in a storage, with what can be read of it; `anew`: see [`LockedStorage::open_log`].
 pub(super) async fn open_log(
     storage: &Arc<dyn Storage>,
     locked: Option<&dyn LockedStorage>,
     nonce: &str,
     anew: bool,
-) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)> {
+) -> Result<OpenedLog> {
     if let Some(locked) = locked {
         return locked.open_log(anew).await;
     }
-    let (log, entries) = ObjectEpochLog::open(Arc::clone(storage), nonce).await?;
-    Ok((Arc::new(log), entries))
+    let (log, entries, damage) = ObjectEpochLog::open_damaged(Arc::clone(storage), nonce).await?;
+    Ok(OpenedLog { log: Arc::new(log), entries, damage })
 }
 
 /// A text that no other run has.
@@ -133,7 +136,10 @@ pub(super) async fn saved_run(
         Some(outside) => (outside.storage(), outside.locked_storage()),
         None => storage(&path, Arc::clone(clock)).await?,
     };
-    let opening = Opening { options, plan, clock, storage, locked, limit };
+    if locked.is_some() && options.state.outside.is_none() {
+        refuse_beside_sql(Path::new(&storage.place()), &options.paths)?;
+    }
+    let opening = Opening { options, plan, job, clock, storage, locked, limit };
     let mut attempt = 1;
     let begun = loop {
         match opening.begin().await {
@@ -164,6 +170,7 @@ pub(super) async fn saved_run(
 struct Opening<'a> {
     options: &'a JobOptions,
     plan: &'a JobPlan,
+    job: &'a str,
     clock: &'a Arc<dyn Clock>,
     storage: Arc<dyn Storage>,
     /// The storage, when it is one run's at a time.
@@ -194,10 +201,8 @@ impl Opening<'_> {
     async fn begin(&self) -> Result<Begun> {
         let (options, state) = (self.options, &self.options.state);
         let nonce = state.nonce()?;
-        let local = options.local.as_deref();
-        let has_results =
-            local.filter(|local| !state.of_fleet && !local.join("checkpoints").exists()).and_then(results);
-        let (log, entries) = open_log(&self.storage, self.locked.as_deref(), &nonce, options.fresh).await?;
+        let opened = open_log(&self.storage, self.locked.as_deref(), &nonce, options.fresh).await?;
+        let OpenedLog { log, entries, damage } = opened;
         let mut store = CheckpointStore::new(Arc::clone(&self.storage), nonce, self.plan.settings.checkpoints_kept);
         if let Some(limit) = self.limit {
             store = store.spilling(Arc::clone(&limit.folder), limit.bytes);
@@ -212,23 +217,30 @@ impl Opening<'_> {
             (None, _, true) => Passes::ForThePrevious,
             (None, ..) => Passes::None,
         };
-        let mut newest = newest(&store, passes, self.clock, &mut notes).await?;
+        let mut newest = newest(&store, passes, damage.is_some(), self.clock, &mut notes).await?;
         let generation = last_generation(&entries).max(newest.generation) + 1;
         let stamp = Stamp { generation, time_ms: self.clock.now_ms() };
         let epoch = last_epoch(&entries).max(newest.epoch);
         // Where to go back to, and what that is called.
         let back = match &state.from_savepoint {
-            Some(name) => Some((store.savepoint(name).await?, format!("savepoint {name}"))),
+            Some(name) => Some((savepoint(&store, name).await?, format!("savepoint {name}"))),
             None if newest.damaged => {
-                let before = newest.manifest.take().ok_or_else(|| {
+                let Some(before) = newest.manifest.take() else {
                     let error = format!("no checkpoint in '{}' can be read", self.storage.place());
-                    Error::corrupt(error).hint("start anew with --fresh")
-                })?;
+                    return Err(or_savepoint(&store, Error::corrupt(error).hint("start anew with --fresh"), None).await);
+                };
                 let name = format!("checkpoint {}", before.number);
                 Some((before, name))
             }
             None => None,
         };
+        match damage {
+            Some(damage) if options.fresh || back.is_some() => {
+                notes.push(format!("{}: nothing of the log is needed", damage.message()));
+            }
+            Some(damage) => return Err(damage),
+            None => {}
+        }
         let (entries, is_pending) = since_anew(entries, newest.generation);
         let fresh = options.fresh || (is_pending && back.is_none());
         if fresh && !options.fresh {
@@ -249,9 +261,9 @@ impl Opening<'_> {
             fresh,
         };
         notes.extend(from.notes(&self.plan.queries));
-        if let (None, true, false, Some(path)) = (&manifest, repeats.is_empty(), fresh, has_results) {
-            return Err(Error::config(format!("'{}' has results, but no saved state to go on from", path.display()))
-                .hint("run with --fresh to read everything again and write over them, or use another folder"));
+        notes.extend(unused_setting(options, &self.plan.settings));
+        if manifest.is_none() && repeats.is_empty() && !fresh && state.outside.is_none() {
+            refuse_beside_results(options, self.plan, self.job, self.clock, &mut notes).await?;
         }
         let queries = &self.plan.queries;
         let Reconciled { notes: changes, mut appeared } = reconcile(queries, manifest.as_mut(), &repeats, state)?;
@@ -262,11 +274,11 @@ impl Opening<'_> {
         let first = first_epoch(&repeats, epoch, fresh || options.local.is_none(), self.clock);
         let saved = match (&mut manifest, &back) {
             (Some(manifest), Some((_, name))) => {
-                let loaded = self.fitting(store.load(manifest).await?)?;
+                let loaded = self.fitting(self.load(&mut store, manifest).await?)?;
                 *manifest = store.rewind(manifest, name, epoch, stamp).await?;
                 loaded.of(manifest)
             }
-            (Some(manifest), None) if self.locked.is_some() => self.fitting(store.load(manifest).await?)?,
+            (Some(manifest), None) if self.locked.is_some() => self.fitting(self.load(&mut store, manifest).await?)?,
             (None, _) if self.locked.is_some() => SavedJob { epoch: first, ..SavedJob::default() },
             // A checkpoint that the run before has under way must not be committed any more.
             _ => {
@@ -310,6 +322,13 @@ impl Opening<'_> {
         Ok(saved)
     }
 
+    async fn load(&self, store: &mut CheckpointStore, manifest: &Manifest) -> Result<SavedJob> {
+        match store.load(manifest).await {
+            Err(error) => Err(or_savepoint(store, error, self.options.state.from_savepoint.as_deref()).await),
+            loaded => loaded,
+        }
+    }
+
     /// # Errors
     /// `fenced` where the run before has committed another checkpoint meanwhile, and has removed what this one names.
     async fn load_newest(&self, store: &mut CheckpointStore, newest: &Manifest) -> Result<SavedJob> {
@@ -319,90 +338,11 @@ impl Opening<'_> {
                     let error = format!("checkpoint {later} came while checkpoint {} was loaded", newest.number);
                     Err(Error::new(ErrorKind::Fenced, error))
                 }
-                _ => Err(error),
+                _ => Err(or_savepoint(store, error, None).await),
             },
             loaded => loaded,
         }
     }
-}
-
-/// The newest checkpoint that can be read.
-#[derive(Default)]
-pub(super) struct Newest {
-    manifest: Option<Manifest>,
-    /// There is a newer one, which cannot.
-    damaged: bool,
-    pub(super) generation: u64,
-    pub(super) epoch: u64,
-}
-
-/// What a damaged newest checkpoint is passed over for.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Passes<'a> {
-    /// It is an error.
-    None,
-    /// The run begins anew.
-    ForNothing,
-    /// The run goes on from the newest one that is whole.
-    ForThePrevious,
-    /// Somebody goes back to this, and it is told what was passed over.
-    For(&'a str),
-}
-
-/// # Errors
-/// `fenced` where the run before has made other checkpoints meanwhile.
-pub(super) async fn newest(
-    store: &CheckpointStore,
-    passes: Passes<'_>,
-    clock: &Arc<dyn Clock>,
-    notes: &mut Vec<String>,
-) -> Result<Newest> {
-    let mut newest = Newest::default();
-    let mut is_unknown = false;
-    for number in store.numbers().await?.into_iter().rev() {
-        let manifest = store.manifest(number).await;
-        is_unknown |= manifest.is_err();
-        if let Ok(manifest) = &manifest {
-            newest.generation = newest.generation.max(manifest.generation);
-            newest.epoch = newest.epoch.max(manifest.epoch);
-        }
-        // For who asks for the one before, a damaged state file is as bad as a damaged manifest.
-        let read = async {
-            let manifest = manifest?;
-            if matches!(passes, Passes::ForThePrevious) {
-                store.verify(&manifest).await?;
-            }
-            Ok::<_, Error>(manifest)
-        };
-        let error = match read.await {
-            Ok(manifest) => {
-                newest.manifest = Some(manifest);
-                break;
-            }
-            // A run that is being taken over has made others since it was listed, and has removed it.
-            Err(error) if error.kind() == ErrorKind::Config => {
-                return Err(Error::new(ErrorKind::Fenced, error.message()));
-            }
-            Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
-            Err(error) => error,
-        };
-        match passes {
-            Passes::None => return Err(error),
-            // What it says is not known: its run and its epochs are passed over by the time.
-            Passes::ForNothing => notes.push(format!("--fresh: {}", error.message())),
-            Passes::ForThePrevious => notes.push(format!("{}: going on from the one before", error.message())),
-            Passes::For(name) => notes.push(format!("{}: passed over for savepoint {name}", error.message())),
-        }
-        newest.damaged |= !matches!(passes, Passes::ForNothing);
-    }
-    if newest.damaged && is_unknown {
-        // The damaged one was at most so many checkpoints later; numbers of epochs must not be used twice. Where none can be read, epochs are
-        // counted on by the time, which grows faster than they follow each other.
-        newest.generation += 1_000;
-        let least = if newest.manifest.is_none() { u64::try_from(clock.now_ms()).unwrap_or(0) } else { 0 };
-        newest.epoch = (newest.epoch + 1_000_000).max(least);
-    }
-    Ok(newest)
 }
 
 /// Where epochs are counted from without a checkpoint: from where the log begins, if there is one. Else from 0 in a folder
@@ -427,9 +367,4 @@ pub(super) fn last_generation(entries: &[LogEntry]) -> u64 {
         _ => None,
     });
     started.max().unwrap_or(0)
-}
-
-/// Results of earlier runs below a folder.
-fn results(local: &Path) -> Option<std::path::PathBuf> {
-    ["dynamodb.sqlite", "sns", "s3"].iter().map(|name| local.join(name)).find(|path| path.exists())
 }

@@ -17,6 +17,17 @@ pub(super) fn everything(manifest: &Manifest, name: &str) -> String {
             let _ = writeln!(text, "    {split}: {}", stands(at));
         }
     }
+    let catch_up =
+        manifest.reread.iter().filter_map(|reread| Some((&reread.tables, &reread.catch_up.as_ref()?.queries)));
+    for (tables, queries) in catch_up {
+        let queries: Vec<&str> = queries.iter().map(String::as_str).collect();
+        let _ = writeln!(text, "  read again first, for {} alone", queries.join(", "));
+        for (table, saved) in tables {
+            for (split, at) in &saved.splits {
+                let _ = writeln!(text, "    {table}, {split}: {}", stands(at));
+            }
+        }
+    }
     for (table, version) in &manifest.references {
         let _ = writeln!(text, "  reference table {table}: {}", shown(version));
     }

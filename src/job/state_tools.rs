@@ -6,14 +6,17 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{BooleanArray, RecordBatch};
-use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::array::RecordBatch;
 use parquet::arrow::ArrowWriter;
+use parquet::errors::ParquetError;
 
-use super::saved::{ATTEMPTS, Passes, last_epoch, last_generation, newest, nonce, open_log, storage};
+use super::beginning::first_again;
+use super::files::refuse_with_sql;
+use super::newest::{Passes, newest};
+use super::saved::{ATTEMPTS, last_epoch, last_generation, nonce, open_log, storage};
 use super::state_text::{changed, everything, short};
-use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Result};
-use crate::state::{CheckpointStore, Manifest, OperatorState, Stamp, StatePiece};
+use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, OpenedLog, Result, SeenLog};
+use crate::state::{CheckpointStore, Manifest, Stamp};
 
 #[cfg(test)]
 #[path = "state_tools_tests.rs"]
@@ -33,7 +36,7 @@ pub struct StateTools {
 
 impl StateTools {
     /// Opens `path`: the folder or `s3://` prefix of a job's checkpoints, or a folder with one job's below it, such as that of
-    /// `--local`.
+    /// `--local`. What runs with `--local` use counts before a copy that lies in that folder itself.
     pub async fn open(path: &str, clock: Arc<dyn Clock>) -> Result<Self> {
         let (mut own, mut locked) = storage(path, Arc::clone(&clock)).await?;
         if locked.is_some()
@@ -52,12 +55,17 @@ impl StateTools {
         if which != "latest" {
             return Ok((self.store.savepoint(which).await?, format!("savepoint {which}")));
         }
-        let latest = self.store.latest().await?.ok_or_else(|| {
-            Error::config(format!("there is no checkpoint in '{}'", self.store.storage().place()))
-                .hint("give the folder of one job: DIR/checkpoints/JOB")
-        })?;
+        let latest = self.store.latest().await?.ok_or_else(|| self.nothing())?;
         let name = format!("checkpoint {}", latest.number);
         Ok((latest, name))
+    }
+
+    fn nothing(&self) -> Error {
+        let hint = match self.locked {
+            Some(_) => "give the folder of one job: DIR/checkpoints/JOB",
+            None => "give the prefix of one job: s3://bucket/prefix/JOB",
+        };
+        Error::config(format!("there is no checkpoint in '{}'", self.store.storage().place())).hint(hint)
     }
 
     /// A line for each checkpoint and savepoint.
@@ -67,10 +75,14 @@ impl StateTools {
             Ok(manifest) => format!("  {name}  {}", short(&manifest)),
             Err(error) => format!("  {name}  {}", error.message()),
         };
-        for number in self.store.numbers().await? {
+        let (numbers, savepoints) = (self.store.numbers().await?, self.store.savepoints().await?);
+        if numbers.is_empty() && savepoints.is_empty() {
+            return Err(self.nothing());
+        }
+        for number in numbers {
             let _ = writeln!(text, "{}", line(format!("{number:>6}"), self.store.manifest(number).await));
         }
-        for name in self.store.savepoints().await? {
+        for name in savepoints {
             let _ = writeln!(text, "{}", line(name.clone(), self.store.savepoint(&name).await));
         }
         Ok(text)
@@ -90,38 +102,53 @@ impl StateTools {
 
     /// Writes the state of each operator (of one query, if it is named), and the rows in open files of its sink, as Parquet below `folder`.
     /// Answers the files.
-    pub async fn export(&mut self, which: &str, query: Option<&str>, folder: &Path) -> Result<Vec<PathBuf>> {
+    pub async fn export(&self, which: &str, query: Option<&str>, folder: &Path) -> Result<Vec<PathBuf>> {
         let mut reads = 0;
         let (mut manifest, _) = self.find(which).await?;
-        let (saved, names) = loop {
-            let names = file_names(manifest.queries.keys());
-            if let Some(query) = query {
-                manifest.queries.retain(|name, _| name == query);
-                if manifest.queries.is_empty() {
-                    return Err(Error::config(format!("there is no query '{query}' in it"))
-                        .hint("`tidemill state show` has the names"));
-                }
-            }
-            match self.store.load(&manifest).await {
-                Err(error) => (manifest, _) = self.read_again(which, &manifest, error, &mut reads).await?,
-                saved => break (saved?, names),
-            }
-        };
-        let failed =
-            |e: std::io::Error| Error::unavailable(format!("cannot write below '{}'", folder.display())).caused_by(e);
-        std::fs::create_dir_all(folder).map_err(failed)?;
         let mut files = Vec::new();
-        for (name, query) in &saved.queries {
-            let operators = query.operators.iter().enumerate().map(|(number, state)| (number.to_string(), state));
-            let open = query.unwritten.iter().map(|state| ("open".to_owned(), state));
-            for (which, state) in operators.chain(open) {
-                let path = folder.join(format!("{}-{which}.parquet", names[name]));
-                if write_parquet(state, &path).map_err(|e| e.context(format!("query '{name}'")))? {
-                    files.push(path);
+        loop {
+            match self.export_from(&manifest, query, folder, &mut files).await {
+                Ok(()) => return Ok(files),
+                Err(error) => {
+                    (manifest, _) = self.read_again(which, &manifest, error, &mut reads).await?;
+                    // What has been written is of another checkpoint.
+                    for file in files.drain(..) {
+                        std::fs::remove_file(&file).map_err(|e| cannot_write(&file, e))?;
+                    }
                 }
             }
         }
-        Ok(files)
+    }
+
+    /// One operator after the other, a file of state at a time: the state may be larger than memory.
+    async fn export_from(
+        &self,
+        manifest: &Manifest,
+        query: Option<&str>,
+        folder: &Path,
+        files: &mut Vec<PathBuf>,
+    ) -> Result<()> {
+        if let Some(query) = query
+            && !manifest.queries.contains_key(query)
+        {
+            return Err(
+                Error::config(format!("there is no query '{query}' in it")).hint("`tidemill state show` has the names")
+            );
+        }
+        let failed = |e| Error::of_disk(format!("cannot write below '{}'", folder.display()), e);
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let names = file_names(manifest.queries.keys());
+        for (name, saved) in manifest.queries.iter().filter(|(name, _)| query.is_none_or(|query| query == *name)) {
+            let operators = saved.operators.iter().enumerate().map(|(number, state)| (number.to_string(), state));
+            let open = saved.unwritten.iter().map(|state| ("open".to_owned(), state));
+            for (which, state) in operators.chain(open) {
+                let mut file = ParquetFile::new(folder.join(format!("{}-{which}.parquet", names[name])));
+                let read = self.store.for_each_live(state, &mut |rows| file.write(&rows)).await;
+                files.extend(file.begun());
+                read.and_then(|()| file.close()).map_err(|e| e.context(format!("query '{name}'")))?;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps a checkpoint as a savepoint.
@@ -172,16 +199,26 @@ impl StateTools {
     }
 
     async fn rewind_to(&mut self, of: &Manifest, name: &str) -> Result<String> {
+        // What cannot be loaded must not become the newest, nor the log be emptied for it.
+        self.store.verify(of).await?;
         let (epoch, stamp, log) = self.take_over().await?;
         let manifest = self.store.rewind(of, name, epoch, stamp).await?;
         log.forget(u64::MAX).await?;
-        Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}", manifest.number))
+        let first = first_again(of).map(|note| format!("\n{note}")).unwrap_or_default();
+        Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}{first}", manifest.number))
     }
 
     /// Copies a checkpoint with all its files to the store at `path`, where it becomes the newest.
+    ///
+    /// # Errors
+    /// `path` is a folder of other things than the checkpoints of one job: no run would find the copy there.
     pub async fn restore(&self, which: &str, path: &str) -> Result<String> {
         let (mut of, mut name) = self.find(which).await?;
         let (to, locked) = storage(path, Arc::clone(&self.clock)).await?;
+        if locked.is_some() {
+            refuse_with_sql(Path::new(&to.place()))?;
+            refuse_other_folder(Path::new(&to.place()))?;
+        }
         let store = CheckpointStore::new(to, nonce()?, KEPT);
         let mut other = Self { store, locked, clock: Arc::clone(&self.clock) };
         let (own_epoch, own_generation) = self.counted().await?;
@@ -196,9 +233,10 @@ impl StateTools {
                 log.forget(u64::MAX).await?;
                 let path = path.trim_end_matches('/');
                 let (parent, job) = path.rsplit_once('/').unwrap_or((".", path));
-                let number = manifest.number;
+                let (number, first) =
+                    (manifest.number, first_again(&of).map(|note| format!("\n{note}")).unwrap_or_default());
                 Ok(format!(
-                    "{name} is checkpoint {number} of {path}; a job called '{job}' goes on from it with --checkpoints {parent}"
+                    "{name} is checkpoint {number} of {path}; a job called '{job}' goes on from it with --checkpoints {parent}{first}"
                 ))
             };
             match copied.await {
@@ -240,15 +278,17 @@ impl StateTools {
 
     /// The last epoch and the last run that are known here, or may be by the time at which a copy is used. Disturbs nobody.
     async fn counted(&self) -> Result<(u64, u64)> {
-        let (entries, may_run) = match open_log(self.store.storage(), self.locked.as_deref(), &nonce()?, false).await {
-            // The lock of a folder tells whether a run is under way. A bucket has none.
-            Ok((_, entries)) => (entries, self.locked.is_none()),
-            Err(error) if error.kind() == ErrorKind::Fenced => (Vec::new(), true),
-            Err(error) => return Err(error),
+        let seen = match &self.locked {
+            Some(locked) => locked.see_log().await?,
+            None => {
+                let OpenedLog { entries, damage, .. } = open_log(self.store.storage(), None, &nonce()?, false).await?;
+                // A bucket has no lock that would tell whether a run is under way.
+                SeenLog { entries, damaged: damage.is_some(), in_use: true }
+            }
         };
-        let (epoch, generation) = self.last(&entries).await?;
+        let (epoch, generation) = self.last(&seen.entries, seen.damaged).await?;
         // A job that is running goes on counting.
-        Ok(if may_run { (epoch + EPOCHS_AHEAD, generation + 1) } else { (epoch, generation) })
+        Ok(if seen.in_use { (epoch + EPOCHS_AHEAD, generation + 1) } else { (epoch, generation) })
     }
 
     /// Whether a run that is being taken over has written meanwhile. Where it has a lock, that keeps others out.
@@ -258,18 +298,20 @@ impl StateTools {
 
     /// Makes this program the one that may write: the last epoch, a stamp, and the log.
     async fn take_over(&mut self) -> Result<(u64, Stamp, Arc<dyn EpochLog>)> {
-        let (log, entries) = open_log(self.store.storage(), self.locked.as_deref(), &nonce()?, false).await?;
-        let (epoch, last_generation) = self.last(&entries).await?;
+        let opened = open_log(self.store.storage(), self.locked.as_deref(), &nonce()?, false).await?;
+        // Nothing of it is needed, so it may be damaged.
+        let OpenedLog { log, entries, damage } = opened;
+        let (epoch, last_generation) = self.last(&entries, damage.is_some()).await?;
         let generation = last_generation + 1;
         // From here on, a run that is under way can write nothing any more.
         log.append(&LogEntry::Started { generation, queries: Default::default(), anew: false }).await?;
         Ok((epoch, Stamp { generation, time_ms: self.clock.now_ms() }, log))
     }
 
-    /// The last epoch and the last run, by the newest checkpoint and these entries of the log.
-    async fn last(&self, entries: &[LogEntry]) -> Result<(u64, u64)> {
+    /// The last epoch and the last run, by the newest checkpoint and these entries of the log, which may have had more.
+    async fn last(&self, entries: &[LogEntry], damaged: bool) -> Result<(u64, u64)> {
         // Who goes back to another one, or copies it, does so also where the newest is damaged.
-        let newest = newest(&self.store, Passes::For("another"), &self.clock, &mut Vec::new()).await?;
+        let newest = newest(&self.store, Passes::For("another"), damaged, &self.clock, &mut Vec::new()).await?;
         Ok((newest.epoch.max(last_epoch(entries)), newest.generation.max(last_generation(entries))))
     }
 }
@@ -282,15 +324,47 @@ fn is_checkpoint(which: &str) -> bool {
     which == "latest" || which.parse::<u64>().is_ok()
 }
 
+/// What only the folder of `--local`, or one above those of several jobs, has.
+const OF_LOCAL: [&str; 3] = ["checkpoints", "kinesis", "dynamodb.sqlite"];
+/// What a job's own folder may have.
+const OF_STORE: [&str; 6] = ["manifests", "savepoints", "state", "epochs.log", "lease.json", "lease.lock"];
+
+/// # Errors
+/// `folder` has something in it, and is not that of one job's checkpoints.
+fn refuse_other_folder(folder: &Path) -> Result<()> {
+    let has = |names: &[&str]| names.iter().any(|name| folder.join(name).exists());
+    let is_empty = || match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        entries => entries.map(|mut entries| entries.next().is_none()),
+    };
+    let failed = |e| Error::of_disk(format!("cannot list '{}'", folder.display()), e);
+    if !has(&OF_LOCAL) && (has(&OF_STORE) || is_empty().map_err(failed)?) {
+        return Ok(());
+    }
+    let shown = folder.display();
+    Err(Error::config(format!(
+        "'{shown}' is not the folder of one job's checkpoints, so no run would find a copy there"
+    ))
+    .hint(format!("name the job, which goes on from it then: {shown}/checkpoints/JOB for runs with --local {shown}")))
+}
+
 /// The folder of the one job below `folder`, when that is not a job's itself.
 fn only_job(folder: &Path) -> Result<Option<PathBuf>> {
-    if folder.join("manifests").is_dir() || folder.join("savepoints").is_dir() {
-        return Ok(None);
+    let jobs_in = |below: &Path| {
+        let entries = std::fs::read_dir(below).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut jobs: Vec<PathBuf> = entries.filter(|path| path.join("manifests").is_dir()).collect();
+        jobs.sort();
+        jobs
+    };
+    let mut jobs = jobs_in(&folder.join("checkpoints"));
+    if jobs.is_empty() {
+        if folder.join("manifests").is_dir() || folder.join("savepoints").is_dir() {
+            return Ok(None);
+        }
+        if !folder.join("checkpoints").is_dir() {
+            jobs = jobs_in(folder);
+        }
     }
-    let below = if folder.join("checkpoints").is_dir() { folder.join("checkpoints") } else { folder.to_owned() };
-    let entries = std::fs::read_dir(&below).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut jobs: Vec<PathBuf> = entries.filter(|path| path.join("manifests").is_dir()).collect();
-    jobs.sort();
     match jobs.len() {
         0 => Err(Error::config(format!("there are no checkpoints in '{}'", folder.display()))
             .hint("give the folder of --local, or that of one job: DIR/checkpoints/JOB")),
@@ -316,25 +390,47 @@ fn file_names<'a>(queries: impl Iterator<Item = &'a String>) -> BTreeMap<String,
     queries.map(name).collect()
 }
 
-/// Writes the live rows; false when there are none.
-fn write_parquet(operator: &OperatorState, path: &Path) -> Result<bool> {
-    let failed = |e: parquet::errors::ParquetError| {
-        Error::unavailable(format!("cannot write '{}'", path.display())).caused_by(e)
-    };
-    let Some(first) = operator.pieces.first() else { return Ok(false) };
-    let file = File::create(path).map_err(|e| failed(e.into()))?;
-    let mut writer = ArrowWriter::try_new(file, Arc::clone(first.rows.schema()), None).map_err(failed)?;
-    for piece in &operator.pieces {
-        writer.write(&live(piece)?).map_err(failed)?;
-    }
-    writer.close().map_err(failed)?;
-    Ok(true)
+fn cannot_write(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::unavailable(format!("cannot write '{}'", path.display())).caused_by(error)
 }
 
-fn live(piece: &StatePiece) -> Result<RecordBatch> {
-    let rows = piece.rows.load()?;
-    match &piece.dead {
-        Some(dead) => Ok(filter_record_batch(&rows, &BooleanArray::from(!dead))?),
-        None => Ok(rows),
+/// Bytes of a row group that are held in memory.
+const ROW_GROUP_BYTES: usize = 32 << 20;
+
+/// A file that is made when its first rows come.
+struct ParquetFile {
+    path: PathBuf,
+    writer: Option<ArrowWriter<File>>,
+}
+
+impl ParquetFile {
+    fn new(path: PathBuf) -> Self {
+        Self { path, writer: None }
+    }
+
+    fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        let failed = |e: ParquetError| cannot_write(&self.path, e);
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                let file = File::create(&self.path)
+                    .map_err(|e| Error::of_disk(format!("cannot write '{}'", self.path.display()), e))?;
+                self.writer.insert(ArrowWriter::try_new(file, rows.schema(), None).map_err(failed)?)
+            }
+        };
+        writer.write(rows).map_err(failed)?;
+        if writer.in_progress_size() >= ROW_GROUP_BYTES { writer.flush().map_err(failed) } else { Ok(()) }
+    }
+
+    /// Its path, if there is a file.
+    fn begun(&self) -> Option<PathBuf> {
+        self.writer.as_ref().map(|_| self.path.clone())
+    }
+
+    fn close(self) -> Result<()> {
+        match self.writer {
+            Some(writer) => writer.close().map(drop).map_err(|e| cannot_write(&self.path, e)),
+            None => Ok(()),
+        }
     }
 }

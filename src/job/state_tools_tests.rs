@@ -9,10 +9,9 @@ use datafusion::arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::sync::Mutex;
 
-use super::super::saved::{Passes, newest};
 use super::*;
 use crate::contracts::{Created, Storage, SystemClock, Watermark};
-use crate::state::{LocalStorage, SavedJob, SavedQuery, SavedSplit, SavedTable};
+use crate::state::{LocalStorage, OperatorState, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece};
 
 /// One operator for each query, whose only state is a number.
 fn saved(epoch: u64, queries: &[(&str, i64)]) -> SavedJob {
@@ -41,6 +40,8 @@ struct Running {
     manifests_left: AtomicUsize,
     /// Or about to take the job over.
     entries_left: AtomicUsize,
+    /// So often, it cannot be taken over.
+    refused: AtomicUsize,
 }
 
 /// One less, if there is one.
@@ -68,6 +69,9 @@ impl Storage for Running {
         if name.starts_with("log/") && takes(&self.entries_left) {
             self.checkpoint().await;
         }
+        if name.starts_with("log/") && takes(&self.refused) {
+            return Err(Error::unavailable("the storage is away"));
+        }
         self.folder.create(name, content).await
     }
 
@@ -92,8 +96,8 @@ impl Storage for Running {
 async fn running(folder: &Path) -> (Arc<Running>, StateTools) {
     let folder: Arc<dyn Storage> = Arc::new(LocalStorage::new(folder.join("job")));
     let job = Mutex::new(CheckpointStore::new(Arc::clone(&folder), "job", 1));
-    let [left, manifests_left, entries_left] = Default::default();
-    let running = Arc::new(Running { folder, job, left, manifests_left, entries_left });
+    let [left, manifests_left, entries_left, refused] = Default::default();
+    let running = Arc::new(Running { folder, job, left, manifests_left, entries_left, refused });
     running.checkpoint().await;
     let store = CheckpointStore::new(Arc::clone(&running) as Arc<dyn Storage>, "tools", KEPT);
     (running, StateTools { store, locked: None, clock: Arc::new(SystemClock::new()) })
@@ -109,7 +113,7 @@ fn number(file: &Path) -> i64 {
 async fn a_checkpoint_that_a_running_job_removes_while_it_is_read_is_not_called_damaged() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let (running, mut tools) = running(folder).await;
+    let (running, tools) = running(folder).await;
     let to = folder.join("copy").display().to_string();
     // The newest is another one by then.
     for (left, newest) in [(1, 2), (READS - 1, 1 + READS)] {
@@ -121,7 +125,7 @@ async fn a_checkpoint_that_a_running_job_removes_while_it_is_read_is_not_called_
     running.left.store(1, Ordering::SeqCst);
     let said = tools.restore("latest", &to).await.expect("restored");
     assert!(said.contains(&format!("checkpoint {} is checkpoint 1 of ", 2 + READS)), "{said}");
-    let mut copy = StateTools::open(&to, Arc::new(SystemClock::new())).await.expect("opened");
+    let copy = StateTools::open(&to, Arc::new(SystemClock::new())).await.expect("opened");
     let files = copy.export("latest", None, &folder.join("out")).await.expect("exported");
     assert_eq!(number(&files[0]), 2 + READS as i64);
     // It is removed each time; or it is the one that was asked for.
@@ -175,10 +179,19 @@ async fn a_job_goes_back_to_a_checkpoint_that_it_was_about_to_remove() {
     }
     // What fails leaves nothing behind either.
     running.checkpoint().await;
-    tools.store.storage().create("log/999999999999", Bytes::from_static(b"no entry")).await.expect("written");
-    let error = tools.rewind("latest").await.expect_err("the log cannot be read");
-    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    running.refused.store(1, Ordering::SeqCst);
+    let error = tools.rewind("latest").await.expect_err("the log cannot be written");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert_eq!(tools.store.savepoints().await.expect("names"), ["kept"]);
+    // It needs nothing of a log, which may be damaged: epochs are counted on from beyond all that it can have had.
+    let before = tools.store.latest().await.expect("found").expect("there is one");
+    tools.store.storage().create("log/999999999998", Bytes::from_static(b"no entry")).await.expect("written");
+    tools.rewind("latest").await.expect("rewound");
+    let after = tools.store.latest().await.expect("found").expect("there is one");
+    assert!(after.epoch >= before.epoch + 1_000_000 && after.generation > before.generation + 1_000, "{after:?}");
+    tools.rewind("latest").await.expect("rewound");
+    let again = tools.store.latest().await.expect("found").expect("there is one");
+    assert_eq!(again.epoch, after.epoch, "the log is whole again");
 }
 
 /// It tries again.
@@ -188,9 +201,9 @@ async fn a_run_that_takes_over_is_raced_where_the_other_one_removes_what_was_the
     let (running, tools) = running(folder.path()).await;
     for passes in [Passes::None, Passes::ForNothing] {
         running.manifests_left.store(1, Ordering::SeqCst);
-        let error = newest(&tools.store, passes, &tools.clock, &mut Vec::new()).await.err().expect("it is gone");
+        let error = newest(&tools.store, passes, false, &tools.clock, &mut Vec::new()).await.err().expect("it is gone");
         assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
-        newest(&tools.store, passes, &tools.clock, &mut Vec::new()).await.expect("it is there");
+        newest(&tools.store, passes, false, &tools.clock, &mut Vec::new()).await.expect("it is there");
     }
 }
 
@@ -198,7 +211,7 @@ async fn a_run_that_takes_over_is_raced_where_the_other_one_removes_what_was_the
 async fn exported_files_of_two_queries_never_have_one_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let (running, mut tools) = running(folder).await;
+    let (running, tools) = running(folder).await;
     let names = [("a-b:c", 1), ("a:b-c", 2), ("a:b c", 3), ("other:counts", 4), ("ä:ß", 5)];
     let state = saved(2, &names);
     let stamp = Stamp { generation: 1, time_ms: 0 };
@@ -272,4 +285,67 @@ async fn whatever_differs_between_two_checkpoints_is_shown() {
         ]
     );
     assert_eq!(told(5).await, [format!("  query job:counts, operator 0: {size}, written anew")]);
+}
+
+/// A store that says of each file that is read which files had been exported whole by then.
+#[derive(Debug)]
+struct Watched {
+    of: Arc<dyn Storage>,
+    exported: PathBuf,
+    seen: std::sync::Mutex<Vec<(String, usize)>>,
+}
+
+#[async_trait]
+impl Storage for Watched {
+    fn place(&self) -> String {
+        self.of.place()
+    }
+
+    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+        self.of.create(name, content).await
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        let files = std::fs::read_dir(&self.exported).into_iter().flatten().flatten().map(|entry| entry.path());
+        let whole =
+            files.filter(|path| std::fs::read(path).is_ok_and(|file| file.len() > 8 && file.ends_with(b"PAR1")));
+        self.seen.lock().expect("no panic").push((name.to_owned(), whole.count()));
+        self.of.read(name).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        self.of.list(folder).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.of.remove(name).await
+    }
+}
+
+/// All of it at once may not fit into memory.
+#[tokio::test]
+async fn states_are_exported_one_after_the_other_without_what_is_dead() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let of: Arc<dyn Storage> = Arc::new(LocalStorage::new(folder.path().join("job")));
+    let mut state = saved(2, &[("a:a", 1), ("b:b", 2), ("c:c", 3)]);
+    let column: ArrayRef = Arc::new(Int64Array::from_iter_values(7..12));
+    let rows = RecordBatch::try_from_iter([("n", column)]).expect("a batch").into();
+    let dead = Some([false, true, false, true, true].into_iter().collect());
+    state.queries.get_mut("b:b").expect("it").operators[0].pieces.push(StatePiece { id: 3, rows, dead });
+    let mut job = CheckpointStore::new(Arc::clone(&of), "job", 1);
+    job.commit(&state, 2, Stamp { generation: 1, time_ms: 0 }).await.expect("committed");
+    let watched = Arc::new(Watched { of, exported: folder.path().join("out"), seen: Default::default() });
+    let store = CheckpointStore::new(Arc::clone(&watched) as Arc<dyn Storage>, "tools", KEPT);
+    let tools = StateTools { store, locked: None, clock: Arc::new(SystemClock::new()) };
+    let files = tools.export("latest", None, &watched.exported).await.expect("exported");
+    assert_eq!(files.len(), 3);
+    let seen = watched.seen.lock().expect("no panic").clone();
+    let by_then: BTreeSet<usize> =
+        seen.iter().filter(|(name, _)| name.starts_with("state/")).map(|(_, whole)| *whole).collect();
+    assert_eq!(by_then, BTreeSet::from([0, 1, 2]), "{seen:?}");
+    let file = File::open(&files[1]).expect("a file");
+    let batches = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build().expect("a reader");
+    let batches: Vec<RecordBatch> = batches.map(|batch| batch.expect("read")).collect();
+    let numbers = batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec());
+    assert_eq!(numbers.collect::<Vec<_>>(), [2, 7, 9]);
 }

@@ -171,6 +171,10 @@ async fn collect(
 /// What helps where memory is not enough.
 pub(super) const MORE_MEMORY: &str = "give the job more --memory, or make fewer groups or shorter windows";
 
+/// What helps where plans cannot write.
+const MORE_DISK: &str =
+    "make room on that disk, name a folder of another with --spill-dir, or give the job more --memory";
+
 /// A failure while rows were computed is the data's or the query's, not the machine's.
 pub(crate) fn failure(error: DataFusionError) -> Error {
     use DataFusionError as E;
@@ -182,16 +186,31 @@ pub(crate) fn failure(error: DataFusionError) -> Error {
         },
         other => other,
     };
+    // Some nodes give one error to several others, so it is only lent.
+    if let Some(own) = causes(&error).find_map(|cause| cause.downcast_ref::<Error>()) {
+        return own.again();
+    }
+    // No row is to blame for a disk.
+    if causes(&error).any(|cause| cause.is::<std::io::Error>()) {
+        let what = "cannot write or read what a plan has put on disk";
+        return Error::unavailable(what).of_this_machine().caused_by(error).hint(MORE_DISK);
+    }
     let kind = match error.find_root() {
         E::Internal(_) | E::Plan(_) | E::SchemaError(..) => ErrorKind::Internal,
         E::ResourcesExhausted(_) => {
             let what =
                 "what a sort, join or aggregation must have in memory is more than the fifth that plans have of it";
-            return Error::new(ErrorKind::Unavailable, what).caused_by(error).hint(MORE_MEMORY);
+            return Error::unavailable(what).of_this_machine().caused_by(error).hint(MORE_MEMORY);
         }
         _ => ErrorKind::Data,
     };
     Error::new(kind, error.strip_backtrace())
+}
+
+/// What has caused an error, from the top down.
+fn causes(error: &DataFusionError) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    type Cause = dyn std::error::Error + 'static;
+    std::iter::successors(std::error::Error::source(error), |cause: &&Cause| (*cause).source())
 }
 
 #[cfg(test)]
@@ -204,6 +223,37 @@ mod tests {
 
     use super::super::slot::{Slot, SlotExec};
     use super::*;
+
+    /// Else the epoch is noted as one that no query can take, and stays so when the disk has room again.
+    #[test]
+    fn a_disk_and_memory_are_not_the_data_s_fault() {
+        use std::io;
+        type E = DataFusionError;
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let shared = |error: E| E::Shared(Arc::new(error));
+        let in_arrow = datafusion::arrow::error::ArrowError::IoError("the writer".to_owned(), full());
+        for error in [
+            E::IoError(full()),
+            E::IoError(io::Error::from_raw_os_error(24)),
+            shared(E::IoError(full())).context("a sort"),
+            E::ArrowError(Box::new(in_arrow), None),
+            E::ResourcesExhausted("no more".to_owned()),
+            shared(E::ResourcesExhausted("no more".to_owned())),
+        ] {
+            let text = error.to_string();
+            let error = failure(error);
+            assert_eq!((error.kind(), error.is_of_this_machine()), (ErrorKind::Unavailable, true), "{text}");
+            assert!(error.hint_text().is_some_and(|hint| hint.contains("--memory")), "{error}");
+        }
+        // One of our own keeps its kind, by whatever nodes it has come.
+        let own = || Error::unavailable("the table does not answer").hint("wait");
+        for error in [E::External(Box::new(own())), shared(E::External(Box::new(own()))).context("a join")] {
+            let error = failure(error);
+            assert_eq!((error.kind(), error.is_of_this_machine()), (ErrorKind::Unavailable, false));
+            assert_eq!(error.to_string(), own().to_string());
+        }
+        assert_eq!(failure(E::Execution("no number".to_owned())).kind(), ErrorKind::Data);
+    }
 
     #[tokio::test]
     async fn a_plan_holds_no_more_after_many_runs() {

@@ -89,6 +89,15 @@ impl EpochRun<'_> {
         Ok(sound.rows)
     }
 
+    /// Runs a stage that reads no stream, though it may join what it has with reference tables.
+    pub(super) async fn still(&self, stage: &mut Stage) -> Result<Vec<StoredRows>> {
+        for number in 0..stage.inputs.len() {
+            fill_reference(stage, number, self.epoch)?;
+        }
+        let rows = run_partitions(&stage.plan, self.compute).await?;
+        Ok(rows.into_iter().map(StoredRows::Held).collect())
+    }
+
     /// Puts the epoch's rows into the slots of a stage.
     fn fill(&self, stage: &Stage) -> Result<Filled> {
         let mut filled = Filled::default();

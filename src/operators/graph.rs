@@ -245,7 +245,7 @@ impl QueryGraph {
         }
         let first = !std::mem::replace(&mut self.started, true);
         run.output.rows = match (self.still, first) {
-            (true, true) => held(run_partitions(&self.root.plan, compute).await?, &self.root.plan.schema())?,
+            (true, true) => run.still(&mut self.root).await?,
             (true, false) => Vec::new(),
             (false, _) => run.stage(count, &mut self.root).await?,
         };

@@ -25,10 +25,8 @@ use super::key_filter::Filter;
 use super::key_hashes::KeyHashes;
 use super::running_aggregate::is_before;
 use super::window_aggregate::millis;
-use crate::contracts::Result;
-use crate::state::{
-    BlockReader, PieceIds, PieceRows, SpillFolder, SpillWriter, SpilledFile, StatePiece, without_garbage,
-};
+use crate::contracts::{Result, without_garbage};
+use crate::state::{BlockReader, PieceIds, PieceRows, SpillFolder, SpillWriter, SpilledFile, StatePiece};
 
 /// Rows of a block: few, so that looking up one key reads little; enough to make an Arrow batch worth its header.
 pub(super) const BLOCK_ROWS: usize = 2_048;

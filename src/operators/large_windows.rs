@@ -40,7 +40,7 @@ use futures::StreamExt;
 use super::compute::{MORE_MEMORY, StateLimit};
 use super::output::Output;
 use super::stored_rows::StoredRows;
-use crate::contracts::{Error, ErrorKind, batch_bytes};
+use crate::contracts::{Error, batch_bytes};
 
 /// Of the rows that an operator may have in memory, a chunk is this part: there may be two, one that is computed and one that is
 /// gathered, and what is computed of it.
@@ -267,7 +267,7 @@ impl OpenPartition {
                     "{name} OVER has a partition of more than {} MiB, and needs all of its rows at once",
                     most >> 20
                 );
-                Err(outward(Error::new(ErrorKind::Unavailable, what).hint(MORE_MEMORY)))
+                Err(outward(Error::unavailable(what).of_this_machine().hint(MORE_MEMORY)))
             }
         };
         let accumulators = functions.iter().map(accumulator).collect::<Result<_>>()?;
@@ -328,6 +328,7 @@ mod tests {
     use super::super::compute::{Compute, run_partitions};
     use super::super::large_plans::adapted;
     use super::*;
+    use crate::contracts::ErrorKind;
     use crate::state::SpillFolder;
 
     /// Partitions of very different sizes, one of them without a key.
@@ -424,6 +425,7 @@ mod tests {
             let error = run_partitions(&large, &compute).await.expect_err("too much");
             let text = error.to_string();
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{text}");
+            assert!(error.is_of_this_machine(), "{text}");
             assert!(text.contains(&format!("{name} OVER has a partition of more than 0 MiB")), "{text}");
             assert!(text.contains("--memory"), "{text}");
         }

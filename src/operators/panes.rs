@@ -1,11 +1,12 @@
 //! Panes of windows: their state rows, in memory and on disk, and how they are read out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray, RecordBatch, TimestampMillisecondArray, UInt32Array};
-use datafusion::arrow::compute::{cast, take_record_batch};
+use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
+use datafusion::arrow::datatypes::SchemaRef;
 
 use super::compute::Compute;
 use super::hash_ranges::HashRanges;
@@ -13,6 +14,7 @@ use super::hash_run::{HashRun, held_rows_in};
 use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
 use super::window_aggregate::WindowColumns;
+use super::window_spec::WindowSpec;
 use crate::contracts::{Result, batch_bytes};
 use crate::state::PieceIds;
 
@@ -84,8 +86,9 @@ impl Pane {
         for run in &self.runs {
             rows.extend(run.rows_in(hashes, range)?);
         }
-        let held: Vec<RecordBatch> = self.batches.iter().map(|(_, batch)| batch.clone()).collect();
-        rows.extend(held_rows_in(&held, hashes, range)?);
+        for (_, batch) in &self.batches {
+            rows.extend(held_rows_in(std::slice::from_ref(batch), hashes, range)?);
+        }
         Ok(rows)
     }
 }
@@ -115,8 +118,70 @@ pub(super) struct Closing {
     pub(super) at_once: usize,
     /// Whether no range divides a group of rows that must come together.
     pub(super) by_groups: bool,
-    /// Those that come next: end and start, and their panes.
-    pub(super) windows: VecDeque<(Times, Vec<Times>)>,
+    /// Those that come next.
+    pub(super) windows: ClosingWindows,
+}
+
+/// Windows that share panes and close, by their ends: as stretches of the grid. There may be many more of them than of panes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ClosingWindows {
+    /// First and last ends; none is in two.
+    stretches: VecDeque<Times>,
+}
+
+impl ClosingWindows {
+    /// Of stretches that may lie over each other.
+    pub(super) fn new(spec: &WindowSpec, mut stretches: Vec<Times>) -> Self {
+        stretches.sort_unstable();
+        let mut merged: VecDeque<Times> = VecDeque::new();
+        for (first, last) in stretches {
+            match merged.back_mut() {
+                Some(before) if first <= before.1 + spec.pane_ms() => before.1 = before.1.max(last),
+                _ => merged.push_back((first, last)),
+            }
+        }
+        Self { stretches: merged }
+    }
+
+    /// Start and end of the next one.
+    pub(super) fn next(&mut self, spec: &WindowSpec) -> Option<Times> {
+        let (first, last) = self.stretches.front_mut()?;
+        let end = *first;
+        *first += spec.pane_ms();
+        if *first > *last {
+            self.stretches.pop_front();
+        }
+        Some(spec.window_of_end(end))
+    }
+}
+
+/// Panes of a window, of those that windows share: by the keys of their map.
+pub(super) fn panes_of(panes: &BTreeMap<Times, Pane>, spec: &WindowSpec, (start, end): Times) -> Vec<Times> {
+    // No window of a pane ends before the pane does.
+    let ends = panes.range((start + spec.pane_ms(), i64::MIN)..=(end, i64::MAX));
+    ends.map(|(key, _)| *key).filter(|(_, pane_start)| (start..end).contains(pane_start)).collect()
+}
+
+/// Batches of fewer rows are put together before a plan reads them: what each of them takes would be more than its rows.
+const SMALL_BATCH_ROWS: usize = 64;
+
+/// Rows of panes whose hashes are in a range, in the order of the panes and by age; small batches that follow each other are one.
+pub(super) fn rows_together<'a>(
+    panes: impl Iterator<Item = &'a Pane>,
+    hashes: &KeyHashes,
+    range: &RangeInclusive<u64>,
+    schema: &SchemaRef,
+) -> Result<Vec<RecordBatch>> {
+    let mut rows = Vec::new();
+    for pane in panes {
+        rows.extend(pane.rows_in(hashes, range)?);
+    }
+    let parts = rows.chunk_by(|one, next| one.num_rows().max(next.num_rows()) < SMALL_BATCH_ROWS);
+    let together = parts.map(|part| match part {
+        [batch] => Ok(batch.clone()),
+        small => Ok(concat_batches(schema, small)?),
+    });
+    together.collect()
 }
 
 /// A batch and its name in snapshots.

@@ -27,8 +27,8 @@ use super::compute::Compute;
 use super::key_hashes::KeyHashes;
 use super::partials::AggregateParts;
 use super::window_aggregate::millis;
-use crate::contracts::{Result, Watermark, batch_bytes};
-use crate::state::{PieceIds, SpillFolder, without_garbage};
+use crate::contracts::{Result, Watermark, batch_bytes, without_garbage};
+use crate::state::{PieceIds, SpillFolder};
 
 mod saved;
 

@@ -27,7 +27,10 @@ use super::compute::Compute;
 use super::hash_ranges::HashRanges;
 use super::hash_run::{HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
-use super::panes::{Closing, Lists, Named, Pane, compact, first_of_small, fit_at_once, own_text, with_bounds};
+use super::panes::{
+    Closing, ClosingWindows, Lists, Named, Pane, compact, first_of_small, fit_at_once, own_text, panes_of,
+    rows_together, with_bounds,
+};
 use super::partials::AggregateParts;
 use super::restore_room::RestoreRoom;
 use super::window_spec::WindowSpec;
@@ -120,10 +123,18 @@ impl WindowAggregate {
             return Ok(false);
         }
         self.closing.by_groups = true;
-        let shared = self.closing.windows.iter().map(|(_, panes)| panes.clone());
-        let own = self.panes.keys().take_while(|(end, _)| self.watermark.closes(*end)).map(|key| vec![*key]);
-        let windows: Vec<Vec<(i64, i64)>> = if self.shared.is_some() { shared.collect() } else { own.collect() };
-        for window in windows {
+        let held = self.panes.values().map(|pane| pane.bytes).sum();
+        if fit_at_once(held, compute) && self.panes.values().all(|pane| pane.runs.is_empty()) {
+            // Each of them is read out in one range.
+            return Ok(true);
+        }
+        let mut shared = self.closing.windows.clone();
+        let mut own = self.panes.keys().copied().take_while(|(end, _)| self.watermark.closes(*end));
+        let mut next = || match &self.shared {
+            Some(spec) => shared.next(spec).map(|window| panes_of(&self.panes, spec, window)),
+            None => own.next().map(|key| vec![key]),
+        };
+        while let Some(window) = next() {
             let panes: Vec<&Pane> = window.iter().filter_map(|key| self.panes.get(key)).collect();
             let (ranges, at_once) = self.ranges(&panes, compute)?;
             if ranges.largest() > MOST_OF_A_GROUP * at_once {
@@ -246,15 +257,12 @@ impl WindowAggregate {
         }
         let before = std::mem::replace(&mut self.watermark, watermark);
         let Some(spec) = self.shared else { return };
-        let mut windows: BTreeMap<(i64, i64), Vec<(i64, i64)>> = BTreeMap::new();
-        for &(first_end, pane_start) in self.panes.keys() {
-            for (start, end) in spec.windows_of_pane(pane_start) {
-                if end >= first_end && watermark.closes(end) && !before.closes(end) {
-                    windows.entry((end, start)).or_default().push((first_end, pane_start));
-                }
-            }
-        }
-        self.closing.windows = windows.into_iter().collect();
+        let ends = self.panes.keys().filter_map(|(first_end, pane_start)| {
+            // Before its first end a pane was late, as if that watermark had closed its windows.
+            let closed = before.max(Watermark(first_end - 2));
+            spec.closing_ends(*pane_start, closed, watermark)
+        });
+        self.closing.windows = ClosingWindows::new(&spec, ends.collect());
     }
 
     /// Final rows of windows that close, many at a time; `None` when there are no more.
@@ -262,7 +270,7 @@ impl WindowAggregate {
         let mut lists = Lists::new(self.parts.finish_partitions());
         match self.shared {
             None => self.gather_own(&mut lists, compute)?,
-            Some(_) => self.gather_shared(&mut lists, compute).await?,
+            Some(spec) => self.gather_shared(&mut lists, spec, compute).await?,
         }
         if lists.rows > 0 {
             return Ok(Some(self.parts.finish_disjoint(lists.take(), compute).await?));
@@ -304,23 +312,21 @@ impl WindowAggregate {
     }
 
     /// The same of windows that share panes.
-    async fn gather_shared(&mut self, lists: &mut Lists, compute: &Compute) -> Result<()> {
+    async fn gather_shared(&mut self, lists: &mut Lists, spec: WindowSpec, compute: &Compute) -> Result<()> {
         loop {
             while let Some(range) = self.closing.ranges.next() {
                 let (start, end) = self.closing.window;
-                let mut batches = Vec::new();
-                for pane in self.closing.panes.iter().filter_map(|key| self.panes.get(key)) {
-                    for batch in pane.rows_in(&self.hashes, &range)? {
-                        batches.push(with_bounds(&self.columns, &batch, start, end)?);
-                    }
-                }
-                lists.add_rows(batches);
+                let panes = self.closing.panes.iter().filter_map(|key| self.panes.get(key));
+                let rows = rows_together(panes, &self.hashes, &range, self.parts.state_schema())?;
+                let rows = rows.iter().map(|batch| with_bounds(&self.columns, batch, start, end));
+                lists.add_rows(rows.collect::<Result<_>>()?);
                 if lists.rows >= self.closing.at_once {
                     return Ok(());
                 }
             }
-            let Some(((end, start), panes)) = self.closing.windows.pop_front() else { return Ok(()) };
-            self.closed = self.closed.max(Some(end - 1));
+            let Some(window) = self.closing.windows.next(&spec) else { return Ok(()) };
+            self.closed = self.closed.max(Some(window.1 - 1));
+            let panes = panes_of(&self.panes, &spec, window);
             for key in &panes {
                 let Some(pane) = self.panes.get_mut(key) else { continue };
                 if pane.batches.len() > 1 {
@@ -329,7 +335,7 @@ impl WindowAggregate {
             }
             let own: Vec<&Pane> = panes.iter().filter_map(|key| self.panes.get(key)).collect();
             (self.closing.ranges, self.closing.at_once) = self.ranges(&own, compute)?;
-            (self.closing.window, self.closing.panes) = ((start, end), panes);
+            (self.closing.window, self.closing.panes) = (window, panes);
         }
     }
 

@@ -10,6 +10,8 @@
 //! All times are milliseconds since 1970; windows are `[start, end)`; the offset shifts the grid and
 //! may be negative (Flink's rule, table documentation, "Windowing TVF").
 
+use crate::contracts::Watermark;
+
 /// The three shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd)]
 pub enum WindowKind {
@@ -81,10 +83,30 @@ impl WindowSpec {
         (0..count).map(move |i| (if moves { first_start + i * step } else { first_start }, first_end + i * step))
     }
 
+    /// The first and the last end of those windows of a pane that `watermark` closes and `before` has not closed.
+    pub(super) fn closing_ends(&self, pane_start: i64, before: Watermark, watermark: Watermark) -> Option<(i64, i64)> {
+        let step = self.pane_ms();
+        let (first, last) = (pane_start + step, self.last_end(pane_start));
+        // How many of the ends a watermark closes that closes the first, but for the first.
+        let more = |watermark: Watermark| (watermark.0.min(last - 1) + 1 - first) / step;
+        let from = if before.closes(first) { first + (more(before) + 1) * step } else { first };
+        let to = if watermark.closes(first) { first + more(watermark) * step } else { return None };
+        (from <= to).then_some((from, to))
+    }
+
+    /// The window that has this end. Windows with a common start have different ends, and those with different starts, too.
+    pub(super) fn window_of_end(&self, end: i64) -> (i64, i64) {
+        let start = match self.kind {
+            WindowKind::Tumble { size_ms } | WindowKind::Hop { size_ms, .. } => end - size_ms,
+            WindowKind::Cumulate { max_ms, .. } => floor_to(end - 1, max_ms, self.offset_ms),
+        };
+        (start, end)
+    }
+
     /// End of the first window of `time` that a watermark has not closed; `None` when all are closed.
     pub fn first_open_end(&self, time: i64, watermark: i64) -> Option<i64> {
-        let pane = self.pane_start(time);
-        self.windows_of_pane(pane).map(|(_, end)| end).find(|end| end - 1 > watermark)
+        let open = self.closing_ends(self.pane_start(time), Watermark(watermark), Watermark::MAX);
+        open.map(|(first, _)| first)
     }
 
     /// End of the last window that holds the pane.
@@ -125,6 +147,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn ends_that_close_are_computed(time in -1_000i64..1_000, slide in 1i64..50, times in 1i64..9, offset in -60i64..60, before in -1_500i64..1_500, more in 0i64..500) {
+            for kind in [
+                WindowKind::Hop { slide_ms: slide, size_ms: slide * times },
+                WindowKind::Cumulate { step_ms: slide, max_ms: slide * times },
+            ] {
+                let spec = WindowSpec { kind, offset_ms: offset };
+                let pane = spec.pane_start(time);
+                for (before, watermark) in [(before, before + more), (i64::MIN, before), (before, i64::MAX), (i64::MIN, i64::MAX)] {
+                    let (before, watermark) = (Watermark(before), Watermark(watermark));
+                    let close = spec.windows_of_pane(pane).filter(|(_, end)| watermark.closes(*end) && !before.closes(*end));
+                    let close: Vec<_> = close.collect();
+                    let ends = close.first().map(|window| (window.1, close[close.len() - 1].1));
+                    prop_assert_eq!(spec.closing_ends(pane, before, watermark), ends);
+                    prop_assert!(close.iter().all(|window| spec.window_of_end(window.1) == *window));
+                }
+            }
+        }
+
         #[test]
         fn panes_and_windows_agree(time in -1_000_000i64..1_000_000, slide in 1i64..500, times in 1i64..9, offset in -600i64..600) {
             for kind in [

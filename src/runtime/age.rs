@@ -20,7 +20,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 
-use super::epoch::Epoch;
+use super::epoch::{Epoch, EpochRecords};
 use super::feed::FeedSpecification;
 use super::reader::{rejected, row_json};
 use crate::contracts::{Arrivals, Reject, RejectReason, RejectedRecord, Result, SequenceNumbers, SplitId};
@@ -91,7 +91,7 @@ impl Gathered {
     fn refused(&self, row: usize, detail: String, epoch: &Epoch, feed: &FeedSpecification) -> Result<RejectedRecord> {
         let (table, record) = (&feed.tables[self.table], self.from.record(row));
         let (reason, column) = (RejectReason::TooOld, None);
-        if let Some((_, chunk)) = epoch.raw.get(&self.from.piece) {
+        if let Some(EpochRecords { chunk, .. }) = epoch.raw.get(&self.from.piece) {
             let reject = Reject { record: record as u32, reason, column, detail };
             return Ok(rejected(&table.name, &self.from.stream, chunk, reject));
         }

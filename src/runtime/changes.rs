@@ -6,7 +6,7 @@ use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::compute::{concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::{Int8Type, SchemaRef};
 
-use crate::contracts::{ChangeKind, Changes, Error, ErrorKind, Result};
+use crate::contracts::{ChangeKind, Changes, Error, Result};
 use crate::operators::{ChangeMode, SpilledRows, StoredRows, consolidate};
 
 /// Changes on their way to a sink.
@@ -58,7 +58,7 @@ pub(super) fn changes(
     if rows.iter().any(StoredRows::is_spilled) {
         let what = "what changes in one epoch must be consolidated in memory, and is more than a fifth of it";
         let hint = "give the job more --memory, or shorter epochs: SET 'tidemill.epoch.rows'";
-        return Err(Error::new(ErrorKind::Unavailable, what).hint(hint));
+        return Err(Error::unavailable(what).of_this_machine().hint(hint));
     }
     let rows = rows.into_iter().map(StoredRows::load).collect::<Result<Vec<_>>>()?;
     let Some(first) = rows.first() else { return Ok(Vec::new()) };

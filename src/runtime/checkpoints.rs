@@ -93,7 +93,7 @@ pub(crate) struct Checkpointer {
     /// When the last one began.
     last: Duration,
     /// Positions at the end of earlier checkpoints' epochs, from which epochs may have to be cut again.
-    history: VecDeque<(u64, BTreeMap<String, SavedTable>)>,
+    history: VecDeque<Reread>,
     counts: CheckpointCounts,
     progress: Arc<Progress>,
 }
@@ -124,8 +124,12 @@ impl Checkpointer {
         crew: Crew,
         progress: Arc<Progress>,
     ) -> Self {
-        let reread = saved.reread.iter().map(|reread| (reread.after_epoch, reread.tables.clone()));
-        let history = reread.chain([(saved.epoch, saved.tables.clone())]).collect();
+        let mut history: VecDeque<Reread> = saved.reread.iter().cloned().collect();
+        // Where some queries have still to catch up with the others, the point where these stand has no epoch yet.
+        if !history.back().is_some_and(|reread| reread.catch_up.is_some() && reread.after_epoch == saved.epoch) {
+            let tables = saved.tables.clone();
+            history.push_back(Reread { after_epoch: saved.epoch, tables, catch_up: None });
+        }
         Self {
             state: Begun::Idle(Box::new(checkpointing.store)),
             interval: checkpointing.interval,
@@ -137,6 +141,24 @@ impl Checkpointer {
             history,
             counts: CheckpointCounts::default(),
             progress,
+        }
+    }
+
+    /// The run has begun to read these tables, which earlier points do not know.
+    pub(crate) fn begun(&mut self, tables: BTreeMap<String, SavedTable>) {
+        for (name, table) in tables {
+            for reread in self.history.iter_mut().filter(|reread| !reread.tables.contains_key(&name)) {
+                reread.tables.insert(name.clone(), table.clone());
+            }
+        }
+    }
+
+    /// Queries have caught up with the others at the end of `epoch`.
+    pub(crate) fn caught_up(&mut self, epoch: EpochNumber) {
+        let others = self.history.back().and_then(|reread| reread.catch_up.as_ref());
+        // In epochs of the log, it was so before the checkpoint.
+        if let Some(tables) = others.map(|others| others.tables.clone()) {
+            self.history.push_back(Reread { after_epoch: epoch.0, tables, catch_up: None });
         }
     }
 
@@ -175,7 +197,7 @@ impl Checkpointer {
             generation: self.generation,
             errors,
         };
-        self.history.push_back((epoch.0, tables.clone()));
+        self.history.push_back(Reread { after_epoch: epoch.0, tables: tables.clone(), catch_up: None });
         self.state = Begun::UnderWay(self.crew.spawn(async move {
             let done = collect.run(&mut store, tables, receiver).await;
             (store, done)
@@ -196,7 +218,7 @@ impl Checkpointer {
                     *self.progress.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(done.cost);
                     let (ms, named) = (took.as_millis(), done.total_bytes);
                     tracing::info!("checkpoint of {written_bytes} bytes in {ms} ms, which names {named}");
-                    while self.history.get(1).is_some_and(|(epoch, _)| *epoch <= done.needed_after) {
+                    while self.history.get(1).is_some_and(|reread| reread.after_epoch <= done.needed_after) {
                         self.history.pop_front();
                     }
                 }
@@ -246,7 +268,9 @@ async fn tidy(store: &CheckpointStore, log: Option<&Arc<dyn EpochLog>>, log_afte
     crash_point("forget.after");
     for outcome in [swept, shortened] {
         match outcome {
-            Err(error) if error.kind() == ErrorKind::Unavailable => tracing::warn!("not tidied: {error}"),
+            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Config) => {
+                tracing::warn!("not tidied: {error}");
+            }
             outcome => outcome?,
         }
     }
@@ -257,7 +281,7 @@ async fn tidy(store: &CheckpointStore, log: Option<&Arc<dyn EpochLog>>, log_afte
 struct Collect {
     epoch: u64,
     queries: usize,
-    history: Vec<(u64, BTreeMap<String, SavedTable>)>,
+    history: Vec<Reread>,
     clock: Arc<dyn Clock>,
     log: Option<Arc<dyn EpochLog>>,
     generation: u64,
@@ -321,8 +345,8 @@ impl Collect {
         let stateless = queries.values().filter(|query| query.operators.is_empty());
         let least = stateless.map(|query| query.durable_epoch).min().unwrap_or(self.epoch);
         let reread = if least < self.epoch {
-            let known = self.history.iter().rev().find(|(epoch, _)| *epoch <= least).or(self.history.first());
-            known.map(|(epoch, tables)| Reread { after_epoch: *epoch, tables: tables.clone() })
+            let known = self.history.iter().rev().find(|reread| reread.after_epoch <= least);
+            known.or(self.history.first()).cloned()
         } else {
             None
         };

@@ -8,11 +8,13 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 use tracing::Instrument;
 
+use crate::contracts::{Presence, with_presence};
+
 /// Starts tasks for a run.
 #[derive(Debug, Clone)]
 pub(super) struct Crew {
     /// Each task holds one of these.
-    present: mpsc::Sender<()>,
+    present: Presence,
     tasks: Arc<Mutex<Vec<AbortHandle>>>,
 }
 
@@ -55,10 +57,8 @@ impl Crew {
     /// Starts a task.
     pub(super) fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         let present = self.present.clone();
-        let work = async move {
-            let _present = present;
-            work.await
-        };
+        // What a task leaves to be done when it goes is waited for, too.
+        let work = with_presence(present, work);
         // What it logs is told of the same job as what its run logs.
         let task = tokio::spawn(work.in_current_span());
         let mut tasks = self.tasks();
@@ -82,6 +82,36 @@ mod tests {
         fn drop(&mut self) {
             let _ = self.0.try_send("gone");
         }
+    }
+
+    /// Leaves something to be done, which takes a while.
+    struct Leaves(mpsc::Sender<&'static str>);
+
+    impl Drop for Leaves {
+        fn drop(&mut self) {
+            let told = self.0.clone();
+            crate::contracts::spawn_last(async move {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                let _ = told.send("done").await;
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_task_leaves_to_be_done_is_waited_for() {
+        let (foreman, crew) = Foreman::new();
+        let (sender, mut told) = mpsc::channel(4);
+        let leaves = Leaves(sender);
+        crew.spawn(async move {
+            let _leaves = leaves;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        drop(crew);
+        foreman.dismiss().await;
+        assert_eq!(told.try_recv(), Ok("done"));
     }
 
     #[tokio::test]

@@ -10,17 +10,17 @@ use tokio::sync::mpsc;
 use super::accounting::TableCounts;
 use super::age::{Gathered, RowsFrom};
 use super::crew::Crew;
-use super::epoch::{Epoch, EpochLimits, with_floor};
+use super::epoch::{Epoch, EpochLimits, EpochRecords, with_floor};
 use super::feed::{Feed, FeedSpecification};
 use super::idleness::steady_ms;
 use super::reader::{Event, Piece};
 use super::repeat::Logged;
-use super::replay::{logged_progress, note_versions};
+use super::replay::{logged_progress, note_versions, rename_splits};
 use super::splits::{MISSED_LISTINGS, SplitState, Status};
 use super::worker::Ending;
 use crate::contracts::{Boundedness, Clock, EpochCut, Error, Result, StartPosition};
 use crate::operators::Compute;
-use crate::state::{SavedSplit, SavedTable};
+use crate::state::{Reread, SavedSplit, SavedTable};
 
 /// Pieces that may lie decoded between readers and driver. With pieces of some 5,000 records that is
 /// about one epoch: the next one is decoded while this one is computed. In bytes they are one epoch at most, since none has more than
@@ -63,13 +63,18 @@ impl Driver {
         clock: Arc<dyn Clock>,
         compute: Compute,
         Course { limits, ending }: Course,
-        mut saved: BTreeMap<String, SavedTable>,
+        saved: Reread,
         crew: Crew,
     ) -> Self {
         let (sender, events) = mpsc::channel(PIECES_WAITING);
+        let Reread { mut tables, catch_up, .. } = saved;
+        let mut catch_up = catch_up.map(|catch_up| catch_up.tables);
         let mut feed = |specification: FeedSpecification| {
-            let saved = specification.tables.iter().map(|table| saved.remove(&table.name)).collect();
-            Feed::new(specification, saved)
+            let of_tables = |tables: &mut BTreeMap<String, SavedTable>| {
+                specification.tables.iter().map(|table| tables.remove(&table.name)).collect::<Vec<_>>()
+            };
+            let (saved, catch_up) = (of_tables(&mut tables), catch_up.as_mut().map(of_tables));
+            Feed { catch_up, ..Feed::new(specification, saved) }
         };
         Self {
             feeds: feeds.into_iter().map(&mut feed).collect(),
@@ -91,15 +96,16 @@ impl Driver {
 
     /// Tells the sources how they are going to be read, and starts their first splits: those of the log when there are
     /// epochs to `replay`, else all.
-    pub(super) async fn begin(&mut self, logged: Logged) -> Result<()> {
+    pub(super) async fn begin(&mut self, mut logged: Logged) -> Result<()> {
         for feed in &mut self.feeds {
             let specification = &feed.specification;
-            feed.begun = specification.tables.iter().any(|table| logged.tables.contains(&table.table));
+            feed.begun_before = specification.tables.iter().any(|table| logged.tables.contains(&table.table));
+            feed.begun = feed.begun_before;
             // All tables of a feed stand at the same positions.
-            let saved = feed.saved.iter().flatten().next().map(SavedTable::progress);
-            let mut progress = saved.or_else(|| logged_progress(feed, &logged.cuts));
+            let mut progress = feed.progress().or_else(|| logged_progress(feed, &logged.cuts));
             note_versions(feed, &logged.cuts, &mut progress);
             feed.specification.source.begin(feed.specification.start, progress.as_ref()).await?;
+            rename_splits(feed, &mut logged.cuts);
         }
         self.replay = logged.cuts;
         let replaying = !self.replay.is_empty();
@@ -110,6 +116,9 @@ impl Driver {
     /// Gathers the next epoch. Returns early, with what there is, when `stop` turns true.
     pub(crate) async fn next(&mut self, stop: &mut tokio::sync::watch::Receiver<bool>) -> Result<Epoch> {
         let mut epoch = Epoch::new(self.slots);
+        if self.has_caught_up() {
+            self.read_for_all().await?;
+        }
         if let Some(cut) = self.replay.pop_front() {
             // A source may give nothing for as long as its service is away.
             tokio::select! {
@@ -133,7 +142,13 @@ impl Driver {
                 epoch.last = true;
                 break;
             }
-            if self.is_done() {
+            if self.has_caught_up() {
+                if epoch.total_rows > 0 {
+                    break;
+                }
+                self.read_for_all().await?;
+            }
+            if !self.catches_up() && self.is_done() {
                 epoch.last = true;
                 break;
             }
@@ -159,7 +174,9 @@ impl Driver {
         self.cut = Some(self.clock.elapsed());
         let now = self.clock.now_ms();
         epoch.now_ms = now;
-        epoch.oldest_ms = self.limits.record_age_ms.map(|age| now.saturating_sub(age));
+        // What is caught up with was young enough when the others had it.
+        let age = self.limits.record_age_ms.filter(|_| !self.catches_up());
+        epoch.oldest_ms = age.map(|age| now.saturating_sub(age));
         let steady = steady_ms(&self.clock);
         if !epoch.last && self.ending == Ending::Run && steady.saturating_sub(self.discovered_ms) >= DISCOVERY_MS {
             self.discover().await?;
@@ -240,7 +257,7 @@ impl Driver {
             }
             Event::Finished { feed: index, split, really, position } => {
                 // A drained stream ends here, as far as its windows are concerned.
-                let ended = really || self.ending != Ending::Once;
+                let ended = really || self.ending != Ending::Once || self.catches_up();
                 let status = if ended { Status::Finished } else { Status::Paused };
                 let feed = &mut self.feeds[index];
                 feed.ended(split, status, really, position);
@@ -300,8 +317,8 @@ impl Driver {
         feed.splits.apply_brakes(&feed.times);
         epoch.total_rows += piece.records as usize;
         epoch.total_bytes += piece.bytes;
-        if let Some(raw) = piece.raw {
-            epoch.raw.insert(piece.number, (piece.feed, raw));
+        if let Some(chunk) = piece.raw {
+            epoch.raw.insert(piece.number, EpochRecords { feed: piece.feed, stream: piece.stream, chunk });
         }
     }
 
@@ -320,11 +337,6 @@ impl Driver {
     /// Whether a table is read by a feed.
     pub(crate) fn feeds_table(&self, feed: usize, table: usize) -> bool {
         self.feeds[feed].specification.tables.iter().any(|of_feed| of_feed.table == table)
-    }
-
-    /// What people call the source of a feed.
-    pub(crate) fn stream(&self, feed: usize) -> &str {
-        &self.feeds[feed].specification.stream
     }
 
     /// Counts of each table.

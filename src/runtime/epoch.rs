@@ -32,6 +32,15 @@ impl EpochLimits {
     }
 }
 
+/// Records of an epoch, and where they are from.
+#[derive(Debug)]
+pub(crate) struct EpochRecords {
+    pub(crate) feed: usize,
+    /// What people call the source of their split.
+    pub(crate) stream: Arc<str>,
+    pub(crate) chunk: RawChunk,
+}
+
 /// The input of one epoch.
 #[derive(Debug, Default)]
 pub(crate) struct Epoch {
@@ -39,8 +48,8 @@ pub(crate) struct Epoch {
     pub(crate) rows: Vec<Vec<RecordBatch>>,
     pub(crate) watermarks: Vec<Watermark>,
     pub(crate) rejects: Vec<RejectedRecord>,
-    /// Records by the number in the origin column, with the index of their feed.
-    pub(crate) raw: BTreeMap<u32, (usize, RawChunk)>,
+    /// Records by the number in the origin column.
+    pub(crate) raw: BTreeMap<u32, EpochRecords>,
     /// No more will come.
     pub(crate) last: bool,
     pub(crate) total_rows: usize,

@@ -3,6 +3,9 @@
 //! A run that fails because of its data fails again at the same records, in whatever process. So an epoch that makes a
 //! query fail is noted in the epoch log, where the runs after find it: they try it again, and when it has failed too often
 //! they stop, or let the query go on without it.
+//!
+//! What this machine lacks, memory or disk, is not noted, though it may be lacking each time: it is no fault of the records, and a process that
+//! is given more can take the same epoch. Who tries again counts it, so that it ends.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;

@@ -4,14 +4,13 @@
 //! reader; records are decoded once for all tables where their columns allow it. What each table keeps for itself is what
 //! it makes of the records: its columns, event time, idle rule and counts.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
 
 use super::accounting::TableCounts;
 use super::rows::WatermarkRule;
-use super::splits::{FeedSplits, Status};
+use super::splits::{FeedSplits, Queue, Status};
 use super::table_time::TableTime;
 use crate::contracts::{Decoder, MetadataColumn, Position, Result, Source, Split, SplitId, StartPosition};
 use crate::state::SavedTable;
@@ -66,9 +65,13 @@ pub(crate) struct Feed {
     /// How earlier runs have left each table.
     pub(crate) saved: Vec<Option<SavedTable>>,
     /// Splits that wait for their parents.
-    pub(crate) waiting: VecDeque<Split>,
+    pub(crate) waiting: Queue<SplitId, Split>,
     /// This run, or one whose epochs it repeats, has begun to read it: what appears from now on is read from its beginning.
     pub(crate) begun: bool,
+    /// The same of runs before this one.
+    pub(super) begun_before: bool,
+    /// While some queries catch up: where the others stand, by table.
+    pub(super) catch_up: Option<Vec<Option<SavedTable>>>,
 }
 
 impl Feed {
@@ -86,8 +89,8 @@ impl Feed {
             ..TableCounts::default()
         });
         let counts = counts.collect();
-        let (splits, waiting, begun) = (FeedSplits::default(), VecDeque::new(), false);
-        Self { specification, splits, times, counts, saved, waiting, begun }
+        let (splits, waiting) = (FeedSplits::default(), Queue::default());
+        Self { specification, splits, times, counts, saved, waiting, begun: false, begun_before: false, catch_up: None }
     }
 
     /// Its name in the epoch log.
@@ -153,7 +156,7 @@ impl Feed {
             // One that only the run has ended has more records, which come before its children's.
             Some(at) => self.splits.list[*at].really_finished,
             // Gone, or finished and forgotten; but one that waits itself has not even begun.
-            None => !self.waiting.iter().any(|waiting| waiting.id == *parent),
+            None => !self.waiting.has(parent),
         };
         split.parents.iter().all(ended)
     }

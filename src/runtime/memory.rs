@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::queries::RunningQuery;
-use crate::contracts::{Error, ErrorKind, Result};
+use crate::contracts::{Error, Result};
 use crate::operators::{Compute, StateLimit};
 
 /// The process may have this share of its limit before state goes to disk whatever the operators count: their count is an
@@ -81,7 +81,7 @@ impl MemoryWatch {
             );
             let hint =
                 "give the job more --memory, or let the query keep less: shorter windows, fewer groups, a time-to-live";
-            return Err(Error::new(ErrorKind::Unavailable, error).hint(hint));
+            return Err(Error::unavailable(error).of_this_machine().hint(hint));
         }
         Ok(())
     }

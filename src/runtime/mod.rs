@@ -16,6 +16,7 @@
 
 mod accounting;
 mod age;
+mod catching_up;
 mod changes;
 mod checkpoints;
 mod computed_time;

@@ -54,9 +54,8 @@ impl Driver {
         let splits = feed.specification.source.splits().await?;
         feed.splits.listed(&splits, &feed.saved, feed.specification.source.listing());
         for split in splits {
-            let known = feed.splits.by_id.contains_key(&split.id);
-            if !known && !feed.waiting.iter().any(|w| w.id == split.id) {
-                feed.waiting.push_back(split);
+            if !feed.splits.by_id.contains_key(&split.id) {
+                feed.waiting.push(split.id.clone(), split);
             }
         }
         self.start_waiting(index).await?;
@@ -67,11 +66,11 @@ impl Driver {
     /// Opens what need not wait any more.
     pub(super) async fn start_waiting(&mut self, index: usize) -> Result<()> {
         for _ in 0..self.feeds[index].waiting.len() {
-            let Some(split) = self.feeds[index].waiting.pop_front() else { break };
+            let Some(split) = self.feeds[index].waiting.pop() else { break };
             if self.feeds[index].is_ready(&split) {
                 self.start(index, split).await?;
             } else {
-                self.feeds[index].waiting.push_back(split);
+                self.feeds[index].waiting.push(split.id.clone(), split);
             }
         }
         while self.feeds[index].has_turn() {
@@ -83,6 +82,9 @@ impl Driver {
 
     async fn start(&mut self, index: usize, split: Split) -> Result<()> {
         let feed = &self.feeds[index];
+        if feed.waits_for_others(&split.id) {
+            return Ok(());
+        }
         let saved = feed.saved.iter().flatten().find_map(|table| table.splits.get(split.id.0.as_ref()));
         let (position, finished) = saved.map_or((None, false), |saved| (saved.position(), saved.finished));
         // A split that appears while the job runs, or has appeared since an earlier run, is read from its beginning:
@@ -103,9 +105,9 @@ impl Driver {
         let Opening { position, start, watermarks, finished } = opening;
         let feed = &mut self.feeds[index];
         let number = feed.splits.list.len();
-        let at = opened_at(position.as_ref(), start);
+        let opened = Opened { at: opened_at(position.as_ref(), start), watermarks, finished };
         feed.splits.by_id.insert(split.id.clone(), number);
-        for (time, watermark) in feed.times.iter_mut().zip(&watermarks) {
+        for (time, watermark) in feed.times.iter_mut().zip(&opened.watermarks) {
             time.watermarks.push(*watermark);
         }
         feed.splits.list.push(SplitState {
@@ -117,7 +119,8 @@ impl Driver {
             brake: Arc::default(),
             behind_ms: None,
             really_finished: finished,
-            unlogged: Unlogged { opened: Some(Opened { at, watermarks, finished }), ..Unlogged::default() },
+            unlogged: Unlogged { opened: Some(opened.clone()), ..Unlogged::default() },
+            opened,
             quota: None,
             split,
             turn: None,
@@ -146,7 +149,12 @@ impl Driver {
             feed.splits.turns.remove(&(turn, number));
         }
         let looks = quotas.is_none() && feed.looks(number);
+        let until = feed.until(&feed.splits.list[number].id);
         let state = &mut feed.splits.list[number];
+        if until.as_ref().is_some_and(|until| until.is_reached_at(state.position.as_ref())) {
+            state.status = Status::Finished;
+            return Ok(());
+        }
         let split = state.split.clone();
         let source = &feed.specification.source;
         let reader = source.open(&split, state.position.as_ref(), state.start).await?;
@@ -154,8 +162,9 @@ impl Driver {
         if state.position.is_none()
             && let Some(position) = reader.position()
         {
+            state.opened.at = opened_at(Some(&position), state.start);
             if let Some(opened) = &mut state.unlogged.opened {
-                opened.at = opened_at(Some(&position), state.start);
+                opened.at.clone_from(&state.opened.at);
             }
             state.position = Some(position);
         }
@@ -199,6 +208,7 @@ impl Driver {
             ends_when_caught_up: self.ending != Ending::Run,
             quotas: Quotas::new(quotas),
             looks,
+            until,
             clock: Arc::clone(&self.clock),
             pending,
         };

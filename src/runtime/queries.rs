@@ -13,7 +13,7 @@ use super::changes::changes;
 use super::checkpoints::{CheckpointOrder, Report};
 use super::crew::Crew;
 use super::driver::Driver;
-use super::epoch::Epoch;
+use super::epoch::{Epoch, EpochRecords};
 use super::failures::Failures;
 use super::inputs::{Floors, Inputs};
 use super::reader::{rejected, rejected_row, row_json};
@@ -42,6 +42,8 @@ pub(super) struct RunningQuery {
     pub(super) floors: Floors,
     /// It has had all epochs up to this one.
     pub(super) after: EpochNumber,
+    /// It is given what queries with state have had before the job went back.
+    pub(super) catches_up: bool,
     /// When its sink wants an epoch to end, though no row has come.
     pub(super) due: Arc<AtomicI64>,
     /// The epoch that its sink is writing.
@@ -59,7 +61,7 @@ pub(super) fn start_query(
     crew: &Crew,
 ) -> RunningQuery {
     let RestoredQuery { query, saved } = restored;
-    let graph = query.graph;
+    let mut graph = query.graph;
     let mut after = log.after;
     let due = Arc::new(AtomicI64::new(i64::MAX));
     let writes = Arc::new(AtomicU64::new(0));
@@ -71,6 +73,8 @@ pub(super) fn start_query(
         (log.unwritten, log.sink) = (state.unwritten, state.sink);
         if graph.operators.is_empty() {
             after = EpochNumber(state.durable_epoch);
+            // VALUES that lie in open files are given once more: in the epoch that gave them, which is among those that it gets again.
+            graph.started &= after >= log.after;
         }
     }
     log.last = after;
@@ -93,6 +97,7 @@ pub(super) fn start_query(
         counts,
         skipped: None,
         after,
+        catches_up: false,
         due,
         writes,
         recovered,
@@ -111,21 +116,22 @@ pub(super) async fn all_recovered(queries: &mut [RunningQuery]) -> Result<()> {
     try_join_all(recovered).await.map(drop)
 }
 
-/// Runs the epoch through all queries at the same time. Rows stay in `pending` until they are sent.
+/// Runs the epoch through all queries that are given it, at the same time; `catches_up` are those that others have had. Rows stay in `pending` until they are sent.
 pub(super) async fn run_queries(
     queries: Vec<RunningQuery>,
     inputs: &Inputs,
     compute: &Compute,
-    epoch: EpochNumber,
+    (epoch, catches_up): (EpochNumber, bool),
     failures: &mut Failures,
 ) -> Result<Vec<RunningQuery>> {
     let mut tasks = Vec::with_capacity(queries.len());
     for mut query in queries {
         let (inputs, compute) = (Arc::clone(inputs.above(&query.floors)), compute.clone());
-        let skips = if epoch > query.after { failures.skips(&query.name, epoch.0)?.map(str::to_owned) } else { None };
+        let is_given = query.is_given(epoch, catches_up);
+        let skips = if is_given { failures.skips(&query.name, epoch.0)?.map(str::to_owned) } else { None };
         let name = query.name.clone();
         let task = tokio::spawn(async move {
-            if epoch <= query.after {
+            if !is_given {
                 query.graph.pass(&inputs)?;
                 return Ok(query);
             }
@@ -170,9 +176,9 @@ pub(super) struct EpochContext<'a> {
 impl EpochContext<'_> {
     /// A record of the epoch that is refused, by the number in its rows.
     fn rejected(&self, query: &str, origin: u64, reason: RejectReason, detail: String) -> Option<RejectedRecord> {
-        let (feed, chunk) = self.epoch.raw.get(&((origin >> 32) as u32))?;
+        let EpochRecords { stream, chunk, .. } = self.epoch.raw.get(&((origin >> 32) as u32))?;
         let reject = Reject { record: origin as u32, reason, column: None, detail };
-        Some(rejected(query, self.driver.stream(*feed), chunk, reject))
+        Some(rejected(query, stream, chunk, reject))
     }
 
     /// A record or row that made a query fail.
@@ -185,7 +191,7 @@ impl EpochContext<'_> {
     /// All records of the epoch that a query reads.
     fn all(&self, query: &RunningQuery, detail: &str) -> Vec<RejectedRecord> {
         let mut records = Vec::new();
-        for (number, (feed, chunk)) in &self.epoch.raw {
+        for (number, EpochRecords { feed, chunk, .. }) in &self.epoch.raw {
             if query.tables.iter().any(|table| self.driver.feeds_table(*feed, *table)) {
                 let origins = (0..chunk.len() as u64).map(|record| u64::from(*number) << 32 | record);
                 let reject = |origin| self.rejected(&query.name, origin, RejectReason::QueryFailed, detail.to_owned());
@@ -285,6 +291,11 @@ async fn writer_error(query: &mut RunningQuery) -> Error {
 }
 
 impl RunningQuery {
+    /// Whether it is given an epoch, which may be one of those that catch up.
+    pub(super) fn is_given(&self, epoch: EpochNumber, catches_up: bool) -> bool {
+        epoch > self.after && (self.catches_up || !catches_up)
+    }
+
     /// See [`QueryGraph::reopen`].
     pub(super) fn reopen(&mut self) {
         self.graph.reopen();

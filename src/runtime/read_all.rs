@@ -3,7 +3,6 @@
 //! Records go the way of a stream (source, decoder, row maker), so a batch over them sees the same rows, rejects and
 //! watermarks of splits; only the cutting into epochs is left out. Everything is kept in memory.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::repeat::Logged;
 use super::worker::Ending;
 use crate::contracts::{Clock, RejectedRecord, Result};
 use crate::operators::Compute;
+use crate::state::Reread;
 
 /// Everything that sources had.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ pub async fn read_all(
     let course = Course { limits, ending: Ending::Drain };
     // Readers end when this function does.
     let (_foreman, crew) = Foreman::new();
-    let mut driver = Driver::new(feeds, slots, clock, compute, course, BTreeMap::new(), crew);
+    let mut driver = Driver::new(feeds, slots, clock, compute, course, Reread::default(), crew);
     driver.begin(Logged::default()).await?;
     // Held until the end: a sender that has gone would read as a stop.
     let (_stop, mut stop) = tokio::sync::watch::channel(false);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use datafusion::arrow::array::RecordBatch;
 use tokio::sync::{Notify, mpsc};
 
+use super::catching_up::Until;
 use super::idleness::{Pending, steady_ms};
 use super::pieces::{RowBytes, left, until_bytes};
 use super::quotas::Quotas;
@@ -13,7 +14,7 @@ use super::rows::{Provenance, RowMaker, Unfit, UnfitRows};
 use super::shared_decode::FeedDecoder;
 use crate::contracts::{
     Arrivals, Clock, Error, Fetch, Position, RawChunk, Reject, RejectReason, RejectedRecord, Result, RowChunk,
-    SequenceNumbers, SkippedTime, SplitReader,
+    SequenceNumbers, SkippedTime, SplitReader, caught,
 };
 
 /// Records of one split that belong together: all of them, and the position after them.
@@ -148,18 +149,21 @@ pub(crate) struct ReaderTask {
     pub(crate) quotas: Quotas,
     /// Whether it gives the first records that come, and ends.
     pub(crate) looks: bool,
+    /// Up to where it reads, if not on and on.
+    pub(crate) until: Option<Until>,
     pub(crate) clock: Arc<dyn Clock>,
     /// What is on its way to the driver.
     pub(crate) pending: Pending,
 }
 
-/// Answers in a row that there is nothing more, after which logged records count as gone.
+/// Answers in a row that there is nothing more, after which records that an earlier run had count as gone.
 const PATIENCE: u32 = 100;
 
 impl ReaderTask {
     pub(crate) async fn run(mut self) {
-        let events = self.events.clone();
-        if let Err(error) = self.read().await {
+        let (events, who) = (self.events.clone(), format!("a reader of '{}'", self.stream()));
+        // Nobody waits for this task: one that dies would be missed by nobody, and its split stand still.
+        if let Err(error) = caught(&who, self.read()).await.flatten() {
             // A closed channel means that the driver has gone: nobody is left to tell.
             let _ = events.send(Event::Failed(error)).await;
         }
@@ -167,13 +171,17 @@ impl ReaderTask {
 
     async fn read(&mut self) -> Result<()> {
         let (feed, split, events) = (self.feed, self.split, self.events.clone());
-        let (mut nothing, mut looked) = (0, false);
+        let (mut nothing, mut looked, mut reached) = (0, false, false);
         loop {
             // One that is only looked into must not keep its place while others wait for it.
             if !self.looks {
                 self.brake.wait().await;
             }
             if self.quotas.allowed().await.is_none() {
+                return Ok(());
+            }
+            if reached {
+                let _ = self.events.send(Event::Finished { feed, split, really: false, position: None }).await;
                 return Ok(());
             }
             // When the answer comes it may be old: a process can be stopped for a minute, and a service can take one.
@@ -197,7 +205,26 @@ impl ReaderTask {
                 }
                 continue;
             }
+            if let (Some(until), Fetch::CaughtUp) = (&self.until, &fetched) {
+                nothing += 1;
+                reached = nothing > PATIENCE || until.is_reached_at(self.reader.position().as_ref());
+                continue;
+            }
             nothing = 0;
+            let fetched = match (&self.until, fetched) {
+                (Some(until), Fetch::Records(chunk)) => {
+                    let (read, all) = until.of_chunk(&chunk.sequence, chunk.len());
+                    reached = all;
+                    Fetch::Records(if read < chunk.len() { chunk.slice(0..read) } else { chunk })
+                }
+                (Some(until), Fetch::Rows(chunk)) => {
+                    let rows = chunk.batch.num_rows();
+                    let (read, all) = until.of_chunk(&chunk.sequence, rows);
+                    reached = all;
+                    Fetch::Rows(if read < rows { chunk.slice(0..read) } else { chunk })
+                }
+                (_, fetched) => fetched,
+            };
             let event = match fetched {
                 Fetch::Records(chunk) => {
                     let mut from = 0;

@@ -49,6 +49,7 @@ async fn an_answer_says_what_was_when_it_was_asked_for() {
         ends_when_caught_up: false,
         quotas: Quotas::new(None),
         looks: false,
+        until: None,
         clock,
         pending: Pending::default(),
     };

@@ -47,7 +47,10 @@ pub(super) struct Logged {
 /// not in the log any more has made a checkpoint since, and that has all its tables.)
 fn begun_tables(job: &Job) -> BTreeSet<usize> {
     let entries = || job.log.iter().flat_map(|log| &log.entries);
-    let cut_by = |entry: &LogEntry| if let LogEntry::Cut(cut) = entry { Some(cut.generation) } else { None };
+    let cut_by = |entry: &LogEntry| match entry {
+        LogEntry::Cut(cut) if !cut.catches_up => Some(cut.generation),
+        _ => None,
+    };
     let cutters: BTreeSet<u64> = entries().filter_map(cut_by).collect();
     let mut tables = BTreeSet::new();
     for entry in entries() {

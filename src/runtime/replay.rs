@@ -8,6 +8,7 @@
 //! before the next one is opened, and so is what has given its records, to be opened again where it stands.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -305,6 +306,19 @@ pub(super) fn note_versions(feed: &Feed, cuts: &VecDeque<EpochCut>, progress: &m
             let progress = splits.entry(SplitId(split.split.as_str().into())).or_default();
             progress.version.get_or_insert_with(|| version.clone());
         }
+    }
+}
+
+/// Has saved and logged splits of a feed go by the names that its source has for them now.
+pub(super) fn rename_splits(feed: &mut Feed, cuts: &mut VecDeque<EpochCut>) {
+    let source = Arc::clone(&feed.specification.source);
+    let now = |name: &str| source.known_as(&SplitId(name.into())).0.to_string();
+    for table in feed.saved.iter_mut().flatten() {
+        let splits = std::mem::take(&mut table.splits);
+        table.splits = splits.into_iter().map(|(name, split)| (now(&name), split)).collect();
+    }
+    for split in cuts.iter_mut().flat_map(|cut| &mut cut.splits).filter(|split| reads(feed, &split.feed)) {
+        split.split = now(&split.split);
     }
 }
 

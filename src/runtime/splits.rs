@@ -1,6 +1,6 @@
 //! The splits of a source: which are known, read, waiting or gone, and where each stands.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -38,6 +38,8 @@ pub(crate) struct SplitState {
     pub(crate) behind_ms: Option<u64>,
     /// The source says that it has ended, not only the run.
     pub(crate) really_finished: bool,
+    /// How this run has begun it.
+    pub(crate) opened: Opened,
     /// What the epoch log does not know yet.
     pub(crate) unlogged: Unlogged,
     /// While logged epochs are cut again: how many records the reader may give.
@@ -69,6 +71,46 @@ pub(crate) struct Unlogged {
 
 /// Listings in a row without a split, each of which names others, after which the source counts as having it no more.
 pub(crate) const MISSED_LISTINGS: u32 = 3;
+
+/// What waits in the order in which it came, each key once. Asked for one it does not go through all: a folder may have 100,000 files.
+#[derive(Debug)]
+pub(crate) struct Queue<K, T> {
+    order: VecDeque<(K, T)>,
+    keys: BTreeSet<K>,
+}
+
+impl<K, T> Default for Queue<K, T> {
+    fn default() -> Self {
+        Self { order: VecDeque::new(), keys: BTreeSet::new() }
+    }
+}
+
+impl<K: Ord + Clone, T> Queue<K, T> {
+    /// Adds it to the end, unless one of its key waits.
+    pub(crate) fn push(&mut self, key: K, item: T) {
+        if self.keys.insert(key.clone()) {
+            self.order.push_back((key, item));
+        }
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        let (key, item) = self.order.pop_front()?;
+        self.keys.remove(&key);
+        Some(item)
+    }
+
+    pub(crate) fn has(&self, key: &K) -> bool {
+        self.keys.contains(key)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+}
 
 /// The splits of a source.
 ///
@@ -133,6 +175,8 @@ impl FeedSplits {
         let state = &mut self.list[number];
         let turn = if state.position.is_some() { Turn::Known(watermark) } else { Turn::Unknown };
         (state.status, state.turn, state.quota, state.reader) = (Status::Waiting, Some(turn), None, None);
+        // Brakes are those of readers: the next one begins without.
+        state.brake.hold(false);
         self.open.remove(&number);
         self.turns.insert((turn, number));
     }
@@ -141,15 +185,21 @@ impl FeedSplits {
         self.turns.is_empty() && self.list.iter().all(|s| s.status != Status::Reading)
     }
 
+    /// Splits that are read, and not read to their ends. Those that have a reader are few, whatever there was and will be.
+    fn reading(&self) -> impl Iterator<Item = usize> + Clone {
+        self.open.iter().copied().filter(|number| self.list[*number].status == Status::Reading)
+    }
+
     /// Holds back splits that are too far ahead for every table that has a bound. One table alone must not: two could
-    /// hold each other's slowest split for ever.
+    /// hold each other's slowest split for ever. Called for each piece.
     pub(crate) fn apply_brakes(&self, times: &[TableTime]) {
-        let holds: Vec<Vec<bool>> = times.iter().filter_map(|time| time.too_far_ahead(&self.list)).collect();
-        if holds.is_empty() {
+        let bounds: Vec<_> = times.iter().filter_map(|time| time.too_far_ahead(self.reading())).collect();
+        if bounds.is_empty() {
             return;
         }
-        for (number, split) in self.list.iter().enumerate() {
-            let held = holds.iter().all(|table| table[number]);
+        for number in &self.open {
+            let split = &self.list[*number];
+            let held = bounds.iter().all(|is_ahead| is_ahead(*number));
             split.brake.hold(!self.replaying && split.status == Status::Reading && held);
         }
     }
@@ -158,6 +208,7 @@ impl FeedSplits {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::contracts::OpenedAt;
 
     pub(crate) fn table(splits: &[(Status, i64, i64)]) -> (TableTime, FeedSplits) {
         let mut time = TableTime::new(true, Some(30_000), None);
@@ -167,6 +218,9 @@ pub(crate) mod tests {
             let id = SplitId(format!("s{index}").into());
             feed.by_id.insert(id.clone(), index);
             time.watermarks.push(*watermark);
+            if matches!(status, Status::Reading | Status::CaughtUp) {
+                feed.open.insert(index);
+            }
             feed.list.push(SplitState {
                 id,
                 status,
@@ -176,6 +230,7 @@ pub(crate) mod tests {
                 brake: Arc::default(),
                 behind_ms: None,
                 really_finished: false,
+                opened: Opened { at: OpenedAt::TrimHorizon, watermarks: Vec::new(), finished: false },
                 unlogged: Unlogged::default(),
                 quota: None,
                 split: Split { id: SplitId("".into()), bytes: None, parents: Vec::new() },
@@ -235,5 +290,52 @@ pub(crate) mod tests {
             feed.listed(&one, &[], Some(listing));
             assert_eq!(feed.is_gone(&feed.list[1].id, MISSED_LISTINGS), is_gone, "{listing}");
         }
+    }
+
+    /// Of a folder with very many files: what a piece costs, and what finding one more costs, does not grow with their number.
+    #[test]
+    fn many_splits_that_are_not_read_cost_nothing() {
+        use std::cell::Cell;
+
+        const MANY: usize = 100_000;
+        let ended = |number: usize| (Status::Finished, number as i64, 0);
+        let mut splits: Vec<_> = (0..MANY).map(ended).collect();
+        let open = [MANY / 2, MANY - 1];
+        (splits[open[0]], splits[open[1]]) = ((Status::Reading, 0, 0), (Status::Reading, 100, 0));
+        let (mut time, feed) = table(&splits);
+        time.max_drift_ms = Some(10);
+        // Whoever looks at one of those that have ended lets it go.
+        feed.list.iter().filter(|split| split.status == Status::Finished).for_each(|split| split.brake.hold(true));
+        let looked_at = Cell::new(0);
+        let reading = feed.reading().inspect(|_| looked_at.set(looked_at.get() + 1));
+        assert!(time.too_far_ahead(reading).is_some_and(|is_ahead| is_ahead(open[1]) && !is_ahead(open[0])));
+        assert_eq!(looked_at.get(), 2);
+        feed.apply_brakes(&[time]);
+        assert_eq!(open.map(|number| feed.list[number].brake.is_held()), [false, true]);
+        assert_eq!(feed.list.iter().filter(|split| split.brake.is_held()).count(), MANY - 1);
+
+        thread_local!(static COMPARED: Cell<usize> = const { Cell::new(0) });
+        #[derive(Clone, PartialEq, Eq)]
+        struct Counted(usize);
+        impl PartialOrd for Counted {
+            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+        impl Ord for Counted {
+            fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+                COMPARED.set(COMPARED.get() + 1);
+                self.0.cmp(&other.0)
+            }
+        }
+        let mut queue = Queue::default();
+        for _ in 0..2 {
+            (0..MANY).for_each(|number| queue.push(Counted(number), number));
+        }
+        assert!(queue.has(&Counted(7)) && !queue.has(&Counted(MANY)));
+        let popped: Vec<usize> = std::iter::from_fn(|| queue.pop()).collect();
+        assert_eq!(popped, (0..MANY).collect::<Vec<_>>(), "each once, in order");
+        assert!(queue.is_empty() && !queue.has(&Counted(7)));
+        assert!(COMPARED.get() < MANY * 200, "{} comparisons", COMPARED.get());
     }
 }

@@ -99,18 +99,17 @@ impl TableTime {
         self.reported
     }
 
-    /// Splits that are too far ahead of the slowest one that is still behind; `None` when there is no bound.
-    pub(super) fn too_far_ahead(&self, splits: &[SplitState]) -> Option<Vec<bool>> {
+    /// Whether a split is too far ahead of the slowest of those that are `reading`; `None` when there is no bound.
+    pub(super) fn too_far_ahead(&self, reading: impl Iterator<Item = usize>) -> Option<impl Fn(usize) -> bool + '_> {
         let drift = self.max_drift_ms?;
-        let behind = splits.iter().zip(&self.watermarks).filter(|(split, _)| split.status == Status::Reading);
-        let slowest = behind.map(|(_, watermark)| *watermark).min().unwrap_or(i64::MIN);
-        let is_ahead = |watermark: &i64| {
+        let slowest = reading.map(|number| self.watermarks[number]).min().unwrap_or(i64::MIN);
+        Some(move |number: usize| {
+            let watermark = self.watermarks[number];
             // A split that has read nothing yet must read to be known.
             let ahead = slowest != i64::MIN && watermark.saturating_sub(slowest) > drift;
-            let waits_for_first = slowest == i64::MIN && *watermark != i64::MIN;
+            let waits_for_first = slowest == i64::MIN && watermark != i64::MIN;
             ahead || waits_for_first
-        };
-        Some(self.watermarks.iter().map(is_ahead).collect())
+        })
     }
 }
 

@@ -132,6 +132,7 @@ impl Worker {
     ) -> Result<Summary> {
         let started = job.clock.elapsed();
         let Repeated { cuts, mut committed } = repeated(&job)?;
+        let is_first = cuts.cuts.is_empty() && job.saved.tables.is_empty();
         let generation = job.log.as_ref().map_or(0, |log| log.generation);
         let log: Option<Arc<dyn EpochLog>> = job.log.map(|log| log.log);
         let clock = Arc::clone(&job.clock);
@@ -149,6 +150,8 @@ impl Worker {
             )
         });
         let after = EpochNumber(job.saved.epoch);
+        let catch_up = job.saved.reread.as_ref().and_then(|reread| reread.catch_up.as_ref());
+        let catching_up = catch_up.map(|catch_up| catch_up.queries.clone()).unwrap_or_default();
         let (error_sender, error_receiver) = mpsc::channel(16);
         let errors = crew.spawn(run_errors(job.errors, error_receiver));
         let (mut queries, mut memory) = (Vec::new(), MemoryWatch::default());
@@ -159,7 +162,9 @@ impl Worker {
             let all_recovered = Some(recovered.clone());
             let (log, patience) = (log.clone(), Some(patience.clone()));
             let log = WriterLog { log, committed, after, all_recovered, patience, ..WriterLog::default() };
-            queries.push(start_query(restored, error_sender.clone(), log, &job.compute, &crew));
+            let mut query = start_query(restored, error_sender.clone(), log, &job.compute, &crew);
+            query.catches_up = catching_up.contains(&query.name) && query.graph.operators.is_empty();
+            queries.push(query);
         }
         memory.keep(&mut queries, &job.compute, started).await?;
         let mut driver = Driver::new(
@@ -168,10 +173,7 @@ impl Worker {
             Arc::clone(&job.clock),
             job.compute.clone(),
             Course { limits: job.limits, ending: job.ending },
-            match job.saved.reread.take() {
-                Some(reread) => reread.tables,
-                None => std::mem::take(&mut job.saved.tables),
-            },
+            job.saved.take_reread(),
             crew.clone(),
         );
         let begun = async {
@@ -180,10 +182,19 @@ impl Worker {
         };
         let is_stopped = tokio::select! {
             biased;
-            begun = begun => begun.map(|()| false)?,
-            () = asked(stop.clone()) => true,
+            begun = begun => begun.map(|()| false),
+            () = asked(stop.clone()) => Ok(true),
         };
-        if is_stopped {
+        if is_stopped.is_err() && is_first {
+            // What a first start has registered, no saved state knows of: the next start would take it for somebody else's.
+            driver.stop();
+            let end = async {
+                driver.end().await;
+                Ok(())
+            };
+            let _ = patience.within("the source", FLUSH_PATIENCE, end).await;
+        }
+        if is_stopped? {
             // The last checkpoint and the log have everything for the next run.
             tracing::warn!("stopped before every source and sink had been reached: no epoch was run");
             driver.stop();
@@ -206,7 +217,12 @@ impl Worker {
         let tests = tests_of(&queries, job.slots);
         let mut finishes = true;
         loop {
+            let caught_up = driver.catches_up();
             let mut epoch = driver.next(&mut stop).await?;
+            let catches_up = driver.catches_up();
+            if let (Some(checkpointer), true) = (&mut checkpointer, caught_up && !catches_up) {
+                checkpointer.caught_up(epoch_number);
+            }
             for query in &mut queries {
                 let checked = check_writer(query).await;
                 failures.of(&query.name, query.writes(), checked)?;
@@ -215,8 +231,8 @@ impl Worker {
                 return Err(errors_failed(errors).await);
             }
             let last = epoch.last;
-            if last && driver.is_replaying() {
-                // Stopped between two logged epochs: the last checkpoint and the log have everything for the next run.
+            if last && (driver.is_replaying() || catches_up) {
+                // Stopped between two logged epochs, or before some queries have caught up with the others: the last checkpoint and the log have everything for the next run.
                 checkpointer = None;
                 finishes = false;
                 break;
@@ -243,7 +259,17 @@ impl Worker {
                         let (splits, tables) = driver.cut_of(&epoch);
                         let (number, oldest_ms) = (epoch_number.next().0, epoch.oldest_ms);
                         let references = references.noted(number);
-                        EpochCut { epoch: number, generation, now_ms, oldest_ms, closes, splits, tables, references }
+                        EpochCut {
+                            epoch: number,
+                            generation,
+                            now_ms,
+                            oldest_ms,
+                            closes,
+                            catches_up,
+                            splits,
+                            tables,
+                            references,
+                        }
                     }
                 };
                 let (closes, now_ms) = (cut.closes, cut.now_ms);
@@ -257,7 +283,7 @@ impl Worker {
                 let entry = Arc::new(LogEntry::Cut(cut));
                 failures.begin(Arc::clone(&entry));
                 let entry = (!repeats).then_some(&*entry);
-                let computed = run_queries(queries, &inputs, &job.compute, epoch_number, failures);
+                let computed = run_queries(queries, &inputs, &job.compute, (epoch_number, catches_up), failures);
                 let computed = patience.within("an epoch", FINISH_PATIENCE, computed);
                 let (computed, logged) = tokio::join!(computed, append(log.as_ref(), entry));
                 queries = computed?;
@@ -269,7 +295,7 @@ impl Worker {
                     return Err(errors_failed(errors).await);
                 }
                 let context = EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms, saved: after };
-                for query in queries.iter_mut().filter(|query| query.after < epoch_number) {
+                for query in queries.iter_mut().filter(|query| query.is_given(epoch_number, catches_up)) {
                     let finished = finish_query(query, &context, job.late_to_errors, &error_sender).await;
                     failures.of(&query.name, query.writes(), finished)?;
                 }
@@ -288,9 +314,11 @@ impl Worker {
                 && !last
                 && epoch_number > saved_epoch
                 && !driver.is_replaying()
+                && !catches_up
                 && checkpointer.is_due().await?
             {
                 saved_epoch = epoch_number;
+                checkpointer.begun(driver.begun_tables());
                 let tables = driver.saved_tables(false);
                 let errors = error_sender.clone();
                 let order = checkpointer.begin(epoch_number, tables, queries.len(), errors).await?;

@@ -293,7 +293,7 @@ impl Writer {
 }
 
 fn refusal(query: &str, batch: Option<&RecordBatch>, row: RefusedRow) -> RejectedRecord {
-    let record = batch.map(|b| row_json(b, row.row)).unwrap_or_default();
+    let record = row.record.unwrap_or_else(|| batch.map(|b| row_json(b, row.row)).unwrap_or_default());
     rejected_row(query, RejectReason::SinkRefused(row.reason), row.column, row.detail, record)
 }
 

@@ -67,6 +67,34 @@ async fn what_is_open_is_closed_only_when_the_run_ends_in_order() {
     }
 }
 
+/// Refuses something at each flush, of which no row is at hand.
+struct Refuser;
+
+#[async_trait]
+impl Sink for Refuser {
+    async fn write(&mut self, _: EpochNumber, _: Changes) -> Result<WriteOutcome> {
+        Ok(WriteOutcome::default())
+    }
+
+    async fn flush(&mut self, _: EpochNumber, _: i64) -> Result<WriteOutcome> {
+        let (reason, detail, record) = ("refused".to_owned(), "why".to_owned(), Some(b"the alert".to_vec()));
+        let refused = vec![RefusedRow { row: 0, reason, column: None, detail, record }];
+        Ok(WriteOutcome { written: 0, refused })
+    }
+}
+
+#[tokio::test]
+async fn what_a_flush_refuses_is_told_with_what_it_is() {
+    let (orders, receiver) = mpsc::channel(1);
+    let (errors, mut told) = mpsc::channel(1);
+    let epoch = Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes: Vec::new() };
+    orders.send(epoch).await.expect("room for it");
+    drop(orders);
+    run_writer("q".to_owned(), Box::new(Refuser), receiver, errors, WriterLog::default()).await.expect("it ends");
+    let Some(ErrorsOrder::Records(records)) = told.recv().await else { panic!("it is told") };
+    assert_eq!((records.len(), records[0].record.as_slice()), (1, &b"the alert"[..]));
+}
+
 /// A log in memory.
 #[derive(Default)]
 struct Entries(Mutex<Vec<LogEntry>>);

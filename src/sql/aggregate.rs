@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DataFusionError, ExprSchema, Result};
 use datafusion::execution::context::QueryPlanner;
@@ -12,13 +13,13 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 
 use super::compile::{Compiler, Kind, Mode, Piece, bounds_of, column, has_hidden, visible_columns};
-use super::distinct::two_levels;
+use super::distinct::{fold_zeros, is_part_of_a_float_sum, two_levels};
 use super::errors::PlanError;
 use super::grouping_sets::check_bounds;
 use super::joins::keep_references_left;
 use super::lower::call;
 use super::nodes::{OperatorRows, WindowTvf, find_tvf, window_bound};
-use super::normal::normal_form;
+use super::normal::{normal_form, text_of};
 use crate::operators::{
     AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource,
     Stage, StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer,
@@ -85,8 +86,8 @@ impl Compiler<'_> {
     }
 
     fn rebuilt(&mut self, aggregate: &Aggregate, piece: Piece, kind: Kind) -> Result<Piece> {
-        let input = Arc::new(piece.plan);
-        let rebuilt = Aggregate::try_new(input, aggregate.group_expr.clone(), aggregate.aggr_expr.clone())?;
+        let aggr_expr = fold_zeros(&aggregate.aggr_expr, piece.plan.schema())?;
+        let rebuilt = Aggregate::try_new(Arc::new(piece.plan), aggregate.group_expr.clone(), aggr_expr)?;
         Ok(Piece { plan: LogicalPlan::Aggregate(rebuilt), inputs: piece.inputs, kind })
     }
 
@@ -198,11 +199,7 @@ impl Compiler<'_> {
         let keys = parts.key_columns();
         let running = RunningAggregate::try_new(Arc::new(parts), emit, ttl).map_err(outward)?;
         if emit == Emit::Deltas {
-            let weight = datafusion::arrow::datatypes::Field::new(
-                WEIGHT_COLUMN,
-                datafusion::arrow::datatypes::DataType::Int8,
-                false,
-            );
+            let weight = datafusion::arrow::datatypes::Field::new(WEIGHT_COLUMN, DataType::Int8, false);
             schema = schema.join(&DFSchema::from_unqualified_fields(vec![weight].into(), Default::default())?)?;
         }
         let note = match (is_distinct, ttl_ms) {
@@ -287,11 +284,18 @@ impl Compiler<'_> {
     /// What a snapshot must agree with: the aggregation and the types it works on, not what is above it.
     fn fingerprint(&self, aggregate: &Aggregate) -> Result<String> {
         let list = |exprs: &[Expr]| exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let types = aggregate.schema.fields().iter().map(|f| f.data_type().to_string()).collect::<Vec<_>>().join(", ");
+        let groups = aggregate.schema.fields().len() - aggregate.aggr_expr.len();
+        let types = aggregate.schema.fields().iter().enumerate().map(|(index, field)| {
+            let call = index.checked_sub(groups).map(|index| &aggregate.aggr_expr[index]);
+            // They were FLOATs once, and their states are what they were.
+            let is_part = call.is_some_and(|call| is_part_of_a_float_sum(call, aggregate.input.schema()));
+            if is_part { DataType::Float32 } else { field.data_type().clone() }.to_string()
+        });
         Ok(format!(
-            "group by {} aggregate {} types {types} over\n{}",
+            "group by {} aggregate {} types {} over\n{}",
             list(&aggregate.group_expr),
             list(&aggregate.aggr_expr),
+            types.collect::<Vec<_>>().join(", "),
             self.normal(&LogicalPlan::Aggregate(aggregate.clone()))?
         ))
     }
@@ -304,8 +308,8 @@ impl Compiler<'_> {
 
     /// The text of a normal form.
     pub(crate) fn known_as(&self, normal: &LogicalPlan) -> String {
-        let text = normal.display_indent();
-        if self.zone == chrono_tz::UTC { text.to_string() } else { format!("{text}\nin the zone {}", self.zone) }
+        let text = text_of(normal);
+        if self.zone == chrono_tz::UTC { text } else { format!("{text}\nin the zone {}", self.zone) }
     }
 
     /// Puts an operator in place and returns the leaf of the stage above it.
@@ -351,7 +355,7 @@ impl Compiler<'_> {
         // is read is kept; the aggregation itself works on plain columns.
         let mut stage = Arguments { columns: Vec::new(), computed: Vec::new() };
         let group_expr = stage.lift_all(&aggregate.group_expr)?;
-        let aggr_expr = stage.lift_all(&aggregate.aggr_expr)?;
+        let aggr_expr = stage.lift_all(&fold_zeros(&aggregate.aggr_expr, piece.plan.schema())?)?;
         stage.columns.sort_by_key(|c| piece.plan.schema().maybe_index_of_column(c));
         let columns = stage.columns.into_iter().map(Expr::Column);
         let computed = stage.computed.into_iter().enumerate().map(|(i, e)| e.alias(format!("{COMPUTED}{i}")));

@@ -127,6 +127,11 @@ impl Table {
         if self.primary_key.is_empty() { &self.partitioned_by } else { &self.primary_key }
     }
 
+    /// By what rows replace each other in it: what its connector takes for the key.
+    pub(crate) fn sink_key(&self) -> &[String] {
+        if self.connector == "dynamodb" { self.lookup_key() } else { &self.primary_key }
+    }
+
     /// Where the option stands, or else the table's name.
     pub(crate) fn option_place(&self, key: &str, value: bool) -> Location {
         let pair = self.option_places.iter().find(|p| p.key == key);

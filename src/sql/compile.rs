@@ -22,9 +22,8 @@ use datafusion::common::{Column, JoinType, Result};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{
-    Distinct, Expr, Extension, Filter, Join, LogicalPlan, Projection, SubqueryAlias, TableScan, TableScanBuilder, Union,
+    Distinct, Expr, Extension, Filter, Join, LogicalPlan, Projection, SubqueryAlias, TableScan, TableScanBuilder,
 };
-use datafusion::prelude::lit;
 
 use super::aggregate::outward;
 use super::errors::PlanError;
@@ -265,38 +264,6 @@ impl Compiler<'_> {
         let number = self.gates.len();
         self.gates.push(kind.clone());
         Gate { input, predicate, kind, number, report: ReportHandle(Arc::clone(&self.report)) }.into_plan()
-    }
-
-    async fn union(&mut self, union: &Union, deltas: bool) -> Result<Piece> {
-        let mut pieces = Vec::new();
-        for input in &union.inputs {
-            pieces.push(Box::pin(self.compile(input, deltas)).await?);
-        }
-        let updates = pieces.iter().any(|p| matches!(p.kind, Kind::Update { .. }));
-        let weighed = pieces.iter().any(|p| p.kind == Kind::Update { deltas: true });
-        // All inputs must have the same columns: hidden ones that only some have are dropped, but for
-        // the weight, which rows that are final have implicitly.
-        let common: Vec<&str> =
-            HIDDEN.iter().copied().filter(|name| pieces.iter().all(|p| has_hidden(&p.plan, name))).collect();
-        let mut inputs = Vec::new();
-        let mut slots = Vec::new();
-        for piece in pieces {
-            let weight = weighed.then(|| {
-                if has_hidden(&piece.plan, WEIGHT_COLUMN) {
-                    column(&piece.plan, WEIGHT_COLUMN)
-                } else {
-                    lit(1i8).alias(WEIGHT_COLUMN)
-                }
-            });
-            let mut exprs = visible_columns(&piece.plan);
-            exprs.extend(common.iter().filter(|n| **n != WEIGHT_COLUMN).map(|name| column(&piece.plan, name)));
-            exprs.extend(weight);
-            inputs.push(Arc::new(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(piece.plan))?)));
-            slots.extend(piece.inputs);
-        }
-        let plan = LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?);
-        let kind = if updates { Kind::Update { deltas: weighed } } else { Kind::Append { closed: BTreeSet::new() } };
-        Ok(Piece { plan, inputs: slots, kind })
     }
 
     async fn join(&mut self, join: &Join, _deltas: bool) -> Result<Piece> {

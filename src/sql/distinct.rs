@@ -19,16 +19,21 @@
 
 use std::sync::Arc;
 
-use datafusion::common::{Column, Result};
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::{Column, DFSchema, Result};
 use datafusion::functions_aggregate::{count::count_udaf, sum::sum_udaf};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
 use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan, Projection};
+use datafusion::prelude::lit;
+
+use super::functions::sum_of_a_part;
 
 /// How an aggregate that is not DISTINCT is taken up by the outer level.
 fn outer_function(name: &str, own: &Arc<AggregateUDF>) -> Option<Arc<AggregateUDF>> {
     match name {
-        "count" | "sum" => Some(sum_udaf()),
-        "min" | "max" | "bool_and" | "bool_or" | "bit_and" | "bit_or" => Some(Arc::clone(own)),
+        // Numbers of rows.
+        "count" => Some(sum_udaf()),
+        "sum" | "min" | "max" | "bool_and" | "bool_or" | "bit_and" | "bit_or" => Some(Arc::clone(own)),
         _ => None,
     }
 }
@@ -73,7 +78,11 @@ pub(crate) fn two_levels(aggregate: &Aggregate) -> Result<Option<LogicalPlan>> {
     inner_groups.push(value.alias(VALUE));
     let mut inner_aggregates = Vec::new();
     for (index, function) in functions.iter().enumerate().filter(|(_, f)| !f.params.distinct) {
-        inner_aggregates.push(Expr::AggregateFunction(function.clone()).alias(part(index)));
+        let mut function = function.clone();
+        if function.func.name() == "sum" {
+            function.func = sum_of_a_part();
+        }
+        inner_aggregates.push(Expr::AggregateFunction(function).alias(part(index)));
     }
     let inner = Aggregate::try_new(Arc::clone(&aggregate.input), inner_groups, inner_aggregates)?;
 
@@ -116,4 +125,65 @@ pub(crate) fn two_levels(aggregate: &Aggregate) -> Result<Option<LogicalPlan>> {
         output.push(if is_same { expr } else { expr.alias_qualified(qualifier.cloned(), field.name()) });
     }
     Ok(Some(LogicalPlan::Projection(Projection::try_new(output, Arc::new(LogicalPlan::Aggregate(outer)))?)))
+}
+
+/// Whether a call is a part of a SUM of FLOAT: see [`sum_of_a_part`].
+pub(crate) fn is_part_of_a_float_sum(call: &Expr, input: &DFSchema) -> bool {
+    let Expr::AggregateFunction(function) = unalias(call) else { return false };
+    let is_float = |argument: &Expr| argument.get_type(input).is_ok_and(|of| of == DataType::Float32);
+    function.func.name() == "sum"
+        && function.params.args.first().is_some_and(is_float)
+        && unalias(call).get_type(input).is_ok_and(|of| of == DataType::Float64)
+}
+
+/// Aggregates as they are run in one level. The set of a DISTINCT tells -0.0 from 0.0, by their bits, and GROUP BY does not, so it is given
+/// 0.0 for both.
+pub(crate) fn fold_zeros(aggregates: &[Expr], input: &DFSchema) -> Result<Vec<Expr>> {
+    let fold = |expr: &Expr| {
+        let Expr::AggregateFunction(function) = unalias(expr) else { return Ok(expr.clone()) };
+        let mut function = function.clone();
+        let mut is_folded = false;
+        for argument in function.params.args.iter_mut().filter(|_| function.params.distinct) {
+            let zero = match argument.get_type(input)? {
+                DataType::Float32 => lit(0.0_f32),
+                DataType::Float64 => lit(0.0_f64),
+                _ => continue,
+            };
+            *argument = argument.clone() + zero;
+            is_folded = true;
+        }
+        let name = match expr {
+            Expr::Alias(alias) => alias.name.clone(),
+            other => other.schema_name().to_string(),
+        };
+        Ok(if is_folded { Expr::AggregateFunction(function).alias(name) } else { expr.clone() })
+    };
+    aggregates.iter().map(fold).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::sql::{Parameters, PlanOptions, SqlText, plan_job};
+
+    /// A sum that was a FLOAT for each value has the state that it had, which is known by the text that it had.
+    #[tokio::test]
+    async fn states_of_sums_beside_a_distinct_count_are_known_as_before() {
+        let job = "
+            CREATE TABLE clicks (k STRING, f FLOAT, m DECIMAL(38, 0), at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at)
+            WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
+            CREATE TABLE sums (f FLOAT, m DECIMAL(38, 0), d DOUBLE, n BIGINT) WITH ('connector' = 'print');
+            INSERT INTO sums SELECT SUM(f), SUM(m), SUM(CAST(f AS DOUBLE)), COUNT(DISTINCT k)
+            FROM TABLE(TUMBLE(TABLE clicks, DESCRIPTOR(at), INTERVAL '1' HOUR)) GROUP BY window_start, window_end;";
+        let file = Arc::new(SqlText::new("job.sql", job.to_owned()));
+        let options = PlanOptions { partitions: 1, batch: false, pruned: true, epoch_time_ms: Arc::default() };
+        let plan = plan_job(&[file], &Parameters::default(), &options, None).await.expect("it is planned");
+        let print = &plan.queries[0].graph.operators[0].fingerprint;
+        assert!(
+            print.contains("types Timestamp(ms), Timestamp(ms), Utf8View, Float32, Decimal128(38, 0), Float64 over"),
+            "{print}"
+        );
+        assert!(print.contains("aggregate sum(clicks.f) AS __tm_part_0, sum(clicks.m) AS __tm_part_1"), "{print}");
+    }
 }

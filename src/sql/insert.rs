@@ -46,17 +46,14 @@ impl JobBuilder<'_> {
                 .at(statement.at(insert.insert.table.span))
                 .hint(format!("it takes: {}", names.join(", "))));
         }
-        let key: Vec<usize> =
-            table.primary_key.iter().filter_map(|k| columns.iter().position(|c| c.name() == k)).collect();
-        if key.len() < table.primary_key.len() {
-            let missing: Vec<_> = table
-                .primary_key
-                .iter()
-                .filter(|k| !columns.iter().any(|c| c.name() == *k))
-                .map(String::as_str)
-                .collect();
+        let sink_key = table.sink_key();
+        let key: Vec<usize> = sink_key.iter().filter_map(|k| columns.iter().position(|c| c.name() == k)).collect();
+        if key.len() < sink_key.len() {
+            let missing: Vec<_> =
+                sink_key.iter().filter(|k| !columns.iter().any(|c| c.name() == *k)).map(String::as_str).collect();
             return Err(Error::sql(format!(
-                "the INSERT lacks the primary key column '{}' of '{}'",
+                "the INSERT lacks the {} column '{}' of '{}'",
+                if table.primary_key.is_empty() { "PARTITIONED BY" } else { "primary key" },
                 missing.join("', '"),
                 table.name
             ))

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use datafusion::common::Result;
+use datafusion::arrow::array::Array;
 use datafusion::common::alias::AliasGenerator;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{NullEquality, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
 use datafusion::optimizer::OptimizerConfig;
 
 /// The optimised plan. What it is does not depend on what was optimised before it: the optimiser numbers the names that it gives to parts of
@@ -17,6 +19,115 @@ pub(super) fn normal_form(state: &SessionState, plan: &LogicalPlan) -> Result<Lo
     let own = OwnNumbers { state, aliases: Arc::new(AliasGenerator::new()) };
     let analyzed = state.analyzer().execute_and_check(plan.clone(), &own.options(), |_, _| {})?;
     state.optimizer().optimize(analyzed, &own, |_, _| {})
+}
+
+/// So many rows of VALUES are in DataFusion's text.
+const ROWS_SHOWN: usize = 5;
+
+/// The text of a normal form. DataFusion's leaves something out of some plans, which is added at the end; the texts of all others stay what
+/// they are, since saved states are known by them.
+pub(super) fn text_of(normal: &LogicalPlan) -> String {
+    let mut added = Vec::new();
+    let _ = normal.apply(|node| {
+        match node {
+            LogicalPlan::Values(values) => {
+                let rows = values.values.iter().skip(ROWS_SHOWN);
+                added.extend(rows.map(|row| row.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")));
+            }
+            LogicalPlan::Join(join) if join.null_equality == NullEquality::NullEqualsNull => {
+                added.push(format!("{}: NULL equals NULL", join_keys(&join.on)));
+            }
+            _ => {}
+        }
+        for expr in node.expressions() {
+            let _ = expr.apply(|expr| {
+                added.extend(left_out(expr));
+                Ok(TreeNodeRecursion::Continue)
+            });
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    let text = normal.display_indent().to_string();
+    added.into_iter().fold(text, |text, line| text + "\nin full: " + &line)
+}
+
+fn join_keys(on: &[(Expr, Expr)]) -> String {
+    on.iter().map(|(left, right)| format!("{left} = {right}")).collect::<Vec<_>>().join(", ")
+}
+
+/// An expression in full, whose text could be that of another one: `a - (b - c)` is written like `a - b - c`, `(a OR b) IS NULL` like
+/// `a OR b IS NULL`, and a list of 'a, b' like one of 'a' and 'b'.
+fn left_out(expr: &Expr) -> Option<String> {
+    let is_logical =
+        |expr: &Expr| matches!(expr, Expr::BinaryExpr(binary) if matches!(binary.op, Operator::And | Operator::Or));
+    match expr {
+        Expr::BinaryExpr(outer) => match outer.right.as_ref() {
+            Expr::BinaryExpr(inner)
+                if inner.op.precedence() == outer.op.precedence()
+                    && !matches!(outer.op, Operator::And | Operator::Or) =>
+            {
+                Some(format!("{} {} ({inner})", outer.left, outer.op))
+            }
+            _ => None,
+        },
+        Expr::IsNull(of)
+        | Expr::IsNotNull(of)
+        | Expr::IsTrue(of)
+        | Expr::IsFalse(of)
+        | Expr::IsUnknown(of)
+        | Expr::IsNotTrue(of)
+        | Expr::IsNotFalse(of)
+        | Expr::IsNotUnknown(of)
+            if is_logical(of) =>
+        {
+            let (whole, of) = (expr.to_string(), of.to_string());
+            whole.strip_prefix(&of).map(|rest| format!("({of}){rest}"))
+        }
+        Expr::Literal(value, _) if is_nested(value) && !elements(value).iter().all(is_plain) => Some(in_full(value)),
+        _ => None,
+    }
+}
+
+fn is_nested(value: &ScalarValue) -> bool {
+    value.data_type().is_nested() && !value.is_null()
+}
+
+/// The values in a nested one.
+fn elements(value: &ScalarValue) -> Vec<ScalarValue> {
+    let all = |array: &dyn Array| (0..array.len()).map(|row| ScalarValue::try_from_array(array, row)).collect();
+    let found: Result<Vec<ScalarValue>> = match value {
+        ScalarValue::List(list) => all(&list.value(0)),
+        ScalarValue::LargeList(list) => all(&list.value(0)),
+        ScalarValue::FixedSizeList(list) => all(&list.value(0)),
+        ScalarValue::Struct(row) => row.columns().iter().map(|column| ScalarValue::try_from_array(column, 0)).collect(),
+        ScalarValue::Map(map) => {
+            let entries = map.value(0);
+            entries.columns().iter().map(|column| all(column)).collect::<Result<Vec<_>>>().map(|lists| lists.concat())
+        }
+        _ => Ok(Vec::new()),
+    };
+    found.unwrap_or_default()
+}
+
+/// Whether no other value has its text within a nested one.
+fn is_plain(value: &ScalarValue) -> bool {
+    match value {
+        ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)) | ScalarValue::LargeUtf8(Some(text)) => {
+            text.starts_with(|c: char| c.is_alphabetic())
+                && text.chars().all(|c| c.is_alphanumeric() || "-_./ ".contains(c))
+                && !text.ends_with(' ')
+                && !matches!(text.as_str(), "true" | "false" | "NaN" | "inf")
+        }
+        value if is_nested(value) => elements(value).iter().all(is_plain),
+        value => !value.is_null(),
+    }
+}
+
+fn in_full(value: &ScalarValue) -> String {
+    if !is_nested(value) {
+        return format!("{value:?}");
+    }
+    format!("[{}]", elements(value).iter().map(in_full).collect::<Vec<_>>().join(", "))
 }
 
 /// A session's configuration, but for numbers of names.
@@ -93,5 +204,56 @@ mod tests {
             assert_eq!(all["b"], b["b"]);
             assert_eq!(all["c"], c["c"]);
         }
+    }
+
+    /// Two queries whose texts were the same, though they give other rows.
+    #[tokio::test]
+    async fn what_the_text_of_a_plan_leaves_out_is_added() {
+        let sums = |sum: &str| format!("INSERT INTO a SELECT data.page, {sum} FROM clicks GROUP BY data.page;");
+        let values = |last: &str| {
+            format!(
+                "INSERT INTO a SELECT v.k, SUM(clicks.n) FROM clicks JOIN (VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd'), (5, 'e'), {last})
+                 AS v (n, k) ON v.n = clicks.n GROUP BY v.k;"
+            )
+        };
+        let joined = |on: &str| {
+            format!(
+                "CREATE TABLE pages (page STRING, name STRING) WITH ('connector' = 'filesystem', 'path' = 'pages', 'format' = 'csv');
+                 INSERT INTO a SELECT p.name, COUNT(*) FROM clicks AS c JOIN pages AS p ON {on} GROUP BY p.name;"
+            )
+        };
+        let filtered = |condition: &str| sums(&format!("COUNT(*) FILTER (WHERE {condition})"));
+        let pairs = [
+            [values("(6, 'f')"), values("(6, 'g')")],
+            [values("(6, 'f'), (7, 'g')"), values("(6, 'f'), (7, 'h')")],
+            [values("(6, 'f')"), values("(6, 'f'), (7, 'g')")],
+            [joined("c.data.page = p.page"), joined("c.data.page IS NOT DISTINCT FROM p.page")],
+            [sums("SUM(n - (n * 2 - 3))"), sums("SUM(n - n * 2 - 3)")],
+            [sums("SUM(n / (n * 2))"), sums("SUM(n / n * 2)")],
+            [sums("SUM(n - (n - (n - 7)))"), sums("SUM(n - (n - n - 7))")],
+            [filtered("(n > 1 AND data.page = 'a') IS NOT TRUE"), filtered("n > 1 AND (data.page = 'a') IS NOT TRUE")],
+            [sums("COUNT(ARRAY['a, b'][n])"), sums("COUNT(ARRAY['a', 'b'][n])")],
+            [sums("COUNT(ARRAY['a', ''][n])"), sums("COUNT(ARRAY['a', CAST(NULL AS STRING)][n])")],
+        ];
+        for [one, other] in pairs {
+            let (one_known, other_known) = (known(&[&one]).await, known(&[&other]).await);
+            for (one_text, other_text) in one_known["a"].iter().zip(&other_known["a"]) {
+                assert_ne!(one_text, other_text, "{one}\n{other}");
+            }
+            assert!(one_known["a"].len() > 1 && one_known["a"].len() == other_known["a"].len(), "{one}");
+        }
+    }
+
+    /// States are known by these texts.
+    #[tokio::test]
+    async fn texts_that_say_all_stay_as_they_are() {
+        for file in [A, B, C] {
+            let known = known(&[file]).await;
+            assert!(known.values().flatten().all(|text| !text.contains("in full")), "{known:#?}");
+        }
+        let plain = "INSERT INTO a SELECT v.k, SUM(clicks.n - 1 - v.n) FROM clicks JOIN (VALUES (1, 'a'), (2, 'b')) AS v (n, k) ON v.n = clicks.n
+            WHERE (clicks.n = 1 OR clicks.n = 2) AND clicks.n IS NOT NULL AND ARRAY['a', 'b'][clicks.n] = 'a' GROUP BY v.k;";
+        let known = known(&[plain]).await;
+        assert!(known["a"].iter().all(|text| !text.contains("in full")), "{known:#?}");
     }
 }

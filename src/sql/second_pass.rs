@@ -229,7 +229,7 @@ pub(super) fn spec(table: &Table, schema: SchemaRef) -> TableSpec {
 fn beside(path: &str, sql_file: &str) -> String {
     let folder = std::path::Path::new(sql_file).parent();
     match folder {
-        Some(folder) if !path.contains("://") && !path.starts_with('/') => {
+        Some(folder) if !path.contains("://") && !path.starts_with('/') && !path.starts_with("file:") => {
             folder.join(path).to_string_lossy().into_owned()
         }
         _ => path.to_owned(),

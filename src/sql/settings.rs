@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::catalog::nearest;
-use crate::contracts::{Error, Location, Result};
+use crate::connectors::files::check_path;
+use crate::contracts::{Error, LeasePlace, Location, Result};
 use crate::operators::Poison;
 use crate::runtime::Retries;
 
@@ -42,7 +43,7 @@ pub struct Settings {
     /// Checkpoints that are kept.
     pub checkpoints_kept: usize,
     /// Where the job's lease is kept, so that one of several replicas runs it.
-    pub lease: Option<String>,
+    pub lease: Option<LeasePlace>,
     /// Silence of the leader after which another replica takes over.
     pub lease_ttl_ms: i64,
     /// What is done about rows that make a query fail.
@@ -148,8 +149,22 @@ impl Settings {
         let wrong = |what: &str| Error::sql(format!("'{key}' = '{value}' is not {what}"));
         let length =
             || duration_ms(value).ok_or_else(|| wrong("a length of time").hint("write '3 d', '10 min', '500 ms'"));
+        let path = || match check_path(value) {
+            Ok(()) => Ok(value.to_owned()),
+            Err(error) => {
+                let hint = error.hint_text().unwrap_or("a plain path, file:///… or s3://bucket/key").to_owned();
+                Err(Error::sql(format!("'{key}': {}", error.message())).hint(hint))
+            }
+        };
         match key {
-            "pipeline.name" => self.name = Some(value.to_owned()),
+            "pipeline.name" => {
+                let is_folder = !matches!(value.trim(), "" | "." | "..") && !value.contains(['/', '\\']);
+                if !is_folder || value.contains(char::is_control) {
+                    let hint = "checkpoints lie in a folder of this name: without '/', '\\' and control characters, and not empty, '.' or '..'";
+                    return Err(wrong("a name for a job").hint(hint));
+                }
+                self.name = Some(value.to_owned());
+            }
             "table.local-time-zone" => {
                 self.time_zone = value
                     .parse()
@@ -210,20 +225,22 @@ impl Settings {
             "tidemill.maximum-failed-rows" => {
                 self.poison.most_rows = value.parse().map_err(|_| wrong("a number of rows"))?;
             }
-            "tidemill.lease" => self.lease = Some(value.to_owned()),
+            "tidemill.lease" => {
+                self.lease = Some(LeasePlace::parse(value).map_err(|_| wrong("'checkpoints' or 'dynamodb:TABLE'"))?);
+            }
             "tidemill.lease.ttl" => {
                 self.lease_ttl_ms = length()?;
                 if self.lease_ttl_ms < 500 {
                     return Err(wrong("at least 500 ms"));
                 }
             }
-            "tidemill.errors.path" | "tidemill.on-failure-destination" => self.errors_path = Some(value.to_owned()),
+            "tidemill.errors.path" | "tidemill.on-failure-destination" => self.errors_path = Some(path()?),
             "table.exec.mini-batch.enabled" if !matches!(value, "true" | "false") => {
                 return Err(wrong("'true' or 'false'"));
             }
             "table.exec.mini-batch.size" if value.parse::<u64>().is_err() => return Err(wrong("a number")),
             "execution.checkpointing.interval" => self.checkpoint_interval_ms = length()?.max(0),
-            "state.checkpoints.dir" | "execution.checkpointing.dir" => self.checkpoints_path = Some(value.to_owned()),
+            "state.checkpoints.dir" | "execution.checkpointing.dir" => self.checkpoints_path = Some(path()?),
             "state.checkpoints.num-retained" | "execution.checkpointing.num-retained" => {
                 self.checkpoints_kept =
                     value.parse().ok().filter(|kept| *kept > 0).ok_or_else(|| wrong("a number from 1 on"))?;

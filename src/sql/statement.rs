@@ -323,6 +323,10 @@ fn locate(error: &ParserError, text: &SqlText, end: Span) -> Error {
         }
     };
     let (message, span) = split_place(&message);
+    let message = match message.split_once("found: ") {
+        Some((before, _)) if span.is_some_and(|span| text.is_secret(span)) => format!("{before}found: a secret"),
+        _ => message.to_owned(),
+    };
     let mut error = Error::sql(lower_first(&message.replace("found: EOF", "found the end of the statement")));
     if message.contains("Expected: )") {
         error = error.hint("a parenthesis is not closed, or a comma is missing");

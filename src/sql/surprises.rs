@@ -163,7 +163,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicI64;
 
-    use crate::sql::{PlanOptions, SqlText, plan_job};
+    use crate::sql::{JobPlan, PlanOptions, SqlText, plan_job};
 
     const TABLES: &str = "
 CREATE TABLE events (page STRING, country STRING, n INT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts)
@@ -174,11 +174,37 @@ INSERT INTO items (COLUMNS) ";
 
     async fn once(key: &str, columns: &str, query: &str) -> bool {
         let text = TABLES.replace("KEY) NOT", &format!("{key}) NOT")).replace("COLUMNS", columns) + query + ";";
+        planned(text).await.queries[0].sink.has_each_key_once
+    }
+
+    async fn planned(text: String) -> JobPlan {
         let file = Arc::new(SqlText::new("job.sql", text));
         let options =
             PlanOptions { partitions: 1, batch: false, pruned: true, epoch_time_ms: Arc::new(AtomicI64::new(0)) };
-        let plan = plan_job(&[file], &Default::default(), &options, None).await.expect("it can be planned");
-        plan.queries[0].sink.has_each_key_once
+        plan_job(&[file], &Default::default(), &options, None).await.expect("it can be planned")
+    }
+
+    /// DynamoDB takes the columns of PARTITIONED BY for the key, where there is no other: rows of it replace each other as well.
+    #[tokio::test]
+    async fn columns_of_partitioned_by_are_a_key_to_dynamodb_and_to_no_other() {
+        let dynamodb = "'dynamodb', 'table-name' = 'parts'";
+        for (connector, query, expected) in [
+            (dynamodb, "SELECT page, CAST(n AS BIGINT) FROM events", false),
+            (
+                dynamodb,
+                "SELECT page, COUNT(*) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) GROUP BY page, window_start, window_end",
+                false,
+            ),
+            ("'blackhole'", "SELECT page, CAST(n AS BIGINT) FROM events", true),
+        ] {
+            let table = format!(
+                "CREATE TABLE parts (k STRING, c BIGINT) PARTITIONED BY (k) WITH ('connector' = {connector});\n"
+            );
+            let text = TABLES.replace("KEY) NOT", "k) NOT").replace("INSERT INTO items (COLUMNS) ", &table);
+            let plan = planned(text + &format!("INSERT INTO parts {query};")).await;
+            let sink = &plan.queries[0].sink;
+            assert_eq!(sink.key.is_empty() || sink.has_each_key_once, expected, "{connector}: {query}");
+        }
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer, Whitespace, Word};
 
 use super::dialect::FlinkDialect;
+use super::secrets::without_secrets;
 use crate::contracts::{Error, Location, Result};
 
 /// Stands between a table's name and the number of the hint that was written after it. Not a
@@ -41,6 +42,7 @@ impl Parameters {
 pub struct SqlText {
     /// Path as it is shown.
     pub file: Arc<str>,
+    /// As they are shown: without secrets.
     lines: Vec<Arc<str>>,
     text: String,
 }
@@ -62,7 +64,7 @@ impl SqlText {
             .map(|line| if line.trim_start().starts_with('%') { "" } else { line.trim_end_matches('\r') })
             .collect::<Vec<_>>()
             .join("\n");
-        let lines = text.split('\n').map(Arc::from).collect();
+        let lines = without_secrets(&text).split('\n').map(Arc::from).collect();
         Self { file: file.into(), lines, text }
     }
 
@@ -74,6 +76,17 @@ impl SqlText {
         let rest = (text.chars().count() as u64 + 1).saturating_sub(column).max(1);
         let length = if span.end.line == span.start.line { span.end.column.saturating_sub(column) } else { rest };
         Location { file: Arc::clone(&self.file), line, column, length: length.clamp(1, rest), text }
+    }
+
+    /// Whether a secret, or the quote before one, stands where the span begins.
+    pub(crate) fn is_secret(&self, span: Span) -> bool {
+        let (line, column) = (span.start.line.max(1) as usize - 1, span.start.column.max(1) as usize - 1);
+        // One that is quoted may begin on a later line.
+        let from = |lines: &mut dyn Iterator<Item = &str>| {
+            let text: String = lines.skip(line).take(8).collect();
+            text.chars().skip(column).take(2).collect::<String>()
+        };
+        from(&mut self.text.split('\n')) != from(&mut self.lines.iter().map(|line| &**line))
     }
 
     /// The whole text.

@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -63,7 +63,7 @@ pub struct Stamp {
 pub struct CheckpointStore {
     pub(super) storage: Arc<dyn Storage>,
     /// Different in every run.
-    nonce: String,
+    pub(super) nonce: String,
     pub(super) kept: usize,
     /// Number of the last checkpoint that this run has loaded or committed.
     pub(super) number: u64,
@@ -71,11 +71,13 @@ pub struct CheckpointStore {
     pub(super) stored: HashMap<StateKey, Vec<KeptFile>>,
     pub(super) dead: HashMap<StateKey, StateFile>,
     /// Files that this run has named.
-    named: u64,
+    pub(super) named: u64,
     /// Where rows go that are loaded beyond so many bytes.
     pub(super) spill: Option<(Arc<SpillFolder>, usize)>,
     pub(super) held: AtomicUsize,
     pub(super) references: Arc<ReferenceVersions>,
+    /// It has been said that nothing can be cleaned up.
+    pub(super) told: AtomicBool,
 }
 
 /// Query, and number of the operator.
@@ -87,8 +89,8 @@ impl CheckpointStore {
         let (stored, dead) = (HashMap::new(), HashMap::new());
         let (nonce, kept) = (nonce.into(), kept.max(1));
         let references = Arc::new(ReferenceVersions::new(Arc::clone(&storage), nonce.clone()));
-        let held = AtomicUsize::new(0);
-        Self { storage, nonce, kept, number: 0, stored, dead, named: 0, spill: None, held, references }
+        let (held, told) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { storage, nonce, kept, number: 0, stored, dead, named: 0, spill: None, held, references, told }
     }
 
     /// Of what is loaded, keeps up to `bytes` in memory and the rest in `folder`.
@@ -164,7 +166,7 @@ impl CheckpointStore {
     pub async fn commit(&mut self, job: &SavedJob, log_after: u64, stamp: Stamp) -> Result<Committed> {
         let mut manifest = self.next_manifest(job.epoch, log_after, stamp);
         manifest.tables.clone_from(&job.tables);
-        manifest.reread.clone_from(&job.reread);
+        manifest.set_reread(job.reread.clone());
         manifest.references = self.references.at(job.epoch);
         let (mut stored, mut dead, mut written_bytes) = (HashMap::new(), HashMap::new(), 0);
         for (name, query) in &job.queries {
@@ -284,13 +286,15 @@ impl CheckpointStore {
             }
             return Err(fenced(&self.storage.place(), manifest.number, other.ok().flatten().as_ref()));
         }
-        // The number was free because it has been removed again: the job has gone on without this run.
+        // The number is taken, whatever comes of the look: who tries again takes the next one.
+        self.number = manifest.number;
+        self.references.reached(manifest.number);
+        // It was free because it has been removed again: the job has gone on without this run.
         if self.numbers().await?.last().is_some_and(|newest| *newest > manifest.number) {
             self.storage.remove(&name).await?;
             let newest = self.latest().await.ok().flatten();
             return Err(fenced(&self.storage.place(), manifest.number, newest.as_ref()));
         }
-        self.number = manifest.number;
         self.references.committed(manifest);
         Ok(bytes)
     }

@@ -1,7 +1,7 @@
 //! The epoch log as a local file: a line for each entry, `<checksum> <JSON>`, appended and synced.
 //!
 //! A line that a crash cut off is the last one, has no line end and never took effect: it is removed when the log is
-//! opened. Any other damage is an error. The file is locked while a run has it, so that two runs of a job on one folder cannot
+//! opened. Any other damage is told, and stays until nothing of the log is needed any more. The file is locked while a run has it, so that two runs of a job on one folder cannot
 //! mix; work that a dropped run has begun keeps it, too ([`in_use`]). Shortening writes a new file, which is locked before it takes the place of the old one.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -14,10 +14,12 @@ use async_trait::async_trait;
 
 use super::checksum::hex_digest;
 use super::in_use::{self, Claim, gone};
-use crate::contracts::{EpochLog, Error, ErrorKind, LogEntry, Result};
+use crate::contracts::{EpochLog, Error, ErrorKind, LogEntry, Result, SeenLog};
 
 /// Name of the log in the folder of a job's saved states.
 const FILE: &str = "epochs.log";
+/// A shorter one, before it has taken that name.
+pub(super) const NEXT: &str = ".epochs.next";
 /// Hex digits of a line's checksum: 64 bits of SHA-256.
 const CHECKSUM_DIGITS: usize = 16;
 
@@ -38,8 +40,9 @@ impl Drop for FileEpochLog {
 #[derive(Debug)]
 struct Open {
     file: File,
-    /// Epoch and length of each line.
-    lines: Vec<(Option<u64>, usize)>,
+    lines: Vec<Line>,
+    /// The last line is damaged and has no line end.
+    unended: bool,
     /// A line could not be written. Those after it say what followed from it.
     failed: bool,
     /// The folder, when it may still name the longer file that this one has replaced after a crash.
@@ -47,9 +50,25 @@ struct Open {
     _claim: Claim,
 }
 
+#[derive(Debug)]
+struct Line {
+    epoch: Option<u64>,
+    bytes: usize,
+    damaged: bool,
+}
+
 impl FileEpochLog {
     /// Opens the log in `folder`, makes it if it is not there, and answers its entries. Blocks.
+    ///
+    /// # Errors
+    /// `fenced` while another run has it, `corrupt` where a line is damaged.
     pub fn open(folder: &Path) -> Result<(Self, Vec<LogEntry>)> {
+        let (log, entries, damage) = Self::open_damaged(folder)?;
+        damage.map_or(Ok((log, entries)), Err)
+    }
+
+    /// The same for who may need nothing of it: answers what can be read, and what is wrong with the rest. Blocks.
+    pub(super) fn open_damaged(folder: &Path) -> Result<(Self, Vec<LogEntry>, Option<Error>)> {
         let path = folder.join(FILE);
         let failed = |e| failed("open", &path, e);
         let claim = Claim::take(folder).ok_or_else(|| taken(folder))?;
@@ -67,41 +86,56 @@ impl FileEpochLog {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
-        let (entries, whole) = parse(&bytes, &path)?;
+        let Parsed { entries, lines, damage } = parse(&bytes, &path);
+        let whole: usize = lines.iter().map(|line| line.bytes).sum();
         if whole < bytes.len() {
             file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(failed)?;
         }
         sync(folder).map_err(failed)?;
-        let lengths = bytes[..whole].split_inclusive(|b| *b == b'\n').map(<[u8]>::len);
-        let lines = entries.iter().map(LogEntry::epoch).zip(lengths).collect();
-        let open = Arc::new(Mutex::new(Open { file, lines, failed: false, unsynced: None, _claim: claim }));
+        let unended = whole > 0 && bytes[whole - 1] != b'\n';
+        let open = Open { file, lines, unended, failed: false, unsynced: None, _claim: claim };
+        let open = Arc::new(Mutex::new(open));
         let weak: Weak<Mutex<Open>> = Arc::downgrade(&open);
         in_use::opened(folder, weak);
-        Ok((Self { folder: folder.to_owned(), path, open }, entries))
+        Ok((Self { folder: folder.to_owned(), path, open }, entries, damage))
+    }
+
+    /// Reads the log in `folder`, if there is one, and changes nothing. Blocks.
+    pub(super) fn see(folder: &Path) -> Result<SeenLog> {
+        let path = folder.join(FILE);
+        let failed = |e| failed("read", &path, e);
+        let mut file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(SeenLog::default()),
+            file => file.map_err(failed)?,
+        };
+        // Where that cannot be asked, it may be; and so it was where a shorter one has taken its place since.
+        let own = file.metadata().map_err(failed)?.ino();
+        let in_use = file.try_lock_shared().is_err() || fs::metadata(&path).map_err(failed)?.ino() != own;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed)?;
+        let Parsed { entries, damage, .. } = parse(&bytes, &path);
+        Ok(SeenLog { entries, damaged: damage.is_some(), in_use })
     }
 }
 
 fn taken(folder: &Path) -> Error {
     Error::new(ErrorKind::Fenced, format!("another run of this job uses '{}'", folder.display()))
-        .hint("stop it first, or give this one another --local folder")
-}
-
-impl FileEpochLog {
-    /// Removes a log that cannot be read. Blocks.
-    pub fn discard(folder: &Path) -> Result<()> {
-        let path = folder.join(FILE);
-        fs::remove_file(&path).map_err(|e| failed("remove", &path, e))
-    }
+        .hint("stop it first; another job has another name (SET 'pipeline.name'), or another folder")
 }
 
 #[async_trait]
 impl EpochLog for FileEpochLog {
     async fn append(&self, entry: &LogEntry) -> Result<()> {
         let (line, epoch, open) = (line(entry)?, entry.epoch(), Arc::downgrade(&self.open));
+        let (path, anew) = (self.path.clone(), matches!(entry, LogEntry::Started { anew: true, .. }));
         let write = move || {
             let open = open.upgrade().ok_or_else(gone)?;
             let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.append(epoch, &line, |file, line| file.write_all(line).and_then(|()| file.sync_data()))
+            open.append(epoch, &line, |file, line| file.write_all(line).and_then(|()| file.sync_data()))?;
+            if anew && open.lines.iter().any(|line| line.damaged) {
+                open.retain(&path, |line| !line.damaged, sync)?;
+            }
+            Ok(())
         };
         let written = tokio::task::spawn_blocking(write).await;
         written
@@ -140,40 +174,56 @@ impl Open {
             }
             self.unsynced = None;
         }
-        if let Err(error) = write(&mut self.file, line) {
+        // (It is damaged as it is: a line end more changes nothing.)
+        let ended = if self.unended { [b"\n", line].concat() } else { Vec::new() };
+        if let Err(error) = write(&mut self.file, if self.unended { &ended } else { line }) {
             self.failed = true;
-            let whole: usize = self.lines.iter().map(|(_, bytes)| bytes).sum();
+            let whole: usize = self.lines.iter().map(|line| line.bytes).sum();
             let _ = self.file.set_len(whole as u64);
             return Err(error);
         }
-        self.lines.push((epoch, line.len()));
+        if let Some(last) = self.lines.last_mut().filter(|_| self.unended) {
+            last.bytes += 1;
+        }
+        self.unended = false;
+        self.lines.push(Line { epoch, bytes: line.len(), damaged: false });
         Ok(())
     }
 
     /// Removes entries up to and with `epoch`, when they are at least half of the log: so it is written a constant number of
     /// times. The beginnings of runs go when nothing else is left. `sync` makes durable what a folder names.
     fn forget(&mut self, path: &Path, epoch: u64, sync: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-        let needed = |own: &Option<u64>| own.is_none_or(|own| own > epoch);
-        if !self.lines.iter().any(|(own, _)| own.is_some_and(|own| own > epoch)) {
+        let needed = |line: &Line| !line.damaged && line.epoch.is_none_or(|own| own > epoch);
+        if !self.lines.iter().any(|line| line.epoch.is_some_and(|own| own > epoch)) {
             // Entries that a crash leaves here are known by their numbers.
             self.file.set_len(0)?;
             self.lines.clear();
+            self.unended = false;
             return Ok(());
         }
-        let bytes =
-            |lines: &mut dyn Iterator<Item = &(Option<u64>, usize)>| lines.map(|(_, bytes)| bytes).sum::<usize>();
-        let kept = bytes(&mut self.lines.iter().filter(|(own, _)| needed(own)));
-        if kept * 2 > bytes(&mut self.lines.iter()) {
+        let bytes = |lines: &mut dyn Iterator<Item = &Line>| lines.map(|line| line.bytes).sum::<usize>();
+        let kept = bytes(&mut self.lines.iter().filter(|line| needed(line)));
+        if kept * 2 > bytes(&mut self.lines.iter()) && !self.lines.iter().any(|line| line.damaged) {
             return Ok(());
         }
-        let (all, mut text, mut at) = (fs::read(path)?, Vec::with_capacity(kept), 0);
-        for (own, length) in &self.lines {
-            if needed(own) {
-                text.extend_from_slice(&all[at..at + length]);
+        self.retain(path, needed, sync)
+    }
+
+    /// Puts a file with these lines only in the place of this one.
+    fn retain(
+        &mut self,
+        path: &Path,
+        needed: impl Fn(&Line) -> bool,
+        sync: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let (all, mut text, mut at) = (fs::read(path)?, Vec::new(), 0);
+        for line in &self.lines {
+            if needed(line) {
+                text.extend_from_slice(&all[at..at + line.bytes]);
             }
-            at += length;
+            at += line.bytes;
         }
-        let temporary = path.with_file_name(".epochs.next");
+        let temporary = path.with_file_name(NEXT);
         let _ = fs::remove_file(&temporary);
         let mut next = OpenOptions::new().read(true).append(true).create_new(true).open(&temporary)?;
         next.try_lock()?;
@@ -182,7 +232,8 @@ impl Open {
         fs::rename(&temporary, path)?;
         // Whatever fails from here on: this is the log, whose lock others look at, and the file before has no name any more.
         self.file = next;
-        self.lines.retain(|(own, _)| needed(own));
+        self.lines.retain(needed);
+        self.unended = false;
         if let Some(folder) = path.parent() {
             self.unsynced = Some(folder.to_owned());
             sync(folder)?;
@@ -204,24 +255,37 @@ pub(super) fn line(entry: &LogEntry) -> Result<Vec<u8>> {
     Ok(format!("{} {json}\n", &hex_digest(json.as_bytes())[..CHECKSUM_DIGITS]).into_bytes())
 }
 
-/// Entries, and the length of what is whole.
-fn parse(bytes: &[u8], path: &Path) -> Result<(Vec<LogEntry>, usize)> {
-    let (mut entries, mut whole) = (Vec::new(), 0);
+/// What a file has, but for a torn end.
+struct Parsed {
+    entries: Vec<LogEntry>,
+    lines: Vec<Line>,
+    /// The first.
+    damage: Option<Error>,
+}
+
+fn parse(bytes: &[u8], path: &Path) -> Parsed {
+    let mut parsed = Parsed { entries: Vec::new(), lines: Vec::new(), damage: None };
     for (number, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
-        if let Some(entry) = line.strip_suffix(b"\n").and_then(parse_line) {
-            entries.push(entry);
-            whole += line.len();
-            continue;
-        }
+        let entry = line.strip_suffix(b"\n").and_then(parse_line);
         // A write that was cut off leaves the beginning of a line. One that is whole but for its last byte was damaged.
         let is_torn = !line.ends_with(b"\n") && parse_line(&line[..line.len() - 1]).is_none();
-        if !is_torn {
-            let error = Error::corrupt(format!("line {} of the epoch log '{}' is damaged", number + 1, path.display()));
-            return Err(error.hint("restore the file, or run with --fresh to read everything again"));
+        if entry.is_none() && is_torn {
+            break;
         }
+        let epoch = entry.as_ref().and_then(LogEntry::epoch);
+        parsed.lines.push(Line { epoch, bytes: line.len(), damaged: entry.is_none() });
+        if entry.is_none() && parsed.damage.is_none() {
+            let error = format!("line {} of the epoch log '{}' is damaged", number + 1, path.display());
+            parsed.damage = Some(Error::corrupt(error).hint(DAMAGED));
+        }
+        parsed.entries.extend(entry);
     }
-    Ok((entries, whole))
+    parsed
 }
+
+/// What can be done where an entry cannot be read.
+pub(super) const DAMAGED: &str = "`tidemill state rewind STORE latest` goes on from the newest checkpoint without the log, and writes again what \
+                                  came since; or restore it from a copy; or run with --fresh to read everything again";
 
 pub(super) fn parse_line(line: &[u8]) -> Option<LogEntry> {
     let (checksum, json) = std::str::from_utf8(line).ok()?.split_once(' ')?;
@@ -229,196 +293,9 @@ pub(super) fn parse_line(line: &[u8]) -> Option<LogEntry> {
 }
 
 fn failed(what: &str, path: &Path, error: std::io::Error) -> Error {
-    Error::unavailable(format!("cannot {what} the epoch log '{}'", path.display())).caused_by(error)
+    Error::of_disk(format!("cannot {what} the epoch log '{}'", path.display()), error)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::contracts::{EpochCut, SplitCut};
-
-    fn cut(epoch: u64) -> LogEntry {
-        let split = SplitCut {
-            feed: "events".to_owned(),
-            split: "shardId-000000000000".to_owned(),
-            opened: None,
-            records: 17,
-            after: Some("4711".to_owned()),
-            version: Some("\"e-tag\"".to_owned()),
-            ended: false,
-        };
-        let (generation, now_ms) = (1, 1_790_000_000_000);
-        let (splits, tables) = (vec![split], vec![]);
-        let references = [("weights".to_owned(), "5e0c".repeat(16))].into();
-        LogEntry::Cut(EpochCut {
-            epoch,
-            generation,
-            now_ms,
-            oldest_ms: Some(7),
-            closes: false,
-            splits,
-            tables,
-            references,
-        })
-    }
-
-    async fn written(folder: &Path, epochs: std::ops::Range<u64>) -> Vec<u8> {
-        let (log, _) = FileEpochLog::open(folder).expect("a log");
-        let started = LogEntry::Started { generation: 1, queries: Default::default(), anew: false };
-        log.append(&started).await.expect("an entry");
-        for epoch in epochs {
-            log.append(&cut(epoch)).await.expect("an entry");
-        }
-        fs::read(folder.join(FILE)).expect("the file")
-    }
-
-    #[tokio::test]
-    async fn a_torn_tail_is_cut_off_wherever_it_was_torn() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let bytes = written(folder.path(), 1..4).await;
-        let last = bytes.len() - bytes.split_inclusive(|b| *b == b'\n').next_back().map_or(0, <[u8]>::len);
-        for end in last..bytes.len() {
-            fs::write(folder.path().join(FILE), &bytes[..end]).expect("a torn file");
-            let (log, entries) = FileEpochLog::open(folder.path()).expect("a torn tail is no error");
-            assert_eq!(entries.last(), Some(&cut(2)), "torn at {end}");
-            log.append(&cut(3)).await.expect("goes on");
-            assert_eq!(fs::read(folder.path().join(FILE)).expect("the file"), bytes, "torn at {end}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_line_that_is_written_in_part_is_cut_off_and_nothing_follows_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let bytes = written(folder.path(), 1..4).await;
-        let content = || fs::read(folder.path().join(FILE)).expect("the file");
-        for can_be_cut in [true, false] {
-            let (log, entries) = FileEpochLog::open(folder.path()).expect("a log");
-            assert_eq!(entries.last(), Some(&cut(3)));
-            let full = |file: &mut File, line: &[u8]| {
-                file.write_all(&line[..line.len() / 2])?;
-                Err(io::ErrorKind::StorageFull.into())
-            };
-            let text = line(&cut(4)).expect("a line");
-            let written = log.open.lock().expect("no panic").append(Some(4), &text, full);
-            assert_eq!(written.map_err(|e| e.kind()), Err(io::ErrorKind::StorageFull));
-            assert_eq!(content(), bytes);
-            if !can_be_cut {
-                fs::write(folder.path().join(FILE), [&bytes, &text[..9]].concat()).expect("half a line");
-            }
-            // There is space again: what another task has waited to write must not come without what was before it.
-            let error = log.append(&cut(5)).await.expect_err("it is refused");
-            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-            log.forget(2).await.expect("shortened");
-            drop(log);
-            let (log, entries) = FileEpochLog::open(folder.path()).expect("only the end of a log may be torn");
-            assert_eq!(entries.iter().filter_map(LogEntry::epoch).collect::<Vec<_>>(), [3]);
-            log.append(&cut(4)).await.expect("goes on");
-            drop(log);
-            fs::write(folder.path().join(FILE), &bytes).expect("as it was");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_flipped_bit_is_found() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let bytes = written(folder.path(), 1..4).await;
-        // Five and eight have no divisor in common: every bit of some byte is met.
-        for bit in (0..bytes.len() * 8).step_by(5) {
-            let mut damaged = bytes.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            fs::write(folder.path().join(FILE), &damaged).expect("a damaged file");
-            let error = FileEpochLog::open(folder.path()).err().unwrap_or_else(|| panic!("bit {bit} was not noticed"));
-            assert_eq!(error.kind(), ErrorKind::Corrupt, "bit {bit}: {error}");
-            assert!(error.hint_text().is_some_and(|hint| hint.contains("--fresh")), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn forgets_what_a_checkpoint_covers_while_a_run_has_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        written(folder.path(), 1..6).await;
-        let epochs = |entries: Vec<LogEntry>| entries.iter().filter_map(LogEntry::epoch).collect::<Vec<_>>();
-        let (log, _) = FileEpochLog::open(folder.path()).expect("a log");
-        let long = fs::metadata(folder.path().join(FILE)).expect("the file").len();
-        log.forget(1).await.expect("not worth it");
-        assert_eq!(fs::metadata(folder.path().join(FILE)).expect("the file").len(), long);
-        log.forget(3).await.expect("shortened");
-        assert!(fs::metadata(folder.path().join(FILE)).expect("the file").len() < long);
-        assert_eq!(FileEpochLog::open(folder.path()).err().map(|e| e.kind()), Some(ErrorKind::Fenced));
-        log.append(&cut(6)).await.expect("goes on");
-        drop(log);
-        let (log, entries) = FileEpochLog::open(folder.path()).expect("a log");
-        assert_eq!(epochs(entries), [4, 5, 6]);
-        log.forget(6).await.expect("shortened");
-        log.append(&cut(7)).await.expect("goes on");
-        drop(log);
-        assert_eq!(epochs(FileEpochLog::open(folder.path()).expect("a log").1), [7]);
-    }
-
-    #[tokio::test]
-    async fn what_fails_when_it_is_shortened_does_not_part_the_run_from_its_file() {
-        let folder = tempfile::tempdir().expect("a folder");
-        written(folder.path(), 1..6).await;
-        let path = folder.path().join(FILE);
-        let numbers = |entries: Vec<LogEntry>| entries.iter().filter_map(LogEntry::epoch).collect::<Vec<_>>();
-        let (log, _) = FileEpochLog::open(folder.path()).expect("a log");
-        // The shorter file has its name, and the folder cannot be synced.
-        let full = |_: &Path| Err(io::ErrorKind::StorageFull.into());
-        let forgotten = log.open.lock().expect("no panic").forget(&path, 3, full);
-        assert_eq!(forgotten.map_err(|e| e.kind()), Err(io::ErrorKind::StorageFull));
-        assert_eq!(FileEpochLog::open(folder.path()).err().map(|e| e.kind()), Some(ErrorKind::Fenced));
-        log.append(&cut(6)).await.expect("goes on");
-        let named = File::open(&path).expect("the file");
-        assert!(matches!(named.try_lock(), Err(TryLockError::WouldBlock)), "the log's lock is this run's");
-        log.forget(5).await.expect("shortened again");
-        log.append(&cut(7)).await.expect("goes on");
-        drop(log);
-        assert_eq!(numbers(FileEpochLog::open(folder.path()).expect("a log").1), [6, 7]);
-
-        // All of it is covered, and it cannot be emptied: a part of a line that comes then is cut off, and no more.
-        let (log, _) = FileEpochLog::open(folder.path()).expect("a log");
-        {
-            let mut open = log.open.lock().expect("no panic");
-            let file = std::mem::replace(&mut open.file, File::open(&path).expect("to be read only"));
-            assert!(open.forget(&path, 7, sync).is_err());
-            open.file = file;
-            let half = |file: &mut File, line: &[u8]| {
-                file.write_all(&line[..line.len() / 2])?;
-                Err(io::ErrorKind::StorageFull.into())
-            };
-            assert!(open.append(Some(8), &line(&cut(8)).expect("a line"), half).is_err());
-        }
-        drop(log);
-        assert_eq!(numbers(FileEpochLog::open(folder.path()).expect("a log").1), [6, 7]);
-    }
-
-    /// Its name must be durable before anything is written that the file before does not have.
-    #[tokio::test]
-    async fn nothing_is_written_to_a_shortened_log_whose_name_may_go() {
-        let folder = tempfile::tempdir().expect("a folder");
-        written(folder.path(), 1..6).await;
-        let path = folder.path().join(FILE);
-        let (log, _) = FileEpochLog::open(folder.path()).expect("a log");
-        {
-            let mut open = log.open.lock().expect("no panic");
-            assert!(open.forget(&path, 3, |_| Err(io::ErrorKind::StorageFull.into())).is_err());
-            open.unsynced = Some(folder.path().join("gone"));
-        }
-        let error = log.append(&cut(6)).await.expect_err("it still cannot be synced");
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        log.append(&cut(7)).await.expect_err("nothing follows it");
-        drop(log);
-        let (_, entries) = FileEpochLog::open(folder.path()).expect("a log");
-        assert_eq!(entries.iter().filter_map(LogEntry::epoch).collect::<Vec<_>>(), [4, 5]);
-    }
-
-    #[test]
-    fn two_runs_cannot_have_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let first = FileEpochLog::open(folder.path()).expect("a log");
-        let second = FileEpochLog::open(folder.path()).expect_err("it is taken");
-        assert_eq!(second.kind(), ErrorKind::Fenced, "{second}");
-        drop(first);
-        FileEpochLog::open(folder.path()).expect("free again");
-    }
-}
+#[path = "epoch_log_tests.rs"]
+mod tests;

@@ -19,10 +19,9 @@ use arrow::ipc::{Block, CompressionType, root_as_footer, root_as_message};
 use bytes::Bytes;
 
 use super::checksum::hex_digest;
-use super::compact::compact;
 use super::ranges::Ranges;
 use super::saved::PieceRows;
-use crate::contracts::{Error, Result, batch_bytes};
+use crate::contracts::{Error, Result, batch_bytes, compact};
 
 /// Bytes of state in a file, where memory sets no other bound; a larger piece is cut into several.
 pub const STATE_FILE_BYTES: usize = 32 << 20;

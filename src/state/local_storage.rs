@@ -13,8 +13,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::FileEpochLog;
+use super::epoch_log::NEXT as NEXT_LOG;
 use super::in_use::Permit;
-use crate::contracts::{Created, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, Result, Storage};
+use crate::contracts::{Created, Error, LockedStorage, OpenedLog, Result, SeenLog, Storage};
 
 /// A folder, which need not exist.
 #[derive(Debug)]
@@ -52,38 +53,51 @@ impl LocalStorage {
 }
 
 /// The log first: what follows is for one run at a time.
-fn open_log(folder: &Path, anew: bool) -> Result<(FileEpochLog, Vec<LogEntry>)> {
+fn open_log(folder: &Path, anew: bool) -> Result<OpenedLog> {
     refuse_old_layout(folder, anew)?;
-    let opened = match FileEpochLog::open(folder) {
-        Err(error) if error.kind() == ErrorKind::Corrupt && anew => {
-            FileEpochLog::discard(folder)?;
-            FileEpochLog::open(folder)?
-        }
-        opened => opened?,
-    };
-    remove_hidden(folder).map_err(|e| failed("tidy", folder, e))?;
-    Ok(opened)
+    let (log, entries, damage) = FileEpochLog::open_damaged(folder)?;
+    remove_temporary(folder).map_err(|e| failed("tidy", folder, e))?;
+    Ok(OpenedLog { log: Arc::new(log), entries, damage })
 }
 
-fn remove_hidden(folder: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(folder) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_hidden(&entry.path())?;
-        } else if entry.file_name().to_string_lossy().starts_with('.') {
-            fs::remove_file(entry.path())?;
+/// Folders of the objects of a job.
+const FOLDERS: [&str; 4] = ["manifests", "state", "savepoints", "references"];
+
+/// Removes what runs that have died left half written. Whatever else lies in the folder is somebody's.
+fn remove_temporary(folder: &Path) -> io::Result<()> {
+    missing_is_none(fs::remove_file(folder.join(NEXT_LOG)))?;
+    for below in FOLDERS {
+        for entry in missing_is_none(fs::read_dir(folder.join(below)))?.into_iter().flatten() {
+            let entry = entry?;
+            if entry.file_type()?.is_file() && is_temporary(&entry.file_name().to_string_lossy()) {
+                fs::remove_file(entry.path())?;
+            }
         }
     }
     Ok(())
 }
 
-/// States of versions that saved only at the end of a run lie in the folder itself, as `<n>.json`.
+/// What [`create`] calls an object until it is whole.
+fn temporary(file: &str, process: u32, number: u64) -> String {
+    format!(".{file}.{process}-{number}")
+}
+
+fn is_temporary(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
+    let numbers = parts.filter(|(file, _)| !file.is_empty()).and_then(|(_, numbers)| numbers.split_once('-'));
+    numbers.is_some_and(|(process, number)| is_number(process) && is_number(number))
+}
+
+/// States of versions that saved only at the end of a run lie in the folder itself, as `<n>.json` and `<n>-<query>-<operator>.arrow`.
+fn is_old_layout(name: &str) -> bool {
+    let is_number = |text: &str| text.parse::<u64>().is_ok_and(|number| number.to_string() == text);
+    let arrow = name.strip_suffix(".arrow").and_then(|name| name.split_once('-'));
+    name.strip_suffix(".json").is_some_and(is_number) || arrow.is_some_and(|(number, _)| is_number(number))
+}
+
 fn refuse_old_layout(folder: &Path, fresh: bool) -> Result<()> {
-    let failed = |e| Error::unavailable(format!("cannot read '{}'", folder.display())).caused_by(e);
+    let failed = |e| Error::of_disk(format!("cannot read '{}'", folder.display()), e);
     let entries = match std::fs::read_dir(folder) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(failed)?,
@@ -91,7 +105,7 @@ fn refuse_old_layout(folder: &Path, fresh: bool) -> Result<()> {
     for entry in entries {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let old = path.is_file() && (name.ends_with(".json") || name.ends_with(".arrow"));
+        let old = path.is_file() && is_old_layout(&name);
         if old && fresh {
             std::fs::remove_file(&path).map_err(failed)?;
         } else if old {
@@ -111,7 +125,7 @@ fn create(root: &Path, name: &str, content: &[u8], number: u64) -> io::Result<Cr
         fs::create_dir_all(folder)?;
         File::open(root)?.sync_all()?;
     }
-    let temporary = folder.join(format!(".{}.{}-{number}", file.to_string_lossy(), std::process::id()));
+    let temporary = folder.join(temporary(&file.to_string_lossy(), std::process::id(), number));
     let mut written = File::create(&temporary)?;
     if let Err(error) = written.write_all(content).and_then(|()| written.sync_all()) {
         // A disk that is full is not filled further with parts of what it could not take.
@@ -136,7 +150,7 @@ fn create(root: &Path, name: &str, content: &[u8], number: u64) -> io::Result<Cr
 }
 
 fn failed(what: &str, path: &Path, error: io::Error) -> Error {
-    Error::unavailable(format!("cannot {what} '{}'", path.display())).caused_by(error)
+    Error::of_disk(format!("cannot {what} '{}'", path.display()), error)
 }
 
 fn missing_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
@@ -185,11 +199,96 @@ impl Storage for LocalStorage {
 
 #[async_trait]
 impl LockedStorage for LocalStorage {
-    async fn open_log(&self, anew: bool) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)> {
+    async fn open_log(&self, anew: bool) -> Result<OpenedLog> {
         let root = self.root.clone();
         let opened = tokio::task::spawn_blocking(move || open_log(&root, anew)).await;
-        let (log, entries) =
-            opened.map_err(|e| Error::internal("the task that opened the epoch log died").caused_by(e))??;
-        Ok((Arc::new(log), entries))
+        opened.map_err(|e| Error::internal("the task that opened the epoch log died").caused_by(e))?
+    }
+
+    async fn see_log(&self) -> Result<SeenLog> {
+        let root = self.root.clone();
+        let seen = tokio::task::spawn_blocking(move || FileEpochLog::see(&root)).await;
+        seen.map_err(|e| Error::internal("the task that read the epoch log died").caused_by(e))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contracts::LogEntry;
+
+    #[tokio::test]
+    async fn only_what_is_the_job_s_own_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let foreign = [
+            ".env",
+            ".gitignore",
+            ".data.json.12-3",
+            "data.json",
+            "rows.arrow",
+            "07.json",
+            "2026-03.json",
+            "archive/.part-job-1-0-e5.json",
+            "archive/.x.json.12-3",
+            "state/.notes",
+            "state/.x.arrow.12-",
+            "state/.12-3",
+            "state/deeper/.x.arrow.12-3",
+            "manifests/.0000000001.json.swp",
+        ];
+        let own = [".epochs.next", "manifests/.0000000001.json.12-3", "state/.1-n-0.arrow.12-3"];
+        let own = own.into_iter().chain(["savepoints/.a.b.json.12-30", "references/.1-n-0.arrow.1-0"]);
+        for name in foreign.into_iter().chain(own.clone()) {
+            let path = at(name);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            fs::write(path, "somebody's").expect("written");
+        }
+        let storage = LocalStorage::new(folder.path());
+        for anew in [false, true] {
+            drop(storage.open_log(anew).await.expect("opened"));
+            for name in foreign {
+                assert!(at(name).exists(), "{name} is gone");
+            }
+            for name in own.clone() {
+                assert!(!at(name).exists(), "{name} is still there");
+            }
+        }
+        // What `create` leaves behind when it is killed.
+        assert!(is_temporary(&temporary("0000000001.json", 4711, 17)));
+    }
+
+    #[tokio::test]
+    async fn states_of_the_first_versions_are_refused_and_removed_when_asked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = LocalStorage::new(folder.path());
+        for name in ["1.json", "12-a-sql-counts-0.arrow"] {
+            fs::write(folder.path().join(name), "old").expect("written");
+            let error = storage.open_log(false).await.err().expect("refused");
+            assert!(error.message().contains("is of an earlier version"), "{error}");
+            drop(storage.open_log(true).await.expect("opened"));
+            assert!(!folder.path().join(name).exists(), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_is_seen_without_being_touched() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = LocalStorage::new(folder.path());
+        let seen = storage.see_log().await.expect("nothing is there");
+        assert_eq!((seen.entries, seen.damaged, seen.in_use), (vec![], false, false));
+        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 0);
+        let opened = storage.open_log(false).await.expect("opened");
+        let entry = LogEntry::Started { generation: 1, queries: Default::default(), anew: false };
+        opened.log.append(&entry).await.expect("appended");
+        assert!(storage.see_log().await.expect("seen").in_use);
+        drop(opened);
+        let path = folder.path().join("epochs.log");
+        let whole = fs::read(&path).expect("readable");
+        let torn = [&whole[..], &whole[..9]].concat();
+        fs::write(&path, &torn).expect("written");
+        let seen = storage.see_log().await.expect("seen");
+        assert_eq!((seen.entries, seen.damaged, seen.in_use), (vec![entry], false, false));
+        assert_eq!(fs::read(&path).expect("readable"), torn);
     }
 }

@@ -13,15 +13,17 @@ use crate::contracts::{Error, Result};
 
 /// Version of the layout. 1 and 2 were states of whole runs, in one folder without sub-folders; in 3, state files were not packed.
 pub const MANIFEST_VERSION: u32 = 4;
+/// Version of a manifest where some queries catch up with others: a program that did not know of it would give these the same records twice.
+pub const CATCH_UP_VERSION: u32 = 5;
 /// Versions that this program reads.
-pub const MANIFEST_VERSIONS: RangeInclusive<u32> = 3..=MANIFEST_VERSION;
+pub const MANIFEST_VERSIONS: RangeInclusive<u32> = 3..=CATCH_UP_VERSION;
 /// What stands before and behind the manifest's own checksum, which covers everything before.
 const CHECKSUM: (&str, &str) = (",\n  \"checksum\": \"", "\"\n}\n");
 
 /// A checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`MANIFEST_VERSION`].
+    /// [`MANIFEST_VERSION`], or [`CATCH_UP_VERSION`].
     pub version: u32,
     /// The program that wrote it.
     pub program: String,
@@ -142,6 +144,19 @@ impl ManifestOperator {
 }
 
 impl Manifest {
+    /// Says from where records are read again, in the version that tells it to every program.
+    pub(super) fn set_reread(&mut self, reread: Option<Reread>) {
+        let catches_up = reread.as_ref().is_some_and(|reread| reread.catch_up.is_some());
+        self.version = if catches_up { CATCH_UP_VERSION } else { MANIFEST_VERSION };
+        self.reread = reread;
+    }
+
+    /// Queries that keep no state and have rows in open files: who goes back to this has them catch up with the others.
+    pub fn with_open_files(&self) -> impl Iterator<Item = &String> {
+        let is_open = |query: &ManifestQuery| query.operators.is_empty() && query.durable_epoch < self.epoch;
+        self.queries.iter().filter(move |(_, query)| is_open(query)).map(|(name, _)| name)
+    }
+
     /// The last epoch that is not repeated by a run that goes on from it.
     pub fn repeats_after(&self) -> u64 {
         Reread::repeats_after(self.reread.as_ref(), self.epoch)
@@ -151,6 +166,13 @@ impl Manifest {
     pub fn files(&self) -> impl Iterator<Item = &StateFile> {
         let states = self.queries.values().flat_map(ManifestQuery::states).flat_map(ManifestOperator::all_files);
         states.chain(self.references.values().flat_map(|version| &version.files))
+    }
+
+    /// The same, to be renamed.
+    pub(super) fn files_mut(&mut self) -> impl Iterator<Item = &mut StateFile> {
+        let states = self.queries.values_mut().flat_map(|query| query.operators.iter_mut().chain(&mut query.unwritten));
+        let files = states.flat_map(|state| state.files.iter_mut().chain(&mut state.dead));
+        files.chain(self.references.values_mut().flat_map(|version| &mut version.files))
     }
 
     /// Bytes of all files that it names.

@@ -8,9 +8,10 @@
 //! ```
 
 mod checked_file;
+#[cfg(test)]
+mod checkpoint_tests;
 mod checkpoints;
 mod checksum;
-mod compact;
 mod epoch_log;
 mod files;
 mod in_use;
@@ -40,17 +41,19 @@ mod tests;
 
 pub use checkpoints::{CheckpointStore, Committed, DEFAULT_KEPT, Stamp};
 pub(crate) use checksum::hex_digest;
-pub(crate) use compact::without_garbage;
 pub use epoch_log::FileEpochLog;
 pub use files::STATE_FILE_BYTES;
 pub use local_storage::LocalStorage;
 pub use manifest::{
-    MANIFEST_VERSION, MANIFEST_VERSIONS, Manifest, ManifestOperator, ManifestQuery, ManifestReference, StateFile,
+    CATCH_UP_VERSION, MANIFEST_VERSION, MANIFEST_VERSIONS, Manifest, ManifestOperator, ManifestQuery,
+    ManifestReference, StateFile,
 };
 pub use object_epoch_log::ObjectEpochLog;
 pub use object_storage::ObjectStorage;
 pub use ranges::Ranges;
 pub(crate) use reference_files::shown_digest;
 pub use reference_versions::ReferenceVersions;
-pub use saved::{OperatorState, PieceIds, PieceRows, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece};
+pub use saved::{
+    CatchUp, OperatorState, PieceIds, PieceRows, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece,
+};
 pub use spill::{BlockReader, SpillFolder, SpillWriter, SpilledFile};

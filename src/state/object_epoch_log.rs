@@ -9,15 +9,17 @@
 //! A run appends one object at a time, each under the number that follows. So what a stale run tries next is the number that
 //! its successor has begun with. Therefore, when others are removed, the first object of a run is kept, and so is the newest of all: a
 //! successor that found only older ones would begin with a number that a run which still writes has behind it, and the two would never meet.
+//! For the same reason an object that is damaged is not removed, when nothing of it is needed: an empty one takes its place.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 
-use super::epoch_log::{line, parse_line};
+use super::epoch_log::{DAMAGED, line, parse_line};
 use crate::contracts::{Created, EpochLog, Error, ErrorKind, LogEntry, Result, Storage};
 
 const FOLDER: &str = "log";
@@ -43,37 +45,81 @@ struct Waiting {
     done: oneshot::Sender<Result<()>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Writer {
     next: u64,
     /// Objects that are there: number, the last epoch in it; `None` for the beginning of a run.
     objects: VecDeque<(u64, Option<u64>)>,
+    /// What was given up in the midst of being written: it may be there, or not, under the next number, so it is written before all else.
+    begun: Option<Begun>,
+    /// Those that cannot be read.
+    damaged: Vec<u64>,
     /// Whether an append has failed: what it wrote may be there, so no other can follow.
     failed: Option<(ErrorKind, String)>,
 }
 
+/// An object that is being written.
+#[derive(Debug)]
+struct Begun {
+    content: Bytes,
+    epoch: Option<u64>,
+    entries: Vec<Waiting>,
+}
+
 impl ObjectEpochLog {
     /// Opens the log in `storage` and answers its entries. `nonce` must differ from that of every other run.
+    ///
+    /// # Errors
+    /// `corrupt` where an object is damaged.
     pub async fn open(storage: Arc<dyn Storage>, nonce: &str) -> Result<(Self, Vec<LogEntry>)> {
+        let (log, entries, damage) = Self::open_damaged(storage, nonce).await?;
+        damage.map_or(Ok((log, entries)), Err)
+    }
+
+    /// The same for who may need nothing of it: answers what can be read, and what is wrong with the rest. Writes nothing.
+    pub async fn open_damaged(storage: Arc<dyn Storage>, nonce: &str) -> Result<(Self, Vec<LogEntry>, Option<Error>)> {
         let mut numbers: Vec<u64> = storage.list(FOLDER).await?.iter().filter_map(|name| number_of(name)).collect();
         numbers.sort_unstable();
         let reads: Vec<_> = numbers.iter().map(|number| read(&storage, *number).boxed()).collect();
         let read: Vec<_> = futures::stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
-        // Those that the run before removed meanwhile are none, and no first objects of runs either.
-        let there = numbers.iter().zip(&read).filter_map(|(number, entries)| Some((*number, entries.as_ref()?)));
-        let objects = there.map(|(number, entries)| (number, last_epoch(entries))).collect();
         let next = numbers.last().map_or(1, |last| last + 1);
-        let log = Self {
-            storage,
-            nonce: nonce.to_owned(),
-            waiting: Mutex::default(),
-            writer: tokio::sync::Mutex::new(Writer { next, objects, failed: None }),
-        };
-        Ok((log, read.into_iter().flatten().flatten().collect()))
+        let (mut writer, mut all, mut damage) = (Writer { next, ..Writer::default() }, Vec::new(), None);
+        for (number, content) in numbers.into_iter().zip(read) {
+            match content {
+                Content::Whole(entries) => {
+                    writer.objects.push_back((number, last_epoch(&entries)));
+                    all.extend(entries);
+                }
+                // One that the run before removed meanwhile is none, and no first object of a run either.
+                Content::Gone => {}
+                Content::Damaged(error) => {
+                    writer.damaged.push(number);
+                    damage = damage.or(Some(error));
+                }
+            }
+        }
+        let (nonce, writer) = (nonce.to_owned(), tokio::sync::Mutex::new(writer));
+        Ok((Self { storage, nonce, waiting: Mutex::default(), writer }, all, damage))
     }
 
-    /// Writes what waits as one object.
+    /// Puts an empty object in the place of each that cannot be read: it may have been the first one of a run.
+    async fn mend(&self, writer: &mut Writer) -> Result<()> {
+        while let Some(number) = writer.damaged.last().copied() {
+            self.storage.remove(&name(number)).await?;
+            self.storage.create(&name(number), format!("{}\n", self.nonce).into()).await?;
+            writer.damaged.pop();
+            writer.objects.push_back((number, None));
+        }
+        // In their order again.
+        writer.objects.make_contiguous().sort_unstable_by_key(|(number, _)| *number);
+        Ok(())
+    }
+
+    /// Writes what waits as one object. May be dropped: the next call finishes what this one has begun.
     async fn write(&self, writer: &mut Writer) {
+        if writer.begun.is_some() {
+            self.create(writer).await;
+        }
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if waiting.is_empty() {
             return;
@@ -81,10 +127,18 @@ impl ObjectEpochLog {
         let mut content = format!("{}\n", self.nonce).into_bytes();
         waiting.iter().for_each(|entry| content.extend(&entry.line));
         let epoch = waiting.iter().map(|entry| entry.epoch).max().flatten();
+        writer.begun = Some(Begun { content: content.into(), epoch, entries: waiting });
+        self.create(writer).await;
+    }
+
+    /// Creates the object that has been begun, perhaps once more: the same content is no other object.
+    async fn create(&self, writer: &mut Writer) {
+        let Some(begun) = &writer.begun else { return };
         let created = match &writer.failed {
             Some((kind, message)) => Err(Error::new(*kind, message.clone())),
-            None => self.storage.create(&name(writer.next), content.into()).await,
+            None => self.storage.create(&name(writer.next), begun.content.clone()).await,
         };
+        let Some(Begun { epoch, entries, .. }) = writer.begun.take() else { return };
         let failure = match created {
             Ok(Created::New) => None,
             Ok(Created::Taken) => Some((
@@ -100,7 +154,7 @@ impl ObjectEpochLog {
             }
             Some(failure) => writer.failed = Some(failure.clone()),
         }
-        for entry in waiting {
+        for entry in entries {
             let answer = failure.as_ref().map_or(Ok(()), |(kind, message)| Err(Error::new(*kind, message.clone())));
             // One that does not wait any more has been cancelled.
             let _ = entry.done.send(answer);
@@ -120,13 +174,18 @@ impl EpochLog for ObjectEpochLog {
             return answer;
         }
         self.write(&mut writer).await;
-        drop(writer);
-        answer.await.map_err(|e| Error::internal("an entry of the epoch log was not written").caused_by(e))?
+        let written = answer.await;
+        written.map_err(|e| Error::internal("an entry of the epoch log was not written").caused_by(e))??;
+        match entry {
+            LogEntry::Started { anew: true, .. } => self.mend(&mut writer).await,
+            _ => Ok(()),
+        }
     }
 
     async fn forget(&self, epoch: u64) -> Result<()> {
         let old = {
             let mut writer = self.writer.lock().await;
+            self.mend(&mut writer).await?;
             let newest = writer.next - 1;
             let starts = writer.objects.iter().filter(|(_, last)| last.is_none()).count();
             let mut spare = starts.saturating_sub(STARTS_KEPT);
@@ -156,17 +215,22 @@ impl EpochLog for ObjectEpochLog {
     }
 }
 
-/// The entries of an object. `None` if it was removed since it was listed: it has been covered by a checkpoint.
-async fn read(storage: &Arc<dyn Storage>, number: u64) -> Result<Option<Vec<LogEntry>>> {
+/// What an object of the log has.
+enum Content {
+    Whole(Vec<LogEntry>),
+    /// It was removed since it was listed: it has been covered by a checkpoint.
+    Gone,
+    Damaged(Error),
+}
+
+async fn read(storage: &Arc<dyn Storage>, number: u64) -> Result<Content> {
     let name = name(number);
-    let Some(content) = storage.read(&name).await? else { return Ok(None) };
+    let Some(content) = storage.read(&name).await? else { return Ok(Content::Gone) };
     let lines = content.split(|b| *b == b'\n').skip(1).filter(|line| !line.is_empty());
     let entries: Option<Vec<LogEntry>> = lines.map(parse_line).collect();
-    let whole = entries.filter(|_| content.ends_with(b"\n")).ok_or_else(|| {
-        Error::corrupt(format!("'{}/{name}' of the epoch log is damaged", storage.place()))
-            .hint("restore the object, or run with --fresh to read everything again")
-    });
-    whole.map(Some)
+    let damaged = || Error::corrupt(format!("'{}/{name}' of the epoch log is damaged", storage.place())).hint(DAMAGED);
+    let whole = entries.filter(|_| content.ends_with(b"\n"));
+    Ok(whole.map_or_else(|| Content::Damaged(damaged()), Content::Whole))
 }
 
 fn last_epoch(entries: &[LogEntry]) -> Option<u64> {
@@ -184,8 +248,7 @@ fn number_of(name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-
-    use bytes::Bytes;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::contracts::EpochCut;
@@ -232,7 +295,86 @@ mod tests {
     fn cut(epoch: u64) -> LogEntry {
         let (generation, now_ms, splits, tables) = (1, 5, vec![], vec![]);
         let (oldest_ms, closes, references) = (None, false, BTreeMap::new());
-        LogEntry::Cut(EpochCut { epoch, generation, now_ms, oldest_ms, closes, splits, tables, references })
+        LogEntry::Cut(EpochCut {
+            epoch,
+            generation,
+            now_ms,
+            oldest_ms,
+            closes,
+            catches_up: false,
+            splits,
+            tables,
+            references,
+        })
+    }
+
+    /// Does what it is asked once more, or does not, and never answers.
+    #[derive(Debug)]
+    struct Silent {
+        of: Arc<dyn Storage>,
+        does: bool,
+        silent: AtomicBool,
+    }
+
+    #[async_trait]
+    impl Storage for Silent {
+        fn place(&self) -> String {
+            self.of.place()
+        }
+
+        async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+            let silent = self.silent.load(Ordering::Relaxed);
+            let created = if !silent || self.does { Some(self.of.create(name, content).await) } else { None };
+            match created.filter(|_| !silent) {
+                Some(created) => created,
+                None => std::future::pending().await,
+            }
+        }
+
+        async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+            self.of.read(name).await
+        }
+
+        async fn list(&self, folder: &str) -> Result<Vec<String>> {
+            self.of.list(folder).await
+        }
+
+        async fn remove(&self, name: &str) -> Result<()> {
+            self.of.remove(name).await
+        }
+    }
+
+    /// A writer of a sink that is ended with its run, before the failure of the run is noted.
+    #[tokio::test]
+    async fn an_entry_that_is_given_up_half_way_fences_nobody() {
+        for does in [true, false] {
+            for of in storages().1 {
+                let silent = Arc::new(Silent { of, does, silent: AtomicBool::new(false) });
+                let storage: Arc<dyn Storage> = Arc::clone(&silent) as _;
+                let (log, _) = ObjectEpochLog::open(Arc::clone(&storage), "a").await.expect("a log");
+                log.append(&started(1)).await.expect("an entry");
+                silent.silent.store(true, Ordering::Relaxed);
+                let (first, second) = (cut(1), cut(2));
+                // Two at a time: the second one waits for the first to write.
+                tokio::select! {
+                    biased;
+                    _ = log.append(&first) => panic!("it has no answer"),
+                    _ = log.append(&second) => panic!("it has no answer"),
+                    () = async { for _ in 0..100 { tokio::task::yield_now().await } } => {}
+                }
+                // In a folder, what blocks has its own thread.
+                while does && storage.read(&name(2)).await.expect("read").is_none() {
+                    tokio::task::yield_now().await;
+                }
+                silent.silent.store(false, Ordering::Relaxed);
+                let failed = LogEntry::Failed { query: "a".to_owned(), epoch: 2, error: "bad".to_owned() };
+                log.append(&failed).await.expect("nobody has taken over");
+                log.forget(0).await.expect("shortened");
+                let entries = ObjectEpochLog::open(storage, "b").await.expect("a log").1;
+                assert_eq!(entries, [started(1), cut(1), cut(2), failed], "stored: {does}");
+                log.append(&cut(3)).await.expect("it goes on");
+            }
+        }
     }
 
     /// Else those that are kept, as first objects of runs, would make room for them: what fences a run that sleeps since.
@@ -255,6 +397,39 @@ mod tests {
             own.forget(epochs).await.expect("shortened");
             let error = sleeping.append(&started(1)).await.expect_err("it has slept through two runs");
             assert_eq!(error.kind(), ErrorKind::Fenced, "{}: {error}", storage.place());
+        }
+    }
+
+    /// A run that sleeps may try the number of one that is damaged next.
+    #[tokio::test]
+    async fn an_object_that_is_damaged_is_replaced_when_nothing_of_the_log_is_needed() {
+        for storage in storages().1 {
+            let place = storage.place();
+            let (sleeping, _) = ObjectEpochLog::open(Arc::clone(&storage), "a").await.expect("a log");
+            let (before, _) = ObjectEpochLog::open(Arc::clone(&storage), "b").await.expect("a log");
+            for entry in [started(1), cut(1), cut(2)] {
+                before.append(&entry).await.expect("an entry");
+            }
+            for (damaged, anew) in [(1, false), (3, true)] {
+                storage.remove(&name(damaged)).await.expect("removed");
+                let content = Bytes::from_static(b"b\nno entry\n");
+                storage.create(&name(damaged), content.clone()).await.expect("written");
+                let error = ObjectEpochLog::open(Arc::clone(&storage), "c").await.expect_err("damaged");
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{place}: {error}");
+                let (own, entries, damage) =
+                    ObjectEpochLog::open_damaged(Arc::clone(&storage), "c").await.expect("a log");
+                assert!(damage.is_some() && !entries.is_empty(), "{place}: {entries:?}");
+                assert_eq!(storage.read(&name(damaged)).await.expect("read"), Some(content), "{place}: as it was");
+                own.append(&LogEntry::Started { generation: 2, queries: BTreeMap::new(), anew })
+                    .await
+                    .expect("an entry");
+                if !anew {
+                    own.forget(0).await.expect("shortened");
+                }
+                ObjectEpochLog::open(Arc::clone(&storage), "d").await.expect("whole again");
+            }
+            let error = sleeping.append(&started(1)).await.expect_err("others have come since");
+            assert_eq!(error.kind(), ErrorKind::Fenced, "{place}: {error}");
         }
     }
 }

@@ -49,6 +49,12 @@ impl<'a> FileName<'a> {
         (0..parts).map(|part| format!("{FOLDER}/{number}-{nonce}-{digest}-{part}-{parts}.arrow")).collect()
     }
 
+    /// The name of the same part, written by another run.
+    pub(super) fn with(self, number: u64, nonce: &str) -> String {
+        let Self { digest, part, parts, .. } = self;
+        format!("{FOLDER}/{number}-{nonce}-{digest}-{part}-{parts}.arrow")
+    }
+
     /// `None` for what is no such name.
     pub(super) fn parse(name: &'a str) -> Option<Self> {
         let name = name.strip_prefix(FOLDER)?.strip_prefix('/')?.strip_suffix(".arrow")?;

@@ -206,7 +206,7 @@ impl ReferenceVersions {
             bytes += content.len();
             if let Some(most) = most_bytes.filter(|most| bytes > *most) {
                 let error = format!("it had more than {} MiB of rows, which do not fit into memory", most >> 20);
-                return Err(Error::unavailable(error).hint("give the job more --memory"));
+                return Err(Error::unavailable(error).of_this_machine().hint("give the job more --memory"));
             }
             contents.push((format!("{place}/{name}"), content.clone()));
             let length = content.len() as u64;

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::filter_record_batch;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -105,6 +107,50 @@ impl CheckpointStore {
         futures::stream::iter(files).buffered(FILES_AT_ONCE).try_collect::<()>().await
     }
 
+    /// Gives the rows of an operator that are not dead to `take`, a batch after the other: one file is in memory at a time.
+    ///
+    /// # Errors
+    /// `corrupt` where a file is missing or not what was written; that may be seen after rows have been given.
+    pub async fn for_each_live(
+        &self,
+        operator: &ManifestOperator,
+        take: &mut (dyn FnMut(RecordBatch) -> Result<()> + Send),
+    ) -> Result<()> {
+        let dead = self.dead_rows(operator).await?;
+        // A large piece lies in several files, or batches.
+        let mut seen: HashMap<u64, usize> = HashMap::new();
+        let mut live = 0;
+        for file in &operator.files {
+            let batches = self.read_file(file).await?.into_iter();
+            for (id, batch) in batches.filter(|(id, _)| file.pieces.contains(*id)) {
+                let from = seen.entry(id).or_default();
+                let rows = match dead.get(&id) {
+                    Some(dead) if *from + batch.num_rows() > dead.len() => {
+                        return Err(others_dead(id, *from + batch.num_rows()));
+                    }
+                    Some(dead) => {
+                        filter_record_batch(&batch, &BooleanArray::from(!&dead.slice(*from, batch.num_rows())))?
+                    }
+                    None => batch.clone(),
+                };
+                *from += batch.num_rows();
+                live += rows.num_rows() as u64;
+                take(rows)?;
+            }
+        }
+        match dead.iter().find(|(id, dead)| seen.get(id).is_some_and(|rows| *rows != dead.len())) {
+            Some((id, _)) => Err(others_dead(*id, seen[id])),
+            None => rows_as_said(live, operator),
+        }
+    }
+
+    async fn dead_rows(&self, operator: &ManifestOperator) -> Result<HashMap<u64, BooleanBuffer>> {
+        match &operator.dead {
+            Some(file) => parse_dead_rows(&self.read_file(file).await?, &file.name),
+            None => Ok(HashMap::new()),
+        }
+    }
+
     fn room(&self) -> Room {
         Room::new(ROOM_OF_FILES * self.file_bytes())
     }
@@ -120,7 +166,7 @@ impl CheckpointStore {
         let mut dead = match &operator.dead {
             Some(file) => {
                 let _room = room.of(file).await?;
-                parse_dead_rows(&self.read_file(file).await?, &file.name)?
+                self.dead_rows(operator).await?
             }
             None => HashMap::new(),
         };
@@ -147,17 +193,13 @@ impl CheckpointStore {
         for (id, rows) in loaded {
             let dead = dead.remove(&id);
             if dead.as_ref().is_some_and(|dead| dead.len() != rows.num_rows()) {
-                let error = format!("piece {id} has {} rows, and others are said to be dead", rows.num_rows());
-                return Err(Error::corrupt(error).hint(RESTORE));
+                return Err(others_dead(id, rows.num_rows()));
             }
             pieces.push(StatePiece { id, rows, dead });
         }
         let watermark = operator.watermark_ms.map(Watermark);
         let state = OperatorState { fingerprint: operator.fingerprint.clone(), watermark, pieces };
-        if state.live_rows() != operator.rows {
-            let error = format!("there are {} rows, the manifest says {}", state.live_rows(), operator.rows);
-            return Err(Error::corrupt(error).hint(RESTORE));
-        }
+        rows_as_said(state.live_rows(), operator)?;
         Ok((state, kept))
     }
 
@@ -181,6 +223,17 @@ impl CheckpointStore {
         let wanted = file.sha256.clone();
         let checked = off_the_runtime(move || (hex_digest(&content) == wanted).then(|| work(content)));
         checked.await?.ok_or_else(|| damaged("is damaged: its checksum is not the one in its manifest"))
+    }
+}
+
+fn others_dead(piece: u64, rows: usize) -> Error {
+    Error::corrupt(format!("piece {piece} has {rows} rows, and others are said to be dead")).hint(RESTORE)
+}
+
+fn rows_as_said(live: u64, operator: &ManifestOperator) -> Result<()> {
+    match operator.rows {
+        said if said == live => Ok(()),
+        said => Err(Error::corrupt(format!("there are {live} rows, the manifest says {said}")).hint(RESTORE)),
     }
 }
 

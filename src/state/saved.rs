@@ -1,6 +1,6 @@
 //! What a checkpoint holds, as the runtime knows it: positions and time of tables, state of operators.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -27,9 +27,21 @@ pub struct SavedJob {
 }
 
 impl SavedJob {
-    /// Positions and time of the tables where reading begins.
-    pub fn read_from(&self) -> &BTreeMap<String, SavedTable> {
-        self.reread.as_ref().map_or(&self.tables, |reread| &reread.tables)
+    /// Takes where reading begins.
+    pub fn take_reread(&mut self) -> Reread {
+        let after_epoch = self.epoch;
+        self.reread.take().unwrap_or_else(|| Reread {
+            after_epoch,
+            tables: std::mem::take(&mut self.tables),
+            catch_up: None,
+        })
+    }
+
+    /// Positions and time of a table at all points from which it is read.
+    pub fn read_from(&self, table: &str) -> impl Iterator<Item = &SavedTable> {
+        let first = self.reread.as_ref().map_or(&self.tables, |reread| &reread.tables);
+        let second = self.reread.iter().filter_map(|reread| Some(&reread.catch_up.as_ref()?.tables));
+        std::iter::once(first).chain(second).filter_map(move |tables| tables.get(table))
     }
 
     /// The same states as `manifest` says: it names the files that these were loaded from, and may count epochs anew.
@@ -48,13 +60,25 @@ impl SavedJob {
     }
 }
 
-/// An earlier point, from which logged epochs are cut again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// An earlier point, from which logged epochs are cut again, or new ones when a job has gone back.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reread {
     /// The last epoch that nobody needs again.
     pub after_epoch: u64,
     /// Positions and time of all tables then.
     pub tables: BTreeMap<String, SavedTable>,
+    /// The job has gone back: what is read from there on is for some queries only, up to where the others stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catch_up: Option<CatchUp>,
+}
+
+/// Which queries catch up with the others, and up to where.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CatchUp {
+    /// Positions and time of all tables from which on every query is given their records.
+    pub tables: BTreeMap<String, SavedTable>,
+    /// Those that are given what comes before: they keep no state, and had rows in open files.
+    pub queries: BTreeSet<String>,
 }
 
 impl Reread {

@@ -24,8 +24,7 @@ use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 
 use super::checked_file::{CheckedReader, CheckedWriter, Checksums};
-use super::compact::compact;
-use crate::contracts::{Error, Result, batch_bytes};
+use crate::contracts::{Error, Result, batch_bytes, compact};
 
 /// Names of folders below the one that is given.
 const PREFIX: &str = "tidemill-spill-";
@@ -48,11 +47,10 @@ impl SpillFolder {
     /// left there are removed. A file is full when it has `file_bytes`: a checkpoint has so much in memory at a time.
     ///
     /// # Errors
-    /// `unavailable` when the disk refuses.
+    /// The disk refuses: see [`Error::of_disk`].
     pub fn create(parent: &Path, file_bytes: usize) -> Result<Arc<Self>> {
         let failed = |e: std::io::Error| {
-            Error::unavailable(format!("cannot make a folder for spilled state below '{}'", parent.display()))
-                .caused_by(e)
+            Error::of_disk(format!("cannot make a folder for spilled state below '{}'", parent.display()), e)
                 .hint("name a folder of a disk that can be written with --spill-dir")
         };
         fs::create_dir_all(parent).map_err(failed)?;

@@ -1,8 +1,9 @@
 //! Clean-up: old checkpoints, and files that no manifest names.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
-use super::checkpoints::{CheckpointStore, STATE, manifest_name, savepoint_name};
+use super::checkpoints::{CheckpointStore, SAVEPOINTS, STATE, manifest_name, savepoint_name};
 use crate::contracts::{ErrorKind, Result, crash_point};
 
 impl CheckpointStore {
@@ -23,10 +24,13 @@ impl CheckpointStore {
         for name in numbered.chain(saved.iter().map(|name| savepoint_name(name))) {
             match self.read_manifest(&name).await {
                 Ok(Some(manifest)) => needed.extend(manifest.files().map(|file| file.name.clone())),
-                // What a damaged one names is not known: nothing is removed until a person has looked. And one that has
-                // gone meanwhile was another run's to remove: so is the rest.
+                // One that has gone meanwhile was another run's to remove: so is the rest.
                 Ok(None) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),
+                // What a damaged one names is not known: nothing is removed until a person has looked.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.tell_unreadable(&name);
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -42,5 +46,54 @@ impl CheckpointStore {
         }
         crash_point("sweep.after");
         Ok(())
+    }
+
+    /// Once in a run.
+    fn tell_unreadable(&self, name: &str) {
+        if self.told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let place = self.storage.place();
+        let way_out = match name.strip_prefix(SAVEPOINTS).and_then(|name| name[1..].strip_suffix(".json")) {
+            Some(savepoint) => format!("`tidemill state drop {place} {savepoint}` removes it"),
+            None => "move it away".to_owned(),
+        };
+        tracing::warn!(
+            "'{place}/{name}' cannot be read, so it is not known which state files it needs, and none is removed any more: restore it from \
+             a copy, or {way_out}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::tests::{STAMP, job, piece, storages, store};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_read_keeps_all_files_until_it_is_dropped() {
+        for storage in storages().1 {
+            let mut own = store(&storage, "a");
+            let mut epoch = 6;
+            let mut checkpoint = async |own: &mut CheckpointStore| {
+                epoch += 1;
+                own.commit(&job(epoch, vec![piece(epoch, 0..9, &[])]), epoch, STAMP).await.expect("committed");
+                own.sweep().await.expect("swept");
+                storage.list(STATE).await.expect("listed").len()
+            };
+            for _ in 0..3 {
+                checkpoint(&mut own).await;
+            }
+            let usual = checkpoint(&mut own).await;
+            storage.create("savepoints/notes.json", Bytes::from_static(b"{}")).await.expect("written");
+            let kept = checkpoint(&mut own).await;
+            assert!(kept > usual && checkpoint(&mut own).await > kept && own.told.load(Ordering::Relaxed));
+            let error = own.drop_savepoint("../manifests/0000000006").await.expect_err("it is none");
+            assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+            own.drop_savepoint("notes").await.expect("dropped");
+            assert_eq!(checkpoint(&mut own).await, usual, "{}", storage.place());
+        }
     }
 }

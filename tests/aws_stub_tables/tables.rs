@@ -22,6 +22,8 @@ pub(crate) struct Tables {
     by_name: Mutex<BTreeMap<String, Table>>,
     /// Every condition is taken for fulfilled: what would a test see if a sink did not state it?
     pub(crate) blind: AtomicBool,
+    /// The number that is the hash key of items of which there are too many.
+    pub(crate) full: Mutex<Option<String>>,
 }
 
 type Answer = (u16, Value);
@@ -134,6 +136,9 @@ impl Tables {
     /// Performs an operation.
     pub(crate) fn perform(&self, operation: &str, input: &Value) -> Answer {
         let mut tables = self.by_name.lock().unwrap();
+        if let Some(full) = self.full.lock().unwrap().as_ref().filter(|full| writes_to(input, full)) {
+            return error("ItemCollectionSizeLimitExceededException", &format!("Collection size exceeded: {full}"));
+        }
         if matches!(operation, "BatchWriteItem" | "BatchGetItem") {
             return batch(&mut tables, operation, input);
         }
@@ -152,6 +157,14 @@ impl Tables {
             other => panic!("the stub has no '{other}'"),
         }
     }
+}
+
+/// Whether a request writes an item with such a number, by itself or among others.
+fn writes_to(input: &Value, number: &str) -> bool {
+    let has = |item: &Value| item.as_object().is_some_and(|item| item.values().any(|value| value["N"] == number));
+    let lists = input["RequestItems"].as_object().into_iter().flat_map(|tables| tables.values());
+    let mut requests = lists.filter_map(Value::as_array).flatten();
+    has(&input["Key"]) || has(&input["Item"]) || requests.any(|request| has(&request["PutRequest"]["Item"]))
 }
 
 /// Cuts a batch: its first half stays in `input`, and what is left over is answered.

@@ -65,7 +65,7 @@ async fn an_insert_keeps_the_attributes_of_others() {
             vec![t("y"), t("1"), Value::Integer(6), Value::Null, Value::Null],
         ]
     );
-    // A NULL removes the attribute; the last write of a key in an epoch wins; a delete removes the item.
+    // A NULL removes the attribute; the last write of a key in an epoch wins; a delete removes the INSERT's own attributes.
     let third = batch(
         &errors.schema,
         vec![
@@ -79,7 +79,47 @@ async fn an_insert_keeps_the_attributes_of_others() {
     let outcome = b.write(EpochNumber(2), Changes { batch: third, kinds }).await.unwrap();
     assert_eq!((outcome.written, outcome.refused.len()), (3, 0));
     b.flush(EpochNumber(2), 0).await.unwrap();
-    assert_eq!(rows(dir.path(), all), [vec![t("x"), t("1"), Value::Integer(5), Value::Integer(10), Value::Null]]);
+    let others = [
+        vec![t("x"), t("1"), Value::Integer(5), Value::Integer(10), Value::Null],
+        vec![t("y"), t("1"), Value::Integer(6), Value::Null, Value::Null],
+    ];
+    assert_eq!(rows(dir.path(), all), others);
+    // An item goes with its last attribute.
+    let last = batch(&views.schema, vec![view(&["y"]), view(&["1"]), Arc::new(Int64Array::from(vec![6]))]);
+    a.write(EpochNumber(3), Changes { batch: last, kinds: Some(vec![ChangeKind::Delete]) }).await.unwrap();
+    a.flush(EpochNumber(3), 0).await.unwrap();
+    assert_eq!(rows(dir.path(), all), others[..1]);
+}
+
+/// What a retraction leaves, by mode and option: what others have written in the item, or nothing.
+#[tokio::test]
+async fn a_retraction_takes_the_whole_item_only_where_it_would_on_aws() {
+    for (options, stays) in [
+        (&[][..], true),
+        (&[("sink.write-mode", "add")][..], true),
+        (&[("sink.delete", "tombstone")][..], true),
+        (&[("sink.delete", "item")][..], false),
+        (&[("sink.write-mode", "put")][..], false),
+        (&[("sink.write-mode", "batch")][..], false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let connectors = connectors(dir.path(), 1);
+        let number = |n: i64| Arc::new(Int64Array::from(vec![n])) as ArrayRef;
+        let own = keyed("m", &[("k", DataType::Utf8), ("own", DataType::Int64)], &["k"]);
+        let own = options.iter().fold(own, |table, (name, value)| table.with_option(name, *value));
+        let other = keyed("m", &[("k", DataType::Utf8), ("other", DataType::Int64)], &["k"]);
+        let mut sink = connectors.sink(&own, "dynamodb").unwrap();
+        let own_row = || batch(&own.schema, vec![text(&[Some("a")]), number(1)]);
+        write_all(sink.as_mut(), vec![appends(own_row())]).await;
+        // Its column comes later.
+        let other_row = batch(&other.schema, vec![text(&[Some("a")]), number(2)]);
+        write_all(connectors.sink(&other, "dynamodb").unwrap().as_mut(), vec![appends(other_row)]).await;
+        let gone = Changes { batch: own_row(), kinds: Some(vec![ChangeKind::Delete]) };
+        write_all(sink.as_mut(), vec![gone]).await;
+        let left = rows(dir.path(), "select own, other from \"analytics-metrics\"");
+        let expected = if stays { vec![vec![Value::Null, Value::Integer(2)]] } else { vec![] };
+        assert_eq!(left, expected, "{options:?}");
+    }
 }
 
 #[tokio::test]

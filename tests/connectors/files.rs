@@ -471,3 +471,228 @@ async fn refused_records_are_lines() {
     assert_eq!(lines[3]["reason"], "key_too_long");
     assert!(text.len() < 110_000, "one record's bytes are written once");
 }
+
+fn texts(values: &[Option<&str>]) -> ArrayRef {
+    Arc::new(StringViewArray::from(values.to_vec()))
+}
+
+/// Whatever stands in a text, and whatever characters the table chooses.
+#[tokio::test]
+async fn csv_reads_back_what_it_writes() {
+    let item = Arc::new(Field::new("element", DataType::Int32, true));
+    let columns = [("id", DataType::Int64), ("text", DataType::Utf8View), ("tags", DataType::List(item.clone()))];
+    let odd = [
+        Some("C:\\"),
+        Some("\\"),
+        Some("a\\\"b"),
+        Some("\"\\\n"),
+        Some("x\\\n\\,"),
+        Some("a,b\r\nc"),
+        Some("0"),
+        Some("NULL"),
+        Some("#no comment"),
+        None,
+        Some("\\N"),
+    ];
+    let escape = ("csv.escape-character", "\\");
+    let options: [&[(&str, &str)]; 7] = [
+        &[],
+        &[escape],
+        &[escape, ("csv.null-literal", "0")],
+        &[("csv.null-literal", "0"), ("csv.header", "true")],
+        &[escape, ("csv.null-literal", "NULL"), ("csv.allow-comments", "true")],
+        &[("csv.null-literal", "\\N"), ("csv.quote-character", "'"), ("csv.field-delimiter", "0")],
+        &[escape, ("csv.disable-quote-character", "true"), ("csv.null-literal", "no value")],
+    ];
+    for options in options {
+        let dir = tempfile::tempdir().unwrap();
+        let table = table(dir.path(), "csv", &columns);
+        let table = options.iter().fold(table, |table, (key, value)| table.with_option(key, *value));
+        let mut tags = ListBuilder::new(Int32Builder::new()).with_field(item.clone());
+        for n in 0..odd.len() {
+            match n % 3 {
+                0 => tags.append_value([Some(7)]),
+                1 => tags.append_value([Some(1), None, Some(50)]),
+                _ => tags.append_null(),
+            }
+        }
+        let ids = Int64Array::from_iter((0..odd.len() as i64).map(|n| (n != 3).then_some(n)));
+        // Without a text that means NULL, it is the empty one.
+        let has_null = options.iter().any(|(key, _)| *key == "csv.null-literal");
+        let read: Vec<_> = odd.iter().map(|text| if has_null { *text } else { text.or(Some("")) }).collect();
+        let rows =
+            |texts: ArrayRef| batch(&table.schema, vec![Arc::new(ids.clone()), texts, Arc::new(tags.finish_cloned())]);
+        let connectors = connectors(dir.path(), 1);
+        let mut sink = connectors.sink(&table, "filesystem").unwrap();
+        write_all(sink.as_mut(), vec![appends(rows(texts(&odd)))]).await;
+        let (_, back) = connectors.reference(&table, "filesystem").unwrap().load().await.unwrap();
+        assert_eq!(back, rows(texts(&read)), "{options:?}");
+    }
+}
+
+/// An empty line is no record: a record of one empty field is not one.
+#[tokio::test]
+async fn csv_of_one_column_keeps_its_empty_rows() {
+    let texts = texts(&[Some("a"), Some(""), None, Some("b"), None]);
+    let numbers: ArrayRef = Arc::new(Int32Array::from(vec![Some(1), None, None, Some(0), None]));
+    for (data_type, column, literal, expected) in [
+        (DataType::Utf8View, &texts, None, "a\n\"\"\n\"\"\nb\n\"\"\n"),
+        (DataType::Utf8View, &texts, Some("n"), "a\n\"\"\nn\nb\nn\n"),
+        (DataType::Int32, &numbers, None, "1\n\"\"\n\"\"\n0\n\"\"\n"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let table = table(dir.path(), "csv", &[("c", data_type)]);
+        let table = literal.iter().fold(table, |table, literal| table.with_option("csv.null-literal", *literal));
+        let rows = batch(&table.schema, vec![Arc::clone(column)]);
+        let connectors = connectors(dir.path(), 1);
+        write_all(connectors.sink(&table, "filesystem").unwrap().as_mut(), vec![appends(rows.clone())]).await;
+        let text = std::fs::read_to_string(dir.path().join("out/part-test-1-0-e1.csv")).unwrap();
+        assert_eq!(text, expected);
+        let (_, back) = connectors.reference(&table, "filesystem").unwrap().load().await.unwrap();
+        assert_eq!(back.num_rows(), 5);
+        if column.data_type() == &DataType::Int32 || literal.is_some() {
+            assert_eq!(back, rows);
+        }
+    }
+}
+
+/// From each record on, a run that goes on reads what one reads that was not interrupted: also where a quote stays open, and where the last
+/// line has no end.
+#[tokio::test]
+async fn csv_goes_on_behind_each_record() {
+    for (options, text, records) in [
+        (&[][..], "0,x\n1,\"a\nb\"", &["0,x", "1,\"a\nb\""][..]),
+        (&[("csv.escape-character", "\\")], "0,x\n1,\"a\\\"\nb\"", &["0,x", "1,\"a\\\"\nb\""]),
+        (&[], "0,x\n1,\"open\n2,y\n3,z\n", &["0,x", "1,\"open", "2,y", "3,z"]),
+        (&[], "0,\"open\r\n\n1,y\n2,\"open\n3,z", &["0,\"open\r\n\n1,y\n2,\"open", "3,z"]),
+        (&[("csv.header", "true")], "id,text\n0,x\n1,\"open\n2,y\n", &["0,x", "1,\"open", "2,y"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let table = table(dir.path(), "csv", &[("id", DataType::Int32), ("text", DataType::Utf8)]);
+        let table = options.iter().fold(table, |table, (key, value)| table.with_option(key, *value));
+        std::fs::create_dir(dir.path().join("out")).unwrap();
+        std::fs::write(dir.path().join("out/a.csv"), text).unwrap();
+        let source = connectors(dir.path(), 1).source(&table, "filesystem").unwrap();
+        let split = source.splits().await.unwrap().remove(0);
+        let start = tidemill::contracts::StartPosition::TrimHorizon;
+        let all = read_split(source.as_ref(), &split, None, start).await;
+        assert_eq!(all.iter().map(|(record, _)| record.as_str()).collect::<Vec<_>>(), records, "{text}");
+        for (number, (_, position)) in all.iter().enumerate() {
+            let rest = read_split(source.as_ref(), &split, Some(position), start).await;
+            assert_eq!(rest, all[number + 1..], "{text} behind {}", records[number]);
+        }
+    }
+}
+
+/// Bytes of a partition are base64 in the folder's name, and the same bytes when they are read.
+#[tokio::test]
+async fn bytes_of_a_partition_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut table = table(dir.path(), "parquet", &[("n", DataType::Int64), ("key", DataType::Binary)]);
+    table.partitioned_by = vec!["key".to_owned()];
+    let keys: ArrayRef = Arc::new(BinaryArray::from(vec![Some(&b"\0\xff\xbf"[..]), None, Some(b"plain")]));
+    let connectors = connectors(dir.path(), 1);
+    let rows = batch(&table.schema, vec![numbers(0..3), keys]);
+    write_all(connectors.sink(&table, "filesystem").unwrap().as_mut(), vec![appends(rows)]).await;
+    let mut read = read_source(connectors.source(&table, "filesystem").unwrap().as_ref()).await;
+    read.sort();
+    assert_eq!(read, [r#"{"n":0,"key":"AP+/"}"#, r#"{"n":1,"key":null}"#, r#"{"n":2,"key":"cGxhaW4="}"#]);
+    std::fs::rename(dir.path().join("out/key=cGxhaW4%3D"), dir.path().join("out/key=plain!")).unwrap();
+    let source = connectors.source(&table, "filesystem").unwrap();
+    let splits = source.splits().await.unwrap();
+    let start = tidemill::contracts::StartPosition::TrimHorizon;
+    let error = source.open(splits.last().unwrap(), None, start).await.err().unwrap().to_string();
+    assert!(error.contains("key=plain!") && error.contains("'key' is no base64"), "{error}");
+}
+
+/// What a test logs.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(text)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Somebody copies a file into the folder, and takes longer than it takes to read what is there.
+#[tokio::test]
+async fn a_file_that_grows_after_it_was_read_is_named_once() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let said = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let table = table(dir.path(), "json", &[("n", DataType::Int64)]);
+    std::fs::create_dir(dir.path().join("out")).unwrap();
+    let place = |name: &str| dir.path().join("out").join(name);
+    let append = |name: &str, text: &str| {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(place(name)).unwrap();
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+    };
+    ["whole.jsonl", "growing.jsonl", "later.jsonl"].into_iter().for_each(|name| append(name, "{\"n\":1}\n"));
+    let source = connectors(dir.path(), 1).source(&table, "filesystem").unwrap();
+    assert_eq!(read_source(source.as_ref()).await.len(), 3);
+    source.splits().await.unwrap();
+    assert_eq!(said(), "");
+    append("growing.jsonl", "{\"n\":2}\n");
+    for _ in 0..3 {
+        source.splits().await.unwrap();
+    }
+    let text = said();
+    assert_eq!(text.matches("is not read").count(), 1, "{text}");
+    assert!(text.contains("growing.jsonl' had 8 bytes") && text.contains("has 16 now"), "{text}");
+    // After the last listing, and before the end of the run.
+    append("later.jsonl", "{\"n\":2}\n");
+    std::fs::remove_file(place("whole.jsonl")).unwrap();
+    source.end().await;
+    let text = said();
+    assert_eq!(text.matches("is not read").count(), 2, "{text}");
+    assert!(text.contains("later.jsonl' had 8 bytes"), "{text}");
+}
+
+/// Row groups of all open files have one bound together, where there is one.
+#[tokio::test]
+async fn row_groups_keep_to_the_sink_s_memory() {
+    const MEMORY: u64 = 2 << 20;
+    for (memory, most_rows) in [(None, 20_000), (Some(MEMORY), 4_000)] {
+        let dir = tempfile::tempdir().unwrap();
+        let fields = [("n", DataType::Int64), ("text", DataType::Utf8View), ("part", DataType::Int64)];
+        let mut table = table(dir.path(), "parquet", &fields).with_option("parquet.compression", "UNCOMPRESSED");
+        table.partitioned_by = vec!["part".to_owned()];
+        let job = tidemill::connectors::JobContext { job: "test".to_owned(), generation: 1 };
+        let clock = Arc::new(tidemill::contracts::SystemClock::new());
+        let connectors = tidemill::connectors::Connectors::new(None, clock, job).with_files_memory(memory);
+        let mut sink = connectors.sink(&table, "filesystem").unwrap();
+        // 8 partitions of 10 MB.
+        for epoch in 0..40 {
+            let ids = || epoch * 4_000..(epoch + 1) * 4_000;
+            let text = |n: i64| Some(format!("{n} {}", "x".repeat(500)));
+            let parts: ArrayRef = Arc::new(Int64Array::from_iter_values(ids().map(|n| n % 8)));
+            let rows = vec![numbers(ids()), Arc::new(ids().map(text).collect::<StringViewArray>()), parts];
+            let number = EpochNumber(epoch as u64 + 1);
+            sink.write(number, appends(batch(&table.schema, rows))).await.unwrap();
+            sink.flush(number, 0).await.unwrap();
+        }
+        let staged = sink.finish(EpochNumber(41)).await.unwrap();
+        sink.commit(staged).await.unwrap();
+        let names = tree(&dir.path().join("out"));
+        assert_eq!(names.len(), 8, "files are not closed for it: {names:?}");
+        let mut total = 0;
+        for name in names {
+            let file = std::fs::File::open(dir.path().join("out").join(name)).unwrap();
+            let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+            let groups: Vec<i64> = reader.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
+            total += groups.iter().sum::<i64>();
+            let largest = groups.iter().copied().max().unwrap();
+            assert!(largest <= most_rows, "{memory:?}: {groups:?}");
+            assert!(memory.is_some() || groups.len() == 1, "as large as they may be: {groups:?}");
+        }
+        assert_eq!(total, 160_000);
+    }
+}

@@ -65,6 +65,40 @@ async fn sns_messages_and_replay() {
     assert_eq!((all.len(), &all[4]["message_id"]), (5, &first["message_id"]));
 }
 
+/// Two INSERTs write alerts of one id; the run is killed when the first one's are in the file, in the midst of a line of any length.
+#[tokio::test]
+async fn alerts_of_one_id_are_told_apart_by_what_they_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let columns = schema(&[("alert_id", DataType::Utf8), ("message", DataType::Utf8), ("at", DataType::Float64)]);
+    let table = spec("alerts", columns.clone(), &[("topic", "alerts")]);
+    let row = |all: &[(&str, &str, f64)]| {
+        let of = |pick: fn(&(&str, &str, f64)) -> String| -> ArrayRef {
+            Arc::new(StringArray::from(all.iter().map(pick).collect::<Vec<_>>()))
+        };
+        let at = Float64Array::from(all.iter().map(|m| m.2).collect::<Vec<_>>());
+        appends(batch(&columns, vec![of(|m| m.0.to_owned()), of(|m| m.1.to_owned()), Arc::new(at)]))
+    };
+    let one = [("u1", "a \u{7f}\"é\u{1}", 0.1), ("u1", "b", 1e300)];
+    let other = [("u1", "c", 0.1), ("u1", "b", 2.0), ("", "b", 2.0), ("", "c", 2.0)];
+    let write = async |generation, all: &[(&str, &str, f64)]| {
+        let mut sink = connectors(dir.path(), generation).sink(&table, "sns").unwrap();
+        sink.write(EpochNumber(1), row(all)).await.unwrap();
+        sink.flush(EpochNumber(1), 500).await.unwrap();
+        lines(dir.path()).len()
+    };
+    assert_eq!(write(1, &one).await, 2);
+    use std::io::Write;
+    let mut file = std::fs::OpenOptions::new().append(true).open(dir.path().join("sns/alerts.jsonl")).unwrap();
+    file.write_all(&b"x".repeat(3 << 20)).unwrap();
+    assert_eq!(write(2, &other).await, 6);
+    assert_eq!(write(3, &one).await, 6);
+    let turned: Vec<_> = other.iter().rev().copied().collect();
+    assert_eq!(write(4, &turned).await, 6);
+    // An empty id is none: these are of their own.
+    let ids: Vec<String> = lines(dir.path())[4..].iter().map(|line| line["message_id"].to_string()).collect();
+    assert_ne!(ids[0], ids[1]);
+}
+
 #[tokio::test]
 async fn sns_without_a_message_column_and_limits() {
     let dir = tempfile::tempdir().unwrap();

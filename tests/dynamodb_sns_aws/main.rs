@@ -26,8 +26,10 @@ mod stub;
 #[path = "../support/tables.rs"]
 mod tables;
 
+mod claims;
 mod delivery;
 mod emulators;
+mod ids;
 mod lookups;
 mod paused;
 mod rebuilt;
@@ -38,5 +40,6 @@ mod shipped;
 mod support;
 mod table;
 mod target;
+mod times;
 mod topics;
 mod unreachable;

@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::types::{
 use tidemill::contracts::{ErrorKind, Result, Sink, TableSpec, WriteOutcome};
 
 use crate::emulators_of_aws::{Emulator, dynoxide};
+use crate::stub::{Running, calm};
 use crate::support::*;
 use crate::tables::{client, plain};
 
@@ -74,6 +75,8 @@ async fn an_item_whose_index_key_is_refused_is_named_and_the_others_are_stored()
         assert_eq!(reasons(&outcome), ["refused_by_dynamodb"], "{mode}");
         let detail = &outcome.refused[0].detail;
         assert!(detail.contains("secondary index key") && detail.ends_with("item id=2"), "{mode}: {detail}");
+        let record: serde_json::Value = serde_json::from_slice(outcome.refused[0].record.as_ref().unwrap()).unwrap();
+        assert_eq!((record["id"].to_string(), &record["k"]), ("2".to_owned(), &"".into()), "{mode}: {record}");
         assert_eq!(stored(&emulator, mode).await, ["1=a", "3=c"], "{mode}");
         // Of a call for 25 items, and of several of them, one each.
         let keys: Vec<&str> = (0..60).map(|i| if i % 20 == 7 { "" } else { "k" }).collect();
@@ -82,6 +85,26 @@ async fn an_item_whose_index_key_is_refused_is_named_and_the_others_are_stored()
         named.sort_unstable();
         assert_eq!(named, ["id=107", "id=127", "id=147"], "{mode}");
         assert_eq!(stored(&emulator, mode).await.len(), 2 + 57, "{mode}");
+    }
+}
+
+/// A hash key that has too much, in a table with a local index: an answer of its own, in each mode.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_whose_collection_is_full_is_named_and_the_others_are_stored() {
+    for mode in MODES {
+        let running = Running::start(calm()).await;
+        running.tables.create("m", &[("id", "N")]);
+        *running.tables.full.lock().unwrap() = Some("2".to_owned());
+        let columns = schema(&[("id", DataType::Int64), ("k", DataType::Utf8), ("n", DataType::Int64)]);
+        let options = [("table-name", "m"), ("sink.write-mode", mode)];
+        let spec = with_key(spec(&running.url(), "t", &columns, &options), &["id"]);
+        let mut sink = connectors_of("job", Arc::new(Hurried::default())).sink(&spec, "dynamodb").unwrap();
+        sink.open().await.unwrap();
+        let outcome =
+            write(sink.as_mut(), &spec, 1, 1, &["a", "b", "c"]).await.unwrap_or_else(|e| panic!("{mode}: {e}"));
+        assert_eq!(reasons(&outcome), ["item_collection_too_large"], "{mode}");
+        assert!(outcome.refused[0].detail.ends_with("item id=2"), "{mode}: {}", outcome.refused[0].detail);
+        assert_eq!(running.tables.items("m").len(), 2, "{mode}");
     }
 }
 

@@ -69,6 +69,14 @@ async fn a_topic_that_refuses_every_message_stops_its_job() {
         refuses(true);
         let outcome = write_epoch(sink.as_mut(), 2 * epoch, messages(&table, 0, 60)).await.unwrap();
         assert_eq!(reasons(&outcome), ["refused_by_sns"; 60]);
+        // The alert itself is told, not only its name.
+        let mut told: Vec<serde_json::Value> =
+            outcome.refused.iter().map(|row| serde_json::from_slice(row.record.as_ref().unwrap()).unwrap()).collect();
+        told.sort_by_key(|record| record["message"].as_str().map(|m| (m.len(), m.to_owned())));
+        for (place, record) in told.iter().enumerate() {
+            assert_eq!((&record["message"], &record["subject"]), (&format!("m{place}").into(), &"High".into()));
+            assert_eq!(record["attributes"]["alert_id"], record["message_id"]);
+        }
         refuses(false);
         let outcome = write_epoch(sink.as_mut(), 2 * epoch + 1, messages(&table, 0, 1)).await.unwrap();
         assert_eq!(reasons(&outcome), [""; 0]);

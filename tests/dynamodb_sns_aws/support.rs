@@ -11,6 +11,8 @@ use async_trait::async_trait;
 use tidemill::connectors::{Connectors, JobContext};
 use tidemill::contracts::{ChangeKind, Changes, Clock, EpochNumber, Result, Sink, TableSpec, WriteOutcome};
 
+use crate::stub::Running;
+
 /// A clock on which every pause is over at once, after others have had their turn.
 #[derive(Debug, Default)]
 pub(crate) struct Hurried(AtomicU64);
@@ -104,4 +106,20 @@ pub(crate) async fn write_epoch(sink: &mut dyn Sink, epoch: u64, changes: Change
 
 pub(crate) fn reasons(outcome: &WriteOutcome) -> Vec<&str> {
     outcome.refused.iter().map(|r| r.reason.as_str()).collect()
+}
+
+/// Entries of the ledger `published` that are claimed, and not marked.
+pub(crate) fn claimed(running: &Running) -> usize {
+    running.tables.items("published").iter().filter(|item| item["state"]["S"] == "claimed").count()
+}
+
+/// Waits until no more than so many claims are left.
+pub(crate) async fn released(running: &Running, left: usize) {
+    let all = async {
+        while claimed(running) > left {
+            tokio::task::yield_now().await
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), all).await;
+    assert!(waited.is_ok(), "{} claims stay, {left} may", claimed(running));
 }

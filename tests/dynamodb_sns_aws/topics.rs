@@ -253,6 +253,9 @@ async fn at_most_once_tells_of_what_a_run_that_ended_had_claimed() {
         () = async { while running.count("PublishBatch") < 8 { tokio::task::yield_now().await } } => {}
     }
     drop(sink);
+    // What was not on its way is released first: the next run of a job waits for that.
+    let on_their_way = running.calls.lock().unwrap().iter().filter(|call| call.1 == Fault::Held).count();
+    released(&running, 10 * on_their_way).await;
     running.follow(calm());
     let (published, told) = heard_of(&running, &table, &names).await;
     assert_eq!(published.len() + told, MANY);
@@ -394,11 +397,40 @@ async fn what_sns_would_refuse_and_what_the_options_find() {
         (&[("sink.ledger.table", "missing")], "tidemill provision"),
         (&[("sink.ledger.table", "ranged")], "no range key"),
         (&[("sink.fifo.group", "g")], "FIFO topics"),
+        (
+            &[("topic", "alerts.fifo"), ("sink.fifo.group", "alle Größen")],
+            "'sink.fifo.group' is 'alle Größen': a group has 1 to 128",
+        ),
         (&[("sink.cooldown", "1 min")], "needs 'sink.cooldown.key'"),
         (&[("sink.cooldown", "1 min"), ("sink.cooldown.key", "who")], "no column that the INSERT writes"),
     ] {
         running.tables.create("ranged", &[("id", "S"), ("at", "N")]);
         let error = opened(&alerts(&running, options)).await.err().unwrap().to_string();
         assert!(error.contains(expected), "{options:?}: {error}");
+    }
+}
+
+/// What no message of a table could be made of is found before the first one.
+#[tokio::test]
+async fn a_table_that_no_message_can_be_made_of_is_refused_at_once() {
+    let running = Running::start(calm()).await;
+    // The group is the table's name, by default.
+    let mut table = alerts(&running, &[("topic", "alerts.fifo")]);
+    table.name = "Hinweise für alle".to_owned();
+    let error = opened(&table).await.err().unwrap().to_string();
+    assert!(error.contains("'sink.fifo.group' = '…'") && error.contains("ASCII"), "{error}");
+    table.name = "alerts".to_owned();
+    opened(&table.with_option("topic", format!("{ARN}alerts.fifo"))).await.unwrap();
+    let nested = DataType::Struct(vec![arrow::datatypes::Field::new("x", DataType::Utf8, true)].into());
+    let dir = tempfile::tempdir().unwrap();
+    let job = tidemill::connectors::JobContext { job: "job".to_owned(), generation: 1 };
+    let local = tidemill::connectors::Connectors::new(Some(dir.path().to_owned()), Arc::new(Hurried::default()), job);
+    for (name, fits) in [("message", false), ("subject", false), ("alert_id", false), ("other", true)] {
+        let table = spec(&running.url(), "alerts", &schema(&[(name, nested.clone())]), &[("topic", "alerts")]);
+        for sink in [opened(&table).await, local.sink(&table, "sns")] {
+            let error = sink.err().map(|error| error.to_string());
+            let named = error.as_ref().is_some_and(|e| e.contains(&format!("column '{name}'")) && e.contains("hint"));
+            assert_eq!((error.is_none(), named), (fits, !fits), "{name}: {error:?}");
+        }
     }
 }

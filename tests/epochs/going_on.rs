@@ -263,6 +263,62 @@ async fn a_run_that_is_stopped_while_it_repeats_epochs_calls_no_partition_comple
     }
 }
 
+/// Rows that the statement has, beside those of a stream. Two fill a file of their day, the third one lies in an open file.
+const VALUES: &str = "
+CREATE TABLE events (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
+CREATE TABLE copies (n BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/copies', 'format' = 'json');
+CREATE TABLE fixed (n BIGINT, `day` BIGINT) PARTITIONED BY (`day`)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/fixed', 'format' = 'json', 'sink.rolling-policy.row-count' = '2');
+INSERT INTO copies SELECT n FROM events;
+INSERT INTO fixed VALUES (1, 0), (2, 0), (3, 1);
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_values_that_lay_in_an_open_file_are_given_again_and_others_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    events(folder);
+    let options = job(folder, VALUES, Ending::Drain);
+    let fixed = |day: u8| numbers(&lines(&folder.join(format!("fixed/day={day}"))));
+    // The second run has them in an open file, too, when it is killed behind another checkpoint.
+    for checkpoints in [3, 6] {
+        let dies = dies_after(folder, 5, checkpoints);
+        let killed = ran(&options, |job| {
+            let saved = job.saved.queries.iter().find(|(name, _)| name.ends_with("fixed"));
+            assert!(saved.is_none_or(|(_, query)| query.durable_epoch < job.saved.epoch), "its file was open");
+            replace(job, "copies", |sink| Watched { before_write: dies, ..sink });
+        });
+        assert_killed(killed.await);
+        assert_eq!((fixed(0), fixed(1)), (vec![1, 2], vec![]));
+    }
+    ran(&options, |_| ()).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((fixed(0), fixed(1)), (vec![1, 2], vec![3]));
+    // Nothing is open any more, and they have been given.
+    write(&folder.join("in/b.jsonl"), &format!("{{\"n\":{EVENTS}}}\n"), HOUR);
+    ran(&options, |_| ()).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((fixed(0), fixed(1)), (vec![1, 2], vec![3]));
+    assert_eq!(numbers(&lines(&folder.join("copies"))), (0..=EVENTS).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_values_that_lay_in_an_open_file_are_given_again_by_a_checkpoint_that_was_gone_back_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    events(folder);
+    // All of them in open files.
+    let options = job(folder, &VALUES.replace(", 'sink.rolling-policy.row-count' = '2'", ""), Ending::Drain);
+    let dies = dies_after(folder, 5, 3);
+    assert_killed(ran(&options, |job| replace(job, "copies", |sink| Watched { before_write: dies, ..sink })).await);
+    let output = super::program(folder, &["state", "rewind", "local", "latest"]);
+    assert!(output.status.success(), "{output:?}");
+    for _ in 0..2 {
+        ran(&options, |_| ()).await.unwrap_or_else(|e| panic!("{e}"));
+        let fixed = [0, 1].map(|day| numbers(&lines(&folder.join(format!("fixed/day={day}")))));
+        assert_eq!(fixed, [vec![1, 2], vec![3]]);
+        assert_eq!(numbers(&lines(&folder.join("copies"))), (0..EVENTS).collect::<Vec<_>>());
+    }
+}
+
 /// A source that counts how often it was asked for its splits.
 #[derive(Debug)]
 struct Counted {

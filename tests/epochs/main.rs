@@ -17,6 +17,7 @@ use tidemill::runtime::{Ending, Summary};
 mod clock;
 mod drained;
 mod failing_sink;
+mod failing_source;
 mod going_on;
 #[path = "../support/job.rs"]
 mod job;

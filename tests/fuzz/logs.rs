@@ -30,6 +30,7 @@ fn entries() -> Vec<LogEntry> {
         now_ms: 1_790_000_000_000,
         oldest_ms: (epoch == 8).then_some(1_789_999_000_000),
         closes: epoch == 9,
+        catches_up: epoch == 5,
         splits: vec![split(1), split(2)],
         tables: vec![table.clone()],
         references: (epoch > 6).then(|| ("weights".to_owned(), format!("{epoch:064x}"))).into_iter().collect(),

@@ -6,10 +6,12 @@ as an exact number, "__op" is added as +I.
 import csv
 import json
 import os
+import struct
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 from itertools import groupby
+from math import fsum
 from operator import or_
 from statistics import median
 
@@ -93,3 +95,23 @@ def hand_left_join_append():
         totals = [(-sum(o["amount"] for o in g), name) for name, g in grouped(group, lambda o: o["category"])]
         best += [{"window_start": start, "category": name, "total": -total} for total, name in sorted(totals)[:2]]
     return {"enriched": [{"order_id": o["order_id"], "category": o["category"]} for o in orders], "best": best}
+
+
+def float32(value):
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
+def hand_floats():
+    clicks, sums, running, running_one, windows = rows("clicks"), [], [], [], []
+    for start, group in grouped(clicks, lambda c: window(c["ts"], 1)):
+        parts = [float32((1 if c["id"] % 2 == 0 else -1) * float(c["score"]) * 1234.567) for c in group if c["score"] is not None]
+        users = len({c["user_id"] for c in group if c.get("user_id") is not None})
+        sums.append({"window_start": start, "users": users, "total": float32(fsum(parts)) if parts else None})
+    scored = [c for c in clicks if c["score"] is not None]
+    pages = lambda group: len({c["page"] for c in group if c["page"] is not None})
+    for country, group in grouped(scored, lambda c: c["country"]):
+        running.append({"country": country, "doubles": 1, "floats": 1, "pages": pages(group)})
+        running_one.append({"country": country, "zeros": 1})
+    for start, group in grouped(scored, lambda c: window(c["ts"], 10)):
+        windows.append({"window_start": start, "zeros": 1, "pages": pages(group)})
+    return {"sums": sums, "running": running, "running_one": running_one, "windows": windows}

@@ -50,6 +50,65 @@ fn copies(stub: &AwsStub) -> Vec<serde_json::Value> {
     })
 }
 
+const REFUSING: &str = "
+SET 'tidemill.errors.path' = 'errors';
+CREATE TABLE clicks (page STRING, n BIGINT) WITH ('connector' = 'kinesis', 'format' = 'json', STREAMS);
+CREATE TABLE out (page BIGINT) WITH ('connector' = 'kinesis', 'stream' = 'copies', 'format' = 'json');
+INSERT INTO out SELECT CAST(page AS BIGINT) FROM clicks WHERE REQUIRE(n > 0, 'negative');
+";
+
+/// Whoever refuses a record, decoder or query, the error output names the stream that it is in: a table may have several, or an ARN.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_records_are_told_with_their_stream() {
+    for streams in [
+        "'stream' = 'clicks; others'",
+        "'stream.pattern' = '(clicks|oth).*'",
+        "'stream.arn' = 'arn:aws:kinesis:eu-west-1:123456789012:stream/clicks'",
+    ] {
+        let (stub, dir) = (AwsStub::start().await, tempfile::tempdir().unwrap());
+        ["clicks", "others", "copies"].iter().for_each(|name| stub.create(name, 1));
+        for record in [r#"{"page":"1","n":1}"#, r#"{"page":"x","n":2}"#, r#"{"page":"3","n":-1}"#, "{"] {
+            stub.put("clicks", "k", record);
+        }
+        std::fs::write(dir.path().join("job.sql"), REFUSING.replace("STREAMS", streams)).unwrap();
+        succeeded(&tidemill(&stub, dir.path(), &["run", "job.sql", "--drain"]));
+        assert_eq!(copies(&stub).len(), 1);
+        let mut told = Vec::new();
+        for file in std::fs::read_dir(dir.path().join("errors")).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            told.extend(text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()));
+        }
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told.iter().all(|refused| refused["stream"] == "clicks"), "{streams}: {told:?}");
+    }
+}
+
+/// Two tables that cannot be read together would take each subscription of their consumer from each other for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_readers_with_one_consumer_are_refused() {
+    let (stub, dir) = (AwsStub::start().await, tempfile::tempdir().unwrap());
+    ["clicks", "copies"].iter().for_each(|name| stub.create(name, 1));
+    let by = |consumer: &str| {
+        let fan_out = format!(", 'source.reader.type' = 'EFO', 'source.efo.consumer.name' = '{consumer}'");
+        let other = format!(
+            "CREATE TABLE again (page STRING) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json', \
+             'source.init.position' = 'TRIM_HORIZON'{fan_out});
+             INSERT INTO out (page) SELECT page FROM again;"
+        );
+        JOB.replace("OPTIONS", &fan_out.replace(consumer, "job")) + &other
+    };
+    std::fs::write(dir.path().join("job.sql"), by("job")).unwrap();
+    let output = tidemill(&stub, dir.path(), &["run", "job.sql", "--once"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for part in ["'again' and 'clicks'", "consumer 'job'", "source.efo.consumer.name"] {
+        assert!(text.contains(part), "'{part}' in {text}");
+    }
+    assert_eq!(stub.calls("RegisterStreamConsumer"), 0);
+    std::fs::write(dir.path().join("job.sql"), by("another")).unwrap();
+    succeeded(&tidemill(&stub, dir.path(), &["run", "job.sql", "--once"]));
+}
+
 /// `produce`, then a job from stream to stream, polling and by fan-out, with a split in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_produce_to_a_job() {
@@ -215,6 +274,22 @@ async fn secrets_are_nowhere() {
     assert!(!run(&["run", "job.sql", "--drain"]));
     stub.fail("DescribeStreamSummary", 9, Fault::Error(400, "InvalidSignatureException"));
     assert!(!run(&["run", "job.sql", "--drain"]));
+    // What is wrong stands on the line of a secret, or in its place.
+    let job = std::fs::read_to_string(dir.path().join("job.sql")).unwrap();
+    let (key, value) = ("'aws.credentials.basic.secretkey'", format!("'{}'", SECRETS[0]));
+    for (wrong, told) in [
+        (job.replace(&value, &format!("{value}, 'sink.unknown' = 'x'")), "has no option 'sink.unknown'"),
+        (job.replace(key, &format!("{key}\n ")).replace(&value, &format!("{value}, 'sink.odd' = 'x'")), "'sink.odd'"),
+        (job.replace(&format!("{key} ="), key), "found: a secret"),
+        (job.replace("secretkey'", "secretky' = 'x', 'my.token'"), "did you mean 'aws.credentials.basic.secretkey'?"),
+    ] {
+        std::fs::write(dir.path().join("wrong.sql"), wrong).unwrap();
+        let output = tidemill(&stub, dir.path(), &["check", "wrong.sql"]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(told) && text.contains("'******"), "{told}: {text}");
+        said.push_str(&text);
+    }
+    std::fs::remove_file(dir.path().join("wrong.sql")).unwrap();
     let mut folders = vec![dir.path().to_owned()];
     let mut files = 0;
     while let Some(folder) = folders.pop() {

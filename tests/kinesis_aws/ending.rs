@@ -47,6 +47,22 @@ async fn once_ends_on_a_stream_that_is_written_all_the_time() {
     }
 }
 
+/// A first start that fails has registered a consumer, which no saved state knows of: it goes with the start, or it would be billed for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_start_that_fails_leaves_no_consumer() {
+    let place = Place::new(WAYS[1]).await;
+    place.put(0..10);
+    let job = std::fs::read_to_string(place.at("job.sql")).unwrap();
+    let copies = "'connector' = 'filesystem', 'path' = 'copies'";
+    std::fs::write(place.at("job.sql"), job.replace(copies, "'connector' = 'kinesis', 'stream' = 'nowhere'")).unwrap();
+    let child = place.run(&["--from", "trim_horizon"]).spawn().unwrap();
+    let status = place.end(child, LONGEST).await.expect("it ends");
+    assert!(status.code() == Some(1) && place.said().contains("'nowhere'"), "{}", place.said());
+    assert_eq!(place.stub.calls("RegisterStreamConsumer"), 1);
+    let left = place.stub.with("clicks", |s| s.consumers.iter().filter(|c| c.deleting_until.is_none()).count());
+    assert_eq!(left, 0);
+}
+
 /// A replica that is stopped leaves the consumer to the next one; `--once`, after which nobody goes on, removes it.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

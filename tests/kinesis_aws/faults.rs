@@ -119,6 +119,27 @@ async fn no_permission(way: Way) {
     }
 }
 
+/// Else new shards would never be read, and nobody would know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_the_task_that_lists_shards_is_told() {
+    let (stub, _feed) = stub(1).await;
+    let job = Job::new(&stub, Way::Polling, S, &[("source.shard.discovery.interval", "100 ms")]);
+    let source = job.source().unwrap();
+    source.begin(TrimHorizon, None).await.unwrap();
+    source.splits().await.unwrap();
+    // No pause can be divided by it.
+    job.hurry(0);
+    for _ in 0..200 {
+        if let Err(error) = source.splits().await {
+            assert_eq!(error.kind(), tidemill::contracts::ErrorKind::Internal, "{error}");
+            assert!(error.to_string().contains("the task that lists the shards of stream 's' died: "), "{error}");
+            return;
+        }
+        pause(50).await;
+    }
+    panic!("nobody hears of it");
+}
+
 async fn no_such_stream(way: Way) {
     let stub = AwsStub::start().await;
     let error = Job::new(&stub, way, "nowhere", &[]).run(TrimHorizon, |_| false).await.unwrap_err().to_string();

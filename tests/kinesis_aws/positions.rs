@@ -22,6 +22,7 @@ in_both_ways!(
     sequence_numbers_grow_by_a_digit,
     unread_child_of_a_finished_shard_ages,
     unread_child_of_a_shard_that_was_read_late_ages,
+    merged_child_of_a_quiet_shard_is_not_taken_for_lost,
 );
 
 const S: &str = "s";
@@ -232,6 +233,28 @@ async fn unread_child_of_a_shard_that_was_read_late_ages(way: Way) {
             assert_from(&feed, &from, &result.unwrap().records);
         }
     }
+}
+
+/// One parent of a merge had been quiet for a day: the child's records are younger than the merge, and so than what was read of the other.
+async fn merged_child_of_a_quiet_shard_is_not_taken_for_lost(way: Way) {
+    let (stub, _) = stub(2).await;
+    let put = |hash: u128, data: &str| {
+        let now_ms = stub.now_ms();
+        stub.with(S, |s| s.put("k", Some(hash), data.as_bytes(), now_ms));
+    };
+    put(0, "quiet");
+    let mut job = Job::new(&stub, way, S, &[]);
+    job.hours_later(&stub, S, 22);
+    put(u128::MAX, "busy");
+    stub.merge(S, "shardId-000000000000", "shardId-000000000001");
+    (0..10).for_each(|n| put(0, &format!("child {n}")));
+    let seen = job.run(TrimHorizon, |s| s.finished.len() == 2).await.unwrap();
+    let mut got = seen.records.len();
+    job.hours_later(&stub, S, 3);
+    while got < 12 {
+        got += job.run(TrimHorizon, |s| !s.records.is_empty() && s.all_idle()).await.unwrap().records.len();
+    }
+    assert_eq!(got, 12);
 }
 
 /// A consumer that is ten minutes behind says so, and catches up while records go on coming.

@@ -160,6 +160,12 @@ async fn a_job_on_a_bucket_that_is_running_is_rewound() {
         let (success, told) = ended(live);
         assert!(!success && told.contains("another run"), "{told}");
     }
+    // A prefix without its job, or a misspelt one, has nothing.
+    for store in ["s3://tools/kept", "s3://tools/kept/jobb"] {
+        let (success, text) = ended(place.start(&["state", "list", store]));
+        assert!(!success && text.contains(&format!("there is no checkpoint in '{store}'")), "{text}");
+        assert!(text.contains("s3://bucket/prefix/JOB"), "{text}");
+    }
     let once = |rows: u64, more: &[&str]| {
         let (rate, rows) = ("RATE=10000000", format!("ROWS={rows}"));
         let text = place.once("s3://tools/kept", &[&["--param", rate, "--param", &rows], more].concat());
@@ -293,4 +299,56 @@ INSERT INTO copies SELECT k, n FROM events;";
     }
     lines.sort();
     assert_eq!(lines.len() as u64, 3 * KEYS, "{lines:?}");
+}
+
+/// Flips a bit of the newest object of the log. Answers its key.
+async fn damage(place: &Place) -> String {
+    let keys = place.bucket.keys().await.into_iter();
+    let newest = keys.filter(|key| key.starts_with("kept/job/log/")).max().unwrap();
+    let mut content = place.bucket.get(&newest).await;
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    place.bucket.put(&newest, content).await;
+    newest
+}
+
+/// Whatever a run, or who goes back by hand, does not need of a log may be damaged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_object_of_the_log_is_told_and_can_be_gone_on_without() {
+    let Some(place) = Place::new(SQL).await else { return };
+    let run = ["run", "job.sql", "--once", "--checkpoints", "s3://tools/kept"];
+    let mut objects = 0;
+    for way in ["rewind", "savepoint", "fresh"] {
+        for _ in 0..2 {
+            place.put(objects).await;
+            objects += 1;
+            place.once("s3://tools/kept", &[]);
+        }
+        if way == "rewind" {
+            place.done(&["state", "save", STORE, "first"]);
+        }
+        // Killed, with epochs in its log that no checkpoint has.
+        let often = ["--epoch-interval", "50ms", "--checkpoint-interval", "1h"];
+        let mut child = place.start(&[&["run", "job.sql", "--checkpoints", "s3://tools/kept"], &often[..]].concat());
+        for _ in 0..3 {
+            place.put(objects).await;
+            objects += 1;
+            place.waits_for(objects).await;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        damage(&place).await;
+        let (success, told) = ended(place.start(&run));
+        assert!(!success && told.contains("of the epoch log is damaged"), "{told}");
+        assert!(told.contains("hint: `tidemill state rewind STORE latest` goes on"), "{told}");
+        let copy = format!("s3://tools/copies/{way}/job");
+        place.done(&["state", "restore", STORE, "latest", "--to", &copy]);
+        match way {
+            "rewind" => drop(place.done(&["state", "rewind", STORE, "latest"])),
+            "savepoint" => drop(place.once("s3://tools/kept", &["--from-savepoint", "first"])),
+            _ => drop(place.once("s3://tools/kept", &["--fresh"])),
+        }
+        place.once("s3://tools/kept", &[]);
+        assert_eq!(place.table().await, wanted(objects), "{way}");
+    }
 }

@@ -291,6 +291,29 @@ async fn refused_records_are_durable_when_flushed() {
     }
 }
 
+/// Somebody takes the object away: the next one is added to as that was.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_refused_records_that_is_taken_away_is_followed_by_one() {
+    for emulator in both().await {
+        let bucket = emulator.bucket("taken").await;
+        let table = n_table(&emulator, "s3://taken/out");
+        let mut output = on_aws(4).error_output_beside("s3://taken/errors/job", &table).unwrap();
+        let mut refuse = async |number| {
+            output.write(&[record(number, 10)]).await.unwrap();
+            output.flush().await.unwrap();
+        };
+        refuse(1).await;
+        refuse(2).await;
+        bucket.delete("errors/job/errors-test-4-0.jsonl").await;
+        refuse(3).await;
+        refuse(4).await;
+        refuse(5).await;
+        assert_eq!(bucket.keys().await, ["errors/job/errors-test-4-1.jsonl"], "{}", emulator.name);
+        let lines = String::from_utf8(bucket.get("errors/job/errors-test-4-1.jsonl").await).unwrap();
+        assert_eq!(lines.lines().count(), 3, "{}: {lines}", emulator.name);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_are_marked_after_their_files() {
     for emulator in both().await {

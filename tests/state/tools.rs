@@ -1,6 +1,7 @@
 //! Looking at saved state by hand, keeping it, and going back to it.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
@@ -63,6 +64,8 @@ fn state_is_looked_at_kept_and_gone_back_to() {
     assert_eq!(place.number(TOTAL), 500);
     let unknown = place.refused(&["run", "job", "--local", "local", "--from-savepoint", "other"]);
     assert!(unknown.contains("there is no savepoint 'other'"), "{unknown}");
+    let number = place.refused(&["run", "job", "--local", "local", "--from-savepoint", "2"]);
+    assert!(number.contains("`tidemill state rewind local/checkpoints/job 2`"), "{number}");
     // The savepoint has outlived its checkpoint; and it goes to another place.
     assert!(place.refused(&["state", "show", "local", "1"]).contains("there is no checkpoint 1"));
     let restored = place.done(&["state", "restore", "local", "first", "--to", "elsewhere/job"]);
@@ -71,6 +74,10 @@ fn state_is_looked_at_kept_and_gone_back_to() {
     assert!(goes_on.contains("goes on from the newest checkpoint in elsewhere/job: "), "{goes_on}");
     let moved = place.done(&["state", "show", "elsewhere/job", "1"]);
     assert!(moved.contains("from checkpoint 1 of "), "{moved}");
+    // Under another name, though its checkpoint has gone.
+    let again = place.done(&["state", "save", "local", "second", "--checkpoint", "first"]);
+    assert!(again.contains("savepoint first is kept as savepoint second"), "{again}");
+    place.done(&["state", "drop", "local", "second"]);
     place.done(&["state", "drop", "local", "first"]);
     assert!(!place.done(&["state", "list", "local"]).contains("\n  first "));
     let (outcome, text) = place.said(&["state", "list", "job"]);
@@ -168,4 +175,88 @@ fn rows_of_open_files_are_exported_too() {
     // When the file is finished, its rows are these, and no more than these, since nothing has come.
     place.run(&[]);
     assert_eq!(visible(), open);
+}
+
+/// What a folder has, with the bytes of each file.
+fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        match entry.is_dir() {
+            true => found.extend(content(&entry)),
+            false => _ = found.insert(entry.clone(), std::fs::read(&entry).unwrap()),
+        }
+    }
+    found
+}
+
+/// What cannot be loaded must not become the newest checkpoint, nor cost the epochs that are logged.
+#[test]
+fn nothing_is_rewound_to_a_checkpoint_whose_files_are_damaged() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    place.done(&["state", "save", "local", "sp"]);
+    place.produce(300, 200);
+    place.killed(&["--checkpoint-interval", "0"], || place.logged() > 5);
+    let own = place.at("local/checkpoints/job");
+    let manifest = std::fs::read_to_string(own.join("savepoints/sp.json")).unwrap();
+    let file = manifest.split('"').find(|word| word.starts_with("state/") && word.ends_with(".arrow")).unwrap();
+    let whole = std::fs::read(own.join(file)).unwrap();
+    std::fs::write(own.join(file), &whole[..whole.len() / 2]).unwrap();
+    let before = content(&own);
+    for which in ["sp", "1", "latest"] {
+        let refused = place.refused(&["state", "rewind", "local", which]);
+        assert!(refused.contains("error[corrupt]") && refused.contains(file), "{refused}");
+        assert!(content(&own) == before, "{which}: nothing is written, and the log is as it was");
+    }
+    std::fs::write(own.join(file), &whole).unwrap();
+    place.done(&["state", "rewind", "local", "sp"]);
+    place.run(&[]);
+    assert_eq!(place.number(TOTAL), 500);
+}
+
+/// Only where a run finds it.
+#[test]
+fn a_checkpoint_is_copied_into_the_folder_of_a_job_and_no_other() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    std::fs::create_dir_all(place.at("mine")).unwrap();
+    std::fs::write(place.at("mine/notes.txt"), "mine").unwrap();
+    std::fs::create_dir_all(place.at("several/one/manifests")).unwrap();
+    for (to, hint) in [
+        ("local", "local/checkpoints/JOB"),
+        ("local/checkpoints", "JOB"),
+        ("mine", "mine/checkpoints/JOB"),
+        ("several", "several/checkpoints/JOB"),
+        ("mine/notes.txt", "another place"),
+    ] {
+        let before = content(&place.at("local"));
+        let refused = place.refused(&["state", "restore", "local", "--to", to]);
+        assert!(refused.starts_with("error: ") && refused.contains(hint), "{refused}");
+        assert!(content(&place.at("local")) == before && !place.at(to).join("manifests").exists(), "{to}");
+    }
+    // The folder of `--local` that is not there yet: the copy lies where no such run looks, and the run says so.
+    place.done(&["state", "restore", "local", "--to", "new"]);
+    let (from, to) = (place.at("local/kinesis"), place.at("new/kinesis"));
+    assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+    let refused = place.refused(&["run", "job", "--local", "new", "--once"]);
+    assert!(refused.contains("'new' has a copy of checkpoints in the folder itself"), "{refused}");
+    let own = "new/checkpoints/job";
+    assert!(refused.contains(&format!("`tidemill state restore new --to {own}`")), "{refused}");
+    place.done(&["state", "restore", "new", "--to", own]);
+    let goes_on = place.done(&["run", "job", "--local", "new", "--once"]);
+    assert!(goes_on.contains(&format!("goes on from the newest checkpoint in {own}: ")), "{goes_on}");
+    // What runs use counts for the tools too, not the copy that is left.
+    let list = place.done(&["state", "list", "new"]);
+    assert!(list.starts_with(&format!("{own}\n")), "{list}");
+}
+
+#[test]
+fn a_store_without_anything_is_no_store() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    for manifest in place.manifests() {
+        std::fs::remove_file(manifest).unwrap();
+    }
+    let refused = place.refused(&["state", "list", "local/checkpoints/job"]);
+    assert!(refused.contains("there is no checkpoint in 'local/checkpoints/job'"), "{refused}");
 }

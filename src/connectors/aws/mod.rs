@@ -16,6 +16,7 @@ mod jitter;
 mod requests;
 mod session;
 mod string_key;
+mod table_options;
 
 pub(crate) use batch_get::batch_get;
 pub(crate) use bucket::{Bucket, object_failure};
@@ -25,3 +26,4 @@ pub(crate) use requests::{Attempt, Requests};
 pub use session::Calling;
 pub(crate) use session::{AwsSession, AwsSessions};
 pub(crate) use string_key::string_key;
+pub(crate) use table_options::{check_credential, credential_keys, is_credential};

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{CachedStatement, Connection};
 
+use crate::connectors::options::Options;
 use crate::contracts::{ChangeKind, Changes, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome};
 
 use super::cells::{Cell, CellColumn};
@@ -43,9 +44,21 @@ impl LocalTables {
         let connection = Connection::open(&self.path)?;
         connection.busy_timeout(BUSY)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        // With a log, NORMAL would lose the last transactions in a power cut: a checkpoint that follows says that they are there.
+        connection.pragma_update(None, "synchronous", "FULL")?;
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
+    }
+
+    /// The columns of a table's key, in order; none where there is no such table.
+    pub(super) fn key_of(&self, table: &str) -> Result<Vec<String>> {
+        if !self.exist() {
+            return Ok(Vec::new());
+        }
+        self.with(table, |connection| {
+            let sql = "SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk";
+            connection.prepare_cached(sql)?.query_map([table], |row| row.get(0))?.collect()
+        })
     }
 
     pub(super) fn with<T>(&self, table: &str, run: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
@@ -73,7 +86,8 @@ fn failed(table: &str, error: rusqlite::Error) -> Error {
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
             Error::corrupt(message).caused_by(error)
         }
-        _ => Error::unavailable(message).caused_by(error),
+        // Of a file of this machine: nobody is out of reach.
+        _ => Error::unavailable(message).of_this_machine().caused_by(error),
     }
 }
 
@@ -98,7 +112,49 @@ struct TableWriter {
     /// A NULL leaves the attribute as it is, instead of removing it.
     ignore_nulls: bool,
     upsert: String,
-    delete: String,
+    delete: Delete,
+}
+
+/// The statements of a retraction.
+enum Delete {
+    /// The item goes.
+    Item(String),
+    /// The INSERT's own attributes go (there may be none), as with a tombstone on AWS; and what has none left, by the beginning of the statement: other
+    /// INSERTs may add columns at any time.
+    Own { clear: Option<String>, remove: String },
+}
+
+impl Delete {
+    /// The statement that removes items of a table with these columns.
+    fn remove(&self, columns: impl Iterator<Item = String>) -> String {
+        match self {
+            Self::Item(remove) => remove.clone(),
+            Self::Own { remove, .. } => {
+                columns.fold(remove.clone(), |sql, column| format!("{sql} AND {column} IS NULL"))
+            }
+        }
+    }
+}
+
+/// Whether a retraction takes what other INSERTs have written, too. As on AWS: where it is asked for, and where items are written whole.
+fn deletes_items(spec: &TableSpec) -> bool {
+    let is = |option: &str, values: &[&str]| {
+        Options(spec).text(&[option]).is_some_and(|found| values.iter().any(|value| found.eq_ignore_ascii_case(value)))
+    };
+    is("sink.delete", &["item"]) || is("sink.write-mode", &["put", "batch"])
+}
+
+/// Checks that the key that a table has is the one of the SQL.
+pub(super) fn compare_keys(table: &str, found: &[String], wanted: &[String]) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "local DynamoDB table '{table}' exists with the key ({}), the SQL has ({})",
+        found.join(", "),
+        wanted.join(", ")
+    ))
+    .hint("a table keeps its key: use another table-name, or drop the table in dynamodb.sqlite"))
 }
 
 impl LocalTableSink {
@@ -146,7 +202,17 @@ impl TableWriter {
             key_columns.join(",")
         );
         let condition: Vec<String> = key_columns.iter().map(|k| format!("{k}=?")).collect();
-        let delete = format!("DELETE FROM {} WHERE {}", quoted(table), condition.join(" AND "));
+        let condition = condition.join(" AND ");
+        let remove = format!("DELETE FROM {} WHERE {condition}", quoted(table));
+        let delete = match deletes_items(spec) {
+            true => Delete::Item(remove),
+            false => {
+                let others = columns.iter().enumerate().filter(|(i, _)| !keys.contains(i));
+                let nulls: Vec<String> = others.map(|(_, c)| format!("{c}=NULL")).collect();
+                let clear = format!("UPDATE {} SET {} WHERE {condition}", quoted(table), nulls.join(","));
+                Delete::Own { clear: (!nulls.is_empty()).then_some(clear), remove }
+            }
+        };
         Ok(Self { table: table.to_owned(), key, ignore_nulls, upsert, delete })
     }
 
@@ -178,16 +244,14 @@ impl TableWriter {
             found.sort_by_key(|(_, pk)| *pk);
             Ok(found.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
         })?;
-        if found_keys != self.key.primary_key {
-            return Err(Error::config(format!(
-                "local DynamoDB table '{}' exists with the key ({}), the SQL has ({})",
-                self.table,
-                found_keys.join(", "),
-                self.key.primary_key.join(", ")
-            ))
-            .hint("a table keeps its key: use another table-name, or drop the table in dynamodb.sqlite"));
-        }
-        Ok(())
+        compare_keys(&self.table, &found_keys, &self.key.primary_key)
+    }
+
+    /// All columns that are no key, in quotes.
+    fn others(&self, connection: &Connection) -> rusqlite::Result<Vec<String>> {
+        let mut statement = connection.prepare_cached("SELECT name FROM pragma_table_info(?) WHERE pk = 0")?;
+        let names = statement.query_map([&self.table], |row| row.get::<_, String>(0))?;
+        names.map(|name| Ok(quoted(&name?))).collect()
     }
 
     fn columns(&self, batch: &RecordBatch) -> Result<Vec<CellColumn>> {
@@ -226,7 +290,16 @@ impl TableWriter {
             let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             {
                 let mut upsert = transaction.prepare_cached(&self.upsert)?;
-                let mut delete = transaction.prepare_cached(&self.delete)?;
+                let mut clear = match &self.delete {
+                    Delete::Own { clear: Some(clear), .. } => Some(transaction.prepare_cached(clear)?),
+                    _ => None,
+                };
+                let mut delete = match pending.iter().any(|p| p.kinds.is_some()) {
+                    true => {
+                        Some(transaction.prepare_cached(&self.delete.remove(self.others(&transaction)?.into_iter()))?)
+                    }
+                    false => None,
+                };
                 for (batch, row) in order {
                     let cells = &columns[batch];
                     match pending[batch].kind(row) {
@@ -235,8 +308,10 @@ impl TableWriter {
                             upsert.raw_execute()?;
                         }
                         ChangeKind::Delete => {
-                            bind_all(&mut delete, self.key.keys.iter().map(|k| &cells[*k]), row)?;
-                            delete.raw_execute()?;
+                            for statement in [&mut clear, &mut delete].into_iter().flatten() {
+                                bind_all(statement, self.key.keys.iter().map(|k| &cells[*k]), row)?;
+                                statement.raw_execute()?;
+                            }
                         }
                     }
                 }
@@ -303,5 +378,23 @@ impl Sink for LocalTableSink {
         task.await.map_err(|e| Error::internal("the task that wrote to SQLite died").caused_by(e))??;
         self.prepared = true;
         Ok(WriteOutcome::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A checkpoint says that what was flushed is there, whatever becomes of the power.
+    #[test]
+    fn a_transaction_is_on_disk_when_it_is_committed() {
+        const FULL: i64 = 2;
+        let dir = tempfile::tempdir().unwrap();
+        let pragma = |name: &str| {
+            let sql = format!("SELECT {name} FROM pragma_{name}");
+            LocalTables::new(dir.path()).with("m", |c| c.query_row(&sql, [], |row| row.get::<_, Value>(0))).unwrap()
+        };
+        assert_eq!(pragma("synchronous"), Value::Integer(FULL));
+        assert_eq!(pragma("journal_mode"), Value::Text("wal".to_owned()));
     }
 }

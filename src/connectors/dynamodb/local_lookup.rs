@@ -10,7 +10,7 @@ use rusqlite::types::{Value, ValueRef};
 use crate::contracts::{Error, Lookup, Result, TableSpec};
 
 use super::cells::CellColumn;
-use super::local::{LocalTables, bind_all, quoted};
+use super::local::{LocalTables, bind_all, compare_keys, quoted};
 use super::lookup::{LookedUp, Objects, json_bytes, json_string};
 
 /// A table of `dynamodb.sqlite`. One that nobody has made yet has no rows, as a table that `provision` has just made.
@@ -29,7 +29,13 @@ impl LocalLookup {
 #[async_trait]
 impl Lookup for LocalLookup {
     async fn open(&self) -> Result<()> {
-        Ok(())
+        let (looked_up, tables) = (self.looked_up.clone(), self.tables.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            let found = tables.key_of(&looked_up.table)?;
+            // One that is made later is made by a sink with its key.
+            if found.is_empty() { Ok(()) } else { compare_keys(&looked_up.table, &found, &looked_up.key.primary_key) }
+        });
+        task.await.map_err(|e| Error::internal("the task that read SQLite died").caused_by(e))?
     }
 
     async fn get(&self, keys: &RecordBatch) -> Result<RecordBatch> {

@@ -64,8 +64,18 @@ pub(super) struct Objects {
 }
 
 impl Objects {
+    /// The objects, each with a line end but for the last.
+    pub(super) fn into_text(mut self) -> Vec<u8> {
+        self.text.pop();
+        self.text
+    }
+
     /// Adds one; `member` writes the value of a column, or nothing where the item lacks it.
-    pub(super) fn add(&mut self, names: &[String], mut member: impl FnMut(&str, &mut Vec<u8>)) {
+    pub(super) fn add<'n>(
+        &mut self,
+        names: impl IntoIterator<Item = &'n String>,
+        mut member: impl FnMut(&str, &mut Vec<u8>),
+    ) {
         let start = self.text.len() as u32;
         let mut separator = b'{';
         for name in names {

@@ -70,7 +70,7 @@ impl TableKey {
 
     /// A refusal of row `row` for what stands in `column`.
     pub(super) fn refuse(&self, row: usize, column: usize, reason: &str, detail: String) -> RefusedRow {
-        RefusedRow { row, reason: reason.to_owned(), column: Some(self.names[column].clone()), detail }
+        RefusedRow { row, reason: reason.to_owned(), column: Some(self.names[column].clone()), detail, record: None }
     }
 
     /// Name and most bytes of the part of a key at this place.
@@ -104,7 +104,7 @@ impl TableKey {
     pub(super) fn check_size(row: usize, size: usize) -> Option<RefusedRow> {
         (size > MAX_ITEM_BYTES).then(|| {
             let detail = format!("item of {size} bytes, at most {MAX_ITEM_BYTES}");
-            RefusedRow { row, reason: "item_too_large".to_owned(), column: None, detail }
+            RefusedRow { row, reason: "item_too_large".to_owned(), column: None, detail, record: None }
         })
     }
 

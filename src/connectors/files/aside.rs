@@ -5,7 +5,6 @@
 //! Objects of a bucket cannot be moved, only copied at a price and with other rights: there the run is refused.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
@@ -15,6 +14,7 @@ use crate::connectors::aws::object_failure;
 use crate::connectors::line_file::io_error;
 use crate::contracts::{Result, crash_point};
 
+use super::folders;
 use super::listing::object_path;
 use super::location::Prefix;
 use super::part::{PartNames, each_file};
@@ -45,24 +45,31 @@ pub(super) fn set_aside(root: &Path, names: &PartNames) -> Result<Option<SetAsid
     let name = root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let free = (1_u32..).map(|n| root.with_file_name(format!("{name}.replaced-{n}"))).find(|path| !path.exists());
     let to = free.unwrap_or_else(|| root.with_file_name(format!("{name}.replaced")));
-    let beside = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut folders = BTreeSet::from([beside.to_owned()]);
+    let mut changed = BTreeSet::new();
     for file in &found {
         let target = to.join(file.strip_prefix(root).unwrap_or(file));
         if let Some(folder) = target.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| io_error(folder, "made", e))?;
+            folders::make(folder)?;
         }
         std::fs::rename(file, &target).map_err(|e| io_error(file, "moved", e))?;
         crash_point("fresh.midst");
-        folders.extend(file.parent().map(Path::to_owned));
-        folders.extend(target.ancestors().skip(1).take_while(|folder| folder.starts_with(&to)).map(Path::to_owned));
+        changed.extend(file.parent().into_iter().chain(target.parent()).map(Path::to_owned));
     }
     // The log is going to say that they are there.
-    for folder in folders {
-        let synced = File::open(&folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|e| io_error(&folder, "synced", e))?;
-    }
+    changed.iter().try_for_each(|folder| folders::sync(folder))?;
     Ok(Some(SetAside { files: found.len(), from: root.to_owned(), to }))
+}
+
+/// A file below `root` that a run of this job has written, if there is one.
+pub(super) fn own_file(root: &Path, names: &PartNames) -> Result<Option<PathBuf>> {
+    let mut found = None;
+    each_file(root, &mut |path, name| {
+        if found.is_none() && names.is_own(name) {
+            found = Some(path);
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// An object below `prefix` that a run of this job has written, if there is one.

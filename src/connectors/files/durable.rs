@@ -12,11 +12,17 @@ use crate::contracts::{Committable, EpochNumber, Error, Result};
 
 use super::output::Staged;
 
-/// By partition folder, the last epoch whose rows are in committed files.
+/// By partition folder, the last epoch whose rows are in committed files: of epochs that may still be written. Partitions come and go, and
+/// there would be more of them from day to day.
 #[derive(Debug, Default)]
 pub(super) struct Durable(BTreeMap<String, u64>);
 
 impl Durable {
+    /// Rows of `epoch` are written now; none of an earlier one will come, for a run repeats epochs in their order.
+    pub(super) fn forget_before(&mut self, epoch: EpochNumber) {
+        self.0.retain(|_, through| *through >= epoch.0);
+    }
+
     /// Whether the partition's rows of `epoch` are in committed files.
     pub(super) fn has(&self, folder: &str, epoch: EpochNumber) -> bool {
         self.0.get(folder).is_some_and(|through| epoch.0 <= *through)
@@ -81,5 +87,23 @@ mod tests {
             let has: Vec<u64> = (1..12).filter(|epoch| durable.has("day=1", EpochNumber(*epoch))).collect();
             assert_eq!(has, (1..=durable_through).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn what_no_epoch_asks_for_any_more_is_forgotten() {
+        let mut durable = Durable::default();
+        for day in 0..1_000 {
+            let epoch = EpochNumber(day);
+            durable.forget_before(epoch);
+            for (folder, through) in [(format!("day={day}"), day), ("late".to_owned(), 1_500)] {
+                durable.note(&Noted { folder, through, file: "{}".to_owned() });
+            }
+            assert!(durable.0.len() <= 3, "{durable:?}");
+            assert!(durable.has(&format!("day={day}"), epoch) && durable.has("late", epoch));
+        }
+        durable.forget_before(EpochNumber(1_500));
+        assert!(durable.has("late", EpochNumber(1_500)), "the last epoch of a file is one of it");
+        durable.forget_before(EpochNumber(1_501));
+        assert!(durable.0.is_empty());
     }
 }

@@ -171,6 +171,25 @@ impl Writer {
         }
     }
 
+    /// Bytes of rows that are in memory until there are enough of them.
+    pub(super) fn group_bytes(&self) -> u64 {
+        match self {
+            Self::Json(..) | Self::Csv(..) => 0,
+            Self::Parquet(writer) => writer.group_bytes(),
+        }
+    }
+
+    /// Writes those, earlier than it would be best.
+    pub(super) fn end_group(&mut self) -> Result<()> {
+        match self {
+            Self::Json(..) | Self::Csv(..) => Ok(()),
+            Self::Parquet(writer) => {
+                let ended = writer.end_group();
+                ended.map_err(|e| parquet_write::failed(&writer.output().name(), e))
+            }
+        }
+    }
+
     /// Size so far; for Parquet an estimate of what the rows in memory will take.
     pub(super) fn bytes(&self) -> u64 {
         match self {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! put  If-None-Match: *    the object is there, with the first lines      taken: the next name
-//! put  If-Match: ETag      and has more of them                           changed, forbidden or not known: a new object goes on
+//! put  If-Match: ETag      and has more of them                           changed, gone, forbidden or not known: a new object goes on
 //! ```
 //!
 //! Without the conditions, a request that was given up and arrives late, or one of a run of the same number that stood still,
@@ -27,6 +27,22 @@ const OBJECT_BYTES: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Whether no object can be put again under a condition: the role may not, or the service has no such request. (What is not found was
+/// taken away: the next object can be put again. A service that fails says nothing of conditions.)
+fn is_refused(error: &StoreError) -> bool {
+    match error {
+        StoreError::PermissionDenied { .. }
+        | StoreError::Unauthenticated { .. }
+        | StoreError::NotSupported { .. }
+        | StoreError::NotImplemented { .. } => true,
+        StoreError::Generic { .. } => {
+            let text = error.to_string();
+            text.contains("501 Not Implemented") || text.contains("<Code>NotImplemented</Code>")
+        }
+        _ => false,
+    }
+}
 
 /// Lines that go to objects below a prefix.
 pub(super) struct ObjectLines {
@@ -100,13 +116,15 @@ impl ObjectLines {
                 // By an earlier request of this loop, or a run of this number.
                 (Err(StoreError::AlreadyExists { .. }), None) => open.key = self.next_key(),
                 // The service is busy, or nobody has heard its answer.
-                (Err(StoreError::Generic { .. }), _) if clock.elapsed().saturating_sub(began) < PATIENCE => {
+                (Err(e @ StoreError::Generic { .. }), _)
+                    if !is_refused(&e) && clock.elapsed().saturating_sub(began) < PATIENCE =>
+                {
                     clock.sleep(pause).await;
                     pause = (2 * pause).min(LAST_PAUSE);
                 }
-                // Another one than was put; or not allowed, or not known to the service, for this run.
+                // Another one than was put, or gone; or not allowed, or not known to the service, for this run.
                 (Err(e), Some((_, durable))) => {
-                    self.updates &= matches!(e, StoreError::Precondition { .. } | StoreError::AlreadyExists { .. });
+                    self.updates &= !is_refused(&e);
                     open = OpenObject { key: self.next_key(), held: open.held.split_off(*durable), there: None };
                 }
                 (Err(e), None) => {

@@ -20,6 +20,7 @@ use crate::formats::datetime::{TimestampStyle, write_timestamp};
 use crate::formats::write_json::write_string;
 
 use super::error_objects::ObjectLines;
+use super::folders;
 use super::location::Place;
 use super::part::PartNames;
 
@@ -93,10 +94,12 @@ impl FolderLines {
             self.file = None;
         }
         if self.file.is_none() {
-            std::fs::create_dir_all(&self.folder).map_err(|e| io_error(&self.folder, "made", e))?;
+            folders::make(&self.folder)?;
             let path = self.folder.join(format!("errors-{}.jsonl", self.names.next()));
             let file = OpenOptions::new().append(true).create(true).open(&path);
-            self.file = Some((path.clone(), file.map_err(|e| io_error(&path, "made", e))?));
+            let file = file.map_err(|e| io_error(&path, "made", e))?;
+            folders::sync_name(&path)?;
+            self.file = Some((path, file));
             self.bytes = 0;
         }
         if let Some((path, file)) = &mut self.file {
@@ -155,6 +158,20 @@ fn write_line(record: &RejectedRecord, known: bool, out: &mut Vec<u8>) {
 #[async_trait]
 impl ErrorOutput for FileErrorOutput {
     async fn write(&mut self, records: &[RejectedRecord]) -> Result<()> {
+        self.write_lines(records).await.map_err(|e| e.context("error output"))
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let flushed = match &mut self.sink {
+            Lines::Folder(folder) => folder.sync(),
+            Lines::Objects(objects) => objects.put().await,
+        };
+        flushed.map_err(|e| e.context("error output"))
+    }
+}
+
+impl FileErrorOutput {
+    async fn write_lines(&mut self, records: &[RejectedRecord]) -> Result<()> {
         let mut out = Vec::new();
         for record in records {
             let known = self.is_known(record);
@@ -165,12 +182,5 @@ impl ErrorOutput for FileErrorOutput {
             }
         }
         if out.is_empty() { Ok(()) } else { self.append(&out).await }
-    }
-
-    async fn flush(&mut self) -> Result<()> {
-        match &mut self.sink {
-            Lines::Folder(folder) => folder.sync(),
-            Lines::Objects(objects) => objects.put().await,
-        }
     }
 }

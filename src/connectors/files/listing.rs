@@ -3,8 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, StringArray};
+use arrow::array::{ArrayRef, BinaryArray, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+use base64::Engine;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 
@@ -51,7 +54,7 @@ impl Place {
     }
 
     /// What of a file's name stands below the table's path.
-    fn below<'a>(&self, name: &'a str) -> &'a str {
+    pub(super) fn below<'a>(&self, name: &'a str) -> &'a str {
         let root = match self {
             Self::Local(root) => root.to_string_lossy().into_owned(),
             Self::S3(prefix) => prefix.url(&prefix.key),
@@ -62,27 +65,44 @@ impl Place {
     /// Values of the partition columns in the path of a file (`…/year=2026/month=02/…`): for each column of
     /// `spec.schema` that is one, its name and an array of length 1.
     pub(super) fn partition_values(&self, name: &str, spec: &TableSpec) -> Result<Vec<(String, ArrayRef)>> {
-        let folders = self.below(name).rsplit_once('/').map_or("", |(folders, _)| folders);
-        let pairs: Vec<(String, String)> = folders
-            .split('/')
-            .filter_map(|folder| folder.split_once('='))
-            .map(|(name, value)| (unescape(name), unescape(value)))
-            .collect();
+        let pairs: Vec<(String, String)> = partitions(self.below(name)).collect();
         let default = spec.option("partition.default-name").unwrap_or(DEFAULT_PARTITION);
         let mut values = Vec::new();
         for column in &spec.partitioned_by {
             let Ok(field) = spec.schema.field_with_name(column) else { continue };
             let text = pairs.iter().find(|(n, _)| n == column).map(|(_, v)| v.as_str()).filter(|v| *v != default);
-            let array: ArrayRef = Arc::new(StringArray::from(vec![text]));
-            let strict = CastOptions { safe: false, ..CastOptions::default() };
-            let value = cast_with_options(&array, field.data_type(), &strict).map_err(|e| {
-                Error::data(format!("'{name}': the folder's value of '{column}' is no {}", field.data_type()))
-                    .caused_by(e)
+            let value = typed(text, field.data_type()).map_err(|e| {
+                let shown = if is_bytes(field.data_type()) { "base64" } else { &field.data_type().to_string() };
+                Error::data(format!("'{name}': the folder's value of '{column}' is no {shown}")).caused_by(e)
             })?;
             values.push((column.clone(), value));
         }
         Ok(values)
     }
+}
+
+/// Names and values of the partition columns in a path below the table's.
+pub(super) fn partitions(below: &str) -> impl Iterator<Item = (String, String)> {
+    let folders = below.rsplit_once('/').map_or("", |(folders, _)| folders);
+    let pairs = folders.split('/').filter_map(|folder| folder.split_once('='));
+    pairs.map(|(name, value)| (unescape(name), unescape(value)))
+}
+
+fn is_bytes(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_))
+}
+
+/// A partition's value as its column has it, in an array of length 1. Bytes are written as base64.
+fn typed(text: Option<&str>, data_type: &DataType) -> std::result::Result<ArrayRef, ArrowError> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    if is_bytes(data_type) {
+        let decode = |text| base64::engine::general_purpose::STANDARD.decode(text);
+        let bytes = text.map(decode).transpose().map_err(|e| ArrowError::ExternalError(Box::new(e)))?;
+        let array: ArrayRef = Arc::new(BinaryArray::from(vec![bytes.as_deref()]));
+        return cast_with_options(&array, data_type, &strict);
+    }
+    let array: ArrayRef = Arc::new(StringArray::from(vec![text]));
+    cast_with_options(&array, data_type, &strict)
 }
 
 /// All files at `root`, which is a file or a folder. Blocks.

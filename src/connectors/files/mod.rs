@@ -10,14 +10,18 @@
 //!
 //! Everything but the two ends is the same for folders and buckets.
 
+mod archived;
 mod aside;
 mod commit_mark;
 mod durable;
 mod encode;
 mod error_objects;
 mod errors;
+mod folders;
+mod growing;
 mod listing;
 mod location;
+mod names;
 mod object;
 mod output;
 mod packed;
@@ -36,14 +40,16 @@ mod state_place;
 mod time_folders;
 mod upload;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::contracts::{ErrorOutput, Result, Sink, Source, TableSpec};
+use crate::contracts::{Error, ErrorOutput, Result, Sink, Source, TableSpec};
 
+pub use archived::{ArchivedFile, ArchivedFiles};
 pub use aside::SetAside;
 pub(super) use errors::FileErrorOutput;
 pub(super) use location::Reach;
-pub use location::s3_path;
+pub use location::{check_path, s3_path};
 pub use part::PartNames;
 pub use state_place::{StatePlace, state_place};
 
@@ -52,20 +58,53 @@ pub(super) fn source(spec: &TableSpec, reach: &Reach<'_>) -> Result<Arc<dyn Sour
     Ok(Arc::new(source::FileSource::try_new(spec, reach)?))
 }
 
-/// A writable table of files.
-pub(super) fn sink(spec: &TableSpec, reach: &Reach<'_>, names: PartNames) -> Result<Box<dyn Sink>> {
-    Ok(Box::new(sink::FileSink::try_new(spec, reach, names)?))
+/// A writable table of files, which has `memory` for them where there is a limit.
+pub(super) fn sink(
+    spec: &TableSpec,
+    reach: &Reach<'_>,
+    names: PartNames,
+    memory: Option<u64>,
+) -> Result<Box<dyn Sink>> {
+    Ok(Box::new(sink::FileSink::try_new(spec, reach, names, memory)?))
 }
 
 /// The error output under a folder.
 pub(super) fn error_output(path: &str, reach: &Reach<'_>, names: PartNames) -> Result<Box<dyn ErrorOutput>> {
-    Ok(Box::new(FileErrorOutput::open(reach.place(path)?, names)))
+    let place = reach.place(path)?;
+    if let location::Place::Local(folder) = &place
+        && let Some(file) = folder.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir())
+    {
+        // It is made when the first record is refused, which may be days later.
+        let error = format!("'{}' cannot be made: '{}' is a file", folder.display(), file.display());
+        return Err(Error::config(error).hint("name another folder: SET 'tidemill.errors.path' = '…'"));
+    }
+    Ok(Box::new(FileErrorOutput::open(place, names)))
 }
 
 /// Moves the files that earlier runs of this job wrote below `path` to a folder beside. Objects stay: see [`own_object`].
 pub(super) fn set_aside(path: &str, reach: &Reach<'_>, names: &PartNames) -> Result<Option<SetAside>> {
     match reach.place(path)? {
         location::Place::Local(root) => aside::set_aside(&root, names),
+        location::Place::S3(_) => Ok(None),
+    }
+}
+
+/// Where `path` lies on this machine; `None` in a bucket.
+pub(super) fn local_folder(path: &str, reach: &Reach<'_>) -> Result<Option<PathBuf>> {
+    if reach.local.is_none() && s3_path(path)?.is_some() {
+        // Without a session, for which there may be no region.
+        return Ok(None);
+    }
+    match reach.place(path)? {
+        location::Place::Local(folder) => Ok(Some(folder)),
+        location::Place::S3(_) => Ok(None),
+    }
+}
+
+/// Finds a file that an earlier run of this job wrote below `path`, if that is no bucket.
+pub(super) fn own_file(path: &str, reach: &Reach<'_>, names: &PartNames) -> Result<Option<PathBuf>> {
+    match reach.place(path)? {
+        location::Place::Local(root) => aside::own_file(&root, names),
         location::Place::S3(_) => Ok(None),
     }
 }

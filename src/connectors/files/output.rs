@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::connectors::line_file::{io_error, open_blocking};
 use crate::contracts::{Committable, EpochNumber, Error, Result};
 
+use super::folders;
 use super::listing::object_path;
 use super::location::Place;
 use super::part::{self, PartFile, PartNames};
@@ -136,11 +137,10 @@ impl Target {
                 let (root, path) = (root.clone(), root.join(below));
                 open_blocking(move || {
                     // Whoever has taken the partition's files away may have taken its folder, too.
-                    let folder = path.parent().unwrap_or(&root);
-                    let made = std::fs::create_dir_all(folder)
-                        .and_then(|()| File::create(&path)?.sync_all())
-                        .and_then(|()| File::open(folder)?.sync_all());
-                    made.map_err(|e| io_error(&path, "made", e))
+                    folders::make(path.parent().unwrap_or(&root))?;
+                    let made = File::create(&path).and_then(|mark| mark.sync_all());
+                    made.map_err(|e| io_error(&path, "made", e))?;
+                    folders::sync_name(&path)
                 })
                 .await
             }

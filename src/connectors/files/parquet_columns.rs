@@ -160,7 +160,14 @@ impl ParquetFile {
         Ok(Group { columns, rows: 0 })
     }
 
-    fn end_group(&mut self) -> Result<()> {
+    /// Bytes in memory of the row group that is being encoded.
+    pub(super) fn group_bytes(&self) -> u64 {
+        self.group.as_ref().map_or(0, |group| group.columns.iter().map(ArrowColumnWriter::memory_size).sum::<usize>())
+            as u64
+    }
+
+    /// Writes the row group that is being encoded.
+    pub(super) fn end_group(&mut self) -> Result<()> {
         let Some(group) = self.group.take() else { return Ok(()) };
         let lanes = if group.rows < LANES_ABOVE_ROWS { 1 } else { lanes() };
         let chunks = side_by_side(group.columns, lanes, ArrowColumnWriter::close)?;
@@ -260,7 +267,7 @@ mod tests {
         const MOST_ROWS: usize = 50_000;
         const MOST_BYTES: usize = 400_000;
         let folder = tempfile::tempdir().expect("a folder");
-        let names = PartNames::new("job", 1);
+        let names = PartNames::new("job", 1, 0);
         let (part, file) = PartFile::create(folder.path(), &names, EpochNumber(1), "parquet").expect("a file");
         let path = part.path().to_owned();
         let output = Output::Local { part, file, bytes: 0 };

@@ -62,6 +62,13 @@ impl ParquetStyle {
         })
     }
 
+    /// With row groups that have their place in so many bytes.
+    #[must_use]
+    pub(super) fn within(mut self, memory: u64) -> Self {
+        self.row_group_bytes = self.row_group_bytes.min(usize::try_from(memory).unwrap_or(usize::MAX));
+        self
+    }
+
     /// Says in each file by which of its columns (index, descending, nulls first) the rows are sorted.
     #[must_use]
     pub(super) fn sorted_by(mut self, columns: &[(usize, bool, bool)]) -> Self {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! write   <folder>/.part-<job>-<generation>-<seq>-e<epoch>.<ext>     hidden; the epoch in which it was opened
-//! finish  fsync; becomes a committable {"temporary": …, "path": …}
+//! finish  fsync, of the folder too; becomes a committable {"temporary": …, "path": …}
 //! commit  rename to <folder>/part-<job>-<generation>-<seq>-e<epoch>.<ext>, fsync the folder
 //! ```
 //!
@@ -18,20 +18,28 @@ use serde::{Deserialize, Serialize};
 use crate::connectors::line_file::io_error;
 use crate::contracts::{EpochNumber, Error, Result};
 
+use super::folders;
+
+/// A run without checkpoints has the time of its start, in milliseconds, as its number: no other has one from here on (the year 2001).
+const FIRST_TIME: u64 = 1_000_000_000_000;
+
 /// Names for the files of one run of a job. Clones share the counter, so that no two sinks of a run collide.
 #[derive(Debug, Clone)]
 pub struct PartNames {
     job: Arc<str>,
     generation: u64,
+    /// When the run began, in milliseconds since 1970.
+    began_ms: u64,
     next: Arc<AtomicU64>,
 }
 
 impl PartNames {
-    /// Names for generation `generation` (each run of a job has a higher one) of `job`.
-    pub fn new(job: &str, generation: u64) -> Self {
+    /// Names for generation `generation` (each run of a job has a higher one) of `job`, which begins now.
+    pub fn new(job: &str, generation: u64, now_ms: i64) -> Self {
         let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') { c } else { '_' };
         let job: String = job.chars().map(allowed).collect();
-        Self { job: job.into(), generation, next: Arc::new(AtomicU64::new(0)) }
+        let began_ms = u64::try_from(now_ms).unwrap_or(0);
+        Self { job: job.into(), generation, began_ms, next: Arc::new(AtomicU64::new(0)) }
     }
 
     /// `<job>-<generation>-<seq>-e<epoch>`, never given twice: of a file whose first rows are of this epoch.
@@ -52,10 +60,13 @@ impl PartNames {
     }
 
     /// Whether the file `part-…` was begun, and never finished, by an earlier run of this job. A run that crashed before it saved
-    /// anything had this run's generation; a number that this run has not given out yet tells its files.
+    /// anything had this run's generation; a number that this run has not given out yet tells its files. One without checkpoints had a
+    /// time, which is higher than any number that was counted.
     pub(super) fn is_leftover(&self, name: &str) -> bool {
         name.strip_prefix("part-").and_then(|rest| self.numbers(rest)).is_some_and(|(generation, seq)| {
-            generation < self.generation || (generation == self.generation && seq >= self.next.load(Ordering::Relaxed))
+            generation < self.generation
+                || (generation == self.generation && seq >= self.next.load(Ordering::Relaxed))
+                || (generation != self.generation && (FIRST_TIME..self.began_ms).contains(&generation))
         })
     }
 
@@ -131,7 +142,7 @@ impl PartFile {
         epoch: EpochNumber,
         extension: &str,
     ) -> Result<(Self, File)> {
-        std::fs::create_dir_all(folder).map_err(|e| io_error(folder, "made", e))?;
+        folders::make(folder)?;
         loop {
             let name = names.next_in(epoch);
             let path = folder.join(format!("part-{name}.{extension}"));
@@ -155,9 +166,10 @@ impl PartFile {
         &self.path
     }
 
-    /// Makes the content durable and stages the rename.
+    /// Makes the content durable, under its hidden name, and stages the rename.
     pub(super) fn finish(self, file: &File) -> Result<Staged> {
         file.sync_all().map_err(|e| io_error(&self.temporary, "synced", e))?;
+        folders::sync_name(&self.temporary)?;
         Ok(Staged { temporary: self.temporary, path: self.path })
     }
 }
@@ -183,11 +195,7 @@ pub(super) fn commit(staged: &Staged) -> Result<()> {
         }
         Err(e) => return Err(io_error(path, "committed", e)),
     }
-    if let Some(folder) = path.parent() {
-        let synced = File::open(folder).and_then(|f| f.sync_all());
-        synced.map_err(|e| io_error(folder, "synced", e))?;
-    }
-    Ok(())
+    folders::sync_name(path)
 }
 
 #[cfg(test)]
@@ -196,7 +204,7 @@ mod tests {
 
     #[test]
     fn leftovers_are_those_of_earlier_runs_of_this_job() {
-        let names = PartNames::new("my-job", 3);
+        let names = PartNames::new("my-job", 3, 1_790_000_000_000);
         assert_eq!(names.next_in(EpochNumber(12)), "my_job-3-0-e12");
         for (name, leftover) in [
             ("part-my_job-2-17.parquet", true),
@@ -208,6 +216,10 @@ mod tests {
             ("part-my_job-2-17-ex.parquet", false),
             ("part-my_job-3-0.parquet", false),
             ("part-my_job-4-17.parquet", false),
+            // Of runs without checkpoints, of which the last one began when this one had.
+            ("part-my_job-1789999999999-3-e1.parquet", true),
+            ("part-my_job-1790000000001-3-e1.parquet", false),
+            ("part-my_job-999999999999-3-e1.parquet", false),
             ("part-other-1-1.parquet", false),
             (".part-my_job-1-1.parquet", false),
             ("part-my_job-x-1.parquet", false),
@@ -225,5 +237,19 @@ mod tests {
         ] {
             assert_eq!(names.is_own(name), own, "{name}");
         }
+    }
+
+    /// After a loss of power the log says that the file is there: under its hidden name, then under its own.
+    #[test]
+    fn names_are_durable_before_somebody_relies_on_them() {
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = root.path().join("out/day=1");
+        let names = PartNames::new("job", 1, 0);
+        let (part, file) = PartFile::create(&folder, &names, EpochNumber(1), "jsonl").expect("a file");
+        assert_eq!(folders::SYNCED.take(), [root.path().to_owned(), root.path().join("out")]);
+        let staged = part.finish(&file).expect("staged");
+        assert_eq!(folders::SYNCED.take(), std::slice::from_ref(&folder));
+        commit(&staged).expect("visible");
+        assert_eq!(folders::SYNCED.take(), std::slice::from_ref(&folder));
     }
 }

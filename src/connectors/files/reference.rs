@@ -121,7 +121,7 @@ impl ReferenceFiles {
                 }
                 Kind::Lines(framing) => {
                     let constants = self.place.partition_values(&file.name, &self.spec)?;
-                    let mut reader = at.lines(framing, None, StartPosition::TrimHorizon).await?;
+                    let mut reader = at.lines(framing, None, StartPosition::TrimHorizon, None).await?;
                     let name = file.name.clone();
                     let read = open_blocking(move || {
                         let mut decoder = decoder(this.spec.require("format")?, &this.spec, None)?;
@@ -164,6 +164,7 @@ impl ReferenceFiles {
                 self.spec.name,
                 most >> 20
             ))
+            .of_this_machine()
             .hint("give the job more --memory, name fewer columns in CREATE TABLE, or look its rows up in a DynamoDB table instead")),
             _ => Ok(()),
         }

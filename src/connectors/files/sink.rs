@@ -56,6 +56,8 @@ struct Files {
     file_columns: Vec<usize>,
     primary_key: Vec<String>,
     order: Option<SortOrder>,
+    /// Bytes that open files may have in memory: rows that wait to be sorted, or row groups.
+    most_held: u64,
     file_rows: u64,
     rollover_ms: i64,
     most_open: usize,
@@ -72,6 +74,8 @@ struct Files {
 struct OpenFile {
     writer: Writer,
     held: Held,
+    /// Bytes of its row group, when it was last written to.
+    group_bytes: u64,
     rows: u64,
     /// Time of the epoch in which it was opened, known when that epoch ends.
     opened_ms: Option<i64>,
@@ -79,7 +83,8 @@ struct OpenFile {
 }
 
 impl FileSink {
-    pub(super) fn try_new(spec: &TableSpec, reach: &Reach<'_>, names: PartNames) -> Result<Self> {
+    /// `memory` is the sink's share of it, where there is a limit.
+    pub(super) fn try_new(spec: &TableSpec, reach: &Reach<'_>, names: PartNames, memory: Option<u64>) -> Result<Self> {
         let options = Options(spec);
         let rollover = options.duration("sink.rolling-policy.rollover-interval", DEFAULT_ROLLOVER)?;
         let most_open = options.number("sink.max-open-partitions")?.unwrap_or(DEFAULT_OPEN_PARTITIONS);
@@ -104,6 +109,9 @@ impl FileSink {
         if let (Encoding::Parquet(style), Some(order)) = (&mut encoding, &order) {
             *style = style.clone().sorted_by(&order.columns());
         }
+        if let (Encoding::Parquet(style), Some(memory)) = (&mut encoding, memory) {
+            *style = style.clone().within(memory);
+        }
         let extension = encoding.extension();
         let files = Files {
             target: Arc::clone(&target),
@@ -114,6 +122,7 @@ impl FileSink {
             file_columns,
             primary_key: spec.primary_key.clone(),
             order,
+            most_held: memory.unwrap_or(u64::MAX),
             file_rows: u64::try_from(file_rows).unwrap_or(1).max(1),
             rollover_ms: i64::try_from(rollover.as_millis()).unwrap_or(i64::MAX),
             most_open: usize::try_from(most_open).unwrap_or(1).max(1),
@@ -150,6 +159,9 @@ impl FileSink {
 impl Files {
     fn write(&mut self, epoch: EpochNumber, changes: &Changes) -> Result<WriteOutcome> {
         let Changes { batch, kinds } = changes;
+        if self.epoch != epoch {
+            self.durable.forget_before(epoch);
+        }
         self.epoch = epoch;
         if kinds.is_some() && (self.primary_key.is_empty() || !matches!(self.encoding, Encoding::Json(..))) {
             return Err(Error::config("an update stream needs the format 'json' and a PRIMARY KEY here")
@@ -170,6 +182,7 @@ impl Files {
                     reason: reason.to_owned(),
                     column: column.clone(),
                     detail: detail.clone(),
+                    record: None,
                 }));
                 continue;
             }
@@ -223,16 +236,18 @@ impl Files {
             }
             let output = self.target.create(folder, self.epoch, &self.extension)?;
             let writer = Writer::open(output, &self.encoding, &in_file)?;
-            let open = OpenFile { writer, held: Held::default(), rows: 0, opened_ms: None, opened_in: self.epoch };
+            let (held, opened_in) = (Held::default(), self.epoch);
+            let open = OpenFile { writer, held, group_bytes: 0, rows: 0, opened_ms: None, opened_in };
             self.open.insert(folder.to_owned(), open);
         }
         let Some((index, _, open)) = self.open.get_full_mut(folder) else { return Ok(()) };
         open.rows += in_file.num_rows() as u64;
         let bytes = if self.order.is_some() {
-            open.held.add(in_file);
+            open.held.add(in_file)?;
             open.held.bytes()
         } else {
             open.writer.write(&Rows { batch: &in_file, kinds, keys: keys.as_ref() })?;
+            open.group_bytes = open.writer.group_bytes();
             open.writer.bytes()
         };
         // One that is somewhat too large closes at the end of the epoch, without a rest that needs a file of its own.
@@ -242,11 +257,16 @@ impl Files {
         self.bound_held()
     }
 
-    /// Closes the files that hold most back, until all hold little enough.
+    /// Closes the files that hold most back, until all hold little enough; of files that are not sorted, their row groups.
     fn bound_held(&mut self) -> Result<()> {
-        while self.open.values().map(|open| open.held.bytes()).sum::<u64>() > SORT_BYTES {
+        while self.open.values().map(|open| open.held.bytes()).sum::<u64>() > SORT_BYTES.min(self.most_held) {
             let largest = (0..self.open.len()).max_by_key(|i| self.open[*i].held.bytes());
             self.close(largest.unwrap_or(0))?;
+        }
+        while self.open.values().map(|open| open.group_bytes).sum::<u64>() > self.most_held {
+            let Some(largest) = self.open.values_mut().max_by_key(|open| open.group_bytes) else { break };
+            largest.writer.end_group()?;
+            largest.group_bytes = 0;
         }
         Ok(())
     }
@@ -271,12 +291,14 @@ impl Files {
             let opened_ms = *open.opened_ms.get_or_insert(now_ms);
             let old = now_ms.saturating_sub(opened_ms) >= rollover_ms;
             open.writer.settle()?;
+            open.group_bytes = open.writer.group_bytes();
             let bytes = open.writer.bytes().max(open.held.bytes());
             if old || bytes >= file_bytes || split.contains(folder) {
                 self.close(index)?;
             } else {
                 index += 1;
             }
+            self.bound_held()?;
         }
         self.now_ms = Some(now_ms);
         if let Some(marks) = &mut self.marks {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_record_batch};
 
-use crate::contracts::{Error, Result, TableSpec, batch_bytes};
+use crate::contracts::{Error, Result, TableSpec, batch_bytes, without_garbage};
 
-/// Bytes that all open files of a sink hold back.
+/// Bytes that all open files of a sink hold back, where its share of the memory is no less.
 pub(super) const SORT_BYTES: u64 = 128 << 20;
 
 /// By which columns, and in which directions.
@@ -80,9 +80,13 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn add(&mut self, batch: RecordBatch) {
+    /// Takes rows. Those that were taken out of others hold all text of these: what they do not show is left behind, else the bound
+    /// would not be one.
+    pub(super) fn add(&mut self, batch: RecordBatch) -> Result<()> {
+        let batch = without_garbage(batch)?;
         self.bytes += batch_bytes(&batch) as u64;
         self.batches.push(batch);
+        Ok(())
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -94,5 +98,47 @@ impl Held {
         let batches = std::mem::take(&mut self.batches);
         self.bytes = 0;
         if batches.is_empty() { Ok(None) } else { order.sort(&batches).map(Some) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use arrow::array::{ArrayRef, AsArray, ListBuilder, StringViewArray, StringViewBuilder, UInt32Array};
+
+    use super::*;
+
+    /// As an epoch that is cut into partitions: a row of each is in every one, and no more of it is held than that row.
+    #[test]
+    fn rows_that_are_held_back_hold_their_own_text_only() {
+        const PARTITIONS: u32 = 50;
+        let text = |epoch: u32, row: u32| format!("{epoch} {row} {}", "x".repeat(1_000));
+        let mut held: Vec<Held> = (0..PARTITIONS).map(|_| Held::default()).collect();
+        for epoch in 0..50 {
+            let texts = StringViewArray::from_iter_values((0..PARTITIONS).map(|row| text(epoch, row)));
+            let mut lists = ListBuilder::new(StringViewBuilder::new());
+            (0..PARTITIONS).for_each(|row| lists.append_value([Some(text(epoch, row))]));
+            let columns: [(&str, ArrayRef); 2] = [("t", Arc::new(texts)), ("l", Arc::new(lists.finish()))];
+            let rows = RecordBatch::try_from_iter(columns).expect("equal lengths");
+            for (row, held) in (0..PARTITIONS).zip(&mut held) {
+                held.add(take_record_batch(&rows, &UInt32Array::from(vec![row])).expect("a row")).expect("copied");
+            }
+        }
+        let counted: u64 = held.iter().map(Held::bytes).sum();
+        let mut buffers = BTreeMap::new();
+        for batch in held.iter().flat_map(|held| &held.batches) {
+            for texts in [batch.column(0), batch.column(1).as_list::<i32>().values()] {
+                buffers
+                    .extend(texts.as_string_view().data_buffers().iter().map(|b| (b.as_ptr() as usize, b.capacity())));
+            }
+        }
+        let in_memory: usize = buffers.values().sum();
+        assert!(counted > 4_000_000, "{counted}");
+        assert!((in_memory as u64) < 2 * counted, "{in_memory} bytes in memory, {counted} counted");
+        let order = SortOrder(vec![(0, SortOptions::default())]);
+        let sorted = held[7].sorted(&order).expect("sorted").expect("rows");
+        assert_eq!(sorted.num_rows(), 50);
+        assert_eq!(sorted.column(0).as_string_view().value(1), text(1, 7));
     }
 }

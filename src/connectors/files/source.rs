@@ -1,5 +1,6 @@
 //! Reading tables of files: each file is a split, named by its path (`s3://bucket/key` in a bucket).
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,6 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array};
 use async_trait::async_trait;
-use regex::Regex;
 use tokio::task::JoinHandle;
 
 use crate::connectors::blocking::BlockingReader;
@@ -21,8 +21,10 @@ use crate::contracts::{
 use crate::formats::csv::CsvOptions;
 use crate::formats::lines::Framing;
 
+use super::growing::{ReadFiles, ToldFile};
 use super::listing::ListedFile;
 use super::location::{Place, Reach};
+use super::names::{Pattern, names_now};
 use super::object::{Object, ObjectPages, ObjectText, Versions};
 use super::packed::Packing;
 use super::parquet_read::ParquetFile;
@@ -38,13 +40,17 @@ pub(super) struct FileSource {
     place: Place,
     kind: Kind,
     /// Files whose whole path does not match do not belong to the table.
-    pattern: Option<Regex>,
+    pattern: Option<Pattern>,
+    /// Splits that earlier runs have called otherwise.
+    renamed: Mutex<BTreeMap<SplitId, SplitId>>,
     /// New files are looked for, in a bucket so often.
     monitor_interval: Option<Duration>,
     /// Its folder was there when it was last looked for.
     was_there: AtomicBool,
     objects: Mutex<Objects>,
     versions: Arc<Versions>,
+    /// Files of a folder that have been read to their ends.
+    read: Arc<ReadFiles>,
     clock: Arc<dyn Clock>,
 }
 
@@ -81,23 +87,24 @@ impl FileSource {
     pub(super) fn try_new(spec: &TableSpec, reach: &Reach<'_>) -> Result<Self> {
         let kind = Kind::of(spec)?;
         Packing::to_read(spec, "")?;
+        let path = spec.require("path")?;
         let pattern = spec.option("source.path.regex-pattern").map(|text| {
-            // Flink matches the whole path.
-            Regex::new(&format!("^(?:{text})$")).map_err(|e| {
-                Error::config(format!("option 'source.path.regex-pattern' of table '{}'", spec.name)).caused_by(e)
-            })
+            let wrong = |e: Error| e.context(format!("option 'source.path.regex-pattern' of table '{}'", spec.name));
+            Pattern::try_new(text, reach.place_as_written(path)?).map_err(wrong)
         });
         let monitors = spec.option("source.monitor-interval").is_some();
         let interval = Options(spec).duration("source.monitor-interval", Duration::ZERO)?;
         Ok(Self {
-            place: reach.place(spec.require("path")?)?,
+            place: reach.place(path)?,
             kind,
             pattern: pattern.transpose()?,
+            renamed: Mutex::default(),
             monitor_interval: monitors.then_some(interval),
             spec: Arc::new(spec.clone()),
             was_there: AtomicBool::new(false),
             objects: Mutex::default(),
             versions: Arc::default(),
+            read: Arc::default(),
             clock: Arc::clone(&reach.clock),
         })
     }
@@ -108,7 +115,7 @@ impl FileSource {
             Place::S3(_) => self.objects().await?,
         };
         if let Some(pattern) = &self.pattern {
-            files.retain(|f| pattern.is_match(&f.name));
+            files.retain(|file| pattern.takes(&file.name, &self.place));
         }
         Ok(files)
     }
@@ -125,7 +132,13 @@ impl FileSource {
             let (table, folder) = (&self.spec.name, root.display());
             tracing::warn!("table '{table}': '{folder}' is gone; what has been read of it is known when it is back");
         }
-        if is_missing { Ok(Vec::new()) } else { listed }
+        if is_missing {
+            return Ok(Vec::new());
+        }
+        if let Ok(files) = &listed {
+            self.read.compare(&self.spec.name, files);
+        }
+        listed
     }
 
     /// Files of a bucket: listed once, and again in the background where new ones are looked for.
@@ -178,6 +191,7 @@ struct FileToRead {
     resume: Option<Position>,
     start: StartPosition,
     versions: Arc<Versions>,
+    read: Arc<ReadFiles>,
     clock: Arc<dyn Clock>,
 }
 
@@ -188,7 +202,8 @@ impl FileToRead {
         let resume = self.resume.clone();
         Ok(match &self.kind {
             Kind::Lines(framing) => {
-                Box::new(BlockingReader::new(file.lines(framing.clone(), resume, self.start).await?, clock))
+                let told = Some(Arc::clone(&self.read));
+                Box::new(BlockingReader::new(file.lines(framing.clone(), resume, self.start, told).await?, clock))
             }
             Kind::Parquet => Box::new(BlockingReader::new(file.parquet(resume, self.start).await?, clock)),
         })
@@ -229,7 +244,24 @@ impl Source for FileSource {
                 self.versions.expect(&split.0, version);
             }
         }
+        let (Place::Local(root), Some(progress)) = (&self.place, progress) else { return Ok(()) };
+        let (root, saved): (_, Vec<SplitId>) = (root.clone(), progress.splits.keys().cloned().collect());
+        let names = open_blocking(move || Ok(names_now(&root, saved))).await?;
+        if names.is_empty() && !progress.splits.is_empty() {
+            let (table, path) = (&self.spec.name, self.spec.option("path").unwrap_or_default());
+            let count = progress.splits.len();
+            tracing::warn!(
+                "table '{table}': none of the {count} file(s) that were read before lie in '{path}', so all that is there is read from \
+                 its beginning; if the folder was moved, and only that, move it back, or put a link to it where it was"
+            );
+        }
+        *self.renamed.lock().unwrap_or_else(PoisonError::into_inner) = names;
         Ok(())
+    }
+
+    fn known_as(&self, saved: &SplitId) -> SplitId {
+        let renamed = self.renamed.lock().unwrap_or_else(PoisonError::into_inner);
+        renamed.get(saved).unwrap_or(saved).clone()
     }
 
     /// That of an object. (A file of a folder may grow, and has none.)
@@ -263,6 +295,7 @@ impl Source for FileSource {
             resume: resume.cloned(),
             start,
             versions: Arc::clone(&self.versions),
+            read: Arc::clone(&self.read),
             clock: Arc::clone(&self.clock),
         };
         Ok(match &self.place {
@@ -283,6 +316,10 @@ impl Source for FileSource {
 
     fn most_open(&self) -> Option<NonZeroUsize> {
         Some(READERS)
+    }
+
+    async fn end(&self) {
+        self.read.compare_at_end(&self.spec.name).await;
     }
 
     fn boundedness(&self) -> Boundedness {
@@ -309,12 +346,13 @@ impl FileAt<'_> {
         Ok(object)
     }
 
-    /// Opens it as lines.
+    /// Opens it as lines. What is read of it to its end is `told`.
     pub(super) async fn lines(
         &self,
         framing: Framing,
         resume: Option<Position>,
         start: StartPosition,
+        told: Option<Arc<ReadFiles>>,
     ) -> Result<LineFile> {
         let object = match self.place {
             Place::Local(_) => None,
@@ -323,9 +361,13 @@ impl FileAt<'_> {
         let (id, path) = (split_id(self.name), PathBuf::from(self.name));
         let packing = Packing::to_read(self.spec, self.name)?;
         open_blocking(move || {
-            let file: Box<dyn ReadAt> = match object {
-                None => Box::new(DiskFile::open(&path)?),
-                Some(object) => Box::new(ObjectText::new(object)),
+            let file: Box<dyn ReadAt> = match (object, told) {
+                (Some(object), _) => Box::new(ObjectText::new(object)),
+                // A packed one says itself where it ends.
+                (None, Some(told)) if packing == Packing::None => {
+                    Box::new(ToldFile { file: DiskFile::open(&path)?, name: path.to_string_lossy().into_owned(), told })
+                }
+                (None, _) => Box::new(DiskFile::open(&path)?),
             };
             let file = packing.unpack(file, &path.to_string_lossy())?;
             LineFile::over(file, &path, id, framing, AtEnd::Finish, resume.as_ref(), start)

@@ -30,7 +30,7 @@ pub enum StatePlace {
 /// No such kind of path, no bucket, no rights, no credentials.
 pub async fn state_place(path: &str, clock: Arc<dyn Clock>) -> Result<StatePlace> {
     let sessions = AwsSessions::default();
-    let place = Reach { local: None, session: &|| sessions.default_session(), clock }.place(path)?;
+    let place = Reach { local: None, session: &|| sessions.default_session(), clock }.place_as_written(path)?;
     match place {
         Place::Local(folder) => Ok(StatePlace::Folder(folder)),
         Place::S3(prefix) => {

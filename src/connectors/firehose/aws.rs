@@ -71,17 +71,12 @@ async fn put(client: &Client, stream: &str, records: Vec<Record>) -> Attempt<Vec
     }
     let total = records.len();
     let answers = output.request_responses();
-    let mut throttled = false;
-    let left: Vec<Record> = records
-        .into_iter()
-        .zip(answers)
-        .filter(|(_, answer)| answer.error_code().is_some())
-        .map(|(record, answer)| {
-            // Firehose says "ServiceUnavailableException: Slow down" of a record that is over the stream's limits.
-            throttled |= answer.error_code() == Some("ServiceUnavailableException");
-            record
-        })
-        .collect();
+    // What the answer says nothing of may not be there. At least once: better twice than never.
+    let failed = |number: usize| answers.get(number).is_none_or(|answer| answer.error_code().is_some());
+    // Firehose says "ServiceUnavailableException: Slow down" of a record that is over the stream's limits.
+    let throttled = answers.iter().any(|answer| answer.error_code() == Some("ServiceUnavailableException"));
+    let numbered = records.into_iter().enumerate();
+    let left: Vec<Record> = numbered.filter(|(number, _)| failed(*number)).map(|(_, record)| record).collect();
     let parts = (left.len(), total);
     if left.is_empty() { Attempt::Done } else { Attempt::left_over(call, left, parts, throttled) }
 }

@@ -1,10 +1,12 @@
 //! Firehose without AWS: a delivery stream is `DIR/firehose/<name>.jsonl`. At least once, as the real one.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
+use crate::connectors::appended;
 use crate::connectors::line_file::io_error;
 use crate::contracts::{Changes, EpochNumber, Result, Sink, TableSpec, WriteOutcome};
 
@@ -23,14 +25,12 @@ impl LocalDeliverySink {
         Ok(Self { path, encoding: Encoding::of(spec)?, pending: Vec::new() })
     }
 
-    fn append(&mut self) -> std::io::Result<()> {
-        if let Some(folder) = self.path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&self.path)?;
+    /// Appends what waits. Answers the file, which is to be synced.
+    fn append(&mut self) -> std::io::Result<File> {
+        let mut file = appended::open(&self.path)?;
         file.write_all(&self.pending)?;
         self.pending.clear();
-        Ok(())
+        Ok(file)
     }
 }
 
@@ -49,7 +49,8 @@ impl Sink for LocalDeliverySink {
 
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
         if !self.pending.is_empty() {
-            self.append().map_err(|e| io_error(&self.path, "written", e))?;
+            let file = self.append().map_err(|e| io_error(&self.path, "written", e))?;
+            appended::sync(&self.path, file).await?;
         }
         Ok(WriteOutcome::default())
     }

@@ -76,7 +76,13 @@ impl Encoding {
             record.push(b'\n');
             if record.len() > MAX_RECORD_BYTES {
                 let detail = format!("record of {} bytes, at most {MAX_RECORD_BYTES}", record.len());
-                refused.push(RefusedRow { row, reason: "record_too_large".to_owned(), column: None, detail });
+                refused.push(RefusedRow {
+                    row,
+                    reason: "record_too_large".to_owned(),
+                    column: None,
+                    detail,
+                    record: None,
+                });
             } else {
                 records.push(record);
             }

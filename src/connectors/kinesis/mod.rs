@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::contracts::{Clock, Error, Result, Sink, Source, StartPosition, TableSpec};
 
-pub(crate) use aws::Budget;
+pub(crate) use aws::{Budget, NamedConsumer};
 
 use super::RunCourse;
 use super::aws::{AwsSession, AwsSessions};
@@ -40,6 +40,11 @@ fn local_name(spec: &TableSpec) -> Result<&str> {
             .hint("with --local, name one stream"));
     }
     stream_name(spec)
+}
+
+/// The registered consumers with which a table reads streams of AWS.
+pub(super) fn fan_out_consumers(spec: &TableSpec) -> Result<Vec<NamedConsumer>> {
+    aws::fan_out_consumers(spec)
 }
 
 /// Where the table's options say that reading starts.

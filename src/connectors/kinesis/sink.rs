@@ -15,7 +15,7 @@ use super::produce::{BATCH_BYTES, BATCH_RECORDS};
 /// A row that no stream takes.
 pub(super) fn too_large(row: usize, bytes: usize) -> RefusedRow {
     let detail = format!("record of {bytes} bytes, at most {MAX_RECORD_BYTES}");
-    RefusedRow { row, reason: "record_too_large".to_owned(), column: None, detail }
+    RefusedRow { row, reason: "record_too_large".to_owned(), column: None, detail, record: None }
 }
 
 /// Puts rows into a stream of the embedded Kinesis.
@@ -78,6 +78,7 @@ impl Sink for LocalStreamSink {
 
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
         self.put()?;
+        self.stream.sync().await?;
         Ok(WriteOutcome::default())
     }
 }

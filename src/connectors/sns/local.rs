@@ -1,46 +1,32 @@
 //! SNS without AWS: a topic is `DIR/sns/<topic>.jsonl`, a line for each message.
 //!
 //! A line keeps the epoch that published it: when an epoch is replayed, each of its messages that the file has already
-//! is left out, and nothing else is: two equal rows in one epoch are two messages, and an equal row of a later epoch is
-//! a new one.
+//! is left out, and nothing else is: two equal rows in one epoch are two messages, an equal row of a later epoch is
+//! a new one, and so is another message of the same id.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 
+use crate::connectors::appended;
 use crate::connectors::line_file::io_error;
 use crate::contracts::{Changes, EpochNumber, Result, Sink, TableSpec, WriteOutcome};
 use crate::formats::datetime::{TimestampStyle, write_timestamp};
 use crate::formats::write_json::{JsonRows, JsonStyle, write_string};
 
-use super::message::{MAX_MESSAGE_BYTES, Messages, project_without, topic_name};
+use super::message::{Messages, project_without, topic_name};
 
 /// Attributes leave NULLs out.
 const ATTRIBUTES: JsonStyle = JsonStyle { timestamps: TimestampStyle::Rfc3339Millis, skip_nulls: true };
 
-/// Removes a last line that a crash cut off: it never was a message. Returns the file's length.
-fn cut_torn_line(path: &Path) -> std::io::Result<u64> {
-    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        Err(e) => return Err(e),
-    };
-    file.lock()?;
-    let length = file.metadata()?.len();
-    let from = length.saturating_sub(2 * MAX_MESSAGE_BYTES as u64);
-    let mut tail = Vec::new();
-    file.seek(SeekFrom::Start(from))?;
-    file.read_to_end(&mut tail)?;
-    let whole = from + memchr::memrchr(b'\n', &tail).map_or(0, |i| i as u64 + 1);
-    if whole < length {
-        file.set_len(whole)?;
-    }
-    Ok(whole)
-}
+/// What a message is known again by: its epoch, and a hash of its id, subject, text and attributes.
+type Mark = (u64, [u8; 16]);
 
 struct Line {
     id: String,
@@ -56,7 +42,7 @@ pub(super) struct LocalTopicSink {
     /// Length of the file when the run began: what other INSERTs of this run append is no replay.
     length_before: u64,
     /// How often each message of the run's first epoch or later ones was in the file before; read once.
-    published: Option<HashMap<(String, u64), u32>>,
+    published: Option<HashMap<Mark, u32>>,
 }
 
 /// What is needed of a line to know it again.
@@ -64,52 +50,78 @@ pub(super) struct LocalTopicSink {
 struct PublishedLine {
     message_id: String,
     #[serde(default)]
+    subject: Option<String>,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    attributes: Value,
+    #[serde(default)]
     epoch: u64,
+}
+
+impl PublishedLine {
+    fn mark(&self) -> Mark {
+        let (subject, attributes) = (self.subject.as_deref().unwrap_or_default(), self.attributes.to_string());
+        let mut hash = Sha256::new();
+        for part in [&self.message_id, subject, &self.message, &attributes] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        let mut first = [0; 16];
+        first.copy_from_slice(&hash.finalize()[..16]);
+        (self.epoch, first)
+    }
 }
 
 impl LocalTopicSink {
     pub(super) fn open(spec: &TableSpec, local: &Path, topic: &str, job: &str) -> Result<Self> {
         let topic = topic_name(topic, &spec.name)?;
         let path = local.join("sns").join(format!("{topic}.jsonl"));
-        let length_before = cut_torn_line(&path).map_err(|e| io_error(&path, "opened", e))?;
-        let messages = Messages::new(spec, job);
+        let messages = Messages::try_new(spec, job)?;
+        let length_before = appended::cut_torn_line(&path).map_err(|e| io_error(&path, "opened", e))?;
         Ok(Self { path, messages, pending: Vec::new(), length_before, published: None })
     }
 
     /// Counts the messages that this epoch, or a later one, has published before.
-    fn read_published(&self, file: &mut File, epoch: EpochNumber) -> std::io::Result<HashMap<(String, u64), u32>> {
-        let mut text = Vec::new();
+    fn read_published(&self, file: &mut File, epoch: EpochNumber) -> std::io::Result<HashMap<Mark, u32>> {
         file.seek(SeekFrom::Start(0))?;
-        file.take(self.length_before).read_to_end(&mut text)?;
-        let mut published = HashMap::new();
-        for line in text.split(|b| *b == b'\n') {
-            if let Ok(line) = serde_json::from_slice::<PublishedLine>(line)
+        let mut lines = BufReader::new(file.take(self.length_before));
+        let (mut published, mut line) = (HashMap::new(), Vec::new());
+        // A topic may be larger than memory: line by line, and only what a replay can meet is kept.
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            if let Ok(line) = serde_json::from_slice::<PublishedLine>(&line)
                 && line.epoch >= epoch.0
             {
-                *published.entry((line.message_id, line.epoch)).or_insert(0) += 1;
+                *published.entry(line.mark()).or_insert(0) += 1;
             }
+            line.clear();
         }
         Ok(published)
     }
 
-    fn publish(&mut self, epoch: EpochNumber, now_ms: i64) -> std::io::Result<()> {
-        if let Some(folder) = self.path.parent() {
-            std::fs::create_dir_all(folder)?;
+    /// Whether a run before has published the message whose line this is; each such line counts once.
+    fn was_published(&mut self, line: &[u8]) -> bool {
+        let Some(published) = self.published.as_mut().filter(|published| !published.is_empty()) else { return false };
+        let mark = serde_json::from_slice::<PublishedLine>(line).map(|line| line.mark());
+        match mark.ok().and_then(|mark| published.get_mut(&mark)) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
         }
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&self.path)?;
+    }
+
+    /// Appends what waits. Answers the file, which is to be synced.
+    fn publish(&mut self, epoch: EpochNumber, now_ms: i64) -> std::io::Result<File> {
+        let mut file = appended::open(&self.path)?;
         file.lock()?;
         if self.published.is_none() {
             self.published = Some(self.read_published(&mut file, epoch)?);
         }
         let mut out = Vec::new();
-        for message in self.pending.drain(..) {
-            let earlier = self.published.as_mut().and_then(|p| p.get_mut(&(message.id.clone(), epoch.0)));
-            if let Some(left) = earlier
-                && *left > 0
-            {
-                *left -= 1;
-                continue;
-            }
+        for message in std::mem::take(&mut self.pending) {
+            let start = out.len();
             out.extend_from_slice(b"{\"message_id\":");
             write_string(&message.id, &mut out);
             out.extend_from_slice(&message.members);
@@ -122,8 +134,12 @@ impl LocalTopicSink {
                 &mut out,
             );
             out.extend_from_slice(format!("\",\"epoch\":{}}}\n", epoch.0).as_bytes());
+            if self.was_published(&out[start..]) {
+                out.truncate(start);
+            }
         }
-        file.write_all(&out)
+        file.write_all(&out)?;
+        Ok(file)
     }
 }
 
@@ -163,8 +179,8 @@ impl Sink for LocalTopicSink {
 
     async fn flush(&mut self, epoch: EpochNumber, now_ms: i64) -> Result<WriteOutcome> {
         if !self.pending.is_empty() {
-            let published = self.publish(epoch, now_ms);
-            published.map_err(|e| io_error(&self.path, "written", e))?;
+            let file = self.publish(epoch, now_ms).map_err(|e| io_error(&self.path, "written", e))?;
+            appended::sync(&self.path, file).await?;
         }
         Ok(WriteOutcome::default())
     }

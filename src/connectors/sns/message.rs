@@ -3,11 +3,11 @@
 //! `subject` and `message` are the parts of a message; without a column `message` the row as JSON is. Other columns
 //! beside a `message` are its attributes.
 //!
-//! The id is a hash of the job, the table and the row (of the column `alert_id` alone, where the table has one), so a
+//! The id is a hash of the job, the table and the row (of the column `alert_id` alone, where the row has one), so a
 //! message has the same id whenever, and by whichever worker, it is published.
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
+use arrow::compute::{can_cast_types, cast};
 use arrow::datatypes::DataType;
 use sha2::{Digest, Sha256};
 
@@ -27,6 +27,8 @@ pub(super) struct Message {
     /// Row of the batch.
     pub(super) row: usize,
     pub(super) id: String,
+    /// The id is made of the row's `alert_id`: other rows may have it too. Else it is made of the whole row.
+    pub(super) is_named: bool,
     pub(super) subject: Option<String>,
     pub(super) body: String,
 }
@@ -50,6 +52,19 @@ pub(super) fn project_without(batch: &RecordBatch, without: &[&str]) -> Result<R
     Ok(batch.project(&keep)?)
 }
 
+/// Checks that a column can be read as text, if the INSERT writes it.
+pub(super) fn check_text(spec: &TableSpec, name: &str) -> Result<()> {
+    match spec.schema.field_with_name(name) {
+        Ok(field) if !can_cast_types(field.data_type(), &DataType::Utf8) => {
+            let what = format!("table '{}': column '{name}' of type {} is no text", spec.name, field.data_type());
+            Err(Error::config(what).hint(
+                "give it a text: JSON_OBJECT(…) or CONCAT(…) of its fields; or name it otherwise: other columns may be of any type",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A column as text.
 pub(super) fn text_column(batch: &RecordBatch, name: &str) -> Result<Option<ArrayRef>> {
     batch.column_by_name(name).map(|c| Ok(cast(c, &DataType::Utf8)?)).transpose()
@@ -67,8 +82,11 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    pub(super) fn new(spec: &TableSpec, job: &str) -> Self {
-        Self { job: job.to_owned(), table: spec.name.clone() }
+    pub(super) fn try_new(spec: &TableSpec, job: &str) -> Result<Self> {
+        for name in ["subject", "message", ALERT_ID] {
+            check_text(spec, name)?;
+        }
+        Ok(Self { job: job.to_owned(), table: spec.name.clone() })
     }
 
     /// The messages of all rows, and the rows that cannot be one.
@@ -92,14 +110,16 @@ impl Messages {
             };
             if let Some((reason, column, detail)) = refusal(subject, &body) {
                 let (reason, column) = (reason.to_owned(), Some(column.to_owned()));
-                refused.push(RefusedRow { row, reason, column, detail });
+                refused.push(RefusedRow { row, reason, column, detail, record: None });
                 continue;
             }
-            let id = match text_at(alert_ids.as_ref(), row) {
+            let named = text_at(alert_ids.as_ref(), row).filter(|id| !id.is_empty());
+            let id = match named {
                 Some(id) => self.id(id.as_bytes()),
                 None => self.id(json(&whole, row)?.as_bytes()),
             };
-            messages.push(Message { row, id, subject: subject.map(str::to_owned), body });
+            let is_named = named.is_some();
+            messages.push(Message { row, id, is_named, subject: subject.map(str::to_owned), body });
         }
         Ok((messages, refused))
     }

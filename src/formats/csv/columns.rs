@@ -61,6 +61,8 @@ fn problem(error: TextError, malformed: RejectReason, text: &[u8]) -> Problem {
 pub(super) struct CsvColumn {
     /// The wanted type; what is gathered may be a wider one that is cast at the end.
     data_type: DataType,
+    /// Of the items of a list or a row, a text that means NULL. (Of a whole field, the decoder knows.)
+    null_literal: Option<Vec<u8>>,
     valid: Vec<bool>,
     values: Values,
 }
@@ -115,12 +117,19 @@ impl CsvColumn {
             },
             other => return Err(Error::config(format!("CSV has no form for values of type {other}"))),
         };
-        Ok(Self { data_type: data_type.clone(), valid: Vec::new(), values })
+        let null_literal = options.null_literal.as_ref().map(|text| text.as_bytes().to_vec());
+        Ok(Self { data_type: data_type.clone(), null_literal, valid: Vec::new(), values })
     }
 
-    /// Whether an empty field means NULL here: it does for all but text.
+    /// Whether an empty field means NULL here: it does for all but text. In quotes, as in a record of one field, it does where no value
+    /// is empty.
     pub(super) fn is_empty_null(&self, text: &[u8], quoted: bool) -> bool {
-        text.is_empty() && !quoted && !matches!(self.values, Values::Text { binary: false, .. })
+        let may_be_empty = match self.values {
+            Values::Text { binary, .. } => !binary || quoted,
+            Values::List { .. } | Values::Row { .. } => quoted,
+            _ => false,
+        };
+        text.is_empty() && !may_be_empty
     }
 
     pub(super) fn push_null(&mut self) {
@@ -176,7 +185,7 @@ impl CsvColumn {
             Values::Timestamp(v, parser) => v.push(parser.parse(trim(text)).map_err(bad_time)?),
             Values::List { ends, items, delimiter, .. } => {
                 for item in text.split(|b| b == delimiter) {
-                    items.push(item, false)?;
+                    items.push_item(item)?;
                 }
                 ends.push(items.valid.len() as i32);
             }
@@ -184,7 +193,7 @@ impl CsvColumn {
                 let mut parts = text.split(|b| b == delimiter);
                 for column in columns.iter_mut() {
                     let part = parts.next().ok_or_else(|| Problem::value(RejectReason::WrongType, text))?;
-                    column.push(part, false)?;
+                    column.push_item(part)?;
                 }
                 if parts.next().is_some() {
                     return Err(Problem::value(RejectReason::WrongType, text));
@@ -193,6 +202,15 @@ impl CsvColumn {
         }
         self.valid.push(true);
         Ok(())
+    }
+
+    /// Appends an item of a list or a row.
+    fn push_item(&mut self, text: &[u8]) -> Result<(), Problem> {
+        if self.null_literal.as_deref() == Some(text) {
+            self.push_null();
+            return Ok(());
+        }
+        self.push(text, false)
     }
 
     /// Forgets all values from `length` on.

@@ -34,15 +34,27 @@ use super::decimal_sum::{DistinctSum, GroupSums, OneSum, fitting};
 pub(crate) fn udafs() -> Vec<AggregateUDF> {
     [false, true]
         .map(|average| {
-            AggregateUDF::new_from_impl(Sum { average, signature: Signature::user_defined(Volatility::Immutable) })
+            AggregateUDF::new_from_impl(Sum {
+                average,
+                is_part: false,
+                signature: Signature::user_defined(Volatility::Immutable),
+            })
         })
         .into()
+}
+
+/// A SUM that another one adds up: of FLOAT it is a DOUBLE, and what has more than 38 digits is no NULL yet, which would be passed over.
+pub(crate) fn sum_of_a_part() -> Arc<AggregateUDF> {
+    let signature = Signature::user_defined(Volatility::Immutable);
+    Arc::new(AggregateUDF::new_from_impl(Sum { average: false, is_part: true, signature }))
 }
 
 /// SUM, or AVG as SUM and COUNT.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Sum {
     average: bool,
+    /// See [`sum_of_a_part`].
+    is_part: bool,
     signature: Signature,
 }
 
@@ -137,7 +149,7 @@ impl AggregateUDFImpl for Sum {
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
         Ok(match &arguments[0] {
             DataType::Decimal128(_, scale) if self.average => DataType::Decimal128(38, (*scale).max(6)),
-            DataType::Float32 => DataType::Float32,
+            DataType::Float32 if !self.is_part => DataType::Float32,
             other if other.is_signed_integer() && self.average => other.clone(),
             other => sum_type(other)?,
         })
@@ -149,7 +161,7 @@ impl AggregateUDFImpl for Sum {
                 Some(data_type) if args.is_distinct => {
                     Box::new(DistinctSum { set: part.accumulator(args)?, data_type })
                 }
-                Some(data_type) => Box::new(OneSum::new(data_type)),
+                Some(data_type) => Box::new(OneSum::new(data_type, self.is_part)),
                 None => part.accumulator(args)?,
             })
         };
@@ -159,7 +171,7 @@ impl AggregateUDFImpl for Sum {
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let make = |part: &AggregateUDF, args: AccumulatorArgs| -> Result<Box<dyn Accumulator>> {
             Ok(match decimal_sum(part, &args) {
-                Some(data_type) if !args.is_distinct => Box::new(OneSum::new(data_type)),
+                Some(data_type) if !args.is_distinct => Box::new(OneSum::new(data_type, self.is_part)),
                 _ => part.create_sliding_accumulator(args)?,
             })
         };
@@ -190,7 +202,7 @@ impl AggregateUDFImpl for Sum {
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
         let make = |part: &AggregateUDF, args: AccumulatorArgs| -> Result<Box<dyn GroupsAccumulator>> {
             Ok(match decimal_sum(part, &args) {
-                Some(data_type) => Box::new(GroupSums::new(data_type)),
+                Some(data_type) => Box::new(GroupSums::new(data_type, self.is_part)),
                 None => part.create_groups_accumulator(args)?,
             })
         };

@@ -1,7 +1,7 @@
 //! SUM of decimals. A sum that does not fit into 38 digits is NULL, as in Flink, and never another number.
 //!
 //! A state is one decimal. One that has left the range of 128 bits, which hold a little more than 38 digits, stays [`LOST`], whatever is
-//! added. So a sum that is given is exact. (Flink begins anew with the row after such a sum: what that gives depends on the order of rows.)
+//! added. So a sum that is given is exact. One that is part of another gives its state, so that what does not fit in the end is known. (Flink begins anew with the row after such a sum: what that gives depends on the order of rows.)
 
 use std::mem::size_of;
 use std::sync::Arc;
@@ -38,12 +38,13 @@ pub(super) struct GroupSums {
     /// Whether a group has had a value.
     seen: Vec<bool>,
     data_type: DataType,
+    is_part: bool,
 }
 
 impl GroupSums {
     /// Sums of `data_type`.
-    pub(super) fn new(data_type: DataType) -> Self {
-        Self { sums: Vec::new(), seen: Vec::new(), data_type }
+    pub(super) fn new(data_type: DataType, is_part: bool) -> Self {
+        Self { sums: Vec::new(), seen: Vec::new(), data_type, is_part }
     }
 
     fn take(&mut self, emit_to: EmitTo) -> Decimal128Array {
@@ -81,7 +82,8 @@ impl GroupsAccumulator for GroupSums {
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        Ok(Arc::new(fitting(&self.take(emit_to))))
+        let sums = self.take(emit_to);
+        Ok(Arc::new(if self.is_part { sums } else { fitting(&sums) }))
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
@@ -115,12 +117,13 @@ pub(super) struct OneSum {
     values: i64,
     is_lost: bool,
     data_type: DataType,
+    is_part: bool,
 }
 
 impl OneSum {
     /// A sum of `data_type`.
-    pub(super) fn new(data_type: DataType) -> Self {
-        Self { sum: i256::ZERO, values: 0, is_lost: false, data_type }
+    pub(super) fn new(data_type: DataType, is_part: bool) -> Self {
+        Self { sum: i256::ZERO, values: 0, is_lost: false, data_type, is_part }
     }
 
     fn count(&mut self, values: &ArrayRef, sign: i64) {
@@ -161,7 +164,7 @@ impl Accumulator for OneSum {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        self.scalar(self.sum().filter(|sum| sum.unsigned_abs() < TOO_LARGE))
+        self.scalar(self.sum().filter(|sum| self.is_part || sum.unsigned_abs() < TOO_LARGE))
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
@@ -192,7 +195,7 @@ impl Accumulator for DistinctSum {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let mut sum = OneSum::new(self.data_type.clone());
+        let mut sum = OneSum::new(self.data_type.clone(), false);
         for list in self.set.state()? {
             if let ScalarValue::List(list) = list {
                 sum.update_batch(&[list.value(0)])?;
@@ -229,7 +232,7 @@ mod tests {
     }
 
     fn sums() -> GroupSums {
-        GroupSums::new(DataType::Decimal128(38, 0))
+        GroupSums::new(DataType::Decimal128(38, 0), false)
     }
 
     #[test]
@@ -260,15 +263,38 @@ mod tests {
         second.merge_batch(&states, &[0, 1], 2)?;
         second.update_batch(&[decimals(&[Some(-HUGE), Some(-HUGE)])], &[0, 1], None, 2)?;
         assert_eq!(given(&second.evaluate(EmitTo::All)?), [None, Some(HUGE / 2)]);
-        let mut one = OneSum::new(DataType::Decimal128(38, 0));
+        let mut one = OneSum::new(DataType::Decimal128(38, 0), false);
         one.merge_batch(&states)?;
         assert!(one.evaluate()?.is_null());
         Ok(())
     }
 
     #[test]
+    fn parts_of_a_sum_say_what_does_not_fit() -> Result<()> {
+        let data_type = DataType::Decimal128(38, 0);
+        let mut part = GroupSums::new(data_type.clone(), true);
+        let rows = [(0, HUGE), (0, HUGE), (1, HUGE), (1, HUGE / 2), (2, -HUGE), (2, -HUGE)];
+        let groups: Vec<usize> = rows.iter().map(|(group, _)| *group).collect();
+        let values: Vec<Option<i128>> = rows.iter().map(|(_, value)| Some(*value)).collect();
+        part.update_batch(&[decimals(&values)], &groups, None, 4)?;
+        let parts = part.evaluate(EmitTo::All)?;
+        assert_eq!(given(&parts), [Some(LOST), Some(HUGE / 2 * 3), Some(LOST), None]);
+        let mut one = OneSum::new(data_type.clone(), true);
+        one.update_batch(&[decimals(&[Some(HUGE), Some(HUGE / 2)])])?;
+        assert_eq!(one.evaluate()?, ScalarValue::Decimal128(Some(HUGE / 2 * 3), 38, 0));
+        let mut whole = sums();
+        whole.update_batch(&[parts], &[0, 1, 1, 2], None, 3)?;
+        assert_eq!(given(&whole.evaluate(EmitTo::All)?), [None, None, None]);
+        // 39 digits for a while.
+        let mut whole = sums();
+        whole.update_batch(&[decimals(&[Some(HUGE / 2 * 3), Some(-HUGE)])], &[0, 0], None, 1)?;
+        assert_eq!(given(&whole.evaluate(EmitTo::All)?), [Some(HUGE / 2)]);
+        Ok(())
+    }
+
+    #[test]
     fn one_sum_takes_values_back_beyond_its_range() -> Result<()> {
-        let mut one = OneSum::new(DataType::Decimal128(38, 0));
+        let mut one = OneSum::new(DataType::Decimal128(38, 0), false);
         assert!(one.evaluate()?.is_null());
         one.update_batch(&[decimals(&[Some(HUGE), None, Some(HUGE), Some(7)])])?;
         assert!(one.evaluate()?.is_null());

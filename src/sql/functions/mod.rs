@@ -67,6 +67,7 @@ use datafusion::logical_expr::planner::ExprPlanner;
 
 use function::{Context, Definition};
 
+pub(crate) use aggregates::sum_of_a_part;
 pub(crate) use constants::check_constants;
 pub use rewrite::{rewrite, rewrite_expr, rewrite_query};
 pub use syntax::{parse_infix, parse_prefix};

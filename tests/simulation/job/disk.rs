@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tidemill::contracts::{Created, EpochLog, Error, LockedStorage, LogEntry, Result, Storage};
+use tidemill::contracts::{Created, EpochLog, Error, LockedStorage, LogEntry, OpenedLog, Result, SeenLog, Storage};
 use tidemill::state::LocalStorage;
 
 use super::bug::Bug;
@@ -163,7 +163,7 @@ impl OwnDisk {
         let (Some(folder), Some(file)) = (path.parent(), path.file_name()) else { return };
         let ready = fs::create_dir_all(folder);
         ready
-            .and_then(|()| fs::write(folder.join(format!(".{}.part", file.to_string_lossy())), content))
+            .and_then(|()| fs::write(folder.join(format!(".{}.1-0", file.to_string_lossy())), content))
             .expect("written");
     }
 }
@@ -221,14 +221,20 @@ impl Storage for OwnDisk {
 
 #[async_trait]
 impl LockedStorage for OwnDisk {
-    async fn open_log(&self, anew: bool) -> Result<(Arc<dyn EpochLog>, Vec<LogEntry>)> {
+    async fn open_log(&self, anew: bool) -> Result<OpenedLog> {
         self.turns().await;
-        let (log, entries) = now(self.storage.open_log(anew))?;
+        let OpenedLog { log, entries, damage } = now(self.storage.open_log(anew))?;
         let log = Arc::new(HeldLog(Mutex::new(Some(log))));
         *held(&self.disk.log) = Arc::clone(&log);
         let (disk, machine) = (Arc::clone(&self.disk), Arc::clone(&self.machine));
         let path = self.disk.folder.path().join("epochs.log");
-        Ok((Arc::new(OwnLog { own: Self::new(disk, machine), log, path, failed: Mutex::default() }), entries))
+        let log = Arc::new(OwnLog { own: Self::new(disk, machine), log, path, failed: Mutex::default() });
+        Ok(OpenedLog { log, entries, damage })
+    }
+
+    async fn see_log(&self) -> Result<SeenLog> {
+        self.turns().await;
+        now(self.storage.see_log())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::contracts::{Error, Result};
 
 use super::guarded::EpochCalls;
 use super::items::ItemWrite;
-use super::refusals::VALIDATION;
+use super::refusals::blames_an_item;
 
 /// Items in a call ("Quotas"). The other limit, 16 MB, is out of reach: 25 × 400 KB are 10 MB.
 pub(super) const BATCH_ITEMS: usize = 25;
@@ -37,8 +37,8 @@ impl EpochCalls<'_> {
                 let parts = (left.len(), entries.len());
                 if left.is_empty() { Attempt::Done } else { Attempt::left_over(self.batch_call(), left, parts, true) }
             }
-            Err((failure, text)) if failure.code == VALIDATION => match entries.as_slice() {
-                [entry] => match self.refuse(entry, &text) {
+            Err((failure, text)) if blames_an_item(&failure.code) => match entries.as_slice() {
+                [entry] => match self.refuse(entry, (&failure.code, &text)) {
                     Ok(()) => Attempt::Done,
                     Err(too_many) => Attempt::Failed(too_many),
                 },
@@ -59,13 +59,15 @@ impl EpochCalls<'_> {
                     continue;
                 }
                 Ok(left) => (left, true, Error::unavailable("DynamoDB leaves items over")),
-                Err((failure, text)) if failure.code == VALIDATION => match self.refuse(&entry, &text) {
-                    Ok(()) => {
-                        progress = true;
-                        continue;
+                Err((failure, text)) if blames_an_item(&failure.code) => {
+                    match self.refuse(&entry, (&failure.code, &text)) {
+                        Ok(()) => {
+                            progress = true;
+                            continue;
+                        }
+                        Err(too_many) => return Attempt::Failed(too_many),
                     }
-                    Err(too_many) => return Attempt::Failed(too_many),
-                },
+                }
                 Err((failure, _)) if failure.retryable => (vec![entry], failure.throttled, failure.error),
                 Err((failure, _)) => return Attempt::Failed(failure.error),
             };
@@ -96,11 +98,12 @@ impl EpochCalls<'_> {
         Call { service: "dynamodb", operation: "BatchWriteItem", resource: &self.options.table }
     }
 
-    fn refuse(&self, entry: &WriteRequest, text: &str) -> Result<()> {
+    fn refuse(&self, entry: &WriteRequest, answer: (&str, &str)) -> Result<()> {
         let put = entry.put_request.as_ref().map(|put| &put.item);
-        let of = put.or(entry.delete_request.as_ref().map(|delete| &delete.key));
-        let named = |name: &String| Some((name.clone(), of?.get(name)?.clone()));
+        let item = put.or(entry.delete_request.as_ref().map(|delete| &delete.key));
+        let Some(item) = item else { return Err(Error::internal("a request without its item")) };
+        let named = |name: &String| Some((name.clone(), item.get(name)?.clone()));
         let key = self.key.iter().filter_map(named).collect();
-        self.refusals.refuse(&self.options.table, (VALIDATION, text), &key).map(drop)
+        self.refusals.refuse(&self.options.table, answer, &key, item).map(drop)
     }
 }

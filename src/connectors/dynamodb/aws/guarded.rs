@@ -244,7 +244,7 @@ impl EpochCalls<'_> {
             return Attempt::Again { task: write, throttled: false, progress: false, why: failure.error };
         }
         let text = error.message().unwrap_or_default();
-        match self.refusals.refuse(&self.options.table, (&failure.code, text), &write.key) {
+        match self.refusals.refuse(&self.options.table, (&failure.code, text), &write.key, &self.whole(write)) {
             Ok(true) => Attempt::Done,
             Ok(false) => Attempt::after(write, failure),
             Err(too_many) => Attempt::Failed(too_many),

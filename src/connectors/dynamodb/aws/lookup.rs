@@ -135,7 +135,7 @@ impl Lookup for AwsLookup {
 }
 
 /// An attribute as JSON: sets are lists, bytes are base64.
-fn write(value: &AttributeValue, out: &mut Vec<u8>) {
+pub(super) fn write(value: &AttributeValue, out: &mut Vec<u8>) {
     fn list<T>(items: &[T], out: &mut Vec<u8>, item: impl Fn(&T, &mut Vec<u8>)) {
         out.push(b'[');
         for (place, value) in items.iter().enumerate() {

@@ -16,11 +16,35 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::contracts::{Error, RefusedRow, Result};
 
+use super::super::lookup::Objects;
+use super::lookup::write;
+
 /// Items that may be refused one after the other, of one epoch or several.
 const MOST_IN_A_ROW: usize = 100;
 
 /// With which DynamoDB refuses a request for what is in it.
 pub(super) const VALIDATION: &str = "ValidationException";
+
+/// With which it refuses an item whose hash key has too much in a table with a local index.
+const COLLECTION_TOO_LARGE: &str = "ItemCollectionSizeLimitExceededException";
+
+/// Whether the answer to a request says that an item in it is to blame.
+pub(super) fn blames_an_item(code: &str) -> bool {
+    matches!(code, VALIDATION | COLLECTION_TOO_LARGE)
+}
+
+/// An item as a JSON object, for people.
+fn json(item: &HashMap<String, AttributeValue>) -> Vec<u8> {
+    let mut names: Vec<&String> = item.keys().collect();
+    names.sort_unstable();
+    let mut objects = Objects::default();
+    objects.add(names, |name, out| {
+        if let Some(value) = item.get(name) {
+            write(value, out);
+        }
+    });
+    objects.into_text()
+}
 
 /// The items that were refused, of a sink.
 #[derive(Debug, Default)]
@@ -36,7 +60,7 @@ impl Refusals {
         self.in_a_row.store(0, Ordering::Relaxed);
     }
 
-    /// Refuses the item of this key, if the answer to a write of it alone says that it is to blame.
+    /// Refuses the item of this key (`item` has what is written of it), if the answer to a write of it alone says that it is to blame.
     ///
     /// # Errors
     /// Too many one after the other.
@@ -45,6 +69,7 @@ impl Refusals {
         table: &str,
         (code, text): (&str, &str),
         key: &HashMap<String, AttributeValue>,
+        item: &HashMap<String, AttributeValue>,
     ) -> Result<bool> {
         let (reason, is_known) = match code {
             // The attributes of others count too, and only DynamoDB knows them.
@@ -53,7 +78,7 @@ impl Refusals {
                 ("number_out_of_range", true)
             }
             VALIDATION => ("refused_by_dynamodb", false),
-            "ItemCollectionSizeLimitExceededException" => ("item_collection_too_large", true),
+            COLLECTION_TOO_LARGE => ("item_collection_too_large", true),
             _ => return Ok(false),
         };
         let detail = format!("{text}: item {}", key_text(key));
@@ -64,7 +89,7 @@ impl Refusals {
                  the table and its indexes",
             ));
         }
-        let refused = RefusedRow { row: 0, reason: reason.to_owned(), column: None, detail };
+        let refused = RefusedRow { row: 0, reason: reason.to_owned(), column: None, detail, record: Some(json(item)) };
         self.rows.lock().unwrap_or_else(PoisonError::into_inner).push(refused);
         Ok(true)
     }

@@ -14,7 +14,7 @@ use arrow::buffer::Buffer;
 use aws_sdk_kinesis::types::Record;
 use aws_smithy_types::DateTime;
 
-use crate::contracts::{Arrivals, RECORD_PADDING, RawChunk, RecordRange, SequenceNumbers, SplitId};
+use crate::contracts::{Arrivals, Error, RECORD_PADDING, RawChunk, RecordRange, Result, SequenceNumbers, SplitId};
 
 use super::kpl::deaggregate;
 use super::payload::Compression;
@@ -23,6 +23,9 @@ use super::sequence::SequenceNumber;
 
 /// Payload bytes at which a chunk is closed, where there are few readers.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Records at which a chunk is closed: each costs about 150 bytes beside its payload (its number, most of all), and an aggregate of
+/// 1 MiB may have 170,000 that are empty.
+const CHUNK_RECORDS: usize = 16_384;
 
 /// What is done with payloads.
 #[derive(Debug, Clone, Copy)]
@@ -73,12 +76,16 @@ impl Unpacker {
 
     /// Takes the records behind `position`, which moves to the last of them. Records that it is past already are left
     /// out: an answer may begin with the one that reading stopped in.
-    pub(super) fn take(&mut self, records: &[Record], position: &mut ShardPosition) {
+    ///
+    /// # Errors
+    /// A sequence number is none: without it nobody could go on behind the record.
+    pub(super) fn take(&mut self, records: &[Record], position: &mut ShardPosition) -> Result<()> {
         let mut open = Open::default();
         for record in records {
             let Some(sequence) = SequenceNumber::parse(record.sequence_number()) else {
-                tracing::warn!(split = %self.split, number = record.sequence_number(), "not a sequence number");
-                continue;
+                let number = record.sequence_number();
+                return Err(Error::data(format!("shard '{}': a record has '{number}' for a sequence number", self.split))
+                    .hint("the service gives decimal numbers: is the endpoint one that speaks Kinesis, and nothing between that changes answers?"));
             };
             // User records up to this index have been given out before.
             let mut skip = 0;
@@ -113,6 +120,7 @@ impl Unpacker {
             let chunk = self.close(&mut open);
             self.packed.push_back(chunk);
         }
+        Ok(())
     }
 
     /// The next records that have been taken, unpacked.
@@ -149,7 +157,7 @@ impl Unpacker {
     }
 
     fn close_if_full(&mut self, open: &mut Open) {
-        if open.data.len() >= self.chunk_bytes {
+        if open.data.len() >= self.chunk_bytes || open.records.len() >= CHUNK_RECORDS {
             let chunk = self.close(open);
             self.packed.push_back(chunk);
         }

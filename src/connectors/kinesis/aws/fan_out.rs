@@ -146,7 +146,7 @@ impl FanOutReader {
                 self.shard.limit_chunks(self.allowance.share());
                 let children = event.child_shards.unwrap_or_default();
                 let ends = !children.is_empty() || event.continuation_sequence_number.is_empty();
-                self.shard.take(&event.records, Some(behind), asked_ms, ends);
+                self.shard.take(&event.records, Some(behind), asked_ms, ends)?;
                 if self.shard.stopped() {
                     self.subscription = None;
                     return Ok(false);

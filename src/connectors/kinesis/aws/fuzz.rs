@@ -134,16 +134,10 @@ fn bombs_take_their_turn() {
     for _ in 0..20 {
         aggregate.push("k", &bomb);
     }
-    let record = Record::builder()
-        .sequence_number("49671")
-        .data(aws_smithy_types::Blob::new(aggregate.finish()))
-        .partition_key("k")
-        .build()
-        .expect("all that a record needs");
     let options = UnpackOptions { deaggregate: true, compression: Compression::Auto, with_keys: true };
     let mut unpacker = Unpacker::new(SplitId("s".into()), options);
     let mut position = ShardPosition { place: Place::Horizon, read_until_ms: None };
-    unpacker.take(&[record], &mut position);
+    unpacker.take(&[record("49671", aggregate.finish())], &mut position).expect("it has a number");
     let (mut records, mut chunks) = (0, 0);
     while let Some(chunk) = unpacker.next_chunk() {
         assert!(chunk.data.len() <= LARGEST_BYTES + (2 << 20), "{} bytes at once", chunk.data.len());
@@ -153,4 +147,34 @@ fn bombs_take_their_turn() {
         chunks += 1;
     }
     assert_eq!((records, chunks), (20, 20));
+}
+
+fn record(number: &str, data: Vec<u8>) -> Record {
+    let data = aws_smithy_types::Blob::new(data);
+    Record::builder().sequence_number(number).data(data).partition_key("k").build().expect("all that a record needs")
+}
+
+/// Nothing that is in a stream may vanish: without a number nobody could go on behind it.
+#[test]
+fn a_record_without_a_number_is_an_error() {
+    let options = UnpackOptions { deaggregate: true, compression: Compression::None, with_keys: false };
+    let mut unpacker = Unpacker::new(SplitId("s".into()), options);
+    let mut position = ShardPosition { place: Place::Horizon, read_until_ms: None };
+    let error = unpacker.take(&[record("49671-x", b"{}".to_vec())], &mut position).unwrap_err().to_string();
+    assert!(error.contains("shard 's'") && error.contains("'49671-x'"), "{error}");
+}
+
+/// A mebibyte of empty user records has no payload to fill a chunk with, and costs a hundred times as much in numbers.
+#[test]
+fn empty_user_records_fill_chunks_too() {
+    let mut aggregate = Aggregate::default();
+    let all = 100_000;
+    (0..all).for_each(|_| aggregate.push("k", b""));
+    let options = UnpackOptions { deaggregate: true, compression: Compression::None, with_keys: true };
+    let mut unpacker = Unpacker::new(SplitId("s".into()), options);
+    let mut position = ShardPosition { place: Place::Horizon, read_until_ms: None };
+    unpacker.take(&[record("49671", aggregate.finish())], &mut position).expect("it has a number");
+    let chunks: Vec<usize> = std::iter::from_fn(|| unpacker.next_chunk()).map(|chunk| chunk.len()).collect();
+    assert_eq!(chunks.iter().sum::<usize>(), all);
+    assert!(chunks.iter().all(|records| *records <= 16_384), "{chunks:?}");
 }

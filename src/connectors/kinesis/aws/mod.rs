@@ -57,6 +57,8 @@ use crate::contracts::{
 
 pub(crate) use budget::Budget;
 pub(super) use put::AwsTarget;
+pub(crate) use read_options::NamedConsumer;
+pub(super) use read_options::fan_out_consumers;
 pub(super) use sink::AwsStreamSink;
 
 use budget::Allowance;
@@ -67,6 +69,7 @@ use lineage::ShardId;
 use polling::PollingReader;
 use position::ShardPosition;
 use read_options::{ReadOptions, StreamChoice};
+
 use remembered::{Remembered, RememberedStream, SplitNames};
 use retry::{Backoff, START_PATIENCE};
 use shard::{AHEAD_MS, ShardReading};

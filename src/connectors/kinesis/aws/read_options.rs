@@ -174,6 +174,30 @@ fn streams(spec: &TableSpec) -> Result<StreamChoice> {
     Ok(StreamChoice::Named(names))
 }
 
+/// A registered consumer as tables name it. A shard has one subscription of a consumer: a second one takes it from the first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NamedConsumer {
+    /// Region and endpoint, where the table says them.
+    place: [Option<String>; 2],
+    /// A stream, or the pattern of several.
+    pub(crate) stream: String,
+    pub(crate) consumer: String,
+}
+
+/// The consumers with which a table reads.
+pub(in crate::connectors::kinesis) fn fan_out_consumers(spec: &TableSpec) -> Result<Vec<NamedConsumer>> {
+    let Some(FanOutOptions { consumer, .. }) = fan_out(spec)? else { return Ok(Vec::new()) };
+    let of = |stream: &str, arn: Option<&str>| {
+        let region = spec.option("aws.region").or_else(|| arn?.split(':').nth(3));
+        let place = [region, spec.option("aws.endpoint")].map(|text| text.map(str::to_owned));
+        NamedConsumer { place, stream: stream.to_owned(), consumer: consumer.clone() }
+    };
+    Ok(match streams(spec)? {
+        StreamChoice::Named(names) => names.iter().map(|name| of(&name.name, name.arn.as_deref())).collect(),
+        StreamChoice::Matching(pattern) => vec![of(pattern.as_str(), None)],
+    })
+}
+
 fn fan_out(spec: &TableSpec) -> Result<Option<FanOutOptions>> {
     let options = Options(spec);
     let kind = options.text(&["source.reader.type", "scan.stream.recordpublisher"]).unwrap_or("POLLING");

@@ -109,17 +109,20 @@ impl ShardReading {
     }
 
     /// Takes an answer. `asked_ms` is when it was asked for; `ends` says that it is the last one of the shard.
-    pub(super) fn take(&mut self, records: &[Record], behind_ms: Option<u64>, asked_ms: i64, ends: bool) {
+    ///
+    /// # Errors
+    /// It has something that is no record.
+    pub(super) fn take(&mut self, records: &[Record], behind_ms: Option<u64>, asked_ms: i64, ends: bool) -> Result<()> {
         let after_stop = self.stop_ms.and_then(|stop| records.iter().position(|r| arrival_ms(r) >= stop));
         let records = &records[..after_stop.unwrap_or(records.len())];
         if !records.is_empty() {
             self.from_oldest = false;
-            self.unpacker.take(records, &mut self.position);
+            self.unpacker.take(records, &mut self.position)?;
         }
         if after_stop.is_some() {
             self.stopped = true;
             self.behind_ms = Some(0);
-            return;
+            return Ok(());
         }
         self.missing.reset();
         self.behind_ms = behind_ms;
@@ -128,6 +131,7 @@ impl ShardReading {
             // Everything that arrived before then has been given.
             self.position.read_until(asked_ms.saturating_sub(i64::try_from(behind).unwrap_or(i64::MAX)));
         }
+        Ok(())
     }
 
     /// The stop position has been reached: for this run, the shard is caught up.
@@ -191,6 +195,8 @@ impl ShardReading {
                     return Ok(Verdict::Renew);
                 }
                 self.stream.lost(&self.id, self.position.read_until_ms, "the shard itself has aged out")?;
+                // As above: that it is gone has been told, and its children tell of what is lost of theirs.
+                self.position.read_until(self.stream.oldest_ms());
                 Ok(Verdict::Gone)
             }
             "InvalidArgumentException" => {

@@ -232,6 +232,7 @@ fn refusals(record: &OutRecord, is_aggregate: bool, why: &str) -> Vec<RefusedRow
         reason: "refused_by_kinesis".to_owned(),
         column: None,
         detail: format!("{why}; record of key '{key}': {}", String::from_utf8_lossy(data)),
+        record: Some(data.to_vec()),
     };
     let rows = if is_aggregate { deaggregate(&record.data) } else { None };
     match rows {
@@ -275,6 +276,10 @@ fn aggregated(records: Vec<OutRecord>, freely: bool) -> Vec<OutRecord> {
 
 #[async_trait]
 impl Sink for AwsStreamSink {
+    async fn open(&mut self) -> Result<()> {
+        self.target().await.map(drop)
+    }
+
     async fn write(&mut self, _epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
         let mut outcome = WriteOutcome::default();
         let pending = &mut self.pending;

@@ -12,7 +12,7 @@ use aws_sdk_kinesis::types::{ChildShard, Shard};
 use tokio::sync::Notify;
 
 use crate::connectors::aws::{AwsFailure, Jitter};
-use crate::contracts::{Clock, Error, Result};
+use crate::contracts::{Clock, Error, Result, caught};
 
 use super::client::{StreamClient, Summary};
 use super::lineage::{Lineage, Listed, ShardId};
@@ -208,6 +208,13 @@ impl Stream {
 
     /// Lists the shards again and again. Ends with the source.
     pub(super) async fn watch(self: Arc<Self>, interval: Duration) {
+        let who = format!("the task that lists the shards of stream '{}'", self.name());
+        if let Err(error) = caught(&who, self.list_again(interval)).await.flatten() {
+            *lock(&self.failed) = Some(error);
+        }
+    }
+
+    async fn list_again(&self, interval: Duration) -> Result<()> {
         let mut listings = 0u32;
         loop {
             tokio::select! {
@@ -215,16 +222,10 @@ impl Stream {
                 () = self.look_now.notified() => {}
             }
             listings = listings.wrapping_add(1);
-            let looked = async {
-                if listings.is_multiple_of(LISTINGS_PER_SUMMARY) {
-                    self.same_stream().await?;
-                }
-                self.refresh().await
-            };
-            if let Err(error) = looked.await {
-                *lock(&self.failed) = Some(error);
-                return;
+            if listings.is_multiple_of(LISTINGS_PER_SUMMARY) {
+                self.same_stream().await?;
             }
+            self.refresh().await?;
         }
     }
 
@@ -287,10 +288,11 @@ impl Stream {
         Ok(())
     }
 
-    /// Up to when the parents of a shard have been read: its records are not older.
+    /// A time at which a shard was not there yet, so that its records are younger: until then its parents have been read, and each
+    /// of them had to end first. Of two that merge, one may have been quiet for long: the later time counts.
     pub(super) fn inherited(&self, parents: &[ShardId]) -> Option<i64> {
         let ended = lock(&self.ended);
-        parents.iter().filter_map(|p| ended.get(p).copied()).min()
+        parents.iter().filter_map(|p| ended.get(p).copied()).max()
     }
 
     /// Holds a position against retention. With a time, records before it are gone, and reading goes on from the oldest one.
@@ -306,7 +308,7 @@ impl Stream {
     }
 
     /// Records before this are gone.
-    fn oldest_ms(&self) -> i64 {
+    pub(super) fn oldest_ms(&self) -> i64 {
         self.clock.now_ms().saturating_sub(self.retention_ms.load(Ordering::Relaxed))
     }
 

@@ -24,6 +24,8 @@ pub(super) struct ShardWriter {
     end: u64,
     next_sequence: u64,
     out: Vec<u8>,
+    /// Whether nothing has been appended since somebody was given the file to sync it.
+    is_synced: bool,
 }
 
 impl ShardWriter {
@@ -31,7 +33,16 @@ impl ShardWriter {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let failed = |e| io_error(path, "opened for writing", e);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), file, end: 0, next_sequence: 1, out: Vec::new() })
+        Ok(Self { path: path.to_owned(), file, end: 0, next_sequence: 1, out: Vec::new(), is_synced: true })
+    }
+
+    /// The file, if something has been appended since this was last asked: whoever asks syncs it.
+    pub(super) fn take_unsynced(&mut self) -> Result<Option<(PathBuf, File)>> {
+        if std::mem::replace(&mut self.is_synced, true) {
+            return Ok(None);
+        }
+        let file = self.file.try_clone().map_err(|e| io_error(&self.path, "synced", e))?;
+        Ok(Some((self.path.clone(), file)))
     }
 
     /// Appends what `builder` holds as one frame; returns the sequence number of its first record.
@@ -50,6 +61,7 @@ impl ShardWriter {
         builder.finish(first, arrival_ms, &mut self.out);
         let failed = |e| io_error(&self.path, "written", e);
         self.file.seek(SeekFrom::Start(self.end)).map_err(failed)?;
+        self.is_synced = false;
         self.file.write_all(&self.out).map_err(failed)?;
         self.end += self.out.len() as u64;
         self.next_sequence += count;
@@ -152,5 +164,22 @@ impl Window<'_> {
         }
         let at = (offset - self.start) as usize;
         Ok(&self.bytes[at..self.bytes.len().min(at + FRAME_HEADER_BYTES)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_appended_is_to_be_synced_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = ShardWriter::open(&dir.path().join("shard.log")).unwrap();
+        assert!(writer.take_unsynced().unwrap().is_none());
+        let mut frame = FrameBuilder::default();
+        frame.push(b"one", "k");
+        writer.append(&mut frame, 0).unwrap();
+        assert!(writer.take_unsynced().unwrap().is_some());
+        assert!(writer.take_unsynced().unwrap().is_none());
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::connectors::line_file::io_error;
-use crate::contracts::{Clock, Error, Result};
+use crate::contracts::{Clock, Error, Result, off_the_runtime};
 
 use super::log::FrameBuilder;
 use super::routing::{hash_key, hash_range, shard_of};
@@ -21,6 +21,9 @@ pub const DEFAULT_SHARDS: u32 = 4;
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
 /// AWS takes at most this many characters in a partition key.
 pub const MAX_KEY_CHARACTERS: usize = 256;
+
+/// What describes a stream, in its folder.
+const DESCRIPTION: &str = "stream.json";
 
 /// What `stream.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +117,8 @@ pub struct LocalStream {
     writers: Vec<ShardWriter>,
     frames: Vec<FrameBuilder>,
     clock: Arc<dyn Clock>,
+    /// Its folder, until the names of its files are on disk.
+    unsynced_folder: Option<PathBuf>,
 }
 
 impl LocalStream {
@@ -125,12 +130,32 @@ impl LocalStream {
         let writers =
             shards.iter().map(|s| ShardWriter::open(&log_path(&folder, &s.shard_id))).collect::<Result<_>>()?;
         let frames = shards.iter().map(|_| FrameBuilder::default()).collect();
-        Ok(Self { description, writers, frames, clock })
+        Ok(Self { description, writers, frames, clock, unsynced_folder: Some(folder) })
     }
 
     /// The stream's description.
     pub fn description(&self) -> &StreamDescription {
         &self.description
+    }
+
+    /// Waits until everything that has been put is on disk: what a checkpoint says to be there outlasts a power cut.
+    pub async fn sync(&mut self) -> Result<()> {
+        let files = self.writers.iter_mut().filter_map(|writer| writer.take_unsynced().transpose());
+        let mut files = files.collect::<Result<Vec<_>>>()?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        if let Some(folder) = self.unsynced_folder.take() {
+            // The names in it, and its own.
+            let above = folder.ancestors().take(3).filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned);
+            for path in std::iter::once(folder.join(DESCRIPTION)).chain(above) {
+                let file = std::fs::File::open(&path).map_err(|e| io_error(&path, "opened", e))?;
+                files.push((path, file));
+            }
+        }
+        let sync =
+            move || files.iter().try_for_each(|(path, file)| file.sync_all().map_err(|e| io_error(path, "synced", e)));
+        off_the_runtime(sync).await?
     }
 
     /// Puts records: the answer has one entry for each, in order. Refused records do not disturb the others.
@@ -177,7 +202,7 @@ fn check(record: &PutRecord<'_>) -> std::result::Result<(), PutRefusal> {
 
 /// Description of a stream that exists.
 pub(super) fn describe(folder: &Path) -> Result<Option<StreamDescription>> {
-    let path = folder.join("stream.json");
+    let path = folder.join(DESCRIPTION);
     let text = match std::fs::read(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -220,7 +245,7 @@ pub(super) fn describe_or_create(
     let made =
         StreamDescription { version: 1, name: name.to_owned(), created_ms: clock.now_ms(), shards: shards.collect() };
     let text = serde_json::to_vec_pretty(&made).map_err(|e| Error::internal("stream.json").caused_by(e))?;
-    let path = folder.join("stream.json");
+    let path = folder.join(DESCRIPTION);
     // Unlike any other maker's, in this process or another.
     static MADE: AtomicU64 = AtomicU64::new(0);
     let number = MADE.fetch_add(1, Ordering::Relaxed);

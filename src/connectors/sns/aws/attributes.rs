@@ -5,6 +5,7 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use aws_sdk_sns::primitives::Blob;
 use aws_sdk_sns::types::MessageAttributeValue;
+use base64::Engine;
 
 use crate::contracts::{Error, Result};
 use crate::formats::write_json::{JsonColumn, JsonStyle};
@@ -18,13 +19,21 @@ pub(super) struct Attribute {
 
 impl Attribute {
     /// A text. SNS takes no empty one: there is no attribute then.
-    pub(super) fn text(name: &str, kind: &str, text: impl Into<String>) -> Result<Option<Self>> {
+    pub(super) fn of_text(name: &str, kind: &str, text: impl Into<String>) -> Result<Option<Self>> {
         let text = text.into();
         if text.is_empty() {
             return Ok(None);
         }
         let value = MessageAttributeValue::builder().data_type(kind).string_value(text).build();
         Ok(Some(Self { name: name.to_owned(), value: value.map_err(incomplete)? }))
+    }
+
+    /// The value; binary as base64.
+    pub(super) fn text(&self) -> String {
+        match &self.value.binary_value {
+            Some(binary) => base64::engine::general_purpose::STANDARD.encode(binary.as_ref()),
+            None => self.value.string_value.clone().unwrap_or_default(),
+        }
     }
 
     /// Bytes that count as the message's: name, type and value.
@@ -81,7 +90,7 @@ impl AttributeColumns {
         for (name, values) in &self.columns {
             found.extend(match values {
                 Values::Text(texts) if texts.is_valid(row) => {
-                    Attribute::text(name, "String", texts.as_string::<i32>().value(row))?
+                    Attribute::of_text(name, "String", texts.as_string::<i32>().value(row))?
                 }
                 Values::Binary(binaries) if binaries.is_valid(row) => {
                     let bytes = binaries.as_binary::<i32>().value(row);
@@ -96,7 +105,7 @@ impl AttributeColumns {
                     let plain = text.trim_matches('"');
                     // A number that is none (NaN) is text.
                     let kind = if *kind == "Number" && plain.len() != text.len() { "String" } else { kind };
-                    Attribute::text(name, kind, plain)?
+                    Attribute::of_text(name, kind, plain)?
                 }
                 _ => None,
             });

@@ -12,7 +12,8 @@ use std::collections::HashMap;
 
 use super::options::CooldownOptions;
 
-/// Keys that are remembered, some 150 bytes each. Beyond, the older half is forgotten, and may alert early.
+/// Keys that are remembered, some 150 bytes each. Beyond, the older half is forgotten, by their last alerts and among those of one time by their
+/// names, and may alert early.
 const KEYS: usize = 100_000;
 /// Alerts of a key that are remembered: one of an earlier time than all of them is suppressed.
 const ALERTS: usize = 8;
@@ -83,13 +84,25 @@ impl Cooldown {
             return true;
         }
         if self.keys.len() >= KEYS {
-            let mut times: Vec<i64> = self.keys.values().map(Had::last_ms).collect();
-            let (_, middle, _) = times.select_nth_unstable(KEYS / 2);
-            let middle = *middle;
-            self.keys.retain(|_, had| had.last_ms() > middle);
+            self.forget();
         }
         self.keys.insert(key.to_owned(), Had { at_ms: vec![at_ms], suppressed: 0 });
         true
+    }
+
+    /// Forgets half of the keys. What was suppressed of them is told.
+    fn forget(&mut self) {
+        let mut keys: Vec<(i64, String)> = self.keys.iter().map(|(key, had)| (had.last_ms(), key.clone())).collect();
+        let half = keys.len() / 2;
+        keys.select_nth_unstable(half);
+        keys.truncate(half);
+        keys.sort_unstable();
+        for (since_ms, key) in keys {
+            let count = self.keys.remove(&key).map_or(0, |had| had.suppressed);
+            if count > 0 && self.summary {
+                self.ended.push(Suppressed { key, since_ms, count });
+            }
+        }
     }
 
     /// Summaries of the cooldowns that are over at `now_ms` (or at the largest time seen), or of all.
@@ -133,6 +146,26 @@ mod tests {
         assert_eq!(cooldown.summaries(Some(149), false), [of("a", 0, 2), of("a", 100, 1)]);
         assert_eq!(cooldown.summaries(None, false), [of("b", 50, 1)]);
         assert_eq!(cooldown.summaries(None, true), []);
+    }
+
+    /// Alerts of one time: half of the keys are forgotten, always the same ones, and what was suppressed of them is told.
+    #[test]
+    fn of_keys_of_one_time_half_are_remembered() {
+        let mut cooldown = cooldown(true);
+        let key = |i: usize| format!("{i:06}");
+        for i in 0..KEYS {
+            assert!(cooldown.admits(&key(i), 0));
+        }
+        for i in [7, KEYS / 2 - 1, KEYS / 2, KEYS - 1] {
+            assert!(!cooldown.admits(&key(i), 0));
+        }
+        assert!(cooldown.admits("one more", 0));
+        assert_eq!(cooldown.keys.len(), KEYS / 2 + 1);
+        assert!(!cooldown.admits(&key(KEYS / 2), 50) && !cooldown.admits(&key(KEYS - 1), 50), "the later half");
+        let told = cooldown.summaries(Some(50), false);
+        let of = |i: usize| Suppressed { key: key(i), since_ms: 0, count: 1 };
+        assert_eq!(told, [of(7), of(KEYS / 2 - 1)]);
+        assert!(cooldown.admits(&key(7), 50), "it is forgotten");
     }
 
     #[test]

@@ -44,7 +44,10 @@ pub(super) trait Ledger: Send + Sync {
     /// Claims those that are not there.
     async fn claim(&self, entries: &[String]) -> Result<Claims>;
 
-    /// Takes claims of this caller back, each by one try: of what is left, the next run tells.
+    /// Takes claims of this caller back; entries that it has not claimed, and marked ones, stay. It does not try for long: of what is left, the next run tells.
+    ///
+    /// # Errors
+    /// The first entry's that could not be taken back; the others were tried all the same.
     async fn release(&self, entries: &[String]) -> Result<()>;
 }
 
@@ -82,6 +85,8 @@ impl Ledger for NoLedger {
 /// "BatchGetItem" takes 100 keys, "BatchWriteItem" 25 items.
 const READ_ITEMS: usize = 100;
 const WRITE_ITEMS: usize = 25;
+/// How long it is tried to release claims: the end of a run waits for it.
+const RELEASING: Duration = Duration::from_secs(5);
 /// The attribute for the table's time to live, if it is set to it.
 const EXPIRES: &str = "expires_at";
 /// Who claimed the entry.
@@ -189,20 +194,36 @@ impl TableLedger {
         Attempt::Done
     }
 
-    async fn release_one<'e>(&self, entry: &'e str) -> Attempt<&'e str> {
+    /// One that cannot be released before `until`, by the clock's elapsed time, stays, and keeps no other from being released.
+    async fn release_one<'e>(
+        &self,
+        entry: &'e str,
+        until: Duration,
+        failed: &Mutex<Option<Error>>,
+    ) -> Attempt<&'e str> {
+        let stays = |error: Error| {
+            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            Attempt::Done
+        };
+        if self.clock.elapsed() > until {
+            return stays(Error::unavailable(format!("claims in '{}' could not be released in time", self.table)));
+        }
         let sent = self
             .client
             .delete_item()
             .table_name(&self.table)
             .key(&self.key, AttributeValue::S(entry.to_owned()))
-            .condition_expression("#o = :o")
+            .condition_expression("#o = :o AND #s = :s")
             .expression_attribute_names("#o", OWNER)
+            .expression_attribute_names("#s", STATE)
             .expression_attribute_values(":o", AttributeValue::S(self.owner.clone()))
+            .expression_attribute_values(":s", AttributeValue::S(CLAIMED.to_owned()))
             .send()
             .await;
         match sent {
             Err(e) if e.code() != Some("ConditionalCheckFailedException") => {
-                Attempt::Failed(failure(self.call("DeleteItem"), &e).error)
+                let failure = failure(self.call("DeleteItem"), &e);
+                if failure.retryable { Attempt::after(entry, failure) } else { stays(failure.error) }
             }
             _ => Attempt::Done,
         }
@@ -243,7 +264,10 @@ impl Ledger for TableLedger {
     }
 
     async fn release(&self, entries: &[String]) -> Result<()> {
-        self.requests.run(entries.iter().map(String::as_str), |entry| self.release_one(entry)).await
+        let (until, failed) = (self.clock.elapsed() + RELEASING, Mutex::new(None));
+        let entries = entries.iter().map(String::as_str);
+        self.requests.run(entries, |entry| self.release_one(entry, until, &failed)).await?;
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }
 

@@ -10,6 +10,7 @@
 //! mark; or, by option, at most once, and what may be lost is told of. The id is in the attribute `alert_id`, so that a receiver can tell.
 
 mod attributes;
+mod claims;
 mod cooldown;
 mod ledger;
 mod options;
@@ -37,7 +38,7 @@ use super::message::{ALERT_ID, MAX_MESSAGE_BYTES, Message, Messages, text_at, te
 use attributes::{Attribute, AttributeColumns};
 use cooldown::{Cooldown, Suppressed};
 use ledger::{Ledger, NoLedger, TableLedger};
-use options::{Delivery, Group, SinkOptions};
+use options::{Delivery, GROUPS, Group, SinkOptions, is_group};
 use publish::{Outgoing, Publishing};
 
 /// A message that waits for its flush, with what the cooldown asks for.
@@ -51,7 +52,7 @@ struct Waiting {
 struct Opened {
     client: Client,
     topic_arn: String,
-    ledger: Box<dyn Ledger>,
+    ledger: Arc<dyn Ledger>,
     /// Messages that were refused since one was published.
     refused_in_a_row: AtomicUsize,
 }
@@ -83,7 +84,7 @@ impl AwsTopicSink {
         Ok(Self {
             session,
             table: spec.name.clone(),
-            messages: Messages::new(spec, &job.job),
+            messages: Messages::try_new(spec, &job.job)?,
             clock,
             requests,
             job: job.clone(),
@@ -123,28 +124,40 @@ impl AwsTopicSink {
         let times = cooldown.and_then(|c| c.time.as_ref()).and_then(|name| batch.column_by_name(name));
         let times = times.map(alert_times).transpose()?;
         let mut waiting = Vec::with_capacity(messages.len());
-        for Message { row, id, subject, body } in messages {
+        for Message { row, id, is_named, subject, body } in messages {
             let mut attributes = attributes.of(row)?;
             let alert_id = text_at(named_ids.as_ref(), row).filter(|named| !named.is_empty()).unwrap_or(&id);
-            attributes.extend(Attribute::text(ALERT_ID, "String", alert_id)?);
+            attributes.extend(Attribute::of_text(ALERT_ID, "String", alert_id)?);
             let group = match &self.options.fifo {
                 None => None,
                 Some(Group::Constant(group)) => Some(group.clone()),
                 Some(Group::Column(name)) => match text_at(groups.as_ref(), row).filter(|g| is_group(g)) {
                     Some(group) => Some(group.to_owned()),
                     None => {
-                        let detail = "a group has 1 to 128 letters, digits or ASCII punctuation".to_owned();
+                        let detail = GROUPS.to_owned();
                         let column = Some(name.clone());
-                        refused.push(RefusedRow { row, reason: "bad_message_group".to_owned(), column, detail });
+                        refused.push(RefusedRow {
+                            row,
+                            reason: "bad_message_group".to_owned(),
+                            column,
+                            detail,
+                            record: None,
+                        });
                         continue;
                     }
                 },
             };
-            let message = Outgoing { id, entry: String::new(), subject, body, attributes, group };
+            let message = Outgoing { id, is_named, entry: String::new(), subject, body, attributes, group };
             let bytes = message.bytes();
             if bytes > MAX_MESSAGE_BYTES {
                 let detail = format!("message and attributes of {bytes} bytes, at most {MAX_MESSAGE_BYTES}");
-                refused.push(RefusedRow { row, reason: "message_too_large".to_owned(), column: None, detail });
+                refused.push(RefusedRow {
+                    row,
+                    reason: "message_too_large".to_owned(),
+                    column: None,
+                    detail,
+                    record: None,
+                });
                 continue;
             }
             let at_ms = times.as_ref().and_then(|times| alert_time(times, row));
@@ -175,7 +188,7 @@ impl AwsTopicSink {
         let body = serde_json::json!({ "suppressed": count, "since_ms": since_ms, "key": key }).to_string();
         let id = self.messages.id(body.as_bytes());
         let attributes = [("suppressed", "Number", count.to_string()), (ALERT_ID, "String", id.clone())];
-        let attributes = attributes.into_iter().map(|(name, kind, text)| Attribute::text(name, kind, text));
+        let attributes = attributes.into_iter().map(|(name, kind, text)| Attribute::of_text(name, kind, text));
         let group = match &self.options.fifo {
             Some(Group::Constant(group)) => Some(group.clone()),
             Some(Group::Column(_)) => Some(self.table.clone()),
@@ -183,7 +196,7 @@ impl AwsTopicSink {
         };
         let subject = Some(format!("{count} alerts were suppressed"));
         let attributes = attributes.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        Ok(Outgoing { id, entry: String::new(), subject, body, attributes, group })
+        Ok(Outgoing { id, is_named: false, entry: String::new(), subject, body, attributes, group })
     }
 
     async fn publish(&mut self, epoch: EpochNumber, now_ms: i64, last: bool) -> Result<WriteOutcome> {
@@ -200,24 +213,24 @@ impl AwsTopicSink {
         }
         let Opened { client, topic_arn, ledger, refused_in_a_row } = opened;
         let delivery = self.options.delivery;
-        let publishing = Publishing::new(client, topic_arn, delivery, ledger.as_ref(), refused_in_a_row);
+        let publishing = Publishing::new(client, topic_arn, delivery, ledger, refused_in_a_row);
         Ok(WriteOutcome { written: 0, refused: publishing.run(&self.requests, messages).await? })
     }
 }
 
-/// Names the publications of an epoch: equal messages are numbered.
+/// Names the publications of an epoch: equal messages are numbered. Messages of one id that a column gives need not be equal, and those of another INSERT
+/// are not seen here: what they hold is in the name.
 fn number_equal_ones(messages: &mut [Outgoing], epoch: EpochNumber) {
     let mut seen: HashMap<String, u32> = HashMap::new();
     for message in messages {
-        let count = seen.entry(message.id.clone()).or_default();
-        message.entry = format!("{}/{epoch}/{count}", message.id);
+        let name = match message.is_named {
+            true => format!("{}/{epoch}/{}", message.id, message.content_hash()),
+            false => format!("{}/{epoch}", message.id),
+        };
+        let count = seen.entry(name.clone()).or_default();
+        message.entry = format!("{name}/{count}");
         *count += 1;
     }
-}
-
-/// "MessageGroupId": up to 128 alphanumeric characters and punctuation.
-fn is_group(text: &str) -> bool {
-    (1..=128).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic())
 }
 
 /// Columns that make a key.
@@ -297,14 +310,14 @@ impl Sink for AwsTopicSink {
         let config = self.session.config_without_retries().await?;
         let client = Client::new(&config);
         let topic_arn = find_topic(&client, &self.requests, &self.options.topic, &self.table).await?;
-        let ledger: Box<dyn Ledger> = match &self.options.ledger {
-            None => Box::new(NoLedger),
+        let ledger: Arc<dyn Ledger> = match &self.options.ledger {
+            None => Arc::new(NoLedger),
             Some(table) => {
                 let dynamodb = aws_sdk_dynamodb::Client::new(&config);
                 let requests = Self::requests(&self.clock, &self.job.job, table, &self.options);
                 let owner = self.claimant();
                 let (ttl, clock) = (self.options.ledger_ttl, Arc::clone(&self.clock));
-                Box::new(TableLedger::open(dynamodb, table, owner, ttl, clock, requests).await?)
+                Arc::new(TableLedger::open(dynamodb, table, owner, ttl, clock, requests).await?)
             }
         };
         self.opened = Some(Opened { client, topic_arn, ledger, refused_in_a_row: AtomicUsize::new(0) });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::connectors::options::Options;
 use crate::contracts::{Error, Result, TableSpec};
 
-use super::super::message::{ALERT_ID, topic_name};
+use super::super::message::{ALERT_ID, check_text, topic_name};
 
 /// What is promised when it is not known whether a message was published (`sink.delivery`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,14 +62,27 @@ impl SinkOptions {
             Ok(_) => Ok(name.to_owned()),
             Err(_) => Err(error(format!("'{option}' names '{name}', which is no column that the INSERT writes"))),
         };
+        let is_fifo = topic_name(topic, &spec.name)?.ends_with(".fifo");
+        let summary = options.bool("sink.cooldown.summary", false)?;
         let fifo = match (options.text(&["sink.fifo.group"]), options.text(&["sink.fifo.group.column"])) {
             (Some(_), Some(_)) => {
                 return Err(error("'sink.fifo.group' and 'sink.fifo.group.column' exclude each other".to_owned()));
             }
+            (Some(group), None) if is_fifo && !is_group(group) => {
+                return Err(error(format!("'sink.fifo.group' is '{group}': {GROUPS}")));
+            }
+            // The group of all, or, beside a column, of summaries.
+            (None, column) if is_fifo && !is_group(&spec.name) && (column.is_none() || summary) => {
+                return Err(error(format!("its name is no group of messages, which it is by default: {GROUPS}"))
+                    .hint("name one: 'sink.fifo.group' = '…'; or give the table another name"));
+            }
             (group, None) => Group::Constant(group.unwrap_or(&spec.name).to_owned()),
-            (None, Some(name)) => Group::Column(column(name, "sink.fifo.group.column")?),
+            (None, Some(name)) => {
+                let name = column(name, "sink.fifo.group.column")?;
+                check_text(spec, &name)?;
+                Group::Column(name)
+            }
         };
-        let is_fifo = topic_name(topic, &spec.name)?.ends_with(".fifo");
         if !is_fifo && options.text(&["sink.fifo.group", "sink.fifo.group.column"]).is_some() {
             return Err(
                 error("'sink.fifo.*' is for FIFO topics".to_owned()).hint("the name of a FIFO topic ends in '.fifo'")
@@ -108,7 +121,7 @@ impl SinkOptions {
                 every,
                 key,
                 time: options.text(&["sink.cooldown.time"]).map(|n| column(n, "sink.cooldown.time")).transpose()?,
-                summary: options.bool("sink.cooldown.summary", false)?,
+                summary,
             }),
         };
         let in_flight = options.number("sink.requests.max-inflight")?.unwrap_or(IN_FLIGHT);
@@ -124,6 +137,14 @@ impl SinkOptions {
             in_flight: in_flight.ok_or_else(|| error("'sink.requests.max-inflight' is from 1 to 100".to_owned()))?,
         })
     }
+}
+
+/// What a "MessageGroupId" is ("Publish").
+pub(super) const GROUPS: &str = "a group has 1 to 128 letters, digits or ASCII punctuation";
+
+/// Whether it is one.
+pub(super) fn is_group(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.chars().all(|c| c.is_ascii_graphic())
 }
 
 /// Columns beside a `message` become attributes, whose names SNS restricts ("Message attribute items").

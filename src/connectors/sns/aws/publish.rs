@@ -1,21 +1,23 @@
 //! PublishBatch: batches of ten, of which only the failed entries are published again.
 //!
-//! At most once, a batch is claimed just before it is sent for the first time, and what is known not to be out when a flush ends is
-//! released: so only what was on its way when a run ended is unknown to the next one.
+//! At most once, a batch is claimed just before it is sent for the first time, and what is known not to be out when a flush ends, or is
+//! dropped, is released (`claims`): so only what was on its way when a run ended is unknown to the next one.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_sns::Client;
 use aws_sdk_sns::types::PublishBatchRequestEntry;
 use indexmap::IndexMap;
+use sha2::{Digest, Sha256};
 
 use crate::connectors::aws::{Attempt, Call, Requests, failure, partial};
 use crate::contracts::{Error, RefusedRow, Result};
 
 use super::super::message::MAX_MESSAGE_BYTES;
 use super::attributes::Attribute;
+use super::claims::Held;
 use super::ledger::Ledger;
 use super::options::Delivery;
 
@@ -28,6 +30,8 @@ const MOST_REFUSED_IN_A_ROW: usize = 100;
 #[derive(Debug, Clone)]
 pub(super) struct Outgoing {
     pub(super) id: String,
+    /// Other messages may have the id.
+    pub(super) is_named: bool,
     /// Its entry in the ledger.
     pub(super) entry: String,
     pub(super) subject: Option<String>,
@@ -43,6 +47,34 @@ impl Outgoing {
         format!("message {} of subject '{}'", self.id, self.subject.as_deref().unwrap_or(""))
     }
 
+    /// The message as JSON, for people who have to do without it: the error output has nothing else of it.
+    fn record(&self) -> Vec<u8> {
+        let attribute = |attribute: &Attribute| (attribute.name.clone(), attribute.text().into());
+        let attributes: serde_json::Map<String, serde_json::Value> = self.attributes.iter().map(attribute).collect();
+        let record = serde_json::json!({
+            "message_id": self.id, "subject": self.subject, "message": self.body, "attributes": attributes,
+        });
+        record.to_string().into_bytes()
+    }
+
+    /// 8 hex digits of SHA-256 over everything that a receiver sees.
+    pub(super) fn content_hash(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        part(self.subject.as_deref().unwrap_or_default().as_bytes());
+        part(self.body.as_bytes());
+        for attribute in &self.attributes {
+            part(attribute.name.as_bytes());
+            part(attribute.value.data_type.as_bytes());
+            part(attribute.value.string_value.as_deref().unwrap_or_default().as_bytes());
+            part(attribute.value.binary_value.as_ref().map_or(&[][..], |binary| binary.as_ref()));
+        }
+        hash.finalize().iter().take(4).map(|b| format!("{b:02x}")).collect()
+    }
+
     /// Bytes that count for SNS's limit.
     pub(super) fn bytes(&self) -> usize {
         self.body.len() + self.attributes.iter().map(Attribute::bytes).sum::<usize>()
@@ -54,12 +86,12 @@ pub(super) struct Publishing<'a> {
     pub(super) client: &'a Client,
     pub(super) topic_arn: &'a str,
     pub(super) delivery: Delivery,
-    pub(super) ledger: &'a dyn Ledger,
+    pub(super) ledger: &'a Arc<dyn Ledger>,
     /// Messages that were refused since one was published, by any flush.
     refused_in_a_row: &'a AtomicUsize,
     refused: Mutex<Vec<RefusedRow>>,
-    /// Entries that are claimed, and known not to be out.
-    held: Mutex<HashSet<String>>,
+    /// Entries that are claimed, or may be, and known not to be out.
+    held: Held,
 }
 
 impl<'a> Publishing<'a> {
@@ -67,25 +99,18 @@ impl<'a> Publishing<'a> {
         client: &'a Client,
         topic_arn: &'a str,
         delivery: Delivery,
-        ledger: &'a dyn Ledger,
+        ledger: &'a Arc<dyn Ledger>,
         refused_in_a_row: &'a AtomicUsize,
     ) -> Self {
-        let (refused, held) = (Mutex::default(), Mutex::default());
+        let (refused, held) = (Mutex::default(), Held::new(Arc::clone(ledger)));
         Self { client, topic_arn, delivery, ledger, refused_in_a_row, refused, held }
     }
 
     /// Publishes all, those of a FIFO group in their order. Answers what could not be, or may not have been.
     pub(super) async fn run(self, requests: &Requests, messages: Vec<Outgoing>) -> Result<Vec<RefusedRow>> {
         let outcome = self.all(requests, messages).await;
-        let held: Vec<String> = self.held().drain().collect();
-        if let Err(error) = self.ledger.release(&held).await {
-            tracing::warn!("claims of alerts that were not published stay, and the next run tells of them: {error}");
-        }
+        self.held.release().await;
         outcome.map(|()| self.refused.into_inner().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn held(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn all(&self, requests: &Requests, messages: Vec<Outgoing>) -> Result<()> {
@@ -106,23 +131,20 @@ impl<'a> Publishing<'a> {
 
     /// What of a batch is ours to send. What another run has claimed is told of, unless it is marked.
     async fn claimed(&self, batch: Vec<Outgoing>) -> Result<Vec<Outgoing>> {
-        let wanted: Vec<String> = {
-            let held = self.held();
-            batch.iter().map(|m| &m.entry).filter(|entry| !held.contains(*entry)).cloned().collect()
-        };
+        let wanted: Vec<String> = batch.iter().map(|m| &m.entry).filter(|e| !self.held.has(e)).cloned().collect();
+        self.held.add(&wanted);
         let claims = self.ledger.claim(&wanted).await?;
+        self.held.remove(wanted.iter().filter(|entry| !claims.ours.contains(*entry)));
         for message in batch.iter().filter(|m| claims.unknown.contains(&m.entry)) {
             self.refuse(message, "delivery_unknown", "a run before has ended while it published it");
         }
-        let mut held = self.held();
-        held.extend(claims.ours);
-        Ok(batch.into_iter().filter(|m| held.contains(&m.entry)).collect())
+        Ok(batch.into_iter().filter(|m| self.held.has(&m.entry)).collect())
     }
 
     /// These are claimed, and not out.
     fn hold<'m>(&self, messages: impl IntoIterator<Item = &'m Outgoing>) {
         if self.delivery == Delivery::AtMostOnce {
-            self.held().extend(messages.into_iter().map(|m| m.entry.clone()));
+            self.held.add(messages.into_iter().map(|m| &m.entry));
         }
     }
 
@@ -138,13 +160,8 @@ impl<'a> Publishing<'a> {
             Ok(entries) => entries,
             Err(e) => return Attempt::Failed(e),
         };
-        {
-            // From here on nobody knows, until there is an answer.
-            let mut held = self.held();
-            for message in &batch {
-                held.remove(&message.entry);
-            }
-        }
+        // From here on nobody knows, until there is an answer.
+        self.held.remove(batch.iter().map(|m| &m.entry));
         let call = Call { service: "sns", operation: "PublishBatch", resource: self.topic_arn };
         let sent = self
             .client
@@ -216,7 +233,8 @@ impl<'a> Publishing<'a> {
 
     fn refuse(&self, message: &Outgoing, reason: &str, text: &str) {
         let detail = format!("{text}: {}", message.named());
-        let refused = RefusedRow { row: 0, reason: reason.to_owned(), column: None, detail };
+        let (reason, record) = (reason.to_owned(), Some(message.record()));
+        let refused = RefusedRow { row: 0, reason, column: None, detail, record };
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).push(refused);
     }
 }
@@ -259,6 +277,7 @@ mod tests {
     fn batches_keep_both_limits() {
         let message = |bytes: usize| Outgoing {
             id: String::new(),
+            is_named: false,
             entry: String::new(),
             subject: None,
             body: "x".repeat(bytes),

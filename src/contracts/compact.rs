@@ -8,7 +8,7 @@ use arrow::array::{
 use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::DataType;
 
-use crate::contracts::Result;
+use super::Result;
 
 /// Whether text in these buffers is worth a copy, of which so many bytes are shown.
 type IsWasteful = fn(&[Buffer], usize) -> bool;
@@ -23,7 +23,7 @@ pub(crate) fn without_garbage(rows: RecordBatch) -> Result<RecordBatch> {
 }
 
 /// The same values in buffers of their own, where a column or what is nested in it shows less than it holds.
-pub(super) fn compact(column: &ArrayRef) -> ArrayRef {
+pub(crate) fn compact(column: &ArrayRef) -> ArrayRef {
     compact_if(|buffers, shown| buffers.iter().map(Buffer::len).sum::<usize>() > shown, column)
 }
 

@@ -1,0 +1,146 @@
+//! Runs that are paused while another begins anew, savepoints of savepoints, and copies into the store of a job that runs.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::Mutex;
+
+use super::super::tests::{STAMP, job, operators, piece, read, storages, store};
+use crate::contracts::{Created, ErrorKind, Result, Storage};
+use crate::state::CheckpointStore;
+
+#[tokio::test]
+async fn a_paused_run_commits_nothing_behind_one_that_begins_anew_however_often_that_dies() {
+    for storage in storages().1 {
+        let mut paused = store(&storage, "a");
+        for epoch in [7, 8] {
+            paused.commit(&job(epoch, vec![piece(epoch, 0..9, &[])]), epoch, STAMP).await.expect("committed");
+        }
+        for (nonce, number) in [("b", 3), ("c", 4)] {
+            let mut anew = store(&storage, nonce);
+            assert_eq!(anew.take_over(None, 100, STAMP).await.expect("taken over").number, number);
+            anew.clear().await.expect("cleared");
+            assert_eq!(anew.numbers().await.expect("numbers"), [number]);
+            assert!(storage.list("state").await.expect("names").is_empty(), "nobody needs them");
+        }
+        let error = paused.commit(&job(9, vec![]), 9, STAMP).await.expect_err("fenced");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        assert_eq!(paused.numbers().await.expect("numbers"), [4]);
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_paused_while_it_begins_anew_removes_nothing_of_its_successor() {
+    for storage in storages().1 {
+        let rows = |epoch| job(epoch, vec![piece(epoch, 0..9, &[])]);
+        store(&storage, "old").commit(&rows(7), 7, STAMP).await.expect("committed");
+        let mut paused = store(&storage, "a");
+        assert_eq!(paused.take_over(None, 100, STAMP).await.expect("taken over").number, 2);
+        // What that one was about to do is done by another one, which goes on.
+        let mut successor = store(&storage, "b");
+        assert_eq!(successor.take_over(None, 100, STAMP).await.expect("taken over").number, 3);
+        successor.clear().await.expect("cleared");
+        for epoch in 101..=103 {
+            successor.commit(&rows(epoch), epoch, STAMP).await.expect("committed");
+        }
+        let error = paused.clear().await.expect_err("fenced");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        paused.sweep().await.expect("swept");
+        assert_eq!(successor.numbers().await.expect("numbers"), [3, 4, 5, 6]);
+        for number in 3..=6 {
+            let manifest = successor.manifest(number).await.expect("it is there");
+            successor.verify(&manifest).await.expect("so are its files");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_savepoint_is_saved_under_another_name_when_its_checkpoint_has_gone() {
+    for storage in storages().1 {
+        let mut own = store(&storage, "a");
+        own.commit(&job(7, vec![piece(1, 0..20, &[])]), 7, STAMP).await.expect("committed");
+        let manifest = own.latest().await.expect("readable").expect("there");
+        own.save_as(&manifest, "old").await.expect("saved");
+        for epoch in 8..12 {
+            own.commit(&job(epoch, vec![piece(epoch, 0..9, &[])]), epoch, STAMP).await.expect("committed");
+            own.sweep().await.expect("swept");
+        }
+        assert!(!own.numbers().await.expect("numbers").contains(&1));
+        own.save_as(&own.savepoint("old").await.expect("kept"), "new").await.expect("it is there");
+        own.drop_savepoint("old").await.expect("dropped");
+        own.sweep().await.expect("swept");
+        let kept = own.savepoint("new").await.expect("kept");
+        own.verify(&kept).await.expect("its files are there");
+        // One that was removed while it was saved is not.
+        own.drop_savepoint("new").await.expect("dropped");
+        let error = own.save_as(&kept, "newer").await.expect_err("its files may go");
+        assert!(error.message().contains("checkpoint 1 was removed meanwhile"), "{error}");
+        assert_eq!(own.savepoints().await.expect("names"), Vec::<String>::new());
+    }
+}
+
+/// A store whose job does something before a manifest is created there.
+#[derive(Debug)]
+struct Raced {
+    inner: Arc<dyn Storage>,
+    job: Mutex<CheckpointStore>,
+    commits: Mutex<Vec<bool>>,
+}
+
+#[async_trait]
+impl Storage for Raced {
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+
+    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+        let commits = if name.starts_with("manifests/") { self.commits.lock().await.pop() } else { None };
+        if let Some(commits) = commits {
+            let mut own = self.job.lock().await;
+            if commits {
+                own.commit(&job(50, vec![piece(50, 0..3, &[])]), 50, STAMP).await?;
+            }
+            own.sweep().await?;
+        }
+        self.inner.create(name, content).await
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        self.inner.read(name).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        self.inner.list(folder).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.inner.remove(name).await
+    }
+}
+
+#[tokio::test]
+async fn a_copy_has_all_its_files_though_the_job_there_cleans_up() {
+    let (_folder, from) = storages();
+    for inner in storages().1 {
+        let mut source = store(&from[0], "source");
+        let wanted = job(7, vec![piece(1, 0..20, &[4])]);
+        source.commit(&wanted, 7, STAMP).await.expect("committed");
+        let manifest = source.latest().await.expect("readable").expect("there");
+        let mut own = store(&inner, "job");
+        for epoch in 41..=44 {
+            own.commit(&job(epoch, vec![piece(epoch, 0..9, &[])]), epoch, STAMP).await.expect("committed");
+        }
+        // First it makes the checkpoint of that number itself; then it only removes what nobody needs.
+        let (job, commits) = (Mutex::new(own), Mutex::new(vec![false, true]));
+        let raced: Arc<dyn Storage> = Arc::new(Raced { inner: Arc::clone(&inner), job, commits });
+        let mut to = store(&raced, "tools");
+        let error = source.copy_to(&manifest, &mut to, 60, STAMP).await.expect_err("the number is taken");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        let copied = source.copy_to(&manifest, &mut to, 60, STAMP).await.expect("copied");
+        assert_eq!(copied.number, 6);
+        to.verify(&copied).await.expect("its files are there");
+        let found = read(&inner).await.expect("whole").expect("there");
+        assert_eq!(operators(&found), operators(&wanted));
+    }
+}

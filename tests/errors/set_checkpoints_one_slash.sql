@@ -1,0 +1,4 @@
+SET 'state.checkpoints.dir' = 's3:/bucket/state';
+CREATE TABLE clicks (page STRING) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
+CREATE TABLE nothing (page STRING) WITH ('connector' = 'blackhole');
+INSERT INTO nothing SELECT page FROM clicks;

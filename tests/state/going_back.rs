@@ -1,0 +1,268 @@
+//! Going back to a checkpoint of a job that was running: files were open, of which records before the checkpoint are needed again, and queries
+//! with state have had these records.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+const ARCHIVE: &str = "\
+CREATE TABLE archive (event_type STRING, `timestamp` TIMESTAMP_LTZ(3), page STRING)
+WITH ('connector' = 'filesystem', 'path' = '../archive', 'format' = 'json', 'sink.rolling-policy.rollover-interval' = '1 h');
+INSERT INTO archive SELECT event_type, `timestamp`, data.page FROM events;
+";
+const FIVE_SECONDS: &str = "INTERVAL '5' SECOND";
+const LIVE: [&str; 8] = ["run", "job", "--local", "local", "--epoch-rows", "5", "--epoch-interval", "10ms"];
+
+/// Rows of the archive, and how often each is there.
+type Archive = BTreeMap<String, usize>;
+
+fn archive(place: &Place) -> Archive {
+    let files = std::fs::read_dir(place.at("archive")).into_iter().flatten().map(|entry| entry.unwrap());
+    let files = files.filter(|file| !file.file_name().to_string_lossy().starts_with('.'));
+    let text: String = files.map(|file| std::fs::read_to_string(file.path()).unwrap()).collect();
+    text.lines().fold(Archive::new(), |mut rows, line| {
+        *rows.entry(line.to_owned()).or_default() += 1;
+        rows
+    })
+}
+
+/// What the job gives of the first `events` where nothing happens.
+fn undisturbed(files: &[(&str, &str)], events: usize) -> Archive {
+    let place = Place::of(files);
+    place.produce(0, events);
+    place.run(&[]);
+    let archive = archive(&place);
+    assert_eq!(archive.values().sum::<usize>(), events);
+    archive
+}
+
+fn files() -> [(&'static str, &'static str); 3] {
+    [("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]
+}
+
+impl Place {
+    fn manifests_or_none(&self) -> Vec<PathBuf> {
+        if self.at("local/checkpoints/job/manifests").exists() { self.manifests() } else { Vec::new() }
+    }
+
+    fn newest(&self) -> serde_json::Value {
+        let newest =
+            self.manifests_or_none().pop().map(|path| std::fs::read(path).unwrap_or_default()).unwrap_or_default();
+        serde_json::from_slice(&newest).unwrap_or_default()
+    }
+
+    /// The job runs, and is killed when a checkpoint has `events` in its states, and open files of the archive.
+    fn killed_with_open_files(&self, events: i64) {
+        let mut quiet = 0;
+        self.killed(&["--checkpoint-interval", "30ms"], || {
+            let manifest = self.newest();
+            let all = self.at("local/dynamodb.sqlite").exists() && self.total() == events;
+            quiet = if all && manifest["reread"].is_object() { quiet + 1 } else { 0 };
+            quiet > 30
+        });
+        assert!(archive(self).is_empty(), "nothing of it is to be seen yet");
+    }
+
+    fn total(&self) -> i64 {
+        let connection = rusqlite::Connection::open(self.at("local/dynamodb.sqlite")).unwrap();
+        connection.query_row(TOTAL, [], |row| row.get(0)).unwrap_or(0)
+    }
+
+    /// Runs, and is killed where it comes to a point for the n-th time; false when it does not.
+    fn crashed(&self, at: &str, more: &[&str]) -> bool {
+        let mut run = self.command(&[&LIVE[..], &["--once"], more].concat());
+        let output = run.env("TIDEMILL_CRASH_AT", at).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.code().is_none_or(|code| code == 0), "{text}");
+        output.status.code().is_none()
+    }
+}
+
+#[test]
+fn going_back_to_a_checkpoint_of_a_running_job_counts_nothing_twice() {
+    let place = Place::new(&files());
+    place.killed_with_open_files(300);
+    place.done(&["state", "save", "local", "kept"]);
+    let wanted = undisturbed(&files(), 300);
+    let rewound = place.done(&["state", "rewind", "local", "latest"]);
+    assert!(rewound.contains("'archive:archive' had rows in open files"), "{rewound}");
+    let manifest = place.newest();
+    assert_eq!(manifest["version"], 5, "a program that would give them to all queries must not read it");
+    let shown = place.done(&["state", "show", "local"]);
+    assert!(shown.contains("  read again first, for archive:archive alone\n    events, shardId-"), "{shown}");
+    place.run(&[]);
+    assert_eq!((place.number(TOTAL), archive(&place)), (300, wanted.clone()));
+    // There is nothing left to catch up with.
+    assert_eq!(place.newest()["version"], 4);
+    place.produce(300, 200);
+    assert!(place.run(&[]).contains("200 records"));
+    assert_eq!((place.number(TOTAL), archive(&place)), (500, undisturbed(&files(), 500)));
+
+    // Back once more, by the run itself; the files were moved away.
+    std::fs::remove_dir_all(place.at("archive")).unwrap();
+    let back = place.run(&["--from-savepoint", "kept"]);
+    assert!(back.contains("'archive:archive' had rows in open files"), "{back}");
+    assert_eq!((place.number(TOTAL), archive(&place)), (500, undisturbed(&files(), 500)));
+
+    // And elsewhere.
+    std::fs::remove_dir_all(place.at("archive")).unwrap();
+    let restored = place.done(&["state", "restore", "local", "kept", "--to", "elsewhere/job"]);
+    assert!(restored.contains("'archive:archive' had rows in open files"), "{restored}");
+    place.run(&["--checkpoints", "elsewhere"]);
+    assert_eq!((place.number(TOTAL), archive(&place)), (500, undisturbed(&files(), 500)));
+}
+
+#[test]
+fn the_checkpoint_before_a_damaged_one_counts_nothing_twice() {
+    let place = Place::new(&files());
+    place.killed_with_open_files(300);
+    std::fs::write(place.manifests().pop().unwrap(), "half").unwrap();
+    place.run(&["--previous-checkpoint"]);
+    assert_eq!((place.number(TOTAL), archive(&place)), (300, undisturbed(&files(), 300)));
+}
+
+/// Killed in its first new epochs, in those that catch up, behind them, and behind a checkpoint which still needs them.
+#[test]
+fn a_job_that_has_gone_back_is_killed_again_wherever_it_is() {
+    let place = Place::new(&files());
+    place.killed_with_open_files(300);
+    place.done(&["state", "save", "local", "kept"]);
+    place.produce(300, 200);
+    let wanted = undisturbed(&files(), 500);
+    let often = ["--checkpoint-interval", "1ms"];
+    let again = |what: &str, crashes: &[&str], more: &[&str]| {
+        place.done(&["state", "rewind", "local", "kept"]);
+        let _ = std::fs::remove_dir_all(place.at("archive"));
+        // With checkpoints, a machine that is busy may have nothing left to do when it comes to the later ones.
+        for (number, at) in crashes.iter().enumerate() {
+            assert!(place.crashed(at, more) || (number > 0 && more == often), "{what}: it came to {at}");
+        }
+        place.run(&[]);
+        assert_eq!((place.number(TOTAL), archive(&place)), (500, wanted.clone()), "{what}");
+    };
+    let never = ["--checkpoint-interval", "0"];
+    again("at once", &["cut.after:1", "cut.before:1"], &never);
+    again("while it catches up", &["cut.after:7", "sink.flushed:20"], &never);
+    again("where it has", &["cut.after:59", "cut.after:1", "cut.after:1", "cut.before:2"], &never);
+    again("behind that", &["cut.after:85", "cut.after:3"], &never);
+    // Checkpoints that are made behind it need what comes before: the file that was opened there is still open.
+    again("with checkpoints", &["manifest.after:3", "manifest.after:2", "cut.after:2"], &often);
+    // Back to such a one.
+    place.done(&["state", "rewind", "local", "kept"]);
+    std::fs::remove_dir_all(place.at("archive")).unwrap();
+    assert!(place.crashed("manifest.after:3", &often));
+    let manifest = place.newest();
+    assert!(manifest["reread"]["catch_up"].is_object() && manifest["version"] == 5, "{manifest}");
+    assert_ne!(manifest["reread"]["after_epoch"], manifest["epoch"]);
+    place.done(&["state", "rewind", "local", "latest"]);
+    place.run(&[]);
+    assert_eq!((place.number(TOTAL), archive(&place)), (500, wanted));
+}
+
+/// Open windows, what is late for them, and a query that has its own rows in open files.
+#[test]
+fn windows_that_were_open_close_as_if_nobody_had_gone_back() {
+    let minutes = MINUTES
+        .replace("COUNT(*)", "COUNT(*), SUM(CHAR_LENGTH(data.page))")
+        .replace("events BIGINT", "events BIGINT, pages BIGINT");
+    let source = SOURCE.replace(FIVE_SECONDS, "INTERVAL '1' SECOND");
+    let files = [("events.sql", source.as_str()), ("minutes.sql", minutes.as_str()), ("archive.sql", ARCHIVE)];
+    let rows = |place: &Place| -> Vec<(String, i64)> {
+        let mut rows = place.rows("SELECT minute_start, events FROM minutes");
+        rows.extend(place.rows("SELECT minute_start, pages FROM minutes"));
+        rows
+    };
+    let drain = ["run", "job", "--local", "local", "--drain"];
+    let whole = Place::new(&files);
+    whole.killed(&["--checkpoint-interval", "0"], || whole.logged() >= 40);
+    whole.produce(300, 200);
+    whole.done(&drain);
+    let place = Place::new(&files);
+    place.killed(&["--checkpoint-interval", "30ms"], || {
+        place.newest()["reread"].is_object() && place.newest()["epoch"].as_u64() >= Some(40)
+    });
+    place.done(&["state", "rewind", "local", "latest"]);
+    place.produce(300, 200);
+    place.done(&drain);
+    assert!(rows(&whole).len() > 4);
+    assert_eq!(rows(&place), rows(&whole));
+    assert_eq!(archive(&place), archive(&whole));
+}
+
+/// A stream that is read from its newest record on: where that was is known by the checkpoint alone.
+#[test]
+fn the_first_checkpoint_knows_where_reading_began() {
+    let latest = SOURCE.replace("'format'", "'scan.stream.initpos' = 'LATEST', 'format'");
+    let place = Place::of(&[("events.sql", latest.as_str()), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
+    place.produce(0, 100);
+    let (mut produced, mut quiet) = (false, 0);
+    place.killed(&["--checkpoint-interval", "30ms"], || {
+        if !produced && !place.manifests_or_none().is_empty() {
+            place.produce(100, 200);
+            produced = true;
+        }
+        let manifest = place.newest();
+        quiet = if produced
+            && place.at("local/dynamodb.sqlite").exists()
+            && place.total() == 200
+            && manifest["reread"].is_object()
+        {
+            quiet + 1
+        } else {
+            0
+        };
+        quiet > 30
+    });
+    place.done(&["state", "rewind", "local", "latest"]);
+    place.run(&[]);
+    assert_eq!((place.number(TOTAL), archive(&place).values().sum::<usize>()), (200, 200));
+}
+
+/// More files than are open at a time: some have been read before the point from which the archive's rows are read again, some between that
+/// and the checkpoint, some in part, and some not at all.
+#[test]
+fn files_are_read_again_up_to_where_each_stood() {
+    let source =
+        SOURCE.replace("'connector' = 'kinesis', 'stream' = 'clicks'", "'connector' = 'filesystem', 'path' = 'in'");
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weblog.jsonl");
+    let all = std::fs::read_to_string(all).unwrap();
+    let lines: Vec<&str> = all.lines().take(500).collect();
+    let wanted = undisturbed(&files(), 500);
+    for (first, second) in [(1, "cut.after:2"), (4, "cut.after:9"), (9, "manifest.after:1"), (13, "sink.flushed:3")] {
+        let place = Place::of(&[("events.sql", source.as_str()), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
+        std::fs::create_dir(place.at("job/in")).unwrap();
+        for (number, lines) in lines.chunks(10).enumerate() {
+            std::fs::write(place.at("job/in").join(format!("{number}.jsonl")), lines.join("\n") + "\n").unwrap();
+        }
+        let often = ["--checkpoint-interval", "1ms"];
+        assert!(place.crashed(&format!("manifest.after:{first}"), &often));
+        let manifest = place.newest();
+        assert!(manifest["reread"].is_object(), "{manifest}");
+        place.done(&["state", "rewind", "local", "latest"]);
+        assert!(place.crashed(second, &often) || second.starts_with("manifest"), "{first}: it came to {second}");
+        place.run(&[]);
+        assert_eq!((place.number(TOTAL), archive(&place)), (500, wanted.clone()), "{first}");
+    }
+}
+
+/// What is gone of it is told, and nothing else suffers.
+#[test]
+fn a_file_that_has_gone_since_is_missed_where_its_rows_are_read_again() {
+    let source = SOURCE.replace(
+        "'connector' = 'kinesis', 'stream' = 'clicks'",
+        "'connector' = 'filesystem', 'path' = 'in', 'source.monitor-interval' = '1 s'",
+    );
+    let place = Place::of(&[("events.sql", source.as_str()), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
+    let all = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weblog.jsonl")).unwrap();
+    std::fs::create_dir(place.at("job/in")).unwrap();
+    for (number, lines) in all.lines().take(200).collect::<Vec<_>>().chunks(100).enumerate() {
+        std::fs::write(place.at("job/in").join(format!("{number}.jsonl")), lines.join("\n") + "\n").unwrap();
+    }
+    // Both have been read when it is killed.
+    place.killed_with_open_files(200);
+    place.done(&["state", "rewind", "local", "latest"]);
+    std::fs::remove_file(place.at("job/in/0.jsonl")).unwrap();
+    let told = place.run(&[]);
+    assert!(told.contains("0.jsonl") && told.contains("are not given again what it had"), "{told}");
+    assert_eq!((place.number(TOTAL), archive(&place).values().sum::<usize>()), (200, 100));
+}
