@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use datafusion::arrow::datatypes::FieldRef;
 
-use super::places::{Moved, follow};
+use super::places::{Moved, follow, is_same_state};
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
 use crate::runtime::{columns_of_open_rows, identity, is_identity_of, is_text_of};

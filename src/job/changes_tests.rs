@@ -71,6 +71,12 @@ async fn logged_epochs_are_repeated_by_the_sql_that_has_cut_them_whoever_has_beg
     // A run with --reset that has cut one of its own.
     let log = log(&[started(2, &new), cut(2, 2)]);
     assert!(!refused(&log, &new) && refused(&log, &old));
+    // As an earlier version wrote one of which its text left something out.
+    let sums = |sum: &str| format!("INSERT INTO counts SELECT n, SUM({sum}) FROM clicks GROUP BY n;");
+    let (whole, other) = (planned(&sums("n - (n - 7)")).await, planned(&sums("n - (n - 8)")).await);
+    assert!(whole[0].normal.contains("\nin full: "));
+    let earlier = [started_as(1, &whole, |normal| normal.split("\nin full: ").next().unwrap_or_default()), cut(1, 1)];
+    assert!(!refused(&earlier, &whole) && refused(&earlier, &other));
     // What a checkpoint has is not repeated.
     let log = [started(1, &old), cut(0, 1), started(2, &[])];
     assert!(!refused(&log, &new));

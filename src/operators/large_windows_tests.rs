@@ -138,3 +138,26 @@ async fn partitions_come_in_their_order_however_wide_their_rows_are() {
         assert_eq!(sums, 8_192 * (8_192 * 8_191 / 2) + 200 * 199 / 2, "within {size}");
     }
 }
+
+/// What others have in memory does not put a partition on disk that is needed as a whole, and could not be taken from there.
+#[tokio::test]
+async fn rows_of_functions_that_need_whole_partitions_stay_in_memory_beside_others() {
+    for (function, stays) in
+        [("NTILE(4) OVER (PARTITION BY k ORDER BY n) AS q", true), ("SUM(n) OVER (PARTITION BY k) AS q", false)]
+    {
+        let plan = plan(function, "true").await;
+        let (_parent, compute) = limited(1 << 20);
+        let limit = compute.limit.expect("a limit");
+        let mut others = limit.given.part();
+        others.set(1 << 20);
+        let mut given = Output::within(Some(limit.clone()), Some(&plan));
+        given.extend(rows()).expect("taken");
+        let given = given.finish().expect("taken");
+        assert_eq!(given.iter().all(|rows| !rows.is_spilled()), stays, "{function}");
+        assert_eq!(given.iter().map(StoredRows::len).sum::<usize>(), 6_633);
+        // More than all may have goes to disk whoever reads it.
+        let mut given = Output::within(Some(StateLimit { output_bytes: 50_000, ..limit }), Some(&plan));
+        given.extend(rows()).expect("taken");
+        assert!(given.finish().expect("taken").iter().any(StoredRows::is_spilled), "{function}");
+    }
+}

@@ -90,3 +90,53 @@ fn weighted(rows: &RecordBatch, schema: &SchemaRef) -> Result<Changes> {
     let kind = |weight: &i8| if *weight < 0 { ChangeKind::Delete } else { ChangeKind::Upsert };
     Ok(Changes { batch, kinds: Some(weights.as_primitive::<Int8Type>().values().iter().map(kind).collect()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int8Array, Int64Array};
+    use datafusion::arrow::datatypes::Int64Type;
+
+    use super::*;
+    use crate::state::SpillFolder;
+
+    /// Key, value, and what the row does: what is withdrawn and given again in one epoch is given, what is only withdrawn is deleted.
+    #[test]
+    fn rows_on_disk_do_what_their_weights_say() {
+        let numbers = |numbers: Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(numbers)) };
+        let rows = RecordBatch::try_from_iter([
+            ("k", numbers(vec![1, 2, 3, 1])),
+            ("v", numbers(vec![10, 20, 30, 11])),
+            ("w", Arc::new(Int8Array::from(vec![-1, -1, 1, 1])) as ArrayRef),
+        ])
+        .expect("a batch");
+        let schema = Arc::new(rows.schema().project(&[0, 1]).expect("two columns"));
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path(), 1 << 20).expect("created");
+        let limit = StateLimit::new(Arc::clone(&folder), 1 << 20, 1 << 20, 1 << 30);
+        let mut writer = folder.file(&rows.schema()).expect("begun");
+        for half in [0, 2] {
+            writer.write(&rows.slice(half, 2)).expect("written");
+        }
+        let file = writer.finish().expect("written");
+        let spilled = || SpilledRows::of(&file, &rows.schema()).map(StoredRows::Spilled).collect::<Vec<_>>();
+        for (rows, is_spilled) in [(vec![StoredRows::held(rows.clone())], false), (spilled(), true)] {
+            for (key, expected) in [
+                (vec![0], vec![(1, 11, false), (2, 20, true), (3, 30, false)]),
+                (vec![], vec![(1, 10, true), (1, 11, false), (2, 20, true), (3, 30, false)]),
+            ] {
+                let waiting = changes(rows.clone(), ChangeMode::Delta, &key, &schema, Some(&limit)).expect("changes");
+                assert_eq!(waiting.iter().all(|waiting| matches!(waiting, WaitingChanges::Weighted(..))), is_spilled);
+                let mut found = Vec::new();
+                for waiting in waiting {
+                    let (Changes { batch, kinds }, _) = waiting.load().expect("loaded");
+                    let column = |at: usize| batch.column(at).as_primitive::<Int64Type>().values().to_vec();
+                    let kinds = kinds.expect("each row has one");
+                    let deletes = kinds.iter().map(|kind| matches!(kind, ChangeKind::Delete));
+                    found.extend(column(0).into_iter().zip(column(1)).zip(deletes).map(|((k, v), d)| (k, v, d)));
+                }
+                found.sort_unstable();
+                assert_eq!(found, expected, "{is_spilled}, {key:?}");
+            }
+        }
+    }
+}

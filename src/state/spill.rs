@@ -275,9 +275,9 @@ mod tests {
         assert_eq!(load(&file).expect("loaded"), whole);
         fs::remove_file(&file.path).expect("removed");
         refused("gone", Kind::Unavailable);
-        assert!(file.load().expect_err("it is gone").is_of_this_machine());
+        assert!(load(&file).expect_err("it is gone").is_of_this_machine());
         std::fs::remove_dir_all(folder.path()).expect("removed");
-        let error = folder.file(&whole.schema()).err().expect("there is no folder");
+        let error = folder.file(&whole.schema()).expect_err("there is no folder");
         assert!(error.is_of_this_machine(), "{error}");
     }
 }

@@ -17,6 +17,27 @@ fn lines(dir: &std::path::Path) -> Vec<serde_json::Value> {
     text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
+/// A run that is killed while it writes leaves a part of a line, which never was a record.
+#[tokio::test]
+async fn a_delivery_stream_without_aws_goes_on_behind_a_torn_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let columns = schema(&[("n", DataType::Int64)]);
+    let table = spec("out", columns.clone(), &[("delivery-stream", "out"), ("format", "json")]);
+    let path = dir.path().join("firehose/out.jsonl");
+    for n in 0..3 {
+        let mut sink = connectors(dir.path(), 1).sink(&table, "firehose").unwrap();
+        sink.write(EpochNumber(n), appends(batch(&columns, vec![Arc::new(Int64Array::from(vec![n as i64]))])))
+            .await
+            .unwrap();
+        sink.flush(EpochNumber(n), 0).await.unwrap();
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        let found: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(found.len() as u64, n + 1);
+        text.push_str("{\"n\":1");
+        std::fs::write(&path, text).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn sns_messages_and_replay() {
     let dir = tempfile::tempdir().unwrap();

@@ -32,3 +32,10 @@ WITH ('connector' = 'filesystem', 'path' = '${OUT}/windows', 'format' = 'json');
 INSERT INTO windows
 SELECT window_start, COUNT(DISTINCT zero), COUNT(DISTINCT page)
 FROM TABLE(TUMBLE(TABLE zeros, DESCRIPTOR(ts), INTERVAL '10' MINUTES)) GROUP BY window_start, window_end;
+
+CREATE TABLE ordered (window_start TIMESTAMP(3), zeros ARRAY<DOUBLE>)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/ordered', 'format' = 'json');
+
+INSERT INTO ordered
+SELECT window_start, ARRAY_AGG(DISTINCT zero ORDER BY zero)
+FROM TABLE(TUMBLE(TABLE zeros, DESCRIPTOR(ts), INTERVAL '10' MINUTES)) GROUP BY window_start, window_end;

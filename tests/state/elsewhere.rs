@@ -39,8 +39,14 @@ impl Place {
     /// Runs in a folder what is there, or until it is killed at a named place.
     #[track_caller]
     fn run_in(&self, folder: &str, job: &str, local: &str, dies_at: Option<&str>) -> String {
+        self.run_with(folder, job, local, dies_at, &[])
+    }
+
+    #[track_caller]
+    fn run_with(&self, folder: &str, job: &str, local: &str, dies_at: Option<&str>, more: &[&str]) -> String {
         std::fs::create_dir_all(self.at(folder)).unwrap();
-        let mut command = self.command(&["run", job, "--local", local, "--once", "--epoch-rows", "10"]);
+        let args = ["run", job, "--local", local, "--once", "--epoch-rows", "10"];
+        let mut command = self.command(&[&args[..], more].concat());
         command.current_dir(self.at(folder)).envs(dies_at.map(|at| ("TIDEMILL_CRASH_AT", at)));
         let output = command.output().unwrap();
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
@@ -130,6 +136,73 @@ fn names_of_an_earlier_version_are_known() {
     assert!(absolute.iter().all(|id| shown.contains(id)) && !shown.contains("job/../in"), "{shown}");
     assert!(place.run_in("job", ".", "../local", None).starts_with("0 records"));
     place.assert_once(FILES + 1);
+}
+
+/// A file that came after the checkpoint has its name in the log alone.
+#[test]
+fn a_file_that_only_the_log_knows_is_found_by_another_path() {
+    let place = Place::of_files("../in", "in");
+    place.run_in("", "job", "local", None);
+    std::os::unix::fs::symlink(place.path(), place.at("link")).unwrap();
+    for (number, dies_at) in ["cut.after:1", "staged:1", "cut.after:2"].into_iter().enumerate() {
+        place.file("in", FILES + number);
+        let (job, then) = if number % 2 == 0 { ("job", "link/job") } else { ("link/job", "job") };
+        let often = ["--checkpoint-interval", "0"];
+        place.run_with("", job, "local", Some(dies_at), &often);
+        let said = place.run_in("", then, "local", None);
+        assert!(!said.contains("none of the"), "{dies_at}: {said}");
+        place.assert_once(FILES + number + 1);
+    }
+}
+
+/// Names in a checkpoint: of how an earlier version called files, in what queries with state have read and in what is read again first.
+#[test]
+fn a_job_that_goes_back_knows_its_files_by_their_names_of_now() {
+    let open = job("../in")
+        .replace("'sink.rolling-policy.row-count' = '7'", "'sink.rolling-policy.rollover-interval' = '1 h'");
+    for (tables, reread) in [(true, true), (false, true), (true, false)] {
+        let place = Place::of_files("../in", "in");
+        std::fs::write(place.at("job/job.sql"), &open).unwrap();
+        place.run_with("", "job", "local", Some("manifest.after:3"), &["--checkpoint-interval", "1ms"]);
+        let path = place.manifests().pop().unwrap();
+        let mut manifest = Manifest::parse(&std::fs::read(&path).unwrap(), "it").unwrap();
+        let top = format!("{}/in", place.path().canonicalize().unwrap().display());
+        let earlier = |table: Option<&mut tidemill::state::SavedTable>| {
+            let splits = &mut table.expect("it was read").splits;
+            *splits =
+                std::mem::take(splits).into_iter().map(|(id, split)| (id.replace(&top, "job/../in"), split)).collect();
+            assert!(splits.keys().all(|id| id.starts_with("job/../in/")), "{splits:?}");
+        };
+        if tables {
+            earlier(manifest.tables.get_mut("events"));
+        }
+        let again = manifest.reread.as_mut().expect("a file is open");
+        if reread {
+            earlier(again.tables.get_mut("events"));
+        }
+        std::fs::write(&path, manifest.text().unwrap()).unwrap();
+        place.done(&["state", "rewind", "local", "latest"]);
+        let said = place.run_in("", "job", "local", None);
+        assert!(!said.contains("it is gone"), "{said}");
+        place.assert_once(FILES);
+    }
+}
+
+/// What it has staged lies where the folder is now.
+#[test]
+fn a_killed_run_goes_on_where_everything_was_moved_to() {
+    let place = Place::of_files("../in", "in");
+    place.run_in("", "job", "local", Some("committable.logged:2"));
+    let moved = Place::of_files("../in", "in");
+    for folder in ["job", "in", "out", "local"] {
+        let _ = std::fs::remove_dir_all(moved.at(folder));
+        std::fs::rename(place.at(folder), moved.at(folder)).unwrap();
+    }
+    // The files that it reads are known by where they were.
+    std::fs::create_dir_all(place.path()).unwrap();
+    std::os::unix::fs::symlink(moved.at("in"), place.at("in")).unwrap();
+    moved.run_in("", "job", "local", None);
+    moved.assert_once(FILES);
 }
 
 #[test]

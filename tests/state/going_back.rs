@@ -266,3 +266,58 @@ fn a_file_that_has_gone_since_is_missed_where_its_rows_are_read_again() {
     assert!(told.contains("0.jsonl") && told.contains("are not given again what it had"), "{told}");
     assert_eq!((place.number(TOTAL), archive(&place).values().sum::<usize>()), (200, 100));
 }
+
+/// One that has been read to its end, and was removed before the checkpoint was made, is not in it at all.
+#[test]
+fn a_file_that_had_gone_before_the_checkpoint_is_told_too() {
+    let source = SOURCE.replace(
+        "'connector' = 'kinesis', 'stream' = 'clicks'",
+        "'connector' = 'filesystem', 'path' = 'in', 'source.monitor-interval' = '100 ms'",
+    );
+    let place = Place::of(&[("events.sql", source.as_str()), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
+    let all = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weblog.jsonl")).unwrap();
+    std::fs::create_dir(place.at("job/in")).unwrap();
+    let lines: Vec<_> = all.lines().take(200).collect();
+    std::fs::write(place.at("job/in/0.jsonl"), lines[..100].join("\n") + "\n").unwrap();
+    std::fs::write(place.at("job/in/1.jsonl"), lines[100..].join("\n") + "\n").unwrap();
+    let is_named = |tables: &serde_json::Value| tables.to_string().contains("0.jsonl");
+    let mut removed = false;
+    place.killed(&["--checkpoint-interval", "30ms"], || {
+        let manifest = place.newest();
+        let has_all = place.at("local/dynamodb.sqlite").exists() && place.total() == 200;
+        if has_all && !removed && manifest["reread"].is_object() {
+            std::fs::remove_file(place.at("job/in/0.jsonl")).unwrap();
+            removed = true;
+        }
+        removed && is_named(&manifest["reread"]["tables"]) && !is_named(&manifest["tables"])
+    });
+    place.done(&["state", "rewind", "local", "latest"]);
+    let told = place.run(&[]);
+    assert!(told.contains("0.jsonl") && told.contains("it was gone before"), "{told}");
+    assert_eq!((place.number(TOTAL), archive(&place).values().sum::<usize>()), (200, 100));
+}
+
+/// Which queries catch up is known by their names, and these change with their places.
+#[test]
+fn an_insert_that_comes_before_others_after_going_back_leaves_them_what_they_have_to_catch_up() {
+    let (table, insert) = ARCHIVE.split_once("INSERT").unwrap();
+    let insert = format!("INSERT{}", insert.trim_end().trim_end_matches(';'));
+    let of = |condition: &str| format!("{insert} WHERE {condition};\n");
+    let [views, others] = [of("event_type = 'page_view'"), of("event_type <> 'page_view'")];
+    let none = of("data.page = 'nowhere'");
+    let both = format!("{table}{views}{others}");
+    let files = [("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", both.as_str())];
+    let wanted = undisturbed(&files, 300);
+    for dies_at in [None, Some("cut.after:3"), Some("cut.after:70")] {
+        let place = Place::new(&files);
+        place.killed_with_open_files(300);
+        place.done(&["state", "rewind", "local", "latest"]);
+        place.write("archive.sql", &format!("{table}{none}{views}{others}"));
+        if let Some(at) = dies_at {
+            assert!(place.crashed(at, &["--checkpoint-interval", "0"]), "{at}");
+        }
+        let said = place.run(&[]);
+        assert!(said.contains("'archive:archive#3' was 'archive:archive#2' before"), "{said}");
+        assert_eq!((place.number(TOTAL), archive(&place)), (300, wanted.clone()), "{dies_at:?}");
+    }
+}

@@ -253,7 +253,7 @@ mod tests {
         let table = TableSpec::new("clicks", Arc::new(Schema::empty()))
             .with_option("source.reader.type", "EFO")
             .with_option("source.efo.consumer.name", "job");
-        let table = options.iter().fold(table, |table, (key, value)| table.with_option(*key, *value));
+        let table = options.iter().fold(table, |table, (key, value)| table.with_option(key, *value));
         fan_out_consumers(&table).expect("valid options").remove(0)
     }
 
