@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -44,6 +44,8 @@ struct Running {
     entries_left: AtomicUsize,
     /// So often, it cannot be taken over.
     refused: AtomicUsize,
+    /// Its manifests may not be read.
+    forbidden: AtomicBool,
 }
 
 /// One less, if there is one.
@@ -82,6 +84,9 @@ impl Storage for Running {
         if takes(left) {
             self.checkpoint().await;
         }
+        if name.starts_with("manifests/") && self.forbidden.load(Ordering::SeqCst) {
+            return Err(Error::of_disk(format!("cannot read '{name}'"), std::io::ErrorKind::PermissionDenied.into()));
+        }
         self.folder.read(name).await
     }
 
@@ -99,7 +104,15 @@ async fn running(folder: &Path) -> (Arc<Running>, StateTools) {
     let folder: Arc<dyn Storage> = Arc::new(LocalStorage::new(folder.join("job")));
     let job = Mutex::new(CheckpointStore::new(Arc::clone(&folder), "job", 1));
     let [left, manifests_left, entries_left, refused] = Default::default();
-    let running = Arc::new(Running { folder, job, left, manifests_left, entries_left, refused });
+    let running = Arc::new(Running {
+        folder,
+        job,
+        left,
+        manifests_left,
+        entries_left,
+        refused,
+        forbidden: AtomicBool::default(),
+    });
     running.checkpoint().await;
     let store = CheckpointStore::new(Arc::clone(&running) as Arc<dyn Storage>, "tools", KEPT);
     (running, StateTools { store, locked: None, clock: Arc::new(SystemClock::new()) })
@@ -350,4 +363,17 @@ async fn states_are_exported_one_after_the_other_without_what_is_dead() {
     let batches: Vec<RecordBatch> = batches.map(|batch| batch.expect("read")).collect();
     let numbers = batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec());
     assert_eq!(numbers.collect::<Vec<_>>(), [2, 7, 9]);
+}
+
+/// Somebody must give a right: nobody has taken over, and nothing was removed.
+#[tokio::test]
+async fn a_checkpoint_that_may_not_be_read_is_told_as_that() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (running, tools) = running(folder.path()).await;
+    running.forbidden.store(true, Ordering::SeqCst);
+    for passes in [Passes::None, Passes::ForNothing, Passes::ForThePrevious, Passes::For("another one")] {
+        let error = newest(&tools.store, passes, false, &tools.clock, &mut Vec::new()).await.err().expect("no right");
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("may the user")), "{error}");
+    }
 }

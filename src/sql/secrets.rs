@@ -33,7 +33,9 @@ fn secrets(text: &str) -> Vec<Range<usize>> {
         // In a list, or before a word of SQL, the key is a text as any other.
         let is_key = text[value.end()..].trim_start().starts_with('=');
         let is_listed = between.contains(',') && (is_key || !key.as_str().contains('.'));
-        if is_listed || !(is_quoted || between.contains('=')) {
+        // Without both its quotes, it may be a part of something else.
+        let quotes = key.as_str().matches(['\'', '"', '`']).count();
+        if is_listed || !((is_quoted && quotes == 2) || between.contains('=')) {
             continue;
         }
         let quote = usize::from(is_quoted);

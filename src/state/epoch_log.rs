@@ -84,8 +84,6 @@ impl FileEpochLog {
         if (own.dev(), own.ino()) != (named.dev(), named.ino()) {
             return Err(taken(folder));
         }
-        // A run that starts now is not to take this for another one.
-        let _ = file.unlock();
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
         let Parsed { entries, lines, damage } = parse(&bytes, &path);
@@ -113,6 +111,8 @@ impl FileEpochLog {
         // Where that cannot be asked, it may be; and so it was where a shorter one has taken its place since.
         let own = file.metadata().map_err(failed)?.ino();
         let in_use = file.try_lock_shared().is_err() || fs::metadata(&path).map_err(failed)?.ino() != own;
+        // A run that starts now is not to take this for another one.
+        let _ = file.unlock();
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
         let Parsed { entries, damage, .. } = parse(&bytes, &path);

@@ -95,7 +95,8 @@ fn is_old_layout(name: &str) -> bool {
     let arrow = name.strip_suffix(".arrow").and_then(|name| name.split_once('-'));
     let parts = arrow.and_then(|(number, rest)| Some((number, rest.rsplit_once('-')?)));
     let is_state = |(number, (query, operator)): (&str, (&str, &str))| {
-        is_number(number) && !query.is_empty() && is_number(operator)
+        // (A date has three numbers.)
+        is_number(number) && !query.is_empty() && !is_number(query) && is_number(operator)
     };
     name.strip_suffix(".json").is_some_and(is_number) || parts.is_some_and(is_state)
 }

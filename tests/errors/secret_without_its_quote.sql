@@ -1,4 +1,4 @@
-CREATE TABLE clicks (page STRING) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json',
-  'aws.credentials.provider' = 'BASIC', 'aws.credentials.basic.accesskeyid' = 'id', 'aws.credentials.basic.secretkey = 'TOPSECRET');
 CREATE TABLE nothing (page STRING) WITH ('connector' = 'blackhole');
 INSERT INTO nothing SELECT page FROM clicks;
+CREATE TABLE clicks (page STRING) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json',
+  'aws.credentials.basic.accesskeyid' = 'id', 'aws.credentials.basic.secretkey = 'TOPSECRET');

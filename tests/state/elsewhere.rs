@@ -39,13 +39,13 @@ impl Place {
     /// Runs in a folder what is there, or until it is killed at a named place.
     #[track_caller]
     fn run_in(&self, folder: &str, job: &str, local: &str, dies_at: Option<&str>) -> String {
-        self.run_with(folder, job, local, dies_at, &[])
+        self.run_with(folder, job, local, dies_at, &["--epoch-rows", "10"])
     }
 
     #[track_caller]
     fn run_with(&self, folder: &str, job: &str, local: &str, dies_at: Option<&str>, more: &[&str]) -> String {
         std::fs::create_dir_all(self.at(folder)).unwrap();
-        let args = ["run", job, "--local", local, "--once", "--epoch-rows", "10"];
+        let args = ["run", job, "--local", local, "--once"];
         let mut command = self.command(&[&args[..], more].concat());
         command.current_dir(self.at(folder)).envs(dies_at.map(|at| ("TIDEMILL_CRASH_AT", at)));
         let output = command.output().unwrap();
@@ -147,8 +147,8 @@ fn a_file_that_only_the_log_knows_is_found_by_another_path() {
     for (number, dies_at) in ["cut.after:1", "staged:1", "cut.after:2"].into_iter().enumerate() {
         place.file("in", FILES + number);
         let (job, then) = if number % 2 == 0 { ("job", "link/job") } else { ("link/job", "job") };
-        let often = ["--checkpoint-interval", "0"];
-        place.run_with("", job, "local", Some(dies_at), &often);
+        let never = ["--epoch-rows", "10", "--checkpoint-interval", "0"];
+        place.run_with("", job, "local", Some(dies_at), &never);
         let said = place.run_in("", then, "local", None);
         assert!(!said.contains("none of the"), "{dies_at}: {said}");
         place.assert_once(FILES + number + 1);
@@ -163,7 +163,13 @@ fn a_job_that_goes_back_knows_its_files_by_their_names_of_now() {
     for (tables, reread) in [(true, true), (false, true), (true, false)] {
         let place = Place::of_files("../in", "in");
         std::fs::write(place.at("job/job.sql"), &open).unwrap();
-        place.run_with("", "job", "local", Some("manifest.after:3"), &["--checkpoint-interval", "1ms"]);
+        place.run_with(
+            "",
+            "job",
+            "local",
+            Some("manifest.after:3"),
+            &["--epoch-rows", "1", "--checkpoint-interval", "1ms"],
+        );
         let path = place.manifests().pop().unwrap();
         let mut manifest = Manifest::parse(&std::fs::read(&path).unwrap(), "it").unwrap();
         let top = format!("{}/in", place.path().canonicalize().unwrap().display());

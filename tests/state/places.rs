@@ -157,17 +157,3 @@ fn more_threads_than_any_machine_has_are_refused_at_once() {
     let (code, text) = ended(&place, &[&RUN[..], &["--threads", "100000"]].concat());
     assert!(code == Some(2) && text.contains("there are 1024 at most"), "{text}");
 }
-
-/// Somebody must mend it, too: it is no other run that has taken over. (Whoever runs the tests may read everything, so a folder is in its place.)
-#[test]
-fn a_checkpoint_that_may_not_be_read_is_no_other_run() {
-    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
-    place.run(&[]);
-    let newest = place.manifests().pop().unwrap();
-    std::fs::remove_file(&newest).unwrap();
-    std::fs::create_dir(&newest).unwrap();
-    for args in [&RUN[..], &["state", "rewind", "local", "latest"]] {
-        let (code, text) = ended(&place, args);
-        assert!(code == Some(1) && text.contains("a folder is where a file must be"), "{args:?}: {code:?} {text}");
-    }
-}

@@ -27,7 +27,9 @@ pub(crate) fn differences(expected: &Path, sinks: &[Sink], output: &Path) -> Vec
         .filter_map(|file| file.file_name().to_str()?.strip_suffix(".jsonl").map(str::to_owned))
         .collect();
     names.sort();
-    let mut found = Vec::new();
+    let unwanted = sinks.iter().filter(|sink| !names.contains(&sink.name));
+    let mut found: Vec<String> =
+        unwanted.map(|sink| format!("{}: what is expected of it is nowhere", sink.name)).collect();
     for name in names {
         let Some(sink) = sinks.iter().find(|sink| sink.name == name) else {
             found.push(format!("{name}: no query writes it"));
