@@ -10,7 +10,9 @@ use super::newest::{Passes, newest};
 use super::saved::{ATTEMPTS, last_epoch, last_generation, nonce, open_log, storage};
 use super::state_parquet::{ParquetFile, file_names};
 use super::state_text::{changed, everything, short};
-use crate::contracts::{Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, OpenedLog, Result, SeenLog};
+use crate::contracts::{
+    Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, OpenedLog, Outside, Result, SeenLog,
+};
 use crate::state::{CheckpointStore, Manifest, Stamp};
 
 #[cfg(test)]
@@ -27,6 +29,7 @@ pub struct StateTools {
     store: CheckpointStore,
     locked: Option<Arc<dyn LockedStorage>>,
     clock: Arc<dyn Clock>,
+    outside: Option<Arc<dyn Outside>>,
 }
 
 impl StateTools {
@@ -39,7 +42,18 @@ impl StateTools {
         {
             (own, locked) = storage(&inner.to_string_lossy(), Arc::clone(&clock)).await?;
         }
-        Ok(Self { store: CheckpointStore::new(own, nonce()?, KEPT), locked, clock })
+        Ok(Self { store: CheckpointStore::new(own, nonce()?, KEPT), locked, clock, outside: None })
+    }
+
+    /// Those of the job of a world of its own.
+    pub fn within(outside: Arc<dyn Outside>, clock: Arc<dyn Clock>) -> Self {
+        let store = CheckpointStore::new(outside.storage(), outside.nonce(), KEPT);
+        Self { store, locked: outside.locked_storage(), clock, outside: Some(outside) }
+    }
+
+    /// A text that nobody else has.
+    fn nonce(&self) -> Result<String> {
+        self.outside.as_ref().map_or_else(nonce, |outside| Ok(outside.nonce()))
     }
 
     /// A checkpoint by its number, `latest`, or the name of a savepoint.
@@ -81,7 +95,7 @@ impl StateTools {
             Ok(manifest) => format!("  {name}  {}", short(&manifest)),
             Err(error) => format!("  {name}  {}", error.message()),
         };
-        let (numbers, savepoints) = (self.store.numbers().await?, self.store.savepoints().await?);
+        let (numbers, savepoints) = (self.checkpoints().await?, self.savepoints().await?);
         if numbers.is_empty() && savepoints.is_empty() {
             return Err(self.nothing());
         }
@@ -158,6 +172,16 @@ impl StateTools {
         Ok(())
     }
 
+    /// Numbers of the checkpoints that there are, in their order.
+    pub async fn checkpoints(&self) -> Result<Vec<u64>> {
+        self.store.numbers().await
+    }
+
+    /// Names of the savepoints, in their order.
+    pub async fn savepoints(&self) -> Result<Vec<String>> {
+        self.store.savepoints().await
+    }
+
     /// Keeps a checkpoint as a savepoint.
     pub async fn save(&self, which: &str, name: &str) -> Result<String> {
         let (manifest, found) = self.find(which).await?;
@@ -194,7 +218,7 @@ impl StateTools {
 
     /// A run that is being taken over may commit the checkpoint that it has under way, and remove this one, so it is a savepoint meanwhile.
     async fn rewind_kept(&mut self, of: &Manifest, name: &str) -> Result<String> {
-        let kept = format!("rewind-{}", nonce()?);
+        let kept = format!("rewind-{}", self.nonce()?);
         self.store.save_as(of, &kept).await?;
         let rewound = self.rewind_to(of, name).await;
         match (rewound, self.store.drop_savepoint(&kept).await) {
@@ -229,8 +253,8 @@ impl StateTools {
             refuse_with_sql(Path::new(&to.place()))?;
             refuse_other_folder(Path::new(&to.place()))?;
         }
-        let store = CheckpointStore::new(to, nonce()?, KEPT);
-        let mut other = Self { store, locked, clock: Arc::clone(&self.clock) };
+        let store = CheckpointStore::new(to, self.nonce()?, KEPT);
+        let mut other = Self { store, locked, clock: Arc::clone(&self.clock), outside: self.outside.clone() };
         let (own_epoch, own_generation) = self.counted().await?;
         let (mut attempt, mut reads) = (1, 0);
         loop {
@@ -290,7 +314,8 @@ impl StateTools {
         let seen = match &self.locked {
             Some(locked) => locked.see_log().await?,
             None => {
-                let OpenedLog { entries, damage, .. } = open_log(self.store.storage(), None, &nonce()?, false).await?;
+                let OpenedLog { entries, damage, .. } =
+                    open_log(self.store.storage(), None, &self.nonce()?, false).await?;
                 // A bucket has no lock that would tell whether a run is under way.
                 SeenLog { entries, damaged: damage.is_some(), in_use: true }
             }
@@ -307,7 +332,7 @@ impl StateTools {
 
     /// Makes this program the one that may write: the last epoch, a stamp, and the log.
     async fn take_over(&mut self) -> Result<(u64, Stamp, Arc<dyn EpochLog>)> {
-        let opened = open_log(self.store.storage(), self.locked.as_deref(), &nonce()?, false).await?;
+        let opened = open_log(self.store.storage(), self.locked.as_deref(), &self.nonce()?, false).await?;
         // Nothing of it is needed, so it may be damaged.
         let OpenedLog { log, entries, damage } = opened;
         let (epoch, last_generation) = self.last(&entries, damage.is_some()).await?;

@@ -115,7 +115,7 @@ async fn running(folder: &Path) -> (Arc<Running>, StateTools) {
     });
     running.checkpoint().await;
     let store = CheckpointStore::new(Arc::clone(&running) as Arc<dyn Storage>, "tools", KEPT);
-    (running, StateTools { store, locked: None, clock: Arc::new(SystemClock::new()) })
+    (running, StateTools { store, locked: None, clock: Arc::new(SystemClock::new()), outside: None })
 }
 
 fn number(file: &Path) -> i64 {
@@ -280,7 +280,7 @@ async fn whatever_differs_between_two_checkpoints_is_shown() {
     })
     .await;
     let store = CheckpointStore::new(storage, "tools", KEPT);
-    let tools = StateTools { store, locked: None, clock: Arc::new(SystemClock::new()) };
+    let tools = StateTools { store, locked: None, clock: Arc::new(SystemClock::new()), outside: None };
     let told = async |number: u64| {
         let text = tools.diff(&number.to_string(), &(number + 1).to_string()).await.expect("a difference");
         let bytes = regex::Regex::new(r"\d+ bytes").expect("a pattern");
@@ -351,7 +351,7 @@ async fn states_are_exported_one_after_the_other_without_what_is_dead() {
     job.commit(&state, 2, Stamp { generation: 1, time_ms: 0 }).await.expect("committed");
     let watched = Arc::new(Watched { of, exported: folder.path().join("out"), seen: Default::default() });
     let store = CheckpointStore::new(Arc::clone(&watched) as Arc<dyn Storage>, "tools", KEPT);
-    let tools = StateTools { store, locked: None, clock: Arc::new(SystemClock::new()) };
+    let tools = StateTools { store, locked: None, clock: Arc::new(SystemClock::new()), outside: None };
     let files = tools.export("latest", None, &watched.exported).await.expect("exported");
     assert_eq!(files.len(), 3);
     let seen = watched.seen.lock().expect("no panic").clone();

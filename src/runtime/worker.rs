@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use datafusion::arrow::datatypes::SchemaRef;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::accounting::Summary;
@@ -155,11 +155,13 @@ impl Worker {
         let (error_sender, error_receiver) = mpsc::channel(16);
         let errors = crew.spawn(run_errors(job.errors, error_receiver));
         let (mut queries, mut memory) = (Vec::new(), MemoryWatch::default());
-        let (may_write, recovered) = watch::channel(false);
+        let mut may_write = Vec::new();
         let patience = Patience::new(Arc::clone(&job.clock), stop.clone(), log.is_some());
         for restored in restore_queries(job.queries, &mut job.saved, &job.compute, &crew).await? {
             let committed = committed.remove(&restored.query.name).unwrap_or_default();
-            let all_recovered = Some(recovered.clone());
+            let (all, recovered) = oneshot::channel();
+            may_write.push(all);
+            let all_recovered = Some(recovered);
             let (log, patience) = (log.clone(), Some(patience.clone()));
             let log = WriterLog { log, committed, after, all_recovered, patience, ..WriterLog::default() };
             let mut query = start_query(restored, error_sender.clone(), log, &job.compute, &crew);
@@ -208,7 +210,10 @@ impl Worker {
             let elapsed = job.clock.elapsed().saturating_sub(started);
             return Ok(Summary { tables: driver.counts().cloned().collect(), elapsed, ..Summary::default() });
         }
-        may_write.send_replace(true);
+        // One that does not wait has failed, and says it by its end.
+        for all in may_write {
+            let _ = all.send(());
+        }
         let mut epoch_number = after;
         let mut saved_epoch = after;
         let mut summary = Summary::default();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::changes::WaitingChanges;
 use super::checkpoints::{CheckpointOrder, Report};
@@ -77,9 +77,10 @@ pub(crate) struct WriterLog {
     pub(crate) writes: Arc<AtomicU64>,
     /// Where the writer says that it has recovered.
     pub(crate) recovered: Option<oneshot::Sender<()>>,
-    /// Turns true when all writers of the run have. Before that none may write: the first row has a sink of files remove what runs
-    /// before have left in its folder, and what another sink has promised may lie there too.
-    pub(crate) all_recovered: Option<watch::Receiver<bool>>,
+    /// Comes when all writers of the run have. Before that none may write: the first row has a sink of files remove what runs
+    /// before have left in its folder, and what another sink has promised may lie there too. (Each has its own: those who wait for one
+    /// `watch` are woken in an order that is left to chance.)
+    pub(crate) all_recovered: Option<oneshot::Receiver<()>>,
     /// How long the sink may take when the run is asked to stop.
     pub(crate) patience: Option<Patience>,
 }
@@ -116,9 +117,9 @@ pub(crate) async fn run_writer(
             // A run that does not wait any more has failed for a reason of its own.
             let _ = recovered.send(());
         }
-        if let Some(mut all) = start.all_recovered {
+        if let Some(all) = start.all_recovered {
             let failed = |_| Error::internal("the run has failed before all its sinks had recovered");
-            all.wait_for(|all| *all).await.map_err(failed)?;
+            all.await.map_err(failed)?;
         }
         writer.write_again(start.unwritten).await?;
         writer.tell_due();

@@ -161,6 +161,13 @@ impl Settings {
                 let is_folder = !matches!(value.trim(), "" | "." | "..") && !value.contains(['/', '\\']);
                 if !is_folder || value.contains(char::is_control) {
                     let hint = "checkpoints lie in a folder of this name: without '/', '\\' and control characters, and not empty, '.' or '..'";
+                    let below = value.rsplit_once('/').filter(|(_, name)| !matches!(*name, "" | "." | ".."));
+                    let hint = match below {
+                        Some((above, name)) => format!(
+                            "{hint} (a state that an earlier version has kept for it is that of '{name}', with the checkpoints' folder of now and /{above} behind it)"
+                        ),
+                        None => hint.to_owned(),
+                    };
                     return Err(wrong("a name for a job").hint(hint));
                 }
                 self.name = Some(value.to_owned());

@@ -59,6 +59,8 @@ pub(crate) enum Bug {
     ForgetsWatermarks,
     /// The last refused record of each flush is said to be in the error output, and is not.
     LosesRefused,
+    /// A checkpoint that a job goes back to does not say that only some queries are given what comes first.
+    ForgetsWhoCatchesUp,
 }
 
 impl Bug {
@@ -78,8 +80,9 @@ impl Bug {
         )
     }
 
-    pub(crate) const ALL: [Self; 28] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::LosesRefused,
+        Self::ForgetsWhoCatchesUp,
         Self::ResumesInclusive,
         Self::DropsClosedShards,
         Self::IgnoresVersions,

@@ -1,4 +1,4 @@
-//! A place for checkpoints and the epoch log that is careless with reference tables or with time, as no program should be.
+//! A place for checkpoints and the epoch log that is careless with reference tables, with time or with who has had what, as no program should be.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -63,6 +63,18 @@ fn without_watermarks(object: &[u8], name: &str) -> Bytes {
     manifest.text().expect("JSON").into()
 }
 
+/// A manifest as a program would read it that gives all records to all queries.
+fn without_catching_up(object: &[u8], name: &str) -> Bytes {
+    let mut manifest = Manifest::parse(object, name).expect("a whole one");
+    if let Some(reread) = &mut manifest.reread
+        && reread.catch_up.take().is_some()
+    {
+        manifest.tables = reread.tables.clone();
+        manifest.reread = None;
+    }
+    manifest.text().expect("JSON").into()
+}
+
 #[async_trait]
 impl Storage for Careless {
     fn place(&self) -> String {
@@ -81,6 +93,7 @@ impl Storage for Careless {
         Ok(content.map(|content| match self.bug {
             Bug::ForgetsVersions if is_log && !is_own => without_versions(&content),
             Bug::ForgetsWatermarks if is_manifest => without_watermarks(&content, name),
+            Bug::ForgetsWhoCatchesUp if is_manifest => without_catching_up(&content, name),
             _ => content,
         }))
     }

@@ -26,13 +26,16 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
     let lost: Vec<String> = copies.iter().filter(|(_, n)| **n == 0).map(|(id, _)| id.to_string()).collect();
     let doubled: Vec<String> = copies.iter().filter(|(_, n)| **n > 1).map(|(id, _)| id.to_string()).collect();
     problems.extend(of(lost.len(), "copies are lost", lost));
-    problems.extend(of(doubled.len(), "copies are doubled", doubled));
+    if !services.has_gone_back() {
+        problems.extend(of(doubled.len(), "copies are doubled", doubled));
+    }
 
     for query in &work.queries {
         let (table, wanted) = (query.table.as_str(), sorted(query.results(&events)));
         let (wanted, found) = match query.is_items {
             true => (wanted, sorted(services.stored(table))),
             false if query.may_repeat() => (once(wanted), once(sorted(services.put_rows(table)))),
+            false if services.has_gone_back() => (once(wanted), once(sorted(services.rows(table)))),
             false => (wanted, sorted(services.rows(table))),
         };
         let missing: Vec<String> = without(&wanted, &found);
@@ -43,7 +46,7 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
     if work.alerts {
         problems.extend(services.alert_problems(stream, work.delivery == Some(Delivery::AtMostOnce)));
     }
-    if let Some(delivery) = work.delivery {
+    if let Some(delivery) = work.delivery.filter(|_| !services.has_gone_back()) {
         problems.extend(services.delivery_problems(delivery, stream));
     }
     problems.extend(refused_problems(stream, services, work));
@@ -78,7 +81,8 @@ pub(crate) fn left_behind(stored: &BTreeMap<String, Bytes>, runs: usize) -> Vec<
         .filter(|name| !named.contains(name.as_str()))
         .collect();
     if !unnamed.is_empty() {
-        problems.push(format!("no checkpoint names {unnamed:?}"));
+        let savepoints: Vec<&String> = stored.keys().filter(|name| name.starts_with("savepoints/")).collect();
+        problems.push(format!("no checkpoint names {unnamed:?} (there are {savepoints:?})"));
     }
     if manifests.clone().count() > DEFAULT_KEPT {
         problems.push(format!("there are {} checkpoints", manifests.count()));

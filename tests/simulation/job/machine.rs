@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 42] = [
+pub(crate) const FAULTS: [&str; 44] = [
     "lost request",
     "lost reply",
     "late request",
@@ -54,6 +54,8 @@ pub(crate) const FAULTS: [&str; 42] = [
     "completed before",
     "aborted upload",
     "part of an aborted upload",
+    "went back",
+    "catches up",
 ];
 
 /// A request is on its way for so long at most; one that comes twice, for twice as long.

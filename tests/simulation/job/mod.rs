@@ -17,6 +17,7 @@ mod careless;
 mod checks;
 mod disk;
 mod files;
+mod going_back;
 mod lookups;
 mod machine;
 mod objects;

@@ -69,6 +69,11 @@ impl Work {
         self.idle_s = 3_600;
     }
 
+    /// Whether something of it is added to what is stored: it cannot be written a second time under the number of another epoch.
+    pub(crate) fn adds(&self) -> bool {
+        self.queries.iter().any(|query| query.mode == Some("add"))
+    }
+
     /// Items and alerts are written by the program's own connectors, in one of their modes.
     pub(crate) fn writes_to_aws(&mut self, chance: &Chance) {
         for query in &mut self.queries {

@@ -2,7 +2,7 @@
 //! not newer, and files that appear when they are committed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub(crate) struct Services {
     pub(crate) refused: Mutex<BTreeSet<(String, String, String)>>,
     /// When items were written.
     pub(crate) updates: Mutex<Vec<Duration>>,
+    /// Somebody has gone back to an earlier checkpoint.
+    gone_back: AtomicBool,
 }
 
 impl Services {
@@ -76,7 +78,17 @@ impl Services {
             numbers: AtomicU64::new(0),
             refused: Mutex::default(),
             updates: Mutex::default(),
+            gone_back: AtomicBool::new(false),
         })
+    }
+
+    /// Somebody goes back: what comes from now on may have come before.
+    pub(crate) fn goes_back(&self) {
+        self.gone_back.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_gone_back(&self) -> bool {
+        self.gone_back.load(Ordering::Relaxed)
     }
 
     /// A number that no other request has.
@@ -104,7 +116,7 @@ impl Services {
             RISING.iter().any(|name| number(before, name) > number(row, name))
                 || number(before, "lo") < number(row, "lo")
         };
-        if let Some(before) = before.filter(went_back) {
+        if let Some(before) = before.filter(went_back).filter(|_| !self.has_gone_back()) {
             let text = format!("{table} went back from {before:?} to {row:?}");
             self.nature.lock().problems.push(text);
         }

@@ -163,9 +163,12 @@ impl Outside for Site {
         }
         let own = ObjectStorage::new(self.store(), "kept", "s3://simulated/kept", Arc::clone(&self.clock));
         match self.shared.bug {
-            Some(bug @ (Bug::ForgetsVersions | Bug::NamesVersionsByContent | Bug::ForgetsWatermarks)) => {
-                Arc::new(Careless::new(own, bug))
-            }
+            Some(
+                bug @ (Bug::ForgetsVersions
+                | Bug::NamesVersionsByContent
+                | Bug::ForgetsWatermarks
+                | Bug::ForgetsWhoCatchesUp),
+            ) => Arc::new(Careless::new(own, bug)),
             _ => Arc::new(own),
         }
     }

@@ -8,7 +8,7 @@
 //! A claim has two ends: it is marked when the message is out, or released when it is known that it is not. A claim of a run that has
 //! ended is neither, so the next run finds it and tells of the message instead of publishing it.
 //!
-//! An entry is one *publication*: the message's id, the epoch and how many equal ones came before it in that epoch. A
+//! An entry is one *publication*: the message's id (and a hash of its content, where a column says the id), the epoch and how many equal ones came before it in that epoch. A
 //! replayed epoch has the same entries; an equal row of a later epoch has one of its own.
 //!
 //! A checkpoint may keep a ledger too: it would implement [`Ledger`].
