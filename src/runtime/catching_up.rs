@@ -133,7 +133,7 @@ impl Driver {
         self.catches_up()
             && match self.replay.front() {
                 Some(cut) => !cut.catches_up,
-                None => self.feeds.iter().all(|feed| feed.splits.all_finished()),
+                None => self.feeds.iter().all(|feed| feed.splits.all_finished() && feed.waiting.is_empty()),
             }
     }
 

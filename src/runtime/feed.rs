@@ -154,7 +154,12 @@ impl Feed {
     pub(crate) fn is_ready(&self, split: &Split) -> bool {
         let ended = |parent: &SplitId| match self.splits.by_id.get(parent) {
             // One that only the run has ended has more records, which come before its children's.
-            Some(at) => self.splits.list[*at].really_finished,
+            Some(at) => {
+                let parent = &self.splits.list[*at];
+                // While queries catch up, it is read up to where the others stand, who have had what its children bring until there.
+                let is_reached = self.catch_up.is_some() && parent.status == Status::Finished;
+                parent.really_finished || is_reached
+            }
             // Gone, or finished and forgotten; but one that waits itself has not even begun.
             None => !self.waiting.has(parent),
         };

@@ -88,6 +88,8 @@ impl Services {
     /// A topic has accepted a message of the program's own sink, which last looked into the ledger at that time, with the request of
     /// that number.
     pub(super) fn accepted(&self, id: &str, asked: Option<Duration>, request: u64) {
+        // (Where somebody has gone back, the same message is another entry, of another epoch.)
+        let asked = asked.filter(|_| !self.has_gone_back());
         if asked.is_some_and(|asked| self.tables.lock().expect("no panic while it is held").was_marked(id, asked)) {
             let text = format!("alert {id} is published at {:?} though it was marked", self.nature.world.now());
             self.nature.lock().problems.push(text);

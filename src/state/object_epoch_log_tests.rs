@@ -1,0 +1,208 @@
+//! The epoch log in objects: who is fenced, what is kept, and what a request brings that comes late.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::contracts::EpochCut;
+use crate::state::tests::storages;
+
+/// Whoever lists it finds objects that are removed before they are read.
+#[derive(Debug)]
+struct Shrinking {
+    of: Arc<dyn Storage>,
+    goes: Vec<u64>,
+}
+
+#[async_trait]
+impl Storage for Shrinking {
+    fn place(&self) -> String {
+        self.of.place()
+    }
+
+    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+        self.of.create(name, content).await
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        self.of.read(name).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let listed = self.of.list(folder).await;
+        for number in &self.goes {
+            self.of.remove(&name(*number)).await?;
+        }
+        listed
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.of.remove(name).await
+    }
+}
+
+fn started(generation: u64) -> LogEntry {
+    LogEntry::Started { generation, queries: BTreeMap::new(), anew: false }
+}
+
+fn cut(epoch: u64) -> LogEntry {
+    let (generation, now_ms, splits, tables) = (1, 5, vec![], vec![]);
+    let (oldest_ms, closes, references) = (None, false, BTreeMap::new());
+    LogEntry::Cut(EpochCut {
+        epoch,
+        generation,
+        now_ms,
+        oldest_ms,
+        closes,
+        catches_up: false,
+        splits,
+        tables,
+        references,
+    })
+}
+
+/// Does what it is asked once more, or does not, and never answers.
+#[derive(Debug)]
+struct Silent {
+    of: Arc<dyn Storage>,
+    does: bool,
+    silent: AtomicBool,
+}
+
+#[async_trait]
+impl Storage for Silent {
+    fn place(&self) -> String {
+        self.of.place()
+    }
+
+    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+        let silent = self.silent.load(Ordering::Relaxed);
+        let created = if !silent || self.does { Some(self.of.create(name, content).await) } else { None };
+        match created.filter(|_| !silent) {
+            Some(created) => created,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        self.of.read(name).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        self.of.list(folder).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.of.remove(name).await
+    }
+}
+
+/// A writer of a sink that is ended with its run, before the failure of the run is noted.
+#[tokio::test]
+async fn an_entry_that_is_given_up_half_way_fences_nobody() {
+    for does in [true, false] {
+        for of in storages().1 {
+            let silent = Arc::new(Silent { of, does, silent: AtomicBool::new(false) });
+            let storage: Arc<dyn Storage> = Arc::clone(&silent) as _;
+            let (log, _) = ObjectEpochLog::open(Arc::clone(&storage), "a").await.expect("a log");
+            log.append(&started(1)).await.expect("an entry");
+            silent.silent.store(true, Ordering::Relaxed);
+            let (first, second) = (cut(1), cut(2));
+            // Two at a time: the second one waits for the first to write.
+            tokio::select! {
+                biased;
+                _ = log.append(&first) => panic!("it has no answer"),
+                _ = log.append(&second) => panic!("it has no answer"),
+                () = async { for _ in 0..100 { tokio::task::yield_now().await } } => {}
+            }
+            // In a folder, what blocks has its own thread.
+            while does && storage.read(&name(2)).await.expect("read").is_none() {
+                tokio::task::yield_now().await;
+            }
+            silent.silent.store(false, Ordering::Relaxed);
+            let failed = LogEntry::Failed { query: "a".to_owned(), epoch: 2, error: "bad".to_owned() };
+            log.append(&failed).await.expect("nobody has taken over");
+            log.forget(0).await.expect("shortened");
+            let entries = ObjectEpochLog::open(storage, "b").await.expect("a log").1;
+            assert_eq!(entries, [started(1), cut(1), cut(2), failed], "stored: {does}");
+            log.append(&cut(3)).await.expect("it goes on");
+        }
+    }
+}
+
+/// Else those that are kept, as first objects of runs, would make room for them: what fences a run that sleeps since.
+#[tokio::test]
+async fn objects_that_are_removed_while_they_are_read_are_no_first_ones() {
+    for storage in storages().1 {
+        let (sleeping, _) = ObjectEpochLog::open(Arc::clone(&storage), "a").await.expect("a log");
+        let (before, _) = ObjectEpochLog::open(Arc::clone(&storage), "b").await.expect("a log");
+        before.append(&started(1)).await.expect("an entry");
+        let epochs = STARTS_KEPT as u64 + 8;
+        for epoch in 1..=epochs {
+            before.append(&cut(epoch)).await.expect("an entry");
+        }
+        // The run before tidies up while this one opens the log; the newest object stays.
+        let shrinking = Shrinking { of: Arc::clone(&storage), goes: (2..=epochs).collect() };
+        let (own, entries) = ObjectEpochLog::open(Arc::new(shrinking), "c").await.expect("a log");
+        assert_eq!(entries, [started(1), cut(epochs)], "{}", storage.place());
+        own.append(&started(2)).await.expect("an entry");
+        own.append(&cut(epochs + 1)).await.expect("an entry");
+        own.forget(epochs).await.expect("shortened");
+        let error = sleeping.append(&started(1)).await.expect_err("it has slept through two runs");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{}: {error}", storage.place());
+    }
+}
+
+/// A run that sleeps may try the number of one that is damaged next.
+#[tokio::test]
+async fn an_object_that_is_damaged_is_replaced_when_nothing_of_the_log_is_needed() {
+    for storage in storages().1 {
+        let place = storage.place();
+        let (sleeping, _) = ObjectEpochLog::open(Arc::clone(&storage), "a").await.expect("a log");
+        let (before, _) = ObjectEpochLog::open(Arc::clone(&storage), "b").await.expect("a log");
+        for entry in [started(1), cut(1), cut(2)] {
+            before.append(&entry).await.expect("an entry");
+        }
+        for (damaged, anew) in [(1, false), (3, true)] {
+            storage.remove(&name(damaged)).await.expect("removed");
+            let content = Bytes::from_static(b"b\nno entry\n");
+            storage.create(&name(damaged), content.clone()).await.expect("written");
+            let error = ObjectEpochLog::open(Arc::clone(&storage), "c").await.expect_err("damaged");
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{place}: {error}");
+            let (own, entries, damage) = ObjectEpochLog::open_damaged(Arc::clone(&storage), "c").await.expect("a log");
+            assert!(damage.is_some() && !entries.is_empty(), "{place}: {entries:?}");
+            assert_eq!(storage.read(&name(damaged)).await.expect("read"), Some(content), "{place}: as it was");
+            own.append(&LogEntry::Started { generation: 2, queries: BTreeMap::new(), anew }).await.expect("an entry");
+            if !anew {
+                own.forget(0).await.expect("shortened");
+            }
+            ObjectEpochLog::open(Arc::clone(&storage), "d").await.expect("whole again");
+        }
+        let error = sleeping.append(&started(1)).await.expect_err("others have come since");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{place}: {error}");
+    }
+}
+
+/// A request of who takes over comes so late that the run has gone on, and has removed what it had under the same number.
+#[tokio::test]
+async fn a_number_that_the_run_before_has_passed_is_no_beginning() {
+    for storage in storages().1 {
+        let (first, _) = ObjectEpochLog::open(Arc::clone(&storage), "a").await.expect("opened");
+        for entry in [started(1), cut(1)] {
+            first.append(&entry).await.expect("written");
+        }
+        let (late, _) = ObjectEpochLog::open(Arc::clone(&storage), "b").await.expect("opened");
+        for entry in [cut(2), cut(3)] {
+            first.append(&entry).await.expect("written");
+        }
+        first.forget(2).await.expect("removed");
+        assert_eq!(storage.list(FOLDER).await.expect("listed").len(), 2, "the third number is free");
+        let error = late.append(&started(2)).await.expect_err("the run goes on");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        first.append(&cut(4)).await.expect("nobody has taken over");
+        let (next, entries) = ObjectEpochLog::open(Arc::clone(&storage), "c").await.expect("opened");
+        assert_eq!(entries, [started(1), cut(3), cut(4)]);
+        next.append(&started(2)).await.expect("written");
+        assert_eq!(first.append(&cut(5)).await.expect_err("taken over").kind(), ErrorKind::Fenced);
+    }
+}
