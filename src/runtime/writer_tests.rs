@@ -232,7 +232,7 @@ async fn at_a_stop_a_sink_has_the_time_that_it_needs_for_what_it_does() {
     for (closes_files, most) in [(false, 30), (true, 300)] {
         for in_write in [false, true] {
             let clock = Arc::new(ManualClock::new(0));
-            let (stop, stopped) = watch::channel(false);
+            let (stop, stopped) = tokio::sync::watch::channel(false);
             let patience = Patience::new(Arc::clone(&clock) as Arc<dyn Clock>, stopped, true);
             let (orders, receiver) = mpsc::channel(1);
             let (errors, _errors) = mpsc::channel(1);
