@@ -286,8 +286,8 @@ fn same_operators(query: &QueryPlan, before: &mut ManifestQuery, is_unclear: boo
         }
         return Ok(());
     }
-    let texts = own.iter().zip(&before.operators).map(|(own, before)| (&own.fingerprint, &before.fingerprint));
-    let differs = texts.into_iter().find(|(own, saved)| !is_text_of(saved, own));
+    let mut texts = own.iter().zip(&before.operators).map(|(own, before)| (&own.fingerprint, &before.fingerprint));
+    let differs = texts.find(|(own, saved)| !is_text_of(saved, own));
     let (own, saved) = differs.unwrap_or((&query.normal, &before.plan));
     let error = format!(
         "the query '{}' has changed since its state was saved:\n{}",

@@ -58,13 +58,12 @@ impl StateTools {
 
     /// A checkpoint by its number, `latest`, or the name of a savepoint.
     async fn find(&self, which: &str) -> Result<(Manifest, String)> {
-        if let Ok(number) = which.parse() {
-            return Ok((self.store.manifest(number).await?, format!("checkpoint {number}")));
-        }
-        if which != "latest" {
-            return Ok((self.store.savepoint(which).await?, format!("savepoint {which}")));
-        }
-        self.look(which).await?.ok_or_else(|| self.nothing())
+        let found = self.look(which).await?;
+        found.ok_or_else(|| match which.parse() {
+            Ok(number) => self.store.no_checkpoint(number),
+            Err(_) if which == "latest" => self.nothing(),
+            Err(_) => self.store.no_savepoint(which),
+        })
     }
 
     /// The same, or `None` if there is none.

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
 use super::output::Output;
 use super::shared_bytes::SharedBytes;
 use crate::contracts::{Error, ErrorKind, Result};
-use crate::state::SpillFolder;
+use crate::state::{MORE_DISK, SpillFolder};
 
 /// What runs plans: DataFusion's context and the number of partitions of a streamed stage.
 #[derive(Debug, Clone)]
@@ -207,10 +207,6 @@ async fn collect(
 
 /// What helps where memory is not enough.
 pub(super) const MORE_MEMORY: &str = "give the job more --memory, or make fewer groups or shorter windows";
-
-/// What helps where plans cannot write.
-const MORE_DISK: &str =
-    "make room on that disk, name a folder of another with --spill-dir, or give the job more --memory";
 
 /// A failure while rows were computed is the data's or the query's, not the machine's.
 pub(crate) fn failure(error: DataFusionError) -> Error {

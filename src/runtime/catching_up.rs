@@ -93,25 +93,22 @@ impl Feed {
 
     /// Says of which splits nothing can be read any more though there was something left.
     fn warn_of_gone(&self) {
-        let others = self.catch_up.iter().flatten().flatten().next();
-        for (split, saved) in others.iter().flat_map(|table| &table.splits) {
-            let before = self.saved.iter().flatten().find_map(|table| table.splits.get(split));
-            let had_all = match before {
+        let Some(others) = self.catch_up.iter().flatten().flatten().next() else { return };
+        let earlier = self.saved.iter().flatten().next().map(|table| &table.splits);
+        let table = self.name();
+        for (split, saved) in &others.splits {
+            let had_all = match earlier.and_then(|splits| splits.get(split)) {
                 Some(before) if saved.finished => before.finished,
                 Some(before) => Until::of(saved).is_reached_at(before.position().as_ref()),
                 None => Until::of(saved).is_reached_at(None),
             };
             if !had_all && !self.splits.by_id.contains_key(&SplitId(split.as_str().into())) {
-                let table = self.name();
                 tracing::warn!(table, split, "it is gone: queries that write files are not given again what it had");
             }
         }
         // Those that had been read to their ends, and were named by their source no more, when the checkpoint was made.
-        let read_in_part = self.saved.iter().flatten().next().into_iter().flat_map(|table| &table.splits);
-        for (split, _) in read_in_part.filter(|(_, before)| !before.finished) {
-            let is_known = others.is_some_and(|others| others.splits.contains_key(split));
-            if others.is_some() && !is_known {
-                let table = self.name();
+        for (split, before) in earlier.into_iter().flatten() {
+            if !before.finished && !others.splits.contains_key(split) {
                 tracing::warn!(
                     table,
                     split,

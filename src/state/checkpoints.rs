@@ -120,10 +120,13 @@ impl CheckpointStore {
 
     /// The manifest of a checkpoint.
     pub async fn manifest(&self, number: u64) -> Result<Manifest> {
-        self.find_manifest(number).await?.ok_or_else(|| {
-            Error::config(format!("there is no checkpoint {number} in '{}'", self.storage.place()))
-                .hint("`tidemill state list` shows which there are")
-        })
+        self.find_manifest(number).await?.ok_or_else(|| self.no_checkpoint(number))
+    }
+
+    /// That there is none of this number.
+    pub fn no_checkpoint(&self, number: u64) -> Error {
+        Error::config(format!("there is no checkpoint {number} in '{}'", self.storage.place()))
+            .hint("`tidemill state list` shows which there are")
     }
 
     /// The same, or `None` if there is none.

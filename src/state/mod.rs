@@ -57,5 +57,6 @@ pub use reference_versions::ReferenceVersions;
 pub use saved::{
     CatchUp, OperatorState, PieceIds, PieceRows, Reread, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece,
 };
+pub(crate) use spill::MORE_DISK;
 pub use spill::{BlockReader, SpillWriter, SpilledFile};
 pub use spill_folder::SpillFolder;

@@ -73,7 +73,8 @@ impl CheckpointStore {
         self.storage.remove(&savepoint_name(name)).await
     }
 
-    fn no_savepoint(&self, name: &str) -> Error {
+    /// That there is none of this name.
+    pub fn no_savepoint(&self, name: &str) -> Error {
         Error::config(format!("there is no savepoint '{name}' in '{}'", self.storage.place()))
             .hint("`tidemill state list` shows which there are")
     }

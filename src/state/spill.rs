@@ -25,11 +25,15 @@ use super::checked_file::{CheckedReader, CheckedWriter, Checksums};
 use super::spill_folder::SpillFolder;
 use crate::contracts::{Error, Result, batch_bytes, compact};
 
+/// What helps where nothing more can be put on the disk for spilled rows.
+pub(crate) const MORE_DISK: &str =
+    "make room on that disk, name a folder of another with --spill-dir, or give the job more --memory";
+
 fn unwritable(path: &Path, error: ArrowError) -> Error {
     Error::unavailable(format!("cannot write spilled state to '{}'", path.display()))
         .of_this_machine()
         .caused_by(error)
-        .hint("make room on that disk, name a folder of another with --spill-dir, or give the job more --memory")
+        .hint(MORE_DISK)
 }
 
 /// A file that is being written.

@@ -36,11 +36,33 @@ fn undisturbed(files: &[(&str, &str)], events: usize) -> Archive {
     archive
 }
 
+/// The events in files instead of a stream, with other options.
+fn in_files(options: &str) -> String {
+    let files = format!("'connector' = 'filesystem', 'path' = 'in'{options}");
+    SOURCE.replace("'connector' = 'kinesis', 'stream' = 'clicks'", &files)
+}
+
+fn weblog() -> Vec<String> {
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weblog.jsonl");
+    std::fs::read_to_string(all).unwrap().lines().map(str::to_owned).collect()
+}
+
 fn files() -> [(&'static str, &'static str); 3] {
     [("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]
 }
 
 impl Place {
+    /// The same job over files, of which there are none yet.
+    fn over_files(source: &str) -> Self {
+        let place = Self::of(&[("events.sql", source), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
+        std::fs::create_dir(place.at("job/in")).unwrap();
+        place
+    }
+
+    fn in_file(&self, number: usize, lines: &[String]) {
+        std::fs::write(self.at(&format!("job/in/{number}.jsonl")), lines.join("\n") + "\n").unwrap();
+    }
+
     fn manifests_or_none(&self) -> Vec<PathBuf> {
         if self.at("local/checkpoints/job/manifests").exists() { self.manifests() } else { Vec::new() }
     }
@@ -222,18 +244,11 @@ fn the_first_checkpoint_knows_where_reading_began() {
 /// and the checkpoint, some in part, and some not at all.
 #[test]
 fn files_are_read_again_up_to_where_each_stood() {
-    let source =
-        SOURCE.replace("'connector' = 'kinesis', 'stream' = 'clicks'", "'connector' = 'filesystem', 'path' = 'in'");
-    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weblog.jsonl");
-    let all = std::fs::read_to_string(all).unwrap();
-    let lines: Vec<&str> = all.lines().take(500).collect();
+    let lines = weblog();
     let wanted = undisturbed(&files(), 500);
     for (first, second) in [(1, "cut.after:2"), (4, "cut.after:9"), (9, "manifest.after:1"), (13, "sink.flushed:3")] {
-        let place = Place::of(&[("events.sql", source.as_str()), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
-        std::fs::create_dir(place.at("job/in")).unwrap();
-        for (number, lines) in lines.chunks(10).enumerate() {
-            std::fs::write(place.at("job/in").join(format!("{number}.jsonl")), lines.join("\n") + "\n").unwrap();
-        }
+        let place = Place::over_files(&in_files(""));
+        lines[..500].chunks(10).enumerate().for_each(|(number, lines)| place.in_file(number, lines));
         let often = ["--checkpoint-interval", "1ms"];
         // On a busy machine there may be fewer checkpoints.
         if !place.crashed(&format!("manifest.after:{first}"), &often) && first > 4 {
@@ -251,16 +266,8 @@ fn files_are_read_again_up_to_where_each_stood() {
 /// What is gone of it is told, and nothing else suffers.
 #[test]
 fn a_file_that_has_gone_since_is_missed_where_its_rows_are_read_again() {
-    let source = SOURCE.replace(
-        "'connector' = 'kinesis', 'stream' = 'clicks'",
-        "'connector' = 'filesystem', 'path' = 'in', 'source.monitor-interval' = '1 s'",
-    );
-    let place = Place::of(&[("events.sql", source.as_str()), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
-    let all = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weblog.jsonl")).unwrap();
-    std::fs::create_dir(place.at("job/in")).unwrap();
-    for (number, lines) in all.lines().take(200).collect::<Vec<_>>().chunks(100).enumerate() {
-        std::fs::write(place.at("job/in").join(format!("{number}.jsonl")), lines.join("\n") + "\n").unwrap();
-    }
+    let place = Place::over_files(&in_files(", 'source.monitor-interval' = '1 s'"));
+    weblog()[..200].chunks(100).enumerate().for_each(|(number, lines)| place.in_file(number, lines));
     // Both have been read when it is killed.
     place.killed_with_open_files(200);
     place.done(&["state", "rewind", "local", "latest"]);
@@ -273,19 +280,9 @@ fn a_file_that_has_gone_since_is_missed_where_its_rows_are_read_again() {
 /// One that has been read to its end, and was removed before the checkpoint was made, is not in it at all.
 #[test]
 fn a_file_that_had_gone_before_the_checkpoint_is_told_too() {
-    let source = SOURCE.replace(
-        "'connector' = 'kinesis', 'stream' = 'clicks'",
-        "'connector' = 'filesystem', 'path' = 'in', 'source.monitor-interval' = '100 ms'",
-    );
-    let place = Place::of(&[("events.sql", source.as_str()), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
-    let all = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weblog.jsonl")).unwrap();
-    std::fs::create_dir(place.at("job/in")).unwrap();
-    let lines: Vec<_> = all.lines().collect();
-    let write = |number: usize, lines: &[&str]| {
-        std::fs::write(place.at(&format!("job/in/{number}.jsonl")), lines.join("\n") + "\n").unwrap();
-    };
-    write(0, &lines[..100]);
-    write(1, &lines[100..200]);
+    let (place, lines) = (Place::over_files(&in_files(", 'source.monitor-interval' = '100 ms'")), weblog());
+    place.in_file(0, &lines[..100]);
+    place.in_file(1, &lines[100..200]);
     let is_named = |tables: &serde_json::Value| tables.to_string().contains("/0.jsonl");
     let (mut removed, mut looks, mut more) = (false, 0, 0);
     place.killed(&["--checkpoint-interval", "30ms"], || {
@@ -298,7 +295,7 @@ fn a_file_that_had_gone_before_the_checkpoint_is_told_too() {
         looks += usize::from(removed);
         // Without records there is nothing to make a checkpoint of.
         if looks > 20 * (more + 1) {
-            write(2 + more, &lines[200 + more..201 + more]);
+            place.in_file(2 + more, &lines[200 + more..201 + more]);
             more += 1;
         }
         removed && is_named(&manifest["reread"]["tables"]) && !is_named(&manifest["tables"])

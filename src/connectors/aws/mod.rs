@@ -24,6 +24,6 @@ pub(crate) use errors::{AwsFailure, Call, failure, partial};
 pub(crate) use jitter::Jitter;
 pub(crate) use requests::{Attempt, Requests};
 pub use session::Calling;
-pub(crate) use session::{AwsSession, AwsSessions};
+pub(crate) use session::{AwsSession, AwsSessions, endpoint_of};
 pub(crate) use string_key::string_key;
 pub(crate) use table_options::{check_credential, credential_keys, is_credential};

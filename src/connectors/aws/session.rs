@@ -34,6 +34,11 @@ const RENEWAL: Duration = Duration::from_secs(300);
 /// The options that choose an account, region or endpoint, by their spelling in WITH.
 const PREFIX: &str = "aws.";
 
+/// Where a table's options say that AWS is, in either of their spellings.
+pub(crate) fn endpoint_of(options: &BTreeMap<String, String>) -> Option<&str> {
+    options.get("aws.endpoint").or_else(|| options.get("aws.endpoint-url")).map(String::as_str)
+}
+
 /// How AWS is called, where not as the environment and the tables' options say: over other HTTP clients, with another idea of time.
 #[derive(Debug, Clone)]
 pub struct Calling {
@@ -192,7 +197,7 @@ impl AwsSession {
     }
 
     fn endpoint(&self) -> Option<&str> {
-        self.option("aws.endpoint").or_else(|| self.option("aws.endpoint-url"))
+        endpoint_of(&self.inner.options)
     }
 
     fn option(&self, key: &str) -> Option<&str> {

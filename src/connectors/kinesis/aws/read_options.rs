@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::connectors::aws::is_credential;
+use crate::connectors::aws::{endpoint_of, is_credential};
 use crate::connectors::options::{Options, parse_duration, parse_timestamp_ms};
 use crate::contracts::{Error, Position, Result, SplitId, TableSpec};
 
@@ -176,7 +176,6 @@ fn streams(spec: &TableSpec) -> Result<StreamChoice> {
 }
 
 /// A registered consumer as tables name it. A shard has one subscription of a consumer: a second one takes it from the first.
-#[derive(Clone)]
 pub(crate) struct NamedConsumer {
     /// A stream, or the pattern of several.
     pub(crate) stream: String,
@@ -208,7 +207,7 @@ pub(in crate::connectors::kinesis) fn fan_out_consumers(spec: &TableSpec) -> Res
     let Some(FanOutOptions { consumer, .. }) = fan_out(spec)? else { return Ok(Vec::new()) };
     let signed = spec.options.iter().filter(|(key, _)| is_credential(key));
     let credentials: Vec<_> = signed.map(|(key, value)| (key.clone(), value.clone())).collect();
-    let endpoint = spec.option("aws.endpoint").or_else(|| spec.option("aws.endpoint-url")).map(str::to_owned);
+    let endpoint = endpoint_of(&spec.options).map(str::to_owned);
     let of = |stream: &str, arn: Option<&str>| {
         let region = spec.option("aws.region").or_else(|| arn?.split(':').nth(3)).map(str::to_owned);
         let (stream, arn) = (stream.to_owned(), arn.map(str::to_owned));
