@@ -10,20 +10,21 @@ use std::time::Duration;
 use tidemill::contracts::Error;
 use tidemill::job::StateTools;
 
-use super::site::Site;
+use super::machine::Nature;
+use super::site::{Shared, Site, site};
 
 /// Tries of a person whom the storage, or the job, has come in between.
 const TRIES: usize = 40;
 
 /// Goes back to one of the checkpoints that there are. Answers whether queries are to catch up with others then.
-pub(crate) async fn go_back(site: &Arc<Site>) -> bool {
-    let nature = &site.machine.nature;
+pub(crate) async fn go_back(shared: &Arc<Shared>, nature: &Arc<Nature>) -> bool {
     for _ in 0..TRIES {
         // The program that was used before has ended, whatever of it is left in this one.
-        if let Some(disk) = &site.shared.disk {
+        if let Some(disk) = &shared.disk {
             disk.power_off(&nature.lock().chance, None);
         }
-        let mut tools = StateTools::within(Arc::clone(site) as _, Arc::clone(&site.clock));
+        let site = site(shared, nature, 0);
+        let mut tools = StateTools::within(Arc::clone(&site) as _, Arc::clone(&site.clock));
         nature.trace("somebody begins");
         let gone = async {
             let which = match tools.checkpoints().await?.as_slice() {
@@ -36,7 +37,12 @@ pub(crate) async fn go_back(site: &Arc<Site>) -> bool {
             };
             Ok::<_, Error>(Some(tools.rewind(&which).await?))
         };
-        match gone.await {
+        let gone = tokio::select! {
+            biased;
+            gone = gone => gone,
+            () = dies(&site) => Err(Error::unavailable("power has failed")),
+        };
+        match gone {
             Ok(None) => return false,
             Ok(Some(said)) => {
                 nature.trace(format!("goes back: {said}"));
@@ -48,6 +54,13 @@ pub(crate) async fn go_back(site: &Arc<Site>) -> bool {
     }
     nature.lock().problems.push("nobody could go back".to_owned());
     false
+}
+
+/// Waits until the machine does nothing any more.
+async fn dies(site: &Site) {
+    while !site.machine.is_dead() {
+        site.machine.nature.world.sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Removes what keeps the files of a checkpoint while somebody goes back to it: a try that has failed leaves it, and so may a request that

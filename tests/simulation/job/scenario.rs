@@ -157,7 +157,7 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
                 if let Some(disk) = &shared.disk {
                     disk.power_off(&nature.lock().chance, bug);
                 }
-                let catches_up = go_back(&site(&shared, &nature, 0)).await;
+                let catches_up = go_back(&shared, &nature).await;
                 let mut inner = nature.lock();
                 inner.faults.count("went back");
                 inner.faults.count_if(catches_up, "catches up");
