@@ -41,7 +41,8 @@ async fn a_run_that_keeps_its_thread_for_longer_than_the_lease_lasts_has_it_stil
     let candidate = Candidate::new(store, Arc::clone(&clock), "one", times);
     let mut stages = Vec::new();
     let mut tell = |stage: Stage<'_>| match stage {
-        Stage::Leads { generation } => stages.push(format!("leads {generation}")),
+        // By which number is not asked: a term whose taking took longer than it lasts (a busy disk) is none, and the next one is taken.
+        Stage::Leads { .. } => stages.push("leads".to_owned()),
         Stage::Begins { .. } => {
             std::thread::sleep(3 * times.ttl);
             stages.push("begins".to_owned());
@@ -52,7 +53,7 @@ async fn a_run_that_keeps_its_thread_for_longer_than_the_lease_lasts_has_it_stil
     };
     let (_stop, stopped) = watch::channel(false);
     let done = Replica::new(options, candidate, clock).run(&stopped, &Arc::default(), &mut tell).await;
-    assert_eq!(stages, ["leads 1", "begins"]);
+    assert_eq!(stages, ["leads", "begins"]);
     let summary = done.unwrap_or_else(|errors| panic!("{errors:?}")).expect("it has led");
     assert_eq!(summary.queries[0].rows_out, 10);
 }

