@@ -270,13 +270,14 @@ impl Opening<'_> {
         let Reconciled { notes: changes, mut appeared } = reconcile(queries, manifest.as_mut(), &repeats, state)?;
         let names = || queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
         let started = |anew| LogEntry::Started { generation, queries: names(), anew };
+        let number = store.newest_number().await?;
         log.append(&started(fresh)).await?;
         // What is damaged is found before a checkpoint is written that would name it again.
         let first = first_epoch(&repeats, epoch, fresh || options.local.is_none(), self.clock);
         let saved = match (&mut manifest, &back) {
             (Some(manifest), Some((_, name))) => {
                 let loaded = self.fitting(self.load(&mut store, manifest).await?)?;
-                *manifest = store.rewind(manifest, name, epoch, stamp).await?;
+                *manifest = store.rewind(manifest, name, number, epoch, stamp).await?;
                 loaded.of(manifest)
             }
             (Some(manifest), None) if self.locked.is_some() => self.fitting(self.load(&mut store, manifest).await?)?,
@@ -284,12 +285,16 @@ impl Opening<'_> {
             // A checkpoint that the run before has under way must not be committed any more.
             _ => {
                 let mut latest = if fresh { None } else { store.latest().await? };
+                let found = latest.as_ref().map_or(0, |latest| latest.number);
+                if !fresh && found != number {
+                    return Err(Error::new(ErrorKind::Fenced, came_since(found)));
+                }
                 appeared = reconcile(queries, latest.as_mut(), &repeats, state)?.appeared;
                 let loaded = match &latest {
                     Some(latest) => self.fitting(self.load_newest(&mut store, latest).await?)?,
                     None => SavedJob::default(),
                 };
-                let own = store.take_over(latest.as_ref(), first, stamp).await?;
+                let own = store.take_over(latest.as_ref(), number, first, stamp).await?;
                 let loaded = loaded.of(&own);
                 manifest = Some(own);
                 loaded
@@ -335,15 +340,16 @@ impl Opening<'_> {
     async fn load_newest(&self, store: &mut CheckpointStore, newest: &Manifest) -> Result<SavedJob> {
         match store.load(newest).await {
             Err(error) if error.kind() == ErrorKind::Corrupt => match store.numbers().await?.last() {
-                Some(later) if *later > newest.number => {
-                    let error = format!("checkpoint {later} came while checkpoint {} was loaded", newest.number);
-                    Err(Error::new(ErrorKind::Fenced, error))
-                }
+                Some(later) if *later > newest.number => Err(Error::new(ErrorKind::Fenced, came_since(*later))),
                 _ => Err(or_savepoint(store, error, None).await),
             },
             loaded => loaded,
         }
     }
+}
+
+fn came_since(number: u64) -> String {
+    format!("checkpoint {number} came while the run that makes such was taken over")
 }
 
 /// Where epochs are counted from without a checkpoint: from where the log begins, if there is one. Else from 0 in a folder

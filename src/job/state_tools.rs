@@ -200,18 +200,11 @@ impl StateTools {
     /// Makes the content of a checkpoint the newest one, so that the next run goes on from it. A run that is under way is
     /// refused, or ends with `fenced`.
     pub async fn rewind(&mut self, which: &str) -> Result<String> {
-        let mut attempt = 1;
-        loop {
-            // First, so that what is not there disturbs nobody.
-            let (of, name) = self.find(which).await?;
-            let rewound = match is_checkpoint(which) {
-                true => self.rewind_kept(&of, &name).await,
-                false => self.rewind_to(&of, &name).await,
-            };
-            match rewound {
-                Err(error) if self.was_raced(&error) && attempt < ATTEMPTS => attempt += 1,
-                rewound => return rewound,
-            }
+        // First, so that what is not there disturbs nobody.
+        let (of, name) = self.find(which).await?;
+        match is_checkpoint(which) {
+            true => self.rewind_kept(&of, &name).await,
+            false => self.rewind_raced(&of, &name).await,
         }
     }
 
@@ -219,7 +212,7 @@ impl StateTools {
     async fn rewind_kept(&mut self, of: &Manifest, name: &str) -> Result<String> {
         let kept = format!("rewind-{}", self.nonce()?);
         self.store.save_as(of, &kept).await?;
-        let rewound = self.rewind_to(of, name).await;
+        let rewound = self.rewind_raced(of, name).await;
         match (rewound, self.store.drop_savepoint(&kept).await) {
             (Ok(said), Err(error)) => Ok(format!(
                 "{said}\nthe savepoint '{kept}', which has kept its files meanwhile, is still there: {error}"
@@ -231,12 +224,22 @@ impl StateTools {
         }
     }
 
+    async fn rewind_raced(&mut self, of: &Manifest, name: &str) -> Result<String> {
+        let mut attempt = 1;
+        loop {
+            match self.rewind_to(of, name).await {
+                Err(error) if self.was_raced(&error) && attempt < ATTEMPTS => attempt += 1,
+                rewound => return rewound,
+            }
+        }
+    }
+
     async fn rewind_to(&mut self, of: &Manifest, name: &str) -> Result<String> {
         // What cannot be loaded must not become the newest, nor the log be emptied for it.
         self.store.verify(of).await?;
-        let (epoch, stamp, log) = self.take_over().await?;
-        let manifest = self.store.rewind(of, name, epoch, stamp).await?;
-        log.forget(u64::MAX).await?;
+        let TakenOver { epoch, newest, stamp, log } = self.take_over().await?;
+        let manifest = self.store.rewind(of, name, newest, epoch, stamp).await?;
+        self.close(&log, stamp).await?;
         let first = first_again(of).map(|note| format!("\n{note}")).unwrap_or_default();
         Ok(format!("checkpoint {} is {name} again; epochs are counted on from {epoch}{first}", manifest.number))
     }
@@ -258,12 +261,12 @@ impl StateTools {
         let (mut attempt, mut reads) = (1, 0);
         loop {
             let copied = async {
-                let (epoch, mut stamp, log) = other.take_over().await?;
+                let TakenOver { epoch, newest, mut stamp, log } = other.take_over().await?;
                 // What the job here has written, since the checkpoint too, must not be newer than what it will write from there.
                 let epoch = epoch.max(own_epoch).max(of.epoch);
                 stamp.generation = stamp.generation.max(own_generation + 1);
-                let manifest = self.store.copy_to(&of, &mut other.store, epoch, stamp).await?;
-                log.forget(u64::MAX).await?;
+                let manifest = self.store.copy_to(&of, &mut other.store, newest, epoch, stamp).await?;
+                other.close(&log, stamp).await?;
                 let path = path.trim_end_matches('/');
                 let (parent, job) = path.rsplit_once('/').unwrap_or((".", path));
                 let (number, first) =
@@ -329,16 +332,29 @@ impl StateTools {
         error.kind() == ErrorKind::Fenced && self.locked.is_none()
     }
 
-    /// Makes this program the one that may write: the last epoch, a stamp, and the log.
-    async fn take_over(&mut self) -> Result<(u64, Stamp, Arc<dyn EpochLog>)> {
+    /// Makes this program the one that may write.
+    async fn take_over(&mut self) -> Result<TakenOver> {
         let opened = open_log(self.store.storage(), self.locked.as_deref(), &self.nonce()?, false).await?;
         // Nothing of it is needed, so it may be damaged.
         let OpenedLog { log, entries, damage } = opened;
         let (epoch, last_generation) = self.last(&entries, damage.is_some()).await?;
         let generation = last_generation + 1;
+        let newest = self.store.newest_number().await?;
         // From here on, a run that is under way can write nothing any more.
-        log.append(&LogEntry::Started { generation, queries: Default::default(), anew: false }).await?;
-        Ok((epoch, Stamp { generation, time_ms: self.clock.now_ms() }, log))
+        log.append(&started(generation)).await?;
+        Ok(TakenOver { epoch, newest, stamp: Stamp { generation, time_ms: self.clock.now_ms() }, log })
+    }
+
+    /// There is a checkpoint that needs nothing of the log.
+    ///
+    /// # Errors
+    /// `fenced` when a run has taken over since: what is said to be done might not be.
+    async fn close(&self, log: &Arc<dyn EpochLog>, stamp: Stamp) -> Result<()> {
+        log.forget(u64::MAX).await?;
+        match self.locked {
+            Some(_) => Ok(()),
+            None => log.append(&started(stamp.generation)).await,
+        }
     }
 
     /// The last epoch and the last run, by the newest checkpoint and these entries of the log, which may have had more.
@@ -349,6 +365,20 @@ impl StateTools {
         notes.iter().for_each(|note| tracing::warn!("{note}"));
         Ok((newest.epoch.max(last_epoch(entries)), newest.generation.max(last_generation(entries))))
     }
+}
+
+/// What a tool has that is the one which may write.
+struct TakenOver {
+    /// The last one that there has been.
+    epoch: u64,
+    /// Number of the newest checkpoint by then.
+    newest: u64,
+    stamp: Stamp,
+    log: Arc<dyn EpochLog>,
+}
+
+fn started(generation: u64) -> LogEntry {
+    LogEntry::Started { generation, queries: Default::default(), anew: false }
 }
 
 /// A job that is running while a checkpoint of it is copied may cut so many epochs more: eleven days of ten a second.

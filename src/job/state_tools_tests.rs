@@ -13,7 +13,9 @@ use tokio::sync::Mutex;
 
 use super::*;
 use crate::contracts::{Created, Storage, SystemClock, Watermark};
-use crate::state::{LocalStorage, OperatorState, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece};
+use crate::state::{
+    LocalStorage, ObjectEpochLog, OperatorState, SavedJob, SavedQuery, SavedSplit, SavedTable, StatePiece,
+};
 
 /// One operator for each query, whose only state is a number.
 fn saved(epoch: u64, queries: &[(&str, i64)]) -> SavedJob {
@@ -46,6 +48,10 @@ struct Running {
     refused: AtomicUsize,
     /// Its manifests may not be read.
     forbidden: AtomicBool,
+    /// It is begun again as soon as somebody has taken it over.
+    begins_again: AtomicBool,
+    /// What it writes then.
+    log: Mutex<Option<ObjectEpochLog>>,
 }
 
 /// One less, if there is one.
@@ -61,6 +67,24 @@ impl Running {
         job.commit(&state, number, Stamp { generation: 1, time_ms: 0 }).await.expect("committed");
         job.sweep().await.expect("swept");
     }
+
+    /// As a run begins, which goes on from the newest checkpoint with one more epoch.
+    async fn begin_again(&self) {
+        let mut store = CheckpointStore::new(Arc::clone(&self.folder), "again", 1);
+        let (log, entries) = ObjectEpochLog::open(Arc::clone(&self.folder), "again").await.expect("a log");
+        let generation = entries.len() as u64 + 1;
+        let number = store.newest_number().await.expect("listed");
+        log.append(&started(generation)).await.expect("an entry");
+        let latest = store.latest().await.expect("read").expect("there is one");
+        let stamp = Stamp { generation, time_ms: 0 };
+        store.take_over(Some(&latest), number, 0, stamp).await.expect("taken over");
+        log.append(&failed(latest.epoch + 1)).await.expect("an entry");
+        *self.log.lock().await = Some(log);
+    }
+}
+
+fn failed(epoch: u64) -> LogEntry {
+    LogEntry::Failed { query: "job:counts".to_owned(), epoch, error: "bad".to_owned() }
 }
 
 #[async_trait]
@@ -91,6 +115,10 @@ impl Storage for Running {
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let is_taken_over = !self.folder.list("log").await?.is_empty();
+        if folder == "manifests" && is_taken_over && self.begins_again.swap(false, Ordering::SeqCst) {
+            self.begin_again().await;
+        }
         self.folder.list(folder).await
     }
 
@@ -112,6 +140,8 @@ async fn running(folder: &Path) -> (Arc<Running>, StateTools) {
         entries_left,
         refused,
         forbidden: AtomicBool::default(),
+        begins_again: AtomicBool::default(),
+        log: Mutex::default(),
     });
     running.checkpoint().await;
     let store = CheckpointStore::new(Arc::clone(&running) as Arc<dyn Storage>, "tools", KEPT);
@@ -207,6 +237,39 @@ async fn a_job_goes_back_to_a_checkpoint_that_it_was_about_to_remove() {
     tools.rewind("latest").await.expect("rewound");
     let again = tools.store.latest().await.expect("found").expect("there is one");
     assert_eq!(again.epoch, after.epoch, "the log is whole again");
+}
+
+/// The tools are slow between taking it over and listing what there is; or later.
+#[tokio::test]
+async fn a_job_that_begins_again_while_it_goes_back_ends() {
+    for which in ["latest", "restore"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (running, mut tools) = running(folder.path()).await;
+        running.begins_again.store(true, Ordering::SeqCst);
+        if which == "latest" {
+            tools.rewind("latest").await.expect("it is gone back to");
+        } else {
+            // Into the same store, as if it were another one.
+            let (of, _) = tools.find("latest").await.expect("found");
+            let taken = tools.take_over().await.expect("taken over");
+            let TakenOver { epoch, newest, stamp, log } = taken;
+            let from = CheckpointStore::new(Arc::clone(&running.folder), "from", KEPT);
+            let copied = from.copy_to(&of, &mut tools.store, newest, epoch, stamp).await;
+            let copied = match copied {
+                Ok(_) => tools.close(&log, stamp).await,
+                Err(error) => Err(error),
+            };
+            assert_eq!(copied.expect_err("it has begun again").kind(), ErrorKind::Fenced);
+            continue;
+        }
+        let newest = tools.store.latest().await.expect("found").expect("there is one");
+        let log = running.log.lock().await.take().expect("it has begun");
+        let error = log.append(&failed(newest.epoch + 1)).await.expect_err("it was taken over once more");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        let (_, entries) = ObjectEpochLog::open(Arc::clone(&running.folder), "look").await.expect("a log");
+        let logged = entries.iter().filter_map(LogEntry::epoch).max();
+        assert!(logged.is_none_or(|logged| logged <= newest.log_after), "{entries:?}, {newest:?}");
+    }
 }
 
 /// It tries again.

@@ -12,7 +12,7 @@
 //! For the same reason an object that is damaged is not removed, when nothing of it is needed: an empty one takes its place.
 //!
 //! A request may be on its way for so long that the run before has passed its number, and removed what it had there. So a run looks, behind its
-//! first object, whether it is the newest: what it wants to follow may have gone on.
+//! first object, whether it is the newest: what it wants to follow may have gone on. (Or it has been followed already.)
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -136,11 +136,24 @@ impl ObjectEpochLog {
         self.create(writer).await;
     }
 
-    /// Whether an object that was created is the newest one. One that is not is removed again.
-    async fn look_behind(&self, number: u64) -> Result<Created> {
+    /// Whether an object that was created is the newest one. One that is not is removed again, unless another run has begun behind it: that
+    /// one has seen it, and it keeps out the run before.
+    async fn look_behind(&self, number: u64, content: &[u8]) -> Result<Created> {
         let names = self.storage.list(FOLDER).await?;
-        if names.iter().filter_map(|name| number_of(name)).all(|other| other <= number) {
+        let behind: Vec<u64> =
+            names.iter().filter_map(|name| number_of(name)).filter(|other| *other > number).collect();
+        if behind.is_empty() {
             return Ok(Created::New);
+        }
+        let own = last_run(content.split(|b| *b == b'\n').skip(1).filter_map(parse_line));
+        let reads: Vec<_> = behind.iter().map(|other| read(&self.storage, *other).boxed()).collect();
+        let mut reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
+        while let Some(content) = reads.try_next().await? {
+            if let Content::Whole(entries) = content
+                && last_run(entries) > own
+            {
+                return Ok(Created::Taken);
+            }
         }
         self.storage.remove(&name(number)).await?;
         Ok(Created::Taken)
@@ -154,7 +167,7 @@ impl ObjectEpochLog {
             None => self.storage.create(&name(writer.next), begun.content.clone()).await,
         };
         let created = match created {
-            Ok(Created::New) if !writer.is_newest => self.look_behind(writer.next).await,
+            Ok(Created::New) if !writer.is_newest => self.look_behind(writer.next, &begun.content).await,
             created => created,
         };
         writer.is_newest |= matches!(created, Ok(Created::New));
@@ -255,6 +268,15 @@ async fn read(storage: &Arc<dyn Storage>, number: u64) -> Result<Content> {
 
 fn last_epoch(entries: &[LogEntry]) -> Option<u64> {
     entries.iter().map(LogEntry::epoch).max().flatten()
+}
+
+/// Number of the last run that begins in these entries.
+fn last_run(entries: impl IntoIterator<Item = LogEntry>) -> Option<u64> {
+    let runs = entries.into_iter().filter_map(|entry| match entry {
+        LogEntry::Started { generation, .. } => Some(generation),
+        _ => None,
+    });
+    runs.max()
 }
 
 fn name(number: u64) -> String {

@@ -206,3 +206,56 @@ async fn a_number_that_the_run_before_has_passed_is_no_beginning() {
         assert_eq!(first.append(&cut(5)).await.expect_err("taken over").kind(), ErrorKind::Fenced);
     }
 }
+
+/// Another run takes over before who has just done so looks behind its first object.
+#[derive(Debug)]
+struct Followed {
+    of: Arc<dyn Storage>,
+    is_followed: AtomicBool,
+}
+
+#[async_trait]
+impl Storage for Followed {
+    fn place(&self) -> String {
+        self.of.place()
+    }
+
+    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+        self.of.create(name, content).await
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        self.of.read(name).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        if self.of.read(&name(2)).await?.is_some() && !self.is_followed.swap(true, Ordering::Relaxed) {
+            let (next, _) = ObjectEpochLog::open(Arc::clone(&self.of), "c").await?;
+            for entry in [started(3), cut(1)] {
+                next.append(&entry).await?;
+            }
+        }
+        self.of.list(folder).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        self.of.remove(name).await
+    }
+}
+
+/// What it leaves is all that keeps out the run before both.
+#[tokio::test]
+async fn a_first_object_that_another_run_has_followed_stays() {
+    for of in storages().1 {
+        let (paused, _) = ObjectEpochLog::open(Arc::clone(&of), "a").await.expect("opened");
+        paused.append(&started(1)).await.expect("written");
+        let followed = Arc::new(Followed { of: Arc::clone(&of), is_followed: AtomicBool::default() });
+        let (late, _) = ObjectEpochLog::open(followed, "b").await.expect("opened");
+        let error = late.append(&started(2)).await.expect_err("another one has taken over since");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        let error = paused.append(&cut(1)).await.expect_err("two have taken over since");
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{}: {error}", of.place());
+        let (_, entries) = ObjectEpochLog::open(of, "d").await.expect("opened");
+        assert_eq!(entries, [started(1), started(2), started(3), cut(1)]);
+    }
+}

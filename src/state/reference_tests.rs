@@ -181,7 +181,8 @@ async fn what_may_be_asked_for_stays_and_the_rest_goes() {
         // Gone back to it, in another run; the newest of its log may not be forgotten meanwhile.
         let mut back = store(&storage, "b");
         let savepoint = back.savepoint("kept").await.expect("there");
-        let rewound = back.rewind(&savepoint, "savepoint kept", 99, STAMP).await.expect("rewound");
+        let newest = back.newest_number().await.expect("listed");
+        let rewound = back.rewind(&savepoint, "savepoint kept", newest, 99, STAMP).await.expect("rewound");
         back.load(&rewound).await.expect("loaded");
         back.references().adopt(Some(&rewound), &[]).await.expect("adopted");
         assert_eq!(loaded(back.references(), &c, &rows(0..3)).await, rows(0..3), "{place}");
@@ -236,7 +237,10 @@ async fn a_run_that_was_taken_over_removes_nothing_of_its_successor() {
         // Its successor goes on, and content comes back that the stale run has done with.
         let mut next = store(&storage, "b");
         let newest = next.latest().await.expect("readable");
-        let own = next.take_over(newest.as_ref(), 20, STAMP).await.expect("taken over");
+        let own = next
+            .take_over(newest.as_ref(), newest.as_ref().expect("there").number, 20, STAMP)
+            .await
+            .expect("taken over");
         assert_eq!(own.references["weights"].digest, b);
         next.load(&own).await.expect("loaded");
         next.references().adopt(Some(&own), &[]).await.expect("adopted");
@@ -262,7 +266,7 @@ async fn they_move_to_another_store_with_their_checkpoint() {
     let digest = has(&from, 1, &rows(0..20)).await;
     checkpoint(&mut from, 10).await;
     let manifest = from.latest().await.expect("readable").expect("there");
-    from.copy_to(&manifest, &mut store(&storages[1], "b"), 10, STAMP).await.expect("copied");
+    from.copy_to(&manifest, &mut store(&storages[1], "b"), 0, 10, STAMP).await.expect("copied");
     let moved = later(&storages[1], "c", &[]).await;
     assert_eq!(loaded(moved.references(), &digest, &rows(0..20)).await, rows(0..20));
 }

@@ -79,13 +79,26 @@ impl CheckpointStore {
             .hint("`tidemill state list` shows which there are")
     }
 
-    /// Commits the content of the newest checkpoint once more, as this run's: a run before it can commit nothing any more.
-    /// Without one, it is an empty checkpoint after `epoch`.
-    pub async fn take_over(&mut self, latest: Option<&Manifest>, epoch: u64, stamp: Stamp) -> Result<Manifest> {
-        self.number = match latest {
-            Some(latest) => latest.number,
-            None => self.numbers().await?.last().copied().unwrap_or(0),
-        };
+    /// Number of the newest checkpoint that there is, readable or not. Who is about to become the one that writes asks for it before, and gives
+    /// it to [`take_over`](Self::take_over), [`rewind`](Self::rewind) or [`copy_to`](Self::copy_to): a checkpoint that has come since has the
+    /// next number, be it the last one of the run before or the first of a successor, on which nothing of this run's may be put.
+    pub async fn newest_number(&self) -> Result<u64> {
+        Ok(self.numbers().await?.last().copied().unwrap_or(0))
+    }
+
+    /// Commits the content of the newest checkpoint, which has the number `newest`, once more, as this run's: a run before it can commit
+    /// nothing any more. Without one, it is an empty checkpoint after `epoch`.
+    ///
+    /// # Errors
+    /// `fenced` when another checkpoint has come since.
+    pub async fn take_over(
+        &mut self,
+        latest: Option<&Manifest>,
+        newest: u64,
+        epoch: u64,
+        stamp: Stamp,
+    ) -> Result<Manifest> {
+        self.number = newest;
         let mut manifest = self.next_manifest(epoch, epoch, stamp);
         if let Some(latest) = latest {
             (manifest.epoch, manifest.log_after) = (latest.epoch, latest.log_after);
@@ -97,9 +110,20 @@ impl CheckpointStore {
         Ok(manifest)
     }
 
-    /// Makes the content of `of` the newest checkpoint: epochs are counted on from `epoch`, and nothing of the log is needed.
-    pub async fn rewind(&mut self, of: &Manifest, from: &str, epoch: u64, stamp: Stamp) -> Result<Manifest> {
-        self.number = self.numbers().await?.last().copied().unwrap_or(0);
+    /// Makes the content of `of` the newest checkpoint, behind the one that has the number `newest`: epochs are counted on from `epoch`, and
+    /// nothing of the log is needed.
+    ///
+    /// # Errors
+    /// `fenced` when another checkpoint has come since.
+    pub async fn rewind(
+        &mut self,
+        of: &Manifest,
+        from: &str,
+        newest: u64,
+        epoch: u64,
+        stamp: Stamp,
+    ) -> Result<Manifest> {
+        self.number = newest;
         self.make_next(of, from, epoch, stamp).await
     }
 
@@ -125,15 +149,22 @@ impl CheckpointStore {
         Ok(manifest)
     }
 
-    /// Copies a checkpoint with its files to `other`, where it becomes the newest.
+    /// Copies a checkpoint with its files to `other`, where it becomes the newest, behind the one that has the number `newest`.
     ///
     /// The copies have names of their own, with the number of the checkpoint that is to name them: a run of the job there, which removes what
     /// no manifest names, removes only what has lower ones. If it makes a checkpoint of that number itself, this one is not made.
     ///
     /// # Errors
     /// `fenced` when a run there has made the next checkpoint: the same may be tried again.
-    pub async fn copy_to(&self, manifest: &Manifest, other: &mut Self, epoch: u64, stamp: Stamp) -> Result<Manifest> {
-        other.number = other.numbers().await?.last().copied().unwrap_or(0);
+    pub async fn copy_to(
+        &self,
+        manifest: &Manifest,
+        other: &mut Self,
+        newest: u64,
+        epoch: u64,
+        stamp: Stamp,
+    ) -> Result<Manifest> {
+        other.number = newest;
         let mut copy = manifest.clone();
         for file in copy.files_mut() {
             let content = self.storage.read(&file.name).await?.filter(|content| hex_digest(content) == file.sha256);

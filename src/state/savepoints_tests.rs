@@ -19,7 +19,7 @@ async fn a_paused_run_commits_nothing_behind_one_that_begins_anew_however_often_
         }
         for (nonce, number) in [("b", 3), ("c", 4)] {
             let mut anew = store(&storage, nonce);
-            assert_eq!(anew.take_over(None, 100, STAMP).await.expect("taken over").number, number);
+            assert_eq!(anew.take_over(None, number - 1, 100, STAMP).await.expect("taken over").number, number);
             anew.clear().await.expect("cleared");
             assert_eq!(anew.numbers().await.expect("numbers"), [number]);
             assert!(storage.list("state").await.expect("names").is_empty(), "nobody needs them");
@@ -36,10 +36,10 @@ async fn a_run_that_is_paused_while_it_begins_anew_removes_nothing_of_its_succes
         let rows = |epoch| job(epoch, vec![piece(epoch, 0..9, &[])]);
         store(&storage, "old").commit(&rows(7), 7, STAMP).await.expect("committed");
         let mut paused = store(&storage, "a");
-        assert_eq!(paused.take_over(None, 100, STAMP).await.expect("taken over").number, 2);
+        assert_eq!(paused.take_over(None, 1, 100, STAMP).await.expect("taken over").number, 2);
         // What that one was about to do is done by another one, which goes on.
         let mut successor = store(&storage, "b");
-        assert_eq!(successor.take_over(None, 100, STAMP).await.expect("taken over").number, 3);
+        assert_eq!(successor.take_over(None, 2, 100, STAMP).await.expect("taken over").number, 3);
         successor.clear().await.expect("cleared");
         for epoch in 101..=103 {
             successor.commit(&rows(epoch), epoch, STAMP).await.expect("committed");
@@ -135,12 +135,64 @@ async fn a_copy_has_all_its_files_though_the_job_there_cleans_up() {
         let (job, commits) = (Mutex::new(own), Mutex::new(vec![false, true]));
         let raced: Arc<dyn Storage> = Arc::new(Raced { inner: Arc::clone(&inner), job, commits });
         let mut to = store(&raced, "tools");
-        let error = source.copy_to(&manifest, &mut to, 60, STAMP).await.expect_err("the number is taken");
+        let newest = to.newest_number().await.expect("listed");
+        let error = source.copy_to(&manifest, &mut to, newest, 60, STAMP).await.expect_err("the number is taken");
         assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
-        let copied = source.copy_to(&manifest, &mut to, 60, STAMP).await.expect("copied");
+        let newest = to.newest_number().await.expect("listed");
+        let copied = source.copy_to(&manifest, &mut to, newest, 60, STAMP).await.expect("copied");
         assert_eq!(copied.number, 6);
         to.verify(&copied).await.expect("its files are there");
         let found = read(&inner).await.expect("whole").expect("there");
         assert_eq!(operators(&found), operators(&wanted));
+    }
+}
+
+/// A job that cleans up stands still while it removes its first checkpoint: by then somebody goes back to that, or to a savepoint of it.
+#[derive(Debug)]
+struct GoesBack(Arc<dyn Storage>);
+
+#[async_trait]
+impl Storage for GoesBack {
+    fn place(&self) -> String {
+        self.0.place()
+    }
+
+    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
+        self.0.create(name, content).await
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        self.0.read(name).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        self.0.list(folder).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        if name.starts_with("manifests/") {
+            let mut tools = store(&self.0, "tools");
+            let first = tools.manifest(1).await?;
+            tools.save_as(&first, "meanwhile").await?;
+            let newest = tools.newest_number().await?;
+            tools.rewind(&first, "checkpoint 1", newest, 50, STAMP).await?;
+            tools.drop_savepoint("meanwhile").await?;
+        }
+        self.0.remove(name).await
+    }
+}
+
+#[tokio::test]
+async fn clean_up_leaves_what_somebody_has_gone_back_to_meanwhile() {
+    for inner in storages().1 {
+        let goes_back: Arc<dyn Storage> = Arc::new(GoesBack(Arc::clone(&inner)));
+        let mut own = CheckpointStore::new(goes_back, "a", 1);
+        for epoch in [7, 8] {
+            own.commit(&job(epoch, vec![piece(epoch, 0..9, &[])]), epoch, STAMP).await.expect("committed");
+        }
+        own.sweep().await.expect("swept");
+        let look = store(&inner, "b");
+        assert_eq!(look.numbers().await.expect("numbers"), [2, 3], "{}", inner.place());
+        look.verify(&look.manifest(3).await.expect("it is there")).await.expect("so are its files");
     }
 }

@@ -11,15 +11,16 @@ impl CheckpointStore {
     ///
     /// A run touches only files with numbers up to its own last one: what its successor is writing has higher ones.
     pub async fn sweep(&self) -> Result<()> {
-        let numbers = self.numbers().await?;
-        let (own, others): (Vec<u64>, Vec<u64>) = numbers.into_iter().partition(|number| *number <= self.number);
-        let (old, kept) = own.split_at(own.len().saturating_sub(self.kept));
+        let own: Vec<u64> = self.numbers().await?.into_iter().filter(|number| *number <= self.number).collect();
+        let (old, _) = own.split_at(own.len().saturating_sub(self.kept));
         for number in old {
             self.storage.remove(&manifest_name(*number)).await?;
         }
         crash_point("sweep.midst");
-        let numbered = kept.iter().chain(&others).map(|number| manifest_name(*number));
         let saved = self.savepoints().await?;
+        // Afterwards: who goes back to one of them, and drops it then, has made a checkpoint before.
+        let numbers = self.numbers().await?;
+        let numbered = numbers.into_iter().map(manifest_name);
         let mut needed = BTreeSet::new();
         for name in numbered.chain(saved.iter().map(|name| savepoint_name(name))) {
             match self.read_manifest(&name).await {

@@ -293,7 +293,8 @@ async fn a_savepoint_outlives_clean_up() {
         let mut later = store(&storage, "b");
         assert_eq!(later.savepoints().await.expect("listed"), ["before-upgrade"]);
         let savepoint = later.savepoint("before-upgrade").await.expect("readable");
-        let rewound = later.rewind(&savepoint, "savepoint before-upgrade", 99, STAMP).await.expect("rewound");
+        let newest = later.newest_number().await.expect("listed");
+        let rewound = later.rewind(&savepoint, "savepoint before-upgrade", newest, 99, STAMP).await.expect("rewound");
         assert_eq!((rewound.number, rewound.epoch, rewound.log_after), (8, 99, 99));
         let found = read(&storage).await.expect("whole").expect("there");
         assert_eq!(found.epoch, 99, "epochs are counted on");
@@ -310,7 +311,7 @@ async fn a_checkpoint_moves_to_another_store() {
     let wanted = job(7, vec![piece(1, 0..20, &[4])]);
     from.commit(&wanted, 7, STAMP).await.expect("committed");
     let manifest = from.latest().await.expect("readable").expect("there");
-    from.copy_to(&manifest, &mut to, 7, STAMP).await.expect("copied");
+    from.copy_to(&manifest, &mut to, 0, 7, STAMP).await.expect("copied");
     let found = read(&storages[1]).await.expect("whole").expect("there");
     assert_eq!(operators(&found), operators(&wanted));
 }
