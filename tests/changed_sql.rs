@@ -92,6 +92,17 @@ impl Place {
         files.map(|file| file.unwrap().file_name().into_string().unwrap()).max()
     }
 
+    /// Whether the newest checkpoint has every epoch that was counted: each is in the log until a checkpoint has it.
+    fn has_all_in_a_checkpoint(&self) -> bool {
+        let kept = self.at("local/checkpoints/job");
+        let log = std::fs::read_to_string(kept.join("epochs.log")).unwrap_or_default();
+        let entry = |line: &str| serde_json::from_str::<serde_json::Value>(&line[line.find('{')?..]).ok();
+        let last = log.lines().filter_map(entry).filter_map(|entry| entry["cut"]["epoch"].as_u64()).max();
+        let newest = self.newest_checkpoint().and_then(|name| std::fs::read(kept.join("manifests").join(name)).ok());
+        let newest: Option<serde_json::Value> = newest.and_then(|text| serde_json::from_slice(&text).ok());
+        newest.is_some_and(|newest| newest["epoch"].as_u64() >= last)
+    }
+
     /// Puts an event more, and waits until a run has counted it: there are so many then.
     fn one_more(&self, ids: &mut u64) {
         self.produce(*ids..*ids + 1);
@@ -190,26 +201,21 @@ fn a_column_more_in_the_archive_is_in_the_files_from_then_on() {
 
 /// Kills a run whose archive is open, and answers how many events there were. The last epoch is behind the last checkpoint, or
 /// in it.
-fn killed_with_an_open_archive(place: &Place, checkpoint_interval: &str, in_checkpoint: bool) -> u64 {
+fn killed_with_an_open_archive(place: &Place, in_checkpoint: bool) -> u64 {
     place.produce(0..100);
-    let child = place.run_until(100, &["--checkpoint-interval", checkpoint_interval]);
-    // A checkpoint is due with an epoch, so events come until there is one.
     let mut ids = 100;
-    while place.newest_checkpoint().is_none() {
-        assert!(ids < 200, "no checkpoint");
-        place.one_more(&mut ids);
-        std::thread::sleep(Duration::from_millis(60));
-    }
-    if in_checkpoint {
-        // What was under way is done by now, and the next one is due.
-        std::thread::sleep(Duration::from_millis(400));
-        let before = place.newest_checkpoint();
-        place.one_more(&mut ids);
-        wait("a checkpoint", || place.newest_checkpoint() > before);
-    } else {
-        place.one_more(&mut ids);
-    }
+    let child = place.run_until(100, &["--checkpoint-interval", "50ms"]);
+    wait("a checkpoint", || place.newest_checkpoint().is_some());
+    place.one_more(&mut ids);
+    wait("a checkpoint has all", || place.has_all_in_a_checkpoint());
     kill(child);
+    if !in_checkpoint {
+        // However slow this machine is, no checkpoint has what a run counts that makes none.
+        let child = place.run_until(100 + 1, &["--checkpoint-interval", "0"]);
+        place.one_more(&mut ids);
+        kill(child);
+        assert!(!place.has_all_in_a_checkpoint());
+    }
     assert_eq!(place.archived(), BTreeSet::new(), "the file was open");
     ids
 }
@@ -217,7 +223,7 @@ fn killed_with_an_open_archive(place: &Place, checkpoint_interval: &str, in_chec
 #[test]
 fn an_archive_that_is_changed_after_a_kill_is_refused_while_epochs_are_to_be_repeated() {
     let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
-    let ids = killed_with_an_open_archive(&place, "2s", false);
+    let ids = killed_with_an_open_archive(&place, false);
     place.write("archive.sql", WIDER_ARCHIVE);
     place.produce(ids..300);
     let refused = place.refused(&RUN);
@@ -240,7 +246,7 @@ fn an_archive_that_is_changed_after_a_kill_is_refused_while_epochs_are_to_be_rep
 #[test]
 fn an_archive_that_is_changed_after_a_kill_has_the_column_in_what_was_open() {
     let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
-    let ids = killed_with_an_open_archive(&place, "50ms", true);
+    let ids = killed_with_an_open_archive(&place, true);
     place.write("archive.sql", WIDER_ARCHIVE);
     place.produce(ids..300);
     place.run(&[]);

@@ -69,26 +69,49 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::contracts::{Lease, LeaseStore, Result, SystemClock};
-    use crate::ha::{Candidate, FolderLease, Times};
+    use crate::contracts::{Clock, Lease, LeaseStore, ManualClock, Result};
+    use crate::ha::{Candidate, MemoryLease, Times};
+
+    const TIMES: Times = Times { ttl: Duration::from_millis(1_000), beat: Duration::from_millis(50) };
+
+    fn stored(store: &MemoryLease) -> Lease {
+        store.stored().expect("it is there")
+    }
+
+    /// Keeps its thread for longer than the lease lasts, by the clock of the lease: as that is this one's, it does not matter how fast the
+    /// machine is. Each beat must be answered by a renewal meanwhile.
+    #[expect(clippy::disallowed_methods, reason = "a thread that is kept from everything else")]
+    fn keep_busy(clock: &ManualClock, store: &MemoryLease) {
+        for _ in 0..2 * TIMES.ttl.as_millis() / TIMES.beat.as_millis() {
+            let before = stored(store);
+            clock.advance(TIMES.beat);
+            let renewed = (0..60_000).any(|_| {
+                std::thread::sleep(Duration::from_millis(1));
+                stored(store).beat > before.beat
+            });
+            assert!(renewed, "nobody renews it: {before:?}");
+        }
+    }
+
+    /// A time in which much would be renewed, if somebody did.
+    #[expect(clippy::disallowed_methods, reason = "what is not to happen has its time")]
+    fn beats_pass(clock: &ManualClock) {
+        clock.advance(4 * TIMES.beat);
+        std::thread::sleep(4 * TIMES.beat);
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    #[expect(clippy::disallowed_methods, reason = "a thread that is kept from everything else")]
     async fn a_thread_that_is_busy_for_longer_than_the_lease_does_not_lose_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = Arc::new(FolderLease::new(folder.path().join("lease")));
-        let times = Times { ttl: Duration::from_millis(1_000), beat: Duration::from_millis(50) };
-        let candidate = |name: &str| {
-            Candidate::new(Arc::clone(&store) as Arc<dyn LeaseStore>, Arc::new(SystemClock::new()), name, times)
-        };
-        let stored = async || store.read().await.expect("it is read").expect("it is there");
+        let (store, clock) = (Arc::new(MemoryLease::default()), Arc::new(ManualClock::new(0)));
+        let candidate =
+            |name: &str| Candidate::new(Arc::clone(&store) as _, Arc::clone(&clock) as Arc<dyn Clock>, name, TIMES);
         let renewed =
             |one: &Lease, other: &Lease| one.holder == other.holder && one.beat < other.beat && !other.released;
 
         let mut keeper = Keeper::of(candidate("one").acquire(|_| {}).await.expect("it is free"), None);
-        let before = stored().await;
-        std::thread::sleep(2 * times.ttl);
-        let after = stored().await;
+        let before = stored(&store);
+        keep_busy(&clock, &store);
+        let after = stored(&store);
         assert!(renewed(&before, &after), "{before:?}, {after:?}");
         tokio::select! {
             biased;
@@ -97,32 +120,33 @@ mod tests {
         }
         // The term goes on elsewhere.
         let term = keeper.end().await.expect("it was not lost");
-        let ended = stored().await;
-        std::thread::sleep(4 * times.beat);
-        assert_eq!(stored().await, ended, "nobody renews it");
+        let ended = stored(&store);
+        beats_pass(&clock);
+        assert_eq!(stored(&store), ended, "nobody renews it");
         let mut keeper = Keeper::of(term, None);
-        while !renewed(&ended, &stored().await) {
+        while !renewed(&ended, &stored(&store)) {
             tokio::task::yield_now().await;
         }
         // Another one takes it: that is told.
-        let taken = Lease { holder: "two".to_owned(), ..stored().await };
-        while !store.replace(Some(&stored().await), &taken).await.expect("it is written") {}
+        let taken = Lease { holder: "two".to_owned(), ..stored(&store) };
+        while !store.replace(Some(&stored(&store)), &taken).await.expect("it is written") {}
+        clock.advance(TIMES.beat);
         assert!(matches!(keeper.lost().await, Lost::Taken(by) if by.holder == "two"));
         assert!(keeper.end().await.is_none());
         // Who is dropped renews nothing any more.
         store.replace(Some(&taken), &Lease { released: true, ..taken.clone() }).await.expect("it is written");
         let keeper = Keeper::of(candidate("three").acquire(|_| {}).await.expect("it is free"), None);
         drop(keeper);
-        std::thread::sleep(2 * times.beat);
-        let dropped = stored().await;
-        std::thread::sleep(4 * times.beat);
-        assert_eq!(stored().await, dropped);
+        beats_pass(&clock);
+        let dropped = stored(&store);
+        beats_pass(&clock);
+        assert_eq!(stored(&store), dropped);
     }
 
     /// As a client of a service has it: a task does its connection's work, on the runtime that has made the first request.
     #[derive(Debug)]
     struct Connected {
-        lease: FolderLease,
+        lease: Arc<MemoryLease>,
         connection: OnceLock<mpsc::Sender<oneshot::Sender<()>>>,
     }
 
@@ -161,20 +185,17 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    #[expect(clippy::disallowed_methods, reason = "all threads of a runtime are kept from everything else")]
     async fn tasks_that_keep_all_threads_for_longer_than_the_lease_do_not_lose_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let lease = || FolderLease::new(folder.path().join("lease"));
-        let stored = async || lease().read().await.expect("it is read").expect("it is there");
+        let (lease, clock) = (Arc::new(MemoryLease::default()), Arc::new(ManualClock::new(0)));
         let thread = LeaseThread::start().expect("a thread");
-        let store = thread.store(Arc::new(Connected { lease: lease(), connection: OnceLock::new() }));
-        let times = Times { ttl: Duration::from_millis(1_000), beat: Duration::from_millis(50) };
-        let candidate = Candidate::new(store, Arc::new(SystemClock::new()), "one", times);
+        let store = thread.store(Arc::new(Connected { lease: Arc::clone(&lease), connection: OnceLock::new() }));
+        let candidate = Candidate::new(store, Arc::clone(&clock) as Arc<dyn Clock>, "one", TIMES);
 
         let mut keeper = Keeper::of(candidate.acquire(|_| {}).await.expect("it is free"), Some(&thread));
-        let before = stored().await;
-        tokio::spawn(async move { std::thread::sleep(2 * times.ttl) }).await.expect("it has been busy");
-        let after = stored().await;
+        let before = stored(&lease);
+        let (of_task, kept) = (Arc::clone(&clock), Arc::clone(&lease));
+        tokio::spawn(async move { keep_busy(&of_task, &kept) }).await.expect("it has been busy");
+        let after = stored(&lease);
         assert!(before.beat < after.beat && !after.released, "{before:?}, {after:?}");
         tokio::select! {
             biased;
@@ -182,6 +203,6 @@ mod tests {
             () = std::future::ready(()) => {}
         }
         keeper.end().await.expect("it was not lost").release().await.expect("given back");
-        assert!(stored().await.released);
+        assert!(stored(&lease).released);
     }
 }

@@ -33,3 +33,8 @@ pub use seat::{Seat, SeatLeases};
 pub use spread::Spread;
 pub use term::{Candidate, Lost, Term, Times};
 pub use thread::LeaseThread;
+
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+pub(crate) use memory::MemoryLease;

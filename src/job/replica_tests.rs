@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::contracts::{LeaseStore, SystemClock};
-use crate::ha::{Member, Seat, Spread};
+use crate::contracts::{LeaseStore, ManualClock, SystemClock};
+use crate::ha::{Member, MemoryLease, Seat, Spread};
 use crate::runtime::Ending;
 
 /// Ten rows.
@@ -29,22 +29,30 @@ fn job(folder: &Path) -> JobOptions {
     }
 }
 
-/// What comes between two renewals here is in truth the loading of a large state.
+/// What comes between two renewals here is in truth the loading of a large state. It lasts three times as long as the lease, by the lease's
+/// own clock, which stands but for that: how fast the machine is does not matter.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 #[expect(clippy::disallowed_methods, reason = "the thread of the run is kept from everything else")]
 async fn a_run_that_keeps_its_thread_for_longer_than_the_lease_lasts_has_it_still() {
     let folder = tempfile::tempdir().expect("a folder");
     let options = job(folder.path());
-    let (clock, times): (Arc<dyn Clock>, _) =
-        (Arc::new(SystemClock::new()), Times { ttl: Duration::from_millis(1_000), beat: Duration::from_millis(50) });
-    let store = Arc::new(FolderLease::new(folder.path().join("lease")));
-    let candidate = Candidate::new(store, Arc::clone(&clock), "one", times);
+    let (clock, times) = (Arc::new(ManualClock::new(0)), Times { ttl: Duration::from_millis(1_000), ..TIMES });
+    let store = Arc::new(MemoryLease::default());
+    let candidate = Candidate::new(Arc::clone(&store) as _, Arc::clone(&clock) as _, "one", times);
     let mut stages = Vec::new();
     let mut tell = |stage: Stage<'_>| match stage {
-        // By which number is not asked: a term whose taking took longer than it lasts (a busy disk) is none, and the next one is taken.
-        Stage::Leads { .. } => stages.push("leads".to_owned()),
+        Stage::Leads { generation } => stages.push(format!("leads {generation}")),
         Stage::Begins { .. } => {
-            std::thread::sleep(3 * times.ttl);
+            let beat = || store.stored().expect("it is there").beat;
+            for _ in 0..3 * times.ttl.as_millis() / times.beat.as_millis() {
+                let before = beat();
+                clock.advance(times.beat);
+                let renewed = (0..60_000).any(|_| {
+                    std::thread::sleep(Duration::from_millis(1));
+                    beat() > before
+                });
+                assert!(renewed, "nobody renews it");
+            }
             stages.push("begins".to_owned());
         }
         // And loses it again after it, for ever.
@@ -52,31 +60,37 @@ async fn a_run_that_keeps_its_thread_for_longer_than_the_lease_lasts_has_it_stil
         Stage::Waits { .. } | Stage::Gave { .. } => stages.push("another".to_owned()),
     };
     let (_stop, stopped) = watch::channel(false);
-    let done = Replica::new(options, candidate, clock).run(&stopped, &Arc::default(), &mut tell).await;
-    assert_eq!(stages, ["leads", "begins"]);
+    let of_run: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let done = Replica::new(options, candidate, of_run).run(&stopped, &Arc::default(), &mut tell).await;
+    assert_eq!(stages, ["leads 1", "begins"]);
     let summary = done.unwrap_or_else(|errors| panic!("{errors:?}")).expect("it has led");
     assert_eq!(summary.queries[0].rows_out, 10);
 }
 
-const TIMES: Times = Times { ttl: Duration::from_millis(1_000), beat: Duration::from_millis(50) };
+/// So long that no busy machine costs the lease: nothing here waits for its end.
+const TIMES: Times = Times { ttl: Duration::from_secs(600), beat: Duration::from_millis(50) };
 
 /// A replica of a job, and its lease.
 struct One {
     folder: tempfile::TempDir,
-    lease: Arc<FolderLease>,
+    lease: Arc<MemoryLease>,
     replica: Replica,
 }
 
 impl One {
     /// Alone, or as a member of a fleet.
     fn new(options: impl FnOnce(JobOptions) -> JobOptions, of_fleet: bool) -> Self {
+        Self::at(Arc::new(SystemClock::new()), options, of_fleet)
+    }
+
+    /// The same, whose lease lasts by that clock.
+    fn at(clock: Arc<dyn Clock>, options: impl FnOnce(JobOptions) -> JobOptions, of_fleet: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let options = options(job(folder.path()));
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let lease = Arc::new(FolderLease::new(folder.path().join("lease")));
+        let lease = Arc::new(MemoryLease::default());
         let store: Arc<dyn LeaseStore> = Arc::clone(&lease) as _;
         let contender: Contender = if of_fleet {
-            let leases = SeatLeases { lease: store, wish: Arc::new(FolderLease::new(folder.path().join("wanted"))) };
+            let leases = SeatLeases { lease: store, wish: Arc::new(MemoryLease::default()) };
             Seat::new(&Member::new("one", Arc::clone(&clock), Spread::default()), "job", leases, TIMES).into()
         } else {
             Candidate::new(store, Arc::clone(&clock), "one", TIMES).into()
@@ -84,21 +98,31 @@ impl One {
         Self { replica: Replica::new(options, contender, clock), folder, lease }
     }
 
-    async fn stored(&self) -> Lease {
-        self.lease.read().await.expect("it is read").expect("it is there")
+    fn stored(&self) -> Lease {
+        self.lease.stored().expect("it is there")
     }
 }
 
 /// It has the lease when it learns that it must not go on: the next one must not wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_had_to_wait_and_was_to_go_back_gives_the_lease_back() {
-    let mut one = One::new(|options| JobOptions { fresh: true, ..options }, false);
+    // It waits until the dead one's lease is over: on a clock that goes on whenever somebody waits.
+    let clock = Arc::new(ManualClock::new(0));
+    let goes_on = Arc::clone(&clock);
+    let going_on = tokio::spawn(async move {
+        loop {
+            goes_on.advance(TIMES.beat);
+            tokio::task::yield_now().await;
+        }
+    });
+    let mut one = One::at(clock, |options| JobOptions { fresh: true, ..options }, false);
     let dead = Lease { holder: "dead".to_owned(), generation: 7, beat: 1, released: false };
     assert!(one.lease.replace(None, &dead).await.expect("written"));
     let (_stop, stopped) = watch::channel(false);
     let errors = one.replica.run(&stopped, &Arc::default(), &mut |_| ()).await.expect_err("it had to wait");
     assert!(errors[0].to_string().contains("'dead' was running the job"), "{errors:?}");
-    let stored = one.stored().await;
+    going_on.abort();
+    let stored = one.stored();
     assert_eq!((stored.holder.as_str(), stored.released), ("one", true));
 }
 
@@ -120,7 +144,7 @@ async fn a_run_that_is_fenced_gives_the_lease_back() {
         let done = one.replica.run(&stopped, &Arc::default(), &mut tell).await;
         assert!(done.unwrap_or_else(|errors| panic!("{errors:?}")).is_none(), "it was stopped while it waited");
         assert_eq!(lost.len(), 1, "{lost:?}");
-        assert!(one.stored().await.released, "{lost:?}");
+        assert!(one.stored().released, "{lost:?}");
         drop(other);
     }
 }
@@ -140,7 +164,7 @@ async fn a_run_that_panics_is_a_failure_and_gives_the_lease_back() {
         let errors = one.replica.run(&stopped, &Arc::default(), &mut tell).await.expect_err("it has died");
         assert_eq!(errors[0].kind(), ErrorKind::Internal, "{errors:?}");
         assert_eq!(errors[0].message(), "the run died: as it does");
-        assert!(one.stored().await.released, "of a fleet: {of_fleet}");
+        assert!(one.stored().released, "of a fleet: {of_fleet}");
         // And it may be tried again.
         let summary = one.replica.run(&stopped, &Arc::default(), &mut tell).await;
         let summary = summary.unwrap_or_else(|errors| panic!("{errors:?}")).expect("it has led");

@@ -12,7 +12,7 @@ INSERT INTO copies SELECT id FROM events;
 /// Is killed when a checkpoint has everything, and the log has still all that was committed, since a file of the archive is open.
 /// Answers how many events there were.
 fn killed_with_copies(place: &Place) -> u64 {
-    let ids = killed_with_an_open_archive(place, "50ms", true);
+    let ids = killed_with_an_open_archive(place, true);
     let log = std::fs::read_to_string(place.at("local/checkpoints/job/epochs.log")).unwrap();
     assert!(log.contains("\"query\":\"copies:copies\""), "{log}");
     ids
@@ -59,17 +59,20 @@ fn a_table_whose_files_have_all_appeared_can_have_another_connector_after_a_kill
 fn sql_is_compared_where_the_log_does_not_say_with_what_its_epochs_were_cut() {
     let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
     place.produce(0..100);
-    let child = place.run_until(100, &["--checkpoint-interval", "3s"]);
-    let log = || std::fs::read_to_string(place.at("local/checkpoints/job/epochs.log")).unwrap();
+    let log = || std::fs::read_to_string(place.at("local/checkpoints/job/epochs.log")).unwrap_or_default();
     let mut ids = 100;
     let lacks_its_beginning = || log().contains("cut") && !log().contains("started");
+    // Where a disk stands still, the next checkpoint may come before the kill: then it is tried again.
     while !lacks_its_beginning() {
-        assert!(ids < 300, "no checkpoint");
-        std::thread::sleep(Duration::from_millis(60));
+        let child = place.run_until(i64::try_from(ids).unwrap(), &["--checkpoint-interval", "3s"]);
         place.one_more(&mut ids);
+        while !lacks_its_beginning() {
+            assert!(ids < 1_000, "no checkpoint");
+            std::thread::sleep(Duration::from_millis(60));
+            place.one_more(&mut ids);
+        }
+        kill(child);
     }
-    kill(child);
-    assert!(lacks_its_beginning(), "{}", log());
     let counted = |by: u64| Some(i64::try_from(ids * by).unwrap());
     let changed = COUNTS.replace("COUNT(*)", "COUNT(*) * 1000");
     place.write("counts.sql", &changed);
@@ -98,9 +101,9 @@ FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY w
 ";
     let wider = closed.replace("c BIGINT", "c BIGINT, twice BIGINT").replace("COUNT(*)", "COUNT(*), 2 * COUNT(*)");
     let retyped = closed.replace("c BIGINT", "c STRING").replace("COUNT(*)", "CAST(COUNT(*) AS STRING)");
-    for (interval, in_checkpoint) in [("2s", false), ("50ms", true)] {
+    for in_checkpoint in [false, true] {
         let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", closed)]);
-        let ids = killed_with_an_open_archive(&place, interval, in_checkpoint);
+        let ids = killed_with_an_open_archive(&place, in_checkpoint);
         let before = place.newest_checkpoint();
         for changed in [&wider, &retyped] {
             place.write("archive.sql", changed);

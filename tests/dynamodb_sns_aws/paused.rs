@@ -18,7 +18,7 @@ use crate::stub::{Fault, Running, calm};
 /// One count, in each mode whose values are said never to go back.
 const SQL: &str = "
 SET 'tidemill.lease' = 'checkpoints';
-SET 'tidemill.lease.ttl' = '2 s';
+SET 'tidemill.lease.ttl' = '6 s';
 SET 'state.checkpoints.dir' = 's3://paused/kept';
 SET 'tidemill.errors.path' = 's3://paused/errors';
 SET 'execution.checkpointing.interval' = '500 ms';

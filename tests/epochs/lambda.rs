@@ -103,31 +103,32 @@ fn a_batch_has_its_size() {
 
 #[test]
 fn a_batch_waits_for_its_window() {
-    const RECORDS: u64 = 12;
-    let run = |window: &str| {
+    const RECORDS: i64 = 12;
+    // Puts records one by one, of which so many are counted before the next one is put.
+    let run = |window: &str, waits: i64| {
         let place = Place::new(&format!("SET 'tidemill.batching-window' = '{window}';"), SQL);
-        let child = place.command(&[]).spawn().unwrap();
-        // It has begun when it has made its log; the rest is a moment.
-        let began = Instant::now();
-        while !place.path().join("local/checkpoints/job/epochs.log").exists()
-            && began.elapsed() < Duration::from_secs(20)
-        {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        for _ in 0..RECORDS {
+        let mut child = place.command(&[]).spawn().unwrap();
+        for number in 1..=RECORDS {
             place.put("{\"n\":1}\n");
-            std::thread::sleep(Duration::from_millis(150));
+            let began = Instant::now();
+            while number <= waits && place.counted() < number {
+                let (lasts, ended) = (began.elapsed(), child.try_wait().unwrap());
+                assert!(lasts < Duration::from_secs(60) && ended.is_none(), "{window}: {number} are not counted");
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
+        // Time for those that nobody waited for.
+        std::thread::sleep(Duration::from_millis(if waits < RECORDS { 1_500 } else { 0 }));
         let before = place.counted();
         let said = end(child);
-        assert_eq!(place.counted(), RECORDS as i64, "{said}");
+        assert_eq!(place.counted(), RECORDS, "{said}");
         (before, epochs(&said))
     };
-    let (before, many) = run("20 ms");
-    assert!(before > 0 && many >= RECORDS / 2, "{before} counted, {many} epochs");
+    let (before, many) = run("20 ms", RECORDS);
+    assert!(before == RECORDS && many >= RECORDS as u64, "{before} counted, {many} epochs");
     // The first results are not waited for: the first epoch ends soon.
-    let (before, few) = run("1 h");
-    assert!(before < RECORDS as i64 / 2 && few <= 2, "{before} counted, {few} epochs");
+    let (before, few) = run("1 h", 1);
+    assert!(before == 1 && few == 2, "{before} counted, {few} epochs");
 }
 
 #[test]

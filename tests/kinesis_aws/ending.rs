@@ -76,7 +76,10 @@ async fn a_replica_leaves_the_consumer_to_the_next_one() {
             pause(20).await;
         }
         // What it reads it takes note of; then it is told to stop.
-        pause(1_500).await;
+        let log = || std::fs::read_to_string(place.at("state/job/epochs.log")).unwrap_or_default();
+        while !log().contains("\"cut\"") {
+            pause(20).await;
+        }
         assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
         let status = place.end(child, LONGEST).await.expect("it ends");
         assert!(status.success(), "{}", place.said());

@@ -45,19 +45,20 @@ async fn throttled_for_minutes(way: Way) {
         state.subscription_gap = Duration::from_secs(5) / SPEED;
     }
     let throttled = Fault::Error(400, "ProvisionedThroughputExceededException");
+    let began = SystemClock::new();
     for operation in ["GetRecords", "GetShardIterator", "SubscribeToShard"] {
         stub.fail_for(operation, Duration::from_secs(6), throttled.clone());
     }
     stub.fail("ListShards", 3, Fault::Error(400, "LimitExceededException"));
     let mut job = Job::new(&stub, way, S, &[]);
     job.hurry(SPEED);
-    let began = SystemClock::new();
     let seen = job.run(TrimHorizon, |s| s.records.len() >= 200 && s.all_idle()).await.unwrap();
     assert_complete(&feed, &seen.records);
     assert!(began.elapsed() >= Duration::from_secs(6));
     // Pauses grow to 10 s, 5 on average: some 72 for each shard in six minutes, not 1,800 at one each 200 ms.
     let calls = stub.calls("GetShardIterator") + stub.calls("SubscribeToShard");
-    assert!((40..400).contains(&calls), "{calls} calls");
+    // (Fewer on a machine that stands still meanwhile; by one a minute they would be 12.)
+    assert!((20..400).contains(&calls), "{calls} calls");
 }
 
 async fn everything_fails_now_and_then(way: Way) {
@@ -157,8 +158,10 @@ async fn quiet_streams_cost_little(way: Way) {
         .iter()
         .map(|operation| stub.calls(operation))
         .sum();
-    // Polling: 2 shards × (8 calls, one a second, and 3 on the way there), and 5 at the start. Fan-out: nothing but those.
-    let most = if way == Way::Polling { 2 * 11 + 5 } else { 6 };
+    // Polling: 2 shards × (8 calls, one a second, and 3 on the way there), and 5 at the start. Fan-out: nothing but those. A machine that
+    // stands still takes longer, and new shards are looked for each 10 s.
+    let seconds = start.elapsed().as_secs();
+    let most = if way == Way::Polling { 2 * (seconds + 3) + 5 } else { 6 } + seconds / 10;
     assert!(calls <= most, "{calls} calls");
 }
 
@@ -171,9 +174,16 @@ async fn expired_iterators_go_on_after_the_last_record_seen() {
         let stub = stub.clone();
         tokio::spawn(async move {
             for _ in 0..5 {
-                pause(300).await;
+                // Each time, one that is in use has expired.
+                let before = stub.calls("GetShardIterator").max(1);
+                while stub.calls("GetShardIterator") < before {
+                    pause(20).await;
+                }
                 stub.state().generation += 1;
                 feed.put(20);
+                while stub.calls("GetShardIterator") == before {
+                    pause(20).await;
+                }
             }
             feed
         })
@@ -225,7 +235,8 @@ async fn quotas_of_a_shard_are_kept() {
     let seen = job.run(TrimHorizon, |s| s.records.len() >= 80).await.unwrap();
     assert!(seen.records.iter().all(|r| r.data.len() == 100_000));
     assert_eq!(stub.state().violations, 0);
-    // 8 MB at 2 MB/s, of which the last answer's share is not waited for; and no slower than need be.
+    // 8 MB at 2 MB/s, of which the last answer's share is not waited for; and no slower than need be (5 s after each answer would be 20),
+    // but for a machine that stands still.
     let took = began.elapsed();
-    assert!(took > Duration::from_millis(2_500) && took < Duration::from_secs(8), "{took:?}");
+    assert!(took > Duration::from_millis(2_500) && took < Duration::from_secs(16), "{took:?}");
 }

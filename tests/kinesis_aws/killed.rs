@@ -126,7 +126,7 @@ async fn stopped_while_logged_epochs_wait_for_the_service() {
     }
     let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
-    let status = place.end(child, Duration::from_secs(20)).await;
+    let status = place.end(child, Duration::from_secs(60)).await;
     assert!(status.is_some_and(|status| status.success()), "{status:?}: {}", place.said());
     place.stub.mend();
     place.put(30..40);

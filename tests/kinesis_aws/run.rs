@@ -181,7 +181,7 @@ impl Job {
         run.discover(&sender).await?;
         run.first = false;
         began(&run.seen);
-        let deadline = self.clock.inner.elapsed() + Duration::from_secs(90);
+        let deadline = self.clock.inner.elapsed() + Duration::from_secs(180);
         while !done(&run.seen) {
             let event = tokio::select! {
                 event = events.recv() => event,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::emulator::{Bucket, Emulator, both, pause, seaweed};
+use crate::replica::wait;
 
 const SQL: &str = "
 CREATE TABLE events (event_id STRING, event_type STRING, `timestamp` TIMESTAMP_LTZ(3),
@@ -101,18 +102,30 @@ async fn killed_runs_on_a_bucket_lose_and_double_nothing() {
     for (round, rollover) in ["100 ms", "1 s", "300 s"].into_iter().enumerate() {
         empty(&bucket).await;
         let parameter = format!("ROLLOVER={rollover}");
+        let log =
+            async || bucket.keys().await.into_iter().filter(|key| key.starts_with("kept/job/log/")).collect::<Vec<_>>();
+        let newest = async || {
+            let manifests = bucket.keys().await.into_iter().filter(|key| key.starts_with("kept/job/manifests/"));
+            let number = |key: String| key.rsplit('/').next()?.strip_suffix(".json")?.parse::<u64>().ok();
+            manifests.filter_map(number).max().unwrap_or(0)
+        };
         let mut checkpoints = 0;
         for kill in 0..4_u64 {
             let interval = ["60ms", "250ms"][(kill % 2) as usize];
             let slow = ["--epoch-rows", "150", "--epoch-interval", "20ms", "--checkpoint-interval", interval];
+            let before = log().await;
             let mut child = start(&emulator, folder.path(), &[&slow[..], &["--param", &parameter]].concat());
-            pause(700 + 333 * kill + 101 * round as u64).await;
+            // However slow the machine is, the run has begun, and the last ones have seen checkpoints; then any moment will do.
+            let least = [0, 0, 1, 2][kill as usize];
+            wait("the run has begun", 30_000, async || {
+                child.try_wait().unwrap().is_some() || (log().await != before && newest().await >= least)
+            })
+            .await;
+            pause(333 * kill + 101 * round as u64).await;
             child.kill().unwrap();
             let (_, text) = said(child);
             assert!(!text.lines().any(|line| line.starts_with("error")), "{rollover}: {text}");
-            let manifests = bucket.keys().await.into_iter().filter(|key| key.starts_with("kept/job/manifests/"));
-            let number = |key: String| key.rsplit('/').next()?.strip_suffix(".json")?.parse::<u64>().ok();
-            checkpoints = checkpoints.max(manifests.filter_map(number).max().unwrap_or(0));
+            checkpoints = checkpoints.max(newest().await);
         }
         let (done, text) = said(start(&emulator, folder.path(), &["--drain", "--param", &parameter]));
         assert!(done, "{rollover}: {text}");
@@ -144,22 +157,29 @@ async fn of_two_runs_on_one_bucket_one_is_fenced() {
         empty(&bucket).await;
         let often = ["--checkpoint-interval", "200ms", "--epoch-interval", "50ms"];
         let first = start(&emulator, folder.path(), &often);
-        let has_begun =
-            async |bucket: &Bucket, prefix: &str| bucket.keys().await.iter().any(|key| key.starts_with(prefix));
-        for _ in 0..200 {
-            if has_begun(&bucket, "kept/job/manifests/").await {
-                break;
-            }
-            pause(50).await;
-        }
+        // Who has made the newest checkpoint. A run begins with a copy of the one before it.
+        let made_by = async || -> Option<serde_json::Value> {
+            let newest = bucket.keys().await.into_iter().rfind(|key| key.starts_with("kept/job/manifests/"))?;
+            // It may have been removed since.
+            let object = bucket.client.get_object().bucket(&bucket.name).key(newest).send().await.ok()?;
+            let text = object.body.collect().await.ok()?.into_bytes();
+            Some(serde_json::from_slice::<serde_json::Value>(&text).ok()?["nonce"].clone())
+        };
+        let mut own = None;
+        let has_made_one = async || {
+            own = made_by().await;
+            own.is_some()
+        };
+        wait("the first one has made a checkpoint", 30_000, has_made_one).await;
         let mut second = start(&emulator, folder.path(), &often);
-        pause(2_500).await;
+        let has_begun = async || made_by().await.is_some_and(|by| Some(by) != own);
+        wait("the second one has begun", 30_000, has_begun).await;
         // Both see the new object; only one may do something about it.
         bucket.put("in/1.json", later_events).await;
         let (done, told) = said(first);
         assert!(!done && told.contains("another run"), "{}: {told}", emulator.name);
         // What it has read is to be seen a second later; a busy machine takes its time to read.
-        for _ in 0..150 {
+        for _ in 0..600 {
             if rows(&bucket, "copies/").await == wanted {
                 break;
             }

@@ -178,8 +178,8 @@ async fn what_has_appeared_may_be_taken_away_before_the_next_run() {
             let sql = EVENTS.replace("'filesystem', 'path' = '${DIR}/files'", "'s3', 'path' = 's3://died/out/'");
             std::fs::write(place.folder.path().join("job/files.sql"), sql).unwrap();
         }
-        // No checkpoint is due, so all of it is repeated; the files are named by their first epochs.
-        place.dies_at("committed:4", &[]);
+        // Without a checkpoint, so all of it is repeated; the files are named by their first epochs.
+        place.dies_at("committed:4", &["--checkpoint-interval", "0"]);
         let taken = place.take_all(in_bucket).await;
         assert!(taken.iter().map(|(_, numbers)| numbers.len()).eq([100; 4]), "{taken:?}");
         // Of the last one, nothing is known but that it was to appear.

@@ -10,7 +10,7 @@ use crate::replica::{Replica, wait};
 
 const SQL: &str = "
 SET 'tidemill.lease' = '${LEASE}';
-SET 'tidemill.lease.ttl' = '2 s';
+SET 'tidemill.lease.ttl' = '6 s';
 SET 'state.checkpoints.dir' = 's3://replicas/kept';
 SET 'execution.checkpointing.interval' = '500 ms';
 SET 'tidemill.epoch.interval' = '100 ms';
@@ -20,7 +20,7 @@ CREATE TABLE copies (id BIGINT) WITH ('connector' = 's3', 'path' = 's3://replica
   'sink.rolling-policy.rollover-interval' = '300 ms');
 INSERT INTO copies SELECT id FROM events;
 ";
-const TTL_MS: u64 = 2_000;
+const TTL_MS: u64 = 6_000;
 
 fn command(emulator: &Emulator, folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
@@ -68,7 +68,7 @@ async fn replicas(emulator: &Emulator, bucket: &Bucket, lease: &str) {
 
     // Paused for longer than the lease lasts.
     one.signal("-STOP");
-    // The silence, a look each 0.4 s, and the process's own work on two busy cores.
+    // The silence, a look each 1.2 s, and the process's own work on two busy cores.
     let waited = wait("the second one leads", 15_000, async || two.terms() == 1).await;
     assert!(waited + 100 >= TTL_MS - 2 * TTL_MS / 5, "{lease}: taken over after {waited} ms, while the lease held");
     ten_more(bucket, 1).await;

@@ -39,7 +39,7 @@ const FAULTS_OF_THE_LEDGER: usize = 20;
 /// What a start and a life take on two cores, about: the producer's rate is made for it.
 const LIFE: Duration = Duration::from_millis(3_200);
 /// How long a named place is waited for.
-const PATIENCE: Duration = Duration::from_secs(25);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks of the reader that watches.
 const LOOK: Duration = Duration::from_millis(150);
 
@@ -192,7 +192,7 @@ async fn any_kill_leaves_everything_exact() {
     };
     let began = tokio::time::Instant::now();
     let mut places: BTreeMap<&'static str, usize> = BTreeMap::new();
-    let mut missed = Vec::new();
+    let (mut missed, mut idle) = (Vec::new(), 0);
     let done = AtomicUsize::new(0);
     let killing = async {
         for (number, kill) in plan(&mut random, kills).into_iter().enumerate() {
@@ -202,9 +202,12 @@ async fn any_kill_leaves_everything_exact() {
                 Kill::At(..) => "700 ms",
                 _ => ["700 ms", "3 s", "300 s"][random.below(3) as usize],
             };
+            // On a slow machine all events may have come before a life begins: it may have nothing to do that comes to its place.
+            let is_fed = !producer.is_finished();
             let job = start(Some(kill), rollover);
             match end(&job, kill, &state, before).await {
                 Some(place) => *places.entry(place).or_default() += 1,
+                None if matches!(kill, Kill::At(..)) && !is_fed => idle += 1,
                 None if matches!(kill, Kill::At(..)) => missed.push(kill),
                 None => {}
             }
@@ -267,7 +270,8 @@ async fn any_kill_leaves_everything_exact() {
     assert_eq!(wrong, Vec::<String>::new(), "CRASH_SEED={seed}: {said}");
     assert!(watched.looks > kills * 4, "{} looks", watched.looks);
     assert!(marked.len() > 300, "{} alerts are in the ledger", marked.len());
-    assert!(places.values().sum::<usize>() * 3 >= kills, "places that were reached: {places:?}, not {missed:?}");
+    let reached = places.values().sum::<usize>();
+    assert!((reached + idle) * 3 >= kills && reached > 0, "places that were reached: {places:?}, not {missed:?}");
     // In the long run each place has had its turns.
     assert!(kills < 2 * CRASH_POINTS.len() || places.len() == CRASH_POINTS.len(), "{places:?}, not {missed:?}");
     stream.check_faults();

@@ -31,7 +31,8 @@ async fn watch_memory(job: &Job, time: Duration, parts: u32) -> Vec<u64> {
     let began = Instant::now();
     let mut most = vec![0; parts as usize];
     while began.elapsed() < time {
-        let part = (began.elapsed().as_millis() * u128::from(parts) / time.as_millis()) as usize;
+        let part = (began.elapsed().min(time).as_millis() * u128::from(parts) / time.as_millis()) as usize;
+        let part = part.min(parts as usize - 1);
         most[part] = most[part].max(anonymous_kib(job.process()) >> 10);
         tokio::time::sleep(Duration::from_millis(250)).await;
     }

@@ -12,7 +12,7 @@ use tidemill::runtime::{Ending, Progress, Summary, Worker};
 use tokio::sync::watch;
 
 /// How long a run may take before it counts as hanging.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(180);
 
 /// How a job is run.
 #[derive(Debug, Clone, Copy)]
