@@ -207,7 +207,8 @@ impl Writer {
             }
             within(&self.patience, self.patience_of_rows, self.sink.flush(kept.epoch, last_ms)).await?;
             let staged = self.sink.prepare(kept.epoch).await?;
-            self.commit(kept.epoch, staged).await?;
+            // (A job that has gone back needs nothing that its log has up to there.)
+            self.commit(kept.epoch.max(self.after), staged).await?;
         }
         self.unwritten = Some(held);
         Ok(())

@@ -127,9 +127,11 @@ impl CheckpointStore {
         self.make_next(of, from, epoch, stamp).await
     }
 
-    /// Makes the content of `of` the next checkpoint.
-    async fn make_next(&mut self, of: &Manifest, from: &str, epoch: u64, stamp: Stamp) -> Result<Manifest> {
-        let mut manifest = self.next_manifest(epoch, epoch, stamp);
+    /// Makes the content of `of` the next checkpoint, as that of an epoch of its own: what sinks let appear of what it has is logged as of
+    /// this epoch, and is no remainder of a run before.
+    async fn make_next(&mut self, of: &Manifest, from: &str, before: u64, stamp: Stamp) -> Result<Manifest> {
+        let epoch = before + 1;
+        let mut manifest = self.next_manifest(epoch, before, stamp);
         manifest.from = Some(from.to_owned());
         manifest.tables.clone_from(&of.tables);
         // Records of earlier epochs that files need again are read first, under new numbers, and nobody else is given them.
@@ -141,9 +143,10 @@ impl CheckpointStore {
         manifest.queries.clone_from(&of.queries);
         manifest.references.clone_from(&of.references);
         for query in manifest.queries.values_mut() {
-            // So does a query know which had given all that it gives once, and lacks it in open files.
-            let is_open = query.operators.is_empty() && query.durable_epoch < of.epoch;
-            query.durable_epoch = if is_open { epoch.saturating_sub(1) } else { epoch };
+            // So does a query know which had given all that it gives once, and lacks it in open files; and what is logged as of this epoch
+            // has not appeared before.
+            let is_open = query.unwritten.is_some() || (query.operators.is_empty() && query.durable_epoch < of.epoch);
+            query.durable_epoch = if is_open { before } else { epoch };
         }
         self.publish(&manifest).await?;
         Ok(manifest)

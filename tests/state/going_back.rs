@@ -59,8 +59,10 @@ impl Place {
         place
     }
 
+    /// Whole at once: who sees a file that is not written yet has read it to its end.
     fn in_file(&self, number: usize, lines: &[String]) {
-        std::fs::write(self.at(&format!("job/in/{number}.jsonl")), lines.join("\n") + "\n").unwrap();
+        std::fs::write(self.at("job/new"), lines.join("\n") + "\n").unwrap();
+        std::fs::rename(self.at("job/new"), self.at(&format!("job/in/{number}.jsonl"))).unwrap();
     }
 
     fn manifests_or_none(&self) -> Vec<PathBuf> {
@@ -73,15 +75,22 @@ impl Place {
         serde_json::from_slice(&newest).unwrap_or_default()
     }
 
+    /// Whether `events` have been counted, and the newest checkpoint, which is not the first, has all of them and open files: however long it
+    /// took to be made. Each epoch that was counted is in the log until a checkpoint has it.
+    fn has_all_with_open_files(&self, events: i64) -> bool {
+        if !self.at("local/dynamodb.sqlite").exists() || self.total() != events {
+            return false;
+        }
+        let log = std::fs::read_to_string(self.at("local/checkpoints/job/epochs.log")).unwrap_or_default();
+        let entry = |line: &str| serde_json::from_str::<serde_json::Value>(&line[line.find('{')?..]).ok();
+        let last = log.lines().filter_map(entry).filter_map(|entry| entry["cut"]["epoch"].as_u64()).max();
+        let manifest = self.newest();
+        self.manifests_or_none().len() > 1 && manifest["reread"].is_object() && manifest["epoch"].as_u64() >= last
+    }
+
     /// The job runs, and is killed when a checkpoint has `events` in its states, and open files of the archive.
     fn killed_with_open_files(&self, events: i64) {
-        let mut quiet = 0;
-        self.killed(&["--checkpoint-interval", "30ms"], || {
-            let manifest = self.newest();
-            let all = self.at("local/dynamodb.sqlite").exists() && self.total() == events;
-            quiet = if all && manifest["reread"].is_object() { quiet + 1 } else { 0 };
-            quiet > 30
-        });
+        self.killed(&["--checkpoint-interval", "30ms"], || self.has_all_with_open_files(events));
         assert!(archive(self).is_empty(), "nothing of it is to be seen yet");
     }
 
@@ -97,6 +106,18 @@ impl Place {
         let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(output.status.code().is_none_or(|code| code == 0), "{text}");
         output.status.code().is_none()
+    }
+
+    /// The same of a run that does not end by itself: however long a checkpoint takes, its files are still open when it is made. The second
+    /// checkpoint comes in any case, where there are two epochs more.
+    #[track_caller]
+    fn crashes(&self, at: &str, more: &[&str]) {
+        let mut run = self.command(&[&LIVE[..], more].concat()).env("TIDEMILL_CRASH_AT", at).spawn().unwrap();
+        wait(at, || run.try_wait().unwrap().is_some());
+        let output = run.wait_with_output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.code().is_none(), "{at}: it ended by itself: {text}");
+        assert!(archive(self).is_empty(), "nothing of it is to be seen yet");
     }
 }
 
@@ -157,7 +178,11 @@ fn a_job_that_has_gone_back_is_killed_again_wherever_it_is() {
         let _ = std::fs::remove_dir_all(place.at("archive"));
         // With checkpoints, a machine that is busy may have nothing left to do when it comes to the later ones.
         for (number, at) in crashes.iter().enumerate() {
-            assert!(place.crashed(at, more) || (number > 0 && more == often), "{what}: it came to {at}");
+            match (more == often, number) {
+                (true, 0) => place.crashes(at, more),
+                (true, _) => _ = place.crashed(at, more),
+                (false, _) => assert!(place.crashed(at, more), "{what}: it came to {at}"),
+            }
         }
         place.run(&[]);
         assert_eq!((place.number(TOTAL), archive(&place)), (500, wanted.clone()), "{what}");
@@ -168,11 +193,11 @@ fn a_job_that_has_gone_back_is_killed_again_wherever_it_is() {
     again("where it has", &["cut.after:59", "cut.after:1", "cut.after:1", "cut.before:2"], &never);
     again("behind that", &["cut.after:85", "cut.after:3"], &never);
     // Checkpoints that are made behind it need what comes before: the file that was opened there is still open.
-    again("with checkpoints", &["manifest.after:3", "manifest.after:2", "cut.after:2"], &often);
+    again("with checkpoints", &["manifest.after:2", "manifest.after:2", "cut.after:2"], &often);
     // Back to such a one.
     place.done(&["state", "rewind", "local", "kept"]);
     std::fs::remove_dir_all(place.at("archive")).unwrap();
-    assert!(place.crashed("manifest.after:3", &often));
+    place.crashes("manifest.after:2", &often);
     let manifest = place.newest();
     assert!(manifest["reread"]["catch_up"].is_object() && manifest["version"] == 5, "{manifest}");
     assert_ne!(manifest["reread"]["after_epoch"], manifest["epoch"]);
@@ -211,29 +236,73 @@ fn windows_that_were_open_close_as_if_nobody_had_gone_back() {
     assert_eq!(archive(&place), archive(&whole));
 }
 
+/// A query with state has rows in open files, and later ones in files that have appeared. The former are written again first, and files of the
+/// latter appear once more, in which a kill comes.
+#[test]
+fn rows_of_a_query_with_state_are_written_again_once() {
+    let archive = "\
+CREATE TABLE archive (event_type STRING, at TIMESTAMP(3), events BIGINT) PARTITIONED BY (event_type)
+WITH ('connector' = 'filesystem', 'path' = '../archive', 'format' = 'json', 'sink.rolling-policy.rollover-interval' = '1 h',
+  'sink.rolling-policy.row-count' = '2');
+INSERT INTO archive SELECT event_type, window_start, COUNT(*)
+FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(`timestamp`), INTERVAL '1' SECOND)) GROUP BY event_type, window_start, window_end;
+";
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", archive)]);
+    // Of each of the two kinds, one row at most is in an open file: with three, there is one that has appeared.
+    let rows = || place.newest()["queries"]["archive:archive"]["unwritten"]["rows"].as_u64();
+    let produced = std::cell::Cell::new(300);
+    place.killed(&["--checkpoint-interval", "30ms"], || {
+        if rows() >= Some(3) {
+            return true;
+        }
+        // Each has other windows.
+        if place.at("local/dynamodb.sqlite").exists() && place.total() == produced.get() as i64 && produced.get() < 500
+        {
+            place.produce(produced.get(), 10);
+            produced.set(produced.get() + 10);
+        }
+        false
+    });
+    let written = || {
+        let folders = std::fs::read_dir(place.at("archive")).into_iter().flatten().map(|folder| folder.unwrap().path());
+        let files = folders.flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|file| file.unwrap());
+        let files = files.filter(|file| !file.file_name().to_string_lossy().starts_with('.'));
+        let text: String = files.map(|file| std::fs::read_to_string(file.path()).unwrap()).collect();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    place.done(&["state", "save", "local", "kept"]);
+    let again = |crash: Option<&str>| {
+        place.done(&["state", "rewind", "local", "kept"]);
+        let _ = std::fs::remove_dir_all(place.at("archive"));
+        if let Some(crash) = crash {
+            assert!(place.crashed(crash, &["--checkpoint-interval", "0"]), "it came to {crash}");
+            assert!(!written().is_empty(), "a file has appeared");
+        }
+        place.done(&["run", "job", "--local", "local", "--drain"]);
+        written()
+    };
+    let undisturbed = again(None);
+    assert!(undisturbed.windows(2).all(|two| two[0] != two[1]), "{undisturbed:?}");
+    for crash in ["committed:1", "settle.before:1"] {
+        assert_eq!(again(Some(crash)), undisturbed, "{crash}");
+    }
+}
+
 /// A stream that is read from its newest record on: where that was is known by the checkpoint alone.
 #[test]
 fn the_first_checkpoint_knows_where_reading_began() {
     let latest = SOURCE.replace("'format'", "'scan.stream.initpos' = 'LATEST', 'format'");
     let place = Place::of(&[("events.sql", latest.as_str()), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
     place.produce(0, 100);
-    let (mut produced, mut quiet) = (false, 0);
+    let mut produced = false;
     place.killed(&["--checkpoint-interval", "30ms"], || {
         if !produced && !place.manifests_or_none().is_empty() {
             place.produce(100, 200);
             produced = true;
         }
-        let manifest = place.newest();
-        quiet = if produced
-            && place.at("local/dynamodb.sqlite").exists()
-            && place.total() == 200
-            && manifest["reread"].is_object()
-        {
-            quiet + 1
-        } else {
-            0
-        };
-        quiet > 30
+        produced && place.has_all_with_open_files(200)
     });
     place.done(&["state", "rewind", "local", "latest"]);
     place.run(&[]);
@@ -246,20 +315,23 @@ fn the_first_checkpoint_knows_where_reading_began() {
 fn files_are_read_again_up_to_where_each_stood() {
     let lines = weblog();
     let wanted = undisturbed(&files(), 500);
-    for (first, second) in [(1, "cut.after:2"), (4, "cut.after:9"), (9, "manifest.after:1"), (13, "sink.flushed:3")] {
+    let often = ["--checkpoint-interval", "1ms"];
+    // On a busy machine there may be fewer checkpoints; or this one was made when the last epoch had ended, and what that has published stays,
+    // and comes once more after an older one. That is not the case that is asked for.
+    let killed_in_the_midst = |first: u32| {
         let place = Place::over_files(&in_files(""));
         lines[..500].chunks(10).enumerate().for_each(|(number, lines)| place.in_file(number, lines));
-        let often = ["--checkpoint-interval", "1ms"];
-        // On a busy machine there may be fewer checkpoints.
-        if !place.crashed(&format!("manifest.after:{first}"), &often) && first > 4 {
+        let crashed = place.crashed(&format!("manifest.after:{first}"), &often);
+        (crashed && archive(&place).is_empty()).then_some(place)
+    };
+    for (first, second) in [(1, "cut.after:2"), (4, "cut.after:9"), (9, "manifest.after:1"), (13, "sink.flushed:3")] {
+        let attempts = if first > 4 { 1 } else { 10 };
+        let Some(place) = (0..attempts).find_map(|_| killed_in_the_midst(first)) else {
+            assert!(first > 1, "the first checkpoint of a run was made when it had ended, {attempts} times");
             continue;
-        }
+        };
         let manifest = place.newest();
         place.done(&["state", "rewind", "local", "latest"]);
-        // Or this one was made when the last epoch had ended. What that has published stays, and after an older one comes once more.
-        if first > 4 && !archive(&place).is_empty() {
-            continue;
-        }
         assert!(manifest["reread"].is_object(), "{manifest}");
         assert!(place.crashed(second, &often) || second.starts_with("manifest"), "{first}: it came to {second}");
         place.run(&[]);
