@@ -32,6 +32,7 @@ mod memory;
 mod opening;
 mod patience;
 mod pieces;
+mod points;
 mod progress;
 mod queries;
 mod quotas;
