@@ -22,6 +22,8 @@ mod checkpoints;
 mod computed_time;
 mod crew;
 mod driver;
+#[cfg(test)]
+mod driver_tests;
 mod epoch;
 mod failures;
 mod feed;

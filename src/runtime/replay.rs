@@ -112,8 +112,12 @@ impl Driver {
                     }
                     self.take_piece(*piece, epoch);
                 }
-                // Only what the log says has ended is let run to its end.
-                Event::Finished { feed, split, really, position } if missing.remove(&(feed, split)).is_some() => {
+                // Only what the log says has ended is let run to its end. One that catches up has another end, where the others stand: it may
+                // come there without records that are not in the stream any more.
+                Event::Finished { feed, split, really, position } if missing.contains_key(&(feed, split)) => {
+                    if let Some((left, split)) = missing.remove(&(feed, split)).filter(|(left, _)| *left > 0) {
+                        return Err(lost(split, left, cut.epoch));
+                    }
                     self.feeds[feed].ended(split, Status::Finished, really, position);
                 }
                 Event::Gone { feed, split } if missing.contains_key(&(feed, split)) => {
