@@ -129,6 +129,43 @@ fn logged(feeds: &[&str], records: u64, after: &str) -> Logged {
     Logged { cuts: VecDeque::from([cut]), ..Logged::default() }
 }
 
+/// Until when queries have not caught up, in seconds, where the source names these splits at first and those from the time on that is given.
+async fn catches_up_for(ending: Ending, first: &[&'static str], then: Option<(u64, &[&'static str])>) -> (u64, bool) {
+    let source = Arc::new(Listed { named: Mutex::new(first.to_vec()), first: 6 });
+    let to: &[_] = &[("a", "12"), ("b", "7")];
+    let (mut driver, clock, _foreman) = driver(Arc::clone(&source), &["t"], ending, &[("b", "7")], Some(to));
+    let (_stop, mut stop) = tokio::sync::watch::channel(false);
+    driver.begin(Logged::default()).await.expect("it begins");
+    for second in 0..100 {
+        if let Some((_, named)) = then.filter(|(since, _)| *since == second) {
+            *source.named.lock().expect("one thread") = named.to_vec();
+        }
+        // Once it is known, its reader is none of this test's business.
+        if driver.feeds[0].splits.by_id.contains_key(&SplitId("a".into())) && driver.catches_up() {
+            return (second, true);
+        }
+        driver.next(&mut stop).await.expect("an epoch");
+        if !driver.catches_up() {
+            return (second, false);
+        }
+        clock.advance(Duration::from_secs(1));
+    }
+    panic!("it waits for ever");
+}
+
+#[tokio::test]
+async fn what_is_away_for_a_moment_is_waited_for_by_those_that_catch_up() {
+    use Ending::{Once, Run};
+    // Of "b" nothing is left to be read.
+    assert_eq!(catches_up_for(Run, &[], Some((12, &["a", "b"]))).await, (13, true));
+    assert_eq!(catches_up_for(Run, &["b"], Some((2, &["a", "b"]))).await, (3, true));
+    // It does not come back: three listings without it are enough, unless they name nothing.
+    assert_eq!(catches_up_for(Run, &["b"], None).await, (3, false));
+    assert_eq!(catches_up_for(Run, &[], None).await, (30, false));
+    assert_eq!(catches_up_for(Once, &[], None).await, (0, false));
+    assert_eq!(catches_up_for(Run, &["a"], None).await, (0, true));
+}
+
 /// What was logged for queries that catch up, up to where the others stand, is not in the stream any more.
 #[tokio::test]
 async fn an_epoch_of_queries_that_catch_up_is_not_repeated_without_what_has_been_lost() {
