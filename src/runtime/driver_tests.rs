@@ -179,3 +179,16 @@ async fn an_epoch_of_queries_that_catch_up_is_not_repeated_without_what_has_been
         assert!(error.kind() == ErrorKind::Corrupt && error.message().contains(&lost), "{first}: {error}");
     }
 }
+
+/// Never by itself (`job/feeds.rs`); but two names may have become one.
+#[tokio::test]
+async fn a_split_that_an_epoch_has_read_twice_is_not_repeated_with_one_reader() {
+    let source = Arc::new(Listed { named: Mutex::new(vec!["a"]), first: 6 });
+    let (mut driver, _, _foreman) = driver(source, &["t", "u"], Ending::Run, &[], None);
+    let (_stop, mut stop) = tokio::sync::watch::channel(false);
+    driver.begin(logged(&["t", "u"], 3, "8")).await.expect("it begins");
+    let Err(error) = driver.next(&mut stop).await else { panic!("two readers read it") };
+    let hint = error.hint_text().unwrap_or_default();
+    assert!(error.message().contains("split 'a' of 'u' with more than one reader"), "{error}");
+    assert!(hint.contains("state rewind STORE latest"), "{hint}");
+}

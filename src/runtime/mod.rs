@@ -61,6 +61,7 @@ pub(crate) use changes::WaitingChanges;
 pub use checkpoints::{CheckpointCounts, Checkpointing};
 pub use epoch::EpochLimits;
 pub use failures::Retries;
+pub(crate) use feed::is_of_feed;
 pub use feed::{DecoderFactory, FeedSpecification, TableSpecification};
 pub use lookup_cache::CachedLookup;
 pub use progress::{LastCheckpoint, Progress};

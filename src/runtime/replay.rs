@@ -169,6 +169,10 @@ impl Driver {
                 }
             }
         }
+        let mut asked = BTreeSet::new();
+        if let Some((_, _, split)) = turns.iter().find(|(feed, number, _)| !asked.insert((*feed, *number))) {
+            return Err(twice(split, cut.epoch));
+        }
         turns.sort_by_key(|(feed, number, split)| (!self.feeds[*feed].splits.open.contains(number), !split.ended));
         Ok(turns.into())
     }
@@ -354,6 +358,14 @@ fn lost(cut: &SplitCut, left: u64, epoch: u64) -> Error {
         "split '{split}' of '{feed}' has lost {left} of the records, through {through}, that epoch {epoch} of the run before was cut of"
     ))
     .hint(format!("that run was killed, and its last epochs cannot be repeated without them: {GO_BACK}"))
+}
+
+fn twice(cut: &SplitCut, epoch: u64) -> Error {
+    let SplitCut { split, feed, .. } = cut;
+    Error::corrupt(format!(
+        "epoch {epoch} of the run before read split '{split}' of '{feed}' with more than one reader, and it has one now"
+    ))
+    .hint(format!("that run was killed, and its last epochs cannot be repeated so: {GO_BACK}"))
 }
 
 fn unknown_start(cut: &SplitCut) -> Error {
