@@ -54,7 +54,7 @@ pub async fn run_batch(options: &JobOptions, clock: Arc<dyn Clock>) -> std::resu
     let generation = u64::try_from(clock.now_ms()).unwrap_or(0);
     let context = JobContext { job: format!("{name}-batch"), generation };
     let connectors = Connectors::new(options.local.clone(), Arc::clone(&clock), context).draining(true);
-    let feeds = feeds(&plan.sources, &connectors, &options, &SavedJob::default()).map_err(one)?;
+    let feeds = feeds(&plan.sources, &connectors, &options, &SavedJob::default(), &[]).map_err(one)?;
     let compute = Compute::new(options.threads);
     let read = read_all(feeds, plan.tables, clock, compute).await.map_err(one)?;
     for (table, slot) in leaves.into_inner().unwrap_or_else(PoisonError::into_inner) {

@@ -3,7 +3,11 @@
 //! Tables share a reader where they name the same records (`Connectors::source_identity`), are to be read alike and stand
 //! at the same positions; they share a decoder where their columns agree as well. What may differ is what each makes of
 //! the records: columns, watermark, idle rule.
+//!
+//! A run that was killed may have read tables apart that stand at one place: they had different options, or one had to come there first. Its
+//! epochs took records from a reader of each, so they are repeated with a reader of each.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -12,28 +16,36 @@ use datafusion::arrow::datatypes::SchemaRef;
 use super::run::JobOptions;
 use crate::connectors::Connectors;
 use crate::connectors::kinesis::NamedConsumer;
-use crate::contracts::{Error, Result, StartPosition, TableSpec};
+use crate::contracts::{Error, LogEntry, Result, StartPosition, TableSpec};
 use crate::formats::{RawTest, decoder};
-use crate::runtime::{DecoderFactory, Ending, FeedSpecification, TableSpecification, WatermarkRule, union_of};
+use crate::runtime::{
+    DecoderFactory, Ending, FeedSpecification, TableSpecification, WatermarkRule, is_of_feed, union_of,
+};
 use crate::sql::SourcePlan;
 use crate::state::SavedJob;
 
 /// Options that say nothing of how records are read: how they are decoded, and what becomes of the rows.
 const NOT_OF_READING: [&str; 4] = ["json.", "scan.watermark.", "sink.", "lookup."];
 
-/// Source tables as feeds.
+/// Source tables as feeds, of a run that goes on from `saved` and repeats what `log` has behind it.
 pub(super) fn feeds(
     sources: &[SourcePlan],
     connectors: &Connectors,
     options: &JobOptions,
     saved: &SavedJob,
+    log: &[LogEntry],
 ) -> Result<Vec<FeedSpecification>> {
+    let repeated = repeated_feeds(saved, log);
     let mut groups: Vec<Group<'_>> = Vec::new();
     for source in sources {
         let start = start(source, connectors, options)?;
         let key = reading_key(source, connectors, start, saved)?;
         let is_raw = raw_format(&source.spec).is_some();
-        let alike = groups.iter_mut().filter(|group| group.key == key).find(|group| is_raw || group.takes(source));
+        let is_alike = |group: &&mut Group<'_>| {
+            let were_apart = |member: &&SourcePlan| were_apart(&member.name, &source.name, &repeated);
+            group.key == key && (is_raw || group.takes(source)) && !group.members.iter().any(were_apart)
+        };
+        let alike = groups.iter_mut().find(is_alike);
         match alike {
             Some(group) => group.add(source),
             None => {
@@ -43,6 +55,23 @@ pub(super) fn feeds(
     }
     check_consumers(&groups, connectors)?;
     groups.into_iter().map(|group| group.feed(connectors)).collect()
+}
+
+/// Names of the feeds whose records the epochs have that are repeated.
+fn repeated_feeds<'a>(saved: &SavedJob, log: &'a [LogEntry]) -> BTreeSet<&'a str> {
+    let after = saved.repeats_after();
+    let cut = |entry: &'a LogEntry| match entry {
+        LogEntry::Cut(cut) if cut.epoch > after => Some(&cut.splits),
+        _ => None,
+    };
+    log.iter().filter_map(cut).flatten().map(|split| split.feed.as_str()).collect()
+}
+
+/// Whether two tables were read apart in epochs that are repeated, each without the other. One that has joined the other's feed since, or has
+/// left it, was not: what the feed had is repeated for both.
+fn were_apart(one: &str, other: &str, feeds: &BTreeSet<&str>) -> bool {
+    let without = |this: &str, that: &str| feeds.iter().any(|feed| is_of_feed(this, feed) && !is_of_feed(that, feed));
+    without(one, other) && without(other, one)
 }
 
 /// Two readers with one consumer would take each shard's subscription from each other, every five seconds and for ever.
@@ -57,8 +86,8 @@ fn check_consumers(groups: &[Group<'_>], connectors: &Connectors) -> Result<()> 
             };
             let (stream, name) = (consumer.stream, consumer.consumer);
             let error = format!(
-                "tables '{}' and '{}' read stream '{stream}' with the same consumer '{name}', each by itself: they differ in their options, or in \
-                 where they stand",
+                "tables '{}' and '{}' read stream '{stream}' with the same consumer '{name}', each by itself: they differ in their options, in \
+                 where they stand, or in what a run that was killed had read of each",
                 other.name, table.name
             );
             return Err(Error::config(error).hint(
@@ -212,4 +241,45 @@ fn raw_test(source: &SourcePlan) -> Option<RawTest> {
         Some(_) => return None,
     };
     Some(RawTest { text, time_column })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contracts::{EpochCut, SplitCut};
+
+    fn cut(epoch: u64, feeds: &[&str]) -> LogEntry {
+        let split = |feed: &&str| {
+            let (feed, split) = ((*feed).to_owned(), "s".to_owned());
+            SplitCut { feed, split, opened: None, records: 1, after: None, version: None, ended: false }
+        };
+        LogEntry::Cut(EpochCut { epoch, splits: feeds.iter().map(split).collect(), ..EpochCut::default() })
+    }
+
+    #[test]
+    fn tables_that_were_read_apart_stay_apart_while_that_is_repeated() {
+        let cases: [(&[&[&str]], bool); 8] = [
+            (&[], false),
+            (&[&["a", "b"]], true),
+            // Each has brought something in another epoch.
+            (&[&["a"], &["b"]], true),
+            (&[&["a + b"]], false),
+            (&[&["a + c", "b"]], true),
+            // One of them is new since, or was not there for a while.
+            (&[&["a"], &["a + b"]], false),
+            (&[&["a + b"], &["b"]], false),
+            // They were read together at first.
+            (&[&["a + b"], &["a", "b"]], true),
+        ];
+        for (epochs, apart) in cases {
+            let log: Vec<LogEntry> = (6..).zip(epochs).map(|(epoch, feeds)| cut(epoch, feeds)).collect();
+            let of = |epoch: u64| {
+                let saved = SavedJob { epoch, ..SavedJob::default() };
+                let feeds = repeated_feeds(&saved, &log);
+                assert_eq!(were_apart("a", "b", &feeds), were_apart("b", "a", &feeds));
+                were_apart("a", "b", &feeds)
+            };
+            assert_eq!((of(5), of(8)), (apart, false), "{epochs:?}");
+        }
+    }
 }

@@ -171,7 +171,8 @@ async fn connect(
             format!("--fresh: {} file(s) of earlier runs were moved from '{from}' to '{to}'", moved.files)
         }));
     }
-    let feeds = feeds(&plan.sources, &connectors, options, &saved)?;
+    let entries = log.as_ref().map_or(&[][..], |log| &log.entries);
+    let feeds = feeds(&plan.sources, &connectors, options, &saved, entries)?;
     let mut references = Vec::new();
     let most_bytes = memory.as_ref().map(|memory| memory.reference_bytes / plan.references.len().max(1));
     for reference in &plan.references {

@@ -17,14 +17,20 @@
 //! [`EpochCut::catches_up`]: crate::contracts::EpochCut::catches_up
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::driver::{Driver, PIECES_WAITING};
 use super::feed::Feed;
-use super::splits::SplitState;
+use super::splits::{MISSED_LISTINGS, SplitState};
+use super::worker::Ending;
 use crate::contracts::{OpenedAt, Position, Result, SequenceNumbers, SourceProgress, SplitId, SplitProgress};
 use crate::state::{SavedSplit, SavedTable};
+
+/// How long a source may take to name again what is left to be read. A folder may be away for a moment; and where it is empty by now, no
+/// listing will ever say more.
+const ABSENCE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Up to where a split is read.
 #[derive(Debug, Clone)]
@@ -91,20 +97,29 @@ impl Feed {
         Some(progress)
     }
 
-    /// Says of which splits nothing can be read any more though there was something left.
-    fn warn_of_gone(&self) {
-        let Some(others) = self.catch_up.iter().flatten().flatten().next() else { return };
+    /// Splits that something is left of up to where the others stand, and that the source has not named yet.
+    fn not_found(&self) -> impl Iterator<Item = SplitId> {
         let earlier = self.saved.iter().flatten().next().map(|table| &table.splits);
-        let table = self.name();
-        for (split, saved) in &others.splits {
+        let others = self.catch_up.iter().flatten().flatten().next();
+        others.into_iter().flat_map(|others| &others.splits).filter_map(move |(split, saved)| {
             let had_all = match earlier.and_then(|splits| splits.get(split)) {
                 Some(before) if saved.finished => before.finished,
                 Some(before) => Until::of(saved).is_reached_at(before.position().as_ref()),
                 None => Until::of(saved).is_reached_at(None),
             };
-            if !had_all && !self.splits.by_id.contains_key(&SplitId(split.as_str().into())) {
-                tracing::warn!(table, split, "it is gone: queries that write files are not given again what it had");
-            }
+            let id = SplitId(split.as_str().into());
+            (!had_all && !self.splits.by_id.contains_key(&id)).then_some(id)
+        })
+    }
+
+    /// Says of which splits nothing can be read any more though there was something left.
+    fn warn_of_gone(&self) {
+        let Some(others) = self.catch_up.iter().flatten().flatten().next() else { return };
+        let earlier = self.saved.iter().flatten().next().map(|table| &table.splits);
+        let table = self.name();
+        for split in self.not_found() {
+            let split = &*split.0;
+            tracing::warn!(table, split, "it is gone: queries that write files are not given again what it had");
         }
         // Those that had been read to their ends, and were named by their source no more, when the checkpoint was made.
         for (split, before) in earlier.into_iter().flatten() {
@@ -130,8 +145,19 @@ impl Driver {
         self.catches_up()
             && match self.replay.front() {
                 Some(cut) => !cut.catches_up,
-                None => self.feeds.iter().all(|feed| feed.splits.all_finished() && feed.waiting.is_empty()),
+                None => {
+                    self.feeds.iter().all(|feed| feed.splits.all_finished() && feed.waiting.is_empty())
+                        && !self.waits_for_absent()
+                }
             }
+    }
+
+    /// Whether a source may still name what is left to be read. As elsewhere, a listing that names nothing says nothing, and one is not enough.
+    /// A run that ends by itself asks once.
+    fn waits_for_absent(&self) -> bool {
+        let is_absent = |feed: &Feed| feed.not_found().any(|split| !feed.splits.is_gone(&split, MISSED_LISTINGS));
+        let is_early = |since: Duration| self.clock.elapsed().saturating_sub(since) < ABSENCE_PATIENCE;
+        self.ending == Ending::Run && self.listed_since.is_none_or(is_early) && self.feeds.iter().any(is_absent)
     }
 
     /// Where this run has begun to read tables that no run before has read: a checkpoint that is gone back to must know it, since a start at the

@@ -11,7 +11,7 @@
 //! waits: batches are shared with the collector, which encodes and writes them while later epochs are computed. One
 //! checkpoint is under way at a time; when it takes longer than the interval, the next one begins when it has ended.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::crew::Crew;
+use super::points::{Points, newest_before};
 use super::progress::{LastCheckpoint, Progress};
 use super::writer::ErrorsOrder;
 use crate::contracts::{Clock, EpochLog, EpochNumber, Error, ErrorKind, Result, crash_point};
@@ -92,8 +93,7 @@ pub(crate) struct Checkpointer {
     generation: u64,
     /// When the last one began.
     last: Duration,
-    /// Positions at the end of earlier checkpoints' epochs, from which epochs may have to be cut again.
-    history: VecDeque<Reread>,
+    points: Points,
     counts: CheckpointCounts,
     progress: Arc<Progress>,
 }
@@ -124,12 +124,6 @@ impl Checkpointer {
         crew: Crew,
         progress: Arc<Progress>,
     ) -> Self {
-        let mut history: VecDeque<Reread> = saved.reread.iter().cloned().collect();
-        // Where some queries have still to catch up with the others, the point where these stand has no epoch yet.
-        if !history.back().is_some_and(|reread| reread.catch_up.is_some() && reread.after_epoch == saved.epoch) {
-            let tables = saved.tables.clone();
-            history.push_back(Reread { after_epoch: saved.epoch, tables, catch_up: None });
-        }
         Self {
             state: Begun::Idle(Box::new(checkpointing.store)),
             interval: checkpointing.interval,
@@ -138,28 +132,20 @@ impl Checkpointer {
             crew,
             log,
             generation,
-            history,
+            points: Points::of(saved),
             counts: CheckpointCounts::default(),
             progress,
         }
     }
 
     /// The run has begun to read these tables, which earlier points do not know.
-    pub(crate) fn begun(&mut self, tables: BTreeMap<String, SavedTable>) {
-        for (name, table) in tables {
-            for reread in self.history.iter_mut().filter(|reread| !reread.tables.contains_key(&name)) {
-                reread.tables.insert(name.clone(), table.clone());
-            }
-        }
+    pub(crate) fn begun(&mut self, tables: &BTreeMap<String, SavedTable>) {
+        self.points.begun(tables);
     }
 
     /// Queries have caught up with the others at the end of `epoch`.
     pub(crate) fn caught_up(&mut self, epoch: EpochNumber) {
-        let others = self.history.back().and_then(|reread| reread.catch_up.as_ref());
-        // In epochs of the log, it was so before the checkpoint.
-        if let Some(tables) = others.map(|others| others.tables.clone()) {
-            self.history.push_back(Reread { after_epoch: epoch.0, tables, catch_up: None });
-        }
+        self.points.caught_up(epoch);
     }
 
     /// Whether it is time for the next one.
@@ -191,13 +177,13 @@ impl Checkpointer {
         let collect = Collect {
             epoch: epoch.0,
             queries,
-            history: self.history.iter().cloned().collect(),
+            choice: self.points.choice(),
             clock: Arc::clone(&self.clock),
             log: self.log.clone(),
             generation: self.generation,
             errors,
         };
-        self.history.push_back(Reread { after_epoch: epoch.0, tables: tables.clone(), catch_up: None });
+        self.points.add(epoch.0, tables.clone());
         self.state = Begun::UnderWay(self.crew.spawn(async move {
             let done = collect.run(&mut store, tables, receiver).await;
             (store, done)
@@ -218,9 +204,7 @@ impl Checkpointer {
                     *self.progress.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(done.cost);
                     let (ms, named) = (took.as_millis(), done.total_bytes);
                     tracing::info!("checkpoint of {written_bytes} bytes in {ms} ms, which names {named}");
-                    while self.history.get(1).is_some_and(|reread| reread.after_epoch <= done.needed_after) {
-                        self.history.pop_front();
-                    }
+                    self.points.needed_after(done.needed_after);
                 }
                 Ok(None) => {}
                 // The log still has everything since the last one: a later one makes up for it.
@@ -281,7 +265,8 @@ async fn tidy(store: &CheckpointStore, log: Option<&Arc<dyn EpochLog>>, log_afte
 struct Collect {
     epoch: u64,
     queries: usize,
-    history: Vec<Reread>,
+    /// Points of which the checkpoint may name one.
+    choice: Vec<Arc<Reread>>,
     clock: Arc<dyn Clock>,
     log: Option<Arc<dyn EpochLog>>,
     generation: u64,
@@ -339,17 +324,11 @@ impl Collect {
 
     /// From where epochs have to be cut again, and up to where the log is not needed.
     ///
-    /// A query without state whose sink has rows in open files gets these epochs once more. The newest earlier checkpoint
-    /// that is old enough knows the positions.
+    /// A query without state whose sink has rows in open files gets these epochs once more.
     fn needed(&self, queries: &BTreeMap<String, SavedQuery>) -> (Option<Reread>, u64) {
         let stateless = queries.values().filter(|query| query.operators.is_empty());
         let least = stateless.map(|query| query.durable_epoch).min().unwrap_or(self.epoch);
-        let reread = if least < self.epoch {
-            let known = self.history.iter().rev().find(|reread| reread.after_epoch <= least);
-            known.or(self.history.first()).cloned()
-        } else {
-            None
-        };
+        let reread = if least < self.epoch { newest_before(&self.choice, least) } else { None };
         let after = Reread::repeats_after(reread.as_ref(), self.epoch);
         // What sinks have committed in the epochs that are written again is known from the log.
         let log_after = queries.values().map(|query| query.durable_epoch).min().map_or(after, |least| least.min(after));

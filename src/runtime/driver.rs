@@ -41,6 +41,8 @@ pub(crate) struct Driver {
     pub(super) ending: Ending,
     /// When new splits were last looked for, by the steady clock.
     pub(super) discovered_ms: i64,
+    /// When they had been looked for once.
+    pub(super) listed_since: Option<Duration>,
     pub(super) first_epoch: bool,
     /// When the last epoch was cut.
     cut: Option<Duration>,
@@ -87,6 +89,7 @@ impl Driver {
             limits,
             ending,
             discovered_ms: i64::MIN,
+            listed_since: None,
             first_epoch: true,
             cut: None,
             replay: VecDeque::new(),

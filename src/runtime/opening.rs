@@ -46,13 +46,16 @@ impl Driver {
         for index in 0..self.feeds.len() {
             self.discover_feed(index).await?;
         }
+        // A listing may take long itself.
+        self.listed_since.get_or_insert(self.clock.elapsed());
         Ok(())
     }
 
     pub(super) async fn discover_feed(&mut self, index: usize) -> Result<()> {
         let feed = &mut self.feeds[index];
         let splits = feed.specification.source.splits().await?;
-        feed.splits.listed(&splits, &feed.saved, feed.specification.source.listing());
+        let saved = feed.saved.iter().chain(feed.catch_up.iter().flatten()).flatten();
+        feed.splits.listed(&splits, saved, feed.specification.source.listing());
         for split in splits {
             if !feed.splits.by_id.contains_key(&split.id) {
                 feed.waiting.push(split.id.clone(), split);

@@ -112,8 +112,12 @@ impl Driver {
                     }
                     self.take_piece(*piece, epoch);
                 }
-                // Only what the log says has ended is let run to its end.
-                Event::Finished { feed, split, really, position } if missing.remove(&(feed, split)).is_some() => {
+                // Only what the log says has ended is let run to its end. One that catches up has another end, where the others stand: it may
+                // come there without records that are not in the stream any more.
+                Event::Finished { feed, split, really, position } if missing.contains_key(&(feed, split)) => {
+                    if let Some((left, split)) = missing.remove(&(feed, split)).filter(|(left, _)| *left > 0) {
+                        return Err(lost(split, left, cut.epoch));
+                    }
                     self.feeds[feed].ended(split, Status::Finished, really, position);
                 }
                 Event::Gone { feed, split } if missing.contains_key(&(feed, split)) => {
@@ -164,6 +168,10 @@ impl Driver {
                     turns.push((feed, number, split));
                 }
             }
+        }
+        let mut asked = BTreeSet::new();
+        if let Some((_, _, split)) = turns.iter().find(|(feed, number, _)| !asked.insert((*feed, *number))) {
+            return Err(twice(split, cut.epoch));
         }
         turns.sort_by_key(|(feed, number, split)| (!self.feeds[*feed].splits.open.contains(number), !split.ended));
         Ok(turns.into())
@@ -350,6 +358,14 @@ fn lost(cut: &SplitCut, left: u64, epoch: u64) -> Error {
         "split '{split}' of '{feed}' has lost {left} of the records, through {through}, that epoch {epoch} of the run before was cut of"
     ))
     .hint(format!("that run was killed, and its last epochs cannot be repeated without them: {GO_BACK}"))
+}
+
+fn twice(cut: &SplitCut, epoch: u64) -> Error {
+    let SplitCut { split, feed, .. } = cut;
+    Error::corrupt(format!(
+        "epoch {epoch} of the run before read split '{split}' of '{feed}' with more than one reader, and it has one now"
+    ))
+    .hint(format!("that run was killed, and its last epochs cannot be repeated so: {GO_BACK}"))
 }
 
 fn unknown_start(cut: &SplitCut) -> Error {

@@ -139,13 +139,18 @@ impl FeedSplits {
 
     /// Takes note of what the source names, of the splits that are known and those that earlier runs have `saved`. `listing` is
     /// [`Source::listing`](crate::contracts::Source::listing).
-    pub(crate) fn listed(&mut self, splits: &[Split], saved: &[Option<SavedTable>], listing: Option<u64>) {
+    pub(crate) fn listed<'a>(
+        &mut self,
+        splits: &[Split],
+        saved: impl IntoIterator<Item = &'a SavedTable>,
+        listing: Option<u64>,
+    ) {
         if splits.is_empty() || (listing.is_some() && listing == self.listing) {
             return;
         }
         self.listing = listing;
         let named: BTreeSet<&SplitId> = splits.iter().map(|split| &split.id).collect();
-        let saved = saved.iter().flatten().flat_map(|table| table.splits.keys());
+        let saved = saved.into_iter().flat_map(|table| table.splits.keys());
         let known = self.by_id.keys().cloned().chain(saved.map(|id| SplitId(id.as_str().into())));
         let missing: BTreeSet<SplitId> = known.filter(|id| !named.contains(id)).collect();
         self.missed.retain(|id, _| missing.contains(id));
@@ -258,7 +263,7 @@ pub(crate) mod tests {
         let kept = |feed: &FeedSplits| feed.not_yet_read(&saved, 1).map(|(id, _)| id).collect::<Vec<_>>();
         // While epochs are repeated the source has not been asked.
         assert_eq!(kept(&feed), ["child", "gone"]);
-        feed.listed(&named(&["s0", "child"]), &[Some(saved.clone())], None);
+        feed.listed(&named(&["s0", "child"]), [&saved], None);
         assert_eq!(kept(&feed), ["child"]);
         assert_eq!(feed.not_yet_read(&saved, 1).next(), Some(("child".to_owned(), split("26"))));
     }
@@ -272,7 +277,7 @@ pub(crate) mod tests {
         let (_, mut feed) = table(&[(Status::Finished, 0, 0), (Status::Finished, 0, 0)]);
         let (one, other) = (named(&["s0"]), named(&["s0", "s1"]));
         let mut gone_after = |listings: &[&[Split]]| {
-            listings.iter().for_each(|listing| feed.listed(listing, &[], None));
+            listings.iter().for_each(|listing| feed.listed(listing, [], None));
             [0, 1].map(|split| feed.is_gone(&feed.list[split].id, MISSED_LISTINGS))
         };
         assert_eq!(gone_after(&[&[], &[], &[], &[]]), [false, false], "nothing says nothing");
@@ -287,7 +292,7 @@ pub(crate) mod tests {
         let (_, mut feed) = table(&[(Status::Finished, 0, 0), (Status::Finished, 0, 0)]);
         let one = named(&["s0"]);
         for (listing, is_gone) in [(1, false), (1, false), (1, false), (2, false), (2, false), (3, true)] {
-            feed.listed(&one, &[], Some(listing));
+            feed.listed(&one, [], Some(listing));
             assert_eq!(feed.is_gone(&feed.list[1].id, MISSED_LISTINGS), is_gone, "{listing}");
         }
     }

@@ -323,7 +323,7 @@ impl Worker {
                 && checkpointer.is_due().await?
             {
                 saved_epoch = epoch_number;
-                checkpointer.begun(driver.begun_tables());
+                checkpointer.begun(&driver.begun_tables());
                 let tables = driver.saved_tables(false);
                 let errors = error_sender.clone();
                 let order = checkpointer.begin(epoch_number, tables, queries.len(), errors).await?;

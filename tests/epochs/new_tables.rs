@@ -1,6 +1,7 @@
 //! A table that is new after a kill begins where its options say, though the run first repeats epochs that did not have it; and one that
 //! was there before the kill begins nowhere else than then.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{cuts, lines, numbers, program, run_job};
@@ -95,4 +96,66 @@ fn a_table_without_splits_before_a_kill_is_not_new_after_it() {
     std::fs::write(place.at("in/a.jsonl"), "{\"n\":1}\n{\"n\":2}\n").unwrap();
     place.run(&["--from", "latest"], None);
     assert_eq!(place.numbers("read"), [1, 2]);
+}
+
+/// The tables differ in nothing any more but in what the run before has read of each: its epochs are repeated for each by itself.
+#[test]
+fn tables_that_were_read_apart_before_a_kill_are_read_apart_until_their_epochs_are_repeated() {
+    let again = |queries: &str, option: &str| {
+        let mut again = queries.to_owned();
+        for (one, other) in [("clicks (", "again ("), ("FROM clicks", "FROM again"), ("files (", "again (")] {
+            again = again.replace(one, other);
+        }
+        for (one, other) in [("FROM files", "FROM again"), ("copies", "doubles"), ("'read'", "'doubles'")] {
+            again = again.replace(one, other);
+        }
+        let again = again.replace("read (", "doubles (").replace("INTO read", "INTO doubles");
+        again.replace("'1 s'", option)
+    };
+    let clicks =
+        CLICKS.replace("'stream' = 'clicks',", "'stream' = 'clicks', 'source.shard.discovery.interval' = '1 s',");
+    for (queries, folder) in [(clicks.as_str(), "copies"), (FILES, "read")] {
+        // All in one epoch; in several; and some of it before a checkpoint.
+        for (more, crash, before) in [
+            (&[][..], "cut.after:1", false),
+            (&["--epoch-rows", "5"][..], "cut.after:2", false),
+            (&["--epoch-rows", "5"][..], "cut.after:2", true),
+        ] {
+            let place = Place::new(&[queries, &again(queries, "'2 s'")]);
+            let add = |numbers: std::ops::Range<i64>| {
+                place.produce("clicks", numbers.clone());
+                let (file, lines) = (format!("in/{}.jsonl", numbers.start), place.at("new.jsonl"));
+                std::fs::rename(lines, place.at(&file)).unwrap();
+            };
+            let all_are_there = |numbers: i64| {
+                for folder in [folder, "doubles"] {
+                    assert_eq!(place.numbers(folder), (0..numbers).collect::<Vec<_>>(), "{folder} {crash} {before}");
+                }
+            };
+            add(0..10);
+            if before {
+                place.run(&[], None);
+                add(10..20);
+            }
+            place.run(more, Some(crash));
+            let feeds: BTreeSet<String> = cuts(place.folder())
+                .iter()
+                .flat_map(|cut| cut["splits"].as_array().unwrap().clone())
+                .map(|split| split["feed"].as_str().unwrap().to_owned())
+                .collect();
+            assert!(feeds.iter().all(|feed| !feed.contains('+')), "{feeds:?}");
+            let numbers = if before { 20 } else { 10 };
+            place.job(&[queries, &again(queries, "'1 s'")]);
+            // Killed once more, when it has repeated them.
+            place.run(more, Some("cut.after:1"));
+            place.run(&[], None);
+            all_are_there(numbers);
+            // From here on, one reader serves both.
+            add(numbers..numbers + 5);
+            place.run(&[], Some("cut.after:1"));
+            assert!(cuts(place.folder()).iter().any(|cut| cut["splits"][0]["feed"].as_str().unwrap().contains(" + ")));
+            place.run(&[], None);
+            all_are_there(numbers + 5);
+        }
+    }
 }
