@@ -19,6 +19,7 @@ mod drained;
 mod failing_sink;
 mod failing_source;
 mod going_on;
+mod gone_back;
 #[path = "../support/job.rs"]
 mod job;
 mod lambda;
