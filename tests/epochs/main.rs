@@ -23,6 +23,7 @@ mod gone_back;
 #[path = "../support/job.rs"]
 mod job;
 mod lambda;
+mod made_rows;
 mod new_tables;
 mod references;
 mod stopping;
