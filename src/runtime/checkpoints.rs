@@ -94,6 +94,8 @@ pub(crate) struct Checkpointer {
     last: Duration,
     /// Positions at the end of earlier checkpoints' epochs, from which epochs may have to be cut again.
     history: VecDeque<Reread>,
+    /// No epoch has been cut behind the last of these points.
+    is_fresh: bool,
     counts: CheckpointCounts,
     progress: Arc<Progress>,
 }
@@ -126,9 +128,11 @@ impl Checkpointer {
     ) -> Self {
         let mut history: VecDeque<Reread> = saved.reread.iter().cloned().collect();
         // Where some queries have still to catch up with the others, the point where these stand has no epoch yet.
-        if !history.back().is_some_and(|reread| reread.catch_up.is_some() && reread.after_epoch == saved.epoch) {
+        let is_fresh =
+            !history.back().is_some_and(|reread| reread.catch_up.is_some() && reread.after_epoch == saved.epoch);
+        if is_fresh {
             let tables = saved.tables.clone();
-            history.push_back(Reread { after_epoch: saved.epoch, tables, catch_up: None });
+            history.push_back(point(EpochNumber(saved.epoch), tables));
         }
         Self {
             state: Begun::Idle(Box::new(checkpointing.store)),
@@ -139,6 +143,7 @@ impl Checkpointer {
             log,
             generation,
             history,
+            is_fresh,
             counts: CheckpointCounts::default(),
             progress,
         }
@@ -153,12 +158,23 @@ impl Checkpointer {
         }
     }
 
+    /// An epoch has been cut; records that arrived before `oldest_ms` were too old for it.
+    pub(crate) fn cut(&mut self, oldest_ms: Option<i64>) {
+        // The first one behind a point took the oldest; later ones may have had another setting.
+        if std::mem::take(&mut self.is_fresh)
+            && let Some(reread) = self.history.back_mut()
+        {
+            reread.oldest_ms = oldest_ms;
+        }
+    }
+
     /// Queries have caught up with the others at the end of `epoch`.
     pub(crate) fn caught_up(&mut self, epoch: EpochNumber) {
         let others = self.history.back().and_then(|reread| reread.catch_up.as_ref());
         // In epochs of the log, it was so before the checkpoint.
         if let Some(tables) = others.map(|others| others.tables.clone()) {
-            self.history.push_back(Reread { after_epoch: epoch.0, tables, catch_up: None });
+            self.history.push_back(point(epoch, tables));
+            self.is_fresh = true;
         }
     }
 
@@ -197,7 +213,8 @@ impl Checkpointer {
             generation: self.generation,
             errors,
         };
-        self.history.push_back(Reread { after_epoch: epoch.0, tables: tables.clone(), catch_up: None });
+        self.history.push_back(point(epoch, tables.clone()));
+        self.is_fresh = true;
         self.state = Begun::UnderWay(self.crew.spawn(async move {
             let done = collect.run(&mut store, tables, receiver).await;
             (store, done)
@@ -253,6 +270,11 @@ impl Checkpointer {
         self.counts.add(committed.written_bytes, committed.total_bytes, took);
         Ok(self.counts)
     }
+}
+
+/// Where tables stand at the end of an epoch.
+fn point(epoch: EpochNumber, tables: BTreeMap<String, SavedTable>) -> Reread {
+    Reread { after_epoch: epoch.0, tables, ..Reread::default() }
 }
 
 /// Removes what a checkpoint makes needless. What cannot be removed now is removed later.

@@ -278,6 +278,9 @@ impl Worker {
                     }
                 };
                 let (closes, now_ms) = (cut.closes, cut.now_ms);
+                if let Some(checkpointer) = &mut checkpointer {
+                    checkpointer.cut(cut.oldest_ms);
+                }
                 epoch_number = EpochNumber(cut.epoch);
                 progress.epoch.store(cut.epoch, Ordering::Relaxed);
                 summary.epochs += 1;
