@@ -495,6 +495,25 @@ INSERT INTO o SELECT a FROM t UNION ALL SELECT a * 10 FROM t WHERE a > 1;";
     assert!(output.status.success() && text.contains("3 rows in, 5 used"), "{text}");
 }
 
+/// Between two rows of it there is nothing, and that is not its end.
+#[test]
+fn made_rows_are_read_to_their_end_though_they_come_slowly() {
+    let made = "CREATE TABLE t (a BIGINT) WITH ('connector' = 'datagen', OPTIONS);
+CREATE TABLE o (a BIGINT) WITH ('connector' = 'print');
+INSERT INTO o SELECT a FROM t;";
+    for ending in ["--drain", "--once"] {
+        let sql = made.replace("OPTIONS", "'number-of-rows' = '8', 'rows-per-second' = '20'");
+        let said = Place::with(&[("made.sql", &sql)]).said(&["run", "made.sql", ending]);
+        assert!(said.contains("8 rows in, 8 used"), "{ending}: {said}");
+        // Those that have no end are read up to now.
+        for rate in ["1", "10000"] {
+            let sql = made.replace("OPTIONS", &format!("'rows-per-second' = '{rate}'"));
+            let said = Place::with(&[("made.sql", &sql)]).said(&["run", "made.sql", ending]);
+            assert!(said.contains(" used"), "{ending}: {said}");
+        }
+    }
+}
+
 /// What is there belongs to a table of files, however the program is started; `--from` may say otherwise.
 #[test]
 fn a_plain_run_reads_the_files_that_are_there() {

@@ -98,6 +98,10 @@ pub trait Sink: Send {
         None
     }
 
+    /// Whether the epochs that follow are such as catch up: the job has gone back, and the sink is given once more rows of which others
+    /// are still to come. What is held to be complete by the time that has passed is not complete then, though these epochs have the time of today.
+    fn catches_up(&mut self, _catches_up: bool) {}
+
     /// Takes rows of an epoch.
     async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome>;
 

@@ -193,4 +193,8 @@ pub trait SplitReader: Send {
     fn behind_ms(&self) -> Option<u64> {
         None
     }
+
+    /// So many records from here on have been given to an earlier run. Said before each `next`, for sources that give records at a pace of their
+    /// own: these need not wait for their time once more.
+    fn repeats(&mut self, _records: u64) {}
 }

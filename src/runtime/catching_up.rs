@@ -57,6 +57,11 @@ impl Until {
         }
     }
 
+    /// Whether a split that gave no more, and stands at `position`, should have given more. Where that is its end, it has.
+    fn is_ahead_of(&self, position: Option<&Position>) -> bool {
+        matches!(self, Self::Position(_)) && !self.is_reached_at(position)
+    }
+
     /// Of so many records, how many are read, and whether nothing is left then.
     pub(super) fn of_chunk(&self, sequence: &SequenceNumbers, records: usize) -> (usize, bool) {
         match self {
@@ -112,7 +117,7 @@ impl Feed {
         })
     }
 
-    /// Says of which splits nothing can be read any more though there was something left.
+    /// Says of which splits nothing, or not everything, could be read any more though there was something left.
     fn warn_of_gone(&self) {
         let Some(others) = self.catch_up.iter().flatten().flatten().next() else { return };
         let earlier = self.saved.iter().flatten().next().map(|table| &table.splits);
@@ -120,6 +125,17 @@ impl Feed {
         for split in self.not_found() {
             let split = &*split.0;
             tracing::warn!(table, split, "it is gone: queries that write files are not given again what it had");
+        }
+        for (split, saved) in &others.splits {
+            let number = self.splits.by_id.get(&SplitId(split.as_str().into()));
+            // Its reader has lost patience.
+            if number.is_some_and(|number| Until::of(saved).is_ahead_of(self.splits.list[*number].position.as_ref())) {
+                tracing::warn!(
+                    table,
+                    split,
+                    "records of it are gone: queries that write files are not given again all that it had"
+                );
+            }
         }
         // Those that had been read to their ends, and were named by their source no more, when the checkpoint was made.
         for (split, before) in earlier.into_iter().flatten() {
@@ -262,5 +278,13 @@ mod tests {
             assert_eq!(at(until).is_reached_at(own.as_ref()), wanted, "{own:?} {until}");
         }
         assert!(Until::Position(None).is_reached_at(None) && !Until::End.is_reached_at(None));
+    }
+
+    #[test]
+    fn what_has_not_come_again_is_told() {
+        let own = |position: &str| Some(Position(position.into()));
+        assert!(at("12").is_ahead_of(None) && at("12").is_ahead_of(own("11@9").as_ref()));
+        assert!(!at("12").is_ahead_of(own("12").as_ref()) && !at("100/0@5").is_ahead_of(own("100/1").as_ref()));
+        assert!(!Until::Position(None).is_ahead_of(None) && !Until::End.is_ahead_of(None));
     }
 }

@@ -138,6 +138,11 @@ impl Checkpointer {
         }
     }
 
+    /// An epoch has been cut; records that arrived before `oldest_ms` were too old for it.
+    pub(crate) fn cut(&mut self, oldest_ms: Option<i64>) {
+        self.points.cut(oldest_ms);
+    }
+
     /// The run has begun to read these tables, which earlier points do not know.
     pub(crate) fn begun(&mut self, tables: &BTreeMap<String, SavedTable>) {
         self.points.begun(tables);

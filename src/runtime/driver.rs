@@ -46,6 +46,8 @@ pub(crate) struct Driver {
     pub(super) first_epoch: bool,
     /// When the last epoch was cut.
     cut: Option<Duration>,
+    /// Records that arrived before were too old for all that some queries have to catch up with.
+    oldest_ms: Option<i64>,
     /// Epochs that an earlier run has cut and that are to be cut again.
     pub(super) replay: VecDeque<EpochCut>,
     pub(super) crew: Crew,
@@ -69,7 +71,7 @@ impl Driver {
         crew: Crew,
     ) -> Self {
         let (sender, events) = mpsc::channel(PIECES_WAITING);
-        let Reread { mut tables, catch_up, .. } = saved;
+        let Reread { mut tables, catch_up, oldest_ms, .. } = saved;
         let mut catch_up = catch_up.map(|catch_up| catch_up.tables);
         let mut feed = |specification: FeedSpecification| {
             let of_tables = |tables: &mut BTreeMap<String, SavedTable>| {
@@ -92,6 +94,7 @@ impl Driver {
             listed_since: None,
             first_epoch: true,
             cut: None,
+            oldest_ms,
             replay: VecDeque::new(),
             crew,
         }
@@ -177,9 +180,9 @@ impl Driver {
         self.cut = Some(self.clock.elapsed());
         let now = self.clock.now_ms();
         epoch.now_ms = now;
-        // What is caught up with was young enough when the others had it.
-        let age = self.limits.record_age_ms.filter(|_| !self.catches_up());
-        epoch.oldest_ms = age.map(|age| now.saturating_sub(age));
+        // What is caught up with may have been young enough when the others had it.
+        let of_today = self.limits.record_age_ms.map(|age| now.saturating_sub(age));
+        epoch.oldest_ms = if self.catches_up() { self.oldest_ms } else { of_today };
         let steady = steady_ms(&self.clock);
         if !epoch.last && self.ending == Ending::Run && steady.saturating_sub(self.discovered_ms) >= DISCOVERY_MS {
             self.discover().await?;

@@ -106,7 +106,7 @@ fn driver(
     let feed = FeedSpecification { stream, source, start, shared: None, tables: tables_of };
     let limits = EpochLimits { interval: Duration::ZERO, rows: 100, bytes: 1_000, record_age_ms: None };
     let catch_up = to.map(|to| CatchUp { tables: tables(names, to), ..CatchUp::default() });
-    let reread = Reread { after_epoch: 0, tables: tables(names, from), catch_up };
+    let reread = Reread { tables: tables(names, from), catch_up, ..Reread::default() };
     let (clock, (foreman, crew)) = (Arc::new(ManualClock::new(0)), Foreman::new());
     let course = Course { limits, ending };
     let driver =

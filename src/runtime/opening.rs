@@ -28,7 +28,7 @@ use super::rows::RowMaker;
 use super::shared_decode::FeedDecoder;
 use super::splits::{SplitState, Status, Unlogged};
 use super::worker::Ending;
-use crate::contracts::{Opened, OpenedAt, Position, Result, Split, StartPosition};
+use crate::contracts::{Boundedness, Opened, OpenedAt, Position, Result, Split, StartPosition};
 use crate::state::SavedSplit;
 
 /// How a split is to be read.
@@ -208,7 +208,8 @@ impl Driver {
             pieces: Arc::clone(&self.pieces),
             max_records: self.limits.rows,
             max_bytes: self.limits.piece_bytes(),
-            ends_when_caught_up: self.ending != Ending::Run,
+            // Of what ends by itself, everything is there, though some of it may come later.
+            ends_when_caught_up: self.ending != Ending::Run && source.boundedness() == Boundedness::Unbounded,
             quotas: Quotas::new(quotas),
             looks,
             until,

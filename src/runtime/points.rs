@@ -16,26 +16,43 @@ use crate::state::{Reread, SavedJob, SavedTable};
 /// So many points are kept, and one more while a checkpoint is made.
 const MOST_POINTS: usize = 8;
 
-/// Points at which earlier checkpoints stand, the oldest first.
+/// Points at which earlier checkpoints stand.
 #[derive(Debug)]
-pub(super) struct Points(VecDeque<Arc<Reread>>);
+pub(super) struct Points {
+    /// The oldest first.
+    known: VecDeque<Arc<Reread>>,
+    /// No epoch has been cut behind the last of them.
+    is_fresh: bool,
+}
 
 impl Points {
     /// Those that a run knows which goes on from `saved`.
     pub(super) fn of(saved: &SavedJob) -> Self {
         let mut points: VecDeque<Reread> = saved.reread.iter().cloned().collect();
         // Where some queries have still to catch up with the others, the point where these stand has no epoch yet.
-        if !points.back().is_some_and(|reread| reread.catch_up.is_some() && reread.after_epoch == saved.epoch) {
+        let is_fresh =
+            !points.back().is_some_and(|reread| reread.catch_up.is_some() && reread.after_epoch == saved.epoch);
+        if is_fresh {
             let tables = saved.tables.clone();
-            points.push_back(Reread { after_epoch: saved.epoch, tables, catch_up: None });
+            points.push_back(Reread { after_epoch: saved.epoch, tables, ..Reread::default() });
         }
-        Self(points.into_iter().map(Arc::new).collect())
+        Self { known: points.into_iter().map(Arc::new).collect(), is_fresh }
+    }
+
+    /// An epoch has been cut; records that arrived before `oldest_ms` were too old for it.
+    pub(super) fn cut(&mut self, oldest_ms: Option<i64>) {
+        // The first one behind a point took the oldest; later ones may have had another setting.
+        if std::mem::take(&mut self.is_fresh)
+            && let Some(reread) = self.known.back_mut()
+        {
+            Arc::make_mut(reread).oldest_ms = oldest_ms;
+        }
     }
 
     /// The run has begun to read these tables, which earlier points do not know.
     pub(super) fn begun(&mut self, tables: &BTreeMap<String, SavedTable>) {
         for (name, table) in tables {
-            for reread in self.0.iter_mut().filter(|reread| !reread.tables.contains_key(name)) {
+            for reread in self.known.iter_mut().filter(|reread| !reread.tables.contains_key(name)) {
                 Arc::make_mut(reread).tables.insert(name.clone(), table.clone());
             }
         }
@@ -43,7 +60,7 @@ impl Points {
 
     /// Queries have caught up with the others at the end of `epoch`.
     pub(super) fn caught_up(&mut self, epoch: EpochNumber) {
-        let others = self.0.back().and_then(|reread| reread.catch_up.as_ref());
+        let others = self.known.back().and_then(|reread| reread.catch_up.as_ref());
         // In epochs of the log, it was so before the checkpoint.
         if let Some(tables) = others.map(|others| others.tables.clone()) {
             self.add(epoch.0, tables);
@@ -52,25 +69,27 @@ impl Points {
 
     /// A checkpoint is made at the end of this epoch.
     pub(super) fn add(&mut self, after_epoch: u64, tables: BTreeMap<String, SavedTable>) {
-        self.0.push_back(Arc::new(Reread { after_epoch, tables, catch_up: None }));
+        self.known.push_back(Arc::new(Reread { after_epoch, tables, ..Reread::default() }));
+        self.is_fresh = true;
     }
 
     /// What a checkpoint may name; no other one is under way. That one could still name what is left out here, and the log would be shortened.
     pub(super) fn choice(&mut self) -> Vec<Arc<Reread>> {
-        while self.0.len() > MOST_POINTS {
+        while self.known.len() > MOST_POINTS {
             // The one that leaves the smallest gap; never the oldest or the newest. (To leave out every second one each time would lose whatever
             // grows older, and only the oldest would be left for files that stay open for long.)
-            let gap = |number: &usize| self.0[number + 1].after_epoch.saturating_sub(self.0[number - 1].after_epoch);
-            let Some(densest) = (1..self.0.len() - 1).min_by_key(gap) else { break };
-            self.0.remove(densest);
+            let gap =
+                |number: &usize| self.known[number + 1].after_epoch.saturating_sub(self.known[number - 1].after_epoch);
+            let Some(densest) = (1..self.known.len() - 1).min_by_key(gap) else { break };
+            self.known.remove(densest);
         }
-        self.0.iter().cloned().collect()
+        self.known.iter().cloned().collect()
     }
 
     /// Nobody needs an epoch up to this one again.
     pub(super) fn needed_after(&mut self, epoch: u64) {
-        while self.0.get(1).is_some_and(|reread| reread.after_epoch <= epoch) {
-            self.0.pop_front();
+        while self.known.get(1).is_some_and(|reread| reread.after_epoch <= epoch) {
+            self.known.pop_front();
         }
     }
 }
@@ -90,7 +109,7 @@ mod tests {
     }
 
     fn epochs(points: &Points) -> Vec<u64> {
-        points.0.iter().map(|point| point.after_epoch).collect()
+        points.known.iter().map(|point| point.after_epoch).collect()
     }
 
     /// A checkpoint at the end of `epoch`, of which rows behind `least` lie in open files. Returns what it names.
@@ -121,9 +140,9 @@ mod tests {
         let mut points = after(10);
         for epoch in 11..=110 {
             checkpoint(&mut points, epoch, None);
-            assert!(points.0.len() <= MOST_POINTS + 1);
+            assert!(points.known.len() <= MOST_POINTS + 1);
         }
-        assert_eq!((points.0[0].after_epoch, points.0.back().map(|point| point.after_epoch)), (10, Some(110)));
+        assert_eq!((points.known[0].after_epoch, points.known.back().map(|point| point.after_epoch)), (10, Some(110)));
     }
 
     /// Each file is finished 60 checkpoints after it was opened, and there is always one.
@@ -135,7 +154,7 @@ mod tests {
                 let least = (epoch - 1).saturating_sub(60);
                 let named = checkpoint(&mut points, epoch, Some(least));
                 assert!((shortened_to..=least).contains(&named), "{epoch}: {named} of {shortened_to} to {least}");
-                assert!(points.0.len() <= MOST_POINTS + 1);
+                assert!(points.known.len() <= MOST_POINTS + 1);
                 most_again = most_again.max(least - named);
                 // Every fifth one has failed when it could be written.
                 if !fails || epoch % 5 != 0 {
@@ -156,7 +175,7 @@ mod tests {
         // One that is still held elsewhere stays as it is there.
         let choice = points.choice();
         points.begun(&of(3));
-        let floors: Vec<_> = points.0.iter().map(|point| point.tables["t"].floor).collect();
+        let floors: Vec<_> = points.known.iter().map(|point| point.tables["t"].floor).collect();
         assert_eq!((floors, choice[0].tables.len()), (vec![3, 7], 0));
     }
 }

@@ -177,13 +177,13 @@ impl ReaderTask {
             if !self.looks {
                 self.brake.wait().await;
             }
-            if self.quotas.allowed().await.is_none() {
-                return Ok(());
-            }
+            let Some(allowed) = self.quotas.allowed().await else { return Ok(()) };
             if reached {
                 let _ = self.events.send(Event::Finished { feed, split, really: false, position: None }).await;
                 return Ok(());
             }
+            let repeats = self.quotas.replaying() || self.until.is_some();
+            self.reader.repeats(if repeats { allowed as u64 } else { 0 });
             // When the answer comes it may be old: a process can be stopped for a minute, and a service can take one.
             let at_ms = steady_ms(&self.clock);
             let fetched = self.reader.next().await?;

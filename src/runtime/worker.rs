@@ -278,6 +278,9 @@ impl Worker {
                     }
                 };
                 let (closes, now_ms) = (cut.closes, cut.now_ms);
+                if let Some(checkpointer) = &mut checkpointer {
+                    checkpointer.cut(cut.oldest_ms);
+                }
                 epoch_number = EpochNumber(cut.epoch);
                 progress.epoch.store(cut.epoch, Ordering::Relaxed);
                 summary.epochs += 1;
@@ -299,7 +302,8 @@ impl Worker {
                 if is_new && error_sender.send(ErrorsOrder::Records(rejects)).await.is_err() {
                     return Err(errors_failed(errors).await);
                 }
-                let context = EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms, saved: after };
+                let context =
+                    EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms, catches_up, saved: after };
                 for query in queries.iter_mut().filter(|query| query.is_given(epoch_number, catches_up)) {
                     let finished = finish_query(query, &context, job.late_to_errors, &error_sender).await;
                     failures.of(&query.name, query.writes(), finished)?;

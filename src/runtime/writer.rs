@@ -28,7 +28,13 @@ use crate::state::OperatorState;
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Write the rows of an epoch and make them visible.
-    Epoch { epoch: EpochNumber, now_ms: i64, changes: Vec<WaitingChanges> },
+    Epoch {
+        epoch: EpochNumber,
+        now_ms: i64,
+        /// The job has gone back, and these are rows that others have had.
+        catches_up: bool,
+        changes: Vec<WaitingChanges>,
+    },
     /// Say up to which epoch all rows are durable, after everything before has been done.
     Checkpoint(CheckpointOrder),
     /// The run has ended in order: close what is open, and let it appear. One that ends otherwise leaves open files to the next run,
@@ -134,7 +140,10 @@ pub(crate) async fn run_writer(
                 }
             };
             match order {
-                Order::Epoch { epoch, now_ms, changes } => writer.write(epoch, now_ms, changes).await?,
+                Order::Epoch { epoch, now_ms, catches_up, changes } => {
+                    writer.sink.catches_up(catches_up);
+                    writer.write(epoch, now_ms, changes).await?;
+                }
                 Order::Checkpoint(order) => order.report(writer.report()).await,
                 Order::Finish => {
                     let staged = within(&writer.patience, FINISH_PATIENCE, writer.sink.finish(writer.last)).await?;

@@ -46,7 +46,7 @@ impl Sink for Recorder {
 
 #[tokio::test]
 async fn what_is_open_is_closed_only_when_the_run_ends_in_order() {
-    let epoch = |epoch| Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, changes: Vec::new() };
+    let epoch = |epoch| Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, catches_up: false, changes: Vec::new() };
     for (given, finished) in [
         (vec![epoch(8), epoch(9), Order::Finish], Some(9)),
         // It has had no epoch: the last one is that up to which it is durable, not that of the saved state.
@@ -87,7 +87,7 @@ impl Sink for Refuser {
 async fn what_a_flush_refuses_is_told_with_what_it_is() {
     let (orders, receiver) = mpsc::channel(1);
     let (errors, mut told) = mpsc::channel(1);
-    let epoch = Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes: Vec::new() };
+    let epoch = Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, changes: Vec::new() };
     orders.send(epoch).await.expect("room for it");
     drop(orders);
     run_writer("q".to_owned(), Box::new(Refuser), receiver, errors, WriterLog::default()).await.expect("it ends");
@@ -135,7 +135,7 @@ impl Sink for Stages {
 
 #[tokio::test]
 async fn the_log_says_what_has_appeared_once_nothing_else_is_to_be_done() {
-    let epoch = |epoch| Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, changes: Vec::new() };
+    let epoch = |epoch| Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, catches_up: false, changes: Vec::new() };
     let entries = Arc::new(Entries::default());
     let logged = || {
         let entries = entries.0.lock().expect("unpoisoned");
@@ -193,7 +193,10 @@ async fn an_epoch_from_disk_is_flushed_in_parts_where_the_sink_buffers_it() {
         let (rows, flushed_at) = (Arc::clone(&sink.rows), Arc::clone(&sink.flushed_at));
         let (orders, receiver) = mpsc::channel(1);
         let (errors, _errors) = mpsc::channel(1);
-        orders.send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes }).await.expect("room for it");
+        orders
+            .send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, changes })
+            .await
+            .expect("room for it");
         drop(orders);
         let start = WriterLog { in_parts: once, ..WriterLog::default() };
         let written = run_writer("q".to_owned(), Box::new(sink), receiver, errors, start).await;
@@ -238,7 +241,10 @@ async fn at_a_stop_a_sink_has_the_time_that_it_needs_for_what_it_does() {
             let (errors, _errors) = mpsc::channel(1);
             let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
             let changes = vec![WaitingChanges::Held(Changes { batch: batch.expect("a batch"), kinds: None }, None)];
-            orders.send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, changes }).await.expect("room for it");
+            orders
+                .send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, changes })
+                .await
+                .expect("room for it");
             let start = WriterLog { patience: Some(patience), ..WriterLog::default() };
             let sink = Box::new(Hangs { closes_files, in_write });
             let writer = tokio::spawn(run_writer("q".to_owned(), sink, receiver, errors, start));

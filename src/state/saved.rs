@@ -34,6 +34,7 @@ impl SavedJob {
         self.reread.take().unwrap_or_else(|| Reread {
             after_epoch,
             tables: std::mem::take(&mut self.tables),
+            oldest_ms: None,
             catch_up: None,
         })
     }
@@ -68,6 +69,10 @@ pub struct Reread {
     pub after_epoch: u64,
     /// Positions and time of all tables then.
     pub tables: BTreeMap<String, SavedTable>,
+    /// Records that arrived before were too old for the first epoch behind it, milliseconds since 1970; those that went on to other epochs
+    /// may have grown too old for these, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<i64>,
     /// The job has gone back: what is read from there on is for some queries only, up to where the others stand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catch_up: Option<CatchUp>,

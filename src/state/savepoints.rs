@@ -138,7 +138,8 @@ impl CheckpointStore {
         let queries: BTreeSet<String> = of.with_open_files().cloned().collect();
         if let Some(reread) = of.reread.as_ref().filter(|_| !queries.is_empty()) {
             let (tables, catch_up) = (reread.tables.clone(), CatchUp { tables: of.tables.clone(), queries });
-            manifest.set_reread(Some(Reread { after_epoch: epoch, tables, catch_up: Some(catch_up) }));
+            let (after_epoch, oldest_ms, catch_up) = (epoch, reread.oldest_ms, Some(catch_up));
+            manifest.set_reread(Some(Reread { after_epoch, tables, oldest_ms, catch_up }));
         }
         manifest.queries.clone_from(&of.queries);
         manifest.references.clone_from(&of.references);

@@ -50,7 +50,7 @@ pub(super) fn job(epoch: u64, pieces: Vec<StatePiece>) -> SavedJob {
         unwritten: Some(operator(vec![piece(4, 0..3, &[])])),
         sink: Some("what the sink knows".to_owned()),
     };
-    let reread = Some(Reread { after_epoch: epoch - 2, tables: tables.clone(), catch_up: None });
+    let reread = Some(Reread { after_epoch: epoch - 2, tables: tables.clone(), oldest_ms: None, catch_up: None });
     SavedJob { epoch, tables, queries: BTreeMap::from([("a.sql:counts/by day".to_owned(), query)]), reread }
 }
 

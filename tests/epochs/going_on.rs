@@ -20,19 +20,19 @@ use super::job::{Variant, options};
 use super::{HOUR, lines, numbers, write};
 
 /// What a test does when a sink is about to do something.
-type Hook = Box<dyn FnMut() -> Result<()> + Send>;
+pub(super) type Hook = Box<dyn FnMut() -> Result<()> + Send>;
 /// The same; it gets the epoch, and how many rows of it there are.
 type FlushHook = Box<dyn FnMut(EpochNumber, usize) -> Result<()> + Send>;
 
 /// A sink that tells what it is about to do.
 pub(super) struct Watched {
-    sink: Box<dyn Sink>,
-    before_write: Hook,
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) before_write: Hook,
     pub(super) before_flush: FlushHook,
-    unflushed: usize,
-    before_commit: Hook,
+    pub(super) unflushed: usize,
+    pub(super) before_commit: Hook,
     /// `recover` waits for this; not for ever, since it is not to happen.
-    recovers_late: Option<Arc<Notify>>,
+    pub(super) recovers_late: Option<Arc<Notify>>,
 }
 
 impl Watched {
@@ -66,6 +66,10 @@ impl Sink for Watched {
 
     fn open_since(&self) -> Option<EpochNumber> {
         self.sink.open_since()
+    }
+
+    fn catches_up(&mut self, catches_up: bool) {
+        self.sink.catches_up(catches_up);
     }
 
     async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
@@ -116,7 +120,17 @@ async fn worked(
     progress: Arc<Progress>,
     change: impl FnOnce(&mut Job),
 ) -> Result<Summary> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    worked_by(Arc::new(SystemClock::new()), options, stop, progress, change).await
+}
+
+/// The same, by this clock.
+pub(super) async fn worked_by(
+    clock: Arc<dyn Clock>,
+    options: &JobOptions,
+    stop: watch::Receiver<bool>,
+    progress: Arc<Progress>,
+    change: impl FnOnce(&mut Job),
+) -> Result<Summary> {
     let mut prepared = prepare(options, clock).await.unwrap_or_else(|errors| panic!("{errors:?}"));
     change(&mut prepared.job);
     let run = tokio::spawn(Worker::run(prepared.job, stop, progress));
@@ -150,7 +164,7 @@ impl Sink for Nothing {
 
 /// Fails as if the process were killed there: when that has been asked for so often, and there are so many checkpoints. On a machine where
 /// these take long it waits for them, longer each time (not until they are there: the next one may need what comes behind this).
-fn dies_after(folder: &Path, times: u32, checkpoints: u64) -> Hook {
+pub(super) fn dies_after(folder: &Path, times: u32, checkpoints: u64) -> Hook {
     let (folder, mut asked, mut pause) = (folder.join("local/checkpoints/job/manifests"), 0, Duration::from_millis(1));
     Box::new(move || {
         asked += 1;
@@ -167,7 +181,7 @@ fn dies_after(folder: &Path, times: u32, checkpoints: u64) -> Hook {
 }
 
 #[track_caller]
-fn assert_killed(outcome: Result<Summary>) {
+pub(super) fn assert_killed(outcome: Result<Summary>) {
     let error = outcome.expect_err("it is killed").to_string();
     assert!(error.contains("killed"), "{error}");
 }

@@ -19,9 +19,11 @@ mod drained;
 mod failing_sink;
 mod failing_source;
 mod going_on;
+mod gone_back;
 #[path = "../support/job.rs"]
 mod job;
 mod lambda;
+mod made_rows;
 mod new_tables;
 mod references;
 mod stopping;

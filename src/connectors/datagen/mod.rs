@@ -88,6 +88,8 @@ impl Source for DatagenSource {
             end: self.rows.unwrap_or(u64::MAX),
             rows_per_second: self.rows_per_second,
             started: self.clock.elapsed(),
+            repeats: 0,
+            told: false,
             clock: Arc::clone(&self.clock),
         }))
     }
@@ -105,6 +107,10 @@ struct DatagenReader {
     end: u64,
     rows_per_second: u64,
     started: std::time::Duration,
+    /// Rows that an earlier run was given: they are due at once.
+    repeats: u64,
+    /// Whether it has said that it has caught up with its pace.
+    told: bool,
     clock: Arc<dyn Clock>,
 }
 
@@ -137,12 +143,64 @@ impl SplitReader for DatagenReader {
         if self.next >= self.end {
             return Ok(Fetch::Finished);
         }
+        let repeated = self.repeats.min(self.end - self.next).min(CHUNK_ROWS);
+        if repeated > 0 {
+            let chunk = self.rows(repeated)?;
+            // What follows comes at its own pace.
+            (self.first, self.started) = (self.next, self.clock.elapsed());
+            return Ok(Fetch::Rows(chunk));
+        }
         if self.due() <= self.next {
+            // At many rates a row is due after each step: a run that reads what is there would never end.
+            if !std::mem::replace(&mut self.told, true) {
+                return Ok(Fetch::CaughtUp);
+            }
             self.clock.sleep(STEP).await;
         }
         match (self.due() - self.next.min(self.due())).min(CHUNK_ROWS) {
             0 => Ok(Fetch::CaughtUp),
             count => Ok(Fetch::Rows(self.rows(count)?)),
         }
+    }
+
+    fn repeats(&mut self, records: u64) {
+        self.repeats = records;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::contracts::ManualClock;
+
+    #[tokio::test]
+    async fn rows_that_were_given_before_come_at_once_and_others_at_their_pace() {
+        let clock = Arc::new(ManualClock::new(0));
+        let schema = Schema::new(vec![Field::new("n", DataType::Int64, true)]);
+        let spec = TableSpec::new("made", Arc::new(schema)).with_option("rows-per-second", "1");
+        let source = source(&spec, Arc::clone(&clock) as Arc<dyn Clock>).expect("a source");
+        let split = source.splits().await.expect("splits").remove(0);
+        let mut reader =
+            source.open(&split, Some(&Position("6".into())), StartPosition::TrimHorizon).await.expect("a reader");
+        reader.repeats(5);
+        let rows = |fetch: Result<Fetch>| match fetch {
+            Ok(Fetch::Rows(chunk)) => (chunk.sequence.get(0).into_owned(), chunk.batch.num_rows()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(rows(reader.next().await), ("7".to_owned(), 5));
+        clock.advance(Duration::from_millis(900));
+        reader.repeats(1);
+        assert_eq!(rows(reader.next().await), ("12".to_owned(), 1));
+        // The first row of its own comes at once, as in a run that begins here.
+        reader.repeats(0);
+        assert_eq!(rows(reader.next().await), ("13".to_owned(), 1));
+        clock.advance(Duration::from_millis(1_900));
+        assert!(matches!(reader.next().await, Ok(Fetch::CaughtUp)));
+        clock.advance(Duration::from_millis(100));
+        assert_eq!(rows(reader.next().await), ("14".to_owned(), 1));
     }
 }

@@ -67,6 +67,8 @@ struct Files {
     durable: Durable,
     marks: Option<Marks>,
     now_ms: Option<i64>,
+    /// Rows of partitions that have none here are still to come, however long they have waited for their marks.
+    catches_up: bool,
     /// The epoch of the rows that are being written.
     epoch: EpochNumber,
 }
@@ -131,6 +133,7 @@ impl FileSink {
             durable: Durable::default(),
             marks: Marks::of(spec)?,
             now_ms: None,
+            catches_up: false,
             epoch: EpochNumber(0),
         };
         Ok(Self { target, table: spec.name.clone(), files: Some(Box::new(files)), cleaned: false })
@@ -312,7 +315,8 @@ impl Files {
         let opened = self.open.values().filter_map(|open| open.opened_ms).min();
         let file = opened.map(|opened_ms| opened_ms.saturating_add(self.rollover_ms));
         // A partition with an open file is marked after that.
-        let mark = self.marks.as_ref().filter(|_| self.open.is_empty()).and_then(Marks::next_due);
+        let marks = self.marks.as_ref().filter(|_| self.open.is_empty() && !self.catches_up);
+        let mark = marks.and_then(Marks::next_due);
         file.into_iter().chain(mark).min()
     }
 
@@ -322,7 +326,7 @@ impl Files {
         let finished = std::mem::take(&mut self.finished).into_iter();
         let mut staged: Vec<Committable> =
             finished.map(|(folder, file)| Noted::committable(folder, epoch, file)).collect::<Result<_>>()?;
-        if let Some(marks) = &mut self.marks {
+        if let Some(marks) = self.marks.as_mut().filter(|_| !self.catches_up) {
             for (folder, success) in marks.due(now_ms, |folder| self.open.contains_key(folder)) {
                 staged.push(Noted::committable(folder, epoch, Staged::Success { success }.committable()?)?);
             }
@@ -373,6 +377,12 @@ impl Sink for FileSink {
 
     fn open_since(&self) -> Option<EpochNumber> {
         self.files.as_ref()?.open.values().map(|open| open.opened_in).min()
+    }
+
+    fn catches_up(&mut self, catches_up: bool) {
+        if let Some(files) = &mut self.files {
+            files.catches_up = catches_up;
+        }
     }
 
     async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
