@@ -147,6 +147,18 @@ async fn a_copy_has_all_its_files_though_the_job_there_cleans_up() {
     }
 }
 
+#[tokio::test]
+async fn a_checkpoint_moves_to_another_store() {
+    let (_folder, storages) = storages();
+    let (mut from, mut to) = (store(&storages[0], "a"), store(&storages[1], "b"));
+    let wanted = job(7, vec![piece(1, 0..20, &[4])]);
+    from.commit(&wanted, 7, STAMP).await.expect("committed");
+    let manifest = from.latest().await.expect("readable").expect("there");
+    from.copy_to(&manifest, &mut to, 0, 7, STAMP).await.expect("copied");
+    let found = read(&storages[1]).await.expect("whole").expect("there");
+    assert_eq!(operators(&found), operators(&wanted));
+}
+
 /// A job that cleans up stands still while it removes its first checkpoint: by then somebody goes back to that, or to a savepoint of it.
 #[derive(Debug)]
 struct GoesBack(Arc<dyn Storage>);

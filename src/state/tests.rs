@@ -304,18 +304,6 @@ async fn a_savepoint_outlives_clean_up() {
     }
 }
 
-#[tokio::test]
-async fn a_checkpoint_moves_to_another_store() {
-    let (_folder, storages) = storages();
-    let (mut from, mut to) = (store(&storages[0], "a"), store(&storages[1], "b"));
-    let wanted = job(7, vec![piece(1, 0..20, &[4])]);
-    from.commit(&wanted, 7, STAMP).await.expect("committed");
-    let manifest = from.latest().await.expect("readable").expect("there");
-    from.copy_to(&manifest, &mut to, 0, 7, STAMP).await.expect("copied");
-    let found = read(&storages[1]).await.expect("whole").expect("there");
-    assert_eq!(operators(&found), operators(&wanted));
-}
-
 #[test]
 fn a_state_of_another_version_is_refused() {
     for version in [*MANIFEST_VERSIONS.start() - 1, *MANIFEST_VERSIONS.end() + 1] {
