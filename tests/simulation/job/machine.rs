@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 44] = [
+pub(crate) const FAULTS: [&str; 45] = [
+    "hesitation",
     "lost request",
     "lost reply",
     "late request",

@@ -20,7 +20,7 @@ use super::bug::Bug;
 use super::machine::{Far, Lost, Machine};
 
 /// The store as one machine sees it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct FarStore {
     pub(crate) inner: Arc<InMemory>,
     pub(crate) machine: Arc<Machine>,
@@ -29,6 +29,29 @@ pub(crate) struct FarStore {
     /// How often its client asks again when no answer comes. The first request may have been done: then the
     /// object that it created is in the way of the second one, as in S3.
     pub(crate) retries: u32,
+    /// Whether requests to list manifests, or to remove one, stand still now and then before they leave: for so long that others take a job
+    /// over meanwhile.
+    pub(crate) hesitates: bool,
+}
+
+impl FarStore {
+    /// How long a request stands still that is about this.
+    fn hesitation(&self, about: Option<&Path>) -> Duration {
+        let nature = &self.machine.nature;
+        let is_about_manifests = about.is_some_and(|path| path.as_ref().contains("manifests"));
+        let hesitates = self.hesitates && is_about_manifests && !nature.is_calm();
+        let mut inner = nature.lock();
+        let wait_ms = match () {
+            // Of a request to remove that comes when the same content is in use again there is one in hundreds of seeds.
+            () if self.bug == Some(Bug::NamesVersionsByContent) => inner.chance.below(9_000),
+            () if hesitates && inner.chance.percent(15) => {
+                inner.faults.count("hesitation");
+                1_000 + inner.chance.below(9_000)
+            }
+            () => 0,
+        };
+        Duration::from_millis(wait_ms)
+    }
 }
 
 /// No object with this in its name can be written for some time.
@@ -118,15 +141,13 @@ impl ObjectStore for FarStore {
             return locations;
         }
         let (inner, machine, retries) = (Arc::clone(&self.inner), Arc::clone(&self.machine), self.retries);
-        // Of a request to remove that comes when the same content is in use again there is one in hundreds of seeds.
-        let is_slow = self.bug == Some(Bug::NamesVersionsByContent);
+        let store = self.clone();
         let remove = move |location: Result<Path>| {
-            let (inner, machine) = (Arc::clone(&inner), Arc::clone(&machine));
+            let (inner, machine, store) = (Arc::clone(&inner), Arc::clone(&machine), store.clone());
             async move {
                 let location = location?;
                 let one = location.clone();
-                let wait_ms = if is_slow { machine.nature.lock().chance.below(9_000) } else { 0 };
-                machine.nature.world.sleep(Duration::from_millis(wait_ms)).await;
+                machine.nature.world.sleep(store.hesitation(Some(&location))).await;
                 let removed = machine.try_again(Far::Store, retries, move || {
                     now(inner.delete_stream(futures::stream::iter([Ok(one.clone())]).boxed()).try_collect::<Vec<_>>())
                 });
@@ -139,8 +160,12 @@ impl ObjectStore for FarStore {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let (inner, machine, prefix) = (Arc::clone(&self.inner), Arc::clone(&self.machine), prefix.cloned());
-        let retries = self.retries;
+        let (retries, store) = (self.retries, self.clone());
         let listed = async move {
+            let hesitation = if store.hesitates { store.hesitation(prefix.as_ref()) } else { Duration::ZERO };
+            if !hesitation.is_zero() {
+                machine.nature.world.sleep(hesitation).await;
+            }
             let listed = machine
                 .try_again(Far::Store, retries, move || now(inner.list(prefix.as_ref()).collect::<Vec<_>>()))
                 .await;

@@ -122,6 +122,7 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
         bug,
         silence,
         retries: [0, 1, 3, 8][Chance::new(seed ^ 0x4e7217).below(4) as usize],
+        hesitates: bug.is_none() && !going_back.is_empty() && Chance::new(seed ^ 0x4e517).percent(50),
         // Half of the seeds, in each of the four tests.
         fleet: Chance::new(seed ^ 0xf1ee7).percent(50),
         own_connectors,

@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) silence: Option<Silence>,
     /// Of the store's client.
     pub(crate) retries: u32,
+    /// Whether some requests to the store stand still before they leave.
+    pub(crate) hesitates: bool,
     /// Whether the processes are a fleet, and hand the job over.
     pub(crate) fleet: bool,
     pub(crate) pace: Pace,
@@ -94,6 +96,7 @@ impl Site {
             bug: self.shared.bug,
             silence: self.shared.silence,
             retries: self.shared.retries,
+            hesitates: self.shared.hesitates,
         })
     }
 
