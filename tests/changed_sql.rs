@@ -92,15 +92,10 @@ impl Place {
         files.map(|file| file.unwrap().file_name().into_string().unwrap()).max()
     }
 
-    /// Whether the newest checkpoint has every epoch that was counted: each is in the log until a checkpoint has it.
+    /// Whether the newest checkpoint has every epoch that was counted.
     fn has_all_in_a_checkpoint(&self) -> bool {
-        let kept = self.at("local/checkpoints/job");
-        let log = std::fs::read_to_string(kept.join("epochs.log")).unwrap_or_default();
-        let entry = |line: &str| serde_json::from_str::<serde_json::Value>(&line[line.find('{')?..]).ok();
-        let last = log.lines().filter_map(entry).filter_map(|entry| entry["cut"]["epoch"].as_u64()).max();
-        let newest = self.newest_checkpoint().and_then(|name| std::fs::read(kept.join("manifests").join(name)).ok());
-        let newest: Option<serde_json::Value> = newest.and_then(|text| serde_json::from_slice(&text).ok());
-        newest.is_some_and(|newest| newest["epoch"].as_u64() >= last)
+        let last = self.last_logged();
+        self.newest_manifest().is_some_and(|newest| newest["epoch"].as_u64() >= last)
     }
 
     /// Puts an event more, and waits until a run has counted it: there are so many then.

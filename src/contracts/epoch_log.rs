@@ -158,6 +158,14 @@ impl LogEntry {
             Self::Committed { epoch, .. } | Self::Failed { epoch, .. } => Some(*epoch),
         }
     }
+
+    /// Number of the run that it begins; `None` for anything else.
+    pub fn begun(&self) -> Option<u64> {
+        match self {
+            Self::Started { generation, .. } => Some(*generation),
+            _ => None,
+        }
+    }
 }
 
 fn is_false(value: &bool) -> bool {

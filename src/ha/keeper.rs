@@ -78,21 +78,6 @@ mod tests {
         store.stored().expect("it is there")
     }
 
-    /// Keeps its thread for longer than the lease lasts, by the clock of the lease: as that is this one's, it does not matter how fast the
-    /// machine is. Each beat must be answered by a renewal meanwhile.
-    #[expect(clippy::disallowed_methods, reason = "a thread that is kept from everything else")]
-    fn keep_busy(clock: &ManualClock, store: &MemoryLease) {
-        for _ in 0..2 * TIMES.ttl.as_millis() / TIMES.beat.as_millis() {
-            let before = stored(store);
-            clock.advance(TIMES.beat);
-            let renewed = (0..60_000).any(|_| {
-                std::thread::sleep(Duration::from_millis(1));
-                stored(store).beat > before.beat
-            });
-            assert!(renewed, "nobody renews it: {before:?}");
-        }
-    }
-
     /// A time in which much would be renewed, if somebody did.
     #[expect(clippy::disallowed_methods, reason = "what is not to happen has its time")]
     fn beats_pass(clock: &ManualClock) {
@@ -110,7 +95,7 @@ mod tests {
 
         let mut keeper = Keeper::of(candidate("one").acquire(|_| {}).await.expect("it is free"), None);
         let before = stored(&store);
-        keep_busy(&clock, &store);
+        store.keep_busy(&clock, TIMES, 2);
         let after = stored(&store);
         assert!(renewed(&before, &after), "{before:?}, {after:?}");
         tokio::select! {
@@ -194,7 +179,7 @@ mod tests {
         let mut keeper = Keeper::of(candidate.acquire(|_| {}).await.expect("it is free"), Some(&thread));
         let before = stored(&lease);
         let (of_task, kept) = (Arc::clone(&clock), Arc::clone(&lease));
-        tokio::spawn(async move { keep_busy(&of_task, &kept) }).await.expect("it has been busy");
+        tokio::spawn(async move { kept.keep_busy(&of_task, TIMES, 2) }).await.expect("it has been busy");
         let after = stored(&lease);
         assert!(before.beat < after.beat && !after.released, "{before:?}, {after:?}");
         tokio::select! {

@@ -32,7 +32,6 @@ fn job(folder: &Path) -> JobOptions {
 /// What comes between two renewals here is in truth the loading of a large state. It lasts three times as long as the lease, by the lease's
 /// own clock, which stands but for that: how fast the machine is does not matter.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-#[expect(clippy::disallowed_methods, reason = "the thread of the run is kept from everything else")]
 async fn a_run_that_keeps_its_thread_for_longer_than_the_lease_lasts_has_it_still() {
     let folder = tempfile::tempdir().expect("a folder");
     let options = job(folder.path());
@@ -43,16 +42,7 @@ async fn a_run_that_keeps_its_thread_for_longer_than_the_lease_lasts_has_it_stil
     let mut tell = |stage: Stage<'_>| match stage {
         Stage::Leads { generation } => stages.push(format!("leads {generation}")),
         Stage::Begins { .. } => {
-            let beat = || store.stored().expect("it is there").beat;
-            for _ in 0..3 * times.ttl.as_millis() / times.beat.as_millis() {
-                let before = beat();
-                clock.advance(times.beat);
-                let renewed = (0..60_000).any(|_| {
-                    std::thread::sleep(Duration::from_millis(1));
-                    beat() > before
-                });
-                assert!(renewed, "nobody renews it");
-            }
+            store.keep_busy(&clock, times, 3);
             stages.push("begins".to_owned());
         }
         // And loses it again after it, for ever.

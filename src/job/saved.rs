@@ -369,9 +369,5 @@ pub(super) fn last_epoch(entries: &[LogEntry]) -> u64 {
 }
 
 pub(super) fn last_generation(entries: &[LogEntry]) -> u64 {
-    let started = entries.iter().filter_map(|entry| match entry {
-        LogEntry::Started { generation, .. } => Some(*generation),
-        _ => None,
-    });
-    started.max().unwrap_or(0)
+    entries.iter().filter_map(LogEntry::begun).max().unwrap_or(0)
 }

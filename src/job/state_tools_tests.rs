@@ -239,37 +239,36 @@ async fn a_job_goes_back_to_a_checkpoint_that_it_was_about_to_remove() {
     assert_eq!(again.epoch, after.epoch + 1, "the log is whole again");
 }
 
-/// The tools are slow between taking it over and listing what there is; or later.
+/// The tools are slow when they have taken it over.
 #[tokio::test]
 async fn a_job_that_begins_again_while_it_goes_back_ends() {
-    for which in ["latest", "restore"] {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (running, mut tools) = running(folder.path()).await;
-        running.begins_again.store(true, Ordering::SeqCst);
-        if which == "latest" {
-            tools.rewind("latest").await.expect("it is gone back to");
-        } else {
-            // Into the same store, as if it were another one.
-            let (of, _) = tools.find("latest").await.expect("found");
-            let taken = tools.take_over().await.expect("taken over");
-            let TakenOver { epoch, newest, stamp, log } = taken;
-            let from = CheckpointStore::new(Arc::clone(&running.folder), "from", KEPT);
-            let copied = from.copy_to(&of, &mut tools.store, newest, epoch, stamp).await;
-            let copied = match copied {
-                Ok(_) => tools.close(&log, stamp).await,
-                Err(error) => Err(error),
-            };
-            assert_eq!(copied.expect_err("it has begun again").kind(), ErrorKind::Fenced);
-            continue;
-        }
-        let newest = tools.store.latest().await.expect("found").expect("there is one");
-        let log = running.log.lock().await.take().expect("it has begun");
-        let error = log.append(&failed(newest.epoch + 1)).await.expect_err("it was taken over once more");
-        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
-        let (_, entries) = ObjectEpochLog::open(Arc::clone(&running.folder), "look").await.expect("a log");
-        let logged = entries.iter().filter_map(LogEntry::epoch).max();
-        assert!(logged.is_none_or(|logged| logged <= newest.log_after), "{entries:?}, {newest:?}");
-    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let (running, mut tools) = running(folder.path()).await;
+    running.begins_again.store(true, Ordering::SeqCst);
+    tools.rewind("latest").await.expect("it is gone back to");
+    let newest = tools.store.latest().await.expect("found").expect("there is one");
+    let log = running.log.lock().await.take().expect("it has begun");
+    let error = log.append(&failed(newest.epoch + 1)).await.expect_err("it was taken over once more");
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    let (_, entries) = ObjectEpochLog::open(Arc::clone(&running.folder), "look").await.expect("a log");
+    let logged = entries.iter().filter_map(LogEntry::epoch).max();
+    assert!(logged.is_none_or(|logged| logged <= newest.log_after), "{entries:?}, {newest:?}");
+}
+
+/// So are they when they copy, here into the same store, as if it were another one.
+#[tokio::test]
+async fn nothing_is_copied_into_the_store_of_a_job_that_begins_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (running, mut tools) = running(folder.path()).await;
+    running.begins_again.store(true, Ordering::SeqCst);
+    let (of, _) = tools.find("latest").await.expect("found");
+    let TakenOver { epoch, newest, stamp, log } = tools.take_over().await.expect("taken over");
+    let from = CheckpointStore::new(Arc::clone(&running.folder), "from", KEPT);
+    let copied = async {
+        from.copy_to(&of, &mut tools.store, newest, epoch, stamp).await?;
+        tools.close(&log, stamp).await
+    };
+    assert_eq!(copied.await.expect_err("it has begun again").kind(), ErrorKind::Fenced);
 }
 
 /// It tries again.

@@ -3,57 +3,28 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use async_trait::async_trait;
-use bytes::Bytes;
-
+use super::test_storage::{Interrupted, Request};
 use super::tests::{STAMP, assert_same, job, piece, read, storages, store};
-use crate::contracts::{Created, Error, ErrorKind, Result, Storage};
-
-/// A storage that does not answer the next requests to list.
-#[derive(Debug)]
-struct Unlisted {
-    inner: Arc<dyn Storage>,
-    silent: AtomicUsize,
-}
-
-#[async_trait]
-impl Storage for Unlisted {
-    fn place(&self) -> String {
-        self.inner.place()
-    }
-
-    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
-        self.inner.create(name, content).await
-    }
-
-    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
-        self.inner.read(name).await
-    }
-
-    async fn list(&self, folder: &str) -> Result<Vec<String>> {
-        let less = |silent: usize| silent.checked_sub(1);
-        if self.silent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
-            return Err(Error::unavailable("no answer"));
-        }
-        self.inner.list(folder).await
-    }
-
-    async fn remove(&self, name: &str) -> Result<()> {
-        self.inner.remove(name).await
-    }
-}
+use crate::contracts::{Error, ErrorKind};
 
 /// The last one of a run is tried twice: the second time must not meet the first.
 #[tokio::test]
 async fn a_look_that_fails_behind_the_manifest_takes_its_number_only() {
     for inner in storages().1 {
-        let unlisted = Arc::new(Unlisted { inner, silent: AtomicUsize::new(0) });
-        let storage: Arc<dyn Storage> = Arc::clone(&unlisted) as _;
+        // So many requests to list have no answer.
+        let silent = Arc::new(AtomicUsize::new(0));
+        let left = Arc::clone(&silent);
+        let storage = Interrupted::storage(&inner, move |request| {
+            let less = |left: usize| left.checked_sub(1);
+            let is_silent = matches!(request, Request::List)
+                && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
+            is_silent.then_some(async { Err(Error::unavailable("no answer")) })
+        });
         let place = storage.place();
         let mut own = store(&storage, "own");
         own.commit(&job(7, vec![piece(1, 0..20, &[])]), 7, STAMP).await.expect("committed");
         let wanted = job(8, vec![piece(1, 0..20, &[3]), piece(2, 20..30, &[])]);
-        unlisted.silent.store(1, Ordering::Relaxed);
+        silent.store(1, Ordering::Relaxed);
         let error = own.commit(&wanted, 8, STAMP).await.expect_err("it is not known whether it is the newest");
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{place}: {error}");
         let committed = own.commit(&wanted, 8, STAMP).await.unwrap_or_else(|e| panic!("{place}: {e}"));
@@ -66,7 +37,7 @@ async fn a_look_that_fails_behind_the_manifest_takes_its_number_only() {
             let manifest = next.latest().await.expect("readable").expect("there");
             next.load(&manifest).await.expect("loaded");
         }
-        unlisted.silent.store(1, Ordering::Relaxed);
+        silent.store(1, Ordering::Relaxed);
         one.commit(&job(9, vec![]), 9, STAMP).await.expect_err("no answer");
         let error = two.commit(&job(9, vec![]), 9, STAMP).await.expect_err("the number is taken");
         assert_eq!(error.kind(), ErrorKind::Fenced, "{place}: {error}");

@@ -38,6 +38,8 @@ mod sweep;
 #[cfg(test)]
 mod test_faults;
 #[cfg(test)]
+mod test_storage;
+#[cfg(test)]
 mod tests;
 
 pub use checkpoints::{CheckpointStore, Committed, DEFAULT_KEPT, Stamp};

@@ -145,12 +145,12 @@ impl ObjectEpochLog {
         if behind.is_empty() {
             return Ok(Created::New);
         }
-        let own = last_run(content.split(|b| *b == b'\n').skip(1).filter_map(parse_line));
+        let own = parse(content).as_deref().and_then(last_run);
         let reads: Vec<_> = behind.iter().map(|other| read(&self.storage, *other).boxed()).collect();
         let mut reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
         while let Some(content) = reads.try_next().await? {
             if let Content::Whole(entries) = content
-                && last_run(entries) > own
+                && last_run(&entries) > own
             {
                 return Ok(Created::Taken);
             }
@@ -259,11 +259,15 @@ enum Content {
 async fn read(storage: &Arc<dyn Storage>, number: u64) -> Result<Content> {
     let name = name(number);
     let Some(content) = storage.read(&name).await? else { return Ok(Content::Gone) };
+    let damaged = || Error::corrupt(format!("'{}/{name}' of the epoch log is damaged", storage.place())).hint(DAMAGED);
+    Ok(parse(&content).map_or_else(|| Content::Damaged(damaged()), Content::Whole))
+}
+
+/// Entries of an object; `None` if it is damaged.
+fn parse(content: &[u8]) -> Option<Vec<LogEntry>> {
     let lines = content.split(|b| *b == b'\n').skip(1).filter(|line| !line.is_empty());
     let entries: Option<Vec<LogEntry>> = lines.map(parse_line).collect();
-    let damaged = || Error::corrupt(format!("'{}/{name}' of the epoch log is damaged", storage.place())).hint(DAMAGED);
-    let whole = entries.filter(|_| content.ends_with(b"\n"));
-    Ok(whole.map_or_else(|| Content::Damaged(damaged()), Content::Whole))
+    entries.filter(|_| content.ends_with(b"\n"))
 }
 
 fn last_epoch(entries: &[LogEntry]) -> Option<u64> {
@@ -271,12 +275,8 @@ fn last_epoch(entries: &[LogEntry]) -> Option<u64> {
 }
 
 /// Number of the last run that begins in these entries.
-fn last_run(entries: impl IntoIterator<Item = LogEntry>) -> Option<u64> {
-    let runs = entries.into_iter().filter_map(|entry| match entry {
-        LogEntry::Started { generation, .. } => Some(generation),
-        _ => None,
-    });
-    runs.max()
+fn last_run(entries: &[LogEntry]) -> Option<u64> {
+    entries.iter().filter_map(LogEntry::begun).max()
 }
 
 fn name(number: u64) -> String {

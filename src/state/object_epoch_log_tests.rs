@@ -5,41 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::contracts::EpochCut;
+use crate::state::test_storage::{Interrupted, Request};
 use crate::state::tests::storages;
-
-/// Whoever lists it finds objects that are removed before they are read.
-#[derive(Debug)]
-struct Shrinking {
-    of: Arc<dyn Storage>,
-    goes: Vec<u64>,
-}
-
-#[async_trait]
-impl Storage for Shrinking {
-    fn place(&self) -> String {
-        self.of.place()
-    }
-
-    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
-        self.of.create(name, content).await
-    }
-
-    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
-        self.of.read(name).await
-    }
-
-    async fn list(&self, folder: &str) -> Result<Vec<String>> {
-        let listed = self.of.list(folder).await;
-        for number in &self.goes {
-            self.of.remove(&name(*number)).await?;
-        }
-        listed
-    }
-
-    async fn remove(&self, name: &str) -> Result<()> {
-        self.of.remove(name).await
-    }
-}
 
 fn started(generation: u64) -> LogEntry {
     LogEntry::Started { generation, queries: BTreeMap::new(), anew: false }
@@ -142,8 +109,17 @@ async fn objects_that_are_removed_while_they_are_read_are_no_first_ones() {
             before.append(&cut(epoch)).await.expect("an entry");
         }
         // The run before tidies up while this one opens the log; the newest object stays.
-        let shrinking = Shrinking { of: Arc::clone(&storage), goes: (2..=epochs).collect() };
-        let (own, entries) = ObjectEpochLog::open(Arc::new(shrinking), "c").await.expect("a log");
+        let tidied = Arc::clone(&storage);
+        let shrinking = Interrupted::storage(&storage, move |request| {
+            let tidied = Arc::clone(&tidied);
+            matches!(request, Request::Read).then_some(async move {
+                for number in 2..=epochs {
+                    tidied.remove(&name(number)).await?;
+                }
+                Ok(())
+            })
+        });
+        let (own, entries) = ObjectEpochLog::open(shrinking, "c").await.expect("a log");
         assert_eq!(entries, [started(1), cut(epochs)], "{}", storage.place());
         own.append(&started(2)).await.expect("an entry");
         own.append(&cut(epochs + 1)).await.expect("an entry");
@@ -207,49 +183,25 @@ async fn a_number_that_the_run_before_has_passed_is_no_beginning() {
     }
 }
 
-/// Another run takes over before who has just done so looks behind its first object.
-#[derive(Debug)]
-struct Followed {
-    of: Arc<dyn Storage>,
-    is_followed: AtomicBool,
-}
-
-#[async_trait]
-impl Storage for Followed {
-    fn place(&self) -> String {
-        self.of.place()
-    }
-
-    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
-        self.of.create(name, content).await
-    }
-
-    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
-        self.of.read(name).await
-    }
-
-    async fn list(&self, folder: &str) -> Result<Vec<String>> {
-        if self.of.read(&name(2)).await?.is_some() && !self.is_followed.swap(true, Ordering::Relaxed) {
-            let (next, _) = ObjectEpochLog::open(Arc::clone(&self.of), "c").await?;
-            for entry in [started(3), cut(1)] {
-                next.append(&entry).await?;
-            }
-        }
-        self.of.list(folder).await
-    }
-
-    async fn remove(&self, name: &str) -> Result<()> {
-        self.of.remove(name).await
-    }
-}
-
-/// What it leaves is all that keeps out the run before both.
+/// Another run takes over before who has just done so looks behind that object, which is all that keeps out the run before both.
 #[tokio::test]
 async fn a_first_object_that_another_run_has_followed_stays() {
     for of in storages().1 {
         let (paused, _) = ObjectEpochLog::open(Arc::clone(&of), "a").await.expect("opened");
         paused.append(&started(1)).await.expect("written");
-        let followed = Arc::new(Followed { of: Arc::clone(&of), is_followed: AtomicBool::default() });
+        let (log, is_followed) = (Arc::clone(&of), Arc::new(AtomicBool::default()));
+        let followed = Interrupted::storage(&of, move |request| {
+            let (log, is_followed) = (Arc::clone(&log), Arc::clone(&is_followed));
+            matches!(request, Request::List).then_some(async move {
+                if log.read(&name(2)).await?.is_some() && !is_followed.swap(true, Ordering::Relaxed) {
+                    let (next, _) = ObjectEpochLog::open(log, "c").await?;
+                    for entry in [started(3), cut(1)] {
+                        next.append(&entry).await?;
+                    }
+                }
+                Ok(())
+            })
+        });
         let (late, _) = ObjectEpochLog::open(followed, "b").await.expect("opened");
         let error = late.append(&started(2)).await.expect_err("another one has taken over since");
         assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::sync::Mutex;
 
+use super::super::test_storage::{Interrupted, Request};
 use super::super::tests::{STAMP, job, operators, piece, read, storages, store};
-use crate::contracts::{Created, ErrorKind, Result, Storage};
+use crate::contracts::ErrorKind;
 use crate::state::CheckpointStore;
 
 #[tokio::test]
@@ -80,45 +79,6 @@ async fn a_savepoint_is_saved_under_another_name_when_its_checkpoint_has_gone() 
     }
 }
 
-/// A store whose job does something before a manifest is created there.
-#[derive(Debug)]
-struct Raced {
-    inner: Arc<dyn Storage>,
-    job: Mutex<CheckpointStore>,
-    commits: Mutex<Vec<bool>>,
-}
-
-#[async_trait]
-impl Storage for Raced {
-    fn place(&self) -> String {
-        self.inner.place()
-    }
-
-    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
-        let commits = if name.starts_with("manifests/") { self.commits.lock().await.pop() } else { None };
-        if let Some(commits) = commits {
-            let mut own = self.job.lock().await;
-            if commits {
-                own.commit(&job(50, vec![piece(50, 0..3, &[])]), 50, STAMP).await?;
-            }
-            own.sweep().await?;
-        }
-        self.inner.create(name, content).await
-    }
-
-    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
-        self.inner.read(name).await
-    }
-
-    async fn list(&self, folder: &str) -> Result<Vec<String>> {
-        self.inner.list(folder).await
-    }
-
-    async fn remove(&self, name: &str) -> Result<()> {
-        self.inner.remove(name).await
-    }
-}
-
 #[tokio::test]
 async fn a_copy_has_all_its_files_though_the_job_there_cleans_up() {
     let (_folder, from) = storages();
@@ -132,8 +92,19 @@ async fn a_copy_has_all_its_files_though_the_job_there_cleans_up() {
             own.commit(&job(epoch, vec![piece(epoch, 0..9, &[])]), epoch, STAMP).await.expect("committed");
         }
         // First it makes the checkpoint of that number itself; then it only removes what nobody needs.
-        let (job, commits) = (Mutex::new(own), Mutex::new(vec![false, true]));
-        let raced: Arc<dyn Storage> = Arc::new(Raced { inner: Arc::clone(&inner), job, commits });
+        let there = Arc::new(Mutex::new((own, vec![false, true])));
+        let raced = Interrupted::storage(&inner, move |request| {
+            let there = Arc::clone(&there);
+            matches!(request, Request::Create(name) if name.starts_with("manifests/")).then_some(async move {
+                let (own, commits) = &mut *there.lock().await;
+                match commits.pop() {
+                    Some(true) => _ = own.commit(&job(50, vec![piece(50, 0..3, &[])]), 50, STAMP).await?,
+                    Some(false) => {}
+                    None => return Ok(()),
+                }
+                own.sweep().await
+            })
+        });
         let mut to = store(&raced, "tools");
         let newest = to.newest_number().await.expect("listed");
         let error = source.copy_to(&manifest, &mut to, newest, 60, STAMP).await.expect_err("the number is taken");
@@ -159,45 +130,21 @@ async fn a_checkpoint_moves_to_another_store() {
     assert_eq!(operators(&found), operators(&wanted));
 }
 
-/// A job that cleans up stands still while it removes its first checkpoint: by then somebody goes back to that, or to a savepoint of it.
-#[derive(Debug)]
-struct GoesBack(Arc<dyn Storage>);
-
-#[async_trait]
-impl Storage for GoesBack {
-    fn place(&self) -> String {
-        self.0.place()
-    }
-
-    async fn create(&self, name: &str, content: Bytes) -> Result<Created> {
-        self.0.create(name, content).await
-    }
-
-    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
-        self.0.read(name).await
-    }
-
-    async fn list(&self, folder: &str) -> Result<Vec<String>> {
-        self.0.list(folder).await
-    }
-
-    async fn remove(&self, name: &str) -> Result<()> {
-        if name.starts_with("manifests/") {
-            let mut tools = store(&self.0, "tools");
-            let first = tools.manifest(1).await?;
-            tools.save_as(&first, "meanwhile").await?;
-            let newest = tools.newest_number().await?;
-            tools.rewind(&first, "checkpoint 1", newest, 50, STAMP).await?;
-            tools.drop_savepoint("meanwhile").await?;
-        }
-        self.0.remove(name).await
-    }
-}
-
+/// Clean-up stands still while it removes the first checkpoint: by then somebody goes back to that, or to a savepoint of it.
 #[tokio::test]
 async fn clean_up_leaves_what_somebody_has_gone_back_to_meanwhile() {
     for inner in storages().1 {
-        let goes_back: Arc<dyn Storage> = Arc::new(GoesBack(Arc::clone(&inner)));
+        let kept = Arc::clone(&inner);
+        let goes_back = Interrupted::storage(&inner, move |request| {
+            let mut tools = store(&kept, "tools");
+            matches!(request, Request::Remove(name) if name.starts_with("manifests/")).then_some(async move {
+                let first = tools.manifest(1).await?;
+                tools.save_as(&first, "meanwhile").await?;
+                let newest = tools.newest_number().await?;
+                tools.rewind(&first, "checkpoint 1", newest, 50, STAMP).await?;
+                tools.drop_savepoint("meanwhile").await
+            })
+        });
         let mut own = CheckpointStore::new(goes_back, "a", 1);
         for epoch in [7, 8] {
             own.commit(&job(epoch, vec![piece(epoch, 0..9, &[])]), epoch, STAMP).await.expect("committed");

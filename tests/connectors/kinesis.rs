@@ -2,7 +2,6 @@
 
 use std::io::{BufReader, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::datatypes::DataType;
@@ -10,30 +9,11 @@ use tidemill::connectors::kinesis::local::{LocalKinesisSource, LocalStream, PutR
 use tidemill::connectors::kinesis::produce::{OutRecord, ProduceOptions, Put, PutBatch, local_target, produce};
 use tidemill::contracts::{Clock, Fetch, ManualClock, Result, Source, SourceProgress, StartPosition, SystemClock};
 
+use crate::hurried::Hurried;
 use crate::support::*;
 
 fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock::new())
-}
-
-/// A clock on which a pause is over at once, and has lasted as long as it was to: in microseconds.
-#[derive(Debug, Default)]
-struct Hurried(AtomicU64);
-
-#[async_trait::async_trait]
-impl Clock for Hurried {
-    fn now_ms(&self) -> i64 {
-        i64::try_from(self.elapsed().as_millis()).unwrap()
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::SeqCst))
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        self.0.fetch_add(u64::try_from(duration.as_micros()).unwrap(), Ordering::SeqCst);
-        tokio::task::yield_now().await;
-    }
 }
 
 fn put(stream: &mut LocalStream, text: &str) -> (u32, u64) {

@@ -6,6 +6,8 @@ mod conformance;
 mod dynamodb;
 mod files;
 mod files_options;
+#[path = "../support/hurried.rs"]
+mod hurried;
 mod kinesis;
 mod others;
 mod rates;

@@ -36,6 +36,35 @@ impl Clock for SetClock {
     }
 }
 
+/// The machine's clock, on which time passes so many times as fast, and sleepers wake so many times as early.
+#[derive(Debug)]
+pub(super) struct Fast {
+    machine: SystemClock,
+    passes: u32,
+    wakes: u32,
+}
+
+impl Fast {
+    pub(super) fn new(passes: u32, wakes: u32) -> Self {
+        Self { machine: SystemClock::new(), passes, wakes }
+    }
+}
+
+#[async_trait]
+impl Clock for Fast {
+    fn now_ms(&self) -> i64 {
+        self.machine.now_ms()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.machine.elapsed() * self.passes
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.machine.sleep(duration / self.wakes).await;
+    }
+}
+
 const COPIED: &str = "
 CREATE TABLE events (n BIGINT)
 WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json', 'source.monitor-interval' = '10 ms');

@@ -2,35 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use async_trait::async_trait;
-use tidemill::contracts::{Clock, SystemClock};
 use tidemill::runtime::{Ending, Job};
 use tokio::sync::watch;
 
+use super::clock::Fast;
 use super::going_on::{Hook, Watched, assert_killed, dies_after, job, replace, worked_by};
 use super::gone_back::rewind;
 use super::{lines, numbers};
-
-/// Time that passes five times as fast, and sleepers that wake early: so a reader asks often while there is nothing.
-#[derive(Debug)]
-struct Fast(SystemClock);
-
-#[async_trait]
-impl Clock for Fast {
-    fn now_ms(&self) -> i64 {
-        self.0.now_ms()
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.0.elapsed() * 5
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        self.0.sleep(duration / 20).await;
-    }
-}
 
 /// So slowly that there is nothing for longer than a reader waits for records which are gone.
 const SLOW: &str = "
@@ -47,7 +26,8 @@ async fn rows_that_were_made_before_are_made_again_at_once() {
         let folder = folder.path();
         let options = job(folder, SLOW, Ending::Run);
         let run = async |stopped: watch::Receiver<bool>, hook: Hook| {
-            let clock = Arc::new(Fast(SystemClock::new()));
+            // Sleepers wake early, so a reader asks often while there is nothing.
+            let clock = Arc::new(Fast::new(5, 20));
             let change = |job: &mut Job| replace(job, "copies", |sink| Watched { before_write: hook, ..sink });
             worked_by(clock, &options, stopped, Arc::default(), change).await
         };

@@ -6,36 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tidemill::contracts::{
-    Changes, Clock, Committable, EpochNumber, ErrorKind, Result, Sink, SystemClock, WriteOutcome,
-};
+use tidemill::contracts::{Changes, Clock, Committable, EpochNumber, ErrorKind, Result, Sink, WriteOutcome};
 use tidemill::job::prepare;
 use tidemill::runtime::{Ending, Summary, Worker};
 use tokio::sync::watch;
 
+use super::clock::Fast;
 use super::going_on::{EVENTS, events, job, ran};
 use super::{lines, numbers};
-
-/// The machine's clock, a hundred times as fast.
-#[derive(Debug, Default)]
-struct Fast(SystemClock);
-
-const FASTER: u32 = 100;
-
-#[async_trait]
-impl Clock for Fast {
-    fn now_ms(&self) -> i64 {
-        self.0.now_ms()
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.0.elapsed() * FASTER
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        self.0.sleep(duration / FASTER).await;
-    }
-}
 
 /// What a sink does not come back from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -124,7 +102,7 @@ INSERT INTO copies SELECT n FROM events;
 /// Runs with such a sink, and stops when it is stuck. How long that took, by the clock of the run.
 async fn stopped(folder: &Path, stuck: Stuck) -> (Result<Summary>, Duration) {
     let options = job(folder, SQL, Ending::Run);
-    let clock: Arc<dyn Clock> = Arc::new(Fast::default());
+    let clock: Arc<dyn Clock> = Arc::new(Fast::new(100, 100));
     let mut prepared = prepare(&options, Arc::clone(&clock)).await.unwrap_or_else(|errors| panic!("{errors:?}"));
     let query = &mut prepared.job.queries[0];
     let there = Arc::new(AtomicBool::new(false));

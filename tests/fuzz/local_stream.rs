@@ -2,10 +2,7 @@
 //! error, a damaged end is one that was never written.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
-use async_trait::async_trait;
 use proptest::prelude::*;
 use tidemill::connectors::kinesis::local::{LocalKinesisSource, LocalStream, PutRecord, stream_folder};
 use tidemill::contracts::{Clock, Fetch, Source, StartPosition};
@@ -13,26 +10,7 @@ use tidemill::contracts::{Clock, Fetch, Source, StartPosition};
 use crate::MOST_MIB;
 use crate::bounded::{Bound, within};
 use crate::change::{changed, changes, check};
-
-/// Waiting takes no time.
-#[derive(Debug, Default)]
-struct Hurried(AtomicI64);
-
-#[async_trait]
-impl Clock for Hurried {
-    fn now_ms(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn elapsed(&self) -> Duration {
-        Duration::from_millis(u64::try_from(self.now_ms()).unwrap())
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        self.0.fetch_add(i64::try_from(duration.as_millis()).unwrap(), Ordering::Relaxed);
-        tokio::task::yield_now().await;
-    }
-}
+use crate::hurried::Hurried;
 
 const FRAMES: usize = 6;
 const RECORDS_OF_A_FRAME: usize = 5;

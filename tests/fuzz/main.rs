@@ -24,6 +24,8 @@ mod change;
 mod csv;
 mod deep;
 mod files;
+#[path = "../support/hurried.rs"]
+mod hurried;
 mod local_stream;
 mod logs;
 mod memory;

@@ -70,9 +70,7 @@ impl Place {
     }
 
     fn newest(&self) -> serde_json::Value {
-        let newest =
-            self.manifests_or_none().pop().map(|path| std::fs::read(path).unwrap_or_default()).unwrap_or_default();
-        serde_json::from_slice(&newest).unwrap_or_default()
+        self.newest_manifest().unwrap_or_default()
     }
 
     /// Whether `events` have been counted, and the newest checkpoint, which is not the first, has all of them and open files: however long it
@@ -81,10 +79,7 @@ impl Place {
         if !self.at("local/dynamodb.sqlite").exists() || self.total() != events {
             return false;
         }
-        let log = std::fs::read_to_string(self.at("local/checkpoints/job/epochs.log")).unwrap_or_default();
-        let entry = |line: &str| serde_json::from_str::<serde_json::Value>(&line[line.find('{')?..]).ok();
-        let last = log.lines().filter_map(entry).filter_map(|entry| entry["cut"]["epoch"].as_u64()).max();
-        let manifest = self.newest();
+        let (last, manifest) = (self.last_logged(), self.newest());
         self.manifests_or_none().len() > 1 && manifest["reread"].is_object() && manifest["epoch"].as_u64() >= last
     }
 

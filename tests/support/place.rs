@@ -66,6 +66,21 @@ impl Place {
         text
     }
 
+    /// The newest checkpoint, if it is one that is kept in its folder and can be read.
+    pub(crate) fn newest_manifest(&self) -> Option<serde_json::Value> {
+        let files = std::fs::read_dir(self.at("local/checkpoints/job/manifests")).into_iter().flatten();
+        let newest = files.map(|file| file.unwrap().path()).max()?;
+        serde_json::from_slice(&std::fs::read(newest).ok()?).ok()
+    }
+
+    /// The last epoch that the log has. Each one that was counted is there until a checkpoint has it: a newest one that is read after this, and
+    /// is not before it, has all.
+    pub(crate) fn last_logged(&self) -> Option<u64> {
+        let log = std::fs::read_to_string(self.at("local/checkpoints/job/epochs.log")).unwrap_or_default();
+        let entry = |line: &str| serde_json::from_str::<serde_json::Value>(&line[line.find('{')?..]).ok();
+        log.lines().filter_map(entry).filter_map(|entry| entry["cut"]["epoch"].as_u64()).max()
+    }
+
     /// Runs what is there.
     #[track_caller]
     pub(crate) fn run(&self, more: &[&str]) -> String {

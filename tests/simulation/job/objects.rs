@@ -35,22 +35,19 @@ pub(crate) struct FarStore {
 }
 
 impl FarStore {
-    /// How long a request stands still that is about this.
-    fn hesitation(&self, about: Option<&Path>) -> Duration {
+    /// A request that is about this stands still, or not.
+    async fn hesitate(&self, about: Option<&Path>) {
         let nature = &self.machine.nature;
-        let is_about_manifests = about.is_some_and(|path| path.as_ref().contains("manifests"));
-        let hesitates = self.hesitates && is_about_manifests && !nature.is_calm();
-        let mut inner = nature.lock();
-        let wait_ms = match () {
-            // Of a request to remove that comes when the same content is in use again there is one in hundreds of seeds.
-            () if self.bug == Some(Bug::NamesVersionsByContent) => inner.chance.below(9_000),
-            () if hesitates && inner.chance.percent(15) => {
-                inner.faults.count("hesitation");
-                1_000 + inner.chance.below(9_000)
-            }
-            () => 0,
+        if !self.hesitates || nature.is_calm() || !about.is_some_and(|path| path.as_ref().contains("manifests")) {
+            return;
+        }
+        let wait_ms = {
+            let mut inner = nature.lock();
+            let stands_still = inner.chance.percent(15);
+            inner.faults.count_if(stands_still, "hesitation");
+            if stands_still { 1_000 + inner.chance.below(9_000) } else { 0 }
         };
-        Duration::from_millis(wait_ms)
+        nature.world.sleep(Duration::from_millis(wait_ms)).await;
     }
 }
 
@@ -141,13 +138,17 @@ impl ObjectStore for FarStore {
             return locations;
         }
         let (inner, machine, retries) = (Arc::clone(&self.inner), Arc::clone(&self.machine), self.retries);
+        // Of a request to remove that comes when the same content is in use again there is one in hundreds of seeds.
+        let is_slow = self.bug == Some(Bug::NamesVersionsByContent);
         let store = self.clone();
         let remove = move |location: Result<Path>| {
             let (inner, machine, store) = (Arc::clone(&inner), Arc::clone(&machine), store.clone());
             async move {
                 let location = location?;
                 let one = location.clone();
-                machine.nature.world.sleep(store.hesitation(Some(&location))).await;
+                let wait_ms = if is_slow { machine.nature.lock().chance.below(9_000) } else { 0 };
+                machine.nature.world.sleep(Duration::from_millis(wait_ms)).await;
+                store.hesitate(Some(&location)).await;
                 let removed = machine.try_again(Far::Store, retries, move || {
                     now(inner.delete_stream(futures::stream::iter([Ok(one.clone())]).boxed()).try_collect::<Vec<_>>())
                 });
@@ -162,10 +163,7 @@ impl ObjectStore for FarStore {
         let (inner, machine, prefix) = (Arc::clone(&self.inner), Arc::clone(&self.machine), prefix.cloned());
         let (retries, store) = (self.retries, self.clone());
         let listed = async move {
-            let hesitation = if store.hesitates { store.hesitation(prefix.as_ref()) } else { Duration::ZERO };
-            if !hesitation.is_zero() {
-                machine.nature.world.sleep(hesitation).await;
-            }
+            store.hesitate(prefix.as_ref()).await;
             let listed = machine
                 .try_again(Far::Store, retries, move || now(inner.list(prefix.as_ref()).collect::<Vec<_>>()))
                 .await;
