@@ -206,6 +206,4 @@ pub struct SeenLog {
     pub entries: Vec<LogEntry>,
     /// There is more.
     pub damaged: bool,
-    /// A run has it open, or may have.
-    pub in_use: bool,
 }

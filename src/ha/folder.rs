@@ -33,14 +33,22 @@ impl FolderLease {
             work(&folder)
         });
         let done = task.await.map_err(|e| Error::internal("a task for a lease died").caused_by(e))?;
-        done.map_err(|e| Error::of_disk(format!("the lease in '{}'", self.folder.display()), e))
+        done.map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData => Error::corrupt(format!("'{}' is no lease", self.place()))
+                .caused_by(e)
+                .hint("remove the file when no replica runs"),
+            _ => Error::of_disk(format!("the lease in '{}'", self.folder.display()), e),
+        })
     }
 }
 
 fn stored(folder: &Path) -> io::Result<Option<Lease>> {
     match fs::read(folder.join(FILE)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        text => Ok(Some(serde_json::from_slice(&text?)?)),
+        text => {
+            let lease = serde_json::from_slice(&text?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            Ok(Some(lease))
+        }
     }
 }
 
@@ -68,5 +76,24 @@ impl LeaseStore for FolderLease {
             Ok(true)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contracts::ErrorKind;
+
+    /// To wait for it would be to wait for ever.
+    #[tokio::test]
+    async fn a_file_that_is_no_lease_is_not_taken_for_an_outage() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let leases = FolderLease::new(folder.path());
+        for text in ["", "{\"holder\":", "[]"] {
+            fs::write(folder.path().join(FILE), text).expect("written");
+            let error = leases.read().await.expect_err("it is none");
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(error.message().contains("lease.json' is no lease"), "{error}");
+        }
     }
 }

@@ -127,8 +127,11 @@ impl Candidate {
             Some(Err(error)) => return Err(error.context(format!("lease in {}", self.store.place()))),
             Some(Ok(found)) => {
                 let now = self.clock.elapsed();
-                return Ok(Some(match watch.saw(found, now, self.times.ttl) {
-                    Look::Held(lease) if self.is_stray(&lease) => Look::Free { lease: Some(lease), since: now },
+                let look = watch.saw(found, now, self.times.ttl);
+                // However often it is looked at: who is patient for a while before taking what is free counts from there.
+                let since = watch.seen.as_ref().map_or(now, |seen| seen.since);
+                return Ok(Some(match look {
+                    Look::Held(lease) if self.is_stray(&lease) => Look::Free { lease: Some(lease), since },
                     look => look,
                 }));
             }

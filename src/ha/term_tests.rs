@@ -284,6 +284,32 @@ async fn an_own_term_that_is_over_is_not_waited_for() {
     }
 }
 
+/// Nor in a fleet, where a free job is left to others for some moments; nor is it asked for all the time.
+#[tokio::test]
+async fn a_seat_does_not_wait_for_its_own_term_that_is_over() {
+    let Times { beat, .. } = Times::default();
+    let store = world(None, &[Fate::Done], Fate::Done);
+    let mut seat = seat(&store);
+    for _ in 0..3 {
+        let mut term = seat.acquire(never).await.expect("it is free");
+        store.fates.lock().expect("no panic").extend([Fate::Lost; 100]);
+        store.silent_reads.store(usize::MAX, Ordering::Relaxed);
+        let lost = term.keep().await;
+        assert!(matches!(lost, Lost::Unreachable(_)), "{lost}");
+        store.fates.lock().expect("no panic").clear();
+        store.silent_reads.store(0, Ordering::Relaxed);
+        drop(term);
+        seat.rest().await;
+        let (before, asked) = (store.clock.elapsed(), store.requests.load(Ordering::Relaxed));
+        let again = seat.acquire(never).await.expect("it is its own");
+        let waited = store.clock.elapsed() - before;
+        let asked = store.requests.load(Ordering::Relaxed) - asked;
+        assert!(waited < beat + MOMENT && asked <= 10, "{waited:?}, {asked} requests");
+        again.release().await.expect("given back");
+        seat.rest().await;
+    }
+}
+
 /// By a panic of whoever had it: the process would count the job as its own for ever, and ask for none beside.
 #[tokio::test]
 async fn a_seat_that_is_dropped_has_no_part_in_its_job() {

@@ -261,6 +261,8 @@ impl StateTools {
         let (mut attempt, mut reads) = (1, 0);
         loop {
             let copied = async {
+                // What cannot be copied must not end a run there, nor look like one that has been.
+                self.store.verify_all(&of).await?;
                 let TakenOver { epoch, newest, mut stamp, log } = other.take_over().await?;
                 // What the job here has written, since the checkpoint too, must not be newer than what it will write from there.
                 let epoch = epoch.max(own_epoch).max(of.epoch);
@@ -318,13 +320,12 @@ impl StateTools {
             None => {
                 let OpenedLog { entries, damage, .. } =
                     open_log(self.store.storage(), None, &self.nonce()?, false).await?;
-                // A bucket has no lock that would tell whether a run is under way.
-                SeenLog { entries, damaged: damage.is_some(), in_use: true }
+                SeenLog { entries, damaged: damage.is_some() }
             }
         };
         let (epoch, generation) = self.last(&seen.entries, seen.damaged).await?;
-        // A job that is running goes on counting.
-        Ok(if seen.in_use { (epoch + EPOCHS_AHEAD, generation + 1) } else { (epoch, generation) })
+        // A job that is running goes on counting, and one that has ended will, once it is started again.
+        Ok((epoch + EPOCHS_AHEAD, generation + 1))
     }
 
     /// Whether a run that is being taken over has written meanwhile. Where it has a lock, that keeps others out.
@@ -340,8 +341,11 @@ impl StateTools {
         let (epoch, last_generation) = self.last(&entries, damage.is_some()).await?;
         let generation = last_generation + 1;
         let newest = self.store.newest_number().await?;
-        // From here on, a run that is under way can write nothing any more.
-        log.append(&started(generation)).await?;
+        // From here on, a run that is under way can write nothing any more. In a folder the lock has seen to that; what a tool leaves there
+        // which comes to nothing would look like a run that has been.
+        if self.locked.is_none() {
+            log.append(&started(generation)).await?;
+        }
         Ok(TakenOver { epoch, newest, stamp: Stamp { generation, time_ms: self.clock.now_ms() }, log })
     }
 
@@ -381,7 +385,7 @@ fn started(generation: u64) -> LogEntry {
     LogEntry::Started { generation, queries: Default::default(), anew: false }
 }
 
-/// A job that is running while a checkpoint of it is copied may cut so many epochs more: eleven days of ten a second.
+/// A job whose checkpoint is copied may cut so many epochs more until the copy is used: eleven days of ten a second.
 const EPOCHS_AHEAD: u64 = 10_000_000;
 
 /// Whether this is `latest` or a number, and no savepoint's name.
@@ -392,7 +396,7 @@ fn is_checkpoint(which: &str) -> bool {
 /// What only the folder of `--local`, or one above those of several jobs, has.
 const OF_LOCAL: [&str; 3] = ["checkpoints", "kinesis", "dynamodb.sqlite"];
 /// What a job's own folder may have.
-const OF_STORE: [&str; 6] = ["manifests", "savepoints", "state", "epochs.log", "lease.json", "lease.lock"];
+const OF_STORE: [&str; 7] = ["manifests", "savepoints", "state", "references", "epochs.log", "lease", "wanted"];
 
 /// # Errors
 /// `folder` has something in it, and is not that of one job's checkpoints.

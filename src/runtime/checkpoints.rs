@@ -138,9 +138,9 @@ impl Checkpointer {
         }
     }
 
-    /// An epoch has been cut; records that arrived before `oldest_ms` were too old for it.
-    pub(crate) fn cut(&mut self, oldest_ms: Option<i64>) {
-        self.points.cut(oldest_ms);
+    /// An epoch has been cut, or is repeated; records that arrived before `oldest_ms` were too old for it.
+    pub(crate) fn cut(&mut self, epoch: EpochNumber, oldest_ms: Option<i64>) {
+        self.points.cut(epoch, oldest_ms);
     }
 
     /// The run has begun to read these tables, which earlier points do not know.
@@ -182,7 +182,7 @@ impl Checkpointer {
         let collect = Collect {
             epoch: epoch.0,
             queries,
-            choice: self.points.choice(),
+            choice: self.points.choice(&tables),
             clock: Arc::clone(&self.clock),
             log: self.log.clone(),
             generation: self.generation,

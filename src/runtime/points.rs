@@ -39,11 +39,11 @@ impl Points {
         Self { known: points.into_iter().map(Arc::new).collect(), is_fresh }
     }
 
-    /// An epoch has been cut; records that arrived before `oldest_ms` were too old for it.
-    pub(super) fn cut(&mut self, oldest_ms: Option<i64>) {
-        // The first one behind a point took the oldest; later ones may have had another setting.
-        if std::mem::take(&mut self.is_fresh)
-            && let Some(reread) = self.known.back_mut()
+    /// An epoch has been cut, or is repeated; records that arrived before `oldest_ms` were too old for it.
+    pub(super) fn cut(&mut self, epoch: EpochNumber, oldest_ms: Option<i64>) {
+        // The first one behind a point took the oldest; later ones may have had another setting. What is repeated may lie before it.
+        if let Some(reread) = self.known.back_mut().filter(|reread| epoch.0 > reread.after_epoch)
+            && std::mem::take(&mut self.is_fresh)
         {
             Arc::make_mut(reread).oldest_ms = oldest_ms;
         }
@@ -73,8 +73,16 @@ impl Points {
         self.is_fresh = true;
     }
 
-    /// What a checkpoint may name; no other one is under way. That one could still name what is left out here, and the log would be shortened.
-    pub(super) fn choice(&mut self) -> Vec<Arc<Reread>> {
+    /// What a checkpoint may name of a run that reads `tables`; no other one is under way. That one could still name what is left out here,
+    /// and the log would be shortened.
+    pub(super) fn choice(&mut self, tables: &BTreeMap<String, SavedTable>) -> Vec<Arc<Reread>> {
+        // A table that was taken out of the job for a run or more, and put back, is known to older points, from which this run has read it; but
+        // not to that of a checkpoint which was made meanwhile.
+        let mut number = 0;
+        self.known.retain(|reread| {
+            number += 1;
+            number == 1 || tables.keys().all(|table| reread.tables.contains_key(table))
+        });
         while self.known.len() > MOST_POINTS {
             // The one that leaves the smallest gap; never the oldest or the newest. (To leave out every second one each time would lose whatever
             // grows older, and only the oldest would be left for files that stay open for long.)
@@ -114,7 +122,7 @@ mod tests {
 
     /// A checkpoint at the end of `epoch`, of which rows behind `least` lie in open files. Returns what it names.
     fn checkpoint(points: &mut Points, epoch: u64, least: Option<u64>) -> u64 {
-        let choice = points.choice();
+        let choice = points.choice(&BTreeMap::new());
         points.add(epoch, BTreeMap::new());
         least.and_then(|least| newest_before(&choice, least)).map_or(epoch, |reread| reread.after_epoch)
     }
@@ -173,9 +181,36 @@ mod tests {
         let of = |floor| BTreeMap::from([("t".to_owned(), table(floor))]);
         points.add(1, of(7));
         // One that is still held elsewhere stays as it is there.
-        let choice = points.choice();
+        let choice = points.choice(&BTreeMap::new());
         points.begun(&of(3));
         let floors: Vec<_> = points.known.iter().map(|point| point.tables["t"].floor).collect();
         assert_eq!((floors, choice[0].tables.len()), (vec![3, 7], 0));
+    }
+
+    /// It goes on from a checkpoint at the end of epoch 10, whose files have rows from epoch 6 on.
+    fn with_open_files(tables_then: BTreeMap<String, SavedTable>) -> Points {
+        let reread = Reread { after_epoch: 5, tables: tables_then, ..Reread::default() };
+        Points::of(&SavedJob { epoch: 10, reread: Some(reread), ..SavedJob::default() })
+    }
+
+    /// The run before was without it, and the one before that had it.
+    #[test]
+    fn a_point_that_does_not_know_a_table_which_is_back_is_not_gone_back_to() {
+        let table = SavedTable { splits: BTreeMap::new(), floor: 0, source: None };
+        let tables = BTreeMap::from([("t".to_owned(), table)]);
+        let mut points = with_open_files(tables.clone());
+        points.begun(&BTreeMap::new());
+        points.add(20, tables.clone());
+        let choice = points.choice(&tables);
+        assert_eq!(choice.iter().map(|point| point.after_epoch).collect::<Vec<_>>(), [5, 20]);
+    }
+
+    #[test]
+    fn what_is_repeated_says_nothing_of_how_old_was_too_old_behind_a_later_checkpoint() {
+        let mut points = with_open_files(BTreeMap::new());
+        for (epoch, oldest) in [(6, 100), (10, 500), (11, 700), (12, 800)] {
+            points.cut(EpochNumber(epoch), Some(oldest));
+        }
+        assert_eq!(points.known.back().and_then(|point| point.oldest_ms), Some(700));
     }
 }

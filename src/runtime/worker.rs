@@ -279,7 +279,7 @@ impl Worker {
                 };
                 let (closes, now_ms) = (cut.closes, cut.now_ms);
                 if let Some(checkpointer) = &mut checkpointer {
-                    checkpointer.cut(cut.oldest_ms);
+                    checkpointer.cut(EpochNumber(cut.epoch), cut.oldest_ms);
                 }
                 epoch_number = EpochNumber(cut.epoch);
                 progress.epoch.store(cut.epoch, Ordering::Relaxed);

@@ -315,8 +315,9 @@ impl CheckpointStore {
         let (own, mut numbers) = (self.number, self.numbers().await?);
         let newest = numbers.last().copied().unwrap_or(0);
         if own == 0 {
-            self.number = newest;
-            self.references.reached(newest);
+            // A run that was killed while it did this may have left files of which the manifests are gone; with lower numbers they would stay.
+            self.number = newest.max(self.highest_number_of_files().await?);
+            self.references.reached(self.number);
         } else if newest > own {
             let other = self.latest().await.ok().flatten();
             return Err(fenced(&self.storage.place(), own + 1, other.as_ref()));

@@ -108,15 +108,10 @@ impl FileEpochLog {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(SeenLog::default()),
             file => file.map_err(failed)?,
         };
-        // Where that cannot be asked, it may be; and so it was where a shorter one has taken its place since.
-        let own = file.metadata().map_err(failed)?.ino();
-        let in_use = file.try_lock_shared().is_err() || fs::metadata(&path).map_err(failed)?.ino() != own;
-        // A run that starts now is not to take this for another one.
-        let _ = file.unlock();
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
         let Parsed { entries, damage, .. } = parse(&bytes, &path);
-        Ok(SeenLog { entries, damaged: damage.is_some(), in_use })
+        Ok(SeenLog { entries, damaged: damage.is_some() })
     }
 }
 

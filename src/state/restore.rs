@@ -97,9 +97,21 @@ impl CheckpointStore {
     /// # Errors
     /// `corrupt` where one is missing or damaged.
     pub async fn verify(&self, manifest: &Manifest) -> Result<()> {
-        let room = self.room();
         let operators = manifest.queries.values().flat_map(ManifestQuery::states);
-        let files = operators.flat_map(ManifestOperator::all_files).map(async |file| {
+        self.verify_files(operators.flat_map(ManifestOperator::all_files)).await
+    }
+
+    /// The same, with the files of reference tables: all that a copy has.
+    ///
+    /// # Errors
+    /// `corrupt` where one is missing or damaged.
+    pub async fn verify_all(&self, manifest: &Manifest) -> Result<()> {
+        self.verify_files(manifest.files()).await
+    }
+
+    async fn verify_files(&self, files: impl Iterator<Item = &StateFile>) -> Result<()> {
+        let room = self.room();
+        let files = files.map(async |file| {
             let _room = room.of(file).await?;
             self.read_intact(file, |_| ()).await
         });

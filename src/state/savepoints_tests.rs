@@ -29,6 +29,27 @@ async fn a_paused_run_commits_nothing_behind_one_that_begins_anew_however_often_
     }
 }
 
+/// In a folder, where nobody else writes meanwhile.
+#[tokio::test]
+async fn what_is_left_by_a_run_that_was_killed_while_it_began_anew_goes_with_the_next() {
+    for storage in storages().1 {
+        let mut before = store(&storage, "old");
+        for epoch in 7..=9 {
+            before.commit(&job(epoch, vec![piece(epoch, 0..9, &[])]), epoch, STAMP).await.expect("committed");
+        }
+        // So far it had come.
+        for number in before.numbers().await.expect("numbers") {
+            storage.remove(&format!("manifests/{number:010}.json")).await.expect("removed");
+        }
+        assert!(!storage.list("state").await.expect("names").is_empty());
+        let mut anew = store(&storage, "b");
+        anew.clear().await.expect("cleared");
+        assert!(storage.list("state").await.expect("names").is_empty(), "nobody needs them");
+        anew.commit(&job(10, vec![]), 10, STAMP).await.expect("committed");
+        assert_eq!(anew.numbers().await.expect("numbers"), [4]);
+    }
+}
+
 #[tokio::test]
 async fn a_run_that_is_paused_while_it_begins_anew_removes_nothing_of_its_successor() {
     for storage in storages().1 {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use super::checkpoints::{CheckpointStore, SAVEPOINTS, STATE, manifest_name, savepoint_name};
+use super::reference_files::{FOLDER, FileName};
 use crate::contracts::{ErrorKind, Result, crash_point};
 
 impl CheckpointStore {
@@ -36,8 +37,7 @@ impl CheckpointStore {
             }
         }
         for name in self.storage.list(STATE).await? {
-            let number = name.strip_prefix(STATE).and_then(|rest| rest[1..].split('-').next()?.parse::<u64>().ok());
-            if number.is_some_and(|number| number <= self.number) && !needed.contains(&name) {
+            if number_of_file(&name).is_some_and(|number| number <= self.number) && !needed.contains(&name) {
                 self.storage.remove(&name).await?;
             }
         }
@@ -47,6 +47,14 @@ impl CheckpointStore {
         }
         crash_point("sweep.after");
         Ok(())
+    }
+
+    /// The highest number that a file has, whether a manifest names it or not.
+    pub(super) async fn highest_number_of_files(&self) -> Result<u64> {
+        let state = self.storage.list(STATE).await?;
+        let references = self.storage.list(FOLDER).await?;
+        let of_references = references.iter().filter_map(|name| FileName::parse(name)).map(|file| file.number);
+        Ok(state.iter().filter_map(|name| number_of_file(name)).chain(of_references).max().unwrap_or(0))
     }
 
     /// Once in a run.
@@ -64,6 +72,11 @@ impl CheckpointStore {
              a copy, or {way_out}"
         );
     }
+}
+
+/// That of the checkpoint which a state file was written for.
+fn number_of_file(name: &str) -> Option<u64> {
+    name.strip_prefix(STATE)?.strip_prefix('/')?.split('-').next()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -103,6 +103,36 @@ fn results_without_state_are_refused_however_often_it_is_tried() {
     assert_eq!(place.number(TOTAL), 300);
 }
 
+/// Nor where a copy of its state was tried in between, and could not be read, or not be written.
+#[test]
+fn a_copy_that_comes_to_nothing_leaves_nothing_to_go_on_from() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    place.done(&["state", "restore", "local", "--to", "copy/job"]);
+    let own = place.at("local/checkpoints/job");
+    std::fs::remove_dir_all(&own).unwrap();
+    let mut files = std::fs::read_dir(place.at("copy/job/state")).unwrap();
+    let (file, aside) = (files.next().unwrap().unwrap().path(), place.at("aside"));
+    let restore = ["state", "restore", "copy/job", "--to", "local/checkpoints/job"];
+    let beside_results = || {
+        let refused = place.refused(&RUN);
+        assert!(refused.contains("has results, but no saved state to go on from"), "{refused}");
+    };
+    std::fs::rename(&file, &aside).unwrap();
+    assert!(place.refused(&restore).contains("is missing"));
+    beside_results();
+    std::fs::rename(&aside, &file).unwrap();
+    std::fs::create_dir_all(&own).unwrap();
+    std::fs::write(own.join("state"), "in the way").unwrap();
+    place.refused(&restore);
+    std::fs::remove_file(own.join("state")).unwrap();
+    beside_results();
+    place.done(&restore);
+    place.produce(300, 200);
+    assert!(place.run(&[]).contains("200 records"));
+    assert_eq!(place.number(TOTAL), 500);
+}
+
 /// `clicks.v1` and `clicks.v2` were both called `clicks` once.
 #[test]
 fn folders_that_differ_behind_a_dot_are_two_jobs() {

@@ -250,6 +250,23 @@ fn a_checkpoint_is_copied_into_the_folder_of_a_job_and_no_other() {
     assert!(list.starts_with(&format!("{own}\n")), "{list}");
 }
 
+/// A backup while the job rests, which is needed when that has gone on for long.
+#[test]
+fn a_copy_counts_from_where_its_job_does_not_come_to() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    place.done(&["state", "restore", "local", "--to", "copy/job"]);
+    place.produce(300, 200);
+    place.run(&["--epoch-rows", "5"]);
+    let (own, copy) = (place.epoch("local"), place.epoch("copy/job"));
+    assert!(own > 40 && copy > 1_000 * own, "{own}, {copy}");
+    std::fs::remove_dir_all(place.at("local/checkpoints/job")).unwrap();
+    place.done(&["state", "restore", "copy/job", "--to", "local/checkpoints/job"]);
+    assert!(place.epoch("local") > copy);
+    assert!(place.run(&[]).contains("200 records"));
+    assert_eq!(place.number(TOTAL), 500);
+}
+
 #[test]
 fn a_store_without_anything_is_no_store() {
     let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
