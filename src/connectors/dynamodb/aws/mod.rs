@@ -38,6 +38,7 @@ use batch::BATCH_ITEMS;
 use guarded::EpochCalls;
 use items::Items;
 pub(super) use lookup::AwsLookup;
+pub(super) use options::own_attributes;
 use options::{SinkOptions, WriteMode};
 use overtaken::Overtaken;
 use refusals::Refusals;
