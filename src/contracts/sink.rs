@@ -102,6 +102,10 @@ pub trait Sink: Send {
     /// are still to come. What is held to be complete by the time that has passed is not complete then, though these epochs have the time of today.
     fn catches_up(&mut self, _catches_up: bool) {}
 
+    /// Whether the epochs that follow are such as a run before has cut, which may have written them, and later ones. The others are later than
+    /// all that the job has written.
+    fn repeats(&mut self, _repeats: bool) {}
+
     /// Takes rows of an epoch.
     async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome>;
 

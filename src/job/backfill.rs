@@ -177,7 +177,7 @@ async fn run_query(
             Ok(WaitingChanges::Held(Changes { batch, kinds: None }, None))
         })
         .collect::<Result<Vec<_>>>()?;
-    let order = Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, changes };
+    let order = Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, repeats: false, changes };
     for order in [order, Order::Finish] {
         // A writer that has gone says why when it is awaited.
         let _ = orders.send(order).await;

@@ -173,6 +173,8 @@ pub(super) struct EpochContext<'a> {
     pub(super) now_ms: i64,
     /// Whether only queries that catch up are given it.
     pub(super) catches_up: bool,
+    /// Whether a run before has cut it.
+    pub(super) repeats: bool,
     /// Up to this epoch, what was refused has been written.
     pub(super) saved: EpochNumber,
 }
@@ -259,8 +261,8 @@ pub(super) async fn finish_query(
     }
     let changes = changes(rows, query.graph.mode, &query.key, &query.schema, query.limit.as_ref())?;
     query.counts.rows_out += changes.iter().map(|changes| changes.num_rows() as u64).sum::<u64>();
-    let EpochContext { epoch_number: epoch, now_ms, catches_up, .. } = *context;
-    let order = Order::Epoch { epoch, now_ms, catches_up, changes };
+    let EpochContext { epoch_number: epoch, now_ms, catches_up, repeats, .. } = *context;
+    let order = Order::Epoch { epoch, now_ms, catches_up, repeats, changes };
     order_query(query, order).await
 }
 

@@ -302,8 +302,15 @@ impl Worker {
                 if is_new && error_sender.send(ErrorsOrder::Records(rejects)).await.is_err() {
                     return Err(errors_failed(errors).await);
                 }
-                let context =
-                    EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms, catches_up, saved: after };
+                let context = EpochContext {
+                    driver: &driver,
+                    epoch: &epoch,
+                    epoch_number,
+                    now_ms,
+                    catches_up,
+                    repeats,
+                    saved: after,
+                };
                 for query in queries.iter_mut().filter(|query| query.is_given(epoch_number, catches_up)) {
                     let finished = finish_query(query, &context, job.late_to_errors, &error_sender).await;
                     failures.of(&query.name, query.writes(), finished)?;

@@ -33,6 +33,8 @@ pub(crate) enum Order {
         now_ms: i64,
         /// The job has gone back, and these are rows that others have had.
         catches_up: bool,
+        /// A run before has cut the epoch, and may have written it.
+        repeats: bool,
         changes: Vec<WaitingChanges>,
     },
     /// Say up to which epoch all rows are durable, after everything before has been done.
@@ -140,8 +142,9 @@ pub(crate) async fn run_writer(
                 }
             };
             match order {
-                Order::Epoch { epoch, now_ms, catches_up, changes } => {
+                Order::Epoch { epoch, now_ms, catches_up, repeats, changes } => {
                     writer.sink.catches_up(catches_up);
+                    writer.sink.repeats(repeats);
                     writer.write(epoch, now_ms, changes).await?;
                 }
                 Order::Checkpoint(order) => order.report(writer.report()).await,
@@ -226,7 +229,7 @@ impl Writer {
     async fn write(&mut self, epoch: EpochNumber, now_ms: i64, changes: Vec<WaitingChanges>) -> Result<()> {
         self.last = epoch;
         self.writes.store(epoch.0, Ordering::Relaxed);
-        let (mut refused, mut buffered, mut rooms) = (Vec::new(), 0, Vec::new());
+        let (mut refused, mut refused_by_service, mut buffered, mut rooms) = (Vec::new(), false, 0, Vec::new());
         for changes in changes {
             let from_disk = !matches!(changes, WaitingChanges::Held(..));
             let (changes, room) = changes.load()?;
@@ -243,18 +246,23 @@ impl Writer {
             if buffered > FLUSHED_BYTES && self.in_parts && self.sink.flushes_parts() {
                 buffered = 0;
                 let outcome = within(&self.patience, self.patience_of_rows, self.sink.flush(epoch, now_ms)).await?;
+                refused_by_service |= !outcome.refused.is_empty();
                 refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
                 rooms.clear();
             }
         }
         let outcome = within(&self.patience, self.patience_of_rows, self.sink.flush(epoch, now_ms)).await?;
         drop(rooms);
+        refused_by_service |= !outcome.refused.is_empty();
         refused.extend(outcome.refused.into_iter().map(|row| refusal(&self.query, None, row)));
         for record in &refused {
             *self.written.refused.entry(record.reason.to_string()).or_default() += 1;
         }
-        if !refused.is_empty() && epoch > self.after && self.errors.send(ErrorsOrder::Records(refused)).await.is_err() {
-            return Err(Error::internal("the error output has gone"));
+        if !refused.is_empty() && epoch > self.after {
+            self.errors.send(ErrorsOrder::Records(refused)).await.map_err(|_| errors_gone())?;
+            if refused_by_service {
+                self.told().await?;
+            }
         }
         crash_point("sink.flushed");
         let staged = self.sink.prepare(epoch).await?;
@@ -264,6 +272,20 @@ impl Writer {
         }
         self.tell_due();
         Ok(())
+    }
+
+    /// Waits until the error output has all that was sent to it. What a service refuses may not be refused when the epoch is repeated after a
+    /// kill, where the next one has written the same item: nothing would tell of it then.
+    async fn told(&mut self) -> Result<()> {
+        let (done, told) = oneshot::channel();
+        let told = async {
+            self.errors.send(ErrorsOrder::Flush(done)).await.map_err(|_| errors_gone())?;
+            told.await.map_err(|_| errors_gone())
+        };
+        match &self.patience {
+            Some(patience) => patience.within("the error output", FLUSH_PATIENCE, told).await,
+            None => told.await,
+        }
     }
 
     /// Says when the sink wants an epoch to end.
@@ -307,6 +329,10 @@ impl Writer {
         let unwritten = self.unwritten.as_ref().and_then(Unwritten::snapshot);
         Report::Sink { query: self.query.clone(), durable_epoch, unwritten, sink: self.sink.snapshot() }
     }
+}
+
+fn errors_gone() -> Error {
+    Error::internal("the error output has gone")
 }
 
 fn refusal(query: &str, batch: Option<&RecordBatch>, row: RefusedRow) -> RejectedRecord {

@@ -46,7 +46,13 @@ impl Sink for Recorder {
 
 #[tokio::test]
 async fn what_is_open_is_closed_only_when_the_run_ends_in_order() {
-    let epoch = |epoch| Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, catches_up: false, changes: Vec::new() };
+    let epoch = |epoch| Order::Epoch {
+        epoch: EpochNumber(epoch),
+        now_ms: 0,
+        catches_up: false,
+        repeats: false,
+        changes: Vec::new(),
+    };
     for (given, finished) in [
         (vec![epoch(8), epoch(9), Order::Finish], Some(9)),
         // It has had no epoch: the last one is that up to which it is durable, not that of the saved state.
@@ -68,7 +74,8 @@ async fn what_is_open_is_closed_only_when_the_run_ends_in_order() {
 }
 
 /// Refuses something at each flush, of which no row is at hand.
-struct Refuser;
+#[derive(Clone, Default)]
+struct Refuser(Arc<AtomicU64>);
 
 #[async_trait]
 impl Sink for Refuser {
@@ -77,22 +84,38 @@ impl Sink for Refuser {
     }
 
     async fn flush(&mut self, _: EpochNumber, _: i64) -> Result<WriteOutcome> {
+        self.0.fetch_add(1, Ordering::SeqCst);
         let (reason, detail, record) = ("refused".to_owned(), "why".to_owned(), Some(b"the alert".to_vec()));
         let refused = vec![RefusedRow { row: 0, reason, column: None, detail, record }];
         Ok(WriteOutcome { written: 0, refused })
     }
 }
 
+/// When the epoch is repeated after a kill, later values may be stored in the item, and nothing is refused any more.
 #[tokio::test]
-async fn what_a_flush_refuses_is_told_with_what_it_is() {
-    let (orders, receiver) = mpsc::channel(1);
+async fn what_a_flush_refuses_is_told_with_what_it_is_before_the_next_epoch_is_written() {
+    let (orders, receiver) = mpsc::channel(2);
     let (errors, mut told) = mpsc::channel(1);
-    let epoch = Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, changes: Vec::new() };
-    orders.send(epoch).await.expect("room for it");
+    for epoch in [1, 2] {
+        let epoch = EpochNumber(epoch);
+        let order = Order::Epoch { epoch, now_ms: 0, catches_up: false, repeats: false, changes: Vec::new() };
+        orders.send(order).await.expect("room for it");
+    }
     drop(orders);
-    run_writer("q".to_owned(), Box::new(Refuser), receiver, errors, WriterLog::default()).await.expect("it ends");
-    let Some(ErrorsOrder::Records(records)) = told.recv().await else { panic!("it is told") };
-    assert_eq!((records.len(), records[0].record.as_slice()), (1, &b"the alert"[..]));
+    let sink = Refuser::default();
+    let start = WriterLog::default();
+    let writer = tokio::spawn(run_writer("q".to_owned(), Box::new(sink.clone()), receiver, errors, start));
+    for epoch in [1, 2] {
+        let Some(ErrorsOrder::Records(records)) = told.recv().await else { panic!("it is told") };
+        assert_eq!((records.len(), records[0].record.as_slice()), (1, &b"the alert"[..]));
+        let Some(ErrorsOrder::Flush(done)) = told.recv().await else { panic!("nobody waits for it") };
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(sink.0.load(Ordering::SeqCst), epoch, "flushes");
+        done.send(()).expect("it is waited for");
+    }
+    writer.await.expect("no panic").expect("it ends");
 }
 
 /// A log in memory.
@@ -135,7 +158,13 @@ impl Sink for Stages {
 
 #[tokio::test]
 async fn the_log_says_what_has_appeared_once_nothing_else_is_to_be_done() {
-    let epoch = |epoch| Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, catches_up: false, changes: Vec::new() };
+    let epoch = |epoch| Order::Epoch {
+        epoch: EpochNumber(epoch),
+        now_ms: 0,
+        catches_up: false,
+        repeats: false,
+        changes: Vec::new(),
+    };
     let entries = Arc::new(Entries::default());
     let logged = || {
         let entries = entries.0.lock().expect("unpoisoned");
@@ -194,7 +223,7 @@ async fn an_epoch_from_disk_is_flushed_in_parts_where_the_sink_buffers_it() {
         let (orders, receiver) = mpsc::channel(1);
         let (errors, _errors) = mpsc::channel(1);
         orders
-            .send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, changes })
+            .send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, repeats: false, changes })
             .await
             .expect("room for it");
         drop(orders);
@@ -242,7 +271,7 @@ async fn at_a_stop_a_sink_has_the_time_that_it_needs_for_what_it_does() {
             let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
             let changes = vec![WaitingChanges::Held(Changes { batch: batch.expect("a batch"), kinds: None }, None)];
             orders
-                .send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, changes })
+                .send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, repeats: false, changes })
                 .await
                 .expect("room for it");
             let start = WriterLog { patience: Some(patience), ..WriterLog::default() };

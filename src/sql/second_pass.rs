@@ -79,6 +79,7 @@ impl JobBuilder<'_> {
         if !errors.is_empty() {
             return None;
         }
+        self.warnings.extend(super::surprises::shared_items(&self.catalog.inserts, &queries));
         let plan_reference = |index: &usize| {
             let source = &sources[*index];
             ReferencePlan { name: source.name.clone(), connector: source.connector.clone(), spec: source.spec.clone() }

@@ -1,12 +1,15 @@
 //! What a query may do that its author hardly wants: rows that replace each other because the sink's key lacks a column,
-//! and places of a top-N that depend on arrival. Accepted, but told.
+//! places of a top-N that depend on arrival, and INSERTs that take each other's part of an item for their own. Accepted, but told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 
+use super::catalog::InsertQuery;
 use super::nodes::{find_tvf, window_bound};
+use super::plan::QueryPlan;
+use crate::connectors::dynamodb::own_attributes;
 use crate::operators::WindowKind;
 
 /// The aggregation below a plan, and for each of the plan's columns what `of` makes of its expression and of those below, which begin with what
@@ -114,6 +117,35 @@ pub(super) fn tell_groups_apart(plan: &LogicalPlan, places: &[usize]) -> bool {
     !groups.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) && groups.iter().all(follows)
 }
 
+/// INSERTs of the same columns into one table of DynamoDB, of whose items each thinks that it writes them alone. `queries` are those of `inserts`.
+pub(super) fn shared_items(inserts: &[InsertQuery], queries: &[QueryPlan]) -> Vec<String> {
+    let (mut first, mut told) = (BTreeMap::new(), Vec::new());
+    let of_dynamodb = |(_, query): &(&InsertQuery, &QueryPlan)| query.sink.connector == "dynamodb";
+    for (insert, query) in inserts.iter().zip(queries).filter(of_dynamodb) {
+        let mut others = Vec::new();
+        for attribute in own_attributes(&query.sink.spec) {
+            others.extend(first.get(&attribute).copied());
+            first.entry(attribute).or_insert(insert);
+        }
+        if let Some(other) = others.first() {
+            told.push(format!(
+                "{}: the INSERT into '{}' names the columns of the one at {}, so in an item that both write each takes the other's values for its \
+                 own, and some are lost or counted wrongly: name in each only the columns that it gives, or UNION ALL them before the GROUP BY",
+                place(insert),
+                query.sink.name,
+                place(other)
+            ));
+        }
+    }
+    told
+}
+
+/// Where an INSERT names its table: `job.sql:12:13`.
+fn place(insert: &InsertQuery) -> String {
+    let place = insert.statement.at(insert.insert.table.span);
+    format!("{}:{}:{}", place.file, place.line, place.column)
+}
+
 /// Rankings whose order leaves ties.
 pub(super) fn ties(plan: &LogicalPlan) -> Vec<String> {
     let mut found = Vec::new();
@@ -204,6 +236,42 @@ INSERT INTO items (COLUMNS) ";
             let plan = planned(text + &format!("INSERT INTO parts {query};")).await;
             let sink = &plan.queries[0].sink;
             assert_eq!(sink.key.is_empty() || sink.has_each_key_once, expected, "{connector}: {query}");
+        }
+    }
+
+    /// An item has one version, and one contribution to each sum, for all INSERTs of the same columns.
+    #[tokio::test]
+    async fn inserts_of_the_same_columns_are_told_where_they_would_hinder_each_other() {
+        let tables = TABLES.replace("KEY) NOT", "k) NOT").replace("INSERT INTO items (COLUMNS) ", "");
+        let count = "FROM events GROUP BY page;\n";
+        let inserts = |second: &str| {
+            format!("INSERT INTO parts SELECT page, COUNT(*), CAST(NULL AS BIGINT) {count}{second} {count}")
+        };
+        let same = inserts("INSERT INTO parts SELECT page, CAST(NULL AS BIGINT), SUM(n)");
+        let other_table = inserts("INSERT INTO others SELECT page, CAST(NULL AS BIGINT), SUM(n)");
+        let named = inserts("INSERT INTO parts (k, b) SELECT page, SUM(n)");
+        for (options, inserts, expected) in [
+            ("'sink.ignore-nulls' = 'TRUE'", &same, true),
+            ("'sink.ignore-nulls' = 'true'", &named, false),
+            ("'sink.ignore-nulls' = 'false'", &same, false),
+            ("'sink.write-mode' = 'ADD'", &same, true),
+            ("'sink.write-mode' = 'add'", &named, false),
+            ("'sink.write-mode' = 'put'", &same, false),
+            // Two names of one table.
+            ("'sink.write-mode' = 'add'", &other_table, true),
+        ] {
+            let parts = |name: &str| {
+                format!(
+                    "CREATE TABLE {name} (k STRING, a BIGINT, b BIGINT, PRIMARY KEY (k) NOT ENFORCED) \
+                     WITH ('connector' = 'dynamodb', 'table-name' = 'parts', {options});\n"
+                )
+            };
+            let text = format!("{tables}{}{}{inserts}", parts("parts"), parts("others"));
+            let mut told = planned(text).await.warnings;
+            told.retain(|told| told.contains(" names the columns of "));
+            assert_eq!(told.len(), usize::from(expected), "{options}: {told:?}");
+            let has_places = |told: &String| told.starts_with("job.sql:9:13: ") && told.contains(" at job.sql:8:13, ");
+            assert!(told.iter().all(has_places), "{options}: {told:?}");
         }
     }
 

@@ -1,10 +1,14 @@
 //! At most once: claims of alerts that are not out do not outlast the flush that made them, however it ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::DataType;
-use tidemill::contracts::{Changes, EpochNumber, Sink, TableSpec};
+use tidemill::contracts::{Changes, Clock, EpochNumber, Sink, TableSpec};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
+use crate::forward::WholeRequest;
 use crate::stub::{Fault, Running, calm};
 use crate::support::*;
 
@@ -104,4 +108,54 @@ async fn one_claim_that_cannot_be_released_keeps_no_other_from_it() {
     assert!(error.to_string().contains("sns:PublishBatch"), "{error}");
     assert_eq!(claimed(&running), 1);
     assert_eq!(next_run(&running, &table, 10).await, (9, 1));
+}
+
+/// Hands requests on to the stub, each over a connection of its own; nobody listens any more when one of this operation has come.
+async fn hand_on(listener: TcpListener, stub: String, until: Option<&str>) {
+    let mut listener = Some(listener);
+    while let Some(open) = &listener {
+        let (mut client, _) = open.accept().await.unwrap();
+        let Some(request) = WholeRequest::read(&mut client).await else { continue };
+        if until.is_some() && request.headers.get("x-amz-target").and_then(|target| target.split('.').nth(1)) == until {
+            listener = None;
+        }
+        let mut server = TcpStream::connect(&stub).await.unwrap();
+        server.write_all(&request.bytes).await.unwrap();
+        server.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        server.read_to_end(&mut answer).await.unwrap();
+        let first_line = answer.iter().position(|b| *b == b'\n').unwrap() + 1;
+        let (first_line, rest) = answer.split_at(first_line);
+        client.write_all(&[first_line, b"connection: close\r\n", rest].concat()).await.unwrap();
+    }
+}
+
+/// What was claimed and could not be sent, for there was no connection, is known not to be out: SNS is waited for, as by any other sink.
+#[tokio::test]
+async fn alerts_wait_for_a_service_that_cannot_be_reached() {
+    let running = start().await;
+    let stub = running.url().trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let table = alerts(&running, "1").with_option("aws.endpoint", format!("http://{address}"));
+    let clock = Arc::new(Hurried::default());
+    let mut sink = connectors_of("job", clock.clone()).sink(&table, "sns").unwrap();
+    let handed_on = tokio::spawn(hand_on(listener, stub.clone(), Some("PutItem")));
+    sink.open().await.unwrap();
+    sink.write(EpochNumber(1), messages(&table, 1)).await.unwrap();
+    let comes_back = async {
+        handed_on.await.unwrap();
+        let away = clock.elapsed();
+        while clock.elapsed() < away + Duration::from_secs(10) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((claimed(&running), running.count("PublishBatch")), (1, 0), "it waits");
+        hand_on(TcpListener::bind(address).await.unwrap(), stub, None).await;
+    };
+    let outcome = tokio::select! {
+        outcome = sink.flush(EpochNumber(1), 0) => outcome.unwrap(),
+        () = comes_back => unreachable!("it hands on for ever"),
+    };
+    assert_eq!(reasons(&outcome), [""; 0]);
+    assert_eq!((claimed(&running), running.count("PublishBatch")), (0, 1));
 }

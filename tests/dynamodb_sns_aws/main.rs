@@ -31,6 +31,7 @@ mod delivery;
 mod emulators;
 mod ids;
 mod lookups;
+mod overtaken;
 mod paused;
 mod rebuilt;
 mod refused;

@@ -24,22 +24,27 @@ FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE)) WHERE id >
 ";
 
 /// Event `id` is at second `id` after 10:00.
-fn put(folder: &Path, ids: std::ops::Range<u64>) {
+pub(crate) fn put(folder: &Path, ids: std::ops::Range<u64>) {
     let line = |id: u64| format!("{{\"id\":{id},\"at\":\"2026-03-01T10:{:02}:{:02}Z\"}}\n", id / 60, id % 60);
     let name = format!("in/{}.json", ids.start);
     std::fs::write(folder.join(name), ids.map(line).collect::<String>()).unwrap();
 }
 
-fn minutes(stub: &Running) -> BTreeMap<String, String> {
+pub(crate) fn minutes(stub: &Running) -> BTreeMap<String, String> {
     let items = stub.tables.items("minutes");
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     items.iter().map(|item| (text(&item["m"]["S"]), text(&item["c"]["N"]))).collect()
 }
 
-fn tidemill(folder: &Path, stub: &Running, args: &[&str]) -> String {
+pub(crate) fn command(folder: &Path, stub: &Running, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
     command.args(args).current_dir(folder).env("AWS_ENDPOINT_URL_DYNAMODB", stub.url());
     command.envs([("AWS_REGION", "eu-west-1"), ("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")]);
+    command
+}
+
+pub(crate) fn tidemill(folder: &Path, stub: &Running, args: &[&str]) -> String {
+    let mut command = command(folder, stub, args);
     let output = tokio::task::block_in_place(|| command.output().unwrap());
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(output.status.success(), "tidemill {args:?}: {said}");
@@ -47,7 +52,7 @@ fn tidemill(folder: &Path, stub: &Running, args: &[&str]) -> String {
 }
 
 /// So many events in each minute.
-fn with(counts: &[u64]) -> BTreeMap<String, String> {
+pub(crate) fn with(counts: &[u64]) -> BTreeMap<String, String> {
     counts.iter().enumerate().map(|(minute, count)| (format!("10:{minute:02}"), count.to_string())).collect()
 }
 
@@ -71,6 +76,8 @@ async fn rebuilt(mode: &str, more: &[&str]) -> [BTreeMap<String, String>; 2] {
     let backfill = ["backfill", "job.sql", "--from", "archive", "--end", "2026-03-01T10:03:00Z"];
     let said = tidemill(folder, &stub, &[&backfill[..], more].concat());
     assert!(said.contains("query job:minutes: 3 rows out"), "{said}");
+    let keeps = said.contains("DynamoDB table 'minutes' keeps values that this run would replace: item m=10:0");
+    assert_eq!(keeps, mode == "put" && more.is_empty(), "{mode}: {said}");
     let after = minutes(&stub);
     put(folder, 300..400);
     tidemill(folder, &stub, &run);

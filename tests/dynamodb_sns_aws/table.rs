@@ -1,11 +1,11 @@
 //! The table sink, behaviour by behaviour, on the stub.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::*;
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use serde_json::{Value, json};
-use tidemill::contracts::{ChangeKind, Changes, Sink, TableSpec};
+use tidemill::contracts::{ChangeKind, Changes, ErrorKind, Sink, TableSpec};
 
 use crate::stub::{Fault, Running, calm};
 use crate::support::*;
@@ -367,4 +367,72 @@ async fn sums_are_exact_decimals_beside_values_that_are_set() {
         }
     }
     assert_eq!(item(&running), json!({ "k": { "S": "k" }, "total": { "N": "20.1" }, "at": { "S": "b" } }));
+}
+
+/// What has been set is in the sum already, and nothing says that it is this job's part of it.
+#[tokio::test]
+async fn a_column_that_was_written_before_it_is_added_does_not_come_on_top() {
+    let columns = [("k", DataType::Utf8), ("views", DataType::Int64), ("clicks", DataType::Int64)];
+    let adding = ("sink.write-mode", "add");
+    for (before, now, column) in [
+        (&[][..], &[adding][..], "views"),
+        (&[adding, ("sink.add.columns", "views")], &[adding, ("sink.add.columns", "views,clicks")], "clicks"),
+        (&[adding], &[adding, ("sink.contribution.attribute", "mine")], "views"),
+    ] {
+        let running = start(&[("k", "S")]).await;
+        let [before, now] = [before, now].map(|options| table(&running, &columns, &["k"], options));
+        let row = |key, n| rows(&now.schema, vec![texts(&[Some(key)]), numbers(&[n]), numbers(&[n])]);
+        write(&before, 1, row("a", Some(100))).await;
+        let mut sink = sink(&now).unwrap();
+        sink.open().await.unwrap();
+        let error = write_epoch(sink.as_mut(), 2, row("a", Some(105))).await.expect_err("it would be counted twice");
+        let text = error.to_string();
+        assert_eq!(error.kind(), ErrorKind::Config, "{text}");
+        assert!(
+            text.contains("item k=a of DynamoDB table 'm'") && text.contains(&format!("a '{column}' that")),
+            "{text}"
+        );
+        assert_eq!(item(&running), json!({ "k": { "S": "a" }, "views": { "N": "100" }, "clicks": { "N": "100" } }));
+        // What another job has written there is no part of this one's.
+        running.tables.create("m", &[("k", "S")]);
+        let mut others = connectors_of("other", Arc::new(Hurried::default())).sink(&before, "dynamodb").unwrap();
+        others.open().await.unwrap();
+        write_epoch(others.as_mut(), 1, row("a", Some(7))).await.unwrap();
+        write_epoch(sink.as_mut(), 2, row("a", Some(105))).await.unwrap();
+        assert_eq!(item(&running)[column], json!({ "N": "112" }));
+    }
+}
+
+/// It costs bytes, and says nothing where the run before had come further.
+#[tokio::test]
+async fn a_refusal_brings_the_item_along_where_the_epoch_is_new() {
+    let columns = [("k", DataType::Utf8), ("n", DataType::Int64)];
+    for (mode, kind) in [
+        ("update", ChangeKind::Upsert),
+        ("put", ChangeKind::Upsert),
+        ("update", ChangeKind::Delete),
+        ("put", ChangeKind::Delete),
+    ] {
+        let running = start(&[("k", "S")]).await;
+        let table = table(&running, &columns, &["k"], &[("sink.write-mode", mode), ("sink.delete", "item")]);
+        let row = |n| rows(&table.schema, vec![texts(&[Some("k")]), numbers(&[Some(n)])]);
+        write(&table, 9, row(9)).await;
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        running.follow_requests(Box::new(move |operation, request| {
+            if operation != "DescribeTable" {
+                seen.lock().unwrap().push(request.json()["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD");
+            }
+            Fault::None
+        }));
+        let mut sink = sink(&table).unwrap();
+        sink.open().await.unwrap();
+        for (epoch, repeats) in [(5, true), (6, false)] {
+            sink.repeats(repeats);
+            let changes = Changes { kinds: Some(vec![kind]), ..row(epoch) };
+            write_epoch(sink.as_mut(), u64::try_from(epoch).unwrap(), changes).await.unwrap();
+        }
+        assert_eq!(*asked.lock().unwrap(), [false, true], "{mode}, {kind:?}");
+        assert_eq!(item(&running)["n"], json!({ "N": "9" }));
+    }
 }

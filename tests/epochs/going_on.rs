@@ -72,6 +72,10 @@ impl Sink for Watched {
         self.sink.catches_up(catches_up);
     }
 
+    fn repeats(&mut self, repeats: bool) {
+        self.sink.repeats(repeats);
+    }
+
     async fn write(&mut self, epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
         // Checkpoints are made meanwhile.
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,5 +1,6 @@
 //! AWS errors for people and for retry loops: service, operation, resource, code, request id, and what to do.
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -84,6 +85,7 @@ const PASSING: &[&str] = &[
     "RequestTimeout",
     "RequestTimeoutException",
     CREDENTIALS_NOT_FETCHED,
+    NOT_CONNECTED,
     // The next call has newer credentials, or the one after: they are asked for anew before they expire, by the clock here.
     "ExpiredTokenException",
     "ExpiredToken",
@@ -111,6 +113,16 @@ const ELSEWHERE: &[&str] = &["PermanentRedirect", "AuthorizationHeaderMalformed"
 /// What the SDK says when nothing gives credentials.
 const NO_PROVIDER: &[&str] = &["no providers in chain provided", "no credentials found in chain"];
 
+/// What services say of a request that was signed too long ago, or in their future: the process stood still between signing and sending, or
+/// the clock of this machine has not been set since it stood still. The next request is signed anew.
+const OUT_OF_TIME: &[&str] = &["Signature expired", "Signature not yet current"];
+
+/// Our own code: there was no connection, so nothing can have been done of what was to be asked.
+const NOT_CONNECTED: &str = "NotConnected";
+
+/// What hyper's client says of a connection that it could not make: no address, nobody who listens, no handshake, no time.
+const NO_CONNECTION: &str = "client error (Connect)";
+
 /// Our own code: whoever gives credentials (the metadata service, STS) has failed, and none that hold are left.
 pub(super) const CREDENTIALS_NOT_FETCHED: &str = "CredentialsNotFetched";
 
@@ -137,10 +149,17 @@ where
             (code, text, false)
         }
         SdkError::TimeoutError(_) => ("Timeout".to_owned(), "no answer in time".to_owned(), true),
-        SdkError::DispatchFailure(e) if e.is_timeout() => ("Timeout".to_owned(), chain(error), true),
         SdkError::DispatchFailure(_) if chain(error).contains(BAD_CERTIFICATE) => {
             ("Certificate".to_owned(), chain(error), false)
         }
+        // Of these two, nothing has left the process.
+        SdkError::DispatchFailure(_) if is_of_credentials(error) => {
+            (CREDENTIALS_NOT_FETCHED.to_owned(), chain(error), false)
+        }
+        SdkError::DispatchFailure(_) if chain(error).contains(NO_CONNECTION) => {
+            (NOT_CONNECTED.to_owned(), chain(error), false)
+        }
+        SdkError::DispatchFailure(e) if e.is_timeout() => ("Timeout".to_owned(), chain(error), true),
         SdkError::DispatchFailure(e) if e.is_user() => ("Client".to_owned(), chain(error), false),
         SdkError::DispatchFailure(_) => ("Connection".to_owned(), chain(error), true),
         SdkError::ResponseError(_) => ("BrokenResponse".to_owned(), chain(error), true),
@@ -170,16 +189,19 @@ pub(super) fn shown(call: Call<'_>, answer: Answer) -> AwsFailure {
     let Answer { code, text, request, status, outcome_unknown } = answer;
     let throttled = THROTTLED.contains(&code.as_str()) || status == Some(429);
     let server_side = status.is_some_and(|s| s >= 500);
-    let retryable = throttled || outcome_unknown || server_side || PASSING.contains(&code.as_str());
+    let credentials = CREDENTIALS.contains(&code.as_str()) || NO_PROVIDER.iter().any(|t| text.contains(t));
+    let out_of_time = credentials && OUT_OF_TIME.iter().any(|t| text.contains(t));
+    let retryable = throttled || outcome_unknown || server_side || out_of_time || PASSING.contains(&code.as_str());
     let outcome_unknown = outcome_unknown || server_side;
     let request = request.map_or_else(String::new, |id| format!(", request {id}"));
     let message = format!("{service}:{operation} on '{resource}' failed: {text} ({code}{request})");
     let denied = DENIED.contains(&code.as_str());
-    let credentials = CREDENTIALS.contains(&code.as_str()) || NO_PROVIDER.iter().any(|t| text.contains(t));
     let kind = if retryable { ErrorKind::Unavailable } else { ErrorKind::Config };
     let mut shown = Error::new(kind, message);
     if denied {
         shown = shown.hint(format!("allow the action '{}' on it (see `tidemill iam`)", action(service, operation)));
+    } else if out_of_time {
+        shown = shown.hint("it is signed anew and asked again; if that lasts, set the clock of this machine");
     } else if credentials {
         shown = shown.hint(NO_CREDENTIALS);
     } else if code == CREDENTIALS_NOT_FETCHED {
@@ -195,7 +217,7 @@ pub(super) fn shown(call: Call<'_>, answer: Answer) -> AwsFailure {
         shown = shown.hint(
             "if a proxy of yours is between, name its authority's certificate in AWS_CA_BUNDLE; else check the clock",
         );
-    } else if code == "Connection" {
+    } else if code == "Connection" || code == NOT_CONNECTED {
         shown = shown.hint("check the network, the region and the endpoint (AWS_ENDPOINT_URL, 'aws.endpoint')");
     }
     AwsFailure { code, retryable, throttled, outcome_unknown, error: shown }
@@ -214,6 +236,11 @@ fn action(service: &str, operation: &str) -> String {
     format!("{service}:{name}")
 }
 
+/// Whether a request was not made because nothing gave credentials for it.
+fn is_of_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<CredentialsError>() || error.source().is_some_and(is_of_credentials)
+}
+
 /// An error with all its causes, without repeating any.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -227,4 +254,53 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_sns::operation::publish_batch::PublishBatchError;
+    use aws_smithy_runtime_api::client::result::ConnectorError;
+
+    use super::*;
+
+    const CALL: Call<'static> = Call { service: "sns", operation: "PublishBatch", resource: "alerts" };
+
+    /// Somebody who stood still, or whose clock did, signs the next request in time; nobody else's signature gets right by itself.
+    #[test]
+    fn a_signature_that_is_out_of_time_passes_and_a_wrong_one_does_not() {
+        let expired =
+            "Signature expired: 20260212T100000Z is now earlier than 20260212T100500Z (20260212T101000Z - 5 min.)";
+        let early = "Signature not yet current: 20260212T103000Z is still later than 20260212T100500Z";
+        let wrong = "The request signature we calculated does not match the signature you provided.";
+        for (code, text, passes) in [
+            ("InvalidSignatureException", expired, true),
+            ("InvalidSignatureException", early, true),
+            ("SignatureDoesNotMatch", expired, true),
+            ("InvalidSignatureException", wrong, false),
+            ("SignatureDoesNotMatch", wrong, false),
+        ] {
+            let (code, text) = (code.to_owned(), text.to_owned());
+            let failure = shown(CALL, Answer { code, text, request: None, status: Some(403), outcome_unknown: false });
+            let hint = failure.error.hint_text().unwrap_or_default();
+            assert_eq!((failure.retryable, hint.contains("clock")), (passes, passes), "{}", failure.error);
+            assert!(!failure.outcome_unknown, "nothing was done");
+        }
+    }
+
+    /// What was never asked is known not to be done.
+    #[test]
+    fn without_credentials_nothing_was_asked() {
+        let lacking = || CredentialsError::not_loaded("no providers in chain provided credentials");
+        let away = || CredentialsError::provider_error("the metadata service does not answer");
+        for (error, lacks) in [(lacking(), true), (away(), false)] {
+            let error: SdkError<PublishBatchError, HttpResponse> =
+                SdkError::dispatch_failure(ConnectorError::other(error.into(), None));
+            let failure = failure(CALL, &error);
+            assert!(failure.retryable && !failure.outcome_unknown, "{}", failure.error);
+            assert_eq!(failure.lacks_credentials(), lacks, "{}", failure.error);
+        }
+        let lost: SdkError<PublishBatchError, HttpResponse> =
+            SdkError::dispatch_failure(ConnectorError::io("connection reset".into()));
+        assert!(failure(CALL, &lost).outcome_unknown, "it may have been done");
+    }
 }

@@ -35,6 +35,12 @@ pub(super) fn aws_sink(
     Ok(Box::new(AwsTableSink::try_new(spec, session, clock, job)?))
 }
 
+/// What an INSERT into this table keeps in an item for itself, in the modes in which another INSERT of the same columns, which would take it
+/// for its own, hinders it. Two INSERTs of a job that have one of these in common are not to write the same items.
+pub(crate) fn own_attributes(spec: &TableSpec) -> Vec<String> {
+    aws::own_attributes(spec)
+}
+
 /// Leases as items of a table, by the values of their keys. Calls are made as `calling` says; without, with the credentials that the
 /// environment gives.
 ///

@@ -9,6 +9,9 @@
 //! The condition fails when the write was applied and its reply was lost, when this is a replay, and when the sink did
 //! not know what is stored. The refusal brings the stored item along, which tells the three apart.
 //!
+//! A sum that this job's INSERT has written before without noting its contribution (it was set, or noted under another name) has that in it
+//! already, and nothing says how much it is: the job ends.
+//!
 //! Invariant: whatever is repeated, a sum holds each job's last contribution once.
 
 use std::collections::HashMap;
@@ -24,6 +27,7 @@ use crate::formats::datetime::write_decimal;
 
 use super::guarded::{EpochCalls, Expression};
 use super::items::{Change, ItemWrite, KeyBytes};
+use super::refusals::key_text;
 
 /// Items whose stored contribution is remembered: about 200 bytes each. One that is forgotten costs a refused write.
 const KNOWN_ITEMS: usize = 100_000;
@@ -206,7 +210,12 @@ impl EpochCalls<'_> {
                 Err(e) => return Attempt::Failed(e),
             };
             let applied = stored.contributions.iter().zip(&wanted).all(|(s, w)| *s == Some(*w));
-            if stored.epoch > Some(self.epoch.0) || (stored.epoch == Some(self.epoch.0) && applied) {
+            if let Some(later) = stored.epoch.filter(|stored| *stored > self.epoch.0) {
+                self.is_later(write, &super::guarded::number(later));
+                adder.remember(key, stored);
+                return Attempt::Done;
+            }
+            if stored.epoch == Some(self.epoch.0) && applied {
                 adder.remember(key, stored);
                 return Attempt::Done;
             }
@@ -230,7 +239,7 @@ impl EpochCalls<'_> {
             };
             match error.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(refusal)) => {
-                    match adder.read(refusal.item(), &self.options.version) {
+                    match self.found(adder, write, refusal.item()) {
                         Ok(found) => stored = found,
                         Err(e) => return Attempt::Failed(e),
                     }
@@ -249,6 +258,33 @@ impl EpochCalls<'_> {
         let text = format!("an item of '{}' is changed by others between each two looks", self.options.table);
         let why = Error::unavailable(text);
         Attempt::Again { task: (key, write), throttled: false, progress: false, why }
+    }
+
+    /// What the item that a refusal brought along holds of this job.
+    ///
+    /// # Errors
+    /// It has a sum in which this job's part is not known.
+    fn found(
+        &self,
+        adder: &Adder,
+        write: &ItemWrite,
+        item: Option<&HashMap<String, AttributeValue>>,
+    ) -> Result<Stored> {
+        let stored = adder.read(item, &self.options.version)?;
+        let has = |name: &String| item.is_some_and(|item| item.contains_key(name));
+        let unnoted = adder.summands.iter().zip(&stored.contributions).filter(|(_, noted)| noted.is_none());
+        let sums = unnoted.map(|(summand, _)| &self.names[summand.place]);
+        // (Without a version, the sum is that of others.)
+        let unknown = stored.epoch.and_then(|_| sums.into_iter().find(|name| has(name)));
+        let Some(name) = unknown else { return Ok(stored) };
+        let (table, key) = (&self.options.table, key_text(&write.key));
+        Err(Error::config(format!(
+            "item {key} of DynamoDB table '{table}' has a '{name}' that this INSERT has written without noting its contribution, so what it adds would count twice"
+        ))
+        .hint(format!(
+            "was the column set before it was added, or 'sink.contribution.attribute' another one? Write the sum under another name than '{name}'; or remove \
+             that attribute from the items: each gets the whole contribution then"
+        )))
     }
 
     fn addition(

@@ -7,14 +7,19 @@
 //!  epoch 6 arrives late, from a connection or a worker that was thought dead: 7 > 6, refused
 //! ```
 //!
-//! A refusal is no error: it says that the table has this epoch's values or later ones.
+//! A refusal is no error: it says that the table has this epoch's values or later ones. Where the epoch is new, there should be none, which is
+//! told (`overtaken`).
 
 use std::collections::HashMap;
 use std::fmt::Write;
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -24,6 +29,7 @@ use crate::contracts::EpochNumber;
 
 use super::items::{Change, Expires, ItemWrite};
 use super::options::{DeleteMode, SinkOptions};
+use super::overtaken::Overtaken;
 use super::refusals::Refusals;
 
 /// Conflicts with a transaction or with another region's write: they pass.
@@ -41,6 +47,8 @@ pub(super) struct EpochCalls<'a> {
     pub(super) key: &'a [String],
     /// Items that DynamoDB refuses.
     pub(super) refusals: &'a Refusals,
+    /// Of an epoch that no run before has had: items that are at a later one.
+    pub(super) overtaken: Option<&'a Overtaken>,
 }
 
 /// What one expression names and holds.
@@ -124,8 +132,17 @@ impl EpochCalls<'_> {
             return self.delete(write).await;
         }
         let expression = self.changes(write, |_| true);
-        let sent = self.update_item(write, expression, NOT_OLDER).send().await;
-        self.outcome("UpdateItem", sent.map(drop), write)
+        let update = self.update_item(write, expression, NOT_OLDER);
+        let sent = update.set_return_values_on_condition_check_failure(self.of_a_refusal()).send().await;
+        self.outcome("UpdateItem", sent.map(drop), write, |error| match error {
+            UpdateItemError::ConditionalCheckFailedException(refusal) => Some(refusal),
+            _ => None,
+        })
+    }
+
+    /// What a refusal is to bring along. The item costs bytes on the way, which nobody looks at where refusals are as they should be.
+    fn of_a_refusal(&self) -> Option<ReturnValuesOnConditionCheckFailure> {
+        self.overtaken.map(|_| ReturnValuesOnConditionCheckFailure::AllOld)
     }
 
     /// Version, expiry, and what a write does to the columns that `wanted` chooses by their places.
@@ -181,9 +198,13 @@ impl EpochCalls<'_> {
             .condition_expression(NOT_OLDER)
             .expression_attribute_names("#v", &self.options.version)
             .expression_attribute_values(":v", self.version())
+            .set_return_values_on_condition_check_failure(self.of_a_refusal())
             .send()
             .await;
-        self.outcome("PutItem", sent.map(drop), write)
+        self.outcome("PutItem", sent.map(drop), write, |error| match error {
+            PutItemError::ConditionalCheckFailedException(refusal) => Some(refusal),
+            _ => None,
+        })
     }
 
     /// Key, values and expiry.
@@ -206,9 +227,13 @@ impl EpochCalls<'_> {
             .condition_expression(NOT_OLDER)
             .expression_attribute_names("#v", &self.options.version)
             .expression_attribute_values(":v", self.version())
+            .set_return_values_on_condition_check_failure(self.of_a_refusal())
             .send()
             .await;
-        self.outcome("DeleteItem", sent.map(drop), write)
+        self.outcome("DeleteItem", sent.map(drop), write, |error| match error {
+            DeleteItemError::ConditionalCheckFailedException(refusal) => Some(refusal),
+            _ => None,
+        })
     }
 
     fn outcome<'w, E>(
@@ -216,16 +241,28 @@ impl EpochCalls<'_> {
         operation: &'static str,
         sent: Result<(), SdkError<E, HttpResponse>>,
         write: &'w ItemWrite,
+        refusal: impl Fn(&E) -> Option<&ConditionalCheckFailedException>,
     ) -> Attempt<&'w ItemWrite>
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        match sent {
-            Err(e) if e.code() != Some("ConditionalCheckFailedException") => self.failed(operation, &e, write),
-            _ => {
-                self.stored(write);
-                Attempt::Done
+        if let Err(error) = sent {
+            if error.code() != Some("ConditionalCheckFailedException") {
+                return self.failed(operation, &error, write);
             }
+            let item = error.as_service_error().and_then(refusal).and_then(ConditionalCheckFailedException::item);
+            if let Some(stored) = item.and_then(|item| item.get(&self.options.version)) {
+                self.is_later(write, stored);
+            }
+        }
+        self.stored(write);
+        Attempt::Done
+    }
+
+    /// The item has this version, which is later than the epoch.
+    pub(super) fn is_later(&self, write: &ItemWrite, stored: &AttributeValue) {
+        if let Some(overtaken) = self.overtaken {
+            overtaken.tell(self.options, &write.key, stored, self.epoch);
         }
     }
 

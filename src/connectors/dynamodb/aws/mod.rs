@@ -20,6 +20,7 @@ mod items;
 pub(super) mod lease;
 mod lookup;
 mod options;
+mod overtaken;
 mod refusals;
 mod table;
 
@@ -37,7 +38,9 @@ use batch::BATCH_ITEMS;
 use guarded::EpochCalls;
 use items::Items;
 pub(super) use lookup::AwsLookup;
+pub(super) use options::own_attributes;
 use options::{SinkOptions, WriteMode};
+use overtaken::Overtaken;
 use refusals::Refusals;
 
 /// An UpdateExpression has 4 KB at most; an attribute takes up to 12 of them.
@@ -52,6 +55,9 @@ pub(super) struct AwsTableSink {
     requests: Requests,
     adder: Option<Adder>,
     refusals: Refusals,
+    overtaken: Overtaken,
+    /// Whether a run before has had the epochs that come.
+    repeats: bool,
     client: Option<Client>,
 }
 
@@ -85,9 +91,9 @@ impl AwsTableSink {
             adder.check_length(&spec.name, &items.others)?;
         }
         let jitter = Jitter::seeded(&[job, &spec.name, &options.table, &options.version]);
-        let requests = Requests::new(clock, jitter, options.in_flight);
-        let (spec, refusals) = (spec.clone(), Refusals::default());
-        Ok(Self { session, spec, items, options, requests, adder, refusals, client: None })
+        let requests = Requests::new(Arc::clone(&clock), jitter, options.in_flight);
+        let (spec, refusals, overtaken) = (spec.clone(), Refusals::default(), Overtaken::new(clock));
+        Ok(Self { session, spec, items, options, requests, adder, refusals, overtaken, repeats: false, client: None })
     }
 }
 
@@ -99,6 +105,10 @@ impl Sink for AwsTableSink {
         table::check(&client, &self.requests, &self.options.table, &self.spec, key).await?;
         self.client = Some(client);
         Ok(())
+    }
+
+    fn repeats(&mut self, repeats: bool) {
+        self.repeats = repeats;
     }
 
     async fn write(&mut self, _epoch: EpochNumber, changes: Changes) -> Result<WriteOutcome> {
@@ -125,6 +135,7 @@ impl Sink for AwsTableSink {
             now_ms,
             key: &self.items.key.primary_key,
             refusals: &self.refusals,
+            overtaken: (!self.repeats).then_some(&self.overtaken),
         };
         let calls_of = &calls;
         match (self.options.mode, &self.adder) {

@@ -151,6 +151,22 @@ impl SinkOptions {
     }
 }
 
+/// The attributes by which a sink of this table would know its own work in an item, where another INSERT of the same columns hinders it in
+/// attributes that it does not write itself: the version, where a NULL leaves an attribute alone, and contributions too. Empty elsewhere,
+/// and where an option is wrong.
+pub(in super::super) fn own_attributes(spec: &TableSpec) -> Vec<String> {
+    // All INSERTs that are compared are of one job.
+    let Ok(SinkOptions { table, mode, version, contribution, ignore_nulls, .. }) = SinkOptions::of(spec, "") else {
+        return Vec::new();
+    };
+    let names = match mode {
+        WriteMode::Update if ignore_nulls => vec![version],
+        WriteMode::Add => vec![version, contribution],
+        _ => Vec::new(),
+    };
+    names.into_iter().map(|name| format!("{name} in {table}")).collect()
+}
+
 /// Names the attributes that one INSERT of a job writes: 6 hex digits of SHA-256 over the job's name and the
 /// attributes' names. Two INSERTs that write other attributes of one item so have versions of their own.
 fn group(spec: &TableSpec, job: &str) -> String {

@@ -101,7 +101,7 @@ impl Refusals {
 }
 
 /// A key for people: `metric_key=pageviews, sort_key=/a`.
-fn key_text(key: &HashMap<String, AttributeValue>) -> String {
+pub(super) fn key_text(key: &HashMap<String, AttributeValue>) -> String {
     let mut parts: Vec<String> = key
         .iter()
         .map(|(name, value)| match value {
