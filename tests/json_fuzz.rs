@@ -17,7 +17,7 @@ mod generate;
 #[path = "json_fuzz/reference.rs"]
 mod reference;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::Array;
@@ -26,6 +26,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use bounded::{Bound, within};
 use generate::{Random, Records};
 use reference::{Cell, cell, expected};
+use serde::de::IgnoredAny;
 use tidemill::contracts::RecordRange;
 use tidemill::formats::json::{Decoded, JsonDecoder, JsonOptions, Prefilter};
 
@@ -270,4 +271,55 @@ fn prefilter_skips_only_what_cannot_matter() {
         assert_eq!((got.batch.num_rows(), got.rejects.len(), got.skipped), (row, rejects, skipped));
         assert!(times.max >= seen);
     }
+}
+
+/// Every text of a decoded record, wherever it lies in it.
+fn texts(cell: &Cell, found: &mut BTreeSet<String>) {
+    match cell {
+        Cell::Text(text) => drop(found.insert(text.clone())),
+        Cell::List(cells) | Cell::Struct(cells) => cells.iter().for_each(|cell| texts(cell, found)),
+        Cell::Map(entries) => entries.values().for_each(|cell| texts(cell, found)),
+        _ => {}
+    }
+}
+
+/// A record that is passed over for a text has no value that reads so, however it is spelt, if the text is one that `sql/prefilter.rs`
+/// takes: as it is written in JSON, and no JSON itself.
+#[test]
+fn prefilter_passes_over_no_record_that_has_the_text() {
+    let mut random = Random::new(12);
+    let mut source = Records::new();
+    let is_taken = |text: &str| {
+        let is_as_written = text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'/'));
+        text.len() >= 3 && is_as_written && serde_json::from_str::<IgnoredAny>(text).is_err()
+    };
+    let (mut tried, mut passed_over) = (0, 0);
+    for round in 0..300 {
+        let records: Vec<Vec<u8>> = (0..1 + random.below(40)).map(|_| source.next(&mut random)).collect();
+        let (bytes, ranges) = chunk(&records, &mut random, round % 2 == 0);
+        let all = outcome(&decoder(false).decode(&bytes, &ranges), records.len());
+        let of_record = |outcome: &Outcome| {
+            let mut found = BTreeSet::new();
+            outcome.iter().flatten().for_each(|cell| texts(cell, &mut found));
+            found
+        };
+        let found: Vec<BTreeSet<String>> = all.iter().map(of_record).collect();
+        for text in found.iter().flatten().filter(|text| is_taken(text)).collect::<BTreeSet<_>>() {
+            let prefilter = Prefilter { literal: format!("\"{text}\"").into_bytes(), time_path: None };
+            let options = JsonOptions { prefilter: Some(prefilter), ..JsonOptions::default() };
+            let got = JsonDecoder::try_new(schema(), options).expect("every type is known").decode(&bytes, &ranges);
+            let refused = got.rejects.iter().map(|reject| reject.record);
+            let rows =
+                (0..got.batch.num_rows() as u32).map(|row| got.rows.as_ref().map_or(row, |rows| rows[row as usize]));
+            let read: BTreeSet<u32> = rows.chain(refused).collect();
+            assert_eq!(read.len() as u64 + got.skipped, records.len() as u64);
+            for (record, found) in found.iter().enumerate().filter(|(record, _)| !read.contains(&(*record as u32))) {
+                assert!(!found.contains(text), "'{text}' in {:?}", String::from_utf8_lossy(&records[record]));
+                passed_over += 1;
+            }
+            tried += 1;
+        }
+    }
+    println!("{tried} texts, for which {passed_over} records were passed over");
+    assert!(tried > 1_000 && passed_over > tried, "{tried} texts, {passed_over} records");
 }

@@ -227,6 +227,12 @@ pub fn check(connector: &ConnectorDescription, options: &BTreeMap<String, String
             let hint = error.hint_text().map(str::to_owned);
             problems.push(OptionProblem::error(key, format!("option '{key}': {}", error.message()), hint));
         }
+        let is_of_files = connector.options.iter().any(|option| option.key == "path");
+        if key == "csv.header" && role == Role::Source && !is_of_files && parse_bool(value).is_ok_and(|is_set| is_set) {
+            let message = "option 'csv.header': only a file has a first record that names the columns".to_owned();
+            let hint = "leave it out: of a stream's records, fields are taken by their place".to_owned();
+            problems.push(OptionProblem::error(key, message, Some(hint)));
+        }
         let wrong_role = option.role.is_some_and(|r| r != role);
         if option.ignored || wrong_role {
             let why = if wrong_role { "the table is not used that way" } else { "Tidemill does not need it" };

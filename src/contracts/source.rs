@@ -130,6 +130,12 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// listens again in the background.
     async fn splits(&self) -> Result<Vec<Split>>;
 
+    /// Whether a split of earlier runs is of a part of the source that the table names no more (a stream of several). `splits` does not name it
+    /// either, but it is not gone: where it was left is kept, for when the table names it again.
+    fn is_left_out(&self, _split: &SplitId) -> bool {
+        false
+    }
+
     /// Number of the listing that `splits` answers from, where one answer may be given several times.
     fn listing(&self) -> Option<u64> {
         None

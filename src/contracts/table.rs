@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 
 use super::error::{Error, Result};
 
@@ -30,7 +30,7 @@ pub struct TableSpec {
     pub physical: SchemaRef,
     /// Primary key columns, in DDL order.
     pub primary_key: Vec<String>,
-    /// PARTITIONED BY columns, in DDL order.
+    /// PARTITIONED BY columns, in DDL order. See [`in_folders`](Self::in_folders).
     pub partitioned_by: Vec<String>,
     /// Keys of the METADATA columns that queries use: what costs something to give is given only then.
     pub metadata: Vec<String>,
@@ -55,6 +55,25 @@ impl TableSpec {
     pub fn with_option(mut self, key: &str, value: impl Into<String>) -> Self {
         self.options.insert(key.to_owned(), value.into());
         self
+    }
+
+    /// PARTITIONED BY columns that the folders of files have in their names (`day=2026-02-12`), and their records have not. Of a table that is
+    /// none of files, these are columns of the record like any other (a stream's key, say).
+    pub fn in_folders(&self) -> &[String] {
+        if self.option("path").is_some() { &self.partitioned_by } else { &[] }
+    }
+
+    /// The columns in use as a decoder fills them: what a folder gives stays NULL, also where the table takes none.
+    pub fn decoded(&self) -> SchemaRef {
+        let in_folders = self.in_folders();
+        if in_folders.is_empty() {
+            return Arc::clone(&self.schema);
+        }
+        let field = |field: &FieldRef| {
+            let is_null = in_folders.contains(field.name());
+            Arc::new(field.as_ref().clone().with_nullable(field.is_nullable() || is_null))
+        };
+        Arc::new(Schema::new(self.schema.fields().iter().map(field).collect::<Vec<_>>()))
     }
 
     /// Value of an option.

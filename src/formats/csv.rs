@@ -5,7 +5,8 @@
 //! field of a type that is not text is NULL (Flink refuses it).
 //!
 //! A record is refused, alone, when a quote stays open, when it has another number of fields than the
-//! table has columns, or when a value does not fit its column.
+//! table has columns, or when a value does not fit its column. Line ends behind it are no part of it: a file has its records without
+//! them, but a producer may end each record of a stream so.
 
 mod columns;
 
@@ -66,6 +67,19 @@ impl CsvOptions {
         })
     }
 
+    /// A record without the line ends behind it, as Flink reads it.
+    fn without_line_ends<'a>(&self, record: &'a [u8]) -> &'a [u8] {
+        let mut rest = record;
+        while let [before @ .., b'\n' | b'\r'] = rest {
+            let escapes = before.iter().rev().take_while(|byte| Some(**byte) == self.escape).count();
+            if escapes % 2 == 1 {
+                break;
+            }
+            rest = before;
+        }
+        rest
+    }
+
     /// How records are told apart.
     pub fn framing(&self) -> Framing {
         let Self { delimiter, quote, escape, comments, header, .. } = *self;
@@ -81,6 +95,8 @@ pub struct CsvDecoder {
     places: Vec<Option<usize>>,
     /// Header that `places` was made for.
     header: Vec<u8>,
+    /// A column in use that the header names more than once: nobody knows which of them is meant.
+    ambiguous: Option<usize>,
     columns: Vec<CsvColumn>,
     fields: Fields,
 }
@@ -89,17 +105,17 @@ impl CsvDecoder {
     /// A decoder for the columns of `spec.schema`, whose places are those of `spec.physical`.
     pub fn try_new(spec: &TableSpec) -> Result<Self> {
         let options = CsvOptions::of(spec)?;
-        let schema = spec.schema.clone();
+        let schema = spec.decoded();
         let named = |e: Error, name: &str| e.context(format!("column '{name}' of table '{}'", spec.name));
         let columns = schema
             .fields()
             .iter()
             .map(|f| CsvColumn::try_new(f.data_type(), &options).map_err(|e| named(e, f.name())))
             .collect::<Result<Vec<_>>>()?;
-        let partition = |name: &str| spec.partitioned_by.iter().any(|p| p == name);
-        let in_file = spec.physical.fields().iter().filter(|f| !partition(f.name()));
-        let places = in_file.map(|f| schema.index_of(f.name()).ok()).collect();
-        Ok(Self { options, schema, places, header: Vec::new(), columns, fields: Fields::default() })
+        let in_record = spec.physical.fields().iter().filter(|f| !spec.in_folders().contains(f.name()));
+        let places = in_record.map(|f| schema.index_of(f.name()).ok()).collect();
+        let (header, ambiguous, fields) = (Vec::new(), None, Fields::default());
+        Ok(Self { options, schema, places, header, ambiguous, columns, fields })
     }
 
     /// With `csv.header`, a chunk begins with the file's header, which no record covers.
@@ -111,16 +127,26 @@ impl CsvDecoder {
         }
         self.header = data[..end].to_vec();
         self.places.clear();
+        self.ambiguous = None;
         if self.fields.split(&data[..end], &self.options).is_ok() {
             for index in 0..self.fields.bounds.len() {
                 let name = self.fields.get(&data[..end], index).0;
                 let name = std::str::from_utf8(name).unwrap_or("").trim();
-                self.places.push(self.schema.index_of(name).ok());
+                let column = self.schema.index_of(name).ok();
+                if column.is_some() && self.places.contains(&column) {
+                    self.ambiguous = column;
+                }
+                self.places.push(column);
             }
         }
     }
 
     fn decode_record(&mut self, record: &[u8], seen: &mut [bool]) -> Result<(), Problem> {
+        if let Some(column) = self.ambiguous {
+            let detail = "the file's header has this name more than once".to_owned();
+            return Err(Problem::new(RejectReason::InvalidSyntax, detail).in_column(self.schema.field(column).name()));
+        }
+        let record = self.options.without_line_ends(record);
         if let Err(error) = simdutf8::basic::from_utf8(record) {
             return Err(Problem::new(RejectReason::InvalidUtf8, error.to_string()));
         }

@@ -35,7 +35,7 @@ impl JsonTable {
             time_path: test.time_column.as_ref().map(|name| vec![name.clone()]),
         });
         let options = JsonOptions { timestamp_format, prefilter, ..JsonOptions::default() };
-        let decoder = JsonDecoder::try_new(spec.schema.clone(), options)
+        let decoder = JsonDecoder::try_new(spec.decoded(), options)
             .map_err(|error| Error::config(format!("table '{}'", spec.name)).caused_by(error))?;
         Ok(Self(decoder))
     }

@@ -233,12 +233,17 @@ fn reading_key(source: &SourcePlan, connectors: &Connectors, start: StartPositio
 /// The raw-byte test, where time can be had without decoding.
 fn raw_test(source: &SourcePlan) -> Option<RawTest> {
     let text = source.literal.clone()?;
+    let columns = source.spec.schema.fields();
     let time_column = match &source.watermark {
         None => None,
-        Some(WatermarkRule::Delay { column, .. }) if *column < source.spec.schema.fields().len() => {
-            Some(source.spec.schema.field(*column).name().clone())
+        Some(WatermarkRule::Delay { column, .. }) => {
+            let name = columns.get(*column)?.name();
+            if source.spec.in_folders().contains(name) {
+                return None;
+            }
+            Some(name.clone())
         }
-        Some(_) => return None,
+        Some(WatermarkRule::Computed(_)) => return None,
     };
     Some(RawTest { text, time_column })
 }

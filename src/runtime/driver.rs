@@ -18,7 +18,7 @@ use super::repeat::Logged;
 use super::replay::{logged_progress, note_versions, rename_splits};
 use super::splits::{MISSED_LISTINGS, SplitState, Status};
 use super::worker::Ending;
-use crate::contracts::{Boundedness, Clock, EpochCut, Error, Result, StartPosition};
+use crate::contracts::{Boundedness, Clock, EpochCut, Error, Result, SplitId, StartPosition};
 use crate::operators::Compute;
 use crate::state::{Reread, SavedSplit, SavedTable};
 
@@ -395,7 +395,8 @@ impl Driver {
                 let is_kept = |s: &SplitState| !s.really_finished || !feed.splits.is_gone(&s.id, listings);
                 let kept = feed.splits.list.iter().zip(&time.watermarks).filter(|(s, _)| is_kept(s));
                 let mut splits: BTreeMap<String, SavedSplit> = kept.map(split).collect();
-                splits.extend(before.iter().flat_map(|before| feed.splits.not_yet_read(before, listings)));
+                let is_left_out = |id: &SplitId| source.is_left_out(id);
+                splits.extend(before.iter().flat_map(|b| feed.splits.not_yet_read(b, listings, is_left_out)));
                 saved.insert(table.name.clone(), SavedTable { splits, floor, source: source.snapshot() });
             }
         }

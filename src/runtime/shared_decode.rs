@@ -23,14 +23,16 @@ pub(crate) struct FeedDecoder {
 struct TableDecoder {
     /// `None` when the source is typed.
     own: Option<Box<dyn Decoder>>,
-    /// The table's physical columns.
+    /// The table's physical columns. Any may be NULL: that of a folder is still to be filled in, and whether the row is one of the table's is
+    /// seen when it is made ([`RowMaker`](super::rows::RowMaker)).
     schema: SchemaRef,
 }
 
 impl FeedDecoder {
     pub(crate) fn try_new(specification: &FeedSpecification) -> Result<Self> {
         let table = |table: &super::feed::TableSpecification| {
-            let physical: Vec<_> = table.schema.fields().iter().take(table.physical).cloned().collect();
+            let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
+            let physical: Vec<Field> = table.schema.fields().iter().take(table.physical).map(nullable).collect();
             let own = table.decoder.as_ref().map(|make| make()).transpose()?;
             Ok(TableDecoder { own, schema: Arc::new(Schema::new(physical)) })
         };
@@ -47,17 +49,12 @@ impl FeedDecoder {
         self.tables.iter_mut().map(|table| table.take(&decoded, chunk)).collect()
     }
 
-    /// Typed rows with each table's columns, in which there may be NULLs that the tables do not take.
+    /// Typed rows with each table's columns.
     pub(crate) fn rows(&self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
         if self.tables.len() == 1 {
             return Ok(vec![batch.clone()]);
         }
-        let nullable = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
-        let picked = |table: &TableDecoder| {
-            let fields: Vec<Field> = table.schema.fields().iter().map(nullable).collect();
-            picked(batch, &Arc::new(Schema::new(fields)))
-        };
-        self.tables.iter().map(picked).collect()
+        self.tables.iter().map(|table| picked(batch, &table.schema)).collect()
     }
 }
 

@@ -165,9 +165,16 @@ impl FeedSplits {
     }
 
     /// What an earlier run has read of splits that this one does not know yet, because it still repeats epochs, or their parents have
-    /// not ended again: it must not be forgotten. Of what the last `listings` lack it is.
-    pub(crate) fn not_yet_read(&self, saved: &SavedTable, listings: u32) -> impl Iterator<Item = (String, SavedSplit)> {
-        let is_left = move |id: &SplitId| !self.is_gone(id, listings) && !self.by_id.contains_key(id);
+    /// not ended again: it must not be forgotten. Of what the last `listings` lack it is, but not of what the table has left out
+    /// ([`Source::is_left_out`](crate::contracts::Source::is_left_out)).
+    pub(crate) fn not_yet_read(
+        &self,
+        saved: &SavedTable,
+        listings: u32,
+        is_left_out: impl Fn(&SplitId) -> bool,
+    ) -> impl Iterator<Item = (String, SavedSplit)> {
+        let is_forgotten = move |id: &SplitId| self.is_gone(id, listings) && !is_left_out(id);
+        let is_left = move |id: &SplitId| !self.by_id.contains_key(id) && !is_forgotten(id);
         saved
             .splits
             .iter()
@@ -260,12 +267,15 @@ pub(crate) mod tests {
         };
         let splits = [("s0", "1"), ("child", "26"), ("gone", "3")].map(|(id, after)| (id.to_owned(), split(after)));
         let saved = SavedTable { splits: splits.into(), floor: 0, source: None };
-        let kept = |feed: &FeedSplits| feed.not_yet_read(&saved, 1).map(|(id, _)| id).collect::<Vec<_>>();
+        let kept = |feed: &FeedSplits| feed.not_yet_read(&saved, 1, |_| false).map(|(id, _)| id).collect::<Vec<_>>();
         // While epochs are repeated the source has not been asked.
         assert_eq!(kept(&feed), ["child", "gone"]);
         feed.listed(&named(&["s0", "child"]), [&saved], None);
         assert_eq!(kept(&feed), ["child"]);
-        assert_eq!(feed.not_yet_read(&saved, 1).next(), Some(("child".to_owned(), split("26"))));
+        assert_eq!(feed.not_yet_read(&saved, 1, |_| false).next(), Some(("child".to_owned(), split("26"))));
+        // What the table names no more may be named again.
+        let left_out = feed.not_yet_read(&saved, 1, |id| &*id.0 == "gone").map(|(id, _)| id);
+        assert_eq!(left_out.collect::<Vec<_>>(), ["child", "gone"]);
     }
 
     fn named(ids: &[&str]) -> Vec<Split> {

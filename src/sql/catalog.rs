@@ -117,6 +117,15 @@ impl Table {
             && self.option("source.monitor-interval").is_none()
     }
 
+    /// Whether the values of a column are in the records' bytes: it is none of the connector's metadata, and none that the folders of files
+    /// have in their names.
+    pub(crate) fn is_in_records(&self, column: &str) -> bool {
+        let is_physical = |c: &Column| c.name == column && matches!(c.kind, ColumnKind::Physical { .. });
+        let has_folders = matches!(self.connector.as_str(), "filesystem" | "s3");
+        let is_in_folders = has_folders && self.partitioned_by.iter().any(|name| name == column);
+        self.columns.iter().any(is_physical) && !is_in_folders
+    }
+
     /// Whether rows are looked up in it by their key, and it is never read as a whole.
     pub(crate) fn is_looked_up(&self) -> bool {
         self.connector == "dynamodb"

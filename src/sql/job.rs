@@ -10,6 +10,7 @@ use super::insert::named_apart;
 use super::plan::{BatchTables, JobPlan, PlanOptions};
 use super::planner::Planner;
 use super::prefilter::common_equality;
+use super::require::has_require;
 use super::required::Required;
 use super::second_pass::JobBuilder;
 use super::settings::Settings;
@@ -51,12 +52,14 @@ pub async fn plan_job(
         errors.extend(catalog.target(insert).err());
         match first.query(own_query, &insert.statement).await {
             Ok(plan) => {
-                match first.require(&plan, &mut required) {
-                    Ok(optimized) => uses.push(optimized),
+                let use_of = first.require(&plan, &mut required).and_then(|optimized| {
+                    first.named(&plan, &mut named)?;
+                    // The optimizer makes one condition of a view's and of that above it; REQUIRE speaks of the rows of its own.
+                    Ok(if has_require(&plan)? { plan } else { optimized })
+                });
+                match use_of {
+                    Ok(plan) => uses.push(plan),
                     Err(error) => errors.push(first.explain(&error, &insert.statement)),
-                }
-                if let Err(error) = first.named(&plan, &mut named) {
-                    errors.push(first.explain(&error, &insert.statement));
                 }
             }
             Err(error) => errors.push(error),
@@ -70,7 +73,9 @@ pub async fn plan_job(
         let Some(used) = used else { continue };
         keep_time(table, used);
     }
-    let literals = common_equality(&uses);
+    let is_in_records =
+        |plan_name: &str, column: &str| first.table_of(plan_name).is_some_and(|table| table.is_in_records(column));
+    let literals = common_equality(&uses, is_in_records);
 
     // Second pass: over tables with those columns.
     let pruned = options.pruned.then_some((&required, &named, &first.full));

@@ -1,64 +1,43 @@
 //! The raw-byte test: when every query of a table asks one field to equal the same text, a record that
 //! does not contain that text need not be parsed.
+//!
+//! Invariant: a record that is passed over is none that the condition keeps, or that a REQUIRE below it refuses
+//! (`tests/skipped.rs`).
 
 use std::collections::BTreeMap;
 
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
+use serde::de::IgnoredAny;
 
 use super::nodes::WindowTvf;
 use super::require::is_require;
 use super::required::path_of;
 
-/// Text that each use of a table demands, by the table's name in plans. Tables with a use that demands
-/// nothing, or another text, are left out.
-pub(crate) fn common_equality(plans: &[LogicalPlan]) -> BTreeMap<String, String> {
-    let mut found: BTreeMap<String, Option<Vec<String>>> = BTreeMap::new();
-    for plan in plans {
-        visit(plan, &mut Vec::new(), &mut found);
-    }
-    found.into_iter().filter_map(|(table, texts)| Some((table, texts?.into_iter().next()?))).collect()
-}
-
-/// `demands` are the texts that filters above ask for, as far as nothing between may change rows.
-fn visit(plan: &LogicalPlan, demands: &mut Vec<String>, found: &mut BTreeMap<String, Option<Vec<String>>>) {
-    match plan {
-        LogicalPlan::TableScan(scan) => {
-            let table = scan.table_name.table().to_owned();
-            let merged = match found.remove(&table) {
-                None => Some(demands.clone()),
-                Some(before) => {
-                    before.map(|texts| texts.into_iter().filter(|t| demands.contains(t)).collect::<Vec<_>>())
-                }
-            };
-            found.insert(table, merged.filter(|texts| !texts.is_empty()));
-        }
-        LogicalPlan::Filter(filter) => {
-            let mut below = demands.clone();
-            let conjuncts = split_conjunction(&filter.predicate).into_iter();
-            let texts = conjuncts.filter_map(|c| equality(c, filter.input.schema())).map(|(_, text)| text);
-            below.extend(texts.filter(|text| is_plain(text)));
-            visit(&filter.input, &mut below, found);
-        }
-        LogicalPlan::SubqueryAlias(alias) => visit(&alias.input, demands, found),
-        // A projection may compute the tested column from several; only what is plainly passed counts.
-        LogicalPlan::Projection(projection) => {
-            let schema = projection.input.schema();
-            let plain = projection.expr.iter().all(|e| path_of(e, schema).is_some());
-            visit(&projection.input, &mut if plain { demands.clone() } else { Vec::new() }, found);
-        }
-        LogicalPlan::Extension(extension) if extension.node.as_any().is::<WindowTvf>() => {
-            for input in extension.node.inputs() {
-                visit(input, demands, found);
+/// Text that each use of a table demands of a column whose values are in the bytes of its records, as `is_in_records` says of a table
+/// and a column; by the table's name in plans. Tables with a use that demands nothing, or another text, are left out.
+pub(crate) fn common_equality(
+    plans: &[LogicalPlan],
+    is_in_records: impl Fn(&str, &str) -> bool,
+) -> BTreeMap<String, String> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut uses: Vec<(&LogicalPlan, Vec<Demand>)> = plans.iter().map(|plan| (plan, Vec::new())).collect();
+    while let Some((plan, demands)) = uses.pop() {
+        let below = demands_below(plan, demands, &mut 0);
+        if let LogicalPlan::TableScan(scan) = plan {
+            let table = scan.table_name.table();
+            let shows = |demand: &Demand| is_in_records(table, &demand.path[0]) && is_plain(&demand.text);
+            let texts: Vec<String> =
+                below.iter().filter(|demand| shows(demand)).map(|demand| demand.text.clone()).collect();
+            match found.get_mut(table) {
+                Some(common) => common.retain(|text| texts.contains(text)),
+                None => drop(found.insert(table.to_owned(), texts)),
             }
         }
-        other => {
-            for input in other.inputs() {
-                visit(input, &mut Vec::new(), found);
-            }
-        }
+        uses.extend(plan.inputs().into_iter().map(|input| (input, below.clone())));
     }
+    found.into_iter().filter_map(|(table, texts)| Some((table, texts.into_iter().next()?))).collect()
 }
 
 /// `column = 'text'`, asked of each row of a node.
@@ -126,7 +105,9 @@ fn equality(conjunct: &Expr, schema: &DFSchema) -> Option<((usize, Vec<String>),
     })
 }
 
-/// Text that stands in JSON as it is: no escapes, no other spelling.
+/// Text that stands in JSON as it is, and in no other way: it has no escapes, and is no JSON itself, since a column of text takes a number, an
+/// array or `true` as it is written.
 fn is_plain(text: &str) -> bool {
-    text.len() >= 3 && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'/'))
+    let is_as_written = text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'/'));
+    text.len() >= 3 && is_as_written && serde_json::from_str::<IgnoredAny>(text).is_err()
 }

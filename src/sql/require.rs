@@ -6,6 +6,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result, internal_err};
 use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, LogicalPlan, Projection, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
@@ -67,6 +68,14 @@ pub(crate) fn is_require(conjunct: &Expr) -> Result<Option<(Expr, String)>> {
     }
     refuse_require(conjunct)?;
     Ok(None)
+}
+
+/// Whether a WHERE of the plan has a REQUIRE.
+pub(crate) fn has_require(plan: &LogicalPlan) -> Result<bool> {
+    plan.exists(|node| {
+        let LogicalPlan::Filter(filter) = node else { return Ok(false) };
+        Ok(split_conjunction(&filter.predicate).into_iter().any(|e| !matches!(is_require(e), Ok(None))))
+    })
 }
 
 /// REQUIRE means something only as a condition of its own.

@@ -78,6 +78,8 @@ pub(crate) struct State {
     pub(crate) heartbeat: Duration,
     /// ListShards ignores filters, as some emulators do.
     pub(crate) ignores_filters: bool,
+    /// Shards that so many of the next answers to ListShards do not name yet.
+    pub(crate) unlisted: (u32, BTreeSet<String>),
     /// Answers at the end of a shard do not name its children.
     pub(crate) hides_children: bool,
     /// A sequence number whose record was trimmed is refused instead of taken as the oldest.
@@ -104,6 +106,7 @@ impl Default for State {
             // 5 s at AWS; tests wait for them.
             heartbeat: Duration::from_millis(200),
             ignores_filters: false,
+            unlisted: (0, BTreeSet::new()),
             hides_children: false,
             refuses_trimmed: false,
             failing_puts: VecDeque::new(),

@@ -126,10 +126,13 @@ fn list_shards(state: &mut State, input: &Value) -> Answer {
         }
         None => (stream(state, input)?.name.clone(), 0, input["ShardFilter"].clone()),
     };
+    let lags = state.unlisted.0 > 0;
+    state.unlisted.0 = state.unlisted.0.saturating_sub(1);
     let s = state.streams.get(&name).ok_or_else(|| not_found(&name))?;
     let kind = filter["Type"].as_str().unwrap_or("FROM_TRIM_HORIZON");
     let from = millis(&filter["Timestamp"]);
     let passes = |shard: &&StubShard| match (kind, from) {
+        _ if lags && state.unlisted.1.contains(&shard.id) => false,
         _ if ignores => true,
         ("AT_LATEST", _) => shard.closed.is_none(),
         ("FROM_TIMESTAMP", Some(from)) => shard.closed.as_ref().is_none_or(|(_, at)| *at >= from),

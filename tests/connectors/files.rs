@@ -4,8 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::*;
-use arrow::datatypes::{DataType, Field, Fields};
-use tidemill::contracts::{ChangeKind, Changes, EpochNumber, RejectReason, RejectedRecord, TableSpec};
+use arrow::datatypes::{DataType, Field, Fields, Schema};
+use tidemill::contracts::{
+    Arrivals, ChangeKind, Changes, Decoded, EpochNumber, RawChunk, RecordRange, RejectReason, RejectedRecord,
+    SequenceNumbers, SplitId, TableSpec,
+};
 
 use crate::support::*;
 
@@ -340,12 +343,101 @@ async fn csv_goes_out_and_comes_back() {
     assert_eq!(back.column(1).null_count(), 2);
 }
 
+/// What the decoder of a CSV table makes of records.
+fn decoded(table: &TableSpec, records: &[&str]) -> Decoded {
+    let mut at = 0;
+    let ranges = records.iter().map(|r| {
+        let start = at;
+        at += r.len() as u32;
+        RecordRange { start, end: at }
+    });
+    let chunk = RawChunk {
+        split: SplitId("s".into()),
+        records: ranges.collect(),
+        data: arrow::buffer::Buffer::from_vec(records.concat().into_bytes()),
+        sequence: SequenceNumbers::Dense { first: 0 },
+        arrivals: Arrivals::Same(0),
+        partition_keys: None,
+    };
+    tidemill::formats::decoder("csv", table, None).unwrap().decode(&chunk)
+}
+
+/// Producers end each record of a stream by a line end. What Flink 2.3 makes of these records (`CsvRowDataDeserializationSchema`), but for an
+/// empty number, which it refuses.
+#[test]
+fn line_ends_behind_a_record_are_no_part_of_it() {
+    let table = TableSpec::new("t", schema(&[("n", DataType::Int32), ("s", DataType::Utf8)]));
+    let turned = TableSpec::new("t", schema(&[("s", DataType::Utf8), ("n", DataType::Int32)]));
+    let escaping = table.clone().with_option("csv.escape-character", "\\");
+    for (table, record, wanted) in [
+        (&table, "1,home\n", Some((Some(1), "home"))),
+        (&table, "1,home\r\n", Some((Some(1), "home"))),
+        (&table, "1,home\r", Some((Some(1), "home"))),
+        (&table, "1,home\n\n", Some((Some(1), "home"))),
+        (&table, "1,\"home\"\n", Some((Some(1), "home"))),
+        (&table, "1,\"home\"\r\n", Some((Some(1), "home"))),
+        (&table, "1,\"home\n\"", Some((Some(1), "home\n"))),
+        (&table, "1,\"home\n", None),
+        (&table, "1,\n", Some((Some(1), ""))),
+        (&table, "\n", None),
+        (&table, "1,home\\\n", Some((Some(1), "home\\"))),
+        (&escaping, "1,home\\\n", Some((Some(1), "home\n"))),
+        (&escaping, "1,home\\\\\n", Some((Some(1), "home\\"))),
+        (&turned, "a,1\n", Some((Some(1), "a"))),
+        (&turned, "a,\r\n", Some((None, "a"))),
+    ] {
+        let batch = decoded(table, &[record]).batch;
+        let n = batch.column_by_name("n").unwrap().as_primitive::<arrow::datatypes::Int32Type>();
+        let s = batch.column_by_name("s").unwrap().as_string::<i32>();
+        let got = (batch.num_rows() > 0).then(|| (n.iter().next().flatten(), s.value(0)));
+        assert_eq!(got, wanted, "{record:?}");
+    }
+}
+
+/// Which of them is meant, nobody knows. A table that does not read it takes the others.
+#[tokio::test]
+async fn a_name_that_a_header_has_twice_is_read_by_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("out"), "id,text,text\n1,a,b\n2,c,d\n").unwrap();
+    let both = table(dir.path(), "csv", &[("id", DataType::Int64), ("text", DataType::Utf8View)])
+        .with_option("csv.header", "true");
+    let connectors = connectors(dir.path(), 1);
+    let error = connectors.reference(&both, "filesystem").unwrap().load().await.unwrap_err().to_string();
+    for part in ["out', byte 13", "in column 'text'", "the file's header has this name more than once"] {
+        assert!(error.contains(part), "'{part}' in {error}");
+    }
+    let mut one = both.clone();
+    one.schema = schema(&[("id", DataType::Int64)]);
+    let (_, rows) = connectors.reference(&one, "filesystem").unwrap().load().await.unwrap();
+    assert_eq!(rows.column(0).as_ref(), numbers(1..3).as_ref());
+}
+
+/// What folders say, records have not; where a column is NOT NULL, the folder must say it.
+#[tokio::test]
+async fn a_reference_table_takes_columns_that_are_not_null_from_folders() {
+    for (format, record) in [("json", "{\"n\":1}\n"), ("csv", "1\n")] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut table = table(dir.path(), format, &[]);
+        let day = Field::new("day", DataType::Utf8View, false);
+        table.schema = Arc::new(Schema::new(vec![day, Field::new("n", DataType::Int64, true)]));
+        table.physical = table.schema.clone();
+        table.partitioned_by = vec!["day".to_owned()];
+        std::fs::create_dir_all(dir.path().join("out/day=12")).unwrap();
+        std::fs::write(dir.path().join("out/day=12/a"), record).unwrap();
+        let reference = connectors(dir.path(), 1).reference(&table, "filesystem").unwrap();
+        let (_, rows) = reference.load().await.unwrap();
+        assert_eq!((rows.column(0).as_string_view().value(0), rows.num_rows()), ("12", 1), "{format}");
+        std::fs::write(dir.path().join("out/b"), record).unwrap();
+        let error = reference.load().await.unwrap_err().to_string();
+        assert!(error.contains("out/b': its folders say nothing of 'day', which is NOT NULL"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn csv_refuses_single_records() {
     let columns = schema(&[("id", DataType::Int32), ("text", DataType::Utf8), ("t", millis())]);
     let mut table = TableSpec::new("t", columns);
     table.schema = schema(&[("t", millis()), ("id", DataType::Int32)]);
-    let mut decoder = tidemill::formats::decoder("csv", &table, None).unwrap();
     let records = [
         "1,a,2026-02-12T10:00:00Z",
         "2,b",
@@ -357,22 +449,7 @@ async fn csv_refuses_single_records() {
         "8,\"g\"h,",
         " 9 ,\"i,j\",2026-02-12 10:00:00",
     ];
-    let data = records.concat();
-    let mut at = 0;
-    let ranges = records.iter().map(|r| {
-        let start = at;
-        at += r.len() as u32;
-        tidemill::contracts::RecordRange { start, end: at }
-    });
-    let chunk = tidemill::contracts::RawChunk {
-        split: tidemill::contracts::SplitId("s".into()),
-        records: ranges.collect(),
-        data: arrow::buffer::Buffer::from_vec(data.into_bytes()),
-        sequence: tidemill::contracts::SequenceNumbers::Dense { first: 0 },
-        arrivals: tidemill::contracts::Arrivals::Same(0),
-        partition_keys: None,
-    };
-    let decoded = decoder.decode(&chunk);
+    let decoded = decoded(&table, &records);
     assert_eq!(decoded.rows.as_deref(), Some(&[0, 6, 8][..]));
     assert_eq!(
         decoded.batch.column(1).as_primitive::<arrow::datatypes::Int32Type>().iter().collect::<Vec<_>>(),

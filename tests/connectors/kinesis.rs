@@ -4,6 +4,7 @@ use std::io::{BufReader, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{ArrayRef, Int64Array, StringViewArray};
 use arrow::datatypes::DataType;
 use tidemill::connectors::kinesis::local::{LocalKinesisSource, LocalStream, PutRecord, routing, stream_folder};
 use tidemill::connectors::kinesis::produce::{OutRecord, ProduceOptions, Put, PutBatch, local_target, produce};
@@ -55,6 +56,29 @@ async fn limits_refuse_single_records() {
     assert_eq!(stored, [true, false, false, false, true]);
     let source = LocalKinesisSource::new(dir.path(), "s", clock(), true);
     assert_eq!(read_source(&source).await.len(), 2);
+}
+
+/// PARTITIONED BY names the sink's key: its columns are in the records, and are read from there by the DDL that has written them.
+#[tokio::test]
+async fn columns_of_the_key_are_read_back() {
+    for format in ["csv", "json"] {
+        let dir = tempfile::tempdir().unwrap();
+        let columns = schema(&[("id", DataType::Int64), ("user", DataType::Utf8View), ("page", DataType::Utf8View)]);
+        let mut table = spec("t", columns, &[("stream", "s"), ("format", format)]);
+        table.partitioned_by = vec!["user".to_owned()];
+        let text = |text: &str| -> ArrayRef { Arc::new(StringViewArray::from(vec![text])) };
+        let rows = batch(&table.schema, vec![Arc::new(Int64Array::from(vec![1])), text("u"), text("home")]);
+        drop(LocalStream::open(dir.path(), "s", Some(1), clock()).unwrap());
+        let connectors = connectors(dir.path(), 1);
+        write_all(connectors.sink(&table, "kinesis").unwrap().as_mut(), vec![appends(rows.clone())]).await;
+        let source = connectors.source(&table, "kinesis").unwrap();
+        let mut reader =
+            source.open(&source.splits().await.unwrap()[0], None, StartPosition::TrimHorizon).await.unwrap();
+        let mut decoder = tidemill::formats::decoder(format, &table, None).unwrap();
+        let Fetch::Records(chunk) = reader.next().await.unwrap() else { panic!("nothing was written") };
+        let decoded = decoder.decode(&chunk);
+        assert_eq!((decoded.batch, decoded.rejects.len()), (rows, 0), "{format}");
+    }
 }
 
 #[tokio::test]

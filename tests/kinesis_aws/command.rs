@@ -83,6 +83,39 @@ async fn refused_records_are_told_with_their_stream() {
     }
 }
 
+/// A run without one of the streams keeps where that was left: put back, it is not counted again. If it was made again meanwhile, it is a new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_left_out_and_put_back_goes_on() {
+    let (stub, dir) = (AwsStub::start().await, tempfile::tempdir().unwrap());
+    ["clicks", "others", "copies"].iter().for_each(|name| stub.create(name, 1));
+    stub.with("others", |others| others.created_ms -= 3_600_000);
+    let mut n = 0;
+    for (streams, is_made_anew, wanted) in [
+        ("clicks; others", false, &["clicks 0", "others 0"][..]),
+        ("clicks", false, &["clicks 1"]),
+        ("clicks", false, &["clicks 2"]),
+        ("clicks; others", false, &["clicks 3", "others 1", "others 2", "others 3"]),
+        ("clicks", false, &["clicks 4"]),
+        ("clicks; others", true, &["clicks 5", "others 5"]),
+        ("clicks; others", false, &["clicks 6", "others 6"]),
+    ] {
+        if is_made_anew {
+            stub.create("others", 1);
+        }
+        for stream in ["clicks", "others"] {
+            stub.put(stream, "k", &format!("{{\"page\":\"{stream} {n}\"}}"));
+        }
+        let job = JOB.replace("'stream' = 'clicks'", &format!("'stream' = '{streams}'")).replace("OPTIONS", "");
+        std::fs::write(dir.path().join("job.sql"), job).unwrap();
+        stub.with("copies", |copies| copies.shards.values_mut().for_each(|shard| shard.records.clear()));
+        let told = succeeded(&tidemill(&stub, dir.path(), &["run", "job.sql", "--once", "--checkpoints", "state"]));
+        let mut pages: Vec<String> = copies(&stub).iter().map(|c| c["page"].as_str().unwrap().to_owned()).collect();
+        pages.sort_unstable();
+        assert_eq!(pages, wanted, "run {n}: {told}");
+        n += 1;
+    }
+}
+
 /// Two tables that cannot be read together would take each subscription of their consumer from each other for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_readers_with_one_consumer_are_refused() {

@@ -207,7 +207,8 @@ async fn a_shard_that_was_closed_long_ago() {
     assert_eq!(stub.calls("GetRecords"), 0);
 }
 
-/// Heartbeats that lie in the connection while nobody reads say nothing about what has come behind them.
+/// Heartbeats that lie in the connection while nobody reads say nothing about what has come behind them, and a record that lies there was not
+/// read up to when it is taken.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heartbeats_of_before_are_no_news() {
     let (stub, mut feed) = stub(1).await;
@@ -219,8 +220,12 @@ async fn heartbeats_of_before_are_no_news() {
     // Some heartbeats, and then a record, which has time to come.
     crate::faults::pause(1_000).await;
     feed.put(1);
+    let put_ms = stub.now_ms();
     crate::faults::pause(3_000).await;
     let next = reader.next().await.unwrap();
     assert!(matches!(next, Fetch::Records(_)), "{next:?}");
+    let position = reader.position().unwrap();
+    let until_ms: i64 = position.0.rsplit_once('@').unwrap().1.parse().unwrap();
+    assert!(until_ms <= put_ms, "{position} was read up to {} ms after the record", until_ms - put_ms);
     source.end().await;
 }

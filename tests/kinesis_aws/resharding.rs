@@ -202,6 +202,33 @@ async fn children_that_no_answer_names(way: Way) {
     assert_complete(&feed, &seen.records);
 }
 
+/// The last answer of one parent of a merge names the child before any listing has the other parent, which has come of a split that is not read to
+/// its end: the child waits until a later listing has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_parent_of_a_merge_is_listed_late() {
+    let stub = AwsStub::start().await;
+    stub.create(S, 2);
+    let put = |shard: &str, text: &str| {
+        let now = stub.now_ms();
+        let put = stub.with(S, |s| s.put("k", Some(s.shards[shard].first_hash), text.as_bytes(), now));
+        assert_eq!(put.0, shard);
+    };
+    (0..100).for_each(|n| put(&shard(0), &format!("{n}")));
+    let (left, right) = stub.split(S, &shard(0));
+    put(&right, "of the other parent");
+    let merged = stub.merge(S, &right, &shard(1));
+    put(&merged, "of the child");
+    // That at the start, and the first two of the time when the empty parent has ended.
+    stub.state().unlisted = (3, [left, right, merged].into());
+    // The split shard takes some seconds.
+    let options = [("source.shard.discovery.interval", "1 h"), ("source.shard.get-records.max-record-count", "5")];
+    let mut job = Job::new(&stub, Way::Polling, S, &options);
+    let seen = job.run(TrimHorizon, |s| s.records.len() >= 102).await.unwrap();
+    let at = |text: &str| seen.records.iter().position(|record| record.data == text).unwrap();
+    assert!(at("of the other parent") < at("of the child"), "{:?}", seen.opened);
+    assert_eq!(stub.state().unlisted.0, 0);
+}
+
 /// quickwit#5896, materialize#8995: a reshard was a fatal crash. On-demand streams do it by themselves: it must be boring.
 async fn resharding_while_running(way: Way) {
     let (stub, mut feed) = stub(4).await;

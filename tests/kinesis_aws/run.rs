@@ -166,11 +166,16 @@ impl Job {
     ) -> Result<Seen> {
         let source = self.source()?;
         source.begin(start, self.saved.as_ref()).await?;
+        let goes_on = self.saved.is_some();
+        let mut before = self.saved.take().unwrap_or_default();
+        let now = source.known_as(before.splits.keys().cloned().collect()).await?;
+        let renamed = |(id, at)| (now.get(&id).cloned().unwrap_or(id), at);
+        before.splits = before.splits.into_iter().map(renamed).collect();
         let mut run = Run {
             source: Arc::clone(&source),
             start,
-            goes_on: self.saved.is_some(),
-            before: self.saved.take().unwrap_or_default(),
+            goes_on,
+            before,
             at: BTreeMap::new(),
             seen: Seen::default(),
             tasks: Vec::new(),
@@ -198,6 +203,7 @@ impl Job {
         }
         let listed: BTreeSet<SplitId> = source.splits().await?.into_iter().map(|s| s.id).collect();
         run.at.retain(|id, at| !at.finished || listed.contains(id));
+        run.at.extend(run.before.splits.into_iter().filter(|(id, _)| source.is_left_out(id)));
         self.saved = Some(SourceProgress { splits: run.at, state: source.snapshot() });
         source.end().await;
         Ok(run.seen)

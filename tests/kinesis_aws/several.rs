@@ -6,7 +6,13 @@ use crate::aws_stub::{AwsStub, Fault};
 use crate::in_both_ways;
 use crate::run::{Job, Seen, Way};
 
-in_both_ways!(metadata_of_records, several_streams, another_stream_is_no_continuation, streams_come_and_go);
+in_both_ways!(
+    metadata_of_records,
+    several_streams,
+    another_stream_is_no_continuation,
+    streams_come_and_go,
+    a_stream_that_is_back_and_was_made_anew,
+);
 
 /// FLINK-36671: metadata columns were empty in the new source.
 async fn metadata_of_records(way: Way) {
@@ -94,7 +100,8 @@ async fn another_stream_is_no_continuation(way: Way) {
     }
 }
 
-/// One stream, then another beside it, then one alone again: each goes on where it stood, and a new one is read whole.
+/// One stream, then another beside it, then one alone again, and the others back: each goes on where it stood, also after runs that left it
+/// out, and a new one is read whole.
 async fn streams_come_and_go(way: Way) {
     let stub = AwsStub::start().await;
     for stream in ["r", "s", "t"] {
@@ -108,6 +115,8 @@ async fn streams_come_and_go(way: Way) {
         ("r; s; t", &["r 0", "r 1", "r 2", "r 3", "r 4", "s 4", "t 4"]),
         ("t", &["t 5"]),
         ("t", &["t 6"]),
+        ("s; t", &["s 5", "s 6", "s 7", "t 7"]),
+        ("r; s", &["r 5", "r 6", "r 7", "r 8", "s 8"]),
     ] {
         for stream in ["r", "s", "t"] {
             stub.with(stream, |s| s.subscriptions.clear());
@@ -123,6 +132,42 @@ async fn streams_come_and_go(way: Way) {
             stub.put(stream, "k", &format!("{stream} {n}"));
         }
         n += 1;
+    }
+}
+
+/// A stream that was left out may have been deleted and made again meanwhile: it is a new one, of whose shards none has ended, and it ends no job.
+async fn a_stream_that_is_back_and_was_made_anew(way: Way) {
+    for first in ["s", "t"] {
+        let stub = AwsStub::start().await;
+        for stream in ["s", "t"] {
+            stub.create(stream, 1);
+            stub.put(stream, "k", &format!("{stream} 0"));
+        }
+        stub.with("t", |t| t.created_ms -= 3_600_000);
+        stub.split("t", "shardId-000000000000");
+        stub.put("t", "k", "t 1");
+        let (mut saved, mut seen) = (None, Vec::new());
+        for streams in [first, "s; t", "s", "s; t", "s; t"] {
+            let mut job = Job::new(&stub, way, streams, &[]);
+            job.saved = saved;
+            let is_back = seen.len() == 3;
+            if is_back {
+                stub.state().streams.remove("t");
+                stub.create("t", 2);
+                stub.put("t", "k", "another t");
+            }
+            stub.put("s", "k", &format!("s {}", seen.len() + 1));
+            for stream in ["s", "t"] {
+                stub.with(stream, |s| s.subscriptions.clear());
+            }
+            let has_all = |s: &Seen| !is_back || texts(s).contains(&"another t");
+            let run = job.run(TrimHorizon, |s| s.all_idle() && has_all(s)).await.unwrap();
+            seen.push(texts(&run).into_iter().filter(|text| text.contains('t')).map(str::to_owned).collect::<Vec<_>>());
+            saved = job.saved;
+        }
+        let whole = ["t 0", "t 1"].map(str::to_owned).to_vec();
+        let (alone, beside) = if first == "t" { (whole, vec![]) } else { (vec![], whole) };
+        assert_eq!(seen, [alone, beside, vec![], vec!["another t".to_owned()], vec![]], "begun with '{first}'");
     }
 }
 

@@ -85,29 +85,48 @@ INSERT INTO everything SELECT i FROM events;"
     }
 }
 
-/// What is the same for all records of a file can be unfit too.
+/// What is the same for all records of a file can be unfit too. What folders say, records have not, as the sink of such a table writes them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metadata_and_folders_that_do_not_fit_refuse_their_records() {
     let job = "
 CREATE TABLE events (n BIGINT, part INT NOT NULL, name BIGINT NOT NULL METADATA FROM 'file.name' VIRTUAL)
 PARTITIONED BY (part) WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
+CREATE TABLE parts (n BIGINT, part INT NOT NULL)
+PARTITIONED BY (part) WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
 CREATE TABLE numbers (n BIGINT, part INT, name BIGINT)
 WITH ('connector' = 'filesystem', 'path' = '${DIR}/numbers', 'format' = 'json');
-INSERT INTO numbers SELECT n, part, name FROM events;";
-    let folder = place(job, std::iter::empty());
-    std::fs::remove_file(folder.path().join("in/a.jsonl")).unwrap();
-    for (file, n) in [("part=1/17", 1), ("part=1/none", 2), ("part=__DEFAULT_PARTITION__/18", 3)] {
-        let file = folder.path().join("in").join(file);
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(file, format!("{{\"n\":{n},\"part\":7}}\n")).unwrap();
+CREATE TABLE all_parts (part INT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/all_parts', 'format' = 'json');
+INSERT INTO numbers SELECT n, part, name FROM events;
+INSERT INTO all_parts SELECT part FROM parts;";
+    for (format, record) in [
+        ("json", (|n| format!("{{\"n\":{n}}}\n")) as fn(u8) -> String),
+        ("json", |n| format!("{{\"n\":{n},\"part\":7}}\n")),
+        ("csv", |n| format!("{n}\n")),
+    ] {
+        let job = job.replace("/in', 'format' = 'json'", &format!("/in', 'format' = '{format}'"));
+        // The two tables are read by one reader, and each alone.
+        for job in [job.clone(), job.replace("INSERT INTO all_parts SELECT part FROM parts;", "")] {
+            let folder = place(&job, std::iter::empty());
+            std::fs::remove_file(folder.path().join("in/a.jsonl")).unwrap();
+            for (file, n) in [("part=1/17", 1), ("part=1/none", 2), ("part=__DEFAULT_PARTITION__/18", 3)] {
+                let file = folder.path().join("in").join(file);
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(file, record(n)).unwrap();
+            }
+            let summary = ran(folder.path(), Variant::default()).await.expect("it runs");
+            let what = record(0);
+            assert_eq!(lines(&folder.path().join("numbers")), [r#"{"n":1,"part":1,"name":17}"#], "{what}");
+            let counts = summary.tables.iter().find(|counts| counts.name == "events").unwrap();
+            assert_eq!(counts.rejected["missing_value"], 2, "{what}");
+            let refused = refused(folder.path(), "events");
+            let mut columns: Vec<&str> = refused.iter().map(|line| line["column"].as_str().unwrap()).collect();
+            columns.sort_unstable();
+            assert_eq!(columns, ["name", "part"], "{what} {refused:?}");
+            if summary.tables.len() > 1 {
+                assert_eq!(lines(&folder.path().join("all_parts")), [r#"{"part":1}"#; 2], "{what}");
+            }
+        }
     }
-    let summary = ran(folder.path(), Variant::default()).await.expect("it runs");
-    assert_eq!(lines(&folder.path().join("numbers")), [r#"{"n":1,"part":1,"name":17}"#]);
-    assert_eq!(summary.tables[0].rejected["missing_value"], 2);
-    let refused = refused(folder.path(), "events");
-    let mut columns: Vec<&str> = refused.iter().map(|line| line["column"].as_str().unwrap()).collect();
-    columns.sort_unstable();
-    assert_eq!(columns, ["name", "part"], "{refused:?}");
 }
 
 /// Values of typed rows. Some tables share a reader with the one whose columns they do not fit.

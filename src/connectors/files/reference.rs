@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat_batches, take};
 use async_trait::async_trait;
 
@@ -192,10 +192,16 @@ impl ReferenceFiles {
             .hint("mend the file; a reference table is used only when all of it can be read"));
         }
         let mut columns = decoded.batch.columns().to_vec();
-        for (name, value) in constants {
-            if let Ok(index) = self.spec.schema.index_of(name) {
-                columns[index] = take(value, &UInt32Array::from(vec![0; decoded.batch.num_rows()]), None)?;
+        for (column, value) in constants {
+            let Ok(index) = self.spec.schema.index_of(column) else { continue };
+            if value.is_null(0) && !self.spec.schema.field(index).is_nullable() {
+                return Err(Error::data(format!("'{name}': its folders say nothing of '{column}', which is NOT NULL"))
+                    .context(format!("reference table '{}'", self.spec.name))
+                    .hint(format!(
+                        "move the file into a folder '{column}=…', or declare the column without NOT NULL"
+                    )));
             }
+            columns[index] = take(value, &UInt32Array::from(vec![0; decoded.batch.num_rows()]), None)?;
         }
         Ok(RecordBatch::try_new(Arc::clone(&self.spec.schema), columns)?)
     }

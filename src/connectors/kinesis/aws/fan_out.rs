@@ -41,8 +41,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Between two subscriptions: the service allows one in 5 s for a shard and consumer.
 const BETWEEN_SUBSCRIPTIONS: Duration = Duration::from_millis(5_100);
 
-/// An event that comes sooner than this after the one before was taken has lain in the connection, for nobody knows how long: that it says
-/// there is nothing more is no news. (Heartbeats come each 5 s; a connection gives what it has read within a few milliseconds.)
+/// An event that comes sooner than this after the one before was taken has lain in the connection, for nobody knows how long: what it says
+/// of there being nothing more, or how much, is no news. (Heartbeats come each 5 s; a connection gives what it has read within a few milliseconds.)
 const QUEUED: Duration = Duration::from_millis(50);
 
 /// Subscriptions on one connection. The client's HTTP/2 windows are 2 MB for a stream and 5 MB for a connection (hyper 1.12; the SDK
@@ -137,7 +137,8 @@ impl FanOutReader {
                 return Ok(false);
             }
         };
-        let asked_ms = clock.now_ms();
+        let is_news = clock.elapsed().saturating_sub(asked) >= QUEUED;
+        let true_ms = is_news.then(|| clock.now_ms());
         match received {
             Ok(Some(Event::SubscribeToShardEvent(event))) => {
                 self.backoff.reset();
@@ -146,7 +147,7 @@ impl FanOutReader {
                 self.shard.limit_chunks(self.allowance.share());
                 let children = event.child_shards.unwrap_or_default();
                 let ends = !children.is_empty() || event.continuation_sequence_number.is_empty();
-                self.shard.take(&event.records, Some(behind), asked_ms, ends)?;
+                self.shard.take(&event.records, Some(behind), true_ms, ends)?;
                 if self.shard.stopped() {
                     self.subscription = None;
                     return Ok(false);
@@ -156,8 +157,7 @@ impl FanOutReader {
                     self.end = Some(children);
                     return Ok(false);
                 }
-                let waited = clock.elapsed().saturating_sub(asked);
-                Ok(event.records.is_empty() && behind == 0 && waited >= QUEUED)
+                Ok(event.records.is_empty() && behind == 0 && is_news)
             }
             // An event of a later version of the service.
             Ok(Some(_)) => Ok(false),

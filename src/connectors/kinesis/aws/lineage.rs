@@ -95,9 +95,10 @@ impl Lineage {
         self.known.len() > before
     }
 
-    /// Whether a child of this shard is known.
-    pub(super) fn has_children(&self, shard: &str) -> bool {
-        self.known.values().any(|k| k.parents.iter().any(|p| &**p == shard))
+    /// Whether children of this shard are known, and all their parents.
+    pub(super) fn knows_family(&self, shard: &str) -> bool {
+        let children = || self.known.values().filter(|k| k.parents.iter().any(|p| &**p == shard));
+        children().next().is_some() && children().flat_map(|k| &k.parents).all(|p| self.known.contains_key(p))
     }
 
     /// The shards to read, parents before children: ids grow with time.
@@ -108,11 +109,6 @@ impl Lineage {
 
     fn insert(&mut self, shard: Listed) {
         self.known.insert(shard.id, Known { parents: shard.parents, missed: 0 });
-    }
-
-    /// Whether all parents of these shards are known.
-    pub(super) fn knows_parents(&self, children: &[Listed]) -> bool {
-        children.iter().flat_map(|c| &c.parents).all(|p| self.known.contains_key(p))
     }
 
     /// Shards above a known one and below none, as far as the listing goes.
@@ -184,11 +180,11 @@ mod tests {
     #[test]
     fn the_other_parent_of_a_merge_is_read() {
         let mut lineage = Lineage::start(shards(&["0", "1"]));
-        let merged = shards(&["4<1<3"]);
-        lineage.children(merged.clone());
-        assert!(!lineage.knows_parents(&merged));
+        assert!(!lineage.knows_family("1"));
+        lineage.children(shards(&["4<1<3"]));
+        assert!(!lineage.knows_family("1"));
         lineage.listed(shards(&["0", "1", "2<0", "3<0", "4<1<3"]));
-        assert!(lineage.knows_parents(&merged));
+        assert!(lineage.knows_family("1"));
         assert_eq!(ids(&lineage), ["0", "1", "2", "3", "4"]);
     }
 
@@ -196,7 +192,7 @@ mod tests {
     fn a_child_may_be_known_before_it_is_listed_and_old_shards_are_forgotten() {
         let mut lineage = Lineage::start(shards(&["0"]));
         assert!(lineage.children(shards(&["1<0", "2<0"])));
-        assert!(lineage.has_children("0"));
+        assert!(lineage.knows_family("0"));
         for _ in 0..2 {
             lineage.listed(shards(&["0"]));
         }

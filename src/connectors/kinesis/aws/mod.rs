@@ -40,6 +40,7 @@ mod shard;
 mod sink;
 mod stream;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, StringArray};
@@ -110,6 +111,10 @@ struct Begun {
     start: StartPosition,
     /// No earlier run has left positions.
     first: bool,
+    /// Streams that earlier runs have read and the table names no more.
+    left_out: BTreeMap<String, RememberedStream>,
+    /// Streams that are back, and were made again while they were left out: when those of before had been made.
+    made_anew: BTreeMap<String, i64>,
 }
 
 /// A table over one or several streams.
@@ -206,6 +211,7 @@ impl KinesisSource {
         };
         let split_names = SplitNames { plain };
         let mut streams = Vec::with_capacity(names.len());
+        let mut made_anew = BTreeMap::new();
         for name in names {
             // The seed is the stream's and the run's: readers of several jobs do not pause in step.
             let md5: [u8; 16] = Md5::digest(name.name.as_bytes()).into();
@@ -213,9 +219,16 @@ impl KinesisSource {
             let client = StreamClient::new(&self.session, name.clone(), Arc::clone(&self.clock)).await?;
             let jitter = Arc::new(Jitter::new(seed));
             let stream = Stream::open(client, Arc::clone(&self.clock), jitter, self.options.on_expired).await?;
-            let before = remembered.streams.get(&*name.name);
-            if let Some(before) = before {
-                stream.check_created(before.created_ms, stream.created_ms())?;
+            let mut before = remembered.streams.get(&*name.name);
+            if let Some(read) = before
+                && let Err(error) = stream.check_created(read.created_ms, stream.created_ms())
+            {
+                if !read.left_out {
+                    return Err(error);
+                }
+                tracing::warn!(table = self.table, "{}; it is read from its beginning", error.message());
+                made_anew.insert(name.name.to_string(), read.created_ms);
+                before = None;
             }
             let consumer = match &self.options.fan_out {
                 None => None,
@@ -241,6 +254,7 @@ impl KinesisSource {
         for Reading { stream, .. } in &streams {
             match progress {
                 // A stream that is new in the list has no earlier shards, and all that it has is read from the beginning.
+                Some(_) if made_anew.contains_key(&**stream.name()) => stream.go_on(&BTreeMap::new()).await?,
                 Some(progress) => stream.go_on(&split_names.earlier(progress, stream.name())?).await?,
                 None => {
                     let from = if let StartPosition::AtTimestamp(ms) = start { Some(ms) } else { None };
@@ -248,15 +262,11 @@ impl KinesisSource {
                 }
             }
         }
-        for name in remembered.streams.keys().filter(|name| !streams.iter().any(|r| &**r.stream.name() == *name)) {
-            tracing::warn!(
-                table = self.table,
-                stream = name,
-                "an earlier run has read it, and the table names it no more: what is left of it is not read"
-            );
-        }
+        let named: Vec<&str> = streams.iter().map(|reading| &**reading.stream.name()).collect();
+        let is_gone = |name: &str| matches!(&self.options.streams, StreamChoice::Matching(all) if all.is_match(name));
+        let left_out = remembered.left_out(&self.table, &named, is_gone);
         let first = progress.is_none_or(|p| p.state.is_none() && !self.options.begin_after.is_empty());
-        Ok(Begun { streams, names: split_names, start, first })
+        Ok(Begun { streams, names: split_names, start, first, left_out, made_anew })
     }
 
     /// A run that takes what is there ends with what had arrived when it began: a stream that is written all the time has always more.
@@ -306,12 +316,26 @@ impl Source for KinesisSource {
         let stream = |reading: &Reading| {
             let registered_consumer = reading.consumer.as_ref().is_some_and(|consumer| consumer.is_ours());
             let created_ms = reading.stream.created_ms();
-            (reading.stream.name().to_string(), RememberedStream { created_ms, registered_consumer })
+            (reading.stream.name().to_string(), RememberedStream { created_ms, registered_consumer, left_out: false })
         };
         let begun = self.begun.get()?;
-        let streams = begun.streams.iter().map(stream).collect();
+        let streams = begun.left_out.clone().into_iter().chain(begun.streams.iter().map(stream)).collect();
         let remembered = Remembered { streams, plain: begun.names.plain.as_deref().map(str::to_owned) };
         serde_json::to_string(&remembered).ok()
+    }
+
+    async fn known_as(&self, earlier: Vec<SplitId>) -> Result<BTreeMap<SplitId, SplitId>> {
+        let begun = self.begun()?;
+        let now = |split: &SplitId| {
+            let (stream, shard) = begun.names.parts(split)?;
+            Some(begun.names.of_before(stream, shard, *begun.made_anew.get(stream)?))
+        };
+        Ok(earlier.into_iter().filter_map(|split| Some((split.clone(), now(&split)?))).collect())
+    }
+
+    fn is_left_out(&self, split: &SplitId) -> bool {
+        let stream_of = |begun: &Begun| Some(begun.left_out.contains_key(begun.names.parts(split)?.0));
+        self.begun.get().and_then(stream_of).unwrap_or(false)
     }
 
     async fn splits(&self) -> Result<Vec<Split>> {

@@ -109,19 +109,19 @@ impl PollingReader {
             answer.records.iter().map(|r| r.data().as_ref().len() + r.partition_key().map_or(0, str::len)).sum();
         let (count, ends) = (answer.records.len(), answer.next.is_none());
         if count == 0 {
-            self.shard.take(&[], answer.behind_ms, asked_ms, ends)?;
+            self.shard.take(&[], answer.behind_ms, Some(asked_ms), ends)?;
         } else {
             self.record_bytes = Some(bytes.div_ceil(count));
             let cut = self.fits(&answer.records);
             if cut < count {
                 // Much larger than asked for: the rest is read again.
                 answer.records.truncate(cut);
-                self.shard.take(&answer.records, None, asked_ms, false)?;
+                self.shard.take(&answer.records, None, None, false)?;
                 self.iterator = None;
                 self.pace.took(answered, bytes);
                 return Ok(false);
             }
-            self.shard.take(&answer.records, answer.behind_ms, asked_ms, ends)?;
+            self.shard.take(&answer.records, answer.behind_ms, Some(asked_ms), ends)?;
         }
         if self.shard.stopped() {
             return Ok(false);

@@ -30,13 +30,16 @@ pub(super) struct Remembered {
 }
 
 /// What is kept of a stream.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct RememberedStream {
     /// A stream that was made at another time is another stream.
     pub(super) created_ms: i64,
     /// The job registered the consumer, and removes it.
     #[serde(default)]
     pub(super) registered_consumer: bool,
+    /// The table names it no more. Its positions are kept: where it is named again, reading goes on there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) left_out: bool,
 }
 
 impl Remembered {
@@ -52,12 +55,38 @@ impl Remembered {
         Ok(this)
     }
 
+    /// Those that a table leaves out which reads `now`, but for what `is_gone` from the service and so will never be named again.
+    pub(super) fn left_out(
+        self,
+        table: &str,
+        now: &[&str],
+        is_gone: impl Fn(&str) -> bool,
+    ) -> BTreeMap<String, RememberedStream> {
+        let mut left_out = BTreeMap::new();
+        for (stream, before) in self.streams.into_iter().filter(|(name, _)| !now.contains(&name.as_str())) {
+            if is_gone(&stream) {
+                tracing::warn!(table, stream, "an earlier run has read it, and it is gone");
+                continue;
+            }
+            if !before.left_out {
+                tracing::warn!(
+                    table,
+                    stream,
+                    "an earlier run has read it, and the table names it no more: what is left of it is not read, and where that begins is kept"
+                );
+            }
+            left_out.insert(stream, RememberedStream { left_out: true, ..before });
+        }
+        left_out
+    }
+
     /// Fails when none of the streams that were read is named any more.
     pub(super) fn check(&self, table: &str, now: &[StreamName]) -> Result<()> {
         if self.streams.is_empty() || now.iter().any(|stream| self.streams.contains_key(&*stream.name)) {
             return Ok(());
         }
-        let before = self.streams.keys().map(String::as_str).collect::<Vec<_>>().join("; ");
+        let last = self.streams.iter().filter(|(_, stream)| !stream.left_out);
+        let before = last.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("; ");
         let now = now.iter().map(|stream| &*stream.name).collect::<Vec<_>>().join("; ");
         Err(Error::config(format!(
             "table '{table}' has read '{before}' so far, and names '{now}' now: positions in one stream mean nothing in another"
@@ -88,6 +117,11 @@ impl SplitNames {
     /// Stream and shard of a split.
     pub(super) fn parts<'a>(&'a self, split: &'a SplitId) -> Option<(&'a str, &'a str)> {
         split.0.split_once('/').or_else(|| Some((self.plain.as_deref()?, &*split.0)))
+    }
+
+    /// What the split of a stream is called since another one has its name, which was made at another time.
+    pub(super) fn of_before(&self, stream: &str, shard: &str, created_ms: i64) -> SplitId {
+        SplitId(format!("{stream}@{created_ms}/{shard}").into())
     }
 
     /// The shards of a stream that an earlier run knew, where it stood in them, and whether it had read them to the end.

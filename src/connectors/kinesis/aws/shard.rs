@@ -108,11 +108,18 @@ impl ShardReading {
         self.unpacker.limit_chunks(bytes);
     }
 
-    /// Takes an answer. `asked_ms` is when it was asked for; `ends` says that it is the last one of the shard.
+    /// Takes an answer. `true_ms` is a time at which it was true, `None` where nobody knows one; `ends` says that it is the last one of the
+    /// shard.
     ///
     /// # Errors
     /// It has something that is no record.
-    pub(super) fn take(&mut self, records: &[Record], behind_ms: Option<u64>, asked_ms: i64, ends: bool) -> Result<()> {
+    pub(super) fn take(
+        &mut self,
+        records: &[Record],
+        behind_ms: Option<u64>,
+        true_ms: Option<i64>,
+        ends: bool,
+    ) -> Result<()> {
         let after_stop = self.stop_ms.and_then(|stop| records.iter().position(|r| arrival_ms(r) >= stop));
         let records = &records[..after_stop.unwrap_or(records.len())];
         if !records.is_empty() {
@@ -127,9 +134,9 @@ impl ShardReading {
         self.missing.reset();
         self.behind_ms = behind_ms;
         // That nothing is left of a shard which has ended says nothing of the time since, whose records are its children's.
-        if let (Some(behind), false) = (behind_ms, ends) {
+        if let (Some(behind), Some(true_ms), false) = (behind_ms, true_ms, ends) {
             // Everything that arrived before then has been given.
-            self.position.read_until(asked_ms.saturating_sub(i64::try_from(behind).unwrap_or(i64::MAX)));
+            self.position.read_until(true_ms.saturating_sub(i64::try_from(behind).unwrap_or(i64::MAX)));
         }
         Ok(())
     }

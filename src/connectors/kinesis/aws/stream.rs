@@ -21,6 +21,10 @@ use super::retry::{Backoff, START_PATIENCE};
 
 /// Listings between two looks at the stream itself (was it made anew? has its retention changed?).
 const LISTINGS_PER_SUMMARY: u32 = 6;
+/// Listings, and the pause between two, in which a shard that has ended waits for its children and their other parents to be named:
+/// a listing is some seconds behind at most.
+const FAMILY_LISTINGS: u32 = 3;
+const BETWEEN_LISTINGS: Duration = Duration::from_secs(1);
 /// A reader that runs may be this much older than retention before records count as lost: AWS trims a little late,
 /// and a start at the oldest record begins there.
 const RUNNING_GRACE_MS: i64 = 300_000;
@@ -274,14 +278,16 @@ impl Stream {
             parents: child.parent_shards().iter().map(|p| p.as_str().into()).collect(),
         };
         let children: Vec<Listed> = children.iter().map(child).collect();
-        let known = {
-            let mut lineage = lock(&self.lineage);
-            lineage.children(children.clone());
-            lineage.has_children(shard) && lineage.knows_parents(&children)
-        };
-        if !known {
-            // Not every answer names them, and the other parent of a merge may be so young that no listing had it: the
-            // runtime would start the child without it.
+        lock(&self.lineage).children(children);
+        // Not every answer names them, and the other parent of a merge may be so young that no listing has it yet: the runtime would start
+        // the child without it. One that stays away has aged out.
+        for listing in 0..FAMILY_LISTINGS {
+            if lock(&self.lineage).knows_family(shard) {
+                break;
+            }
+            if listing > 0 {
+                self.clock.sleep(BETWEEN_LISTINGS).await;
+            }
             self.refresh().await?;
         }
         self.look_now.notify_one();
