@@ -243,6 +243,7 @@ impl QueryGraph {
                     }
                 }
             }
+            self.gates.late_after_all(operator.kind.take_missed());
             run.outputs.push((given.finish()?, watermark));
         }
         let first = !std::mem::replace(&mut self.started, true);

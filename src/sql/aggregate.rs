@@ -241,23 +241,10 @@ impl Compiler<'_> {
                 );
             }
         };
-        let mut ends: Option<Vec<(usize, String)>> = None;
-        for expr in &window.window_expr {
-            let Some(partition_by) = partition_by(expr) else { return unsupported_window(plan) };
-            let schema = window.input.schema();
-            let found = partition_by.iter().filter_map(|e| match e {
-                Expr::Column(c) => schema.field_from_column(c).ok(),
-                _ => None,
-            });
-            let found: Vec<(usize, String)> = found
-                .filter_map(|f| window_bound(f).filter(|(k, _)| *k == "end").map(|(_, n)| (n, f.name().clone())))
-                .collect();
-            ends = Some(match ends {
-                None => found,
-                Some(before) => before.into_iter().filter(|b| found.contains(b)).collect(),
-            });
+        if window.window_expr.iter().any(|expr| partition_by(expr).is_none()) {
+            return unsupported_window(plan);
         }
-        let Some((number, end)) = ends.unwrap_or_default().into_iter().next() else {
+        let Some((number, end)) = closing_window(window) else {
             return refuse(
                 "an OVER that is not partitioned by a window is not supported yet",
                 "PARTITION BY window_start, window_end",
@@ -488,7 +475,7 @@ fn order_warnings(aggregate: &Aggregate) -> Vec<String> {
 }
 
 /// Group expressions, those of grouping sets once each.
-fn flat_groups(aggregate: &Aggregate) -> Vec<&Expr> {
+pub(super) fn flat_groups(aggregate: &Aggregate) -> Vec<&Expr> {
     match aggregate.group_expr.as_slice() {
         [Expr::GroupingSet(set)] => set.distinct_expr(),
         groups => groups.iter().collect(),
@@ -574,6 +561,22 @@ fn bounds_only_pass(aggregate: &Aggregate, number: usize) -> bool {
     only
 }
 
+/// The window, by number and end, of which window functions need all rows: what all of them are partitioned by.
+pub(super) fn closing_window(window: &Window) -> Option<(usize, String)> {
+    let schema = window.input.schema();
+    let ends = |expr: &Expr| -> Vec<(usize, String)> {
+        let columns = partition_by(expr).into_iter().flatten().filter_map(|e| match e {
+            Expr::Column(column) => schema.field_from_column(column).ok(),
+            _ => None,
+        });
+        columns
+            .filter_map(|f| window_bound(f).filter(|(k, _)| *k == "end").map(|(_, n)| (n, f.name().clone())))
+            .collect()
+    };
+    let (first, others) = window.window_expr.split_first()?;
+    ends(first).into_iter().find(|end| others.iter().all(|expr| ends(expr).contains(end)))
+}
+
 fn partition_by(expr: &Expr) -> Option<&Vec<Expr>> {
     match expr {
         Expr::Alias(alias) => partition_by(&alias.expr),
@@ -586,7 +589,7 @@ fn unsupported_window<T>(plan: &LogicalPlan) -> Result<T> {
     Err(PlanError::new(format!("{} is not supported on a stream", plan.display())).word("OVER").into())
 }
 
-fn describe(spec: &WindowSpec, shared: bool) -> String {
+pub(super) fn describe(spec: &WindowSpec, shared: bool) -> String {
     let shape = match spec.kind {
         WindowKind::Tumble { size_ms } => format!("TUMBLE {}", duration(size_ms)),
         WindowKind::Hop { slide_ms, size_ms } => format!("HOP {} every {}", duration(size_ms), duration(slide_ms)),

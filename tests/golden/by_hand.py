@@ -139,3 +139,22 @@ def hand_window_used_twice():
     return {"shared_first": shared, "shared_last": shared, "cumulated": cumulated}
 
 
+def hand_late_union():
+    time_of = lambda text: datetime.strptime(text, "%Y-%m-%d %H:%M:%S.%f")
+    start_of = lambda time, minutes: datetime.strptime(window(str(time) if time.microsecond else f"{time}.0", minutes), "%Y-%m-%d %H:%M:%S")
+    clicks, watermark = [], datetime.min
+    for click in rows("late"):
+        time = time_of(click["ts"])
+        clicks.append((click["page"], time, watermark))
+        watermark = max(watermark, time - timedelta(seconds=5))
+    in_time = lambda time, watermark, minutes: start_of(time, minutes) + timedelta(minutes=minutes, milliseconds=-1) > watermark
+    minutes = grouped([(start_of(time, 1), page) for page, time, watermark in clicks if in_time(time, watermark, 1)], lambda key: (key[0], key[1] or ""))
+    results = [(start, group[0][1], len(group)) for (start, _), group in minutes]
+
+    def windows(minutes):
+        given = [(start_of(time, minutes), page, 1) for page, time, watermark in clicks if in_time(time, watermark, minutes)]
+        given += [(start_of(start, minutes), page, n) for start, page, n in results]
+        found = grouped(given, lambda row: (row[0], row[1] or ""))
+        return [{"window_start": str(start), "page": g[0][1], "c": len(g), "n": sum(n for _, _, n in g)} for (start, _), g in found]
+
+    return {"with_rows": windows(1), "with_windows": windows(2)}
