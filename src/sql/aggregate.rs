@@ -164,10 +164,14 @@ impl Compiler<'_> {
         let timed = has_hidden(&piece.plan, WATERMARK_COLUMN) && has_hidden(&piece.plan, TIME_COLUMN);
         let ttl_ms = self.ttl_ms.filter(|_| timed);
         if ttl_ms.is_none() && !aggregate.group_expr.is_empty() {
-            let why = if self.ttl_ms.is_some() { "its table has no watermark" } else { "no time-to-live is set" };
-            self.warnings.push(format!(
-                "a GROUP BY without a window keeps each key for ever, since {why}: SET 'table.exec.state.ttl' = '3 d'"
-            ));
+            let why = match self.ttl_ms {
+                None => "no time-to-live is set: SET 'table.exec.state.ttl' = '3 d'",
+                Some(_) if is_over_results(&aggregate.input) => {
+                    "its rows are results of others, and 'table.exec.state.ttl' goes by the time of a table's own rows: group by a window"
+                }
+                Some(_) => "its table has no time for 'table.exec.state.ttl': declare a WATERMARK",
+            };
+            self.warnings.push(format!("a GROUP BY without a window keeps each key for ever, since {why}"));
         }
         let piece = match ttl_ms {
             Some(ttl_ms) => {
@@ -575,6 +579,14 @@ pub(super) fn closing_window(window: &Window) -> Option<(usize, String)> {
     };
     let (first, others) = window.window_expr.split_first()?;
     ends(first).into_iter().find(|end| others.iter().all(|expr| ends(expr).contains(end)))
+}
+
+/// Whether rows of a plan are made by an operator.
+fn is_over_results(plan: &LogicalPlan) -> bool {
+    let made = |node: &LogicalPlan| {
+        Ok(matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) | LogicalPlan::Window(_)))
+    };
+    plan.exists(made).unwrap_or(false)
 }
 
 fn partition_by(expr: &Expr) -> Option<&Vec<Expr>> {
