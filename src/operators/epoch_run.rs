@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::bisect::{Poison, run_sound};
-use super::compute::{Compute, is_exhausted, run_into, run_partitions};
+use super::compute::{Compute, failure, is_exhausted, run_into, run_partitions};
 use super::gate::GateReport;
 use super::graph::{EpochInputs, Operator, QueryOutput, SlotSource, Stage, StageInput, fill_reference};
 use super::large_plans::LargeRun;
@@ -77,6 +78,13 @@ impl EpochRun<'_> {
             self.put_on_disk(stage)?;
             self.fill(stage)?;
             done = self.run_alone(stage).await;
+            if done.as_ref().is_err_and(is_exhausted) {
+                // A join keeps what came of indexing its reference table, also that there was no memory for it: now there may be.
+                self.report.discard();
+                stage.plan = reset_plan_states(Arc::clone(&stage.plan)).map_err(failure)?;
+                self.fill(stage)?;
+                done = self.run_alone(stage).await;
+            }
         }
         let error = match done {
             Err(error) if error.kind() == ErrorKind::Data && self.poison.bisects => error,
@@ -247,10 +255,12 @@ pub(super) fn reader_of<'a>(
 mod tests {
     use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray};
     use datafusion::arrow::datatypes::Int64Type;
-    use datafusion::execution::memory_pool::GreedyMemoryPool;
+    use datafusion::common::{JoinType, NullEquality};
+    use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryConsumer, MemoryPool};
     use datafusion::execution::runtime_env::RuntimeEnvBuilder;
     use datafusion::physical_expr::expressions::col;
     use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+    use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
     use datafusion::physical_plan::sorts::sort::SortExec;
 
     use super::super::compute::StateLimit;
@@ -336,5 +346,60 @@ mod tests {
         });
         assert_eq!(sorted.collect::<Vec<_>>(), (0..4_000).collect::<Vec<_>>());
         assert!(folder.bytes().0 > 4_000_000, "{:?}", folder.bytes());
+    }
+
+    /// A hash join keeps what came of indexing its reference table.
+    #[tokio::test]
+    async fn a_join_that_had_no_memory_for_its_index_makes_it_when_there_is_some() {
+        const ROWS: usize = 2_000;
+        let numbers = |name| {
+            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..ROWS as i64));
+            RecordBatch::try_from_iter([(name, numbers)]).expect("a batch")
+        };
+        let (table, rows) = (numbers("k"), numbers("n"));
+        let (reference, slot) = (Slot::reference(table.schema()), Slot::stream(rows.schema(), 1));
+        reference.fill(&[table]);
+        let leaf = |slot: &Arc<Slot>| -> Arc<dyn ExecutionPlan> {
+            Arc::new(SlotExec::try_new(Arc::clone(slot), None).expect("a leaf"))
+        };
+        let (left, right) = (leaf(&reference), leaf(&slot));
+        let key = |name, side: &Arc<dyn ExecutionPlan>| col(name, &side.schema()).expect("a column");
+        let on = vec![(key("k", &left), key("n", &right))];
+        let (kind, mode, nulls) = (JoinType::Inner, PartitionMode::CollectLeft, NullEquality::NullEqualsNothing);
+        let join = HashJoinExec::try_new(left, right, on, None, &kind, None, mode, nulls, false).expect("a join");
+        let sources = [SlotSource::Reference(0), SlotSource::Operator(0)];
+        let inputs = [reference, slot].into_iter().zip(sources).map(|(slot, source)| StageInput { slot, source });
+        let mut stage = Stage { plan: Arc::new(join), inputs: inputs.collect() };
+
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path(), 32 << 20).expect("created");
+        let limit = StateLimit::new(Arc::clone(&folder), 1 << 20, 8 << 20, 1 << 30);
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(5 << 20));
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::clone(&pool)).build_arc().expect("a runtime");
+        let compute = Compute::new(1).within(limit, runtime);
+        // Another query has all memory for as long as it has its turn.
+        let turn = Arc::clone(&compute.turns).read_owned().await;
+        let taken = MemoryConsumer::new("another query").register(&pool);
+        taken.try_grow(5 << 20).expect("it is free");
+        let epoch = EpochInputs { tables: vec![], watermarks: vec![], closes: false, references: vec![None] };
+        let report = GateReport::default();
+        let mut run = EpochRun {
+            epoch: &epoch,
+            compute: &compute,
+            report: &report,
+            poison: Poison::default(),
+            outputs: vec![(vec![StoredRows::held(rows)], Watermark::MIN)],
+            ready: vec![None],
+            output: QueryOutput::default(),
+        };
+        let others = async {
+            // Then it has failed once, and waits for its turn.
+            while folder.bytes().0 == 0 {
+                tokio::task::yield_now().await;
+            }
+            drop((taken, turn));
+        };
+        let (joined, ()) = tokio::join!(run.stage(0, &mut stage), others);
+        assert_eq!(joined.expect("there is memory").iter().map(StoredRows::len).sum::<usize>(), ROWS);
     }
 }

@@ -91,6 +91,16 @@ impl GateReport {
         kept.rows.append(&mut run.rows);
     }
 
+    /// Rows that had been counted as used, and were late after all.
+    pub(super) fn late_after_all(&self, rows: u64) {
+        if rows > 0 {
+            self.keep();
+            let mut kept = lock(&self.kept);
+            kept.late += rows;
+            kept.used = kept.used.saturating_sub(rows);
+        }
+    }
+
     /// Takes `(late, rejected, rows)` and starts anew.
     pub fn take(&self) -> (u64, u64, Vec<RejectedRow>) {
         self.keep();

@@ -243,6 +243,7 @@ impl QueryGraph {
                     }
                 }
             }
+            self.gates.late_after_all(operator.kind.take_missed());
             run.outputs.push((given.finish()?, watermark));
         }
         let first = !std::mem::replace(&mut self.started, true);
@@ -387,8 +388,8 @@ impl QueryGraph {
         }
     }
 
-    /// Up to where windows over each source table have closed, where there are some. Not between the end of the input and
-    /// [`Self::reopen`].
+    /// Up to where rows of each source table are late: where windows over it have closed, and where keys have been forgotten by event time.
+    /// Not between the end of the input and [`Self::reopen`].
     pub fn closed(&self) -> BTreeMap<usize, Watermark> {
         let mut closed = BTreeMap::new();
         // Of each operator, the tables below it.
@@ -403,7 +404,8 @@ impl QueryGraph {
             let watermark = match &operator.kind {
                 OperatorKind::Window(window) => Some(window.watermark()),
                 OperatorKind::Buffer(buffer) => Some(buffer.watermark()),
-                OperatorKind::Running(_) => None,
+                // Where it forgets keys, rows from before its time-to-live are late.
+                OperatorKind::Running(running) => running.time_to_live().map(|_| running.watermark()),
             };
             if let Some(watermark) = watermark.filter(|watermark| *watermark > Watermark::MIN) {
                 for table in &below {

@@ -35,6 +35,15 @@ impl OperatorKind {
         }
     }
 
+    /// Rows that it did not take, since their windows had closed: none where gates below are as they should be.
+    pub(super) fn take_missed(&mut self) -> u64 {
+        match self {
+            Self::Window(window) => window.take_missed(),
+            Self::Buffer(buffer) => buffer.take_missed(),
+            Self::Running(_) => 0,
+        }
+    }
+
     /// Whether rows of a snapshot have the columns that it keeps; `output` are those that it gives.
     pub(super) fn takes(&self, saved: &Schema, output: &Schema) -> bool {
         match self {
@@ -159,6 +168,7 @@ mod tests {
     use datafusion::prelude::{SessionConfig, SessionContext};
 
     use super::super::compute::StateLimit;
+    use super::super::gate::GateReport;
     use super::super::partials::AggregateParts;
     use super::super::running_aggregate::Emit;
     use super::super::window_aggregate::WindowColumns;
@@ -240,6 +250,32 @@ mod tests {
             closed += rows.iter().map(RecordBatch::num_rows).sum::<usize>();
         }
         assert_eq!(closed, 3_000);
+    }
+
+    /// The gates below refuse such rows one by one. What came through all the same would be lost without a word.
+    #[tokio::test]
+    async fn rows_of_closed_windows_are_counted_as_late() {
+        let compute = Compute::new(1);
+        let parts = aggregation("SELECT k, v, count(*) FROM t GROUP BY k, v").await;
+        let columns = WindowColumns { start: Some(0), end: None, time: None, size_ms: Some(10) };
+        let window = WindowAggregate::try_new(Arc::clone(&parts), columns, None).expect("an operator");
+        let states = state(&parts, &[vec![0, 0, 10, 20], vec![1, 2, 3, 4], vec![1; 4]]);
+        let buffer =
+            (OperatorKind::Buffer(Box::new(WindowBuffer::new(0))), numbers(["end", "v"], &[(10, 1), (20, 2), (30, 3)]));
+        for (mut operator, rows) in [(OperatorKind::Window(Box::new(window)), states), buffer] {
+            match &mut operator {
+                OperatorKind::Window(window) => window.begin_close(Watermark(20)),
+                OperatorKind::Buffer(buffer) => buffer.begin_close(Watermark(20)),
+                OperatorKind::Running(_) => unreachable!("it was made otherwise"),
+            }
+            let missed = rows.num_rows() as u64 - 1;
+            operator.push(vec![rows], &compute).await.expect("taken");
+            assert_eq!((operator.take_missed(), operator.take_missed()), (missed, 0));
+        }
+        let report = GateReport::default();
+        report.run().used(5);
+        report.late_after_all(2);
+        assert_eq!((report.take(), report.used()), ((2, 0, Vec::new()), 3), "each counts once");
     }
 
     /// A partial aggregation that has given up leaves rows as they are, so that one block may hold a key twice.

@@ -128,6 +128,11 @@ impl RunningAggregate {
         self.ttl.map(|ttl| ttl.ttl_ms)
     }
 
+    /// Up to where event time has come.
+    pub(super) fn watermark(&self) -> Watermark {
+        self.watermark
+    }
+
     /// Number of keys and of stored state rows, dead ones included.
     pub fn size(&self) -> (usize, usize) {
         let cold = self.cold.live_rows();

@@ -67,6 +67,8 @@ pub struct WindowAggregate {
     watermark: Watermark,
     /// End of the last window that was closed, minus 1 ms.
     closed: Option<i64>,
+    /// Rows that were not taken, since nobody has asked.
+    missed: u64,
     /// Rows from which a pane is compacted; follows what compactions have brought.
     compact_rows: usize,
     /// Small batches are put together up to so many bytes.
@@ -103,6 +105,7 @@ impl WindowAggregate {
             ids: PieceIds::default(),
             watermark: Watermark::MIN,
             closed: None,
+            missed: 0,
             compact_rows: FEWEST_ROWS_TO_COMPACT,
             most_merged: MOST_MERGED_BYTES,
         })
@@ -223,6 +226,7 @@ impl WindowAggregate {
                 if self.watermark.closes(last_end) {
                     // The gate below refuses such rows one by one; this guards against giving a
                     // window's result a second time.
+                    self.missed += rows.num_rows() as u64;
                     continue;
                 }
                 self.panes.entry(key).or_default().add(self.ids.take(), own_text(rows)?);
@@ -421,11 +425,9 @@ impl WindowAggregate {
         rows.into_iter().map(take).collect()
     }
 
-    /// See [`super::QueryGraph::reopen`].
-    pub fn reopen(&mut self) {
-        if self.watermark == Watermark::MAX {
-            self.watermark = self.closed.map_or(Watermark::MIN, Watermark);
-        }
+    /// Rows that came when their windows had closed, since that was last asked. Of those that make one state, it knows one.
+    pub fn take_missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
     }
 
     /// Up to where windows have closed.

@@ -37,6 +37,8 @@ pub struct WindowBuffer {
     ids: PieceIds,
     watermark: Watermark,
     closed: Option<i64>,
+    /// Rows that were not taken, since nobody has asked.
+    missed: u64,
     /// What is being read out: between two epochs there is none.
     closing: VecDeque<StoredRows>,
 }
@@ -50,6 +52,7 @@ impl WindowBuffer {
             ids: PieceIds::default(),
             watermark: Watermark::MIN,
             closed: None,
+            missed: 0,
             closing: VecDeque::new(),
         }
     }
@@ -111,6 +114,7 @@ impl WindowBuffer {
         for (end, rows) in by_end {
             // The gate below refuses late rows; this guards against giving a window twice.
             if self.watermark.closes(end) {
+                self.missed += rows.len() as u64;
                 continue;
             }
             // Taking copies, so that a window does not keep whole input buffers alive.
@@ -155,6 +159,11 @@ impl WindowBuffer {
         if self.watermark == Watermark::MAX {
             self.watermark = self.closed.map_or(Watermark::MIN, Watermark);
         }
+    }
+
+    /// Rows that came when their window had closed, since that was last asked.
+    pub fn take_missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
     }
 
     /// Up to where windows have closed.

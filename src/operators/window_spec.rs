@@ -46,6 +46,18 @@ pub struct WindowSpec {
 }
 
 impl WindowSpec {
+    /// Whether no window ends within one of `other`, but where that one ends, too: then those of a row are open when that one closes.
+    pub(crate) fn has_whole(&self, other: &Self) -> bool {
+        let longest = match other.kind {
+            WindowKind::Tumble { size_ms: ms } | WindowKind::Cumulate { max_ms: ms, .. } => ms,
+            WindowKind::Hop { slide_ms, size_ms } if slide_ms == size_ms => size_ms,
+            // They overlap, so each time is within one.
+            WindowKind::Hop { .. } => return false,
+        };
+        // Windows end where panes do.
+        self.pane_ms() % longest == 0 && (self.offset_ms - other.offset_ms) % longest == 0
+    }
+
     /// Length of the pieces that windows share.
     pub fn pane_ms(&self) -> i64 {
         match self.kind {
@@ -162,6 +174,28 @@ mod tests {
                     let ends = close.first().map(|window| (window.1, close[close.len() - 1].1));
                     prop_assert_eq!(spec.closing_ends(pane, before, watermark), ends);
                     prop_assert!(close.iter().all(|window| spec.window_of_end(window.1) == *window));
+                }
+            }
+        }
+
+        #[test]
+        fn windows_that_have_others_as_a_whole_end_with_or_after_them(
+            time in -1_000i64..1_000, step in 1i64..9, more in 1i64..4, size in 1i64..13, times in 1i64..4, offset in -9i64..9, other_offset in -9i64..9
+        ) {
+            let shapes = |step: i64, times: i64| [
+                WindowKind::Tumble { size_ms: step * times },
+                WindowKind::Hop { slide_ms: step, size_ms: step * times },
+                WindowKind::Cumulate { step_ms: step, max_ms: step * times },
+            ];
+            let windows = |spec: WindowSpec, time: i64| spec.windows_of_pane(spec.pane_start(time)).map(|window| window.1).collect::<Vec<_>>();
+            for kind in shapes(size, times) {
+                for other in shapes(step, more) {
+                    let spec = WindowSpec { kind, offset_ms: offset };
+                    let other = WindowSpec { kind: other, offset_ms: other_offset };
+                    let ends_later = |time: i64| windows(spec, time)[0] >= *windows(other, time).last().expect("each time has windows");
+                    // Together, both repeat after this.
+                    let all = size * times * step * more;
+                    prop_assert_eq!(spec.has_whole(&other), (time..time + all).all(ends_later), "{:?} {:?}", spec, other);
                 }
             }
         }

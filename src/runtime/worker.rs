@@ -220,7 +220,7 @@ impl Worker {
         let mut told = vec![Watermark::MIN; job.slots];
         let mut ran = job.clock.elapsed();
         let tests = tests_of(&queries, job.slots);
-        let mut finishes = true;
+        let (mut finishes, mut drained) = (true, false);
         loop {
             let caught_up = driver.catches_up();
             let mut epoch = driver.next(&mut stop).await?;
@@ -278,6 +278,7 @@ impl Worker {
                     }
                 };
                 let (closes, now_ms) = (cut.closes, cut.now_ms);
+                drained = closes;
                 if let Some(checkpointer) = &mut checkpointer {
                     checkpointer.cut(EpochNumber(cut.epoch), cut.oldest_ms);
                 }
@@ -348,7 +349,6 @@ impl Worker {
                 break;
             }
         }
-        let drained = job.ending == Ending::Drain && !*stop.borrow();
         let mut saved = SavedJob { epoch: epoch_number.0, ..SavedJob::default() };
         for query in queries {
             let (name, writes) = (query.name.clone(), query.writes());

@@ -30,6 +30,8 @@ use crate::operators::{
 #[derive(Debug, Clone)]
 struct GroupWindow {
     number: usize,
+    /// Its rows stand for panes, which its windows share.
+    paned: bool,
     start: Option<String>,
     end: Option<String>,
     time: Option<String>,
@@ -37,7 +39,7 @@ struct GroupWindow {
 
 impl Compiler<'_> {
     pub(crate) async fn aggregate(&mut self, aggregate: &Aggregate, deltas: bool) -> Result<Piece> {
-        let window = group_window(aggregate)?;
+        let mut window = group_window(aggregate)?;
         self.warnings.extend(order_warnings(aggregate));
         // A running DISTINCT keeps DataFusion's sets: its inner level would be an update stream.
         if (window.is_some() || self.mode == Mode::Batch)
@@ -46,15 +48,17 @@ impl Compiler<'_> {
             return Box::pin(self.compile(&rewritten, deltas)).await;
         }
         let tvf = window.as_ref().and_then(|w| find_tvf(&aggregate.input, w.number));
-        if let (Some(window), Some(tvf), Mode::Stream) = (&window, &tvf, self.mode)
-            && tvf.spec.shares_panes()
-            && window.start.is_some()
-            && window.end.is_some()
-            && bounds_only_pass(aggregate, window.number)
-        {
-            self.paned.insert(window.number);
+        if let (Some(window), Some(tvf), Mode::Stream) = (&mut window, &tvf, self.mode) {
+            window.paned = tvf.spec.shares_panes()
+                && window.start.is_some()
+                && window.end.is_some()
+                && bounds_only_pass(aggregate, window.number);
         }
+        let paned = window.as_ref().filter(|window| window.paned).map(|window| window.number);
+        self.paned_before.extend(paned);
+        let above = std::mem::replace(&mut self.paned, paned);
         let piece = Box::pin(self.compile(&aggregate.input, true)).await?;
+        self.paned = above;
         let closed = match &piece.kind {
             // In a batch every value is final, also that of the lower of two levels.
             Kind::Update { .. } if self.mode == Mode::Batch => {
@@ -97,7 +101,7 @@ impl Compiler<'_> {
             return piece;
         }
         let end = match (&window.end, &window.start, spec.map(|s| s.kind)) {
-            (Some(end), _, _) if self.paned.contains(&window.number) => {
+            (Some(end), _, _) if window.paned => {
                 // The end is that of the first window still open, and NULL when there is none.
                 let predicate = named(&piece.plan, end).is_not_null();
                 return Piece { plan: self.gate(piece.plan, predicate, GateKind::Late), ..piece };
@@ -145,24 +149,29 @@ impl Compiler<'_> {
                 _ => None,
             },
         };
-        let shared = spec.filter(|_| self.paned.contains(&window.number));
+        let shared = spec.filter(|_| window.paned);
         let note = match spec {
             Some(spec) => format!("window aggregate, {}", describe(&spec, shared.is_some())),
             None => "window aggregate".to_owned(),
         };
+        let print = format!("{}{}", self.fingerprint(aggregate)?, self.in_each_window(window));
         let window = WindowAggregate::try_new(Arc::new(parts), columns, shared).map_err(outward)?;
         let operator = OperatorKind::Window(Box::new(window));
-        self.cut(aggregate.schema.as_ref().clone(), stage, operator, kind, note, &self.fingerprint(aggregate)?)
+        self.cut(aggregate.schema.as_ref().clone(), stage, operator, kind, note, &print)
     }
 
     async fn running(&mut self, aggregate: &Aggregate, piece: Piece, deltas: bool) -> Result<Piece> {
         let timed = has_hidden(&piece.plan, WATERMARK_COLUMN) && has_hidden(&piece.plan, TIME_COLUMN);
         let ttl_ms = self.ttl_ms.filter(|_| timed);
         if ttl_ms.is_none() && !aggregate.group_expr.is_empty() {
-            let why = if self.ttl_ms.is_some() { "its table has no watermark" } else { "no time-to-live is set" };
-            self.warnings.push(format!(
-                "a GROUP BY without a window keeps each key for ever, since {why}: SET 'table.exec.state.ttl' = '3 d'"
-            ));
+            let why = match self.ttl_ms {
+                None => "no time-to-live is set: SET 'table.exec.state.ttl' = '3 d'",
+                Some(_) if is_over_results(&aggregate.input) => {
+                    "its rows are results of others, and 'table.exec.state.ttl' goes by the time of a table's own rows: group by a window"
+                }
+                Some(_) => "its table has no time for 'table.exec.state.ttl': declare a WATERMARK",
+            };
+            self.warnings.push(format!("a GROUP BY without a window keeps each key for ever, since {why}"));
         }
         let piece = match ttl_ms {
             Some(ttl_ms) => {
@@ -222,7 +231,9 @@ impl Compiler<'_> {
 
     /// `ROW_NUMBER() OVER (PARTITION BY window_start, window_end …)` and its kin.
     pub(crate) async fn window(&mut self, window: &Window, plan: &LogicalPlan) -> Result<Piece> {
+        let above = self.paned.take();
         let piece = Box::pin(self.compile(&window.input, true)).await?;
+        self.paned = above;
         let refuse = |what: &str, hint: &str| Err(PlanError::new(what).word("OVER").hint(hint).into());
         let closed = match &piece.kind {
             Kind::Append { closed } => closed.clone(),
@@ -234,23 +245,10 @@ impl Compiler<'_> {
                 );
             }
         };
-        let mut ends: Option<Vec<(usize, String)>> = None;
-        for expr in &window.window_expr {
-            let Some(partition_by) = partition_by(expr) else { return unsupported_window(plan) };
-            let schema = window.input.schema();
-            let found = partition_by.iter().filter_map(|e| match e {
-                Expr::Column(c) => schema.field_from_column(c).ok(),
-                _ => None,
-            });
-            let found: Vec<(usize, String)> = found
-                .filter_map(|f| window_bound(f).filter(|(k, _)| *k == "end").map(|(_, n)| (n, f.name().clone())))
-                .collect();
-            ends = Some(match ends {
-                None => found,
-                Some(before) => before.into_iter().filter(|b| found.contains(b)).collect(),
-            });
+        if window.window_expr.iter().any(|expr| partition_by(expr).is_none()) {
+            return unsupported_window(plan);
         }
-        let Some((number, end)) = ends.unwrap_or_default().into_iter().next() else {
+        let Some((number, end)) = closing_window(window) else {
             return refuse(
                 "an OVER that is not partitioned by a window is not supported yet",
                 "PARTITION BY window_start, window_end",
@@ -263,7 +261,7 @@ impl Compiler<'_> {
             return Ok(Piece { plan: rebuild(piece.plan)?, ..piece });
         }
         // Rows of open windows: they are held until the window closes.
-        let group = GroupWindow { number, start: None, end: Some(end.clone()), time: None };
+        let group = GroupWindow { number, paned: false, start: None, end: Some(end.clone()), time: None };
         let piece = self.late_gate(piece, &group, None);
         let kind = Kind::Append { closed: BTreeSet::from([number]) };
         let plan = LogicalPlan::Projection(Projection::try_new(visible_columns(&piece.plan), Arc::new(piece.plan))?);
@@ -275,7 +273,8 @@ impl Compiler<'_> {
         let end_column = schema.index_of_column_by_name(None, &end).unwrap_or_default();
         let stage = self.stage(&piece).await?;
         // Of what the query says: what it has become here has windows and conditions in other places, or in none that is shown.
-        let print = format!("rows {} of\n{}", piece.plan.schema(), self.normal(&window.input)?);
+        let own = self.in_each_window(&group);
+        let print = format!("rows {} of\n{}{own}", piece.plan.schema(), self.normal(&window.input)?);
         let operator = OperatorKind::Buffer(Box::new(WindowBuffer::new(end_column)));
         let rows = self.cut(schema, stage, operator, kind, "rows held until their window closes".into(), &print)?;
         Ok(Piece { plan: rebuild(rows.plan)?, ..rows })
@@ -298,6 +297,13 @@ impl Compiler<'_> {
             types.collect::<Vec<_>>().join(", "),
             self.normal(&LogicalPlan::Aggregate(aggregate.clone()))?
         ))
+    }
+
+    /// Ends the fingerprint of an operator that has each row in each window, behind one of the query that shares panes of that window. Earlier
+    /// versions gave both the rows of panes, so their states are other ones.
+    fn in_each_window(&self, window: &GroupWindow) -> &'static str {
+        let had_panes = !window.paned && self.paned_before.contains(&window.number);
+        if had_panes { "\nwith each row in each of its windows" } else { "" }
     }
 
     /// A plan in its normal form, as text. It has only what the query itself uses: other queries of the job, for which
@@ -473,7 +479,7 @@ fn order_warnings(aggregate: &Aggregate) -> Vec<String> {
 }
 
 /// Group expressions, those of grouping sets once each.
-fn flat_groups(aggregate: &Aggregate) -> Vec<&Expr> {
+pub(super) fn flat_groups(aggregate: &Aggregate) -> Vec<&Expr> {
     match aggregate.group_expr.as_slice() {
         [Expr::GroupingSet(set)] => set.distinct_expr(),
         groups => groups.iter().collect(),
@@ -487,7 +493,7 @@ fn group_window(aggregate: &Aggregate) -> Result<Option<GroupWindow>> {
         let Expr::Column(column) = expr else { continue };
         let field = schema.field_from_column(column)?;
         let Some((kind, number)) = window_bound(field) else { continue };
-        let found = window.get_or_insert(GroupWindow { number, start: None, end: None, time: None });
+        let found = window.get_or_insert(GroupWindow { number, paned: false, start: None, end: None, time: None });
         if found.number != number {
             continue;
         }
@@ -559,6 +565,30 @@ fn bounds_only_pass(aggregate: &Aggregate, number: usize) -> bool {
     only
 }
 
+/// The window, by number and end, of which window functions need all rows: what all of them are partitioned by.
+pub(super) fn closing_window(window: &Window) -> Option<(usize, String)> {
+    let schema = window.input.schema();
+    let ends = |expr: &Expr| -> Vec<(usize, String)> {
+        let columns = partition_by(expr).into_iter().flatten().filter_map(|e| match e {
+            Expr::Column(column) => schema.field_from_column(column).ok(),
+            _ => None,
+        });
+        columns
+            .filter_map(|f| window_bound(f).filter(|(k, _)| *k == "end").map(|(_, n)| (n, f.name().clone())))
+            .collect()
+    };
+    let (first, others) = window.window_expr.split_first()?;
+    ends(first).into_iter().find(|end| others.iter().all(|expr| ends(expr).contains(end)))
+}
+
+/// Whether rows of a plan are made by an operator.
+fn is_over_results(plan: &LogicalPlan) -> bool {
+    let made = |node: &LogicalPlan| {
+        Ok(matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) | LogicalPlan::Window(_)))
+    };
+    plan.exists(made).unwrap_or(false)
+}
+
 fn partition_by(expr: &Expr) -> Option<&Vec<Expr>> {
     match expr {
         Expr::Alias(alias) => partition_by(&alias.expr),
@@ -571,7 +601,7 @@ fn unsupported_window<T>(plan: &LogicalPlan) -> Result<T> {
     Err(PlanError::new(format!("{} is not supported on a stream", plan.display())).word("OVER").into())
 }
 
-fn describe(spec: &WindowSpec, shared: bool) -> String {
+pub(super) fn describe(spec: &WindowSpec, shared: bool) -> String {
     let shape = match spec.kind {
         WindowKind::Tumble { size_ms } => format!("TUMBLE {}", duration(size_ms)),
         WindowKind::Hop { slide_ms, size_ms } => format!("HOP {} every {}", duration(size_ms), duration(slide_ms)),

@@ -97,8 +97,11 @@ pub(crate) struct Compiler<'a> {
     pub(crate) report: Arc<GateReport>,
     pub(crate) gates: Vec<GateKind>,
     pub(crate) operators: Vec<Operator>,
-    /// Windows whose panes are shared.
-    pub(crate) paned: BTreeSet<usize>,
+    /// The window whose panes are shared by the aggregation above what is compiled. It is said for each use: a view, or a CTE, stands in
+    /// a plan as often as it is named, under one number, and others may need each row in each window.
+    pub(crate) paned: Option<usize>,
+    /// Windows whose panes some aggregation of the query shares.
+    pub(crate) paned_before: BTreeSet<usize>,
     /// Reference tables in use, by their index in `tables`.
     pub(crate) references: Vec<usize>,
     /// Tables that are looked up, by their index in `tables`: one entry for each join.
@@ -158,8 +161,8 @@ impl Compiler<'_> {
                         .hint("window the rows first, then aggregate")
                         .into());
                 }
-                let form =
-                    if self.paned.contains(&tvf.number) { WindowForm::Panes } else { WindowForm::Expanded };
+                let is_paned = self.paned == Some(tvf.number);
+                let form = if is_paned { WindowForm::Panes } else { WindowForm::Expanded };
                 Ok(Piece { plan: lower(tvf, piece.plan, form)?, ..piece })
             }
             LogicalPlan::Unnest(unnest) => {

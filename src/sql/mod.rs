@@ -35,6 +35,7 @@ mod surprises;
 mod tables;
 mod target;
 mod text;
+mod time_attribute;
 mod types;
 mod union;
 mod validate;

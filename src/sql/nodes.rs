@@ -13,8 +13,10 @@ use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalN
 
 use crate::operators::{GateKind, GateReport, Slot, WindowSpec};
 
-/// Field metadata: the column is a time attribute (the value says of which kind).
+/// Field metadata: the column is a time attribute. The value is [`EVENT_TIME`] for all, so that it stays one in a UNION ALL.
 pub(crate) const TIME_ATTRIBUTE: &str = "tidemill.time";
+/// See [`TIME_ATTRIBUTE`].
+pub(crate) const EVENT_TIME: &str = "event";
 /// Field metadata: the column is a bound of window number `…` (`start:3`, `end:3`, `time:3`).
 pub(crate) const WINDOW_BOUND: &str = "tidemill.window";
 
@@ -47,7 +49,7 @@ impl WindowTvf {
     }
 }
 
-/// `window_start`, `window_end` and `window_time`, which is a time attribute of the kind of the input's.
+/// `window_start`, `window_end` and `window_time`, which is a time attribute of the type of the input's.
 pub(crate) fn bound_fields(number: usize, time_type: &DataType) -> [Field; 3] {
     let zone = match time_type {
         DataType::Timestamp(_, zone) => zone.clone(),
@@ -60,7 +62,7 @@ pub(crate) fn bound_fields(number: usize, time_type: &DataType) -> [Field; 3] {
     };
     let time = bound("window_time", "time", DataType::Timestamp(TimeUnit::Millisecond, zone));
     let mut metadata = time.metadata().clone();
-    metadata.insert(TIME_ATTRIBUTE.to_owned(), "window".to_owned());
+    metadata.insert(TIME_ATTRIBUTE.to_owned(), EVENT_TIME.to_owned());
     [bound("window_start", "start", plain.clone()), bound("window_end", "end", plain), time.with_metadata(metadata)]
 }
 

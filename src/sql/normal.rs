@@ -259,4 +259,27 @@ mod tests {
         let known = known(&[plain]).await;
         assert!(known["a"].iter().all(|text| !text.contains("in full")), "{known:#?}");
     }
+
+    /// Earlier versions gave it the rows of panes there, so states have another layout.
+    #[tokio::test]
+    async fn windows_behind_those_that_share_panes_are_known_as_other_ones() {
+        let planned = async |branches: &[&str]| {
+            let view = "CREATE VIEW hops AS SELECT * FROM TABLE(HOP(TABLE clicks, DESCRIPTOR(at), INTERVAL '1' MINUTE, INTERVAL '5' MINUTES));";
+            known(&[&format!("{view} INSERT INTO a {};", branches.join(" UNION ALL "))]).await["a"][1..].to_vec()
+        };
+        let shares = "SELECT 'x', COUNT(*) FROM hops GROUP BY window_start, window_end";
+        let others = [
+            "SELECT 'y', COUNT(*) FROM hops GROUP BY window_end",
+            "SELECT 'z', r FROM (SELECT ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY n) AS r FROM hops)",
+        ];
+        for other in others {
+            let (shared, alone) = (planned(&[shares]).await.concat(), planned(&[other]).await.concat());
+            assert_eq!(planned(&[other, shares]).await, [alone.clone(), shared.clone()]);
+            assert_eq!(planned(&[shares, shares]).await, [shared.clone(), shared.clone()]);
+            assert_eq!(
+                planned(&[shares, other]).await,
+                [shared, format!("{alone}\nwith each row in each of its windows")]
+            );
+        }
+    }
 }

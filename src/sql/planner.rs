@@ -20,7 +20,7 @@ use super::dialect::FlinkDialect;
 use super::errors::{Known, translate};
 use super::functions::{self, FunctionOptions};
 use super::legacy::rewrite_group_windows;
-use super::nodes::TIME_ATTRIBUTE;
+use super::nodes::{EVENT_TIME, TIME_ATTRIBUTE};
 use super::plan::PlanOptions;
 use super::require::Require;
 use super::required::{Required, collect, prune};
@@ -142,7 +142,7 @@ impl<'a> Planner<'a> {
             };
             let field = Field::new(name, data_type, nullable && !is_time);
             fields.push(match is_time {
-                true => field.with_metadata([(TIME_ATTRIBUTE.to_owned(), "event".to_owned())].into()),
+                true => field.with_metadata([(TIME_ATTRIBUTE.to_owned(), EVENT_TIME.to_owned())].into()),
                 false => field,
             });
         };
@@ -187,7 +187,7 @@ impl<'a> Planner<'a> {
             if field.name() != name {
                 return column;
             }
-            let metadata = BTreeMap::from([(TIME_ATTRIBUTE.to_owned(), "event".to_owned())]);
+            let metadata = BTreeMap::from([(TIME_ATTRIBUTE.to_owned(), EVENT_TIME.to_owned())]);
             column.alias_with_metadata(name, Some(FieldMetadata::from(metadata)))
         });
         let marked = Projection::try_new(columns.collect(), Arc::new(plan));

@@ -304,4 +304,26 @@ INSERT INTO items (COLUMNS) ";
             assert_eq!(once(key, columns, &query).await, expected, "PRIMARY KEY ({key}): {query}");
         }
     }
+
+    /// Where a time to live is set, it is not what is missing.
+    #[tokio::test]
+    async fn what_keeps_keys_for_ever_is_told() {
+        const TTL: &str = "SET 'table.exec.state.ttl' = '3 d';";
+        let minutes = "(SELECT page FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) GROUP BY page, window_start, window_end)";
+        for (set, from, why) in [
+            ("", "events", Some("no time-to-live is set: SET 'table.exec.state.ttl' = '3 d'")),
+            (TTL, "events", None),
+            (TTL, "timeless", Some("its table has no time for 'table.exec.state.ttl': declare a WATERMARK")),
+            (TTL, minutes, Some("its rows are results of others")),
+            (TTL, "(SELECT DISTINCT page, n FROM events)", Some("its rows are results of others")),
+        ] {
+            let timeless = "CREATE TABLE timeless (page STRING) WITH ('connector' = 'datagen');";
+            let tables = TABLES.replace("KEY) NOT", "k) NOT").replace("COLUMNS", "k, c");
+            let query = format!("SELECT page, COUNT(*) FROM {from} AS x GROUP BY page;");
+            let warnings = planned(format!("{set}{timeless}{tables}{query}")).await.warnings;
+            let told: Vec<&String> = warnings.iter().filter(|text| text.contains("keeps each key for ever")).collect();
+            assert_eq!(told.len(), usize::from(why.is_some()), "{from}: {warnings:?}");
+            assert!(told.iter().zip(why).all(|(told, why)| told.contains(why)), "{from}: {told:?}");
+        }
+    }
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::logical_expr::{LogicalPlan, Projection, Union};
+use datafusion::logical_expr::{Expr, LogicalPlan, Projection, Union};
 use datafusion::prelude::lit;
 
 use super::compile::{Compiler, HIDDEN, Kind, Mode, Piece, column, has_hidden, visible_columns};
 use super::errors::PlanError;
-use crate::operators::WEIGHT_COLUMN;
+use crate::operators::{WATERMARK_COLUMN, WEIGHT_COLUMN};
 
 impl Compiler<'_> {
     pub(super) async fn union(&mut self, union: &Union, deltas: bool) -> Result<Piece> {
@@ -26,23 +26,26 @@ impl Compiler<'_> {
         }
         let updates = pieces.iter().any(|p| matches!(p.kind, Kind::Update { .. }));
         let weighed = pieces.iter().any(|p| p.kind == Kind::Update { deltas: true });
-        // All inputs must have the same columns: hidden ones that only some have are dropped, but for
-        // the weight, which rows that are final have implicitly.
-        let common: Vec<&str> =
-            HIDDEN.iter().copied().filter(|name| pieces.iter().all(|p| has_hidden(&p.plan, name))).collect();
+        let watermarked = pieces.iter().any(|p| has_hidden(&p.plan, WATERMARK_COLUMN));
+        // All inputs must have the same columns: hidden ones that only some have are dropped, but for the weight, which rows that are final
+        // have implicitly, and the watermark: rows of closed windows come as event time passes them, and are never late.
+        let common: Vec<&str> = HIDDEN
+            .iter()
+            .copied()
+            .filter(|name| ![WATERMARK_COLUMN, WEIGHT_COLUMN].contains(name))
+            .filter(|name| pieces.iter().all(|p| has_hidden(&p.plan, name)))
+            .collect();
         let mut inputs = Vec::new();
         let mut slots = Vec::new();
         for piece in pieces {
-            let weight = weighed.then(|| {
-                if has_hidden(&piece.plan, WEIGHT_COLUMN) {
-                    column(&piece.plan, WEIGHT_COLUMN)
-                } else {
-                    lit(1i8).alias(WEIGHT_COLUMN)
-                }
-            });
+            let own_or = |name: &str, other: Expr| match has_hidden(&piece.plan, name) {
+                true => column(&piece.plan, name),
+                false => other.alias(name),
+            };
             let mut exprs = visible_columns(&piece.plan);
-            exprs.extend(common.iter().filter(|n| **n != WEIGHT_COLUMN).map(|name| column(&piece.plan, name)));
-            exprs.extend(weight);
+            exprs.extend(watermarked.then(|| own_or(WATERMARK_COLUMN, lit(i64::MIN))));
+            exprs.extend(common.iter().map(|name| column(&piece.plan, name)));
+            exprs.extend(weighed.then(|| own_or(WEIGHT_COLUMN, lit(1i8))));
             inputs.push(Arc::new(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(piece.plan))?)));
             slots.extend(piece.inputs);
         }

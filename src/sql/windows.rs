@@ -17,6 +17,7 @@ use sqlparser::ast::{
 use super::dialect::{TABLE_ARGUMENT, is_all_of};
 use super::errors::PlanError;
 use super::nodes::{TIME_ATTRIBUTE, WindowTvf};
+use super::time_attribute::lost_behind;
 use super::watermark::{ARRIVAL, is_changing};
 use crate::operators::{WindowKind, WindowSpec};
 
@@ -106,7 +107,7 @@ impl WindowPlanner {
         let input = context.plan(relation(&table).ok_or_else(|| {
             PlanError::new(format!("the first argument of {name} must be a table")).span(span).hint(usage(name))
         })?)?;
-        let time = time_column(&descriptor, &input, name, context)?;
+        let (time, time_span) = time_column(&descriptor, &input, name, context)?;
         check_zone(&time, input.schema(), name, self.zone, span)?;
         let mut interval = |index: usize| -> Result<i64> { interval_ms(&take(index)?, name, context) };
         let kind = match name {
@@ -119,8 +120,15 @@ impl WindowPlanner {
             Some(offset) => interval_ms(&offset, name, context)?,
             None => 0,
         };
+        let spec = WindowSpec { kind, offset_ms };
+        if let Some(column) = time.try_as_col()
+            && let Some(place) = input.schema().maybe_index_of_column(column)
+            && let Some(behind) = lost_behind(&input, place, spec)
+        {
+            return Err(behind.refused(column.name(), name, time_span).into());
+        }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        Ok(WindowTvf::try_new(input, time, WindowSpec { kind, offset_ms }, number)?.into_plan())
+        Ok(WindowTvf::try_new(input, time, spec, number)?.into_plan())
     }
 }
 
@@ -177,12 +185,13 @@ pub(crate) fn table_factor(name: Ident, alias: Option<TableAlias>) -> TableFacto
     }
 }
 
+/// The time attribute that a window names, and where it stands.
 fn time_column(
     descriptor: &Expr,
     input: &LogicalPlan,
     window: &str,
     context: &mut dyn RelationPlannerContext,
-) -> Result<LogicalExpr> {
+) -> Result<(LogicalExpr, sqlparser::tokenizer::Span)> {
     let column = match descriptor {
         Expr::Function(f) if f.name.to_string().eq_ignore_ascii_case("DESCRIPTOR") => match list(f) {
             [FunctionArg::Unnamed(FunctionArgExpr::Expr(column))] => Some(column.clone()),
@@ -214,7 +223,7 @@ fn time_column(
             PlanError::new(format!("'{name}' is {found} without a watermark, so {window} cannot use it as time"));
         return Err(error.span(span).hint(hint).into());
     }
-    Ok(time)
+    Ok((time, span))
 }
 
 /// Windows of a TIMESTAMP_LTZ lie on the grid of the session's zone in Flink; ours is that of UTC.

@@ -1,4 +1,4 @@
-//! What is late after a run that was drained: rows for windows that its end has closed, by query.
+//! What is late after a run that was drained: rows for windows that its end has closed, by query, and those that are older than the time to live.
 
 use super::*;
 
@@ -113,5 +113,63 @@ async fn rows_are_late_for_windows_over_their_own_table() {
         let found = lines(&folder.join("both"));
         assert_eq!(found.len(), wanted.len(), "[{variant}] {ending:?}: {found:?}");
         assert!(found.iter().zip(wanted).all(|(line, at)| line.contains(&format!("-{at}"))), "{found:?}");
+    }
+}
+
+/// Keys that are kept for three days.
+const EXPIRING: &str = "
+SET 'table.exec.state.ttl' = '3 d';
+CREATE TABLE events (n BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '1' SECOND)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/events', 'format' = 'json', 'source.monitor-interval' = '1 s');
+CREATE TABLE days (d STRING, c BIGINT, PRIMARY KEY (d) NOT ENFORCED) WITH ('connector' = 'filesystem', 'path' = '${DIR}/days', 'format' = 'json');
+CREATE TABLE seen (d STRING) WITH ('connector' = 'filesystem', 'path' = '${DIR}/seen', 'format' = 'json');
+INSERT INTO days SELECT DATE_FORMAT(at, 'dd'), COUNT(*) FROM events GROUP BY DATE_FORMAT(at, 'dd');
+INSERT INTO seen SELECT DISTINCT DATE_FORMAT(at, 'dd') FROM events;
+";
+
+/// What is forgotten is not counted anew from a file that comes a week later: the whole count would be written over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_keys_that_are_forgotten_are_late_in_later_runs() {
+    for (variant, ending) in VARIANTS.into_iter().flat_map(|v| [(v, Ending::Drain), (v, Ending::Once)]) {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let events = folder.join("events");
+        add(&events, 1, &["10T00:00:10", "10T00:00:20", "20T00:00:00"]);
+        assert_eq!(counts(&ended(folder, EXPIRING, variant, ending).await), [(3, 0); 2], "[{variant}] {ending:?}");
+        add(&events, 2, &["10T00:00:30", "16T00:00:00", "18T00:00:00", "20T00:00:30"]);
+        assert_eq!(counts(&ended(folder, EXPIRING, variant, ending).await), [(2, 2); 2], "[{variant}] {ending:?}");
+        let last = |day: &str| {
+            let of_day = format!("{{\"d\":\"{day}\"");
+            lines(&folder.join("days")).into_iter().filter(|line| line.starts_with(&of_day)).next_back()
+        };
+        let counted = ["10", "16", "18", "20"].map(last);
+        let line = |day: &str, c: i64| Some(format!("{{\"d\":\"{day}\",\"c\":{c}}}"));
+        assert_eq!(counted, [line("10", 2), None, line("18", 1), line("20", 2)], "[{variant}] {ending:?}");
+        let seen = ["10", "18", "20"].map(|day| format!("{{\"d\":\"{day}\"}}"));
+        assert_eq!(lines(&folder.join("seen")), seen, "[{variant}] {ending:?} each day once");
+    }
+}
+
+/// Sources that end, and windows over few of their rows.
+const ENDING: &str = "
+CREATE TABLE events (n BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '1' SECOND)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/events', 'format' = 'json');
+CREATE TABLE minutes (w TIMESTAMP(3), c BIGINT) WITH ('connector' = 'filesystem', 'path' = '${DIR}/minutes', 'format' = 'json');
+INSERT INTO minutes SELECT window_start, COUNT(*) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' MINUTE))
+WHERE n <> 11 GROUP BY window_start, window_end;
+";
+
+/// The end of all sources closes windows as `--drain` does, and its epoch is logged like that. So it must leave the same: else rows were late
+/// after a run that nobody disturbed, and counted after one that was killed behind that epoch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_late_after_the_end_of_all_sources_is_what_is_late_after_a_drain() {
+    for (variant, ending) in VARIANTS.into_iter().flat_map(|v| [(v, Ending::Drain), (v, Ending::Run)]) {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        add(&folder.join("events"), 1, &["01T00:00:10", "01T00:05:10"]);
+        assert_eq!(counts(&ended(folder, ENDING, variant, ending).await), [(1, 0)], "[{variant}] {ending:?}");
+        // Of the first minute, which has closed, and of one that no row had been used for.
+        add(&folder.join("events"), 2, &["01T00:00:30", "01T00:02:00"]);
+        assert_eq!(counts(&ended(folder, ENDING, variant, ending).await), [(1, 1)], "[{variant}] {ending:?}");
     }
 }

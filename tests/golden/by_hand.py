@@ -115,3 +115,46 @@ def hand_floats():
     for start, group in grouped(scored, lambda c: window(c["ts"], 10)):
         windows.append({"window_start": start, "zeros": 1, "pages": pages(group)})
     return {"sums": sums, "running": running, "running_one": running_one, "windows": windows}
+
+
+def hand_window_used_twice():
+    clicks, minute = rows("clicks"), timedelta(minutes=1)
+    text = lambda time: time.strftime("%Y-%m-%d %H:%M:%S")
+    start_of = lambda c, minutes: datetime.strptime(window(c["ts"], minutes), "%Y-%m-%d %H:%M:%S")
+    newest = lambda group: max(group, key=lambda c: (c["ts"], c["id"]))["id"]
+    row = lambda form, w, n: {"form": form, "w": text(w), "n": n}
+    hops = [(start_of(c, 1) - minute * back, c) for c in clicks for back in range(3)]
+    shared = []
+    for start, pairs in grouped(hops, lambda pair: pair[0]):
+        end, group = start + 3 * minute, [c for _, c in pairs]
+        shared += [row("both", start, len(group)), row("end", end, len(group)), row("start", start, len(group)),
+                   row("aggregated", start, end.minute), row("ranked", start, newest(group))]
+        if end > datetime(2026, 2, 12, 10, 4):
+            shared.append(row("filtered", start, len(group)))
+    growing = [(start_of(c, 3) + minute * steps, c) for c in clicks for steps in (1, 2, 3) if start_of(c, 1) < start_of(c, 3) + minute * steps]
+    cumulated = []
+    for end, pairs in grouped(growing, lambda pair: pair[0]):
+        group = [c for _, c in pairs]
+        cumulated += [row("both", end, len(group)), row("end", end, len(group)), row("ranked", end, newest(group))]
+    return {"shared_first": shared, "shared_last": shared, "cumulated": cumulated}
+
+
+def hand_late_union():
+    time_of = lambda text: datetime.strptime(text, "%Y-%m-%d %H:%M:%S.%f")
+    start_of = lambda time, minutes: datetime.strptime(window(str(time) if time.microsecond else f"{time}.0", minutes), "%Y-%m-%d %H:%M:%S")
+    clicks, watermark = [], datetime.min
+    for click in rows("late"):
+        time = time_of(click["ts"])
+        clicks.append((click["page"], time, watermark))
+        watermark = max(watermark, time - timedelta(seconds=5))
+    in_time = lambda time, watermark, minutes: start_of(time, minutes) + timedelta(minutes=minutes, milliseconds=-1) > watermark
+    minutes = grouped([(start_of(time, 1), page) for page, time, watermark in clicks if in_time(time, watermark, 1)], lambda key: (key[0], key[1] or ""))
+    results = [(start, group[0][1], len(group)) for (start, _), group in minutes]
+
+    def windows(minutes):
+        given = [(start_of(time, minutes), page, 1) for page, time, watermark in clicks if in_time(time, watermark, minutes)]
+        given += [(start_of(start, minutes), page, n) for start, page, n in results]
+        found = grouped(given, lambda row: (row[0], row[1] or ""))
+        return [{"window_start": str(start), "page": g[0][1], "c": len(g), "n": sum(n for _, _, n in g)} for (start, _), g in found]
+
+    return {"with_rows": windows(1), "with_windows": windows(2)}

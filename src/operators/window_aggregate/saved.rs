@@ -17,6 +17,13 @@ impl WindowAggregate {
         (self.watermark, held.chain(spilled).collect())
     }
 
+    /// See [`super::super::QueryGraph::reopen`].
+    pub fn reopen(&mut self) {
+        if self.watermark == Watermark::MAX {
+            self.watermark = self.closed.map_or(Watermark::MIN, Watermark);
+        }
+    }
+
     /// Takes the state of a snapshot, in place of its own, and keeps in memory what there is `room` for.
     pub async fn restore(
         &mut self,
