@@ -89,6 +89,89 @@ fn lines(folder: &Path) -> Vec<String> {
     lines
 }
 
+const CLICKS: &str = "
+CREATE TABLE clicks (id BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '5' SECOND)
+WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601');
+CREATE TABLE same_clicks (id BIGINT) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
+CREATE TABLE clicks_per_minute (m STRING, c BIGINT, PRIMARY KEY (m) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'clicks_per_minute');
+CREATE TABLE ids (id BIGINT, PRIMARY KEY (id) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'ids');
+INSERT INTO clicks_per_minute SELECT DATE_FORMAT(window_start, 'HH:mm'), COUNT(*)
+FROM TABLE(TUMBLE(TABLE clicks, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end;
+INSERT INTO ids SELECT id FROM same_clicks;
+";
+const CLICKS_ARCHIVE: &str = "
+CREATE TABLE archive (id BIGINT, at TIMESTAMP_LTZ(3)) WITH ('connector' = 's3', 'path' = 's3://archive/clicks', 'format' = 'parquet');
+INSERT INTO archive SELECT id, at FROM clicks;
+";
+const ORDERS: &str = "
+CREATE TABLE orders (buyer STRING, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '5' SECOND)
+WITH ('connector' = 'kinesis', 'stream' = 'orders', 'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601');
+CREATE TABLE orders_per_minute (m STRING, c BIGINT, PRIMARY KEY (m) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'orders_per_minute');
+CREATE TABLE buyers (buyer STRING, PRIMARY KEY (buyer) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'buyers');
+INSERT INTO orders_per_minute SELECT DATE_FORMAT(window_start, 'HH:mm'), COUNT(*)
+FROM TABLE(TUMBLE(TABLE orders, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end;
+INSERT INTO buyers SELECT buyer FROM orders;
+";
+
+/// Each query counts what it counts live: an archive of clicks has no orders, though it has all columns that a count of orders needs.
+#[test]
+fn an_archive_is_read_for_the_tables_whose_rows_it_has() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = |name: &str| folder.path().join(name).display().to_string();
+    for (stream, count, with) in [("clicks", 100, ""), ("orders", 30, r#","buyer":"b""#)] {
+        let path = folder.path().join("live/kinesis").join(stream);
+        std::fs::create_dir_all(&path).expect("a stream");
+        let line = |id: u32| format!("{{\"id\":{id}{with},\"at\":\"2026-03-01T10:{:02}:{:02}Z\"}}\n", id / 60, id % 60);
+        std::fs::write(path.join("shard-0.jsonl"), (0..count).map(line).collect::<String>()).expect("events");
+    }
+    let parts = [("clicks.sql", CLICKS), ("archive.sql", CLICKS_ARCHIVE), ("orders.sql", ORDERS)];
+    parts.iter().for_each(|(name, text)| std::fs::write(folder.path().join(name), text).expect("a job"));
+    let [clicks, archive, orders] = parts.map(|(name, _)| own(name));
+    let (live, from) = (own("live"), own("live/s3/archive/clicks"));
+    tidemill(&["run", &clicks, &archive, &orders, "--local", &live, "--drain"]);
+    let before = tables(Path::new(&live));
+    assert_eq!(before.len(), 2 + 100 + 1 + 1, "{before:?}");
+
+    // Into the same tables: nothing of the others is written over.
+    let backfill = |jobs: &[&str], local: &str, more: &[&str]| {
+        tidemill(&[&["backfill"], jobs, &["--from", &from, "--local", local], more].concat())
+    };
+    let all = [&*clicks, &archive, &orders];
+    let said = backfill(&all, &live, &[]);
+    let left_out = "left out, it reads 'orders', whose rows the archive does not have (--table)";
+    assert_eq!(said.matches(left_out).count(), 2, "{said}");
+    assert!(said.contains("ids: 100 rows out"), "it is of the same stream: {said}");
+    assert_eq!(tables(Path::new(&live)), before);
+    // Rows without a time are in no range of it.
+    let said = backfill(&all, &live, &["--start", "2026-03-01T10:01:00Z"]);
+    assert!(
+        said.contains("clicks_per_minute: 1 rows out") && said.contains("left out, 'same_clicks' has no WATERMARK"),
+        "{said}"
+    );
+    assert_eq!(tables(Path::new(&live)), before);
+
+    // A job that does not write it says whose it is, if there is a choice.
+    let again = own("again");
+    let mut refused = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    let refused = refused.args(["backfill", &clicks, &orders, "--from", &from, "--local", &again]).output();
+    let refused = refused.expect("the program runs");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("tables 'clicks', 'orders'") && said.contains("--table"),
+        "{said}"
+    );
+    let said = backfill(&[&clicks, &orders], &again, &["--table", "clicks", "--table", "same_clicks"]);
+    assert_eq!(said.matches(left_out).count(), 2, "{said}");
+    let of_clicks: Vec<String> =
+        before.iter().filter(|row| !row.starts_with("orders_") && !row.starts_with("buyers")).cloned().collect();
+    assert_eq!(tables(Path::new(&again)), of_clicks);
+    let alone = own("alone");
+    backfill(&[&clicks], &alone, &[]);
+    assert_eq!(tables(Path::new(&alone)), of_clicks);
+}
+
 const ARCHIVED: &str = "
 CREATE TABLE events (id BIGINT, event_type STRING, hour_of_day INT, tag BYTES)
 WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');

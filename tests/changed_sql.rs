@@ -487,6 +487,49 @@ fn a_query_that_was_reset_is_completed_from_the_archive() {
     assert_eq!(place.rows(SUMMED), minutes(0..450, amount));
 }
 
+/// Where windows overlap, those that had begun before the reset end behind it. Each is computed whole, or not at all; and what counts from the
+/// first row on is left alone.
+#[test]
+fn overlapping_windows_of_a_query_that_was_reset_are_completed_from_the_archive() {
+    let hops = MINUTES.replace("TUMBLE(", "HOP(").replace("'1' MINUTE", "'1' MINUTE, INTERVAL '3' MINUTES");
+    let files =
+        [("events.sql", SOURCE), ("archive.sql", WIDER_ARCHIVE), ("minutes.sql", &hops), ("counts.sql", COUNTS)];
+    let place = Place::of(&files);
+    place.produce(0..150);
+    place.run(&[]);
+    let changed = hops.replace("c BIGINT", "c BIGINT, total BIGINT").replace("COUNT(*)", "COUNT(*), SUM(amount)");
+    place.write("minutes.sql", &changed);
+    place.produce(150..400);
+    place.run(&["--reset", "minutes:minutes"]);
+    // Those that end at 10:06 have closed; they begin between 9:58 and 10:03.
+    let whole = |of: fn(u64) -> u64| -> BTreeMap<String, Option<i64>> {
+        let window = |ends: u64| {
+            let sum: u64 = ((60 * ends).saturating_sub(180)..60 * ends).map(of).sum();
+            let start = if ends < 3 { format!("09:{:02}", 57 + ends) } else { format!("10:{:02}", ends - 3) };
+            (start, i64::try_from(sum).ok())
+        };
+        (1..=6).map(window).collect()
+    };
+    assert_ne!(place.rows(COUNTED), whole(|_| 1), "those that were open at the reset are incomplete");
+    // The last one that was open then ends at 10:05. Other ends, and beginnings, do no harm, wherever they lie.
+    for more in [
+        &["--end", "2026-03-01T10:05:00Z"][..],
+        &["--end", "2026-03-01T10:05:59Z"],
+        &["--start", "2026-03-01T09:58:30Z", "--end", "2026-03-01T10:03:30Z"],
+        &["--start", "2026-03-01T10:00:30Z", "--end", "2026-03-01T10:06:00Z"],
+    ] {
+        let args = ["backfill", "job", "--from", "local/s3/archive/events", "--local", "local"];
+        let said = place.done(&[&args, more].concat());
+        assert!(
+            said.contains("query minutes:minutes: ")
+                && said.contains("query counts:counts: left out, it has a GROUP BY"),
+            "{said}"
+        );
+        assert_eq!((place.rows(COUNTED), place.rows(SUMMED)), (whole(|_| 1), whole(amount)), "{more:?}");
+        assert_eq!(place.rows("SELECT 'all', c FROM counts")["all"], Some(400), "{more:?}");
+    }
+}
+
 /// A new query over a table of its own begins where somebody says; the others go on behind the checkpoint, whatever is said.
 #[test]
 fn a_new_query_begins_at_a_time_of_choice() {

@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "the program under test lives in real time")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -352,6 +353,94 @@ fn sigint_ends_a_run_in_order() {
     stops_in_order("-INT");
 }
 
+/// A log file on a disk that is full, or a terminal that has gone.
+#[test]
+fn a_run_whose_lines_cannot_be_written_ends_as_one_whose_lines_can() {
+    let place = Place::with(&[("counts.sql", COUNTS)]);
+    events(&place, "first.jsonl", 0, 200);
+    place.said(&["produce", "clicks", "--local", "local", "--from", "first.jsonl"]);
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    // Without a place for its state a run begins with a note.
+    let copies = "CREATE TABLE t (a BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '3');
+CREATE TABLE o (a BIGINT) WITH ('connector' = 'blackhole');
+INSERT INTO o SELECT a FROM t;";
+    std::fs::write(place.path().join("copies.sql"), copies).unwrap();
+    let mut noted = place.command(&["run", "copies.sql"]);
+    assert_eq!(noted.stdout(full()).stderr(full()).status().unwrap().code(), Some(0));
+    let mut refused = place.command(&["run", "nothing.sql"]);
+    assert_eq!(refused.stdout(full()).stderr(full()).status().unwrap().code(), Some(1));
+
+    let mut command = place.command(&["run", "counts.sql", "--local", "local", "--epoch-interval", "50ms"]);
+    let mut child = command.stdout(full()).stderr(full()).spawn().unwrap();
+    let seen = wait_for(Duration::from_secs(120), || place.sqlite(TOTAL) == Some(200));
+    signal(&child, "-TERM");
+    let ended = wait_for(Duration::from_secs(45), || child.try_wait().unwrap().is_some());
+    if !ended {
+        child.kill().unwrap();
+    }
+    assert!(seen && ended, "seen {seen}, ended {ended}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    // What it saved is whole.
+    assert!(place.said(&["run", "counts.sql", "--local", "local", "--once"]).contains("\n0 records"));
+}
+
+const PRINTED: &str = "CREATE TABLE t (a BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '100');
+CREATE TABLE o (a BIGINT) WITH ('connector' = 'print');
+INSERT INTO o SELECT a FROM t;";
+
+/// `| head`: it is not tried again, whoever has checkpoints, and it is no failure to report.
+#[test]
+fn a_job_whose_reader_has_gone_ends() {
+    let place = Place::with(&[("printed.sql", PRINTED)]);
+    for more in [&[][..], &["--local", "local"], &["--local", "local", "--lease", "checkpoints"]] {
+        let args = [&["run", "printed.sql", "--epoch-interval", "20ms"], more].concat();
+        let mut child = place.command(&args).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for _ in 0..5 {
+            assert!(lines.next().unwrap().unwrap().starts_with("+I["), "{more:?}");
+        }
+        drop(lines);
+        let ended = wait_for(Duration::from_secs(60), || child.try_wait().unwrap().is_some());
+        if !ended {
+            child.kill().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(ended && !said.contains("error") && !said.contains("failed"), "{more:?}: ended {ended}: {said}");
+        assert_eq!(output.status.code(), Some(141), "{more:?}: {said}");
+    }
+}
+
+/// `| less`: the pipe is full, and the one thread that the job has does not wait in it.
+#[test]
+fn a_job_whose_reader_stands_still_hears_signals() {
+    let place = Place::with(&[("printed.sql", &PRINTED.replace("'100'", "'1000000'"))]);
+    let args = ["run", "printed.sql", "--local", "local", "--threads", "1", "--epoch-interval", "20ms"];
+    let told = place.path().join("told");
+    let mut child = place.command(&args).stderr(std::fs::File::create(&told).unwrap()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0; 1024]).unwrap();
+    // From now on nobody reads. Each write has a thread of its own; one that is there in fifty looks waits.
+    let (threads, mut seen) = (PathBuf::from(format!("/proc/{}/task", child.id())), (None, 0));
+    let waits = wait_for(Duration::from_secs(60), || {
+        let found =
+            std::fs::read_dir(&threads).unwrap().flatten().map(|thread| thread.path()).find(|thread| {
+                std::fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim_end() == "print")
+            });
+        seen = if found.is_some() && found == seen.0 { (found, seen.1 + 1) } else { (found, 0) };
+        seen.1 >= 50
+    });
+    signal(&child, "-TERM");
+    let heard = wait_for(Duration::from_secs(25), || std::fs::read_to_string(&told).unwrap().contains("stopping: "));
+    signal(&child, "-TERM");
+    let ended = wait_for(Duration::from_secs(25), || child.try_wait().unwrap().is_some());
+    if !ended {
+        child.kill().unwrap();
+    }
+    assert!(waits && heard && ended, "waits {waits}, heard {heard}, ended {ended}");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
 const LOOKS_UP: &str = "
 SET 'state.checkpoints.dir' = 'kept';
 SET 'tidemill.errors.path' = 'errors';
@@ -407,6 +496,44 @@ fn sigterm_is_heard_while_a_run_begins() {
             );
             assert!(stored.contains(r#""released":true"#), "{args:?}: the lease was given back: {stored}");
         }
+    }
+}
+
+/// So does work that has no order to end in: as the first process of a container it would not end by a signal that it does not listen for.
+#[test]
+fn sigterm_is_heard_by_commands_that_take_long() {
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let archive = "CREATE TABLE t (k STRING) WITH ('connector' = 'datagen', 'number-of-rows' = '3');
+CREATE TABLE o (k STRING) WITH ('connector' = 'filesystem', 'path' = 'archive', 'format' = 'parquet');
+INSERT INTO o SELECT k FROM t;";
+    let place = Place::with(&[("job.sql", LOOKS_UP), ("archive.sql", archive)]);
+    place.said(&["run", "archive.sql", "--drain"]);
+    for args in [
+        &["check", "job.sql", "--aws"][..],
+        &["backfill", "job.sql", "--from", "archive"],
+        &["state", "list", "s3://bucket/kept/job"],
+    ] {
+        let mut command = place.command(args);
+        command.env("AWS_REGION", "eu-west-1").env("AWS_ENDPOINT_URL", &endpoint);
+        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        let mut child = command.spawn().unwrap();
+        let mut connected = None;
+        let seen = wait_for(Duration::from_secs(120), || {
+            connected = connected.take().or_else(|| silent.accept().ok());
+            connected.is_some()
+        });
+        signal(&child, "-TERM");
+        let ended = wait_for(Duration::from_secs(25), || child.try_wait().unwrap().is_some());
+        if !ended {
+            child.kill().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(seen && ended, "{args:?}: connected {seen}, ended {ended}: {said}");
+        // Not by the signal's own action, which the first process of a container has not.
+        assert_eq!(output.status.code(), Some(130), "{args:?}: {said}");
     }
 }
 

@@ -40,17 +40,22 @@ fn place_rows(folder: &Path, job: &str, rows: u64, length: u64) {
     std::fs::write(folder.join("job.sql"), format!("{EVENTS}{job}")).unwrap();
 }
 
-/// Runs the job, in epochs of `rows` and with more `options`; no file becomes larger than `most` bytes. Answers the exit code and what it says.
-fn run(folder: &Path, most: Option<u64>, rows: u64, options: &str) -> (Option<i32>, String) {
+/// Runs the job, in epochs of `rows` and with more `options`; no file becomes larger than `most` bytes.
+fn command(folder: &Path, most: Option<u64>, rows: u64, options: &str) -> Command {
     let limit = most.map_or("unlimited".to_owned(), |bytes| (bytes / BLOCK_BYTES).to_string());
     let program = env!("CARGO_BIN_EXE_tidemill");
-    let output = Command::new("sh")
+    let mut command = Command::new("sh");
+    command
         .args(["-c", "trap '' XFSZ; ulimit -f \"$1\"; shift; exec \"$@\"", "sh", &limit, program])
         .args(["run", "job.sql", "--local", "local", "--epoch-rows", &rows.to_string(), "--epoch-interval", "1h"])
         .args(options.split(' '))
-        .current_dir(folder)
-        .output()
-        .unwrap();
+        .current_dir(folder);
+    command
+}
+
+/// Answers the exit code of such a run, and what it says.
+fn run(folder: &Path, most: Option<u64>, rows: u64, options: &str) -> (Option<i32>, String) {
+    let output = command(folder, most, rows, options).output().unwrap();
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     (output.status.code(), said)
 }
@@ -199,15 +204,16 @@ INSERT INTO counts SELECT k, COUNT(*) FROM events GROUP BY k;";
     assert_eq!([of("COUNT(*)"), of("SUM(c)")], [ROWS as i64; 2]);
 }
 
+const COUNTS: &str =
+    "CREATE TABLE counts (n BIGINT, c BIGINT) WITH ('connector' = 'filesystem', 'path' = 'out', 'format' = 'json');
+INSERT INTO counts SELECT MAX(n), COUNT(*) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '20' MINUTE))
+GROUP BY window_start, window_end, k;";
+
 /// Epochs do not wait for a checkpoint, nor end with it. Only the last one of a run has nothing behind it that could make up for it.
 #[test]
 fn a_checkpoint_that_cannot_be_written_is_a_warning_and_epochs_go_on() {
-    let job =
-        "CREATE TABLE counts (n BIGINT, c BIGINT) WITH ('connector' = 'filesystem', 'path' = 'out', 'format' = 'json');
-INSERT INTO counts SELECT MAX(n), COUNT(*) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '20' MINUTE))
-GROUP BY window_start, window_end, k;";
     let folder = tempfile::tempdir().unwrap();
-    place(folder.path(), job);
+    place(folder.path(), COUNTS);
     let options = "--once --checkpoint-interval 1ms";
     let wanted = [
         "WARN",
@@ -225,6 +231,18 @@ GROUP BY window_start, window_end, k;";
     assert!(!files(&folder.path().join("local/checkpoints/job/state")).is_empty());
     done(run(folder.path(), None, 200, "--drain"));
     has_each_once(&folder.path().join("out"), ROWS);
+}
+
+/// Its log lies on the same disk: what it cannot say is no reason to end otherwise.
+#[test]
+fn a_warning_that_cannot_be_written_either_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    place(folder.path(), COUNTS);
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = command(folder.path(), Some(48 << 10), 200, "--once --checkpoint-interval 1ms");
+    assert_eq!(command.stderr(full()).stdout(full()).status().unwrap().code(), Some(75));
+    let closed = numbers(&folder.path().join("out"));
+    assert_eq!(closed, (0..1_200).collect::<Vec<_>>(), "the first window has closed, as if its warnings could be read");
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

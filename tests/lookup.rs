@@ -285,6 +285,35 @@ INSERT INTO out_rows SELECT e.at, d.n FROM events AS e LEFT JOIN dim FOR SYSTEM_
     assert_eq!(got, expected);
 }
 
+/// A table has one key for both zeros, and a double has two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lookup_by_a_zero_finds_it_whatever_its_sign() {
+    let dir = TempDir::new().expect("a folder");
+    let dim = "CREATE TABLE dim (x DOUBLE, n INT, PRIMARY KEY (x) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'dim');";
+    let fill =
+        format!("{dim}\nINSERT INTO dim SELECT CAST(x AS DOUBLE), n FROM (VALUES (0.0, 1), (1.5, 2)) AS v (x, n);");
+    let sql = format!(
+        "CREATE TABLE events (id INT, x DOUBLE, proc_time AS PROCTIME()) WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/events.jsonl', 'format' = 'json');
+{dim}
+CREATE TABLE out_rows (id INT, n INT) WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/out', 'format' = 'json');
+INSERT INTO out_rows SELECT e.id, d.n FROM events AS e LEFT JOIN dim FOR SYSTEM_TIME AS OF e.proc_time AS d ON d.x = e.x;"
+    );
+    let events = ["-0.0", "0.0", "1.5", "-1.5"].iter().enumerate();
+    let events: Vec<String> = events.map(|(id, x)| format!("{{\"id\":{id},\"x\":{x}}}\n")).collect();
+    fs::write(dir.path().join("events.jsonl"), events.concat()).unwrap();
+    let parameters = BTreeMap::from([("DIR".to_owned(), dir.path().display().to_string())]);
+    for (file, text) in [("fill.sql", fill), ("job.sql", sql)] {
+        fs::write(dir.path().join(file), text).unwrap();
+        let local = dir.path().join("local");
+        let options = options(dir.path().join(file), local, parameters.clone(), Variant::default(), Ending::Drain);
+        run(&options).await.expect("the job runs");
+    }
+    let found = [(0, "1"), (1, "1"), (2, "2"), (3, "null")];
+    let mut got = lines(&dir.path().join("out"));
+    got.sort();
+    assert_eq!(got, found.map(|(id, n)| format!("{{\"id\":{id},\"n\":{n}}}")));
+}
+
 /// A table that has another key than the SQL would be asked with half of it, or with none.
 #[tokio::test]
 async fn a_table_with_another_key_is_named_when_the_run_begins() {

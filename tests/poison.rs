@@ -143,6 +143,69 @@ async fn rows_that_make_a_query_fail_are_left_out_and_written_with_their_positio
     }
 }
 
+/// The rows that the job has left out are left out again; a result that fails, which is no single row's, is its query's failure alone.
+#[test]
+fn a_backfill_leaves_out_the_rows_that_the_job_has_left_out() {
+    const ARCHIVE: &str = "
+CREATE TABLE archive (n BIGINT, s STRING, at TIMESTAMP_LTZ(3), part BIGINT) PARTITIONED BY (part)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/../archive', 'format' = 'parquet');
+INSERT INTO archive SELECT n, s, at, MOD(n, 4) FROM events;";
+    let folder = place(&format!("{JOB}{ARCHIVE}"), 0..ROWS);
+    let (live, again) = (folder.path().join("live"), folder.path().join("again"));
+    std::fs::create_dir(&live).unwrap();
+    std::fs::rename(folder.path().join("in"), live.join("in")).unwrap();
+    let run = |args: &[&str], dir: &Path| {
+        let (parameter, local) = (format!("DIR={}", dir.display()), dir.join("local").display().to_string());
+        let args = [args, &["--local", &local, "--param", &parameter]].concat();
+        let output = program(folder.path(), &args).output().unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (code, said) = run(&["run", "job.sql", "--drain"], &live);
+    assert_eq!(code, Some(0), "{said}");
+    std::fs::create_dir(&again).unwrap();
+    let archive = folder.path().join("archive").display().to_string();
+    let (code, said) = run(&["backfill", "job.sql", "--from", &archive], &again);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("query job:numbers: 496 rows out, 0 late, 4 rejected"), "{said}");
+    assert!(said.contains("query 'job:ratios': ") && !again.join("ratios").exists(), "{said}");
+    for table in ["numbers", "everything"] {
+        assert_eq!(lines(&again.join(table)), lines(&live.join(table)), "{table}");
+    }
+    let good = |k: usize| (0..ROWS).filter(move |n| n % 3 == k && !BAD.contains(n));
+    let sum = |k| format!(r#"{{"k":{k},"c":{},"total":{}}}"#, good(k).count(), good(k).sum::<usize>());
+    assert_eq!(lines(&again.join("sums")), [0, 1, 2].map(sum));
+    for query in ["numbers", "sums"] {
+        let refused = refused(&again, query);
+        let mut found: Vec<i64> = refused
+            .iter()
+            .map(|line| {
+                let record: serde_json::Value = serde_json::from_str(line["record"].as_str().unwrap()).unwrap();
+                assert!(line["detail"].as_str().unwrap().contains("none"), "{line}");
+                assert!(
+                    line["reason"] == "query_failed" && line["split"].as_str().unwrap().ends_with(".parquet"),
+                    "{line}"
+                );
+                record["n"].as_i64().unwrap()
+            })
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, BAD.map(|n| n as i64), "{query}");
+    }
+    // Where nothing else fails, that is no failure; and where bad rows are not to be looked for, they are the query's.
+    let job = std::fs::read_to_string(folder.path().join("job.sql")).unwrap();
+    let sound = job.replace("(COUNT(*) - 7)", "COUNT(*)");
+    std::fs::write(folder.path().join("job.sql"), &sound).unwrap();
+    let (code, said) = run(&["backfill", "job.sql", "--from", &archive], &folder.path().join("sound"));
+    assert_eq!(code, Some(0), "{said}");
+    let strict = format!("SET 'tidemill.bisect-batch-on-function-error' = 'false';\n{sound}");
+    std::fs::write(folder.path().join("job.sql"), strict).unwrap();
+    let (code, said) = run(&["backfill", "job.sql", "--from", &archive], &folder.path().join("strict"));
+    assert!(
+        code == Some(1) && said.contains("query 'job:sums': ") && said.contains("query job:ratios: 50 rows out"),
+        "{said}"
+    );
+}
+
 /// Of an hour the three first users that a condition over results lets through; the results of one user make it fail. Where memory is
 /// short, rows of a closing window that a top-N cannot need are dropped before the stage above has them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

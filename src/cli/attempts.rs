@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::log::tell;
 use crate::contracts::{Clock, Error, ErrorKind};
 use crate::runtime::{Progress, Retries};
 
@@ -60,11 +61,7 @@ impl Attempts {
             let pause = doubled(self.first_pause().max(SHORTEST_PAUSE), self.unavailable);
             self.unavailable = self.unavailable.saturating_add(1);
             for error in errors {
-                eprintln!(
-                    "{}failed (tried again in {} ms, for as long as it takes): {error}",
-                    self.of,
-                    pause.as_millis()
-                );
+                tell!("{}failed (tried again in {} ms, for as long as it takes): {error}", self.of, pause.as_millis());
             }
             return waits(clock, stop, pause).await;
         }
@@ -81,7 +78,7 @@ impl Attempts {
             most => format!("{} of {most} retries", self.failed.min(most)),
         };
         for error in errors {
-            eprintln!("{}failed ({follows} follows in {} ms): {error}", self.of, pause.as_millis());
+            tell!("{}failed ({follows} follows in {} ms): {error}", self.of, pause.as_millis());
         }
         waits(clock, stop, pause).await
     }

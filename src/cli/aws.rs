@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
+use super::log::tell;
 use super::{Outcome, Source, check, runtime};
 use crate::connectors::resources::live::{Account, State};
 use crate::connectors::resources::rights::{Right, TriedRight};
@@ -67,7 +68,7 @@ pub(super) fn provision(args: ProvisionArgs) -> Outcome {
         if let Some(format) = args.format {
             for resource in &resources {
                 if let Err(why) = templates::can_be_made(resource) {
-                    eprintln!("note: {} is not in the template: {why}", resource.title());
+                    tell!("note: {} is not in the template: {why}", resource.title());
                 }
             }
             let template = match format {
@@ -123,10 +124,10 @@ pub(super) fn athena(args: AthenaArgs) -> Outcome {
     runtime(1)?.block_on(async {
         let (statements, notes) = athena_statements(&check::options(&args.source)).await?;
         for note in notes {
-            eprintln!("note: {note}");
+            tell!("note: {note}");
         }
         if statements.is_empty() {
-            eprintln!("note: the job writes no Parquet or JSON to S3");
+            tell!("note: the job writes no Parquet or JSON to S3");
         }
         print!("{}", statements.join("\n"));
         Ok(())

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::log::tell;
+use super::signals::end_on_signal;
 use super::{Outcome, Source, default_threads, runtime, threads};
 use crate::contracts::{Clock, SystemClock};
 use crate::job::{BackfillOptions, JobOptions, backfill as run_backfill};
 use crate::runtime::Ending;
+use crate::sql::TimeRange;
 
 /// Arguments of `backfill`.
 #[derive(Debug, Args)]
@@ -18,10 +21,14 @@ pub(super) struct BackfillArgs {
     /// Folder of the archive's Parquet files, e.g. DIR/s3/my-analytics-archive/events
     #[arg(long, value_name = "FOLDER")]
     from: PathBuf,
-    /// First event time (RFC 3339)
+    /// Source table whose rows the archive has; may be repeated [default: those of the stream that the query reads which
+    /// writes the archive]
+    #[arg(long = "table", value_name = "NAME")]
+    tables: Vec<String>,
+    /// First event time (RFC 3339); windows that begin before it are left out
     #[arg(long, value_name = "TIME", value_parser = time)]
     start: Option<i64>,
-    /// End of event time, exclusive (RFC 3339)
+    /// End of event time, exclusive (RFC 3339); windows that end after it are left out
     #[arg(long, value_name = "TIME", value_parser = time)]
     end: Option<i64>,
     /// Use embedded stand-ins for DynamoDB, S3 and SNS under this folder
@@ -58,18 +65,19 @@ pub(super) fn backfill(args: BackfillArgs) -> Outcome {
             memory: None,
         },
         from: args.from,
-        start_ms: args.start,
-        end_exclusive_ms: args.end,
+        tables: args.tables,
+        range: TimeRange { start_ms: args.start, end_exclusive_ms: args.end },
         alerts: args.alerts,
     };
     runtime(threads)?.block_on(async {
+        end_on_signal();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let started = clock.elapsed();
-        let (done, warnings) = run_backfill(&options, Arc::clone(&clock)).await?;
-        for warning in warnings {
-            eprintln!("note: {warning}");
+        let done = run_backfill(&options, Arc::clone(&clock)).await?;
+        for warning in &done.warnings {
+            tell!("note: {warning}");
         }
-        for query in &done {
+        for query in &done.queries {
             match &query.outcome {
                 Ok(rows) => {
                     println!("query {}: {rows} rows out, {} late, {} rejected", query.name, query.late, query.rejected)
@@ -77,7 +85,8 @@ pub(super) fn backfill(args: BackfillArgs) -> Outcome {
                 Err(why) => println!("query {}: left out, {why}", query.name),
             }
         }
-        println!("{} queries in {:.2} s", done.len(), clock.elapsed().saturating_sub(started).as_secs_f64());
-        Ok(())
+        let seconds = clock.elapsed().saturating_sub(started).as_secs_f64();
+        println!("{} queries in {seconds:.2} s", done.queries.len());
+        if done.failed.is_empty() { Ok(()) } else { Err(done.failed) }
     })
 }

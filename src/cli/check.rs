@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
+use super::signals::end_on_signal;
 use super::{Outcome, Source, default_threads, runtime};
 use crate::job::{JobOptions, explain_json, explain_text, plan};
 use crate::runtime::Ending;
@@ -61,6 +62,7 @@ pub(super) fn options(source: &Source) -> JobOptions {
 
 pub(super) fn check(args: CheckArgs) -> Outcome {
     runtime(1)?.block_on(async {
+        end_on_signal();
         let plan = plan(&options(&args.source), &Arc::default()).await?;
         for warning in &plan.warnings {
             println!("note: {warning}");

@@ -28,6 +28,7 @@ use self::folder::Folder;
 use self::results::{Figures, Results};
 use self::screen::{Pulse, Screen, log_line, window_lines};
 use self::traffic::Traffic;
+use super::log::tell;
 use super::signals::signalled;
 use super::summary::print_summary;
 use super::{Outcome, default_threads, produce::rate, runtime};
@@ -82,10 +83,10 @@ pub(super) fn demo(args: DemoArgs) -> Outcome {
 async fn run(args: DemoArgs) -> Outcome {
     let folder = Folder::prepare(&args.local).map_err(|e| vec![e])?;
     if !folder.own {
-        eprintln!("note: '{}' was not made by the demo: what is in it is kept", folder.path.display());
+        tell!("note: '{}' was not made by the demo: what is in it is kept", folder.path.display());
     }
     if !folder.edited.is_empty() {
-        eprintln!("note: queries that you have edited are used as they are: {}", folder.edited.join(", "));
+        tell!("note: queries that you have edited are used as they are: {}", folder.edited.join(", "));
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let options = JobOptions {
@@ -103,7 +104,7 @@ async fn run(args: DemoArgs) -> Outcome {
     };
     let prepared = prepare(&options, Arc::clone(&clock)).await?;
     for warning in &prepared.warnings {
-        eprintln!("note: {warning}");
+        tell!("note: {warning}");
     }
     let progress = Arc::new(Progress::default());
     let (stop_job, stop) = watch::channel(false);

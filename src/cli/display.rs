@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::log::{tell, write_error};
 use super::summary::bytes;
 use crate::contracts::{Clock, Watermark};
 use crate::runtime::Progress;
@@ -52,9 +53,9 @@ pub(super) fn show(progress: Arc<Progress>, clock: Arc<dyn Clock>, job: &str, di
                 progress.rows_out.load(Ordering::Relaxed)
             );
             if terminal {
-                eprint!("\r\x1b[2K{line}");
+                write_error(&format!("\r\x1b[2K{line}"));
             } else {
-                eprintln!("{line}");
+                tell!("{line}");
             }
         }
     })
@@ -63,6 +64,6 @@ pub(super) fn show(progress: Arc<Progress>, clock: Arc<dyn Clock>, job: &str, di
 /// Removes the progress line.
 pub(super) fn clear() {
     if std::io::stderr().is_terminal() {
-        eprint!("\r\x1b[2K");
+        write_error("\r\x1b[2K");
     }
 }

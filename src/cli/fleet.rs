@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::display::Display;
+use super::log::tell;
 use super::replica::Told;
 use super::signals::{stop_on_signal, unless_stopped};
 use super::summary::print_summary;
@@ -88,7 +89,7 @@ pub(super) fn fleet(args: FleetArgs) -> Outcome {
         let Some(fleet) = unless_stopped(&stop, Fleet::plan(&options, &clock)).await else { return Ok(()) };
         let fleet = fleet?;
         let names: Vec<String> = fleet.jobs.iter().map(|job| job.name.clone()).collect();
-        eprintln!("fleet: '{}' takes part in {} jobs: {}", fleet.holder, names.len(), names.join(", "));
+        tell!("fleet: '{}' takes part in {} jobs: {}", fleet.holder, names.len(), names.join(", "));
         run(fleet, &clock, &stop).await
     })
 }
@@ -138,7 +139,7 @@ async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>)
         match outcome {
             Ok(Some(summary)) => {
                 if !*stop.borrow() {
-                    eprintln!("{name}: all there was has been read, the job has ended");
+                    tell!("{name}: all there was has been read, the job has ended");
                 }
                 print_summary(&format!("{name}: "), &summary);
             }
@@ -146,10 +147,10 @@ async fn run(fleet: Fleet, clock: &Arc<dyn Clock>, stop: &watch::Receiver<bool>)
             Err(errors) => {
                 all_may_pass &= errors.iter().all(may_pass);
                 for error in errors.into_iter().map(hinting_at_run) {
-                    eprintln!("{name}: error{}: {error}", shown_kind(error.kind()));
+                    tell!("{name}: error{}: {error}", shown_kind(error.kind()));
                 }
                 if !names.is_empty() && !*stop.borrow() {
-                    eprintln!("{name}: given up by this process until it is started again; its other jobs go on");
+                    tell!("{name}: given up by this process until it is started again; its other jobs go on");
                 }
                 given_up.push(format!("'{name}'"));
             }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::log::tell;
 use crate::contracts::{Error, ErrorKind, StartPosition};
 
 /// Runs a folder of Flink SQL files against Kinesis: one job, one program.
@@ -117,12 +118,12 @@ fn may_pass(error: &Error) -> bool {
 }
 
 /// Runs the program. Exit codes: 0 done, 1 somebody must look (the job, its SQL, its state, a record), 2 the command line is wrong,
-/// 75 it may pass (a service does not answer, another run has taken over): a supervisor starts it again.
+/// 75 it may pass (a service does not answer, another run has taken over): a supervisor starts it again; 141 nobody reads what it writes.
 pub fn main() -> ExitCode {
     end_quietly_without_reader();
     let cli = Cli::parse();
     if let Err(error) = log::start() {
-        eprintln!("error: {error}");
+        tell!("error: {error}");
         return ExitCode::from(2);
     }
     let outcome = match cli.command {
@@ -140,12 +141,13 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(errors) if errors.iter().any(Error::is_without_reader) => ExitCode::from(log::WITHOUT_READER),
         Err(errors) => {
             for error in &errors {
-                eprintln!("error{}: {error}\n", shown_kind(error.kind()));
+                tell!("error{}: {error}\n", shown_kind(error.kind()));
             }
             if errors.len() > 1 {
-                eprintln!("{} errors", errors.len());
+                tell!("{} errors", errors.len());
             }
             if errors.iter().all(may_pass) { ExitCode::from(MAY_PASS) } else { ExitCode::FAILURE }
         }
@@ -160,14 +162,13 @@ fn shown_kind(kind: ErrorKind) -> String {
     }
 }
 
-/// `tidemill … | head` ends when `head` does: nobody is left to read, and that is no failure to report.
+/// What `println!` panics with where nobody is left to read, is no failure to report.
 fn end_quietly_without_reader() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
         if message.starts_with("failed printing to std") && message.contains("Broken pipe") {
-            // As a shell reports a program that SIGPIPE has ended.
-            std::process::exit(141);
+            std::process::exit(log::WITHOUT_READER.into());
         }
         report(panic);
     }));

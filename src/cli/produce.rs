@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::log::write_error;
 use super::{Outcome, runtime};
 use crate::connectors::kinesis::aws_target;
 use crate::connectors::kinesis::produce::{ProduceOptions, local_target, produce as put};
@@ -68,7 +69,7 @@ async fn run(args: ProduceArgs) -> Result<()> {
     let input = BufReader::with_capacity(1 << 20, input);
     let done = put(input, target.as_mut(), &options, clock.as_ref(), |done| {
         if terminal {
-            eprint!("\r\x1b[2K{}: {} records", args.stream, done.records);
+            write_error(&format!("\r\x1b[2K{}: {} records", args.stream, done.records));
         }
     })
     .await?;

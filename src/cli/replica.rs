@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::attempts::Attempts;
 use super::display::{self, Display};
+use super::log::tell;
 use crate::contracts::{Clock, Error};
 use crate::job::{Replica, Stage};
 use crate::runtime::{Progress, Summary};
@@ -56,26 +57,24 @@ impl Told {
         let mut tell = |stage: Stage<'_>| match stage {
             Stage::Waits { leader } => {
                 attempts.stood_by();
-                eprintln!("{of}waits: '{leader}' runs the job");
+                tell!("{of}waits: '{leader}' runs the job");
             }
-            Stage::Leads { generation } => eprintln!("{of}leads: this replica runs the job (generation {generation})"),
+            Stage::Leads { generation } => tell!("{of}leads: this replica runs the job (generation {generation})"),
             Stage::Begins { prepared } => {
                 for warning in &prepared.warnings {
-                    eprintln!("{of}note: {warning}");
+                    tell!("{of}note: {warning}");
                 }
                 let (progress, clock) = (Arc::clone(progress), Arc::clone(clock));
                 shown.0 = Some(display::show(progress, clock, &prepared.name, self.display));
             }
             Stage::Lost { reason } => {
                 shown.end();
-                eprintln!("{of}waits: {reason}");
+                tell!("{of}waits: {reason}");
             }
             Stage::Gave { to, summary } => {
                 shown.end();
                 let (records, epochs) = (summary.records(), summary.epochs);
-                eprintln!(
-                    "{of}gave: '{to}' has fewer jobs and takes this one ({records} records, {epochs} epochs here)"
-                );
+                tell!("{of}gave: '{to}' has fewer jobs and takes this one ({records} records, {epochs} epochs here)");
             }
         };
         let outcome = replica.run(stop, progress, &mut tell).await;

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::attempts::Attempts;
 use super::display::Display;
+use super::log::tell;
 use super::replica::Told;
 use super::signals::{stop_on_signal, unless_stopped};
 use super::summary::print_summary;
@@ -133,7 +134,7 @@ async fn run_once(
     progress: &Arc<Progress>,
 ) -> Outcome {
     for warning in &prepared.warnings {
-        eprintln!("note: {warning}");
+        tell!("note: {warning}");
     }
     let shown = display::show(Arc::clone(progress), Arc::clone(clock), &prepared.name, Display::One);
     let outcome = Worker::run(prepared.job, stop.clone(), Arc::clone(progress)).await;

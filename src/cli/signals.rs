@@ -1,9 +1,15 @@
 //! SIGINT and SIGTERM.
 
+use std::io::{Write, stderr};
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use super::log::tell;
 use crate::contracts::{Error, Result};
+
+/// Exit code of a process that a signal has ended at once.
+const ENDED: i32 = 130;
 
 /// Listens for both, from when it is made.
 struct Signals {
@@ -35,13 +41,15 @@ pub(super) fn stop_on_signal() -> watch::Receiver<bool> {
         Ok(mut signals) => {
             tokio::spawn(async move {
                 signals.next().await;
-                eprintln!("stopping: finishing the epoch and flushing; a second signal ends at once");
                 let _ = stop.send(true);
+                // Whoever reads it may be gone by the same signal (`… 2>&1 | tee`), which is no reason to end in disorder.
+                let _ =
+                    stderr().write_all(b"stopping: finishing the epoch and flushing; a second signal ends at once\n");
                 signals.next().await;
-                std::process::exit(130);
+                std::process::exit(ENDED);
             });
         }
-        Err(error) => eprintln!("note: cannot wait for signals: {error}"),
+        Err(error) => tell!("note: cannot wait for signals: {error}"),
     }
     stopped
 }
@@ -53,9 +61,23 @@ pub(super) async fn unless_stopped<T>(stop: &watch::Receiver<bool>, begins: impl
         biased;
         begun = begins => Some(begun),
         Ok(_) = stop.wait_for(|stop| *stop) => {
-            eprintln!("stopped before it had begun");
+            tell!("stopped before it had begun");
             None
         }
+    }
+}
+
+/// The first signal from now on ends the process at once, for work that has no order to end in. Without it the first process of a container would
+/// not hear one at all.
+pub(super) fn end_on_signal() {
+    match Signals::new() {
+        Ok(mut signals) => {
+            tokio::spawn(async move {
+                signals.next().await;
+                std::process::exit(ENDED);
+            });
+        }
+        Err(error) => tell!("note: cannot wait for signals: {error}"),
     }
 }
 

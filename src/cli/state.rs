@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
+use super::signals::end_on_signal;
 use super::{Outcome, runtime};
 use crate::contracts::{Clock, Result, SystemClock};
 use crate::job::StateTools;
@@ -102,6 +103,7 @@ pub(super) fn state(args: StateArgs) -> Outcome {
 }
 
 async fn run(command: Command) -> Result<()> {
+    end_on_signal();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let open = async |store: Store| StateTools::open(&store.store, Arc::clone(&clock)).await;
     match command {

@@ -1,27 +1,39 @@
 //! What a run has done, in its last lines.
 
+use std::fmt::Write;
+
+use super::log::write_summary;
 use crate::runtime::Summary;
 
 /// What a run did, for people and for scripts that read its last lines.
 /// `of` says whose, where a process runs several.
 pub(super) fn print_summary(of: &str, summary: &Summary) {
+    let mut text = String::new();
+    // Writing to a text cannot fail.
+    let _ = lines(&mut text, of, summary);
+    write_summary(&text);
+}
+
+fn lines(text: &mut String, of: &str, summary: &Summary) -> std::fmt::Result {
     let seconds = summary.elapsed.as_secs_f64();
     let records = summary.records();
     let rate = if seconds > 0.0 { records as f64 / seconds } else { 0.0 };
-    println!("{of}{records} records in {seconds:.2} s ({rate:.0} events/s), {} epochs", summary.epochs);
+    writeln!(text, "{of}{records} records in {seconds:.2} s ({rate:.0} events/s), {} epochs", summary.epochs)?;
     for table in &summary.tables {
         let rejected: u64 = table.rejected.values().sum();
         let reasons = reasons(&table.rejected);
         let with = table.read_with.as_ref().map(|other| format!(" (read with {other})")).unwrap_or_default();
-        println!(
+        writeln!(
+            text,
             "  table {}: {} records{with}, {} decoded, {rejected} rejected{reasons}, {} skipped",
             table.name, table.records, table.decoded, table.skipped
-        );
+        )?;
     }
     for query in &summary.queries {
         let rejected: u64 = query.rejected.values().sum();
         let refused: u64 = query.refused.values().sum();
-        println!(
+        writeln!(
+            text,
             "  query {}: {} rows in, {} used, {} late, {rejected} rejected{}, {} rows out, {refused} refused{}",
             query.name,
             query.rows_in,
@@ -30,22 +42,24 @@ pub(super) fn print_summary(of: &str, summary: &Summary) {
             reasons(&query.rejected),
             query.rows_out,
             reasons(&query.refused)
-        );
+        )?;
     }
     if summary.spilled_bytes > 0 {
-        println!("  memory: {} of state were put on disk", bytes(summary.spilled_bytes));
+        writeln!(text, "  memory: {} of state were put on disk", bytes(summary.spilled_bytes))?;
     }
     if let Some(counts) = &summary.checkpoints {
         let failed = if counts.failed > 0 { format!(", {} failed", counts.failed) } else { String::new() };
-        println!(
+        writeln!(
+            text,
             "  checkpoints: {}{failed}, {} written, {} kept, {} ms each, {} ms the longest",
             counts.checkpoints,
             bytes(counts.written_bytes),
             bytes(counts.total_bytes),
             counts.together.as_millis() / u128::from(counts.checkpoints.max(1)),
             counts.longest.as_millis()
-        );
+        )?;
     }
+    Ok(())
 }
 
 /// `17 B`, `1.5 KiB`, `2.3 GiB`.

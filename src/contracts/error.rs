@@ -203,6 +203,15 @@ impl Error {
         self.0.of_this_machine || self.causes().any(is_full)
     }
 
+    /// Whether what it writes to (`… | head`) has no reader any more.
+    pub fn is_without_reader(&self) -> bool {
+        let is_broken = |cause: &(dyn StdError + 'static)| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        };
+        // A service's connection that breaks is a service that is out of reach.
+        self.0.kind == ErrorKind::Config && self.causes().any(is_broken)
+    }
+
     fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
         std::iter::successors(StdError::source(self), |cause: &&(dyn StdError + 'static)| (*cause).source())
     }
@@ -321,6 +330,14 @@ mod tests {
         assert!(hinted.is_of_this_machine() && hinted.again().is_of_this_machine());
         assert_eq!(hinted.again().to_string(), "query 'a': too little memory\n  hint: more");
         assert!(Error::unavailable("outer").caused_by(hinted).is_of_this_machine());
+    }
+
+    #[test]
+    fn an_output_that_has_lost_its_reader_is_told_from_a_connection_that_broke() {
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(Error::config("nobody reads it").caused_by(broken()).context("query 'a'").is_without_reader());
+        assert!(!Error::unavailable("no answer").caused_by(broken()).is_without_reader());
+        assert!(!Error::config("a wrong path").is_without_reader());
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub use outage::Outage;
 pub use outside::Outside;
 pub use random::{SPLITMIX64_STEP, splitmix64};
 pub use record::{Arrivals, Position, RECORD_PADDING, RawChunk, RecordRange, RowChunk, SequenceNumbers};
-pub use reference::ReferenceLoader;
+pub use reference::{Polled, ReferenceLoader};
 pub use reject::{ErrorOutput, Reject, RejectReason, RejectedRecord};
 pub use sink::{ChangeKind, Changes, Committable, RefusedRow, Sink, WriteOutcome};
 pub use source::{

@@ -29,7 +29,7 @@ use crate::connectors::files::{ArchivedFile, ArchivedFiles};
 use crate::contracts::{Error, Result, TableSpec};
 use crate::operators::{TIME_COLUMN, WATERMARK_COLUMN};
 use crate::runtime::WatermarkRule;
-use crate::sql::SourcePlan;
+use crate::sql::{SourcePlan, TimeRange};
 
 /// The option of a sink that names the folder of rows whose value is NULL.
 const DEFAULT_NAME: &str = "partition.default-name";
@@ -43,8 +43,7 @@ pub(super) struct Archive {
     /// Columns that only folders have.
     in_folders: Vec<String>,
     default_name: Option<String>,
-    start_ms: Option<i64>,
-    end_exclusive_ms: Option<i64>,
+    range: TimeRange,
 }
 
 impl Archive {
@@ -75,8 +74,7 @@ impl Archive {
             format,
             in_files,
             default_name: None,
-            start_ms: options.start_ms,
-            end_exclusive_ms: options.end_exclusive_ms,
+            range: options.range,
         })
     }
 
@@ -146,10 +144,10 @@ impl Archive {
         let mut builder = LogicalPlanBuilder::new(rows);
         if let Some(time) = &time {
             let bound = |ms: i64| lit(ms);
-            if let Some(start) = self.start_ms {
+            if let Some(start) = self.range.start_ms {
                 builder = builder.filter(millis(time.clone()).gt_eq(bound(start))).map_err(planned)?;
             }
-            if let Some(end) = self.end_exclusive_ms {
+            if let Some(end) = self.range.end_exclusive_ms {
                 builder = builder.filter(millis(time.clone()).lt(bound(end))).map_err(planned)?;
             }
         }

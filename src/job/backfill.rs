@@ -3,6 +3,7 @@
 //! Rows that were late when they came are left out again if the archive has kept the split's watermark (a metadata column
 //! `watermark`); without it every row counts.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -12,12 +13,13 @@ use datafusion::catalog::TableProvider;
 use tokio::sync::mpsc;
 
 use super::archive::Archive;
+use super::failing_rows::{Sound, run_sound};
 use super::run::{JobOptions, errors_place, job_name, parameters, sink_tables};
 use crate::connectors::{Connectors, JobContext};
-use crate::contracts::{Changes, Clock, EpochNumber, Error, RejectedRecord, Result};
+use crate::contracts::{Changes, Clock, EpochNumber, Error, ErrorKind, RejectedRecord, Result};
 use crate::operators::{Compute, Slot};
 use crate::runtime::{ErrorsOrder, Order, WaitingChanges, WriterLog};
-use crate::sql::{JobPlan, PlanOptions, QueryPlan, SlotTable, SourcePlan, plan_job};
+use crate::sql::{Batch, JobPlan, PlanOptions, QueryPlan, SlotTable, SourcePlan, TimeRange, plan_job};
 
 /// What a person asks for on the command line.
 #[derive(Debug, Clone)]
@@ -26,10 +28,10 @@ pub struct BackfillOptions {
     pub job: JobOptions,
     /// Folder of the archive.
     pub from: PathBuf,
-    /// First event time, milliseconds since 1970.
-    pub start_ms: Option<i64>,
-    /// End of event time, exclusive.
-    pub end_exclusive_ms: Option<i64>,
+    /// Source tables whose rows the archive has; none: those that the query reads which writes it.
+    pub tables: Vec<String>,
+    /// Of which event time.
+    pub range: TimeRange,
     /// Send alerts too.
     pub alerts: bool,
 }
@@ -43,15 +45,26 @@ pub struct Backfilled {
     pub outcome: std::result::Result<u64, String>,
     /// Rows left out because they were late when they came.
     pub late: u64,
-    /// Rows for which REQUIRE did not hold.
+    /// Rows for which REQUIRE did not hold, and those that made it fail.
     pub rejected: u64,
 }
 
-/// Runs the batch plans of a job over an archive. Answers what each query did, and warnings.
+/// What a backfill did.
+#[derive(Debug)]
+pub struct BackfillDone {
+    /// By query.
+    pub queries: Vec<Backfilled>,
+    /// Why others failed, which have written nothing.
+    pub failed: Vec<Error>,
+    /// Accepted, but worth knowing.
+    pub warnings: Vec<String>,
+}
+
+/// Runs the batch plans of a job over an archive.
 pub async fn backfill(
     options: &BackfillOptions,
     clock: Arc<dyn Clock>,
-) -> std::result::Result<(Vec<Backfilled>, Vec<String>), Vec<Error>> {
+) -> std::result::Result<BackfillDone, Vec<Error>> {
     let one = |e: Error| vec![e];
     let files = super::load(&options.job.paths).map_err(one)?;
     let mut archive = Archive::open(options).await.map_err(one)?;
@@ -67,7 +80,8 @@ pub async fn backfill(
     let empty = |source: &SourcePlan| -> Result<Arc<dyn TableProvider>> {
         Ok(Arc::new(SlotTable { slot: Slot::stream(Arc::clone(&source.schema), options.job.threads) }))
     };
-    let plan = plan_job(&files, &parameters, &plan_options, Some(&empty)).await?;
+    let batch = Batch { tables: &empty, range: options.range };
+    let plan = plan_job(&files, &parameters, &plan_options, Some(batch)).await?;
     let name = job_name(&plan.settings, &options.job.paths);
     let generation = u64::try_from(clock.now_ms()).unwrap_or(0);
     let context = JobContext { job: format!("{name}-backfill"), generation };
@@ -78,29 +92,40 @@ pub async fn backfill(
             archive.written_by(&query.sink.spec);
         }
     }
-    let tables = |source: &SourcePlan| archive.table(source);
-    let plan = plan_job(&files, &parameters, &plan_options, Some(&tables)).await?;
+    let archived = archived(&plan, &connectors, options).map_err(one)?;
+    let tables = |source: &SourcePlan| match archived.contains(&source.table) {
+        true => archive.table(source),
+        false => empty(source),
+    };
+    let batch = Batch { tables: &tables, range: options.range };
+    let plan = plan_job(&files, &parameters, &plan_options, Some(batch)).await?;
     let mut warnings = plan.warnings.clone();
-    warnings.extend(plan.sources.iter().filter(|s| archive.forgets_lateness(s)).map(|source| {
+    let of_archive = plan.sources.iter().filter(|source| archived.contains(&source.table));
+    warnings.extend(of_archive.filter(|source| archive.forgets_lateness(source)).map(|source| {
         format!(
             "the archive has no watermark of the split for '{}': rows that were late count too (declare a metadata column FROM 'watermark' and archive it)",
             source.name
         )
     }));
-    let left_out = |query: &QueryPlan| left_out(query, &connectors, options);
+    let sources = plan.sources.clone();
+    let left_out = |query: &QueryPlan| {
+        let why = left_out(query, &connectors, options)?;
+        Ok(why.or_else(|| not_computable(query, &sources, &archived, options.range)))
+    };
     let done = run_queries(plan, &connectors, &options.job, Vec::new(), left_out).await;
-    Ok((done.map_err(one)?, warnings))
+    let (queries, failed) = done.map_err(one)?;
+    Ok(BackfillDone { queries, failed, warnings })
 }
 
 /// Runs planned batch queries one after the other; `rejects` go to the error output first. A query for which
-/// `left_out` has a reason is not run.
+/// `left_out` has a reason is not run. Answers what the queries did, and why others failed.
 pub(super) async fn run_queries(
     plan: JobPlan,
     connectors: &Connectors,
     options: &JobOptions,
     rejects: Vec<RejectedRecord>,
     left_out: impl Fn(&QueryPlan) -> Result<Option<String>>,
-) -> Result<Vec<Backfilled>> {
+) -> Result<(Vec<Backfilled>, Vec<Error>)> {
     let mut references = Vec::new();
     for reference in &plan.references {
         let files = connectors.reference(&reference.spec, &reference.connector)?;
@@ -118,17 +143,20 @@ pub(super) async fn run_queries(
         let _ = error_sender.send(ErrorsOrder::Records(rejects)).await;
     }
     let compute = Compute::new(options.threads);
-    let mut done = Vec::new();
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
     for query in plan.queries {
         if let Some(why) = left_out(&query)? {
             done.push(Backfilled { name: query.name, outcome: Err(why), late: 0, rejected: 0 });
             continue;
         }
-        done.push(run_query(query, &references, connectors, &compute, error_sender.clone()).await?);
+        match run_query(query, &references, connectors, &compute, error_sender.clone()).await? {
+            Ok(query) => done.push(query),
+            Err(error) => failed.push(error),
+        }
     }
     drop(error_sender);
     error_task.await.map_err(|e| Error::internal("the error output ended early").caused_by(e))??;
-    Ok(done)
+    Ok((done, failed))
 }
 
 /// Why a query is not run.
@@ -138,6 +166,65 @@ fn left_out(query: &QueryPlan, connectors: &Connectors, options: &BackfillOption
     }
     let writes = writes_archive(query, connectors, options)?;
     Ok(writes.then(|| "it writes the archive that is read".to_owned()))
+}
+
+/// Why a query has no right results over an archive of these tables, and of this event time.
+fn not_computable(
+    query: &QueryPlan,
+    sources: &[SourcePlan],
+    archived: &BTreeSet<usize>,
+    range: TimeRange,
+) -> Option<String> {
+    let mut read = sources.iter().filter(|source| query.tables.contains(&source.table));
+    if let Some(other) = read.clone().find(|source| !archived.contains(&source.table)) {
+        return Some(format!("it reads '{}', whose rows the archive does not have (--table)", other.name));
+    }
+    if range.is_all() {
+        return None;
+    }
+    if let Some(why) = query.needs_all {
+        return Some(format!("{why}: it is computed without --start and --end"));
+    }
+    let timeless = read.find(|source| source.watermark.is_none())?;
+    Some(format!("'{}' has no WATERMARK, so nothing says which of its rows --start and --end mean", timeless.name))
+}
+
+/// The source tables whose rows the archive has, by index: those that the queries read which write it, and others of the same stream.
+///
+/// # Errors
+/// There may be several streams, and nobody has said which.
+fn archived(plan: &JobPlan, connectors: &Connectors, options: &BackfillOptions) -> Result<BTreeSet<usize>> {
+    if !options.tables.is_empty() {
+        let known = |name: &String| plan.sources.iter().any(|source| source.spec.name == *name);
+        if let Some(unknown) = options.tables.iter().find(|name| !known(name)) {
+            let names: BTreeSet<&str> = plan.sources.iter().map(|source| source.spec.name.as_str()).collect();
+            let names = names.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(Error::config(format!("--table: no query reads a table '{unknown}'"))
+                .hint(format!("they read {names}")));
+        }
+        let named = |source: &&SourcePlan| options.tables.iter().any(|name| source.spec.name == *name);
+        return Ok(plan.sources.iter().filter(named).map(|source| source.table).collect());
+    }
+    let mut written = BTreeSet::new();
+    for query in &plan.queries {
+        if writes_archive(query, connectors, options)? {
+            written.extend(query.tables.iter().copied());
+        }
+    }
+    let mut streams: BTreeMap<String, Vec<&SourcePlan>> = BTreeMap::new();
+    for source in &plan.sources {
+        let stream = connectors.source_identity(&source.spec, &source.connector)?;
+        streams.entry(stream).or_default().push(source);
+    }
+    if !written.is_empty() {
+        streams.retain(|_, tables| tables.iter().any(|source| written.contains(&source.table)));
+    }
+    if streams.len() > 1 {
+        let names = streams.values().map(|tables| format!("'{}'", tables[0].name)).collect::<Vec<_>>().join(", ");
+        return Err(Error::config(format!("the archive may have the rows of any of the tables {names}"))
+            .hint("say of which with --table; each other stream needs an archive, and a backfill, of its own"));
+    }
+    Ok(streams.into_values().flatten().map(|source| source.table).collect())
 }
 
 /// Whether a query's files lie in the archive, or the archive among them.
@@ -154,18 +241,33 @@ fn real(path: &Path) -> PathBuf {
     known.map_or_else(|| path.clone(), |(known, rest)| known.join(rest))
 }
 
+/// Runs a query. One that its rows make fail, and not single ones, has written nothing; that is its own error, and no other query's.
 async fn run_query(
     query: QueryPlan,
     references: &[RecordBatch],
     connectors: &Connectors,
     compute: &Compute,
     errors: mpsc::Sender<ErrorsOrder>,
-) -> Result<Backfilled> {
+) -> Result<std::result::Result<Backfilled, Error>> {
     let context = |e: Error| e.context(format!("query '{}'", query.name));
     let sink = connectors.sink(&query.sink.spec, &query.sink.connector)?;
     let mut graph = query.graph;
-    let rows = graph.run_batch(references, compute).await.map_err(context)?;
-    let (late, rejected, _) = graph.gates.take();
+    let ran = graph.run_batch(references, compute).await;
+    let ran = match ran {
+        Ok(rows) => Ok(Sound { rows, failed: Vec::new() }),
+        Err(error) => run_sound(&query.name, &graph, compute, error).await,
+    };
+    let Sound { rows, failed } = match ran {
+        Ok(sound) => sound,
+        Err(error) if error.kind() == ErrorKind::Data => return Ok(Err(context(error))),
+        Err(error) => return Err(context(error)),
+    };
+    let (late, mut rejected, _) = graph.gates.take();
+    rejected += failed.len() as u64;
+    if !failed.is_empty() {
+        // An output that has gone says why when it is awaited.
+        let _ = errors.send(ErrorsOrder::Records(failed)).await;
+    }
     let (orders, receiver) = mpsc::channel(1);
     let writer =
         tokio::spawn(crate::runtime::run_writer(query.name.clone(), sink, receiver, errors, WriterLog::default()));
@@ -184,5 +286,5 @@ async fn run_query(
     }
     drop(orders);
     let written = writer.await.map_err(|e| Error::internal("a writer's task failed").caused_by(e))??;
-    Ok(Backfilled { name: query.name, outcome: Ok(written.rows), late, rejected })
+    Ok(Ok(Backfilled { name: query.name, outcome: Ok(written.rows), late, rejected }))
 }

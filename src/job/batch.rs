@@ -17,7 +17,7 @@ use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Clock, Error, Result};
 use crate::operators::{Compute, Slot};
 use crate::runtime::{Ending, TableCounts, read_all};
-use crate::sql::{PlanOptions, SlotTable, SourcePlan, plan_job};
+use crate::sql::{Batch, PlanOptions, SlotTable, SourcePlan, TimeRange, plan_job};
 use crate::state::SavedJob;
 
 /// What a batch run did.
@@ -49,7 +49,8 @@ pub async fn run_batch(options: &JobOptions, clock: Arc<dyn Clock>) -> std::resu
         leaves.lock().unwrap_or_else(PoisonError::into_inner).push((source.table, Arc::clone(&slot)));
         Ok(Arc::new(SlotTable { slot }))
     };
-    let plan = plan_job(&files, &parameters(&options), &plan_options, Some(&scan)).await?;
+    let batch = Batch { tables: &scan, range: TimeRange::default() };
+    let plan = plan_job(&files, &parameters(&options), &plan_options, Some(batch)).await?;
     let name = job_name(&plan.settings, &options.paths);
     let generation = u64::try_from(clock.now_ms()).unwrap_or(0);
     let context = JobContext { job: format!("{name}-batch"), generation };
@@ -61,6 +62,9 @@ pub async fn run_batch(options: &JobOptions, clock: Arc<dyn Clock>) -> std::resu
         slot.fill(&read.tables[table]);
     }
     let warnings = plan.warnings.clone();
-    let queries = run_queries(plan, &connectors, &options, read.rejects, |_| Ok(None)).await.map_err(one)?;
+    let (queries, failed) = run_queries(plan, &connectors, &options, read.rejects, |_| Ok(None)).await.map_err(one)?;
+    if !failed.is_empty() {
+        return Err(failed);
+    }
     Ok(BatchDone { tables: read.counts, queries, warnings })
 }

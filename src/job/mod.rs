@@ -6,6 +6,7 @@ mod batch;
 mod beginning;
 mod changes;
 mod explain;
+mod failing_rows;
 mod feeds;
 mod files;
 mod fleet;
@@ -26,7 +27,7 @@ mod state_tools;
 mod unsaved;
 
 pub use crate::contracts::LeasePlace;
-pub use backfill::{BackfillOptions, Backfilled, backfill};
+pub use backfill::{BackfillDone, BackfillOptions, Backfilled, backfill};
 pub use batch::{BatchDone, run_batch};
 pub use explain::{explain_json, explain_text};
 pub use files::load;

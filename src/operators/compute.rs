@@ -179,6 +179,25 @@ pub async fn run_partitions(plan: &Arc<dyn ExecutionPlan>, compute: &Compute) ->
     failed.map_or(Ok(rows), Err)
 }
 
+/// Runs a plan, whose rows nobody needs.
+pub async fn run_through(plan: &Arc<dyn ExecutionPlan>, compute: &Compute) -> Result<()> {
+    let plan = fresh(plan).map_err(failure)?;
+    let mut tasks = Vec::new();
+    for partition in 0..plan.output_partitioning().partition_count() {
+        let mut stream = plan.execute(partition, Arc::clone(&compute.context)).map_err(failure)?;
+        tasks.push(tokio::spawn(async move {
+            while stream.try_next().await.map_err(failure)?.is_some() {}
+            Ok(())
+        }));
+    }
+    let mut outcome = Ok(());
+    for task in tasks {
+        let done = task.await.map_err(|e| Error::internal("a stage's task ended early").caused_by(e)).flatten();
+        outcome = outcome.and(done);
+    }
+    outcome
+}
+
 /// Runs a plan and adds its rows to `out` as they come, partition after partition, so that not all of them need be in memory.
 pub(super) async fn run_into(plan: &Arc<dyn ExecutionPlan>, compute: &Compute, out: &mut Output) -> Result<()> {
     let plan = fresh(plan).map_err(failure)?;

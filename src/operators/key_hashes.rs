@@ -81,8 +81,9 @@ impl KeyHashes {
     }
 }
 
-/// The same numbers with one zero: `GROUP BY` has -0.0 and 0.0 in one group, and Arrow's rows tell them apart.
-fn one_zero(column: &ArrayRef) -> ArrayRef {
+/// The same numbers with one zero: `GROUP BY` has -0.0 and 0.0 in one group, a table that is looked up has one key for them, and Arrow's rows
+/// tell them apart.
+pub(super) fn one_zero(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
         // -0.0 + 0.0 is 0.0, whatever else is there stays what it is.
         DataType::Float32 => Arc::new(column.as_primitive::<Float32Type>().unary::<_, Float32Type>(|n| n + 0.0)),

@@ -30,6 +30,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
+use super::key_hashes::one_zero;
 use crate::contracts::Lookup;
 
 /// Rows whose keys are asked for together: an epoch's share of a task is below it, and a batch over everything is cut.
@@ -88,6 +89,8 @@ impl LookupTable {
         let mut numbers: HashMap<Box<[u8]>, u32> = HashMap::new();
         let mut firsts: Vec<(usize, usize)> = Vec::new();
         let mut of_rows: Vec<Vec<Option<u32>>> = Vec::with_capacity(batches.len());
+        let with_one_zero = |(batch, keys): (RecordBatch, Vec<ArrayRef>)| (batch, keys.iter().map(one_zero).collect());
+        let batches: Vec<(RecordBatch, Vec<ArrayRef>)> = batches.into_iter().map(with_one_zero).collect();
         for (at, (batch, keys)) in batches.iter().enumerate() {
             let rows = converter.convert_columns(keys)?;
             let mut row_numbers = Vec::with_capacity(batch.num_rows());
@@ -124,7 +127,7 @@ impl LookupTable {
             let keys = RecordBatch::try_new(key_schema, columns)?;
             let context = |e: crate::contracts::Error| e.context(format!("lookup in table '{}'", self.name));
             found = lookup.get(&keys).await.map_err(|e| DataFusionError::External(Box::new(context(e))))?;
-            let own: Vec<ArrayRef> = self.key.iter().map(|place| Arc::clone(found.column(*place))).collect();
+            let own: Vec<ArrayRef> = self.key.iter().map(|place| one_zero(found.column(*place))).collect();
             let rows = converter.convert_columns(&own)?;
             for row in 0..found.num_rows() {
                 if let Some(number) = numbers.get(rows.row(row).as_ref()) {

@@ -37,7 +37,7 @@ mod window_fn;
 mod window_spec;
 
 pub use bisect::{FailedRow, Poison};
-pub use compute::{Compute, StateLimit, run_partitions};
+pub use compute::{Compute, StateLimit, run_partitions, run_through};
 pub use consolidate::{consolidate, consolidate_stored};
 pub use count::{CountExec, multiplies};
 pub use gate::{GateExec, GateKind, GateReport, RejectedRow};

@@ -66,6 +66,7 @@ pub use feed::{DecoderFactory, FeedSpecification, TableSpecification};
 pub use lookup_cache::CachedLookup;
 pub use progress::{LastCheckpoint, Progress};
 pub use read_all::{AllRows, read_all};
+pub(crate) use reader::{rejected_row, row_json};
 pub use references::ReferenceSpecification;
 pub use repeat::{IN_FULL, JobLog, RECORDS, identity, is_identity_of, is_text_of};
 pub use rows::WatermarkRule;

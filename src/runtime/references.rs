@@ -7,15 +7,22 @@
 //!
 //! The first new epoch after repeated ones looks at the table again. A digest is made when rows have been loaded, not for each epoch.
 //! Where nothing outlives the run, nothing is kept.
+//!
+//! A table that is away while queries have rows of it stays as they have it, until it is there again: whoever replaces files has moments, or
+//! minutes, without any. Queries that have none yet get an error: to join with nothing would be wrong for good.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 
-use crate::contracts::{EpochCut, Error, ReferenceLoader, Result};
+use crate::contracts::{Clock, EpochCut, Error, Polled, ReferenceLoader, Result};
 use crate::state::ReferenceVersions;
+
+/// How often it is said that a table is away.
+const TOLD_EACH: Duration = Duration::from_secs(30);
 
 /// A reference table.
 pub struct ReferenceSpecification {
@@ -34,32 +41,42 @@ pub(super) struct References {
     tables: Vec<Table>,
     /// Where versions are kept.
     versions: Option<Arc<ReferenceVersions>>,
+    clock: Arc<dyn Clock>,
 }
 
 struct Table {
     specification: ReferenceSpecification,
     /// Digest of what the queries have, where it is kept.
     version: Option<String>,
+    /// Whether the queries have rows of it.
+    is_in_use: bool,
+    /// When it was said last that it is away, while it is.
+    told: Option<Duration>,
 }
 
 impl References {
-    pub(super) fn new(tables: Vec<ReferenceSpecification>, versions: Option<Arc<ReferenceVersions>>) -> Self {
-        let table = |specification| Table { specification, version: None };
-        Self { tables: tables.into_iter().map(table).collect(), versions }
+    pub(super) fn new(
+        tables: Vec<ReferenceSpecification>,
+        versions: Option<Arc<ReferenceVersions>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let table = |specification| Table { specification, version: None, is_in_use: false, told: None };
+        Self { tables: tables.into_iter().map(table).collect(), versions, clock }
     }
 
     /// Rows of each table, where they are others than those of the epoch before. For an epoch that is repeated, `logged` is its cut.
     ///
     /// # Errors
-    /// A table that cannot be loaded, a version that cannot be kept; `corrupt` when rows that a repeated epoch had are not there any more.
+    /// A table that cannot be loaded, or is away at a start; a version that cannot be kept; `corrupt` when rows that a repeated epoch had are not there any more.
     pub(super) async fn of_epoch(&mut self, logged: Option<&EpochCut>) -> Result<Vec<Option<RecordBatch>>> {
         let mut changed = Vec::with_capacity(self.tables.len());
         for table in &mut self.tables {
             let named = logged.and_then(|cut| Some((cut.epoch, cut.references.get(&table.specification.name)?)));
             changed.push(match (named, &self.versions) {
                 (Some((epoch, digest)), Some(versions)) => table.as_logged(epoch, digest, versions).await?,
-                (_, versions) => table.as_it_is(versions.as_deref()).await?,
+                (_, versions) => table.as_it_is(versions.as_deref(), self.clock.elapsed()).await?,
             });
+            table.is_in_use = true;
         }
         Ok(changed)
     }
@@ -76,14 +93,30 @@ impl References {
 
 impl Table {
     /// The rows that are there now, if the queries have not got them.
-    async fn as_it_is(&mut self, versions: Option<&ReferenceVersions>) -> Result<Option<RecordBatch>> {
-        let Some(rows) = self.specification.loader.poll().await? else { return Ok(None) };
+    async fn as_it_is(&mut self, versions: Option<&ReferenceVersions>, now: Duration) -> Result<Option<RecordBatch>> {
+        let polled = self.specification.loader.poll().await?;
+        if let Polled::Away(error) = polled {
+            return if self.is_in_use { Ok(self.stays(&error, now)) } else { Err(error) };
+        }
+        if self.told.take().is_some() {
+            tracing::info!("reference table '{}' is there again", self.specification.name);
+        }
+        let Polled::Changed(rows) = polled else { return Ok(None) };
         let Some(versions) = versions else { return Ok(Some(rows)) };
         let name = &self.specification.name;
         let digest = versions.keep(name, &rows).await.map_err(|e| of_table(name, e))?;
         let is_new = self.version.as_ref() != Some(&digest);
         self.version = Some(digest);
         Ok(is_new.then_some(rows))
+    }
+
+    /// The queries go on with the rows that they have.
+    fn stays(&mut self, error: &Error, now: Duration) -> Option<RecordBatch> {
+        if self.told.is_none_or(|told| now.saturating_sub(told) >= TOLD_EACH) {
+            self.told = Some(now);
+            tracing::warn!("its rows of before stay in use until there are others: {error}");
+        }
+        None
     }
 
     /// The rows that an epoch had, if the queries have not got them.
@@ -106,7 +139,7 @@ impl Table {
             }
             // What is there may be the same: then nothing is lost.
             Err(lost) => {
-                let Ok(Some(rows)) = loader.poll().await else { return Err(context(lost)) };
+                let Ok(Polled::Changed(rows)) = loader.poll().await else { return Err(context(lost)) };
                 if ReferenceVersions::digest(&rows).await? != digest {
                     return Err(context(lost));
                 }

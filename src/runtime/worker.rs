@@ -137,7 +137,7 @@ impl Worker {
         let log: Option<Arc<dyn EpochLog>> = job.log.map(|log| log.log);
         let clock = Arc::clone(&job.clock);
         let versions = job.checkpointing.as_ref().map(|kept| Arc::clone(kept.store.references()));
-        let mut references = References::new(job.references, versions);
+        let mut references = References::new(job.references, versions, Arc::clone(&clock));
         let mut checkpointer = job.checkpointing.map(|checkpointing| {
             Checkpointer::new(
                 checkpointing,

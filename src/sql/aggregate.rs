@@ -189,6 +189,7 @@ impl Compiler<'_> {
             false => Kind::Update { deltas },
         };
         if self.mode == Mode::Batch {
+            self.needs_all = Some("it has a GROUP BY or DISTINCT without a window, which begins with the first row");
             // In a batch every value is final and nothing is ever withdrawn.
             return self.rebuilt(aggregate, piece, if is_distinct { kind } else { Kind::Update { deltas: false } });
         }

@@ -27,8 +27,9 @@ use datafusion::logical_expr::{
 
 use super::aggregate::outward;
 use super::errors::PlanError;
-use super::lower::{WindowForm, lower};
-use super::nodes::{Gate, ReportHandle, WindowTvf, window_bound};
+use super::lower::{WindowForm, lower, whole_windows};
+use super::nodes::{Gate, ReportHandle, WindowTvf, has_windows, window_bound};
+use super::plan::TimeRange;
 use super::prefilter::{Demand, demands_below};
 use super::require::is_require;
 use super::tables::SlotTable;
@@ -120,6 +121,10 @@ pub(crate) struct Compiler<'a> {
     pub(crate) met: Option<usize>,
     /// Numbers of demands that have been given out.
     pub(crate) demanded: usize,
+    /// The event time of a batch.
+    pub(crate) range: TimeRange,
+    /// Why a batch cannot be computed over a stretch of event time.
+    pub(crate) needs_all: Option<&'static str>,
 }
 
 impl Compiler<'_> {
@@ -163,7 +168,11 @@ impl Compiler<'_> {
                 }
                 let is_paned = self.paned == Some(tvf.number);
                 let form = if is_paned { WindowForm::Panes } else { WindowForm::Expanded };
-                Ok(Piece { plan: lower(tvf, piece.plan, form)?, ..piece })
+                // One that reaches over the beginning is not there for those that are made of it.
+                if self.range.start_ms.is_some() && has_windows(&tvf.input) {
+                    self.needs_all = Some("its windows are made of others, which may begin before --start");
+                }
+                Ok(Piece { plan: whole_windows(lower(tvf, piece.plan, form)?, self.range)?, ..piece })
             }
             LogicalPlan::Unnest(unnest) => {
                 let piece = Box::pin(self.compile(&unnest.input, true)).await?;

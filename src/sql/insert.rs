@@ -125,6 +125,7 @@ impl JobBuilder<'_> {
             notes,
             warnings,
             reads: reads_by_table(reads),
+            needs_all: compiler.needs_all,
         })
     }
 

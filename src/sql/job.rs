@@ -7,7 +7,7 @@ use datafusion::logical_expr::LogicalPlan;
 
 use super::catalog::{Catalog, Table};
 use super::insert::named_apart;
-use super::plan::{BatchTables, JobPlan, PlanOptions};
+use super::plan::{Batch, JobPlan, PlanOptions};
 use super::planner::Planner;
 use super::prefilter::common_equality;
 use super::require::has_require;
@@ -23,7 +23,7 @@ pub async fn plan_job(
     files: &[Arc<SqlText>],
     parameters: &Parameters,
     options: &PlanOptions,
-    batch_tables: Option<BatchTables<'_>>,
+    batch: Option<Batch<'_>>,
 ) -> std::result::Result<JobPlan, Vec<Error>> {
     let (mut errors, mut warnings, mut next_hint) = (Vec::new(), Vec::new(), 0);
     let parsed = files.iter().map(|file| parse_file(file, parameters, &mut next_hint)).collect();
@@ -88,8 +88,9 @@ pub async fn plan_job(
         required: &required,
         literals,
         warnings,
+        range: batch.map(|batch| batch.range).unwrap_or_default(),
     };
-    let plan = job.build(batch_tables, &mut errors).await;
+    let plan = job.build(batch.map(|batch| batch.tables), &mut errors).await;
     match (plan, errors.is_empty()) {
         (Some(plan), true) => Ok(plan),
         _ => Err(errors),

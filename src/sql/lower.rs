@@ -10,12 +10,14 @@
 
 use std::sync::Arc;
 
-use datafusion::common::{Column, Result};
+use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection, ScalarUDF, ScalarUDFImpl};
-use datafusion::prelude::{cast, col};
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder, Projection, ScalarUDF, ScalarUDFImpl};
+use datafusion::prelude::{cast, col, lit};
 
 use super::nodes::WindowTvf;
+use super::plan::TimeRange;
 use crate::operators::{WATERMARK_COLUMN, WindowBound, WindowKind, WindowSpec, WindowStarts};
 
 /// The forms of a window.
@@ -71,6 +73,21 @@ pub(crate) fn lower(node: &WindowTvf, input: LogicalPlan, form: WindowForm) -> R
         exprs.push(expr.alias_with_metadata(field.name(), Some(metadata)));
     }
     Ok(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input))?))
+}
+
+/// Of lowered windows, those that lie in `range` as a whole: of others a batch over that has a part of the rows only.
+pub(crate) fn whole_windows(plan: LogicalPlan, range: TimeRange) -> Result<LogicalPlan> {
+    let [start, end] = [3, 2].map(|behind| {
+        let (qualifier, field) = plan.schema().qualified_field(plan.schema().fields().len() - behind);
+        Expr::Column(Column::new(qualifier.cloned(), field.name()))
+    });
+    let time = |ms: i64| lit(ScalarValue::TimestampMillisecond(Some(ms), None));
+    let begins = range.start_ms.map(|ms| start.gt_eq(time(ms)));
+    let ends = range.end_exclusive_ms.map(|ms| end.lt_eq(time(ms)));
+    match conjunction(begins.into_iter().chain(ends)) {
+        Some(predicate) => Ok(LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(plan))?)),
+        None => Ok(plan),
+    }
 }
 
 /// The last three fields of the node.

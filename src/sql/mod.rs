@@ -45,7 +45,9 @@ mod windows;
 pub use bounds::STACK_BYTES;
 pub use dialect::FlinkDialect;
 pub use job::plan_job;
-pub use plan::{BatchTables, JobPlan, LookupPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan};
+pub use plan::{
+    Batch, BatchTables, JobPlan, LookupPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, TimeRange,
+};
 pub use settings::Settings;
 pub(crate) use tables::SlotTable;
 pub use text::{Parameters, SqlText};

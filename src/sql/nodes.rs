@@ -88,6 +88,16 @@ pub(crate) fn find_tvf(plan: &LogicalPlan, number: usize) -> Option<WindowTvf> {
     found
 }
 
+/// Whether a plan has windows.
+pub(crate) fn has_windows(plan: &LogicalPlan) -> bool {
+    let is_windows = |node: &LogicalPlan| match node {
+        LogicalPlan::Extension(extension) => Ok(extension.node.as_any().is::<WindowTvf>()),
+        _ => Ok(false),
+    };
+    // It has no way to fail.
+    plan.exists(is_windows).unwrap_or(false)
+}
+
 impl PartialOrd for WindowTvf {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         self.number.partial_cmp(&other.number)

@@ -105,6 +105,8 @@ pub struct QueryPlan {
     pub warnings: Vec<String>,
     /// Columns read, by table.
     pub reads: BTreeMap<String, Vec<String>>,
+    /// Why its batch cannot be computed over a stretch of event time, where it cannot.
+    pub needs_all: Option<&'static str>,
 }
 
 /// A planned job.
@@ -141,3 +143,28 @@ pub struct PlanOptions {
 
 /// Makes the table that a batch plan scans in place of a source.
 pub type BatchTables<'a> = &'a (dyn Fn(&SourcePlan) -> Result<Arc<dyn TableProvider>> + Sync);
+
+/// What a batch is computed over.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    /// What is scanned.
+    pub tables: BatchTables<'a>,
+    /// The event time of the rows that these tables have. Windows that are not wholly within are left out.
+    pub range: TimeRange,
+}
+
+/// A stretch of event time, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TimeRange {
+    /// Its first.
+    pub start_ms: Option<i64>,
+    /// Its end.
+    pub end_exclusive_ms: Option<i64>,
+}
+
+impl TimeRange {
+    /// Whether it is all time.
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
+}

@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::catalog::{Catalog, Table};
 use super::compile::{Compiler, Mode, Provider, TableInput};
-use super::plan::{BatchTables, JobPlan, LookupPlan, PlanOptions, ReferencePlan, SourcePlan};
+use super::plan::{BatchTables, JobPlan, LookupPlan, PlanOptions, ReferencePlan, SourcePlan, TimeRange};
 use super::planner::Planner;
 use super::required::Required;
 use super::settings::{Settings, duration_ms};
@@ -26,6 +26,8 @@ pub(super) struct JobBuilder<'a> {
     pub(super) required: &'a Required,
     pub(super) literals: BTreeMap<String, String>,
     pub(super) warnings: Vec<String>,
+    /// The event time of a batch.
+    pub(super) range: TimeRange,
 }
 
 impl JobBuilder<'_> {
@@ -207,6 +209,8 @@ impl JobBuilder<'_> {
             demands: Vec::new(),
             met: None,
             demanded: 0,
+            range: self.range,
+            needs_all: None,
         }
     }
 }

@@ -147,6 +147,13 @@ impl Place {
         bills.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
     }
 
+    /// How many clicks have one, while a job runs.
+    fn billed(&self) -> Option<i64> {
+        let read_only = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let store = rusqlite::Connection::open_with_flags(self.at("local/dynamodb.sqlite"), read_only).ok()?;
+        store.query_row("SELECT COUNT(*) FROM bills", [], |row| row.get(0)).ok()
+    }
+
     fn store(&self) -> rusqlite::Connection {
         let file = self.at("local/dynamodb.sqlite");
         rusqlite::Connection::open_with_flags(file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
@@ -207,6 +214,74 @@ fn so_do_rows_of_open_files_that_are_made_again_behind_a_checkpoint() {
     assert!(first.iter().all(|(n, price)| price == &all[0][n] && prices[n] == *price), "{first:?} {prices:?}");
     let by = |which: usize| prices.iter().filter(|(n, price)| **price == all[which][n]).count();
     assert!(by(0) >= first.len() && by(1) > 0 && by(2) > 0 && by(0) + by(1) + by(2) == 410, "{prices:?}");
+}
+
+/// Whoever replaces files has moments without any, or minutes: no row is dropped, or joined with nothing, and the job goes on.
+#[test]
+fn a_table_that_is_away_while_the_job_runs_stays_as_it_was() {
+    let place = Place::new(1);
+    place.produce(0..10);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    command.args(["run", "job.sql", "--local", "local", "--from", "trim_horizon", "--epoch-interval", "10ms"]);
+    command.current_dir(place.0.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut run = command.spawn().unwrap();
+    let mut has = |count: i64| {
+        let began = Instant::now();
+        while place.billed() != Some(count) {
+            if run.try_wait().unwrap().is_some() || began.elapsed() > Duration::from_secs(120) {
+                let _ = run.kill();
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    };
+    let file = place.at("prices/now.jsonl");
+    let begun = has(10);
+    // As a copy begins.
+    std::fs::write(&file, "").unwrap();
+    place.produce(10..20);
+    let emptied = has(20);
+    std::fs::remove_file(&file).unwrap();
+    place.produce(20..30);
+    let gone = has(30);
+    std::fs::remove_dir(place.at("prices")).unwrap();
+    place.produce(30..40);
+    let gone_with_its_folder = has(40);
+    std::fs::create_dir(place.at("prices")).unwrap();
+    place.price(2);
+    place.produce(40..50);
+    let back = has(50);
+    Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap();
+    let output = run.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(begun && emptied && gone && gone_with_its_folder && back, "{said}");
+    assert!(
+        said.contains("stay in use") && said.contains("there are no files at '") && said.contains("prices'"),
+        "{said}"
+    );
+    place.run(&[]);
+    assert_eq!(place.prices(), wanted([(0..40, 1), (40..50, 2)]));
+}
+
+/// Its path may be misspelt, or its disk not be there.
+#[test]
+fn a_table_that_is_away_when_a_job_begins_is_refused_and_one_without_rows_is_not() {
+    let place = Place::new(1);
+    place.produce(0..10);
+    let file = place.at("prices/now.jsonl");
+    std::fs::write(&file, "").unwrap();
+    assert!(place.refused().contains("there are no files at '"));
+    std::fs::remove_file(&file).unwrap();
+    assert!(place.refused().contains("there are no files at '"));
+    std::fs::remove_dir(place.at("prices")).unwrap();
+    let said = place.refused();
+    assert!(said.contains("there are no files at '") && said.contains("a file without rows"), "{said}");
+    std::fs::create_dir(place.at("prices")).unwrap();
+    std::fs::write(&file, "\n").unwrap();
+    place.run(&[]);
+    assert!(lines(&place.at("archive")).is_empty());
 }
 
 #[test]

@@ -3,7 +3,12 @@
 //! A `ReloadedFiles` asks for [`ReferenceFiles::version`] for each epoch, which only lists, and calls
 //! [`ReferenceFiles::load`] when it differs (in a bucket: when an ETag or a size does). A file that cannot be read in full is an error of the load
 //! (a wrong row is one too, with its line), so that a job never joins with half a table.
+//!
+//! A table without any file, in a bucket or in a folder, is *away* and not empty: its files are being replaced, a disk is not mounted, or its path
+//! is misspelt. Files of no bytes are none: a copy begins with one, and the folders of S3's console are such.
 
+use std::error::Error as _;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,13 +19,13 @@ use async_trait::async_trait;
 use crate::connectors::blocking::ChunkReader;
 use crate::connectors::line_file::open_blocking;
 use crate::contracts::{
-    Clock, Decoder, Error, Fetch, RawChunk, ReferenceLoader, Reject, Result, RowChunk, StartPosition, TableSpec,
+    Clock, Decoder, Error, Fetch, Polled, RawChunk, ReferenceLoader, Reject, Result, RowChunk, StartPosition, TableSpec,
 };
 use crate::formats::decoder;
 
 use super::listing::ListedFile;
 use super::location::{Place, Reach};
-use super::source::{FileAt, Kind, none_there};
+use super::source::{FileAt, Kind};
 
 /// How often a bucket is listed: 10 s are 260,000 requests a month, about 1.30 USD.
 const LIST_INTERVAL: Duration = Duration::from_secs(10);
@@ -28,6 +33,12 @@ const LIST_INTERVAL: Duration = Duration::from_secs(10);
 /// Which files a table has: their paths, sizes, modification times and ETags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileVersion(Vec<ListedFile>);
+
+impl FileVersion {
+    fn is_away(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 /// The files of a reference table.
 #[derive(Debug, Clone)]
@@ -81,16 +92,21 @@ impl ReferenceFiles {
     /// All rows, in the columns of the spec, and the version that was read. A file that changes while it is read makes
     /// the read start again.
     pub async fn load(&self) -> Result<(FileVersion, RecordBatch)> {
+        self.load_unless_away().await?.ok_or_else(|| self.away())
+    }
+
+    /// The same; `None` where there are no files.
+    async fn load_unless_away(&self) -> Result<Option<(FileVersion, RecordBatch)>> {
         for _ in 0..ATTEMPTS {
-            let before = self.list().await?;
-            if before.is_empty() && matches!(self.place, Place::S3(_)) {
-                return Err(none_there(&self.spec));
-            }
-            let batch = self.read(&before).await;
-            if self.list().await? == before {
-                let version = FileVersion(before);
+            let version = FileVersion(self.list().await?);
+            if version.is_away() {
                 self.remember(&version);
-                return Ok((version, batch?));
+                return Ok(None);
+            }
+            let batch = self.read(&version.0).await;
+            if self.list().await? == version.0 {
+                self.remember(&version);
+                return Ok(Some((version, batch?)));
             }
         }
         Err(Error::unavailable(format!("the files of table '{}' change all the time", self.spec.name))
@@ -98,7 +114,21 @@ impl ReferenceFiles {
     }
 
     async fn list(&self) -> Result<Vec<ListedFile>> {
-        self.place.list().await.map_err(|e| e.context(format!("table '{}'", self.spec.name)))
+        match self.place.list().await {
+            Ok(mut files) => {
+                files.retain(|file| file.bytes > 0);
+                Ok(files)
+            }
+            // A folder below may have gone between two looks.
+            Err(error) if is_not_found(&error) => Ok(Vec::new()),
+            Err(error) => Err(error.context(format!("table '{}'", self.spec.name))),
+        }
+    }
+
+    fn away(&self) -> Error {
+        let path = self.spec.option("path").unwrap_or_default();
+        Error::config(format!("table '{}': there are no files at '{path}'", self.spec.name))
+            .hint("check the path; a table that is to be empty has a file without rows (a line end, a CSV header)")
     }
 
     async fn read(&self, files: &[ListedFile]) -> Result<RecordBatch> {
@@ -222,20 +252,31 @@ impl From<ReferenceFiles> for ReloadedFiles {
 
 #[async_trait]
 impl ReferenceLoader for ReloadedFiles {
-    async fn poll(&mut self) -> Result<Option<RecordBatch>> {
-        if let Some(version) = &self.version
-            && self.files.version().await? == *version
-        {
-            return Ok(None);
+    async fn poll(&mut self) -> Result<Polled> {
+        if let Some(version) = &self.version {
+            let now = self.files.version().await?;
+            if now == *version {
+                return Ok(Polled::Same);
+            }
+            if now.is_away() {
+                return Ok(Polled::Away(self.files.away()));
+            }
         }
-        let (version, rows) = self.files.load().await?;
+        let Some((version, rows)) = self.files.load_unless_away().await? else {
+            return Ok(Polled::Away(self.files.away()));
+        };
         self.version = Some(version);
-        Ok(Some(rows))
+        Ok(Polled::Changed(rows))
     }
 
     fn forget(&mut self) {
         self.version = None;
     }
+}
+
+fn is_not_found(error: &Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::NotFound)
 }
 
 /// Rows of a table so far.

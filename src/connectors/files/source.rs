@@ -229,7 +229,7 @@ impl SplitReader for OpensLater {
 }
 
 /// A bucket has no folders: one without objects may as well be a misspelt name.
-pub(super) fn none_there(spec: &TableSpec) -> Error {
+fn none_there(spec: &TableSpec) -> Error {
     Error::config(format!("table '{}': there are no files at '{}'", spec.name, spec.option("path").unwrap_or_default()))
         .hint("check the prefix; with 'source.monitor-interval' a table may begin empty")
 }

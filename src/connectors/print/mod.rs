@@ -2,14 +2,17 @@
 //!
 //! The first row of a key in an update stream is `+I`, later ones are `+U`; Flink's `-U` before a `+U` is
 //! not printed, since the sink is not told the old row.
+//!
+//! Where nobody reads the output any more, the job ends. Where somebody reads slowly (`| less`), it waits.
 
 mod values;
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::io::{ErrorKind, Write, stderr, stdout};
 
 use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
+use tokio::sync::oneshot;
 
 use crate::contracts::{ChangeKind, Changes, EpochNumber, Error, Result, Sink, TableSpec, WriteOutcome};
 
@@ -83,17 +86,40 @@ impl Sink for Print {
             }
             out.push_str("]\n");
         }
-        let printed = match self.to_stderr {
-            true => std::io::stderr().lock().write_all(out.as_bytes()),
-            false => std::io::stdout().lock().write_all(out.as_bytes()),
-        };
-        printed.map_err(|e| Error::unavailable("the output was closed").caused_by(e))?;
+        write(self.to_stderr, out).await?;
         Ok(WriteOutcome { written: changes.batch.num_rows() as u64, refused: Vec::new() })
     }
 
     async fn flush(&mut self, _epoch: EpochNumber, _now_ms: i64) -> Result<WriteOutcome> {
-        let flushed = std::io::stdout().lock().flush();
-        flushed.map_err(|e| Error::unavailable("the output was closed").caused_by(e))?;
         Ok(WriteOutcome::default())
     }
+}
+
+/// Writes to standard output, or to standard error, and flushes it.
+///
+/// On a thread of its own: a reader that stands still must hold up neither other work of the runtime's threads nor, as the runtime's pool for
+/// work that blocks would, its end.
+///
+/// # Errors
+/// `config` with a broken pipe as its cause where there is no reader any more: trying again would not bring it back.
+async fn write(to_stderr: bool, text: String) -> Result<()> {
+    let (done, written) = oneshot::channel();
+    let work = move || {
+        let written = match to_stderr {
+            true => stderr().lock().write_all(text.as_bytes()),
+            false => {
+                let mut out = stdout().lock();
+                out.write_all(text.as_bytes()).and_then(|()| out.flush())
+            }
+        };
+        // Whoever does not wait any more has ended the run.
+        let _ = done.send(written);
+    };
+    let thread = std::thread::Builder::new().name("print".to_owned()).spawn(work);
+    thread.map_err(|e| Error::unavailable("cannot start a thread").caused_by(e))?;
+    let written = written.await.map_err(|e| Error::internal("a thread that prints died").caused_by(e))?;
+    written.map_err(|e| match e.kind() {
+        ErrorKind::BrokenPipe => Error::config("nobody reads the output any more").caused_by(e),
+        _ => Error::unavailable("the output could not be written").caused_by(e),
+    })
 }

@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
-use tidemill::contracts::{Lookup, ReferenceLoader, Result};
+use tidemill::contracts::{Lookup, Polled, ReferenceLoader, Result};
 
 use super::machine::Machine;
 
@@ -60,18 +60,18 @@ impl Weights {
 
 #[async_trait]
 impl ReferenceLoader for Weights {
-    async fn poll(&mut self) -> Result<Option<RecordBatch>> {
+    async fn poll(&mut self) -> Result<Polled> {
         let nature = &self.machine.nature;
         let version = version_at(nature.world.now());
         if self.given == Some(version) {
-            return Ok(None);
+            return Ok(Polled::Same);
         }
         nature.lock().faults.count_if(self.given.is_some(), "changed table");
         self.given = Some(version);
         let keys = ["k0", "k1", "k3"];
         let weights: Int64Array = keys.iter().map(|key| weight(key, version)).collect();
         let keys = StringArray::from(keys.to_vec());
-        batch(&self.schema, &[("k", Arc::new(keys)), ("weight", Arc::new(weights))]).map(Some)
+        batch(&self.schema, &[("k", Arc::new(keys)), ("weight", Arc::new(weights))]).map(Polled::Changed)
     }
 
     fn forget(&mut self) {
