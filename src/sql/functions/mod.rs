@@ -32,6 +32,7 @@ mod encoding;
 mod function;
 mod hash;
 mod interval;
+mod java_regex;
 mod json_build;
 mod json_functions;
 mod json_path;

@@ -325,8 +325,13 @@ fn str_to_map(call: &Call) -> Result<ArrayRef> {
             continue;
         };
         let mut entries = indexmap::IndexMap::new();
-        for pair in pairs.split(text).filter(|_| !text.is_empty()) {
-            let mut parts = values.splitn(pair, 2);
+        // As of Java's `split`, pairs at the end that are empty are none.
+        let mut found: Vec<&str> = pairs.regex().split(text).collect();
+        while found.last().is_some_and(|pair| pair.is_empty()) {
+            found.pop();
+        }
+        for pair in found {
+            let mut parts = values.regex().splitn(pair, 2);
             entries.insert(parts.next().unwrap_or(""), parts.next());
         }
         for (key, value) in entries {
