@@ -83,3 +83,41 @@ async fn remembered_texts_follow_the_rows() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_meets_an_instant_is_on_the_sessions_wall_clock() {
+    let options = FunctionOptions { time_zone: chrono_tz::Tz::Europe__Berlin, ..FunctionOptions::default() };
+    // 00:30 on 2 July in Berlin. All but DATE, which Flink does not compare, and the last was judged by Flink 2.3.
+    let instant = "TO_TIMESTAMP_LTZ(1782945000, 0)";
+    for (expression, expected) in [
+        (format!("{instant} = TIMESTAMP '2026-07-02 00:30:00'"), "true"),
+        (format!("TIMESTAMP '2026-07-02 00:30:00' = {instant}"), "true"),
+        (format!("{instant} = '2026-07-02 00:30:00'"), "true"),
+        (format!("{instant} >= DATE '2026-07-02'"), "true"),
+        (format!("{instant} BETWEEN TIMESTAMP '2026-07-02 00:00:00' AND TIMESTAMP '2026-07-02 01:00:00'"), "true"),
+        (format!("{instant} IN (TIMESTAMP '2026-07-02 00:30:00', TIMESTAMP '2026-07-02 01:00:00')"), "true"),
+        (format!("{instant} IN (TIMESTAMP '2026-07-01 22:30:00')"), "false"),
+        (
+            format!(
+                "CAST(COALESCE(CAST(NULL AS TIMESTAMP_LTZ(3)), TIMESTAMP '2026-07-02 00:30:00') = {instant} AS STRING)"
+            ),
+            "\"TRUE\"",
+        ),
+        (
+            format!(
+                "CAST(CASE WHEN {instant} IS NULL THEN {instant} ELSE TIMESTAMP '2026-07-02 00:30:00' END AS STRING)"
+            ),
+            "\"2026-07-02 00:30:00.000\"",
+        ),
+        (format!("NULLIF({instant}, TIMESTAMP '2026-07-02 00:30:00')"), "null"),
+        (format!("CAST({instant} AS TIMESTAMP_LTZ(3)) = CAST('2026-07-02 00:30:00' AS TIMESTAMP_LTZ(3))"), "true"),
+        (format!("TIMESTAMPDIFF(MINUTE, {instant}, TIMESTAMP '2026-07-02 00:31:00')"), "1"),
+    ] {
+        assert_eq!(value(&options, &expression).await, expected, "{expression}");
+    }
+    let union =
+        format!("SELECT v FROM (SELECT {instant} AS v UNION ALL SELECT TIMESTAMP '2026-07-02 00:30:00') GROUP BY v");
+    let context = context(&options);
+    let statement = parse(&union).expect("a statement");
+    assert_eq!(super::support::run(&context, statement).await.expect("an answer").num_rows(), 1, "{union}");
+}
