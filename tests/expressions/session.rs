@@ -121,3 +121,35 @@ async fn what_meets_an_instant_is_on_the_sessions_wall_clock() {
     let statement = parse(&union).expect("a statement");
     assert_eq!(super::support::run(&context, statement).await.expect("an answer").num_rows(), 1, "{union}");
 }
+
+/// 1792888200 is the first 02:30 of 25 October in Berlin, 1792891800 the second. Judged by Flink 2.3, but for DATE_FORMAT
+/// with an offset, which fails there.
+#[tokio::test]
+async fn where_the_clocks_go_back_each_hour_is_its_own() {
+    let options = FunctionOptions { time_zone: chrono_tz::Tz::Europe__Berlin, ..FunctionOptions::default() };
+    let (first, second) = ("TO_TIMESTAMP_LTZ(1792888200, 0)", "TO_TIMESTAMP_LTZ(1792891800, 0)");
+    for (expression, expected) in [
+        ("UNIX_TIMESTAMP('2026-10-25 02:30:00')".to_owned(), "1792891800"),
+        ("UNIX_TIMESTAMP('2026-03-29 02:30:00')".to_owned(), "1774747800"),
+        ("FROM_UNIXTIME(1792888200, 'HH:mm X')".to_owned(), "\"02:30 +02\""),
+        ("FROM_UNIXTIME(1792891800, 'HH:mm X')".to_owned(), "\"02:30 +01\""),
+        (format!("DATE_FORMAT({first}, 'HH:mm XXX')"), "\"02:30 +02:00\""),
+        (format!("DATE_FORMAT({second}, 'HH:mm XXX')"), "\"02:30 +01:00\""),
+        (format!("EXTRACT(EPOCH FROM FLOOR({first} TO HOUR))"), "1792886400"),
+        (format!("EXTRACT(EPOCH FROM FLOOR({second} TO HOUR))"), "1792890000"),
+        (format!("EXTRACT(EPOCH FROM CEIL({first} TO HOUR))"), "1792890000"),
+        (format!("EXTRACT(EPOCH FROM CEIL({second} TO HOUR))"), "1792893600"),
+        ("EXTRACT(EPOCH FROM CAST('2026-10-25 02:30:00' AS TIMESTAMP_LTZ(3)))".to_owned(), "1792888200"),
+    ] {
+        assert_eq!(value(&options, &expression).await, expected, "{expression}");
+    }
+    let options = FunctionOptions { time_zone: chrono_tz::Tz::Europe__Athens, ..FunctionOptions::default() };
+    for (expression, expected) in [
+        ("EXTRACT(EPOCH FROM CAST('2026-03-29 03:30:00' AS TIMESTAMP_LTZ(3)))", "1774747800"),
+        ("UNIX_TIMESTAMP('2026-03-29 03:30:00')", "1774747800"),
+        ("UNIX_TIMESTAMP('2026-10-25 03:30:00')", "1792891800"),
+        ("EXTRACT(EPOCH FROM CAST('2026-10-25 03:30:00' AS TIMESTAMP_LTZ(3)))", "1792888200"),
+    ] {
+        assert_eq!(value(&options, expression).await, expected, "{expression}");
+    }
+}
