@@ -153,3 +153,21 @@ async fn where_the_clocks_go_back_each_hour_is_its_own() {
         assert_eq!(value(&options, expression).await, expected, "{expression}");
     }
 }
+
+#[tokio::test]
+async fn texts_of_a_batch_are_bounded_together() {
+    use arrow::array::{Int64Array, RecordBatch};
+    // 64 MiB each, which a single text may have.
+    for (rows, fits) in [(17, false), (0, true)] {
+        let context = context(&FunctionOptions::default());
+        let counts = Int64Array::from(vec![64 << 20; rows]);
+        let batch = RecordBatch::try_from_iter([("n", Arc::new(counts) as _)]).expect("a batch");
+        context.register_batch("counts", batch).expect("a table");
+        for call in ["REPEAT('a', n)", "LPAD('a', n, 'b')", "RPAD('a', n, 'bc')"] {
+            let sql = format!("SELECT CHAR_LENGTH({call}) AS v FROM counts");
+            let answer = super::support::run(&context, parse(&sql).expect("a statement")).await;
+            let refused = answer.as_ref().is_err_and(|error| error.contains("more than the 1073741824 allowed"));
+            assert_eq!(refused, !fits, "{call} of {rows} rows: {answer:?}");
+        }
+    }
+}
