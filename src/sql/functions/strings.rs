@@ -17,7 +17,7 @@
 //! What a function may blow up (REPEAT, LPAD) is bounded by [`LONGEST`], and by [`MOST_BYTES`] for a batch.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, ListBuilder, MapBuilder, MapFieldNames, StringViewBuilder};
 use arrow::datatypes::DataType;
@@ -56,11 +56,12 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
     define("is_alpha", "s", Returns::Boolean, Nulls::Never, |call| {
         test(call, |text| text.chars().all(char::is_alphabetic))
     }),
-    define("is_digit", "s", Returns::Boolean, Nulls::Never, |call| {
-        test(call, |text| text.chars().all(char::is_numeric))
-    }),
+    define("is_digit", "s", Returns::Boolean, Nulls::Never, |call| test(call, |text| DIGITS.is_match(text))),
     define("is_decimal", "s", Returns::Boolean, Nulls::Never, |call| test(call, is_decimal)),
 ];
+
+/// Decimal digits of any script: no fractions, no numbers in a circle.
+static DIGITS: LazyLock<regex::Regex> = LazyLock::new(|| regex::Regex::new(r"^\p{Nd}+$").expect("a valid pattern"));
 
 /// The byte index of a character index, or the end.
 fn byte_at(text: &str, character: usize) -> usize {
