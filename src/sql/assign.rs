@@ -1,10 +1,12 @@
 //! What an INSERT may write into a column without a CAST.
 
-use datafusion::arrow::datatypes::DataType;
-use datafusion::functions::core::expr_fn::{get_field, named_struct};
-use datafusion::logical_expr::{Case, Expr, LogicalPlan};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
 use datafusion::prelude::{cast, lit};
 
+use super::functions::{parse_type, type_text};
 use super::nodes::WindowTvf;
 
 /// Flink's implicit casts on INSERT, by families; whatever loses digits or meaning needs a CAST.
@@ -37,18 +39,45 @@ pub(crate) fn assignable(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// A value as a column's type. Fields of rows are taken by place: their names may differ.
-pub(crate) fn assigned(value: Expr, from: &DataType, to: &DataType) -> Expr {
-    let (DataType::Struct(a), DataType::Struct(b)) = (from, to) else { return cast(value, to.clone()) };
-    if a.iter().zip(b).all(|(x, y)| x.name() == y.name()) {
+/// A value as a column's type. Fields of rows are taken by place, wherever in it they stand: DataFusion's cast would go
+/// by their names. Between the wall clock and instants, `cast_to` knows the session's zone.
+pub(crate) fn assigned(value: Expr, from: &DataType, to: &DataType, cast_to: &ScalarUDF) -> Expr {
+    if !differs(from, to) {
         return cast(value, to.clone());
     }
-    let fields = a.iter().zip(b).flat_map(|(x, y)| {
-        let field = get_field(value.clone(), x.name());
-        [lit(y.name().as_str()), assigned(field, x.data_type(), y.data_type())]
-    });
-    let row = cast(named_struct(fields.collect()), to.clone());
-    Expr::Case(Case::new(None, vec![(Box::new(value.is_not_null()), Box::new(row))], None))
+    cast(cast_to.call(vec![value, lit(type_text(&bridge(from, to)))]), to.clone())
+}
+
+/// Whether fields have other names, or one side is of instants and the other of the wall clock.
+fn differs(from: &DataType, to: &DataType) -> bool {
+    use DataType as T;
+    match (from, to) {
+        (T::List(a) | T::LargeList(a), T::List(b)) | (T::Map(a, _), T::Map(b, _)) => {
+            differs(a.data_type(), b.data_type())
+        }
+        (T::Struct(a), T::Struct(b)) => {
+            a.iter().zip(b).any(|(x, y)| x.name() != y.name() || differs(x.data_type(), y.data_type()))
+        }
+        (T::Timestamp(_, a), T::Timestamp(_, b)) => a.is_some() != b.is_some(),
+        (T::Date32, T::Timestamp(_, zone)) => zone.is_some(),
+        _ => false,
+    }
+}
+
+/// The type of the value with the names of the column's type, and with its times: DataFusion's cast does the rest, and
+/// refuses a value that does not fit.
+fn bridge(from: &DataType, to: &DataType) -> DataType {
+    use DataType as T;
+    let field =
+        |a: &Field, b: &Field| a.clone().with_name(b.name()).with_data_type(bridge(a.data_type(), b.data_type()));
+    match (from, to) {
+        (T::List(a) | T::LargeList(a), T::List(b)) => T::List(Arc::new(field(a, b))),
+        (T::Struct(a), T::Struct(b)) => T::Struct(a.iter().zip(b).map(|(x, y)| field(x, y)).collect()),
+        (T::Map(a, sorted), T::Map(b, _)) => T::Map(Arc::new(field(a, b)), *sorted),
+        // What Flink has no name for, such as text that is no view, is as the column has it.
+        (a, b) if differs(a, b) || !parse_type(&type_text(a)).is_ok_and(|named| named.data_type == *a) => b.clone(),
+        (a, _) => a.clone(),
+    }
 }
 
 /// The integer type that Flink gives column `index` of a plan, where ours is wider: SUM of an INT is a BIGINT

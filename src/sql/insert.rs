@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
+use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 use datafusion::prelude::lit;
 
@@ -196,6 +197,8 @@ impl JobBuilder<'_> {
     ) -> Result<(LogicalPlan, SchemaRef)> {
         let values = visible_columns(&piece.plan);
         let mut values = values.into_iter().zip(plan.schema().fields().iter()).enumerate();
+        let planned = |error| self.planner.explain(&error, &insert.statement);
+        let cast_to = self.planner.state.udf("cast_to").map_err(planned)?;
         let mut exprs = Vec::new();
         for column in columns {
             let (at, value, from) = match partition.get(column.name()) {
@@ -222,14 +225,13 @@ impl JobBuilder<'_> {
                     .hint(format!("CAST(… AS {})", flink_name(column.data_type()))));
             }
             let value = match from {
-                Some(from) => assigned(value, from.data_type(), column.data_type()),
+                Some(from) => assigned(value, from.data_type(), column.data_type(), &cast_to),
                 None => datafusion::prelude::cast(value, column.data_type().clone()),
             };
             exprs.push(value.alias(column.name()));
         }
         // Columns that the INSERT does not name are NULL.
         let mut exprs: BTreeMap<&str, Expr> = columns.iter().map(|c| c.name().as_str()).zip(exprs).collect();
-        let planned = |error| self.planner.explain(&error, &insert.statement);
         let mut ordered = Vec::new();
         for field in written {
             ordered.push(match exprs.remove(field.name().as_str()) {

@@ -66,6 +66,9 @@ impl<'a> Planner<'a> {
         if let Err(error) = functions::register(&mut state, &options) {
             errors.push(Error::internal("functions could not be registered").caused_by(error));
         }
+        for rule in functions::analyzer_rules(&options) {
+            state.add_analyzer_rule(rule);
+        }
         if let Err(error) = state.register_udf(Arc::new(ScalarUDF::new_from_impl(Require::new()))) {
             errors.push(Error::internal("REQUIRE could not be registered").caused_by(error));
         }

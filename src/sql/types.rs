@@ -90,10 +90,13 @@ fn parse_bare(parser: &mut Parser) -> Result<DataType, ParserError> {
         "TIMESTAMP" => {
             let precision = numbers(parser)?.first().copied().unwrap_or(6);
             let local = if parser.parse_keyword(Keyword::WITH) {
-                let local = parser.parse_keyword(Keyword::LOCAL);
+                if !parser.parse_keyword(Keyword::LOCAL) {
+                    let message = "TIMESTAMP WITH TIME ZONE does not exist here; write TIMESTAMP_LTZ";
+                    return Err(ParserError::ParserError(format!("{message}{}", token.span.start)));
+                }
                 parser.expect_keyword_is(Keyword::TIME)?;
                 parser.expect_keyword_is(Keyword::ZONE)?;
-                local
+                true
             } else {
                 let _ = parser.parse_keywords(&[Keyword::WITHOUT, Keyword::TIME, Keyword::ZONE]);
                 false

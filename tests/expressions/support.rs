@@ -50,6 +50,7 @@ pub(crate) fn context(options: &FunctionOptions) -> SessionContext {
     functions::configure(config.options_mut());
     let mut context = SessionContext::new_with_config(config);
     functions::register(&mut context as &mut dyn FunctionRegistry, options).expect("functions register");
+    functions::analyzer_rules(options).into_iter().for_each(|rule| context.add_analyzer_rule(rule));
     context
 }
 

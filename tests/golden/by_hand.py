@@ -158,3 +158,27 @@ def hand_late_union():
         return [{"window_start": str(start), "page": g[0][1], "c": len(g), "n": sum(n for _, _, n in g)} for (start, _), g in found]
 
     return {"with_rows": windows(1), "with_windows": windows(2)}
+
+
+def hand_rows_by_place():
+    def placed(o):
+        product, currency, quantity = o["product"], o["currency"], o["quantity"]
+        return {
+            "order_id": o["order_id"], "renamed": [{"sku": product, "quantity": quantity}], "swapped": [{"currency": product, "product": currency}],
+            "unnamed": [{"sku": product, "quantity": quantity}], "in_row": {"items": [{"quantity": quantity, "sku": product}]},
+            "in_map": {"k": {"b": product, "a": currency}}, "plain": {"currency": product, "product": currency}}
+    return {"placed": [placed(o) for o in rows("orders")]}
+
+
+def hand_time_zone_insert():
+    def text(time):
+        return time.strftime("%Y-%m-%d %H:%M:%S") + (f".{time.microsecond // 1000:03}".rstrip("0") if time.microsecond else "")
+    shown, since = [], []
+    for day in rows("days"):
+        instant = datetime.strptime(day["ts"], "%Y-%m-%dT%H:%M:%S.%fZ")
+        wall = instant + timedelta(hours=1)  # all days are in winter
+        shown.append({"id": day["id"], "wall": text(wall), "instant": text(instant) + "Z", "walls": [text(wall)],
+                      "nested": {"wall": text(wall), "id": day["id"]}})
+        if datetime(2026, 2, 12, 13) <= wall < datetime(2026, 2, 13):
+            since.append({"id": day["id"]})
+    return {"shown": shown, "since": since}

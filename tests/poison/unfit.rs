@@ -179,3 +179,36 @@ INSERT INTO all_texts SELECT s FROM texts;";
         }
     }
 }
+
+/// An item of a list, or a value of a map, that cannot be cast is its own row's fault: a slice of a batch has its own only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_that_cannot_be_cast_fails_its_own_row_only() {
+    const LISTS: &str = "
+CREATE TABLE events (n BIGINT, tags ARRAY<STRING>, sizes MAP<STRING, STRING>)
+WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
+CREATE TABLE lists (n BIGINT, tags ARRAY<INT>) WITH ('connector' = 'filesystem', 'path' = '${DIR}/lists', 'format' = 'json');
+CREATE TABLE maps (n BIGINT, sizes MAP<STRING, INT>) WITH ('connector' = 'filesystem', 'path' = '${DIR}/maps', 'format' = 'json');
+INSERT INTO lists SELECT n, CAST(tags AS ARRAY<INT>) FROM events;
+INSERT INTO maps SELECT n, CAST(sizes AS MAP<STRING, INT>) FROM events;
+";
+    for variant in VARIANTS {
+        let folder = place(LISTS, std::iter::empty());
+        let text = |n: usize| if BAD.contains(&n) { "none".to_owned() } else { n.to_string() };
+        let record = |n: usize| format!(r#"{{"n":{n},"tags":["1","{0}"],"sizes":{{"a":"{0}"}}}}"#, text(n));
+        let records: Vec<String> = (0..ROWS).map(record).collect();
+        std::fs::write(folder.path().join("in/a.jsonl"), records.join("\n") + "\n").unwrap();
+        ran(folder.path(), variant).await.unwrap_or_else(|e| panic!("[{variant}] {e}"));
+        let wanted = |row: &dyn Fn(usize) -> String| {
+            let mut wanted: Vec<String> = (0..ROWS).filter(|n| !BAD.contains(n)).map(row).collect();
+            wanted.sort();
+            wanted
+        };
+        let lists = wanted(&|n| format!(r#"{{"n":{n},"tags":[1,{n}]}}"#));
+        assert_eq!(lines(&folder.path().join("lists")), lists, "[{variant}]");
+        let maps = wanted(&|n| format!(r#"{{"n":{n},"sizes":{{"a":{n}}}}}"#));
+        assert_eq!(lines(&folder.path().join("maps")), maps, "[{variant}]");
+        for query in ["lists", "maps"] {
+            assert_eq!(refused(folder.path(), query).len(), BAD.len(), "[{variant}] {query}");
+        }
+    }
+}

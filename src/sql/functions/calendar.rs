@@ -143,19 +143,63 @@ pub(crate) fn offset_at(seconds: i64, zone: Tz) -> i64 {
 /// The instant of a wall-clock time. As in `java.time`: a time that occurs twice is the first of the two,
 /// one that is skipped is moved on by the length of the gap.
 pub(crate) fn instant_of(local_seconds: i64, zone: Tz) -> i64 {
+    instants_of(local_seconds, zone).0
+}
+
+/// The same as in `java.util`: a time that occurs twice is the second of the two.
+pub(crate) fn later_instant_of(local_seconds: i64, zone: Tz) -> i64 {
+    instants_of(local_seconds, zone).1
+}
+
+/// The first and the last instant of a wall-clock time.
+fn instants_of(local_seconds: i64, zone: Tz) -> (i64, i64) {
     if zone == Tz::UTC {
-        return local_seconds;
+        return (local_seconds, local_seconds);
     }
-    let Some(time) = naive(local_seconds) else { return local_seconds };
-    match zone.offset_from_local_datetime(&time) {
-        MappedLocalTime::Single(offset) | MappedLocalTime::Ambiguous(offset, _) => {
-            local_seconds - i64::from(offset.fix().local_minus_utc())
+    let Some(time) = naive(local_seconds) else { return (local_seconds, local_seconds) };
+    let at = |offset: i64| local_seconds - offset;
+    match zone.offset_from_local_datetime(&time).map(|offset| i64::from(offset.fix().local_minus_utc())) {
+        MappedLocalTime::Single(offset) => (at(offset), at(offset)),
+        MappedLocalTime::Ambiguous(first, last) => (at(first), at(last)),
+        // The offset before the gap: a day earlier, taken as an instant, is before it in every zone.
+        MappedLocalTime::None => {
+            let offset = offset_at(local_seconds - SECONDS_PER_DAY, zone);
+            (at(offset), at(offset))
         }
-        MappedLocalTime::None => local_seconds - offset_at(local_seconds - 2 * 3_600, zone),
     }
 }
 
-/// Parses a zone name or an offset such as `+02:00`, `GMT+2` or `Z`.
+/// Short names that `java.util.TimeZone` knows beside those of the zone database, sorted.
+const SHORT_NAMES: [(&str, Tz); 25] = [
+    ("ACT", Tz::Australia__Darwin),
+    ("AET", Tz::Australia__Sydney),
+    ("AGT", Tz::America__Argentina__Buenos_Aires),
+    ("ART", Tz::Africa__Cairo),
+    ("AST", Tz::America__Anchorage),
+    ("BET", Tz::America__Sao_Paulo),
+    ("BST", Tz::Asia__Dhaka),
+    ("CAT", Tz::Africa__Harare),
+    ("CNT", Tz::America__St_Johns),
+    ("CST", Tz::America__Chicago),
+    ("CTT", Tz::Asia__Shanghai),
+    ("EAT", Tz::Africa__Addis_Ababa),
+    ("ECT", Tz::Europe__Paris),
+    ("IET", Tz::America__Indiana__Indianapolis),
+    ("IST", Tz::Asia__Kolkata),
+    ("JST", Tz::Asia__Tokyo),
+    ("MIT", Tz::Pacific__Apia),
+    ("NET", Tz::Asia__Yerevan),
+    ("NST", Tz::Pacific__Auckland),
+    ("PLT", Tz::Asia__Karachi),
+    ("PNT", Tz::America__Phoenix),
+    ("PRT", Tz::America__Puerto_Rico),
+    ("PST", Tz::America__Los_Angeles),
+    ("SST", Tz::Pacific__Guadalcanal),
+    ("VST", Tz::Asia__Ho_Chi_Minh),
+];
+
+/// Parses a zone's name, short ones too, or an offset such as `+02:00`, `GMT+2`, `GMT-0800` or `Z`.
+#[derive(Debug, PartialEq)]
 pub(crate) enum Zone {
     Named(Tz),
     Fixed(i64),
@@ -169,15 +213,23 @@ impl Zone {
         if let Ok(zone) = name.parse::<Tz>() {
             return Some(Zone::Named(zone));
         }
+        if let Ok(found) = SHORT_NAMES.binary_search_by_key(&name, |(short, _)| *short) {
+            return Some(Zone::Named(SHORT_NAMES[found].1));
+        }
         let offset = ["GMT", "UTC", "UT"].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
         let (sign, digits) = match offset.as_bytes().first()? {
             b'+' => (1, &offset[1..]),
             b'-' => (-1, &offset[1..]),
             _ => return None,
         };
-        let (hours, minutes) = digits.split_once(':').unwrap_or((digits, "0"));
+        let (hours, minutes) = match digits.split_once(':') {
+            Some(parts) => parts,
+            // `hmm` and `hhmm`.
+            None if digits.is_ascii() && digits.len() > 2 => digits.split_at(digits.len() - 2),
+            None => (digits, "0"),
+        };
         let (hours, minutes) = (hours.parse::<i64>().ok()?, minutes.parse::<i64>().ok()?);
-        (hours <= 18 && minutes < 60).then_some(Zone::Fixed(sign * (hours * 3_600 + minutes * 60)))
+        (hours <= 23 && minutes < 60).then_some(Zone::Fixed(sign * (hours * 3_600 + minutes * 60)))
     }
 
     pub(super) fn offset_at(&self, seconds: i64) -> i64 {
@@ -190,6 +242,13 @@ impl Zone {
     pub(super) fn instant_of(&self, local_seconds: i64) -> i64 {
         match self {
             Zone::Named(zone) => instant_of(local_seconds, *zone),
+            Zone::Fixed(offset) => local_seconds - offset,
+        }
+    }
+
+    pub(super) fn later_instant_of(&self, local_seconds: i64) -> i64 {
+        match self {
+            Zone::Named(zone) => later_instant_of(local_seconds, *zone),
             Zone::Fixed(offset) => local_seconds - offset,
         }
     }
@@ -232,6 +291,42 @@ mod tests {
         assert_eq!(instant_of(local(4, 0), berlin), local(2, 0));
         let autumn = days_from_civil(2026, 10, 25) * SECONDS_PER_DAY + 2 * 3_600 + 1_800;
         assert_eq!(instant_of(autumn, berlin), autumn - 7_200);
+        assert_eq!(later_instant_of(autumn, berlin), autumn - 3_600);
+    }
+
+    #[test]
+    fn a_skipped_hour_moves_on_in_every_zone() {
+        // Zone, day, hour and minute of a time that is skipped, and the offset before.
+        for (zone, (year, month, day), (hour, minute), before) in [
+            (Tz::Europe__Athens, (2026, 3, 29), (3, 30), 2),
+            (Tz::Africa__Cairo, (2026, 4, 24), (0, 0), 2),
+            (Tz::Australia__Sydney, (2026, 10, 4), (2, 30), 10),
+            (Tz::Pacific__Auckland, (2026, 9, 27), (2, 30), 12),
+            (Tz::America__Los_Angeles, (2026, 3, 8), (2, 30), -8),
+        ] {
+            let local = days_from_civil(year, month, day) * SECONDS_PER_DAY + hour * 3_600 + minute * 60;
+            assert_eq!(instant_of(local, zone), local - before * 3_600, "{zone}");
+            assert_eq!(later_instant_of(local, zone), local - before * 3_600, "{zone}");
+        }
+    }
+
+    #[test]
+    fn zones_have_javas_short_names_and_offsets() {
+        assert!(SHORT_NAMES.is_sorted_by_key(|(name, _)| *name));
+        for (name, zone) in [
+            ("PST", Some(Zone::Named(Tz::America__Los_Angeles))),
+            ("IST", Some(Zone::Named(Tz::Asia__Kolkata))),
+            ("GMT-0800", Some(Zone::Fixed(-8 * 3_600))),
+            ("GMT-800", Some(Zone::Fixed(-8 * 3_600))),
+            ("GMT-8:30", Some(Zone::Fixed(-8 * 3_600 - 1_800))),
+            ("GMT+23", Some(Zone::Fixed(23 * 3_600))),
+            ("GMT+25", None),
+            ("GMT+0860", None),
+            ("+2", Some(Zone::Fixed(2 * 3_600))),
+            ("Nowhere/X", None),
+        ] {
+            assert_eq!(Zone::parse(name), zone, "{name}");
+        }
     }
 
     #[test]

@@ -25,8 +25,11 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StringViewBuilder, StructArray, new_null_array};
-use arrow::compute::cast;
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int32Array, ListArray, MapArray, StringViewBuilder, StructArray, new_null_array,
+};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::expr::{Cast as ExprCast, TryCast};
@@ -51,17 +54,14 @@ struct Cast {
 }
 
 /// `cast_to` and `try_cast_to`.
-pub(crate) fn udfs(context: &Arc<Context>) -> Vec<ScalarUDF> {
-    [false, true]
-        .into_iter()
-        .map(|lenient| {
-            ScalarUDF::new_from_impl(Cast {
-                lenient,
-                signature: Signature::user_defined(Volatility::Immutable),
-                context: Arc::clone(context),
-            })
+pub(crate) fn udfs(context: &Arc<Context>) -> [ScalarUDF; 2] {
+    [false, true].map(|lenient| {
+        ScalarUDF::new_from_impl(Cast {
+            lenient,
+            signature: Signature::user_defined(Volatility::Immutable),
+            context: Arc::clone(context),
         })
-        .collect()
+    })
 }
 
 impl std::fmt::Debug for Cast {
@@ -283,13 +283,9 @@ impl Converter {
             }
             (DataType::List(_), DataType::List(item)) => {
                 let list = array.as_list::<i32>();
-                let values = self.convert(list.values(), item.data_type())?;
-                Ok(Arc::new(ListArray::try_new(
-                    Arc::clone(item),
-                    list.offsets().clone(),
-                    values,
-                    list.nulls().cloned(),
-                )?))
+                let (values, offsets) = own_values(list.values(), list.offsets(), list.nulls())?;
+                let values = self.convert(&values, item.data_type())?;
+                Ok(Arc::new(ListArray::try_new(Arc::clone(item), offsets, values, list.nulls().cloned())?))
             }
             (DataType::Struct(_), DataType::Struct(fields)) => {
                 let row = array.as_struct();
@@ -303,11 +299,13 @@ impl Converter {
             }
             (DataType::Map(..), DataType::Map(entries, ordered)) => {
                 let map = array.as_map();
-                let converted = self.convert(&(Arc::new(map.entries().clone()) as ArrayRef), entries.data_type())?;
+                let own = Arc::new(map.entries().clone()) as ArrayRef;
+                let (own, offsets) = own_values(&own, map.offsets(), map.nulls())?;
+                let converted = self.convert(&own, entries.data_type())?;
                 let converted = converted.as_struct().clone();
                 Ok(Arc::new(MapArray::try_new(
                     Arc::clone(entries),
-                    map.offsets().clone(),
+                    offsets,
                     converted,
                     map.nulls().cloned(),
                     *ordered,
@@ -328,5 +326,86 @@ impl Converter {
             let local = times.local(row)?;
             Some(if to_instant { Moment { seconds: instant_of(local.seconds, self.zone), ..local } } else { local })
         })
+    }
+}
+
+/// The values that the rows of a list or map have, and where each row's begin: a slice shares those of all rows, and a
+/// NULL may have some that nobody sees. One that cannot be cast must fail its own row only.
+fn own_values(
+    values: &ArrayRef,
+    offsets: &OffsetBuffer<i32>,
+    nulls: Option<&NullBuffer>,
+) -> Result<(ArrayRef, OffsetBuffer<i32>)> {
+    let is_null = |row: usize| nulls.is_some_and(|nulls| nulls.is_null(row));
+    if (0..offsets.len() - 1).any(|row| is_null(row) && offsets[row] < offsets[row + 1]) {
+        let seen = |row: &usize| !is_null(*row);
+        let indices = (0..offsets.len() - 1).filter(seen).flat_map(|row| offsets[row]..offsets[row + 1]);
+        let values = take(values, &indices.collect::<Int32Array>(), None)?;
+        let lengths = offsets.lengths().enumerate().map(|(row, length)| if is_null(row) { 0 } else { length });
+        return Ok((values, OffsetBuffer::from_lengths(lengths)));
+    }
+    let (first, end) = (offsets[0], offsets[offsets.len() - 1]);
+    let values = values.slice(first as usize, (end - first) as usize);
+    Ok((values, OffsetBuffer::new(offsets.iter().map(|offset| offset - first).collect())))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int32Builder, ListBuilder, MapBuilder, StringViewBuilder};
+
+    use super::*;
+
+    const STRICT: Converter = Converter { lenient: false, zone: chrono_tz::Tz::UTC };
+
+    #[test]
+    fn a_slice_of_lists_casts_its_own_values_only() {
+        let mut lists = ListBuilder::new(StringViewBuilder::new());
+        for item in ["x", "1", "2"] {
+            lists.values().append_value(item);
+            lists.append(true);
+        }
+        let lists: ArrayRef = Arc::new(lists.finish());
+        let to = DataType::new_list(DataType::Int32, true);
+        assert!(STRICT.convert(&lists, &to).is_err());
+        let cast = STRICT.convert(&lists.slice(1, 2), &to).expect("numbers");
+        let mut expected = ListBuilder::new(Int32Builder::new());
+        expected.append_value([Some(1)]);
+        expected.append_value([Some(2)]);
+        assert_eq!(cast.as_list::<i32>(), &expected.finish());
+        assert_eq!(STRICT.convert(&lists.slice(1, 0), &to).expect("nothing").len(), 0);
+    }
+
+    #[test]
+    fn a_slice_of_maps_casts_its_own_values_only() {
+        let mut maps = MapBuilder::new(None, StringViewBuilder::new(), StringViewBuilder::new());
+        for value in ["x", "1"] {
+            maps.keys().append_value("k");
+            maps.values().append_value(value);
+            maps.append(true).expect("keys and values");
+        }
+        let maps: ArrayRef = Arc::new(maps.finish());
+        let to = super::super::types::map(DataType::Utf8View, DataType::Int32);
+        assert!(STRICT.convert(&maps, &to).is_err());
+        let cast = STRICT.convert(&maps.slice(1, 1), &to).expect("a number");
+        assert_eq!(cast.as_map().values().as_primitive::<arrow::datatypes::Int32Type>().values(), &[1]);
+    }
+
+    #[test]
+    fn values_below_a_null_are_not_cast() {
+        let mut items = StringViewBuilder::new();
+        ["1", "x", "2"].iter().for_each(|item| items.append_value(item));
+        let lists = ListArray::new(
+            Arc::new(Field::new_list_field(DataType::Utf8View, true)),
+            OffsetBuffer::from_lengths([1, 1, 1]),
+            Arc::new(items.finish()),
+            Some(NullBuffer::from(vec![true, false, true])),
+        );
+        let cast = STRICT.convert(&(Arc::new(lists) as ArrayRef), &DataType::new_list(DataType::Int32, true));
+        let cast = cast.expect("the text is below a NULL");
+        let mut expected = ListBuilder::new(Int32Builder::new());
+        expected.append_value([Some(1)]);
+        expected.append(false);
+        expected.append_value([Some(2)]);
+        assert_eq!(cast.as_list::<i32>(), &expected.finish());
     }
 }

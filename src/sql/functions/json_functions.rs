@@ -135,9 +135,14 @@ fn not_json(text: &str) -> String {
     format!("'{start}' is not JSON")
 }
 
-/// A number as `BigDecimal.toString` prints it: as written, but `1e3` is `1E+3` and `1e-3` is `0.001`.
+/// A number as `BigDecimal.toString` prints it: as written, but `1e3` is `1E+3`, `1e-3` is `0.001`, and one that begins with
+/// seven zeros has an exponent.
 pub(crate) fn number_text(text: &str) -> String {
-    let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else { return text.to_string() };
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some(parts) => parts,
+        None if text.trim_start_matches('-').starts_with("0.000000") => (text, "0"),
+        None => return text.to_string(),
+    };
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let Ok(exponent) = exponent.parse::<i64>() else { return text.to_string() };
@@ -295,6 +300,9 @@ mod tests {
             ("1.5e-3", "0.0015"),
             ("12e1", "1.2E+2"),
             ("-1E-9", "-1E-9"),
+            ("0.0000001", "1E-7"),
+            ("-0.00000015", "-1.5E-7"),
+            ("0.000001", "0.000001"),
             ("5", "5"),
         ] {
             assert_eq!(number_text(json), text);

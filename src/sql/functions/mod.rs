@@ -9,7 +9,8 @@
 //!
 //! 1. `syntax`: sqlparser's hooks read what it does not know (`CAST(x AS ROW<…>)`, `JSON_VALUE(… RETURNING …)`).
 //! 2. [`rewrite`]: on the syntax tree, forms whose meaning differs become calls of our functions.
-//! 3. [`expr_planners`]: operators whose result depends on types (decimal division) while DataFusion plans.
+//! 3. [`expr_planners`]: operators whose result depends on types (decimal division) while DataFusion plans, and
+//!    [`analyzer_rules`]: what it converts by itself between the wall clock and instants.
 //! 4. The functions: [`register`] puts them over DataFusion's own, which stay callable under other names.
 //!
 //! Invariant: no function reads a clock or an unseeded generator. "Now" is the epoch's time, from
@@ -32,6 +33,7 @@ mod encoding;
 mod function;
 mod hash;
 mod interval;
+mod java_regex;
 mod json_build;
 mod json_functions;
 mod json_path;
@@ -39,6 +41,7 @@ mod json_syntax;
 mod json_text;
 mod json_walk;
 mod literals;
+mod local_times;
 mod map_functions;
 mod now;
 mod numeric;
@@ -64,6 +67,7 @@ use datafusion::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::logical_expr::planner::ExprPlanner;
+use datafusion::optimizer::AnalyzerRule;
 
 use function::{Context, Definition};
 
@@ -165,4 +169,13 @@ pub fn expr_planners(options: &FunctionOptions) -> Vec<Arc<dyn ExprPlanner>> {
     let concat = texts.find(|definition| definition.name == "concat").expect("CONCAT is one of them");
     let concat = Arc::new(concat.udf(&context));
     vec![Arc::new(operators::Operators { decimal, interval, concat })]
+}
+
+/// The rule that a session needs whose zone is not UTC, behind DataFusion's own.
+pub fn analyzer_rules(options: &FunctionOptions) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let [cast_to, _] = casts::udfs(&options.context());
+    match options.time_zone {
+        chrono_tz::Tz::UTC => vec![],
+        _ => vec![Arc::new(local_times::LocalTimes { cast_to: Arc::new(cast_to) })],
+    }
 }

@@ -1,8 +1,9 @@
 //! Regular expressions: REGEXP and its kin, SIMILAR TO.
 //!
-//! Flink's syntax is Java's, ours that of the `regex` crate, which runs in linear time and so has no
-//! look-around and no back-references. A constant pattern with those is an error that says so; any other
-//! pattern that cannot be read answers as Flink does (NULL, or false for REGEXP).
+//! Flink's syntax is Java's, which `java_regex` brings to that of the `regex` crate. That runs in linear time and so
+//! has no look-around and no back-references, which are an error. A constant pattern that cannot be read is an error
+//! while planning, for it would give no row what it asks for; one of a column answers as Flink does (NULL, or false
+//! for REGEXP).
 //!
 //! | function | rule |
 //! |---|---|
@@ -21,10 +22,10 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, ListBuilder, StringViewBuilder};
 use datafusion::common::{Result, exec_datafusion_err, exec_err};
-use regex::Regex;
 
 use super::call::{Call, Column};
 use super::function::{Definition, Nulls, Returns, define};
+use super::java_regex::{JavaPattern, from_java};
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
     define("regexp", "ss", Returns::Boolean, Nulls::Propagate, regexp),
@@ -40,8 +41,8 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
 /// Patterns kept compiled, over all functions; the whole cache is dropped when it is full.
 const CACHED_PATTERNS: usize = 256;
 
-/// A compiled pattern, `None` for one that is not a regular expression.
-type Compiled = Option<Arc<Regex>>;
+/// A compiled pattern, or why it is none.
+type Compiled = std::result::Result<Arc<JavaPattern>, Arc<str>>;
 
 static CACHE: LazyLock<Mutex<HashMap<String, Compiled>>> = LazyLock::new(Mutex::default);
 
@@ -50,8 +51,16 @@ fn compile(pattern: &str) -> Result<Compiled> {
     if let Some(found) = cache.get(pattern) {
         return Ok(found.clone());
     }
-    let compiled = match Regex::new(&from_java(pattern)) {
-        Ok(regex) => Some(Arc::new(regex)),
+    let translation = match from_java(pattern) {
+        Ok(translation) => translation,
+        Err(form) => {
+            return exec_err!(
+                "regular expression '{pattern}' uses {form}, which is not supported here; write it without"
+            );
+        }
+    };
+    let compiled = match JavaPattern::new(&translation) {
+        Ok(regex) => Ok(Arc::new(regex)),
         Err(error) => {
             let text = error.to_string();
             if text.contains("look-around") || text.contains("backreferences") {
@@ -60,7 +69,8 @@ fn compile(pattern: &str) -> Result<Compiled> {
                      write it without, for instance with a group and REGEXP_EXTRACT"
                 );
             }
-            None
+            // A syntax error shows the pattern first, and says what is wrong last.
+            Err(text.rsplit("error: ").next().unwrap_or(&text).trim_end().into())
         }
     };
     if cache.len() >= CACHED_PATTERNS {
@@ -70,71 +80,23 @@ fn compile(pattern: &str) -> Result<Compiled> {
     Ok(compiled)
 }
 
-/// Refuses what cannot be run here. (A pattern that is none at all gives NULL, as in Flink.)
+/// Refuses a constant pattern that cannot be run here, or is none at all: Flink gives NULL for each row then.
 pub(super) fn check(pattern: &str) -> Result<()> {
-    compile(pattern).map(|_| ())
-}
-
-/// Java's forms that the `regex` crate spells otherwise: `\Z`, `\h`, possessive quantifiers (which only
-/// forbid backtracking) and ASCII classes, for `\d`, `\w` and `\s` are ASCII in Java.
-fn from_java(pattern: &str) -> String {
-    let mut out = String::with_capacity(pattern.len());
-    let mut chars = pattern.chars().peekable();
-    let mut class = 0;
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => match chars.next() {
-                Some('d') => out.push_str("[0-9]"),
-                Some('D') => out.push_str("[^0-9]"),
-                Some('w') => out.push_str("[a-zA-Z_0-9]"),
-                Some('W') => out.push_str("[^a-zA-Z_0-9]"),
-                Some('s') => out.push_str(r"[ \t\n\x0B\f\r]"),
-                Some('S') => out.push_str(r"[^ \t\n\x0B\f\r]"),
-                Some('h') => out.push_str(r"[ \t\x{a0}]"),
-                Some('Z') => out.push_str(r"\n?\z"),
-                Some('Q') => {
-                    let mut quoted = String::new();
-                    while let Some(c) = chars.next() {
-                        if c == '\\' && chars.peek() == Some(&'E') {
-                            chars.next();
-                            break;
-                        }
-                        quoted.push(c);
-                    }
-                    out.push_str(&regex::escape(&quoted));
-                }
-                Some(c) => {
-                    out.push('\\');
-                    out.push(c);
-                }
-                None => out.push('\\'),
-            },
-            '[' => {
-                class += 1;
-                out.push('[');
-            }
-            ']' if class > 0 => {
-                class -= 1;
-                out.push(']');
-            }
-            '+' if class == 0
-                && out.ends_with(['*', '+', '?', '}'])
-                && !out.ends_with("\\+")
-                && !out.ends_with("\\*")
-                && !out.ends_with("\\?") => {}
-            c => out.push(c),
-        }
+    match compile(pattern)? {
+        Ok(_) => Ok(()),
+        Err(problem) => exec_err!(
+            "regular expression '{pattern}' cannot be read: {problem}; \
+             write it in the forms of java.util.regex.Pattern that need no look-around"
+        ),
     }
-    out
 }
 
 /// A separator pattern; one that is no regular expression is taken literally.
-pub(crate) fn split_pattern(pattern: &str) -> Result<Arc<Regex>> {
+pub(crate) fn split_pattern(pattern: &str) -> Result<Arc<JavaPattern>> {
     match compile(pattern)? {
-        Some(regex) => Ok(regex),
-        None => {
-            compile(&regex::escape(pattern))?.ok_or_else(|| exec_datafusion_err!("'{pattern}' cannot be a separator"))
-        }
+        Ok(regex) => Ok(regex),
+        Err(_) => compile(&regex::escape(pattern))?
+            .map_err(|problem| exec_datafusion_err!("'{pattern}' cannot be a separator: {problem}")),
     }
 }
 
@@ -155,7 +117,7 @@ impl Patterns {
         Ok(Patterns { texts, constant, last: None })
     }
 
-    /// `None` for a NULL pattern, `Some(None)` for one that is no regular expression.
+    /// `None` for a NULL pattern.
     fn get(&mut self, row: usize) -> Result<Option<Compiled>> {
         if let Some(constant) = &self.constant {
             return Ok(Some(constant.clone()));
@@ -172,13 +134,15 @@ impl Patterns {
     }
 }
 
-/// `REGEXP(s, pattern)`: does it occur; false for a pattern that cannot be read.
+/// `REGEXP(s, pattern)`: does it occur; false for a pattern that cannot be read, or is empty.
 fn regexp(call: &Call) -> Result<ArrayRef> {
     let texts = call.strings(0)?;
     let mut patterns = Patterns::new(call, 1)?;
     let values = (0..call.rows).map(|row| {
         Ok(match (texts.get(row), patterns.get(row)?) {
-            (Some(text), Some(pattern)) => Some(pattern.is_some_and(|pattern| pattern.is_match(text))),
+            (Some(text), Some(pattern)) => {
+                Some(pattern.is_ok_and(|pattern| !pattern.regex().as_str().is_empty() && pattern.is_match(text)))
+            }
             _ => None,
         })
     });
@@ -193,7 +157,7 @@ fn regexp_extract(call: &Call) -> Result<ArrayRef> {
     call.try_text(|row| {
         let group =
             groups.as_ref().map_or(Some(0), |groups| groups.get(row)).and_then(|group| usize::try_from(group).ok());
-        Ok(match (texts.get(row), patterns.get(row)?.flatten(), group) {
+        Ok(match (texts.get(row), patterns.get(row)?.and_then(Result::ok), group) {
             (Some(text), Some(pattern), Some(0)) => pattern.find(text).map(|found| found.as_str()),
             (Some(text), Some(pattern), Some(group)) => {
                 pattern.captures(text).and_then(|captures| Some(captures.get(group)?.as_str()))
@@ -212,9 +176,9 @@ fn regexp_extract_all(call: &Call) -> Result<ArrayRef> {
     for row in 0..call.rows {
         let group =
             groups.as_ref().map_or(Some(1), |groups| groups.get(row)).and_then(|group| usize::try_from(group).ok());
-        match (texts.get(row), patterns.get(row)?.flatten(), group) {
-            (Some(text), Some(pattern), Some(group)) if group < pattern.captures_len() => {
-                for captures in pattern.captures_iter(text) {
+        match (texts.get(row), patterns.get(row)?.and_then(Result::ok), group) {
+            (Some(text), Some(pattern), Some(group)) if group < pattern.regex().captures_len() => {
+                for captures in pattern.all_captures(text) {
                     lists.values().append_option(captures.get(group).map(|found| found.as_str()));
                 }
                 lists.append(true);
@@ -230,20 +194,18 @@ fn regexp_replace(call: &Call) -> Result<ArrayRef> {
     let (texts, replacements) = (call.strings(0)?, call.strings(2)?);
     let mut patterns = Patterns::new(call, 1)?;
     call.try_text(|row| {
-        Ok(match (texts.get(row), patterns.get(row)?.flatten(), replacements.get(row)) {
-            (Some(text), Some(pattern), Some(replacement)) => {
-                Some(pattern.replace_all(text, regex::NoExpand(replacement)))
-            }
+        Ok(match (texts.get(row), patterns.get(row)?.and_then(Result::ok), replacements.get(row)) {
+            (Some(text), Some(pattern), Some(replacement)) => Some(pattern.replace_all(text, replacement)),
             _ => None::<Cow<str>>,
         })
     })
 }
 
-fn counted(call: &Call, count: impl Fn(&Regex, &str) -> usize) -> Result<ArrayRef> {
+fn counted(call: &Call, count: impl Fn(&JavaPattern, &str) -> usize) -> Result<ArrayRef> {
     let texts = call.strings(0)?;
     let mut patterns = Patterns::new(call, 1)?;
     let values = (0..call.rows).map(|row| {
-        Ok(match (texts.get(row), patterns.get(row)?.flatten()) {
+        Ok(match (texts.get(row), patterns.get(row)?.and_then(Result::ok)) {
             (Some(text), Some(pattern)) => Some(count(&pattern, text) as i32),
             _ => None,
         })
@@ -252,7 +214,7 @@ fn counted(call: &Call, count: impl Fn(&Regex, &str) -> usize) -> Result<ArrayRe
 }
 
 fn regexp_count(call: &Call) -> Result<ArrayRef> {
-    counted(call, |pattern, text| pattern.find_iter(text).count())
+    counted(call, |pattern, text| pattern.matches(text).count())
 }
 
 /// Position of the first match from 1, or 0.
@@ -264,7 +226,7 @@ fn regexp_substr(call: &Call) -> Result<ArrayRef> {
     let texts = call.strings(0)?;
     let mut patterns = Patterns::new(call, 1)?;
     call.try_text(|row| {
-        Ok(match (texts.get(row), patterns.get(row)?.flatten()) {
+        Ok(match (texts.get(row), patterns.get(row)?.and_then(Result::ok)) {
             (Some(text), Some(pattern)) => pattern.find(text).map(|found| found.as_str()),
             _ => None,
         })
@@ -275,14 +237,14 @@ fn regexp_substr(call: &Call) -> Result<ArrayRef> {
 fn similar_to(call: &Call) -> Result<ArrayRef> {
     let (texts, patterns) = (call.strings(0)?, call.strings(1)?);
     let escape = if call.has(2) { call.constant_text(2)?.and_then(|text| text.chars().next()) } else { None };
-    let mut last: Option<(String, Arc<Regex>)> = None;
+    let mut last: Option<(String, Arc<JavaPattern>)> = None;
     let values = (0..call.rows).map(|row| {
         let (Some(text), Some(pattern)) = (texts.get(row), patterns.get(row)) else { return Ok(None) };
         let regex = match &last {
             Some((known, regex)) if known == pattern => Arc::clone(regex),
             _ => {
                 let regex = compile(&similar_pattern(pattern, escape))?
-                    .ok_or_else(|| exec_datafusion_err!("'{pattern}' is not a pattern of SIMILAR TO"))?;
+                    .map_err(|problem| exec_datafusion_err!("'{pattern}' is not a pattern of SIMILAR TO: {problem}"))?;
                 last = Some((pattern.to_string(), Arc::clone(&regex)));
                 regex
             }
@@ -315,7 +277,7 @@ fn similar_pattern(pattern: &str, escape: Option<char>) -> String {
             c => out.push_str(&regex::escape(c.encode_utf8(&mut [0; 4]))),
         }
     }
-    out.push_str(")$");
+    out.push_str(r")\z");
     out
 }
 
@@ -331,11 +293,33 @@ mod tests {
             (r"\Qa.b\E", "axb", false),
             (r"^\w$", "é", false),
             (r"^[\d-]+$", "1-2", true),
+            (r"^\p{L}+$", "héllo", true),
+            (r"^a\}+$", "a}}", true),
+            (r"^\x{61}+$", "aaa", true),
+            (r"^\x61+$", "aaa", true),
+            (r"^a{2}+$", "aa", true),
+            (r"^[^\p{Alnum}]+$", "-é", true),
+            (r"^\p{Punct}{32}$", "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", true),
+            (r"^\P{Alpha}$", "é", true),
+            (r"\<br\>", "br", false),
+            (r"^[^\>]$", "<", true),
+            (r"^[]~]+$", "]~", true),
+            (r"^\0101\cA\e\R$", "A\u{1}\u{1b}\r\n", true),
+            (r"^\H\v\V$", "a\u{2028}b", true),
+            ("^a.b$", "a\rb", false),
+            ("(?s)^a.b$", "a\rb", true),
+            ("^a$", "a\r\n", true),
+            ("^a$", "a\n\n", false),
+            (r"^a\Z", "a\n", true),
+            (r"^a\z", "a\n", false),
+            ("(?m)^a$", "a\rb", true),
         ] {
             let regex = compile(java).expect("no error").expect("a pattern");
             assert_eq!(regex.is_match(text), matches, "{java} on {text}");
         }
         assert!(compile("(?=a)b").expect_err("look-around").to_string().contains("look-around"));
-        assert!(compile("[").expect("no error").is_none());
+        assert!(compile("(?>a)b").expect_err("an atomic group").to_string().contains("atomic"));
+        assert_eq!(&*compile("[").expect("no error").expect_err("no pattern"), "unclosed character class");
+        assert!(check(r"\p{javaLetter}").expect_err("an unknown property").to_string().contains("cannot be read"));
     }
 }

@@ -14,10 +14,10 @@
 //! | SPLIT_INDEX, SPLIT, STR_TO_MAP, ELT, INSTR, LOCATE, IS_ALPHA, IS_DIGIT, IS_DECIMAL | theirs has no such function |
 //!
 //! UPPER, LOWER, CHAR_LENGTH, REVERSE, TRIM and its kin, TRANSLATE, CONCAT_WS are DataFusion's own.
-//! What a function may blow up (REPEAT, LPAD) is bounded by [`LONGEST`].
+//! What a function may blow up (REPEAT, LPAD) is bounded by [`LONGEST`], and by [`MOST_BYTES`] for a batch.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, ListBuilder, MapBuilder, MapFieldNames, StringViewBuilder};
 use arrow::datatypes::DataType;
@@ -56,11 +56,12 @@ pub(crate) const DEFINITIONS: &[Definition] = &[
     define("is_alpha", "s", Returns::Boolean, Nulls::Never, |call| {
         test(call, |text| text.chars().all(char::is_alphabetic))
     }),
-    define("is_digit", "s", Returns::Boolean, Nulls::Never, |call| {
-        test(call, |text| text.chars().all(char::is_numeric))
-    }),
+    define("is_digit", "s", Returns::Boolean, Nulls::Never, |call| test(call, |text| DIGITS.is_match(text))),
     define("is_decimal", "s", Returns::Boolean, Nulls::Never, |call| test(call, is_decimal)),
 ];
+
+/// Decimal digits of any script: no fractions, no numbers in a circle.
+static DIGITS: LazyLock<regex::Regex> = LazyLock::new(|| regex::Regex::new(r"^\p{Nd}+$").expect("a valid pattern"));
 
 /// The byte index of a character index, or the end.
 fn byte_at(text: &str, character: usize) -> usize {
@@ -134,18 +135,22 @@ fn right(call: &Call) -> Result<ArrayRef> {
 /// LPAD and RPAD: NULL for a negative length or an empty pad, cut if too long.
 fn pad(call: &Call, before: bool) -> Result<ArrayRef> {
     let (texts, lengths, pads) = (call.strings(0)?, call.integers(1)?, call.strings(2)?);
-    call.try_text(|row| {
-        let (Some(text), Some(wanted), Some(pad)) = (texts.get(row), lengths.get(row), pads.get(row)) else {
-            return Ok(None);
-        };
-        if wanted < 0 || pad.is_empty() {
-            return Ok(None);
-        }
-        let wanted = bounded(call, wanted)?;
+    let row = |row: usize| {
+        let (text, wanted, pad) = (texts.get(row)?, lengths.get(row)?, pads.get(row)?);
+        (wanted >= 0 && !pad.is_empty()).then_some((text, wanted, pad))
+    };
+    batch_fits(call, |at| {
+        let Some((text, wanted, pad)) = row(at) else { return Ok(0) };
+        let missing = bounded(call, wanted)?.saturating_sub(length(text));
+        Ok(text.len() + (missing / length(pad) + 1) * pad.len())
+    })?;
+    call.text(|at| {
+        let (text, wanted, pad) = row(at)?;
+        let wanted = usize::try_from(wanted).unwrap_or(0);
         let missing = wanted.saturating_sub(length(text));
         let kept = &text[..byte_at(text, wanted)];
         let padding: String = pad.chars().cycle().take(missing).collect();
-        Ok(Some(if before { padding + kept } else { format!("{kept}{padding}") }))
+        Some(if before { padding + kept } else { format!("{kept}{padding}") })
     })
 }
 
@@ -159,15 +164,30 @@ fn bounded(call: &Call, wanted: i64) -> Result<usize> {
     Ok(usize::try_from(wanted).unwrap_or(0))
 }
 
+/// What all texts of a batch together are allowed to grow to by a function: 1 GiB. Lengths come from the data, and nobody
+/// has counted the memory that they are about to take. The rows of a batch that has more are taken in smaller ones.
+const MOST_BYTES: usize = 1 << 30;
+
+/// Refuses a batch before its texts are made. `bytes` is of a row, at most.
+fn batch_fits(call: &Call, bytes: impl Fn(usize) -> Result<usize>) -> Result<()> {
+    let sum = (0..call.rows).map(bytes).sum::<Result<usize>>()?;
+    if sum > MOST_BYTES {
+        return exec_err!(
+            "function {}: the texts of {} rows have {sum} bytes, more than the {MOST_BYTES} allowed",
+            call.name,
+            call.rows
+        );
+    }
+    Ok(())
+}
+
 fn repeat(call: &Call) -> Result<ArrayRef> {
     let (texts, counts) = (call.strings(0)?, call.integers(1)?);
-    call.try_text(|row| match (texts.get(row), counts.get(row)) {
-        (Some(text), Some(count)) => {
-            bounded(call, count.saturating_mul(text.len() as i64))?;
-            Ok(Some(text.repeat(usize::try_from(count).unwrap_or(0))))
-        }
-        _ => Ok(None),
-    })
+    batch_fits(call, |row| match (texts.get(row), counts.get(row)) {
+        (Some(text), Some(count)) => bounded(call, count.saturating_mul(text.len() as i64)),
+        _ => Ok(0),
+    })?;
+    call.text(|row| Some(texts.get(row)?.repeat(usize::try_from(counts.get(row)?).unwrap_or(0))))
 }
 
 fn replace(call: &Call) -> Result<ArrayRef> {
@@ -325,8 +345,13 @@ fn str_to_map(call: &Call) -> Result<ArrayRef> {
             continue;
         };
         let mut entries = indexmap::IndexMap::new();
-        for pair in pairs.split(text).filter(|_| !text.is_empty()) {
-            let mut parts = values.splitn(pair, 2);
+        // As of Java's `split`, pairs at the end that are empty are none.
+        let mut found: Vec<&str> = pairs.regex().split(text).collect();
+        while found.last().is_some_and(|pair| pair.is_empty()) {
+            found.pop();
+        }
+        for pair in found {
+            let mut parts = values.regex().splitn(pair, 2);
             entries.insert(parts.next().unwrap_or(""), parts.next());
         }
         for (key, value) in entries {

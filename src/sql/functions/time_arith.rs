@@ -26,10 +26,10 @@ use super::calendar::{
 };
 use super::call::Call;
 use super::function::{Definition, Nulls, Returns, define};
-use super::times::per_second;
+use super::times::{Times, per_second};
 
 pub(crate) const DEFINITIONS: &[Definition] = &[
-    define("timestampdiff", "stt", Returns::Int, Nulls::Propagate, timestampdiff),
+    define("timestampdiff", "stt", Returns::With(difference_type), Nulls::Propagate, timestampdiff),
     define("timestampadd", "sit", Returns::With(add_type), Nulls::Propagate, timestampadd),
     define("time_part", "st", Returns::BigInt, Nulls::Propagate, |call| parts(call, &unit_of(call)?, 1)),
     define("floor_time", "ts", Returns::Same(0), Nulls::Propagate, |call| round_time(call, false)),
@@ -89,6 +89,13 @@ fn unit_months(unit: &str) -> Option<i64> {
     })
 }
 
+/// INT as in Flink, but BIGINT for parts of a second: an INT of microseconds is full after 36 minutes.
+fn difference_type(_: &[FieldRef], constants: &[Option<&ScalarValue>]) -> Result<DataType> {
+    let unit = literal_unit("timestampdiff", constants)?;
+    let small = unit_nanos(&unit).is_some_and(|nanos| nanos < 1_000_000_000);
+    Ok(if small { DataType::Int64 } else { DataType::Int32 })
+}
+
 /// `TIMESTAMPDIFF(unit, a, b)`: whole units from a to b.
 fn timestampdiff(call: &Call) -> Result<ArrayRef> {
     let unit = unit_of(call)?;
@@ -104,20 +111,38 @@ fn timestampdiff(call: &Call) -> Result<ArrayRef> {
             "function timestampdiff: '{unit}' is not a unit; use SECOND, MINUTE, HOUR, DAY, WEEK, MONTH, QUARTER or YEAR"
         );
     };
-    call.ints(|row| {
-        let (from, to) = (from.instant(row)?, to.instant(row)?);
+    // Beside an instant, the wall clock is that of the session.
+    let beside_instants = from.zone().is_some() != to.zone().is_some();
+    let instant = |times: &Times, row: usize| {
+        let moment = times.instant(row)?;
+        Some(match times.zone() {
+            None if beside_instants => Moment { seconds: instant_of(moment.seconds, call.context.time_zone), ..moment },
+            _ => moment,
+        })
+    };
+    let difference = |row: usize| {
+        let (from, to) = (instant(&from, row)?, instant(&to, row)?);
         let seconds = i128::from(to.seconds) - i128::from(from.seconds);
         let difference = seconds * 1_000_000_000 + i128::from(to.nanos) - i128::from(from.nanos);
-        Some((difference / i128::from(nanos)) as i32)
-    })
+        Some(difference / i128::from(nanos))
+    };
+    match call.return_type {
+        DataType::Int64 => call.bigints(|row| difference(row).map(|units| units as i64)),
+        _ => call.ints(|row| difference(row).map(|units| units as i32)),
+    }
+}
+
+/// The unit that a call's first argument names, while planning.
+fn literal_unit(name: &str, constants: &[Option<&ScalarValue>]) -> Result<String> {
+    match constants.first() {
+        Some(Some(ScalarValue::Utf8(Some(unit)) | ScalarValue::Utf8View(Some(unit)))) => Ok(normal_unit(unit)),
+        _ => plan_err!("function {name} needs a unit such as DAY as its first argument"),
+    }
 }
 
 /// A date stays a date for whole days, and becomes a timestamp for parts of one.
 fn add_type(fields: &[FieldRef], constants: &[Option<&ScalarValue>]) -> Result<DataType> {
-    let unit = match constants.first() {
-        Some(Some(ScalarValue::Utf8(Some(unit)) | ScalarValue::Utf8View(Some(unit)))) => normal_unit(unit),
-        _ => return plan_err!("function timestampadd needs a unit such as DAY as its first argument"),
-    };
+    let unit = literal_unit("timestampadd", constants)?;
     Ok(match fields[2].data_type() {
         DataType::Date32 if matches!(unit.as_str(), "SECOND" | "MINUTE" | "HOUR") => {
             DataType::Timestamp(TimeUnit::Second, None)
@@ -229,11 +254,14 @@ fn round_time(call: &Call, up: bool) -> Result<ArrayRef> {
             "FLOOR or CEIL TO '{unit}': use YEAR, QUARTER, MONTH, WEEK, DAY, HOUR, MINUTE, SECOND or MILLISECOND"
         );
     }
+    let within_hours = unit_nanos(&unit).is_some_and(|nanos| nanos <= 3_600_000_000_000);
     moments(call, |row| {
-        let moment = times.local(row)?;
+        let (moment, offset) = times.local_and_offset(row)?;
         let floor = floor_moment(moment, &unit);
         let rounded = if up && floor < moment { next_moment(floor, &unit) } else { floor };
         Some(match zone {
+            // Of an hour that occurs twice, in the one that the instant lies in.
+            Some(_) if within_hours => Moment { seconds: rounded.seconds - offset, ..rounded },
             Some(zone) => Moment { seconds: instant_of(rounded.seconds, zone), ..rounded },
             None => rounded,
         })

@@ -11,7 +11,7 @@ use super::time_pattern::{Item, MONTHS, Pattern, WEEKDAYS};
 pub(crate) enum Mode {
     /// `DateTimeFormatter`: widths count, nothing may follow.
     Strict,
-    /// `SimpleDateFormat`: any width, numbers roll over, what follows is ignored.
+    /// `SimpleDateFormat`: any width, numbers roll over, what follows is ignored, two digits of a year are near.
     Lenient,
 }
 
@@ -101,7 +101,10 @@ fn field<'a>(
         let text = text.trim_start();
         let most = if reserved > 0 { width } else { 19 };
         let (value, digits, rest) = digits(text, 1, most)?;
-        set_number(letter, width, value, digits, fields)?;
+        match (letter, width, digits) {
+            ('y', 1 | 2, 2) => fields.year = Some(near_year(value)),
+            _ => set_number(letter, width, value, digits, fields)?,
+        }
         return Some(rest);
     }
     let (least, most) = match (letter, width) {
@@ -127,7 +130,11 @@ fn field<'a>(
             Some(rest)
         }
         'M' | 'L' => {
-            let (index, rest) = one_of(text, &MONTHS, width == 3, mode)?;
+            let (index, rest) = match mode {
+                Mode::Strict => one_of(text, &MONTHS, width == 3, mode)?,
+                // Either form, whatever the pattern has.
+                Mode::Lenient => one_of(text, &MONTHS, false, mode).or_else(|| one_of(text, &MONTHS, true, mode))?,
+            };
             fields.month = Some(index as i64 + 1);
             Some(rest)
         }
@@ -153,6 +160,12 @@ fn field<'a>(
         }
         _ => None,
     }
+}
+
+/// The year that two digits name. Java takes 80 years before and 20 after today; so that a replay reads what was read
+/// before, it is always the same hundred years here.
+fn near_year(digits: i64) -> i64 {
+    if digits < 50 { 2_000 + digits } else { 1_900 + digits }
 }
 
 /// A number of `least` to `most` digits: value, count of digits, rest.
@@ -231,7 +244,9 @@ fn resolve(fields: &Fields, mode: Mode) -> Option<Read> {
         return None;
     }
     let (month, day) = (fields.month.unwrap_or(1), fields.day.unwrap_or(1));
-    let days = if mode == Mode::Lenient {
+    let days = if let (Mode::Lenient, Some(day_of_year), None) = (mode, fields.day_of_year, fields.day) {
+        days_from_civil(year, 1, 1) + day_of_year - 1
+    } else if mode == Mode::Lenient {
         let index = year * 12 + month - 1;
         days_from_civil(index.div_euclid(12), index.rem_euclid(12) + 1, 1) + day - 1
     } else if let Some(day) = fields.day_of_year {
@@ -336,6 +351,25 @@ mod tests {
         assert_eq!(seconds("yyyy-MM-dd", "2026-2-12"), None);
         assert_eq!(seconds("yyyy-MM-dd", "2026-02-12x"), None);
         assert_eq!(seconds("yyyy-MM-dd", "2026-13-12"), None);
+    }
+
+    #[test]
+    fn a_simple_pattern_reads_what_rolls_over_and_days_of_a_year() {
+        let day = |pattern: &str, text: &str| {
+            let pattern = Pattern::parse_simple(pattern).expect("a pattern");
+            read(&pattern, text, Mode::Lenient).map(|read| read.local.days())
+        };
+        assert_eq!(day("yyyyDDD", "2026043"), Some(days_from_civil(2026, 2, 12)));
+        assert_eq!(day("yyyy-MM-DDD", "2026-03-043"), Some(days_from_civil(2026, 2, 12)));
+        assert_eq!(day("yyyy-MM-dd DDD", "2026-03-04 100"), Some(days_from_civil(2026, 3, 4)));
+        assert_eq!(day("dd.MM.yy", "31.12.99"), Some(days_from_civil(1999, 12, 31)));
+        assert_eq!(day("dd.MM.yy", "31.12.49"), Some(days_from_civil(2049, 12, 31)));
+        assert_eq!(day("dd.MM.yy", "31.12.1999"), Some(days_from_civil(1999, 12, 31)));
+        assert_eq!(day("y", "99"), Some(days_from_civil(1999, 1, 1)));
+        assert_eq!(day("d MMM yyyy", "12 February 2026"), Some(days_from_civil(2026, 2, 12)));
+        assert_eq!(day("d MMMM yyyy", "12 feb 2026"), Some(days_from_civil(2026, 2, 12)));
+        assert_eq!(day("[yyyy-MM-dd]", "[2026-02-12]"), Some(days_from_civil(2026, 2, 12)));
+        assert_eq!(day("[yyyy-MM-dd]", "2026-02-12"), None);
     }
 
     #[test]

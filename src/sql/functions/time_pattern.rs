@@ -1,4 +1,5 @@
-//! Java's date patterns (`java.time.format.DateTimeFormatter`, English): reading a pattern and printing by it.
+//! Java's date patterns, in English: reading a pattern and printing by it. Those of `java.time.format.DateTimeFormatter`
+//! have optional parts in brackets and reserved signs; in those of `java.text.SimpleDateFormat` such signs are text.
 //!
 //! A pattern is compiled once per batch and literal. Printing keeps what neighbouring rows mostly share: the
 //! text of all items before the first that can change within a minute. For `yyyy-MM-dd`, a group key of the
@@ -7,7 +8,7 @@
 use chrono_tz::Tz;
 use datafusion::common::{Result, exec_err};
 
-use super::calendar::{Moment, SECONDS_PER_DAY, civil_from_days, day_of_year, iso_weekday, offset_at, us_week};
+use super::calendar::{Moment, SECONDS_PER_DAY, civil_from_days, day_of_year, iso_weekday, us_week};
 
 pub(crate) const MONTHS: [&str; 12] = [
     "January",
@@ -51,18 +52,35 @@ impl Pattern {
         (self.stable_items == self.items.len()).then_some(self.stable_seconds)
     }
 
+    /// A pattern of `DateTimeFormatter`.
     pub(super) fn parse(pattern: &str) -> Result<Pattern> {
+        Self::parse_as(pattern, Signs::Reserved)
+    }
+
+    /// A pattern of `SimpleDateFormat`.
+    pub(super) fn parse_simple(pattern: &str) -> Result<Pattern> {
+        Self::parse_as(pattern, Signs::Text)
+    }
+
+    fn parse_as(pattern: &str, signs: Signs) -> Result<Pattern> {
         let mut chars: Vec<char> = pattern.chars().collect();
         chars.reverse();
-        let items = parse_items(&mut chars, pattern, false)?;
+        let items = parse_items(&mut chars, pattern, signs, false)?;
         let stable_items = items.iter().take_while(|item| stable_seconds(item) >= 60).count();
         let stable_seconds = items[..stable_items].iter().map(stable_seconds).min().unwrap_or(SECONDS_PER_DAY);
         Ok(Pattern { items, stable_items, stable_seconds })
     }
 }
 
+/// What brackets and braces in a pattern are.
+#[derive(Clone, Copy, PartialEq)]
+enum Signs {
+    Reserved,
+    Text,
+}
+
 /// Reads items up to the end, or to `]` inside brackets. `chars` is reversed.
-fn parse_items(chars: &mut Vec<char>, pattern: &str, nested: bool) -> Result<Vec<Item>> {
+fn parse_items(chars: &mut Vec<char>, pattern: &str, signs: Signs, nested: bool) -> Result<Vec<Item>> {
     let mut items: Vec<Item> = vec![];
     let literal = |items: &mut Vec<Item>, c: char| match items.last_mut() {
         Some(Item::Literal(text)) => text.push(c),
@@ -92,7 +110,8 @@ fn parse_items(chars: &mut Vec<char>, pattern: &str, nested: bool) -> Result<Vec
                     }
                 }
             }
-            '[' => items.push(Item::Optional(parse_items(chars, pattern, true)?)),
+            '[' | ']' | '{' | '}' | '#' if signs == Signs::Text => literal(&mut items, c),
+            '[' => items.push(Item::Optional(parse_items(chars, pattern, signs, true)?)),
             ']' if nested => return Ok(items),
             c if c.is_ascii_alphabetic() => {
                 let mut width = 1;
@@ -167,8 +186,9 @@ impl<'a> Printer<'a> {
         Printer { pattern, zone, stretch: None, stable: 0, text: String::new(), day: 0, date: (1970, 1, 1) }
     }
 
-    /// The text of a wall-clock time.
-    pub(super) fn print(&mut self, local: Moment) -> Result<&str> {
+    /// The text of a wall-clock time that is `offset` seconds ahead of UTC: where the clocks go back, that tells the two
+    /// hours of one name apart.
+    pub(super) fn print(&mut self, (local, offset): (Moment, i64)) -> Result<&str> {
         let (stable, changing) = self.pattern.items.split_at(self.pattern.stable_items);
         let stretch = local.seconds.div_euclid(self.pattern.stable_seconds);
         if self.stretch == Some(stretch) && changing.is_empty() {
@@ -182,33 +202,33 @@ impl<'a> Printer<'a> {
         if self.stretch != Some(stretch) {
             text.clear();
             self.stretch = None;
-            self.items(stable, local, &mut text)?;
+            self.items(stable, (local, offset), &mut text)?;
             (self.stretch, self.stable) = (Some(stretch), text.len());
         }
         text.truncate(self.stable);
-        let printed = self.items(changing, local, &mut text);
+        let printed = self.items(changing, (local, offset), &mut text);
         self.text = text;
         printed?;
         Ok(&self.text)
     }
 
-    fn items(&self, items: &[Item], local: Moment, out: &mut String) -> Result<()> {
+    fn items(&self, items: &[Item], time: (Moment, i64), out: &mut String) -> Result<()> {
         for item in items {
             match item {
                 Item::Literal(text) => out.push_str(text),
                 Item::Optional(items) => {
                     let length = out.len();
-                    if self.items(items, local, out).is_err() {
+                    if self.items(items, time, out).is_err() {
                         out.truncate(length);
                     }
                 }
-                Item::Field(letter, width) => self.field(*letter, *width, local, out)?,
+                Item::Field(letter, width) => self.field(*letter, *width, time, out)?,
             }
         }
         Ok(())
     }
 
-    fn field(&self, letter: char, width: usize, local: Moment, out: &mut String) -> Result<()> {
+    fn field(&self, letter: char, width: usize, (local, offset): (Moment, i64), out: &mut String) -> Result<()> {
         let (year, month, day) = self.date;
         let second = local.second_of_day();
         let (hour, minute) = (second / 3_600, second / 60 % 60);
@@ -263,19 +283,17 @@ impl<'a> Printer<'a> {
                 (_, true) => "AD",
                 (_, false) => "BC",
             }),
-            _ => return self.zone_field(letter, width, local, out),
+            _ => return self.zone_field(letter, width, offset, out),
         }
         Ok(())
     }
 
-    fn zone_field(&self, letter: char, width: usize, local: Moment, out: &mut String) -> Result<()> {
+    fn zone_field(&self, letter: char, width: usize, offset: i64, out: &mut String) -> Result<()> {
         let Some(zone) = self.zone else {
             return exec_err!(
                 "a TIMESTAMP has no zone to print with '{letter}'; use a TIMESTAMP_LTZ, or quote the letter: ''{letter}''"
             );
         };
-        let instant = super::calendar::instant_of(local.seconds, zone);
-        let offset = offset_at(instant, zone);
         match letter {
             'V' => out.push_str(zone.name()),
             'z' if offset == 0 => out.push_str(if width == 4 { "Coordinated Universal Time" } else { "UTC" }),
@@ -373,7 +391,7 @@ mod tests {
 
     fn print(pattern: &str, seconds: i64, nanos: u32) -> String {
         let pattern = Pattern::parse(pattern).expect("a pattern");
-        Printer::new(&pattern, None).print(Moment { seconds, nanos }).expect("a text").to_string()
+        Printer::new(&pattern, None).print((Moment { seconds, nanos }, 0)).expect("a text").to_string()
     }
 
     #[test]
@@ -392,7 +410,7 @@ mod tests {
         for (seconds, text) in
             [(0, "1970-01-01"), (86_399, "1970-01-01"), (86_400, "1970-01-02"), (-1, "1969-12-31"), (0, "1970-01-01")]
         {
-            assert_eq!(printer.print(Moment { seconds, nanos: 0 }).expect("a text"), text);
+            assert_eq!(printer.print((Moment { seconds, nanos: 0 }, 0)).expect("a text"), text);
         }
     }
 
@@ -407,6 +425,9 @@ mod tests {
         ] {
             let error = Pattern::parse(pattern).expect_err("an error").to_string();
             assert!(error.contains(part), "{error}");
+        }
+        for pattern in ["a#", "[yy", "yy]", "{yy}"] {
+            assert!(Pattern::parse_simple(pattern).is_ok(), "{pattern} is of text in SimpleDateFormat");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Times to text and back: DATE_FORMAT, TO_TIMESTAMP, TO_TIMESTAMP_LTZ, TO_DATE, FROM_UNIXTIME,
-//! UNIX_TIMESTAMP, CONVERT_TZ. Patterns are Java's (`time_pattern`), zones the session's (`FLINK_SQL.md`, 11).
+//! UNIX_TIMESTAMP, CONVERT_TZ. Patterns are Java's (`time_pattern`), zones the session's (`FLINK_SQL.md`, 11). Those that
+//! TO_DATE, FROM_UNIXTIME and UNIX_TIMESTAMP take, and DATE_FORMAT of a text, are of `SimpleDateFormat`.
 //!
 //! | function | unreadable text | zone |
 //! |---|---|---|
@@ -7,10 +8,10 @@
 //! | TO_TIMESTAMP(text[, p]) | NULL | none; an offset in the text is read over |
 //! | TO_TIMESTAMP_LTZ(number, 0 or 3) | | the number is an instant |
 //! | TO_TIMESTAMP_LTZ(text[, p[, zone]]) | NULL | the text's offset, else the argument, else UTC |
-//! | TO_DATE(text[, p]) | NULL | none |
+//! | TO_DATE(text[, p]) | NULL | none; with an offset in the text, the day in UTC |
 //! | FROM_UNIXTIME(seconds[, p]) | | the session's |
 //! | UNIX_TIMESTAMP(text[, p]) | -2^63 | the session's |
-//! | CONVERT_TZ(text, from, to) | NULL | the arguments; an unknown one is UTC |
+//! | CONVERT_TZ(text, from, to) | NULL | the arguments; an unknown one is UTC, or an error where it is constant |
 //!
 //! TO_TIMESTAMP with a pattern that does not fit tries the plain form `yyyy-MM-dd[ HH:mm:ss[.f]]` as well, as
 //! Flink does. A pattern that means nothing is an error, where Flink may answer NULL.
@@ -24,7 +25,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, FieldRef, TimeUnit};
 use datafusion::common::{Result, ScalarValue, exec_err};
 
-use super::calendar::{Moment, Zone, instant_of, offset_at};
+use super::calendar::{Moment, Zone, later_instant_of, offset_at};
 use super::call::{Call, Column};
 use super::function::{Definition, Nulls, Returns, define};
 use super::time_parse::{Mode, Read, date, read, timestamp};
@@ -70,13 +71,14 @@ fn ltz_type(fields: &[FieldRef], constants: &[Option<&ScalarValue>]) -> Result<D
 struct Patterns {
     text: Option<Column<arrow::array::StringViewArray>>,
     last: Option<(String, Arc<Pattern>)>,
+    parse: fn(&str) -> Result<Pattern>,
 }
 
 impl Patterns {
-    fn new(call: &Call, i: usize, default: &str) -> Result<Self> {
+    fn new(call: &Call, i: usize, default: &str, parse: fn(&str) -> Result<Pattern>) -> Result<Self> {
         let text = if call.has(i) { Some(call.strings(i)?) } else { None };
-        let last = if text.is_none() { Some((default.to_string(), Arc::new(Pattern::parse(default)?))) } else { None };
-        Ok(Patterns { text, last })
+        let last = if text.is_none() { Some((default.to_string(), Arc::new(parse(default)?))) } else { None };
+        Ok(Patterns { text, last, parse })
     }
 
     fn is_constant(&self) -> bool {
@@ -95,18 +97,19 @@ impl Patterns {
         {
             return Ok(Some(Arc::clone(pattern)));
         }
-        let pattern = Arc::new(Pattern::parse(wanted)?);
+        let pattern = Arc::new((self.parse)(wanted)?);
         self.last = Some((wanted.to_string(), Arc::clone(&pattern)));
         Ok(Some(pattern))
     }
 }
 
-/// Prints one row at a time where the pattern is a column, and with a memory where it is constant.
+/// Prints one row at a time where the pattern is a column, and with a memory where it is constant. `time` gives the
+/// wall-clock time of a row, and by how many seconds it is ahead of UTC.
 fn print_all(
     call: &Call,
     patterns: &mut Patterns,
     zone: Option<chrono_tz::Tz>,
-    local: impl Fn(usize) -> Option<Moment>,
+    time: impl Fn(usize) -> Option<(Moment, i64)>,
 ) -> Result<ArrayRef> {
     let mut builder = StringViewBuilder::with_capacity(call.rows);
     if patterns.is_constant() {
@@ -115,15 +118,15 @@ fn print_all(
         };
         let mut printer = Printer::new(&pattern, zone);
         for row in 0..call.rows {
-            match local(row) {
-                Some(moment) => builder.append_value(printer.print(moment)?),
+            match time(row) {
+                Some(time) => builder.append_value(printer.print(time)?),
                 None => builder.append_null(),
             }
         }
     } else {
         for row in 0..call.rows {
-            match (local(row), patterns.get(row)?) {
-                (Some(moment), Some(pattern)) => builder.append_value(Printer::new(&pattern, zone).print(moment)?),
+            match (time(row), patterns.get(row)?) {
+                (Some(time), Some(pattern)) => builder.append_value(Printer::new(&pattern, zone).print(time)?),
                 _ => builder.append_null(),
             }
         }
@@ -149,7 +152,7 @@ fn print_stretches(
         && let (Some(least), Some(most)) = (ticks.iter().min(), ticks.iter().max())
         && least.div_euclid(length) == most.div_euclid(length)
     {
-        builder.append_value(printer.print(Moment::from_units(*least, per_second))?);
+        builder.append_value(printer.print((Moment::from_units(*least, per_second), 0))?);
         return Ok(Arc::new(builder.finish()));
     }
     let (mut from, mut to_exclusive) = (0, 0);
@@ -159,7 +162,7 @@ fn print_stretches(
             continue;
         }
         if !(from..to_exclusive).contains(tick) {
-            printer.print(Moment::from_units(*tick, per_second))?.clone_into(&mut text);
+            printer.print((Moment::from_units(*tick, per_second), 0))?.clone_into(&mut text);
             from = tick.div_euclid(length).saturating_mul(length);
             to_exclusive = from.saturating_add(length);
         }
@@ -170,12 +173,15 @@ fn print_stretches(
 
 /// `DATE_FORMAT(timestamp or string, pattern)`.
 fn date_format(call: &Call) -> Result<ArrayRef> {
-    let mut patterns = Patterns::new(call, 1, "")?;
     if call.args[0].data_type().is_string() {
         let texts = call.strings(0)?;
-        let source = Pattern::parse(SECONDS_PATTERN)?;
-        return print_all(call, &mut patterns, None, |row| Some(read(&source, texts.get(row)?, Mode::Lenient)?.local));
+        let source = Pattern::parse_simple(SECONDS_PATTERN)?;
+        let mut patterns = Patterns::new(call, 1, "", Pattern::parse_simple)?;
+        return print_all(call, &mut patterns, None, |row| {
+            Some((read(&source, texts.get(row)?, Mode::Lenient)?.local, 0))
+        });
     }
+    let mut patterns = Patterns::new(call, 1, "", Pattern::parse)?;
     let times = call.times(0)?;
     if let (Some((ticks, per_second)), true) = (times.ticks(), patterns.is_constant())
         && let Some(pattern) = patterns.get(0)?
@@ -183,7 +189,7 @@ fn date_format(call: &Call) -> Result<ArrayRef> {
     {
         return print_stretches(call, &pattern, &times, ticks, per_second, seconds);
     }
-    print_all(call, &mut patterns, times.zone(), |row| times.local(row))
+    print_all(call, &mut patterns, times.zone(), |row| times.local_and_offset(row))
 }
 
 /// Reads a text by the row's pattern, and in the plain form if that does not fit (as Flink does).
@@ -200,7 +206,7 @@ fn read_or_plain(pattern: Option<&Pattern>, text: &str) -> Option<Read> {
 /// `TO_TIMESTAMP(text[, pattern])`: the wall-clock time that the text shows; an offset in it is read over.
 fn to_timestamp(call: &Call) -> Result<ArrayRef> {
     let texts = call.strings(0)?;
-    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN)?;
+    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN, Pattern::parse)?;
     let plain = !call.has(1);
     let mut values = Vec::with_capacity(call.rows);
     for row in 0..call.rows {
@@ -263,7 +269,7 @@ fn ltz_array(values: Vec<Option<i64>>, micros: bool) -> ArrayRef {
 
 fn text_to_ltz(call: &Call) -> Result<ArrayRef> {
     let texts = call.strings(0)?;
-    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN)?;
+    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN, Pattern::parse)?;
     let zones = if call.has(2) { Some(call.strings(2)?) } else { None };
     let mut values = Vec::with_capacity(call.rows);
     for row in 0..call.rows {
@@ -293,14 +299,17 @@ fn text_to_ltz(call: &Call) -> Result<ArrayRef> {
 /// `TO_DATE(text[, pattern])`.
 fn to_date(call: &Call) -> Result<ArrayRef> {
     let texts = call.strings(0)?;
-    let mut patterns = Patterns::new(call, 1, "yyyy-MM-dd")?;
+    let mut patterns = Patterns::new(call, 1, "yyyy-MM-dd", Pattern::parse_simple)?;
     let mut values = Vec::with_capacity(call.rows);
     for row in 0..call.rows {
         let days = match texts.get(row) {
             None => None,
             Some(text) if !call.has(1) => date(text),
             Some(text) => match patterns.get(row)? {
-                Some(pattern) => read(&pattern, text, Mode::Lenient).map(|read| read.local.days()),
+                Some(pattern) => read(&pattern, text, Mode::Lenient).map(|read| {
+                    let seconds = read.local.seconds - read.offset.unwrap_or(0);
+                    Moment { seconds, ..read.local }.days()
+                }),
                 None => None,
             },
         };
@@ -313,9 +322,11 @@ fn to_date(call: &Call) -> Result<ArrayRef> {
 fn from_unixtime(call: &Call) -> Result<ArrayRef> {
     let seconds = call.integers(0)?;
     let zone = call.context.time_zone;
-    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN)?;
+    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN, Pattern::parse_simple)?;
     print_all(call, &mut patterns, Some(zone), |row| {
-        seconds.get(row).map(|seconds| Moment { seconds: seconds + offset_at(seconds, zone), nanos: 0 })
+        let seconds = seconds.get(row)?;
+        let offset = offset_at(seconds, zone);
+        Some((Moment { seconds: seconds + offset, nanos: 0 }, offset))
     })
 }
 
@@ -327,13 +338,13 @@ fn unix_timestamp(call: &Call) -> Result<ArrayRef> {
     }
     let texts = call.strings(0)?;
     let zone = call.context.time_zone;
-    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN)?;
+    let mut patterns = Patterns::new(call, 1, SECONDS_PATTERN, Pattern::parse_simple)?;
     let mut values = Vec::with_capacity(call.rows);
     for row in 0..call.rows {
         values.push(match (texts.get(row), patterns.get(row)?) {
             (Some(text), Some(pattern)) => Some(match read(&pattern, text, Mode::Lenient) {
                 Some(Read { local, offset: Some(offset) }) => local.seconds - offset,
-                Some(Read { local, offset: None }) => instant_of(local.seconds, zone),
+                Some(Read { local, offset: None }) => later_instant_of(local.seconds, zone),
                 None => i64::MIN,
             }),
             _ => None,
@@ -345,15 +356,15 @@ fn unix_timestamp(call: &Call) -> Result<ArrayRef> {
 /// `CONVERT_TZ(text, from, to)`, texts as `yyyy-MM-dd HH:mm:ss`.
 fn convert_tz(call: &Call) -> Result<ArrayRef> {
     let (texts, from, to) = (call.strings(0)?, call.strings(1)?, call.strings(2)?);
-    let pattern = Pattern::parse(SECONDS_PATTERN)?;
+    let pattern = Pattern::parse_simple(SECONDS_PATTERN)?;
     let mut printer = Printer::new(&pattern, None);
-    // Zones that do not exist read as UTC, as `java.util.TimeZone` has it.
+    // Zones that do not exist read as UTC, as `java.util.TimeZone` has it; of constants they are refused while planning.
     let zone = |name: &str| Zone::parse(name).unwrap_or(Zone::Fixed(0));
     call.try_text(|row| {
         let (Some(text), Some(from), Some(to)) = (texts.get(row), from.get(row), to.get(row)) else { return Ok(None) };
         let Some(found) = read(&pattern, text, Mode::Lenient) else { return Ok(None) };
-        let instant = zone(from).instant_of(found.local.seconds);
+        let instant = zone(from).later_instant_of(found.local.seconds);
         let local = Moment { seconds: instant + zone(to).offset_at(instant), nanos: 0 };
-        Ok(Some(printer.print(local)?.to_string()))
+        Ok(Some(printer.print((local, 0))?.to_string()))
     })
 }

@@ -71,6 +71,12 @@ impl Times {
         Some(moment)
     }
 
+    /// The wall-clock time of a row, and by how many seconds it is ahead of UTC.
+    pub(super) fn local_and_offset(&self, row: usize) -> Option<(Moment, i64)> {
+        let (local, instant) = (self.local(row)?, self.instant(row)?);
+        Some((local, local.seconds - instant.seconds))
+    }
+
     /// The value of a row as stored: an instant for TIMESTAMP_LTZ, else the wall-clock time.
     pub(super) fn instant(&self, row: usize) -> Option<Moment> {
         let row = if self.constant { 0 } else { row };
