@@ -2,12 +2,15 @@
 //! those.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Fields};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
+use sqlparser::ast::{Expr as SqlExpr, visit_expressions};
 
+use super::functions::rewrite_expr;
 use super::nodes::{Gate, WindowTvf};
 
 /// Paths below a column; the empty path is the whole column.
@@ -186,4 +189,68 @@ pub(crate) fn prune(data_type: &DataType, paths: &Paths) -> DataType {
         })
         .collect();
     DataType::Struct(kept)
+}
+
+/// Whether every column that the expression names is there, with all of its fields that it names.
+pub(super) fn reads_only(expr: &SqlExpr, schema: Option<&SchemaRef>) -> bool {
+    let Some(schema) = schema else { return true };
+    // As it is planned: before, a unit of time and a name behind brackets look like columns.
+    let mut expr = expr.clone();
+    rewrite_expr(&mut expr);
+    let mut all = true;
+    let _ = visit_expressions(&expr, |e| {
+        let path: Vec<&str> = match e {
+            SqlExpr::Identifier(name) => vec![name.value.as_str()],
+            SqlExpr::CompoundIdentifier(parts) => parts.iter().map(|p| p.value.as_str()).collect(),
+            _ => return ControlFlow::<()>::Continue(()),
+        };
+        let mut found = schema.field_with_name(path[0]).ok().map(Field::data_type);
+        for name in &path[1..] {
+            found = match found {
+                Some(DataType::Struct(fields)) => fields.find(name).map(|(_, f)| f.data_type()),
+                _ => None,
+            };
+        }
+        all &= found.is_some();
+        ControlFlow::Continue(())
+    });
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::Schema;
+    use sqlparser::parser::Parser;
+
+    use super::*;
+    use crate::sql::FlinkDialect;
+
+    #[test]
+    fn units_of_time_and_names_behind_brackets_are_no_columns() {
+        let row = |fields: Vec<Field>| DataType::Struct(fields.into());
+        let texts = DataType::new_list(DataType::Utf8View, true);
+        let items = DataType::new_list(row(vec![Field::new("price", DataType::Int64, true)]), true);
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("a", DataType::Int64, true),
+            Field::new("data", row(vec![Field::new("tags", texts, true)]), true),
+            Field::new("items", items, true),
+        ]));
+        let reads = |text: &str| {
+            let mut parser = Parser::new(&FlinkDialect).try_with_sql(text).expect("tokens");
+            reads_only(&parser.parse_expr().expect("an expression"), Some(&schema))
+        };
+        for there in [
+            "TIMESTAMPDIFF(MINUTE, a, a)",
+            "CAST(TIMESTAMPADD(SECOND, a, TIMESTAMP '1970-01-01 00:00:00') AS STRING)",
+            "data.tags",
+            "UPPER(data.tags[1])",
+            "items[1].price",
+            "items[a].price + EXTRACT(DAY FROM a)",
+        ] {
+            assert!(reads(there), "{there}");
+        }
+        for missing in ["b", "TIMESTAMPDIFF(MINUTE, a, b)", "data.pages[1]", "data.tags[b]", "b[1].price"] {
+            assert!(!reads(missing), "{missing}");
+        }
+    }
 }
