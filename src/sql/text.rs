@@ -57,13 +57,8 @@ impl SqlText {
     /// Takes the text of a file.
     pub fn new(file: impl Into<Arc<str>>, text: impl Into<String>) -> Self {
         let text = text.into();
-        // Notebook exports open paragraphs with `%flink.ssql(...)`: the line is blanked, not removed,
-        // so that line numbers stay.
-        let text = text
-            .split('\n')
-            .map(|line| if line.trim_start().starts_with('%') { "" } else { line.trim_end_matches('\r') })
-            .collect::<Vec<_>>()
-            .join("\n");
+        let text = text.split('\n').map(|line| line.trim_end_matches('\r')).collect::<Vec<_>>().join("\n");
+        let text = without_paragraph_marks(&text);
         let lines = without_secrets(&text).split('\n').map(Arc::from).collect();
         Self { file: file.into(), lines, text }
     }
@@ -119,9 +114,6 @@ impl SqlText {
         let mut rest = self.text.as_str();
         while let Some(c) = rest.chars().next() {
             let taken = match c {
-                '\'' | '`' | '"' => quoted_length(rest, c),
-                '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
-                '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |i| i + 2),
                 '$' if rest.starts_with("${") => {
                     let Some(end) = rest.find('}') else {
                         return Err(Error::sql("'${' is not closed by '}'").at(self.location_at(out.len(), 2)));
@@ -139,7 +131,7 @@ impl SqlText {
                     rest = &rest[end + 1..];
                     continue;
                 }
-                _ => c.len_utf8(),
+                _ => stretch_length(rest, c),
             };
             out.push_str(&rest[..taken]);
             rest = &rest[taken..];
@@ -295,9 +287,32 @@ fn split_shifts(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
-/// Bytes of a quoted stretch at the start of `rest`, both quotes included.
-fn quoted_length(rest: &str, quote: char) -> usize {
-    rest[1..].find(quote).map_or(rest.len(), |i| i + 2)
+/// Bytes at the start of `rest` that are one: a quoted stretch with both quotes, a comment, or else its first character.
+fn stretch_length(rest: &str, first: char) -> usize {
+    match first {
+        '\'' | '`' | '"' => rest[1..].find(first).map_or(rest.len(), |i| i + 2),
+        '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
+        '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |i| i + 2),
+        _ => first.len_utf8(),
+    }
+}
+
+/// Notebook exports open paragraphs with `%flink.ssql(…)`: the rest of the line is blanked, not removed, so that line numbers stay. Where a
+/// statement has begun, a line may begin with `%`, too: the operator, or a part of a text.
+fn without_paragraph_marks(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let (mut rest, mut in_statement) = (text, false);
+    while let Some(c) = rest.chars().next() {
+        let is_mark = c == '%' && !in_statement && rest[1..].starts_with(char::is_alphabetic);
+        let taken = if is_mark { rest.find('\n').unwrap_or(rest.len()) } else { stretch_length(rest, c) };
+        if !is_mark {
+            let is_comment = ["--", "/*"].iter().any(|opens| rest.starts_with(opens));
+            in_statement = c != ';' && (in_statement || !(is_comment || c.is_whitespace()));
+            out.push_str(&rest[..taken]);
+        }
+        rest = &rest[taken..];
+    }
+    out
 }
 
 fn base36(mut n: usize) -> String {
@@ -362,5 +377,15 @@ mod tests {
     fn option_hints_make_a_table_of_their_own() {
         assert_eq!(words("FROM t /*+ OPTIONS('a'='b') */ WHERE", &[]), ["FROM", "`t#0`", "AS", "`t`", "WHERE"]);
         assert_eq!(words("FROM t /*+ OPTIONS('a'='b') */ e", &[]), ["FROM", "`t#0`", "e"]);
+    }
+
+    #[test]
+    fn a_percent_sign_opens_a_paragraph_only_between_statements() {
+        let blanked = |text: &str| SqlText::new("a.sql", text).text().to_owned();
+        let notebook = "%flink.ssql(type=update)\n-- it's\n  %md\nSELECT 1;\r\n/* ' */ %sql\nSELECT 2";
+        assert_eq!(blanked(notebook), "\n-- it's\n  \nSELECT 1;\n/* ' */ \nSELECT 2");
+        for kept in ["SELECT a\n  % 10", "SELECT a\n  %b", "SELECT '\n%flink\n;'\n%c", "% 5", "SELECT 1 -- ;\n%b"] {
+            assert_eq!(blanked(kept), kept);
+        }
     }
 }
