@@ -14,10 +14,7 @@ use sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer, Whitespace, Wo
 use super::dialect::FlinkDialect;
 use super::secrets::without_secrets;
 use crate::contracts::{Error, Location, Result};
-
-/// Stands between a table's name and the number of the hint that was written after it. Not a
-/// character that SQL text can hold in a name.
-pub(crate) const HINT_MARK: char = '\u{1}';
+pub(crate) use crate::runtime::HINT_MARK;
 
 /// Values for `${NAME}`: from `--param` first, then from the environment.
 #[derive(Debug, Clone, Default)]
@@ -47,10 +44,30 @@ pub struct SqlText {
     text: String,
 }
 
-/// Tokens of a file and the option hints that stood among them.
-pub(crate) struct Tokens {
-    pub(crate) tokens: Vec<TokenWithSpan>,
-    pub(crate) hints: BTreeMap<usize, BTreeMap<String, String>>,
+/// Options of the `/*+ OPTIONS(…) */` of all files, by the number in the marked name. The same options have one number, so that a table
+/// which is named twice with them is one, read once and from one position.
+#[derive(Debug, Default)]
+pub(crate) struct Hints {
+    options: BTreeMap<usize, BTreeMap<String, String>>,
+    found: usize,
+}
+
+impl Hints {
+    /// The options of a number.
+    pub(crate) fn get(&self, number: usize) -> Option<&BTreeMap<String, String>> {
+        self.options.get(&number)
+    }
+
+    /// The number of the first hint with these options, among all hints: earlier versions of the program had it in what they hashed.
+    fn number(&mut self, options: BTreeMap<String, String>) -> usize {
+        let own = self.found;
+        self.found += 1;
+        let known = self.options.iter().find(|(_, known)| **known == options).map(|(number, _)| *number);
+        known.unwrap_or_else(|| {
+            self.options.insert(own, options);
+            own
+        })
+    }
 }
 
 impl SqlText {
@@ -90,7 +107,7 @@ impl SqlText {
     }
 
     /// Splits the file into tokens, with parameters and hints taken care of.
-    pub(crate) fn tokens(&self, parameters: &Parameters, next_hint: &mut usize) -> Result<Tokens> {
+    pub(crate) fn tokens(&self, parameters: &Parameters, hints: &mut Hints) -> Result<Vec<TokenWithSpan>> {
         let (text, outside) = self.lift_parameters()?;
         let dialect = FlinkDialect;
         let mut tokens = Tokenizer::new(&dialect, &text).tokenize_with_location().map_err(|error| {
@@ -102,9 +119,7 @@ impl SqlText {
         for token in &mut tokens {
             self.resolve(token, &outside, parameters)?;
         }
-        let mut hints = BTreeMap::new();
-        let tokens = self.splice_hints(split_shifts(tokens), &mut hints, next_hint, parameters)?;
-        Ok(Tokens { tokens, hints })
+        self.splice_hints(split_shifts(tokens), hints, parameters)
     }
 
     /// Replaces each `${…}` outside strings and comments by a word of the same length.
@@ -196,8 +211,7 @@ impl SqlText {
     fn splice_hints(
         &self,
         tokens: Vec<TokenWithSpan>,
-        hints: &mut BTreeMap<usize, BTreeMap<String, String>>,
-        next_hint: &mut usize,
+        hints: &mut Hints,
         parameters: &Parameters,
     ) -> Result<Vec<TokenWithSpan>> {
         let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
@@ -213,10 +227,7 @@ impl SqlText {
             let Token::Word(word) = out[at].token.clone() else {
                 return Err(Error::sql("an OPTIONS hint must stand after a table's name").at(self.location(token.span)));
             };
-            let number = *next_hint;
-            *next_hint += 1;
-            hints.insert(number, options);
-            let marked = format!("{}{HINT_MARK}{number}", word.value);
+            let marked = format!("{}{HINT_MARK}{}", word.value, hints.number(options));
             out[at].token = Token::make_word(&marked, Some('`'));
             let next = iterator.clone().find(|t| !matches!(t.token, Token::Whitespace(_)));
             let has_alias = next.as_ref().is_some_and(|t| match &t.token {
@@ -353,8 +364,8 @@ mod tests {
     fn words(text: &str, given: &[(&str, &str)]) -> Vec<String> {
         let given = given.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let parameters = Parameters::new(given, BTreeMap::new());
-        let tokens = SqlText::new("a.sql", text).tokens(&parameters, &mut 0).expect("tokens");
-        let shown = tokens.tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_)));
+        let tokens = SqlText::new("a.sql", text).tokens(&parameters, &mut Hints::default()).expect("tokens");
+        let shown = tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_)));
         shown.map(|t| t.token.to_string().replace(HINT_MARK, "#")).collect()
     }
 
@@ -368,7 +379,8 @@ mod tests {
 
     #[test]
     fn a_missing_parameter_is_pointed_at() {
-        let error = SqlText::new("a.sql", "SELECT\n  ${NOPE}").tokens(&Parameters::default(), &mut 0).err();
+        let error =
+            SqlText::new("a.sql", "SELECT\n  ${NOPE}").tokens(&Parameters::default(), &mut Hints::default()).err();
         let error = error.expect("no value");
         assert!(error.to_string().starts_with("a.sql:2:3: parameter 'NOPE' has no value"), "{error}");
     }
@@ -377,6 +389,13 @@ mod tests {
     fn option_hints_make_a_table_of_their_own() {
         assert_eq!(words("FROM t /*+ OPTIONS('a'='b') */ WHERE", &[]), ["FROM", "`t#0`", "AS", "`t`", "WHERE"]);
         assert_eq!(words("FROM t /*+ OPTIONS('a'='b') */ e", &[]), ["FROM", "`t#0`", "e"]);
+    }
+
+    #[test]
+    fn the_same_hint_has_one_number() {
+        let text =
+            "t /*+ OPTIONS('a'='b', 'c'='d') */ x, t /*+ OPTIONS('c'='d', 'a'='b') */ y, t /*+ OPTIONS('a'='c') */ z";
+        assert_eq!(words(text, &[]), ["`t#0`", "x", ",", "`t#0`", "y", ",", "`t#2`", "z"]);
     }
 
     #[test]
