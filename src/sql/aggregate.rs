@@ -20,6 +20,7 @@ use super::joins::keep_references_left;
 use super::lower::call;
 use super::nodes::{OperatorRows, WindowTvf, find_tvf, window_bound};
 use super::normal::{normal_form, text_of};
+use super::union::is_bound;
 use crate::operators::{
     AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource,
     Stage, StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer,
@@ -239,7 +240,7 @@ impl Compiler<'_> {
             let Some(partition_by) = partition_by(expr) else { return unsupported_window(plan) };
             let schema = window.input.schema();
             let found = partition_by.iter().filter_map(|e| match e {
-                Expr::Column(c) => schema.field_from_column(c).ok(),
+                Expr::Column(c) if is_bound(&window.input, c, "end") => schema.field_from_column(c).ok(),
                 _ => None,
             });
             let found: Vec<(usize, String)> = found
@@ -487,6 +488,10 @@ fn group_window(aggregate: &Aggregate) -> Result<Option<GroupWindow>> {
         let Expr::Column(column) = expr else { continue };
         let field = schema.field_from_column(column)?;
         let Some((kind, number)) = window_bound(field) else { continue };
+        // Rows of another input of a union have a time there that never closes anything, and would be late for it.
+        if !is_bound(&aggregate.input, column, kind) {
+            continue;
+        }
         let found = window.get_or_insert(GroupWindow { number, start: None, end: None, time: None });
         if found.number != number {
             continue;
