@@ -238,7 +238,7 @@ impl<'a> Planner<'a> {
     pub(crate) fn named(&self, plan: &LogicalPlan, named: &mut Required) -> DfResult<()> {
         use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
         plan.apply(|node| match node {
-            LogicalPlan::SubqueryAlias(alias) if self.tables.contains_key(alias.alias.table()) => {
+            LogicalPlan::SubqueryAlias(alias) if is_declared(&alias.input, alias.alias.table()) => {
                 Ok(TreeNodeRecursion::Jump)
             }
             LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_) => {
@@ -274,6 +274,15 @@ impl Catalog {
         names.sort();
         names.dedup();
         names
+    }
+}
+
+/// Whether a plan is a table's own, which names all that it has. (A subquery may have the name of another table.)
+fn is_declared(plan: &LogicalPlan, table: &str) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => is_declared(&projection.input, table),
+        LogicalPlan::TableScan(scan) => scan.table_name.table().strip_suffix(BASE_MARK) == Some(table),
+        _ => false,
     }
 }
 

@@ -223,7 +223,34 @@ mod tests {
     use sqlparser::parser::Parser;
 
     use super::*;
-    use crate::sql::FlinkDialect;
+    use crate::sql::{FlinkDialect, Parameters, PlanOptions, SqlText, plan_job};
+
+    /// The second pass plans the same text, over the fields in use.
+    #[tokio::test]
+    async fn a_query_may_name_fields_that_nothing_uses() {
+        const TABLES: &str = "
+            CREATE TABLE t (a INT, data ROW<x INT, y INT, z INT>, ts TIMESTAMP(3), WATERMARK FOR ts AS ts)
+            WITH ('connector' = 'kinesis', 'stream' = 't', 'format' = 'json');
+            CREATE TABLE u (a INT) WITH ('connector' = 'kinesis', 'stream' = 'u', 'format' = 'json');
+            CREATE TABLE o (x INT) WITH ('connector' = 'print');
+            INSERT INTO o SELECT a FROM u;
+            INSERT INTO o ";
+        for query in [
+            "SELECT data.x FROM t WHERE TRUE OR data.y > 1",
+            "SELECT x FROM (SELECT data.x AS x, data.y AS y FROM t) AS u",
+            "SELECT x FROM (
+               SELECT data.x AS x, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY data.y) AS r
+               FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)))",
+        ] {
+            let file = Arc::new(SqlText::new("job.sql", format!("{TABLES}{query};")));
+            let options = PlanOptions { partitions: 1, batch: false, pruned: true, epoch_time_ms: Arc::default() };
+            let planned = plan_job(&[file], &Parameters::default(), &options, None).await;
+            let plan = planned.unwrap_or_else(|errors| panic!("{query}: {errors:?}"));
+            let of_t = plan.sources.iter().find(|source| source.name == "t").expect("it is read");
+            let data = of_t.spec.schema.field_with_name("data").expect("its fields are in use").data_type().to_string();
+            assert!(data.contains("\"x\"") && !data.contains("\"z\""), "{query}: {data}");
+        }
+    }
 
     #[test]
     fn units_of_time_and_names_behind_brackets_are_no_columns() {
