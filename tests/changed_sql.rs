@@ -272,6 +272,23 @@ fn an_aggregate_more_for_the_same_items_is_an_insert_of_its_own() {
     assert_eq!(place.rows(SUMMED), minutes(180..400, amount));
 }
 
+/// A table with the options of a hint is one, however often it is named with them, and goes on from its own position.
+#[test]
+fn an_insert_more_with_the_same_hint_takes_no_position_from_another_one() {
+    let with_hint =
+        |text: &str| text.replace("FROM events", "FROM events /*+ OPTIONS('scan.stream.initpos' = 'TRIM_HORIZON') */");
+    let place = Place::of(&[("events.sql", SOURCE), ("archive.sql", &with_hint(ARCHIVE))]);
+    place.produce(0..150);
+    place.run(&[]);
+    // In a file that comes before the archive's.
+    place.write("a.sql", &with_hint(COUNTS));
+    place.produce(150..300);
+    let said = place.run(&[]);
+    assert!(said.contains("query 'a:counts' is new"), "{said}");
+    archived_once(&place, &place.archived(), 0..300);
+    assert_eq!(place.rows("SELECT 'all', c FROM counts")["all"], Some(150));
+}
+
 /// Rows are held as they are until their window closes: what they mean stands in the query alone.
 #[test]
 fn what_is_changed_below_held_rows_or_in_a_window_s_grid_is_refused() {

@@ -12,7 +12,7 @@ use datafusion::arrow::datatypes::FieldRef;
 use super::places::{Moved, follow, is_same_state};
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
-use crate::runtime::{columns_of_open_rows, identity, is_identity_of, is_text_of};
+use crate::runtime::{columns_of_open_rows, identity, is_identity_of, is_text_of, without_hint_numbers};
 use crate::sql::QueryPlan;
 use crate::state::{Manifest, ManifestQuery, OperatorState};
 
@@ -234,7 +234,7 @@ fn keep_state(query: &QueryPlan, before: &mut ManifestQuery) -> Result<Option<St
     }
     let mut is_changed = false;
     for (own, before) in own.iter().zip(&mut before.operators) {
-        is_changed |= own.fingerprint != before.fingerprint;
+        is_changed |= !is_text_of(&before.fingerprint, &own.fingerprint);
         before.fingerprint.clone_from(&own.fingerprint);
     }
     let note = || format!("query '{}' has changed, and goes on with its state as it is (--keep-state)", query.name);
@@ -343,6 +343,7 @@ fn is_gone(name: &str, query: &ManifestQuery, repeats: usize) -> Error {
 
 /// Lines of both texts: `-` only in the first, `+` only in the second.
 pub(super) fn difference(before: &str, after: &str) -> String {
+    let [before, after] = [before, after].map(without_hint_numbers);
     let (before, after): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     // Longest common subsequence from each pair of ends; plans have some dozen lines.
     let mut common = vec![vec![0_u32; after.len() + 1]; before.len() + 1];

@@ -36,6 +36,7 @@ pub(super) fn feeds(
     log: &[LogEntry],
 ) -> Result<Vec<FeedSpecification>> {
     let repeated = repeated_feeds(saved, log);
+    check_tables_of_one_hint(sources, saved, &repeated)?;
     let mut groups: Vec<Group<'_>> = Vec::new();
     for source in sources {
         let start = start(source, connectors, options)?;
@@ -72,6 +73,27 @@ fn repeated_feeds<'a>(saved: &SavedJob, log: &'a [LogEntry]) -> BTreeSet<&'a str
 fn were_apart(one: &str, other: &str, feeds: &BTreeSet<&str>) -> bool {
     let without = |this: &str, that: &str| feeds.iter().any(|feed| is_of_feed(this, feed) && !is_of_feed(that, feed));
     without(one, other) && without(other, one)
+}
+
+/// For an earlier version, each time that a hint stood after a table made one of its own: `t OPTIONS(…)`, `t OPTIONS(…)#2`. They are one now,
+/// which can go on from one position only.
+fn check_tables_of_one_hint(sources: &[SourcePlan], saved: &SavedJob, repeated: &BTreeSet<&str>) -> Result<()> {
+    let has = |name: &str| sources.iter().any(|source| source.name == name);
+    let tables = saved.reread.as_ref().map_or(&saved.tables, |reread| &reread.tables);
+    for name in tables.keys() {
+        let Some((first, number)) = name.rsplit_once('#') else { continue };
+        if !first.ends_with(')') || number.parse::<u32>().is_err() || !has(first) || has(name) {
+            continue;
+        }
+        let positions = |name| saved.read_from(name).map(|table| &table.splits).collect::<Vec<_>>();
+        if positions(first) != positions(name) || were_apart(first, name, repeated) {
+            return Err(Error::config(format!(
+                "the saved state has two positions of {first}, of two queries, and it is one table now"
+            ))
+            .hint("run the same files with the version of the program before this one and --once, until nothing new comes; or begin anew with --fresh"));
+        }
+    }
+    Ok(())
 }
 
 /// Two readers with one consumer would take each shard's subscription from each other, every five seconds and for ever.
@@ -252,6 +274,8 @@ fn raw_test(source: &SourcePlan) -> Option<RawTest> {
 mod tests {
     use super::*;
     use crate::contracts::{EpochCut, SplitCut};
+    use crate::sql::{Parameters, PlanOptions, SqlText, plan_job};
+    use crate::state::{SavedSplit, SavedTable};
 
     fn cut(epoch: u64, feeds: &[&str]) -> LogEntry {
         let split = |feed: &&str| {
@@ -259,6 +283,34 @@ mod tests {
             SplitCut { feed, split, opened: None, records: 1, after: None, version: None, ended: false }
         };
         LogEntry::Cut(EpochCut { epoch, splits: feeds.iter().map(split).collect(), ..EpochCut::default() })
+    }
+
+    #[tokio::test]
+    async fn tables_of_one_hint_that_were_two_go_on_as_one_from_one_position() {
+        let text = "
+            CREATE TABLE t (n BIGINT) WITH ('connector' = 'kinesis', 'stream' = 't', 'format' = 'json');
+            CREATE TABLE o (n BIGINT) WITH ('connector' = 'blackhole');
+            INSERT INTO o SELECT n FROM t /*+ OPTIONS('scan.stream.initpos' = 'LATEST') */;";
+        let file = Arc::new(SqlText::new("job.sql", text));
+        let options = PlanOptions { partitions: 1, batch: false, pruned: true, epoch_time_ms: Arc::default() };
+        let sources = plan_job(&[file], &Parameters::default(), &options, None).await.expect("it is planned").sources;
+        let name = "t OPTIONS('scan.stream.initpos'='LATEST')";
+        assert_eq!(sources[0].name, name);
+        let at = |position: &str| {
+            let after_exclusive = Some(position.to_owned());
+            let split = SavedSplit { after_exclusive, from_ms: None, watermark_ms: 0, finished: false, version: None };
+            SavedTable { splits: [("s".to_owned(), split)].into(), floor: 0, source: None }
+        };
+        let second = format!("{name}#2");
+        let saved = |first: &str, other: &str| {
+            let tables = [(name.to_owned(), at(first)), (second.clone(), at(other)), ("u#2".to_owned(), at("9"))];
+            SavedJob { tables: tables.into(), ..SavedJob::default() }
+        };
+        let together = format!("{name} + {second}");
+        let apart = [name, second.as_str()];
+        assert!(check_tables_of_one_hint(&sources, &saved("7", "7"), &[together.as_str()].into()).is_ok());
+        assert!(check_tables_of_one_hint(&sources, &saved("7", "7"), &apart.into()).is_err());
+        assert!(check_tables_of_one_hint(&sources, &saved("7", "8"), &BTreeSet::new()).is_err());
     }
 
     #[test]

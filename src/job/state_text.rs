@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::changes::difference;
 use crate::contracts::Watermark;
+use crate::runtime::without_hint_numbers;
 use crate::state::{Manifest, ManifestOperator, ManifestReference, SavedSplit, SavedTable, shown_digest};
 
 /// All of it.
@@ -76,7 +77,7 @@ pub(super) fn changed((before, name_before): (&Manifest, &str), (after, name_aft
         for number in 0..old.operators.len().max(new.operators.len()) {
             let (was, is) = (old.operators.get(number), new.operators.get(number));
             if let (Some(was), Some(is)) = (was, is)
-                && was.fingerprint != is.fingerprint
+                && without_hint_numbers(&was.fingerprint) != without_hint_numbers(&is.fingerprint)
             {
                 let _ = writeln!(text, "  query {query}, operator {number}:");
                 text.push_str(&difference(&was.fingerprint, &is.fingerprint));

@@ -68,7 +68,7 @@ pub use progress::{LastCheckpoint, Progress};
 pub use read_all::{AllRows, read_all};
 pub(crate) use reader::{rejected_row, row_json};
 pub use references::ReferenceSpecification;
-pub use repeat::{IN_FULL, JobLog, RECORDS, identity, is_identity_of, is_text_of};
+pub use repeat::{HINT_MARK, IN_FULL, JobLog, RECORDS, identity, is_identity_of, is_text_of, without_hint_numbers};
 pub use rows::WatermarkRule;
 pub use shared_decode::union_of;
 pub use unwritten::columns_of_open_rows;

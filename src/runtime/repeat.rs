@@ -124,9 +124,20 @@ fn behind(
     Ok(repeated)
 }
 
+/// Stands between a table's name and the number of the hint that was written after it. Not a character that SQL text can hold in a name.
+pub const HINT_MARK: char = '\u{1}';
+
+/// A text without the numbers of hints: those depend on what stands before in the job's files.
+pub fn without_hint_numbers(text: &str) -> String {
+    let mut parts = text.split(HINT_MARK);
+    let first = parts.next().unwrap_or_default().to_owned();
+    let is_digit = |c: char| c.is_ascii_digit();
+    parts.fold(first, |text, part| format!("{text}{HINT_MARK}{}", part.trim_start_matches(is_digit)))
+}
+
 /// A hash of what a query computes.
 pub fn identity(plan: &str) -> String {
-    hex_digest(plan.as_bytes())
+    hex_digest(without_hint_numbers(plan).as_bytes())
 }
 
 /// Begins the part of what a query is known by that says which records count, in its tables.
@@ -135,16 +146,18 @@ pub const RECORDS: &str = "\nof its tables:";
 /// Begins a line that says in full what stands in a text before it.
 pub const IN_FULL: &str = "in full: ";
 
-/// Whether a saved identity is that of `plan`. Earlier versions of the program left out which records count, and what is said in full.
+/// Whether a saved identity is that of `plan`. Earlier versions of the program left out which records count, and what is said in full, and
+/// had the numbers of hints in what they hashed.
 pub fn is_identity_of(saved: &str, plan: &str) -> bool {
-    let is_of =
-        |plan: &str| saved == identity(plan) || plan.rfind(RECORDS).is_some_and(|at| saved == identity(&plan[..at]));
+    let is = |plan: &str| saved == identity(plan) || saved == hex_digest(plan.as_bytes());
+    let is_of = |plan: &str| is(plan) || plan.rfind(RECORDS).is_some_and(|at| is(&plan[..at]));
     is_of(plan) || of_before(plan).is_some_and(|plan| is_of(&plan))
 }
 
 /// Whether a saved text of a plan, or of a part of one, is that of `own`, as this version of the program or an earlier one writes it.
 pub fn is_text_of(saved: &str, own: &str) -> bool {
-    saved == own || of_before(own).is_some_and(|own| saved == own)
+    let (saved, own) = (without_hint_numbers(saved), without_hint_numbers(own));
+    saved == own || of_before(&own).is_some_and(|own| saved == own)
 }
 
 /// The text that earlier versions had for the same, if it is another.
@@ -170,6 +183,21 @@ pub(super) async fn append(log: Option<&Arc<dyn EpochLog>>, entry: Option<&LogEn
 mod tests {
     use super::*;
     use crate::contracts::ErrorKind;
+
+    #[test]
+    fn numbers_of_hints_tell_no_queries_apart() {
+        let plan = |number: u32, table: &str| {
+            format!("TableScan: {table}\u{1}{number}\u{2} projection=[n]{RECORDS}\n  {table}")
+        };
+        let (before, after) = (plan(3, "orders"), plan(12, "orders"));
+        let by_an_earlier_version = hex_digest(before.as_bytes());
+        assert!(is_text_of(&before, &after) && is_identity_of(&identity(&before), &after));
+        assert!(is_identity_of(&by_an_earlier_version, &before));
+        let without_a_hint = before.replace("\u{1}3", "");
+        for other in [plan(3, "carts"), without_a_hint] {
+            assert!(!is_text_of(&before, &other) && !is_identity_of(&identity(&before), &other), "{other}");
+        }
+    }
 
     fn cut(epoch: u64) -> LogEntry {
         LogEntry::Cut(EpochCut { epoch, generation: 1, ..EpochCut::default() })

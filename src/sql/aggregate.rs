@@ -20,6 +20,7 @@ use super::joins::keep_references_left;
 use super::lower::call;
 use super::nodes::{OperatorRows, WindowTvf, find_tvf, window_bound};
 use super::normal::{normal_form, text_of};
+use super::union::is_bound;
 use crate::operators::{
     AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource,
     Stage, StageInput, TIME_COLUMN, TimeToLive, WATERMARK_COLUMN, WEIGHT_COLUMN, WindowAggregate, WindowBuffer,
@@ -494,6 +495,10 @@ fn group_window(aggregate: &Aggregate) -> Result<Option<GroupWindow>> {
         let Expr::Column(column) = expr else { continue };
         let field = schema.field_from_column(column)?;
         let Some((kind, number)) = window_bound(field) else { continue };
+        // Rows of another input of a union have a time there that never closes anything, and would be late for it.
+        if !is_bound(&aggregate.input, column, kind) {
+            continue;
+        }
         let found = window.get_or_insert(GroupWindow { number, paned: false, start: None, end: None, time: None });
         if found.number != number {
             continue;
@@ -571,7 +576,7 @@ pub(super) fn closing_window(window: &Window) -> Option<(usize, String)> {
     let schema = window.input.schema();
     let ends = |expr: &Expr| -> Vec<(usize, String)> {
         let columns = partition_by(expr).into_iter().flatten().filter_map(|e| match e {
-            Expr::Column(column) => schema.field_from_column(column).ok(),
+            Expr::Column(column) if is_bound(&window.input, column, "end") => schema.field_from_column(column).ok(),
             _ => None,
         });
         columns

@@ -186,14 +186,14 @@ mod tests {
 
     use super::*;
     use crate::sql::statement::parse_file;
-    use crate::sql::text::Parameters;
+    use crate::sql::text::{Hints, Parameters};
 
     /// The first error of a text, if there is one.
     fn first_error(sql: &str) -> Option<String> {
         let text = Arc::new(SqlText::new("a.sql", sql));
-        let parsed = parse_file(&text, &Parameters::default(), &mut 0);
+        let parsed = parse_file(&text, &Parameters::default(), &mut Hints::default());
         let mut errors = Vec::new();
-        check_sizes(&Catalog::build(vec![parsed], &mut errors), &mut errors);
+        check_sizes(&Catalog::build(vec![parsed], Hints::default(), &mut errors), &mut errors);
         errors.first().map(|error| error.message().to_owned())
     }
 

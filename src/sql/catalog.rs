@@ -9,7 +9,7 @@ use sqlparser::tokenizer::Span;
 
 use super::ddl::DeclaredWatermark;
 use super::statement::{ColumnKind, CreateTable, Insert, OptionPair, ParsedFile, Statement, StatementKind};
-use super::text::{HINT_MARK, SqlText};
+use super::text::{HINT_MARK, Hints, SqlText};
 use crate::contracts::{Error, Location, Result};
 
 /// One column of a declared table.
@@ -63,8 +63,7 @@ pub(crate) struct Catalog {
     pub(crate) views: BTreeMap<String, View>,
     pub(crate) inserts: Vec<InsertQuery>,
     pub(crate) settings: BTreeMap<String, (String, Location)>,
-    /// Options of `/*+ OPTIONS(…) */`, by the number in the marked name.
-    pub(crate) hints: BTreeMap<usize, BTreeMap<String, String>>,
+    pub(crate) hints: Hints,
 }
 
 impl Statement {
@@ -151,11 +150,10 @@ impl Table {
 
 impl Catalog {
     /// Takes the statements of all files. Errors are gathered, so that a person sees all at once.
-    pub(crate) fn build(files: Vec<ParsedFile>, errors: &mut Vec<Error>) -> Self {
-        let mut catalog = Self::default();
+    pub(crate) fn build(files: Vec<ParsedFile>, hints: Hints, errors: &mut Vec<Error>) -> Self {
+        let mut catalog = Self { hints, ..Self::default() };
         for file in files {
             errors.extend(file.errors);
-            catalog.hints.extend(file.hints);
             for statement in file.statements {
                 if let Err(error) = catalog.add(Arc::new(statement)) {
                     errors.push(error);
@@ -284,7 +282,7 @@ impl Catalog {
     pub(crate) fn table(&self, name: &str) -> Option<Table> {
         let Some((base, number)) = name.split_once(HINT_MARK) else { return self.tables.get(name).cloned() };
         let mut table = self.tables.get(base)?.clone();
-        if let Some(options) = number.parse().ok().and_then(|n: usize| self.hints.get(&n)) {
+        if let Some(options) = number.parse().ok().and_then(|n: usize| self.hints.get(n)) {
             table.options.extend(options.clone());
         }
         table.name = name.to_owned();

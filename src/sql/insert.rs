@@ -274,9 +274,22 @@ fn without_nulls(root: LogicalPlan, written: &[Field], table: &Table) -> datafus
 
 /// The query of an INSERT, whose columns count by place: those of one name get other names.
 pub(super) fn named_apart(query: &sqlparser::ast::Query) -> sqlparser::ast::Query {
-    use sqlparser::ast::{Ident, SelectItem, SetExpr};
     let mut query = query.clone();
-    let SetExpr::Select(select) = query.body.as_mut() else { return query };
+    give_names_apart(&mut query.body);
+    query
+}
+
+fn give_names_apart(body: &mut sqlparser::ast::SetExpr) {
+    use sqlparser::ast::{Ident, SelectItem, SetExpr};
+    let select = match body {
+        SetExpr::Select(select) => select,
+        SetExpr::Query(query) => return give_names_apart(&mut query.body),
+        SetExpr::SetOperation { left, right, .. } => {
+            give_names_apart(left);
+            return give_names_apart(right);
+        }
+        _ => return,
+    };
     let mut seen = BTreeSet::new();
     for (place, item) in select.projection.iter_mut().enumerate() {
         let repeated = match &*item {
@@ -289,7 +302,6 @@ pub(super) fn named_apart(query: &sqlparser::ast::Query) -> sqlparser::ast::Quer
             *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
         }
     }
-    query
 }
 
 fn partition_value(insert: &InsertQuery, column: &sqlparser::ast::Ident) -> Error {
@@ -350,5 +362,26 @@ fn key_only(plan: &LogicalPlan, index: usize) -> bool {
         LogicalPlan::Aggregate(a) => index < a.schema.fields().len() - a.aggr_expr.len(),
         LogicalPlan::Distinct(_) => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlparser::parser::Parser;
+
+    use super::*;
+    use crate::sql::FlinkDialect;
+
+    #[test]
+    fn columns_of_one_name_are_told_apart_in_each_part_of_a_union() {
+        let apart = |text: &str| {
+            let query = Parser::new(&FlinkDialect).try_with_sql(text).expect("tokens").parse_query().expect("a query");
+            named_apart(&query).to_string().replace('`', "")
+        };
+        assert_eq!(apart("SELECT a, b, a FROM t"), "SELECT a, b, a AS EXPR$2 FROM t");
+        let union = apart("SELECT a, a FROM t UNION ALL (SELECT b AS n, c AS n FROM t UNION ALL SELECT a, b FROM t)");
+        let expected =
+            "SELECT a, a AS EXPR$1 FROM t UNION ALL (SELECT b AS n, c AS EXPR$1 FROM t UNION ALL SELECT a, b FROM t)";
+        assert_eq!(union, expected);
     }
 }

@@ -15,7 +15,7 @@ use super::required::Required;
 use super::second_pass::JobBuilder;
 use super::settings::Settings;
 use super::statement::{ColumnKind, parse_file};
-use super::text::{Parameters, SqlText};
+use super::text::{Hints, Parameters, SqlText};
 use crate::contracts::Error;
 
 /// Parses and plans files. All errors are given at once.
@@ -25,9 +25,9 @@ pub async fn plan_job(
     options: &PlanOptions,
     batch: Option<Batch<'_>>,
 ) -> std::result::Result<JobPlan, Vec<Error>> {
-    let (mut errors, mut warnings, mut next_hint) = (Vec::new(), Vec::new(), 0);
-    let parsed = files.iter().map(|file| parse_file(file, parameters, &mut next_hint)).collect();
-    let catalog = Catalog::build(parsed, &mut errors);
+    let (mut errors, mut warnings, mut hints) = (Vec::new(), Vec::new(), Hints::default());
+    let parsed = files.iter().map(|file| parse_file(file, parameters, &mut hints)).collect();
+    let catalog = Catalog::build(parsed, hints, &mut errors);
     if catalog.inserts.is_empty() && errors.is_empty() {
         let mut error = Error::sql("there is no INSERT INTO, so the job would do nothing");
         if let Some(file) = files.first() {

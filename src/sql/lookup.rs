@@ -324,7 +324,7 @@ fn conditions(join: &Join, side: &Side, table: &LookupTable) -> Result<(Vec<Expr
     Ok((keys.into_iter().flatten().collect(), rest))
 }
 
-/// Refuses tables that are looked up where they would be read, and times that are no processing time.
+/// Refuses tables that are looked up where they would be read, times that are no processing time, and samples: DataFusion drops both words.
 pub(crate) fn check(query: &Query, catalog: &Catalog, statement: &Statement) -> crate::contracts::Result<()> {
     match query.visit(&mut Factors { catalog, statement }) {
         ControlFlow::Break(error) => Err(*error),
@@ -341,6 +341,14 @@ impl Visitor for Factors<'_> {
     type Break = Box<Error>;
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Self::Break> {
+        if let TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } = factor {
+            let place = super::errors::find(self.statement, "TABLESAMPLE", None);
+            return ControlFlow::Break(Box::new(
+                Error::sql("TABLESAMPLE is not supported")
+                    .at(place)
+                    .hint("choose rows by what they are: WHERE MOD(id, 10) = 0"),
+            ));
+        }
         let TableFactor::Table { name, version, .. } = factor else { return ControlFlow::Continue(()) };
         let Some(ident) = name.0.last().and_then(|part| part.as_ident()) else { return ControlFlow::Continue(()) };
         let Some(table) = self.catalog.table(&ident.value) else { return ControlFlow::Continue(()) };
@@ -359,6 +367,14 @@ impl Visitor for Factors<'_> {
                     .hint(
                         "declare proc_time AS PROCTIME() in CREATE TABLE, and write FOR SYSTEM_TIME AS OF o.proc_time",
                     )
+            }
+            Some(TableVersion::ForSystemTimeAsOf(time))
+                if table.can_be_reference() && !self.is_processing_time(time) =>
+            {
+                let shown = ident.value.split(super::text::HINT_MARK).next().unwrap_or_default();
+                Error::sql(format!("a join has the rows that '{shown}' has now, and not those of '{time}'"))
+                    .at(self.statement.at(ident.span))
+                    .hint(format!("JOIN {shown} without FOR SYSTEM_TIME AS OF, if those of now will do"))
             }
             _ => return ControlFlow::Continue(()),
         };

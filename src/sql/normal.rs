@@ -161,7 +161,8 @@ impl OptimizerConfig for OwnNumbers<'_> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use crate::sql::{Parameters, PlanOptions, SqlText, plan_job};
+    use crate::runtime::{identity, is_identity_of, is_text_of};
+    use crate::sql::{JobPlan, Parameters, PlanOptions, SqlText, plan_job};
 
     const TABLES: &str = "
         CREATE TABLE clicks (n BIGINT, data ROW<page STRING, user_id STRING>, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at)
@@ -179,15 +180,19 @@ mod tests {
         INSERT INTO c SELECT k, r FROM (SELECT data.page AS k, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY n) AS r
         FROM TABLE(TUMBLE(TABLE clicks, DESCRIPTOR(at), INTERVAL '1' HOUR)) WHERE data.user_id = 'z' AND n * 3 + 2 > 5 AND n * 3 + 2 < 50);";
 
-    /// Of each query, its normal form and the fingerprints of its operators.
-    async fn known(files: &[&str]) -> BTreeMap<String, Vec<String>> {
+    async fn planned(files: &[&str]) -> JobPlan {
         let files: Vec<_> = std::iter::once(&TABLES)
             .chain(files)
             .enumerate()
             .map(|(n, text)| SqlText::new(format!("{n}.sql"), (*text).to_owned()).into())
             .collect();
         let options = PlanOptions { partitions: 2, batch: false, pruned: true, epoch_time_ms: Default::default() };
-        let plan = plan_job(&files, &Parameters::default(), &options, None).await.expect("it is planned");
+        plan_job(&files, &Parameters::default(), &options, None).await.expect("it is planned")
+    }
+
+    /// Of each query, its normal form and the fingerprints of its operators.
+    async fn known(files: &[&str]) -> BTreeMap<String, Vec<String>> {
+        let plan = planned(files).await;
         let of = |query: &crate::sql::QueryPlan| {
             let operators = query.graph.operators.iter().map(|operator| operator.fingerprint.clone());
             std::iter::once(query.normal.clone()).chain(operators).collect::<Vec<_>>()
@@ -207,6 +212,29 @@ mod tests {
             assert_eq!(all["b"], b["b"]);
             assert_eq!(all["c"], c["c"]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_query_over_a_table_with_a_hint_is_the_same_whatever_hints_stand_before_it() {
+        const HINTED: &str = "
+            INSERT INTO b SELECT data.page, COUNT(*) FROM clicks /*+ OPTIONS('scan.stream.initpos' = 'LATEST') */ GROUP BY data.page;";
+        let same = HINTED.replace("INTO b", "INTO c");
+        let other = HINTED.replace("INTO b", "INTO a").replace("LATEST", "TRIM_HORIZON");
+        let (alone, beside) = (known(&[HINTED]).await, known(&[&other, &same, HINTED]).await);
+        let (saved, own) = (&alone["b"], &beside["b"]);
+        assert!(
+            saved != own
+                && saved.len() == own.len()
+                && saved.iter().zip(own).all(|(saved, own)| is_text_of(saved, own))
+        );
+        assert!(is_identity_of(&identity(&saved[0]), &own[0]));
+        let without = known(&["INSERT INTO b SELECT data.page, COUNT(*) FROM clicks GROUP BY data.page;"]).await;
+        assert!(!is_text_of(&without["b"][1], &own[1]));
+        // Where positions are saved.
+        let sources = planned(&[&other, &same, HINTED]).await.sources;
+        let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+        let of = |at: &str| format!("clicks OPTIONS('scan.stream.initpos'='{at}')");
+        assert_eq!(names, [of("TRIM_HORIZON"), of("LATEST")]);
     }
 
     /// Two queries whose texts were the same, though they give other rows.

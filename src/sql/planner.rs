@@ -23,7 +23,7 @@ use super::legacy::rewrite_group_windows;
 use super::nodes::{EVENT_TIME, TIME_ATTRIBUTE};
 use super::plan::PlanOptions;
 use super::require::Require;
-use super::required::{Required, collect, prune};
+use super::required::{Required, collect, prune, reads_only};
 use super::session::{bare_state, planning_state};
 use super::settings::Settings;
 use super::statement::{ColumnKind, Statement};
@@ -249,7 +249,7 @@ impl<'a> Planner<'a> {
     pub(crate) fn named(&self, plan: &LogicalPlan, named: &mut Required) -> DfResult<()> {
         use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
         plan.apply(|node| match node {
-            LogicalPlan::SubqueryAlias(alias) if self.tables.contains_key(alias.alias.table()) => {
+            LogicalPlan::SubqueryAlias(alias) if is_declared(&alias.input, alias.alias.table()) => {
                 Ok(TreeNodeRecursion::Jump)
             }
             LogicalPlan::Projection(_) | LogicalPlan::Aggregate(_) => {
@@ -285,6 +285,15 @@ impl Catalog {
         names.sort();
         names.dedup();
         names
+    }
+}
+
+/// Whether a plan is a table's own, which names all that it has. (A subquery may have the name of another table.)
+fn is_declared(plan: &LogicalPlan, table: &str) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => is_declared(&projection.input, table),
+        LogicalPlan::TableScan(scan) => scan.table_name.table().strip_suffix(BASE_MARK) == Some(table),
+        _ => false,
     }
 }
 
@@ -400,29 +409,6 @@ fn with_nulls(plan: LogicalPlan, full: &SchemaRef) -> Result<LogicalPlan> {
     let plan =
         Projection::try_new(exprs, Arc::new(plan)).map_err(|e| Error::internal("unused columns").caused_by(e))?;
     Ok(LogicalPlan::Projection(plan))
-}
-
-/// Whether every column that the expression names is there, with all of its fields that it names.
-fn reads_only(expr: &Expr, schema: Option<&SchemaRef>) -> bool {
-    let Some(schema) = schema else { return true };
-    let mut all = true;
-    let _ = sqlparser::ast::visit_expressions(expr, |e| {
-        let path: Vec<&str> = match e {
-            Expr::Identifier(name) => vec![name.value.as_str()],
-            Expr::CompoundIdentifier(parts) => parts.iter().map(|p| p.value.as_str()).collect(),
-            _ => return std::ops::ControlFlow::<()>::Continue(()),
-        };
-        let mut found = schema.field_with_name(path[0]).ok().map(Field::data_type);
-        for name in &path[1..] {
-            found = match found {
-                Some(DataType::Struct(fields)) => fields.find(name).map(|(_, f)| f.data_type()),
-                _ => None,
-            };
-        }
-        all &= found.is_some();
-        std::ops::ControlFlow::Continue(())
-    });
-    all
 }
 
 /// The plan under other column names; the number of its columns if it differs.

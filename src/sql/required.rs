@@ -2,12 +2,15 @@
 //! those.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Fields};
+use datafusion::arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
+use sqlparser::ast::{Expr as SqlExpr, visit_expressions};
 
+use super::functions::rewrite_expr;
 use super::nodes::{Gate, WindowTvf};
 
 /// Paths below a column; the empty path is the whole column.
@@ -186,4 +189,95 @@ pub(crate) fn prune(data_type: &DataType, paths: &Paths) -> DataType {
         })
         .collect();
     DataType::Struct(kept)
+}
+
+/// Whether every column that the expression names is there, with all of its fields that it names.
+pub(super) fn reads_only(expr: &SqlExpr, schema: Option<&SchemaRef>) -> bool {
+    let Some(schema) = schema else { return true };
+    // As it is planned: before, a unit of time and a name behind brackets look like columns.
+    let mut expr = expr.clone();
+    rewrite_expr(&mut expr);
+    let mut all = true;
+    let _ = visit_expressions(&expr, |e| {
+        let path: Vec<&str> = match e {
+            SqlExpr::Identifier(name) => vec![name.value.as_str()],
+            SqlExpr::CompoundIdentifier(parts) => parts.iter().map(|p| p.value.as_str()).collect(),
+            _ => return ControlFlow::<()>::Continue(()),
+        };
+        let mut found = schema.field_with_name(path[0]).ok().map(Field::data_type);
+        for name in &path[1..] {
+            found = match found {
+                Some(DataType::Struct(fields)) => fields.find(name).map(|(_, f)| f.data_type()),
+                _ => None,
+            };
+        }
+        all &= found.is_some();
+        ControlFlow::Continue(())
+    });
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::Schema;
+    use sqlparser::parser::Parser;
+
+    use super::*;
+    use crate::sql::{FlinkDialect, Parameters, PlanOptions, SqlText, plan_job};
+
+    /// The second pass plans the same text, over the fields in use.
+    #[tokio::test]
+    async fn a_query_may_name_fields_that_nothing_uses() {
+        const TABLES: &str = "
+            CREATE TABLE t (a INT, data ROW<x INT, y INT, z INT>, ts TIMESTAMP(3), WATERMARK FOR ts AS ts)
+            WITH ('connector' = 'kinesis', 'stream' = 't', 'format' = 'json');
+            CREATE TABLE u (a INT) WITH ('connector' = 'kinesis', 'stream' = 'u', 'format' = 'json');
+            CREATE TABLE o (x INT) WITH ('connector' = 'print');
+            INSERT INTO o SELECT a FROM u;
+            INSERT INTO o ";
+        for query in [
+            "SELECT data.x FROM t WHERE TRUE OR data.y > 1",
+            "SELECT x FROM (SELECT data.x AS x, data.y AS y FROM t) AS u",
+            "SELECT x FROM (
+               SELECT data.x AS x, ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY data.y) AS r
+               FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE)))",
+        ] {
+            let file = Arc::new(SqlText::new("job.sql", format!("{TABLES}{query};")));
+            let options = PlanOptions { partitions: 1, batch: false, pruned: true, epoch_time_ms: Arc::default() };
+            let planned = plan_job(&[file], &Parameters::default(), &options, None).await;
+            let plan = planned.unwrap_or_else(|errors| panic!("{query}: {errors:?}"));
+            let of_t = plan.sources.iter().find(|source| source.name == "t").expect("it is read");
+            let data = of_t.spec.schema.field_with_name("data").expect("its fields are in use").data_type().to_string();
+            assert!(data.contains("\"x\"") && !data.contains("\"z\""), "{query}: {data}");
+        }
+    }
+
+    #[test]
+    fn units_of_time_and_names_behind_brackets_are_no_columns() {
+        let row = |fields: Vec<Field>| DataType::Struct(fields.into());
+        let texts = DataType::new_list(DataType::Utf8View, true);
+        let items = DataType::new_list(row(vec![Field::new("price", DataType::Int64, true)]), true);
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("a", DataType::Int64, true),
+            Field::new("data", row(vec![Field::new("tags", texts, true)]), true),
+            Field::new("items", items, true),
+        ]));
+        let reads = |text: &str| {
+            let mut parser = Parser::new(&FlinkDialect).try_with_sql(text).expect("tokens");
+            reads_only(&parser.parse_expr().expect("an expression"), Some(&schema))
+        };
+        for there in [
+            "TIMESTAMPDIFF(MINUTE, a, a)",
+            "CAST(TIMESTAMPADD(SECOND, a, TIMESTAMP '1970-01-01 00:00:00') AS STRING)",
+            "data.tags",
+            "UPPER(data.tags[1])",
+            "items[1].price",
+            "items[a].price + EXTRACT(DAY FROM a)",
+        ] {
+            assert!(reads(there), "{there}");
+        }
+        for missing in ["b", "TIMESTAMPDIFF(MINUTE, a, b)", "data.pages[1]", "data.tags[b]", "b[1].price"] {
+            assert!(!reads(missing), "{missing}");
+        }
+    }
 }

@@ -37,15 +37,16 @@ impl JobBuilder<'_> {
         errors: &mut Vec<Error>,
     ) -> Option<JobPlan> {
         let mut inputs = Vec::new();
-        let mut sources = Vec::new();
+        let mut sources: Vec<SourcePlan> = Vec::new();
+        let mut names = Vec::new();
         let mut times = BTreeMap::new();
         for (index, name) in self.required.keys().enumerate() {
             let table = self.planner.table_of(name)?;
             match self.source(index, name, table).await {
                 Ok((input, mut source, time)) => {
-                    // The same hint twice: two readers, each with its own position.
-                    let same =
-                        sources.iter().filter(|s: &&SourcePlan| s.name.split('#').next() == Some(&source.name)).count();
+                    // Two hints that change the same, one of which says more: two readers, each with its own position.
+                    let same = names.iter().filter(|name| **name == source.name).count();
+                    names.push(source.name.clone());
                     if same > 0 {
                         source.name = format!("{}#{}", source.name, same + 1);
                     }

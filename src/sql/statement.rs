@@ -2,7 +2,6 @@
 //!
 //! A file is cut at its semicolons first, so that one wrong statement hides no other.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sqlparser::ast::{Expr, Ident, Query};
@@ -13,7 +12,7 @@ use sqlparser::tokenizer::{Location as SqlLocation, Span, Token, TokenWithSpan, 
 use super::ddl::parse_create_table;
 pub(crate) use super::ddl::{ColumnKind, CreateTable, OptionPair};
 use super::dialect::FlinkDialect;
-use super::text::{Parameters, SqlText, lower_first};
+use super::text::{Hints, Parameters, SqlText, lower_first};
 use crate::contracts::{Error, Result};
 
 /// A statement and where it stands.
@@ -60,22 +59,20 @@ pub(crate) struct Insert {
 /// All statements of a file, and every error in it.
 pub(crate) struct ParsedFile {
     pub(crate) statements: Vec<Statement>,
-    pub(crate) hints: BTreeMap<usize, BTreeMap<String, String>>,
     pub(crate) errors: Vec<Error>,
 }
 
-pub(crate) fn parse_file(text: &Arc<SqlText>, parameters: &Parameters, next_hint: &mut usize) -> ParsedFile {
-    let mut parsed = ParsedFile { statements: Vec::new(), hints: BTreeMap::new(), errors: Vec::new() };
-    let tokens = match text.tokens(parameters, next_hint) {
+pub(crate) fn parse_file(text: &Arc<SqlText>, parameters: &Parameters, hints: &mut Hints) -> ParsedFile {
+    let mut parsed = ParsedFile { statements: Vec::new(), errors: Vec::new() };
+    let tokens = match text.tokens(parameters, hints) {
         Ok(tokens) => tokens,
         Err(error) => {
             parsed.errors.push(error);
             return parsed;
         }
     };
-    parsed.hints = tokens.hints;
     let significant: Vec<TokenWithSpan> =
-        tokens.tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_) | Token::EOF)).collect();
+        tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_) | Token::EOF)).collect();
     let mut open: Option<Span> = None;
     for statement in significant.split(|t| t.token == Token::SemiColon) {
         let whole = statement;

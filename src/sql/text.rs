@@ -14,10 +14,7 @@ use sqlparser::tokenizer::{Span, Token, TokenWithSpan, Tokenizer, Whitespace, Wo
 use super::dialect::FlinkDialect;
 use super::secrets::without_secrets;
 use crate::contracts::{Error, Location, Result};
-
-/// Stands between a table's name and the number of the hint that was written after it. Not a
-/// character that SQL text can hold in a name.
-pub(crate) const HINT_MARK: char = '\u{1}';
+pub(crate) use crate::runtime::HINT_MARK;
 
 /// Values for `${NAME}`: from `--param` first, then from the environment.
 #[derive(Debug, Clone, Default)]
@@ -47,23 +44,38 @@ pub struct SqlText {
     text: String,
 }
 
-/// Tokens of a file and the option hints that stood among them.
-pub(crate) struct Tokens {
-    pub(crate) tokens: Vec<TokenWithSpan>,
-    pub(crate) hints: BTreeMap<usize, BTreeMap<String, String>>,
+/// Options of the `/*+ OPTIONS(…) */` of all files, by the number in the marked name. The same options have one number, so that a table
+/// which is named twice with them is one, read once and from one position.
+#[derive(Debug, Default)]
+pub(crate) struct Hints {
+    options: BTreeMap<usize, BTreeMap<String, String>>,
+    found: usize,
+}
+
+impl Hints {
+    /// The options of a number.
+    pub(crate) fn get(&self, number: usize) -> Option<&BTreeMap<String, String>> {
+        self.options.get(&number)
+    }
+
+    /// The number of the first hint with these options, among all hints: earlier versions of the program had it in what they hashed.
+    fn number(&mut self, options: BTreeMap<String, String>) -> usize {
+        let own = self.found;
+        self.found += 1;
+        let known = self.options.iter().find(|(_, known)| **known == options).map(|(number, _)| *number);
+        known.unwrap_or_else(|| {
+            self.options.insert(own, options);
+            own
+        })
+    }
 }
 
 impl SqlText {
     /// Takes the text of a file.
     pub fn new(file: impl Into<Arc<str>>, text: impl Into<String>) -> Self {
         let text = text.into();
-        // Notebook exports open paragraphs with `%flink.ssql(...)`: the line is blanked, not removed,
-        // so that line numbers stay.
-        let text = text
-            .split('\n')
-            .map(|line| if line.trim_start().starts_with('%') { "" } else { line.trim_end_matches('\r') })
-            .collect::<Vec<_>>()
-            .join("\n");
+        let text = text.split('\n').map(|line| line.trim_end_matches('\r')).collect::<Vec<_>>().join("\n");
+        let text = without_paragraph_marks(&text);
         let lines = without_secrets(&text).split('\n').map(Arc::from).collect();
         Self { file: file.into(), lines, text }
     }
@@ -95,7 +107,7 @@ impl SqlText {
     }
 
     /// Splits the file into tokens, with parameters and hints taken care of.
-    pub(crate) fn tokens(&self, parameters: &Parameters, next_hint: &mut usize) -> Result<Tokens> {
+    pub(crate) fn tokens(&self, parameters: &Parameters, hints: &mut Hints) -> Result<Vec<TokenWithSpan>> {
         let (text, outside) = self.lift_parameters()?;
         let dialect = FlinkDialect;
         let mut tokens = Tokenizer::new(&dialect, &text).tokenize_with_location().map_err(|error| {
@@ -107,9 +119,7 @@ impl SqlText {
         for token in &mut tokens {
             self.resolve(token, &outside, parameters)?;
         }
-        let mut hints = BTreeMap::new();
-        let tokens = self.splice_hints(split_shifts(tokens), &mut hints, next_hint, parameters)?;
-        Ok(Tokens { tokens, hints })
+        self.splice_hints(split_shifts(tokens), hints, parameters)
     }
 
     /// Replaces each `${…}` outside strings and comments by a word of the same length.
@@ -119,9 +129,6 @@ impl SqlText {
         let mut rest = self.text.as_str();
         while let Some(c) = rest.chars().next() {
             let taken = match c {
-                '\'' | '`' | '"' => quoted_length(rest, c),
-                '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
-                '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |i| i + 2),
                 '$' if rest.starts_with("${") => {
                     let Some(end) = rest.find('}') else {
                         return Err(Error::sql("'${' is not closed by '}'").at(self.location_at(out.len(), 2)));
@@ -139,7 +146,7 @@ impl SqlText {
                     rest = &rest[end + 1..];
                     continue;
                 }
-                _ => c.len_utf8(),
+                _ => stretch_length(rest, c),
             };
             out.push_str(&rest[..taken]);
             rest = &rest[taken..];
@@ -204,8 +211,7 @@ impl SqlText {
     fn splice_hints(
         &self,
         tokens: Vec<TokenWithSpan>,
-        hints: &mut BTreeMap<usize, BTreeMap<String, String>>,
-        next_hint: &mut usize,
+        hints: &mut Hints,
         parameters: &Parameters,
     ) -> Result<Vec<TokenWithSpan>> {
         let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
@@ -221,10 +227,7 @@ impl SqlText {
             let Token::Word(word) = out[at].token.clone() else {
                 return Err(Error::sql("an OPTIONS hint must stand after a table's name").at(self.location(token.span)));
             };
-            let number = *next_hint;
-            *next_hint += 1;
-            hints.insert(number, options);
-            let marked = format!("{}{HINT_MARK}{number}", word.value);
+            let marked = format!("{}{HINT_MARK}{}", word.value, hints.number(options));
             out[at].token = Token::make_word(&marked, Some('`'));
             let next = iterator.clone().find(|t| !matches!(t.token, Token::Whitespace(_)));
             let has_alias = next.as_ref().is_some_and(|t| match &t.token {
@@ -295,9 +298,32 @@ fn split_shifts(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
-/// Bytes of a quoted stretch at the start of `rest`, both quotes included.
-fn quoted_length(rest: &str, quote: char) -> usize {
-    rest[1..].find(quote).map_or(rest.len(), |i| i + 2)
+/// Bytes at the start of `rest` that are one: a quoted stretch with both quotes, a comment, or else its first character.
+fn stretch_length(rest: &str, first: char) -> usize {
+    match first {
+        '\'' | '`' | '"' => rest[1..].find(first).map_or(rest.len(), |i| i + 2),
+        '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
+        '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |i| i + 2),
+        _ => first.len_utf8(),
+    }
+}
+
+/// Notebook exports open paragraphs with `%flink.ssql(…)`: the rest of the line is blanked, not removed, so that line numbers stay. Where a
+/// statement has begun, a line may begin with `%`, too: the operator, or a part of a text.
+fn without_paragraph_marks(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let (mut rest, mut in_statement) = (text, false);
+    while let Some(c) = rest.chars().next() {
+        let is_mark = c == '%' && !in_statement && rest[1..].starts_with(char::is_alphabetic);
+        let taken = if is_mark { rest.find('\n').unwrap_or(rest.len()) } else { stretch_length(rest, c) };
+        if !is_mark {
+            let is_comment = ["--", "/*"].iter().any(|opens| rest.starts_with(opens));
+            in_statement = c != ';' && (in_statement || !(is_comment || c.is_whitespace()));
+            out.push_str(&rest[..taken]);
+        }
+        rest = &rest[taken..];
+    }
+    out
 }
 
 fn base36(mut n: usize) -> String {
@@ -338,8 +364,8 @@ mod tests {
     fn words(text: &str, given: &[(&str, &str)]) -> Vec<String> {
         let given = given.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let parameters = Parameters::new(given, BTreeMap::new());
-        let tokens = SqlText::new("a.sql", text).tokens(&parameters, &mut 0).expect("tokens");
-        let shown = tokens.tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_)));
+        let tokens = SqlText::new("a.sql", text).tokens(&parameters, &mut Hints::default()).expect("tokens");
+        let shown = tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_)));
         shown.map(|t| t.token.to_string().replace(HINT_MARK, "#")).collect()
     }
 
@@ -353,7 +379,8 @@ mod tests {
 
     #[test]
     fn a_missing_parameter_is_pointed_at() {
-        let error = SqlText::new("a.sql", "SELECT\n  ${NOPE}").tokens(&Parameters::default(), &mut 0).err();
+        let error =
+            SqlText::new("a.sql", "SELECT\n  ${NOPE}").tokens(&Parameters::default(), &mut Hints::default()).err();
         let error = error.expect("no value");
         assert!(error.to_string().starts_with("a.sql:2:3: parameter 'NOPE' has no value"), "{error}");
     }
@@ -362,5 +389,22 @@ mod tests {
     fn option_hints_make_a_table_of_their_own() {
         assert_eq!(words("FROM t /*+ OPTIONS('a'='b') */ WHERE", &[]), ["FROM", "`t#0`", "AS", "`t`", "WHERE"]);
         assert_eq!(words("FROM t /*+ OPTIONS('a'='b') */ e", &[]), ["FROM", "`t#0`", "e"]);
+    }
+
+    #[test]
+    fn the_same_hint_has_one_number() {
+        let text =
+            "t /*+ OPTIONS('a'='b', 'c'='d') */ x, t /*+ OPTIONS('c'='d', 'a'='b') */ y, t /*+ OPTIONS('a'='c') */ z";
+        assert_eq!(words(text, &[]), ["`t#0`", "x", ",", "`t#0`", "y", ",", "`t#2`", "z"]);
+    }
+
+    #[test]
+    fn a_percent_sign_opens_a_paragraph_only_between_statements() {
+        let blanked = |text: &str| SqlText::new("a.sql", text).text().to_owned();
+        let notebook = "%flink.ssql(type=update)\n-- it's\n  %md\nSELECT 1;\r\n/* ' */ %sql\nSELECT 2";
+        assert_eq!(blanked(notebook), "\n-- it's\n  \nSELECT 1;\n/* ' */ \nSELECT 2");
+        for kept in ["SELECT a\n  % 10", "SELECT a\n  %b", "SELECT '\n%flink\n;'\n%c", "% 5", "SELECT 1 -- ;\n%b"] {
+            assert_eq!(blanked(kept), kept);
+        }
     }
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::common::Result;
-use datafusion::logical_expr::{Expr, LogicalPlan, Projection, Union};
+use datafusion::arrow::datatypes::Field;
+use datafusion::common::{Column, JoinType, Result};
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Projection, Union};
 use datafusion::prelude::lit;
 
 use super::compile::{Compiler, HIDDEN, Kind, Mode, Piece, column, has_hidden, visible_columns};
 use super::errors::PlanError;
+use super::nodes::{WindowTvf, window_bound};
 use crate::operators::{WATERMARK_COLUMN, WEIGHT_COLUMN};
 
 impl Compiler<'_> {
@@ -58,4 +60,51 @@ impl Compiler<'_> {
         };
         Ok(Piece { plan, inputs: slots, kind })
     }
+}
+
+/// Whether a column of a plan is a bound of this kind of a window, in all inputs of the unions that it comes through.
+pub(super) fn is_bound(plan: &LogicalPlan, column: &Column, kind: &str) -> bool {
+    let is = |field: &Field| window_bound(field).is_some_and(|(of, _)| of == kind);
+    plan.schema().maybe_index_of_column(column).is_some_and(|index| is_in_all_inputs(plan, index, &is))
+}
+
+/// Whether a column of a plan is such a one, in all inputs of the unions that it comes through. The field of a union's own column does not
+/// say that: it has what any of the inputs has.
+pub(super) fn is_in_all_inputs(plan: &LogicalPlan, index: usize, is: &dyn Fn(&Field) -> bool) -> bool {
+    let at = |input: &LogicalPlan, index: usize| is_in_all_inputs(input, index, is);
+    // What is computed, or is marked here, is what its field says.
+    let through = |input: &LogicalPlan, mut expr: &Expr| loop {
+        expr = match expr {
+            Expr::Alias(alias) if alias.metadata.is_none() => alias.expr.as_ref(),
+            Expr::Cast(cast) => cast.expr.as_ref(),
+            Expr::Column(column) => {
+                break input.schema().maybe_index_of_column(column).is_none_or(|index| at(input, index));
+            }
+            _ => break true,
+        }
+    };
+    is(plan.schema().field(index))
+        && match plan {
+            LogicalPlan::Union(union) => union.inputs.iter().all(|input| at(input, index)),
+            LogicalPlan::Projection(projection) => through(&projection.input, &projection.expr[index]),
+            LogicalPlan::Aggregate(aggregate) => match aggregate.group_expr.get(index) {
+                Some(expr) => through(&aggregate.input, expr),
+                None => true,
+            },
+            LogicalPlan::SubqueryAlias(alias) => at(&alias.input, index),
+            LogicalPlan::Filter(filter) => at(&filter.input, index),
+            LogicalPlan::Distinct(Distinct::All(input)) => at(input, index),
+            LogicalPlan::Window(window) if index < window.input.schema().fields().len() => at(&window.input, index),
+            LogicalPlan::Join(join)
+                if matches!(join.join_type, JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full) =>
+            {
+                let left = join.left.schema().fields().len();
+                if index < left { at(&join.left, index) } else { at(&join.right, index - left) }
+            }
+            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<WindowTvf>() {
+                Some(tvf) if index < tvf.input.schema().fields().len() => at(&tvf.input, index),
+                _ => true,
+            },
+            _ => true,
+        }
 }

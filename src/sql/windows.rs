@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::{Expr as LogicalExpr, ExprSchemable, LogicalPlan};
@@ -18,6 +19,7 @@ use super::dialect::{TABLE_ARGUMENT, is_all_of};
 use super::errors::PlanError;
 use super::nodes::{TIME_ATTRIBUTE, WindowTvf};
 use super::time_attribute::lost_behind;
+use super::union::is_in_all_inputs;
 use super::watermark::{ARRIVAL, is_changing};
 use crate::operators::{WindowKind, WindowSpec};
 
@@ -207,13 +209,21 @@ fn time_column(
     let schema = input.schema();
     let time = context.sql_to_expr(column, schema)?;
     let (_, field) = time.to_field(schema)?;
-    if !field.metadata().contains_key(TIME_ATTRIBUTE) {
+    let place = time.try_as_col().and_then(|column| schema.maybe_index_of_column(column));
+    let attribute = field.metadata().get(TIME_ATTRIBUTE);
+    let is_such = |field: &Field| field.metadata().get(TIME_ATTRIBUTE) == attribute;
+    let in_all_inputs = place.is_none_or(|place| is_in_all_inputs(input, place, &is_such));
+    if attribute.is_none() || !in_all_inputs {
         let found = super::types::flink_name(field.data_type());
-        let is_time = matches!(field.data_type(), datafusion::arrow::datatypes::DataType::Timestamp(..));
-        let place = time.try_as_col().and_then(|column| schema.maybe_index_of_column(column));
+        let is_time = matches!(field.data_type(), DataType::Timestamp(..));
         let hint = if place.is_some_and(|place| is_changing(input, place)) {
             // Time that is not event time has no windows: a repeated epoch would put rows into others.
             format!("a window needs {ARRIVAL}")
+        } else if attribute.is_some() {
+            // Without one, rows would be judged by no time, and no window would close; with one on another column, by that.
+            format!(
+                "all parts of a UNION ALL need one on it: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND in each CREATE TABLE"
+            )
         } else if is_time {
             format!("declare it in CREATE TABLE: WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND")
         } else {
@@ -235,7 +245,7 @@ fn check_zone(
     span: sqlparser::tokenizer::Span,
 ) -> Result<()> {
     let (_, field) = time.to_field(schema)?;
-    let is_local = matches!(field.data_type(), datafusion::arrow::datatypes::DataType::Timestamp(_, Some(_)));
+    let is_local = matches!(field.data_type(), DataType::Timestamp(_, Some(_)));
     if is_local && zone != chrono_tz::UTC {
         let what = format!("{window} over a TIMESTAMP_LTZ in the time zone {zone} is not supported yet");
         // (Not "window a TIMESTAMP": what clocks on walls show goes back by an hour each autumn, and all rows of the next hour are late.)

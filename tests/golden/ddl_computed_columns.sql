@@ -16,3 +16,26 @@ CREATE TABLE per_day (order_day STRING, cents BIGINT, PRIMARY KEY (order_day) NO
 WITH ('connector' = 'filesystem', 'path' = '${OUT}/per_day', 'format' = 'json');
 
 INSERT INTO per_day SELECT order_day, SUM(cents) FROM orders GROUP BY order_day;
+
+-- By what is no column where it stands: a unit of time, a name behind brackets.
+CREATE TABLE clicks (
+  id INT, ts TIMESTAMP(3),
+  elapsed AS TIMESTAMPDIFF(SECOND, TIMESTAMP '2026-02-12 10:00:00', ts),
+  due AS TIMESTAMPADD(MINUTE, 90, ts)
+) WITH ('connector' = 'filesystem', 'path' = '${IN}/clicks', 'format' = 'json');
+
+CREATE TABLE timed (id INT, elapsed INT, due STRING)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/timed', 'format' = 'json');
+
+INSERT INTO timed SELECT id, elapsed, DATE_FORMAT(due, 'HH:mm:ss') FROM clicks WHERE elapsed >= 5;
+
+CREATE TABLE events (
+  event_id STRING, data ROW<page STRING, tags ARRAY<STRING>, attributes MAP<STRING, STRING>>,
+  first_tag AS data.tags[1],
+  coupon AS data.attributes['coupon']
+) WITH ('connector' = 'filesystem', 'path' = '${IN}/events', 'format' = 'json');
+
+CREATE TABLE tagged (event_id STRING, first_tag STRING, coupon STRING)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/tagged', 'format' = 'json');
+
+INSERT INTO tagged SELECT event_id, first_tag, coupon FROM events WHERE first_tag IS NOT NULL OR coupon IS NOT NULL;
