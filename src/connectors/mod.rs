@@ -253,9 +253,7 @@ impl Connectors {
     /// again. Other connectors write the same keys again, or cannot tell what is theirs.
     pub fn set_aside(&self, spec: &TableSpec, connector: &str) -> Result<Option<SetAside>> {
         match self.known(spec, connector)?.name {
-            "filesystem" | "s3" => {
-                files::set_aside(spec.require("path")?, &self.reach(&|| self.aws.of(spec)), &self.names)
-            }
+            "filesystem" | "s3" => files::set_aside(spec, &self.reach(&|| self.aws.of(spec)), &self.names),
             _ => Ok(None),
         }
     }
@@ -280,7 +278,7 @@ impl Connectors {
 
     /// Moves what earlier runs of this job wrote into the error output in the folder `path` to one beside.
     pub fn set_errors_aside(&self, path: &str) -> Result<Option<SetAside>> {
-        files::set_aside(path, &self.reach(&|| self.aws.default_session()), &self.names)
+        files::set_errors_aside(path, &self.reach(&|| self.aws.default_session()), &self.names)
     }
 
     /// An object of S3 that an earlier run of this job wrote into the table of `spec`, if there is one. It cannot be moved.

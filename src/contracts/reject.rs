@@ -93,6 +93,15 @@ pub struct RejectedRecord {
     pub record: Vec<u8>,
 }
 
+impl RejectedRecord {
+    /// About how many bytes it has in memory.
+    pub fn bytes(&self) -> usize {
+        let texts = [&self.origin, &self.stream, &self.split, &self.sequence_number, &self.detail];
+        let texts: usize = texts.into_iter().chain(&self.column).map(String::len).sum();
+        size_of::<Self>() + texts + self.record.len()
+    }
+}
+
 /// Where refused records go.
 ///
 /// # Contract

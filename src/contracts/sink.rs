@@ -83,6 +83,15 @@ pub trait Sink: Send {
         self.commit(promised).await
     }
 
+    /// Whether the sink can tell rows that are written again from those that were: of epochs from `first` on, as the run before had given them.
+    /// Called once, after `recover`, before any sink of the run is given a row.
+    ///
+    /// # Errors
+    /// The table is another than it was, in such a way that rows would be there twice, or not at all.
+    fn check_repeat(&self, _first: EpochNumber) -> Result<()> {
+        Ok(())
+    }
+
     /// What a later run must know beside rows and committables, as text; taken between two epochs, when nothing is staged.
     fn snapshot(&self) -> Option<String> {
         None

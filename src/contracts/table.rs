@@ -34,6 +34,8 @@ pub struct TableSpec {
     pub partitioned_by: Vec<String>,
     /// Keys of the METADATA columns that queries use: what costs something to give is given only then.
     pub metadata: Vec<String>,
+    /// For a sink: where the columns that say in which partition a row is come from, in words that are the same as long as that is.
+    pub origins: BTreeMap<String, String>,
 }
 
 impl TableSpec {
@@ -47,6 +49,7 @@ impl TableSpec {
             primary_key: Vec::new(),
             partitioned_by: Vec::new(),
             metadata: Vec::new(),
+            origins: BTreeMap::new(),
         }
     }
 

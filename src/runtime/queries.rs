@@ -18,7 +18,7 @@ use super::failures::Failures;
 use super::inputs::{Floors, Inputs};
 use super::reader::{rejected, rejected_row, row_json};
 use super::restored::RestoredQuery;
-use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, run_writer};
+use super::writer::{EPOCHS_WAITING, ErrorsOrder, Order, WriterLog, Written, refuse, run_writer};
 use crate::contracts::{EpochNumber, Error, Reject, RejectReason, RejectedRecord, Result};
 use crate::operators::{Compute, FailedRow, GateKind, QueryGraph, QueryOutput, StateLimit};
 use crate::state::SavedQuery;
@@ -255,9 +255,8 @@ pub(super) async fn finish_query(
         *query.counts.rejected.entry(reason).or_default() += count as u64;
         records.extend(context.all(query, &detail));
     }
-    let is_new = context.epoch_number > context.saved && !records.is_empty();
-    if is_new && errors.send(ErrorsOrder::Records(records)).await.is_err() {
-        return Err(Error::internal("the error output has gone"));
+    if context.epoch_number > context.saved {
+        refuse(errors, records).await?;
     }
     let changes = changes(rows, query.graph.mode, &query.key, &query.schema, query.limit.as_ref())?;
     query.counts.rows_out += changes.iter().map(|changes| changes.num_rows() as u64).sum::<u64>();

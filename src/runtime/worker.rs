@@ -25,7 +25,7 @@ use super::queries::{
 use super::references::{ReferenceSpecification, References};
 use super::repeat::{JobLog, Repeated, append, identity, repeated};
 use super::restored::restore_queries;
-use super::writer::{ErrorsOrder, WriterLog, run_errors};
+use super::writer::{ERRORS_WAITING, WriterLog, refuse, run_errors};
 use crate::contracts::{Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Result, Sink, Watermark};
 use crate::operators::{Compute, GateKind, QueryGraph};
 use crate::state::SavedJob;
@@ -152,7 +152,7 @@ impl Worker {
         let after = EpochNumber(job.saved.epoch);
         let catch_up = job.saved.reread.as_ref().and_then(|reread| reread.catch_up.as_ref());
         let catching_up = catch_up.map(|catch_up| catch_up.queries.clone()).unwrap_or_default();
-        let (error_sender, error_receiver) = mpsc::channel(16);
+        let (error_sender, error_receiver) = mpsc::channel(ERRORS_WAITING);
         let errors = crew.spawn(run_errors(job.errors, error_receiver));
         let (mut queries, mut memory) = (Vec::new(), MemoryWatch::default());
         let mut may_write = Vec::new();
@@ -299,8 +299,7 @@ impl Worker {
                 logged?;
                 // Up to the saved state, they have been written.
                 let rejects = std::mem::take(&mut epoch.rejects);
-                let is_new = epoch_number > after && !rejects.is_empty();
-                if is_new && error_sender.send(ErrorsOrder::Records(rejects)).await.is_err() {
+                if epoch_number > after && refuse(&error_sender, rejects).await.is_err() {
                     return Err(errors_failed(errors).await);
                 }
                 let context = EpochContext {

@@ -120,7 +120,7 @@ pub(crate) async fn run_writer(
     };
     let query = writer.query.clone();
     let run = async {
-        writer.recover(start.committed, start.sink.as_deref()).await?;
+        writer.recover(start.committed, start.sink.as_deref(), start.unwritten).await?;
         if let Some(recovered) = start.recovered {
             // A run that does not wait any more has failed for a reason of its own.
             let _ = recovered.send(());
@@ -129,7 +129,7 @@ pub(crate) async fn run_writer(
             let failed = |_| Error::internal("the run has failed before all its sinks had recovered");
             all.await.map_err(failed)?;
         }
-        writer.write_again(start.unwritten).await?;
+        writer.write_again().await?;
         writer.tell_due();
         loop {
             let order = match orders.try_recv() {
@@ -190,8 +190,13 @@ async fn within<T>(patience: &Option<Patience>, most: Duration, call: impl Futur
 }
 
 impl Writer {
-    /// Reaches the sink, and lets appear what a run before has staged.
-    async fn recover(&mut self, committed: Committed, snapshot: Option<&str>) -> Result<()> {
+    /// Reaches the sink, lets appear what a run before has staged, and takes what that had in open files.
+    async fn recover(
+        &mut self,
+        committed: Committed,
+        snapshot: Option<&str>,
+        unwritten: Option<OperatorState>,
+    ) -> Result<()> {
         self.sink.open().await?;
         if let Some(snapshot) = snapshot {
             self.sink.restore(snapshot)?;
@@ -202,14 +207,17 @@ impl Writer {
             self.sink.recover(appeared, promised).await?;
         }
         self.unsettled = unsettled;
-        Ok(())
+        if let (Some(held), Some(state)) = (&mut self.unwritten, unwritten) {
+            held.restore(state)?;
+        }
+        let oldest = self.unwritten.as_ref().and_then(|held| held.epochs().next()).map(|kept| kept.epoch);
+        let next = self.last.next();
+        self.sink.check_repeat(oldest.map_or(next, |oldest| oldest.min(next)))
     }
 
     /// Writes again what a run before had in open files, and no epoch gives again.
-    async fn write_again(&mut self, unwritten: Option<OperatorState>) -> Result<()> {
-        let Some(state) = unwritten else { return Ok(()) };
-        let Some(mut held) = self.unwritten.take() else { return Ok(()) };
-        held.restore(state)?;
+    async fn write_again(&mut self) -> Result<()> {
+        let Some(held) = self.unwritten.take() else { return Ok(()) };
         for kept in held.epochs() {
             let mut last_ms = 0;
             for changes in kept.changes() {
@@ -258,9 +266,10 @@ impl Writer {
         for record in &refused {
             *self.written.refused.entry(record.reason.to_string()).or_default() += 1;
         }
-        if !refused.is_empty() && epoch > self.after {
-            self.errors.send(ErrorsOrder::Records(refused)).await.map_err(|_| errors_gone())?;
-            if refused_by_service {
+        if epoch > self.after {
+            let waits = refused_by_service && !refused.is_empty();
+            refuse(&self.errors, refused).await?;
+            if waits {
                 self.told().await?;
             }
         }
@@ -349,6 +358,29 @@ pub(crate) enum ErrorsOrder {
     Flush(oneshot::Sender<()>),
 }
 
+/// Orders that may wait for the error output, and about how many bytes of records each has: where more is refused than the output takes, whoever
+/// sends waits, and no more than that is in memory beside the epochs.
+pub(crate) const ERRORS_WAITING: usize = 4;
+const REFUSED_BYTES: usize = 1 << 20;
+
+/// Sends refused records to the error output.
+///
+/// # Errors
+/// It has gone.
+pub(crate) async fn refuse(errors: &mpsc::Sender<ErrorsOrder>, records: Vec<RejectedRecord>) -> Result<()> {
+    let gone = |_| Error::internal("the error output has gone");
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    for record in records {
+        bytes += record.bytes();
+        part.push(record);
+        if bytes >= REFUSED_BYTES {
+            errors.send(ErrorsOrder::Records(std::mem::take(&mut part))).await.map_err(gone)?;
+            bytes = 0;
+        }
+    }
+    if part.is_empty() { Ok(()) } else { errors.send(ErrorsOrder::Records(part)).await.map_err(gone) }
+}
+
 /// Writes refused records until the channel closes.
 pub(crate) async fn run_errors(
     mut output: Box<dyn ErrorOutput>,
@@ -362,7 +394,8 @@ pub(crate) async fn run_errors(
                 ErrorsOrder::Records(list) => output.write(&list).await?,
                 ErrorsOrder::Flush(done) => waiting.push(done),
             }
-            next = orders.try_recv().ok();
+            // A checkpoint that waits has all that came before; where more is refused than can be written, the channel is never empty.
+            next = if waiting.is_empty() { orders.try_recv().ok() } else { None };
         }
         output.flush().await?;
         // Whoever does not wait any more has given up for a reason of its own.

@@ -316,7 +316,11 @@ impl Compiler<'_> {
 
     /// The text of a normal form.
     pub(crate) fn known_as(&self, normal: &LogicalPlan) -> String {
-        let text = text_of(normal);
+        self.in_zone(text_of(normal))
+    }
+
+    /// A text of what depends on the zone.
+    pub(crate) fn in_zone(&self, text: String) -> String {
         if self.zone == chrono_tz::UTC { text } else { format!("{text}\nin the zone {}", self.zone) }
     }
 

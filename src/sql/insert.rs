@@ -12,15 +12,16 @@ use datafusion::prelude::lit;
 use super::assign::{assignable, assigned, narrow_sum};
 use super::catalog::{InsertQuery, Table};
 use super::compile::{Compiler, Kind, Mode, Piece, Provider, TableInput, visible_columns};
-use super::normal::normal_form;
+use super::normal::{normal_form, origin};
 use super::plan::{QueryPlan, SinkPlan};
 use super::required::{Required, collect};
 use super::second_pass::{JobBuilder, spec};
 use super::text::HINT_MARK;
 use super::types::flink_name;
 use super::watermark::TableTime;
-use crate::contracts::{Error, Result};
+use crate::contracts::{Error, Result, TableSpec};
 use crate::operators::{ChangeMode, QueryGraph, QueryOutput, Stage, WEIGHT_COLUMN};
+use crate::runtime::identity;
 
 impl JobBuilder<'_> {
     pub(super) async fn query(
@@ -74,6 +75,8 @@ impl JobBuilder<'_> {
         let deltas = any || !places.iter().all(|place| key_only(&plan, *place));
         let optimized = normal_form(compiler.state, &plan).map_err(planned)?;
         let mut normal = compiler.known_as(&optimized);
+        let origins =
+            origins(&table, &columns, &partition, |place| identity(&compiler.in_zone(origin(&optimized, place))));
         let mut reads = Required::new();
         collect(&optimized, &mut reads).map_err(planned)?;
         let piece = compiler.compile(&plan, deltas).await.map_err(planned)?;
@@ -114,7 +117,7 @@ impl JobBuilder<'_> {
             sink: SinkPlan {
                 name: table.name.split(HINT_MARK).next().unwrap_or_default().to_owned(),
                 connector: table.connector.clone(),
-                spec: spec(&table, schema),
+                spec: TableSpec { origins, ..spec(&table, schema) },
                 key,
                 has_each_key_once,
             },
@@ -316,6 +319,25 @@ fn value_index(column: &Field, columns: &[Field], partition: &BTreeMap<String, E
     }
     let before = columns.iter().take_while(|c| c.name() != column.name());
     Some(before.filter(|c| !partition.contains_key(c.name())).count())
+}
+
+/// What gives the columns by which the files of `table` are parted: a PARTITION clause, a column of the query, or nothing.
+fn origins(
+    table: &Table,
+    columns: &[Field],
+    partition: &BTreeMap<String, Expr>,
+    origin: impl Fn(usize) -> String,
+) -> BTreeMap<String, String> {
+    let by_time = table.option("sink.partition.time-column").map(str::to_owned);
+    let given_by = |name: &String| match partition.get(name) {
+        Some(literal) => literal.to_string(),
+        None => {
+            let column = columns.iter().find(|column| column.name() == name);
+            let place = column.and_then(|column| value_index(column, columns, partition));
+            place.map_or_else(|| "NULL".to_owned(), &origin)
+        }
+    };
+    table.partitioned_by.iter().chain(&by_time).map(|name| (name.clone(), given_by(name))).collect()
 }
 
 fn reads_by_table(reads: Required) -> BTreeMap<String, Vec<String>> {

@@ -1,12 +1,13 @@
 //! The normal form of a plan, by which a query is known from run to run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use datafusion::arrow::array::Array;
 use datafusion::common::alias::AliasGenerator;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{NullEquality, Result, ScalarValue};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, NullEquality, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
@@ -54,6 +55,81 @@ pub(super) fn text_of(normal: &LogicalPlan) -> String {
     });
     let text = normal.display_indent().to_string();
     added.into_iter().fold(text, |text, line| text + "\n" + IN_FULL + &line.replace('\n', "\\n"))
+}
+
+/// Where a column of a normal form comes from: what makes it, down to a table, or to a node that gives other rows than it takes. A filter says
+/// nothing of the rows that it leaves, and the names that the optimiser gives say nothing of what they stand for.
+pub(super) fn origin(normal: &LogicalPlan, column: usize) -> String {
+    let mut origins = Origins::default();
+    origins.of(normal, 0, column);
+    origins.said.join("\n")
+}
+
+#[derive(Default)]
+struct Origins {
+    /// What columns come from, each once; they are called by their places here.
+    said: Vec<String>,
+    /// By depth in the plan, and column: its place.
+    known: BTreeMap<(usize, usize), usize>,
+}
+
+impl Origins {
+    /// The place of what a column of `plan`, which stands so deep, comes from.
+    fn of(&mut self, plan: &LogicalPlan, depth: usize, column: usize) -> usize {
+        if let Some(known) = self.known.get(&(depth, column)) {
+            return *known;
+        }
+        let place = match plan {
+            LogicalPlan::Projection(projection) if column < projection.expr.len() => {
+                let (input, expr) = (&projection.input, projection.expr[column].clone().unalias());
+                let below = |column: &Column| input.schema().maybe_index_of_column(column);
+                let below = |part: &Expr| match part {
+                    Expr::Column(column) => input.schema().maybe_index_of_column(column),
+                    _ => None,
+                };
+                if let Some(same) = below(&expr) {
+                    self.of(input, depth + 1, same)
+                } else {
+                    let placed = expr.clone().transform(|part| {
+                        let Some(at) = below(&part) else { return Ok(Transformed::no(part)) };
+                        let called = format!("#{}", self.of(input, depth + 1, at));
+                        Ok(Transformed::yes(Expr::Column(Column::new_unqualified(called))))
+                    });
+                    self.say(in_words(&placed.map_or(expr, |placed| placed.data)))
+                }
+            }
+            LogicalPlan::SubqueryAlias(alias) => self.of(&alias.input, depth + 1, column),
+            LogicalPlan::Filter(filter) => self.of(&filter.input, depth + 1, column),
+            other => {
+                let name = Column::from(other.schema().qualified_field(column));
+                if matches!(other, LogicalPlan::TableScan(_)) {
+                    self.say(name.to_string())
+                } else {
+                    let rows = self.say(text_of(other));
+                    self.say(format!("{name} of #{rows}"))
+                }
+            }
+        };
+        self.known.insert((depth, column), place);
+        place
+    }
+
+    fn say(&mut self, what: String) -> usize {
+        self.said.iter().position(|said| *said == what).unwrap_or_else(|| {
+            self.said.push(what);
+            self.said.len() - 1
+        })
+    }
+}
+
+/// An expression, and what its text leaves out.
+fn in_words(expr: &Expr) -> String {
+    let mut text = expr.to_string();
+    let _ = expr.apply(|part| {
+        left_out(part).into_iter().for_each(|full| text.push_str(&format!("\n{IN_FULL}{full}")));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    text
 }
 
 fn join_keys(on: &[(Expr, Expr)]) -> String {
@@ -161,6 +237,7 @@ impl OptimizerConfig for OwnNumbers<'_> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::*;
     use crate::runtime::{identity, is_identity_of, is_text_of};
     use crate::sql::{JobPlan, Parameters, PlanOptions, SqlText, plan_job};
 
@@ -273,6 +350,62 @@ mod tests {
             }
             assert!(one_known["a"].len() > 1 && one_known["a"].len() == other_known["a"].len(), "{one}");
         }
+    }
+
+    /// Files know by it whether a row is still of the same partition.
+    #[tokio::test]
+    async fn where_a_column_comes_from_is_all_that_makes_it_and_no_more() {
+        let by_day = |insert: &str| {
+            format!(
+                "CREATE TABLE files (n BIGINT, day STRING, kind STRING) PARTITIONED BY (day, kind)
+                 WITH ('connector' = 'filesystem', 'path' = 'files', 'format' = 'json'); {insert};"
+            )
+        };
+        let origins = async |insert: &str| {
+            let text = by_day(insert);
+            let plan = planned(&[&text]).await;
+            plan.queries[0].sink.spec.origins.clone()
+        };
+        let day = "DATE_FORMAT(at, 'yyyy-MM-dd')";
+        let first = origins(&format!("INSERT INTO files SELECT n, {day}, data.page FROM clicks")).await;
+        assert_eq!(first.keys().collect::<Vec<_>>(), ["day", "kind"]);
+        for same in [
+            format!("INSERT INTO files SELECT n * 2, {day}, data.page FROM clicks WHERE n > 5 AND data.user_id <> 'x'"),
+            format!("INSERT INTO files (kind, day, n) SELECT data.page, {day}, n FROM clicks"),
+        ] {
+            assert_eq!(origins(&same).await, first, "{same}");
+        }
+        for other in [
+            format!("INSERT INTO files SELECT n, {day}, data.user_id FROM clicks"),
+            format!("INSERT INTO files (n, kind, day) SELECT n, {day}, data.page FROM clicks"),
+            format!("INSERT INTO files (n, day) SELECT n, {day} FROM clicks"),
+            format!("INSERT INTO files PARTITION (kind = 'a') SELECT n, {day} FROM clicks"),
+            format!("INSERT INTO files PARTITION (kind = 'b') SELECT n, {day} FROM clicks"),
+            "INSERT INTO files SELECT n, DATE_FORMAT(at, 'yyyy-MM'), data.page FROM clicks".to_owned(),
+            format!(
+                "INSERT INTO files SELECT n, {day}, UPPER(k) FROM (SELECT n, at, SUBSTRING(data.page, 1) AS k FROM clicks)"
+            ),
+            format!(
+                "INSERT INTO files SELECT n, {day}, UPPER(k) FROM (SELECT n, at, SUBSTRING(data.page, 2) AS k FROM clicks)"
+            ),
+            format!(
+                "SET 'table.local-time-zone' = 'Europe/Berlin'; INSERT INTO files SELECT n, {day}, data.page FROM clicks"
+            ),
+        ] {
+            assert_ne!(origins(&other).await, first, "{other}");
+        }
+        let literal =
+            |value: &str| format!("INSERT INTO files PARTITION (kind = '{value}') SELECT n, {day} FROM clicks");
+        assert_ne!(origins(&literal("a")).await, origins(&literal("b")).await);
+        // Rows that are no table's: all that makes them counts.
+        let counted = |least: u32| {
+            format!(
+                "INSERT INTO files SELECT COUNT(*), DATE_FORMAT(window_start, 'yyyy'), 'x'
+                 FROM TABLE(TUMBLE(TABLE clicks, DESCRIPTOR(at), INTERVAL '1' HOUR)) WHERE n > {least} GROUP BY window_start, window_end"
+            )
+        };
+        let (one, other) = (origins(&counted(1)).await, origins(&counted(2)).await);
+        assert!(one["day"] != other["day"] && one["kind"] == other["kind"], "{one:?}, {other:?}");
     }
 
     /// States are known by these texts.

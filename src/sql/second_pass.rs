@@ -229,6 +229,7 @@ pub(super) fn spec(table: &Table, schema: SchemaRef) -> TableSpec {
         primary_key: table.primary_key.clone(),
         partitioned_by: table.partitioned_by.clone(),
         metadata: Vec::new(),
+        origins: BTreeMap::new(),
     }
 }
 

@@ -178,3 +178,104 @@ fn another_watermark_is_noticed_where_epochs_are_to_be_repeated() {
     expected.insert("10:00".to_owned(), Some(61));
     assert_eq!(place.rows(COUNTED), expected);
 }
+
+/// Of 60 rows of `a`, a file; when it is full, one of `b` is open, which has the first row of all.
+const PARTED: &str = "\
+CREATE TABLE parted (id BIGINT, kind STRING) PARTITIONED BY (kind)
+WITH ('connector' = 'filesystem', 'path' = '../parted', 'format' = 'json', 'sink.rolling-policy.row-count' = '60');
+INSERT INTO parted SELECT id, CASE WHEN MOD(id, 3) = 0 THEN 'b' ELSE 'a' END FROM events;
+";
+
+fn parted(place: &Place) -> Vec<u64> {
+    let mut found = Vec::new();
+    let mut folders = vec![place.at("parted")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            } else if !entry.file_name().to_string_lossy().starts_with('.') {
+                let text = std::fs::read_to_string(entry.path()).unwrap();
+                let id = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_u64().unwrap();
+                found.extend(text.lines().map(id));
+            }
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+fn once(ids: Range<u64>) -> Vec<u64> {
+    ids.collect()
+}
+
+/// What is in committed files is known by their folders: rows that belong to others since would be there twice, or not at all.
+#[test]
+fn partitions_are_not_changed_while_rows_of_committed_files_are_to_be_written_again() {
+    let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("parted.sql", PARTED)]);
+    let ids = killed_with_an_open_archive(&place, true);
+    place.produce(ids..200);
+    let (by_kind, at_the_path) = ("PARTITIONED BY (kind)", "'path' = '../parted'");
+    for (changed, said) in [
+        (
+            PARTED.replace(by_kind, ""),
+            "parted by kind (Utf8View), NULL as __DEFAULT_PARTITION__, and those of now by no column",
+        ),
+        (
+            PARTED.replace(at_the_path, "'partition.default-name' = 'none', 'path' = '../parted'"),
+            "those of now by kind (Utf8View), NULL as none",
+        ),
+        (
+            PARTED.replace("THEN 'b'", "THEN 'c'"),
+            "'kind', which says in which folder a row lies, comes from something else",
+        ),
+    ] {
+        place.write("parted.sql", &changed);
+        let refused = place.refused(&RUN);
+        for part in ["table 'parted'", said, "undo the change and run once with --once", "tidemill state rewind"] {
+            assert!(refused.contains(part), "'{part}' in {refused}");
+        }
+    }
+    // A row's partition comes from what it came from.
+    place.write(
+        "parted.sql",
+        &PARTED.replace("SELECT id, CASE", "(kind, id) SELECT CASE").replace("END FROM", "END, id FROM"),
+    );
+    place.run(&[]);
+    assert_eq!(parted(&place), once(0..200));
+    // Behind an end in order nothing is written again.
+    place.write("parted.sql", &PARTED.replace(by_kind, ""));
+    place.produce(200..300);
+    place.run(&[]);
+    assert_eq!(parted(&place), once(0..300));
+}
+
+/// The epochs since are repeated as somebody has said, but rows keep their partitions.
+#[test]
+fn epochs_are_repeated_by_new_sql_only_into_the_same_partitions() {
+    let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("parted.sql", PARTED)]);
+    let ids = killed_with_an_open_archive(&place, false);
+    place.write("parted.sql", &PARTED.replace("THEN 'b'", "THEN 'c'"));
+    let refused = place.refused(&[&RUN[..], &["--keep-state", "parted"]].concat());
+    assert!(refused.contains("'kind', which says in which folder a row lies"), "{refused}");
+    place.write("parted.sql", &PARTED.replace("FROM events", "FROM events WHERE id >= 0"));
+    let refused = place.refused(&RUN);
+    assert!(refused.contains("'parted:parted' has changed"), "{refused}");
+    place.run(&["--keep-state", "parted"]);
+    assert_eq!(parted(&place), once(0..ids));
+}
+
+/// What was in open files is given up, and the epochs behind the last checkpoint have nothing in committed ones.
+#[test]
+fn without_its_state_a_query_may_have_other_partitions() {
+    let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("parted.sql", PARTED)]);
+    let mut ids = killed_with_an_open_archive(&place, false);
+    place.write("parted.sql", &PARTED.replace("THEN 'b'", "THEN 'c'"));
+    place.run(&["--reset", "parted"]);
+    place.produce(ids..ids + 10);
+    ids += 10;
+    place.run(&[]);
+    let mut found = parted(&place);
+    assert!(found.ends_with(&once(101..ids)), "{found:?}");
+    found.dedup();
+    assert_eq!(found, parted(&place), "none is there twice");
+}

@@ -7,7 +7,7 @@ use arrow::array::*;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use tidemill::contracts::{ChangeKind, Changes, EpochNumber, StartPosition, TableSpec};
+use tidemill::contracts::{ChangeKind, Changes, Committable, EpochNumber, StartPosition, TableSpec};
 
 use crate::support::*;
 
@@ -222,6 +222,45 @@ async fn a_partition_whose_folder_was_taken_away_is_marked_nevertheless() {
     assert_eq!(tree(&out), ["text=t0/_SUCCESS"]);
 }
 
+/// The time of the epochs that are repeated begins long before the partition does.
+#[tokio::test]
+async fn after_a_kill_a_partition_waits_for_its_mark_as_long_as_it_would_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = [
+        ("sink.partition-commit.policy.kind", "success-file"),
+        ("sink.partition-commit.delay", "10 s"),
+        ("sink.rolling-policy.rollover-interval", "2 s"),
+    ];
+    let mut table = table(dir.path(), "json", &options);
+    table.partitioned_by = vec!["text".to_owned()];
+    let mut sink = connectors(dir.path(), 1).sink(&table, "filesystem").unwrap();
+    sink.write(EpochNumber(5), rows(&table, &[0])).await.unwrap();
+    let mut logged = Vec::new();
+    for (epoch, now_ms) in [(5, 100_000), (6, 103_000)] {
+        sink.flush(EpochNumber(epoch), now_ms).await.unwrap();
+        logged.extend(sink.prepare(EpochNumber(epoch)).await.unwrap());
+    }
+    assert_eq!(logged.len(), 1);
+    // Its marks, when each of these epochs is repeated.
+    let marked = async |appeared: &[Committable], promised: &[Committable]| {
+        let mut later = connectors(dir.path(), 2).sink(&table, "filesystem").unwrap();
+        later.recover(appeared.to_vec(), promised.to_vec()).await.unwrap();
+        let (mut marked, mut staged) = (Vec::new(), Vec::new());
+        for (epoch, now_ms) in [(3, 80_000), (4, 95_000), (6, 109_999), (7, 110_000), (8, 200_000)] {
+            later.flush(EpochNumber(epoch), now_ms).await.unwrap();
+            let prepared = later.prepare(EpochNumber(epoch)).await.unwrap();
+            marked.extend(prepared.iter().map(|_| now_ms));
+            staged.extend(prepared);
+        }
+        (marked, staged)
+    };
+    let (times, marks) = marked(&[], &logged).await;
+    assert_eq!(times, [110_000]);
+    // A mark that the log has is not made once more, before what is still to come.
+    let (times, _) = marked(&logged, &marks).await;
+    assert_eq!(times, [0_i64; 0]);
+}
+
 #[tokio::test]
 async fn folders_by_time_and_by_column() {
     let dir = tempfile::tempdir().unwrap();
@@ -271,6 +310,11 @@ async fn folders_by_time_and_by_column() {
         let error = connectors(dir.path(), 1).sink(&wrong, "filesystem").err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
     }
+    let mut hidden = spec("t", schema(&[("n", DataType::Int64), ("_c", DataType::Utf8View)]), &[("format", "json")]);
+    hidden.partitioned_by = vec!["_c".to_owned()];
+    let hidden = hidden.with_option("path", path.as_str());
+    let error = connectors(dir.path(), 1).sink(&hidden, "filesystem").err().unwrap().to_string();
+    assert!(error.contains("'_c'") && error.contains("no reader would see"), "{error}");
 }
 
 #[tokio::test]

@@ -30,8 +30,9 @@ pub struct SetAside {
     pub to: PathBuf,
 }
 
-/// Moves the files of this job below `root` to the first of `<root>.replaced-1`, `-2`, … that is not there.
-pub(super) fn set_aside(root: &Path, names: &PartNames) -> Result<Option<SetAside>> {
+/// Moves the files of this job below `root` to the first of `<root>.replaced-1`, `-2`, … that is not there, and with them the marks of that
+/// name: while all is written again, their partitions are not complete.
+pub(super) fn set_aside(root: &Path, names: &PartNames, mark: Option<&str>) -> Result<Option<SetAside>> {
     let mut found = Vec::new();
     each_file(root, &mut |path, name| {
         if names.is_own(name) {
@@ -45,8 +46,12 @@ pub(super) fn set_aside(root: &Path, names: &PartNames) -> Result<Option<SetAsid
     let name = root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let free = (1_u32..).map(|n| root.with_file_name(format!("{name}.replaced-{n}"))).find(|path| !path.exists());
     let to = free.unwrap_or_else(|| root.with_file_name(format!("{name}.replaced")));
+    let parents: BTreeSet<&Path> = found.iter().filter_map(|file| file.parent()).collect();
+    let marks = parents.iter().flat_map(|parent| mark.map(|mark| parent.join(mark))).filter(|mark| mark.is_file());
+    // They go first: whoever dies in between finds them by the files.
+    let all: Vec<PathBuf> = marks.chain(found.iter().cloned()).collect();
     let mut changed = BTreeSet::new();
-    for file in &found {
+    for file in &all {
         let target = to.join(file.strip_prefix(root).unwrap_or(file));
         if let Some(folder) = target.parent() {
             folders::make(folder)?;
@@ -86,6 +91,34 @@ pub(super) async fn own_object(prefix: &Prefix, names: &PartNames) -> Result<Opt
             Ok(Some(_)) => {}
             Ok(None) => return Ok(None),
             Err(e) => return Err(object_failure("ListObjectsV2", &prefix.bucket, &prefix.key, &e).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_go_with_the_files_of_their_partitions() {
+        let top = tempfile::tempdir().expect("a folder");
+        let root = top.path().join("out");
+        let own = ["day=1/part-job-1-0-e1.jsonl", "day=2/part-job-1-1-e1.jsonl"];
+        let others = ["day=1/notes.txt", "day=3/_DONE", "day=3/part-other-1-0-e1.jsonl", "day=2/_SUCCESS"];
+        let mark = "day=1/_DONE";
+        for file in own.iter().chain(&others).chain([&mark]) {
+            let path = root.join(file);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, "").expect("written");
+        }
+        let moved =
+            set_aside(&root, &PartNames::new("job", 2, 0), Some("_DONE")).expect("moved").expect("there are some");
+        assert_eq!((moved.files, &moved.to), (2, &top.path().join("out.replaced-1")));
+        for file in own.iter().chain([&mark]) {
+            assert!(moved.to.join(file).is_file() && !root.join(file).exists(), "{file}");
+        }
+        for file in others {
+            assert!(root.join(file).is_file(), "{file}");
         }
     }
 }

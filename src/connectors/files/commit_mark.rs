@@ -10,6 +10,14 @@ use indexmap::IndexMap;
 use crate::connectors::options::Options;
 use crate::contracts::{Error, Result, TableSpec};
 
+use super::durable::Noted;
+
+/// The name of a table's marks; `None` when its partitions are not marked.
+pub(super) fn file_name(spec: &TableSpec) -> Option<&str> {
+    spec.option("sink.partition-commit.policy.kind")?;
+    Some(spec.option("sink.partition-commit.success-file.name").unwrap_or("_SUCCESS"))
+}
+
 /// When partitions are marked, and which of them wait for it.
 #[derive(Debug)]
 pub(super) struct Marks {
@@ -22,7 +30,9 @@ pub(super) struct Marks {
 impl Marks {
     /// As the table's options say; `None` when partitions are not marked.
     pub(super) fn of(spec: &TableSpec) -> Result<Option<Self>> {
-        let Some(kinds) = spec.option("sink.partition-commit.policy.kind") else { return Ok(None) };
+        let (Some(kinds), Some(file_name)) = (spec.option("sink.partition-commit.policy.kind"), file_name(spec)) else {
+            return Ok(None);
+        };
         for kind in kinds.split(',').map(str::trim) {
             if kind != "success-file" {
                 let error = Error::config(format!("table '{}': partitions cannot be committed by '{kind}'", spec.name));
@@ -43,7 +53,7 @@ impl Marks {
         }
         let delay = Options(spec).duration("sink.partition-commit.delay", Duration::ZERO)?;
         Ok(Some(Self {
-            file_name: spec.option("sink.partition-commit.success-file.name").unwrap_or("_SUCCESS").to_owned(),
+            file_name: file_name.to_owned(),
             delay_ms: i64::try_from(delay.as_millis()).unwrap_or(i64::MAX),
             waiting: IndexMap::new(),
         }))
@@ -54,6 +64,20 @@ impl Marks {
         if !self.waiting.contains_key(folder) {
             self.waiting.insert(folder.to_owned(), None);
         }
+    }
+
+    /// What a run before has committed: a file, whose partition waits since then, or a mark.
+    pub(super) fn note(&mut self, file: &Noted) {
+        if file.is_mark() {
+            self.waiting.shift_remove(file.folder());
+        } else if self.since(file.folder()).is_none() {
+            self.waiting.insert(file.folder().to_owned(), file.waits_since_ms());
+        }
+    }
+
+    /// Since when a partition waits.
+    pub(super) fn since(&self, folder: &str) -> Option<i64> {
+        self.waiting.get(folder).copied().flatten()
     }
 
     /// Partitions that wait, for a later run; `None` when there are none.

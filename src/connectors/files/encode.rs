@@ -155,7 +155,7 @@ impl Writer {
             }
             Self::Parquet(writer) => {
                 let written = writer.write(rows.batch);
-                written.map_err(|e| parquet_write::failed(&writer.output().name(), e))
+                written.map_err(|e| parquet_write::failed(&writer.name(), e))
             }
         }
     }
@@ -166,7 +166,7 @@ impl Writer {
             Self::Json(..) | Self::Csv(..) => Ok(()),
             Self::Parquet(writer) => {
                 let encoded = writer.encode();
-                encoded.map_err(|e| parquet_write::failed(&writer.output().name(), e))
+                encoded.map_err(|e| parquet_write::failed(&writer.name(), e))
             }
         }
     }
@@ -185,7 +185,7 @@ impl Writer {
             Self::Json(..) | Self::Csv(..) => Ok(()),
             Self::Parquet(writer) => {
                 let ended = writer.end_group();
-                ended.map_err(|e| parquet_write::failed(&writer.output().name(), e))
+                ended.map_err(|e| parquet_write::failed(&writer.name(), e))
             }
         }
     }
@@ -204,7 +204,7 @@ impl Writer {
         match self {
             Self::Json(text, _) | Self::Csv(text, _) => text.close(),
             Self::Parquet(writer) => {
-                let name = writer.output().name();
+                let name = writer.name();
                 writer.finish().map_err(|e| parquet_write::failed(&name, e))?.finish()
             }
         }

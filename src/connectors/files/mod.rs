@@ -23,6 +23,7 @@ mod listing;
 mod location;
 mod names;
 mod object;
+mod open_files;
 mod output;
 mod packed;
 mod parquet_checks;
@@ -81,10 +82,18 @@ pub(super) fn error_output(path: &str, reach: &Reach<'_>, names: PartNames) -> R
     Ok(Box::new(FileErrorOutput::open(place, names)))
 }
 
-/// Moves the files that earlier runs of this job wrote below `path` to a folder beside. Objects stay: see [`own_object`].
-pub(super) fn set_aside(path: &str, reach: &Reach<'_>, names: &PartNames) -> Result<Option<SetAside>> {
+/// Moves the files that earlier runs of this job wrote into a table to a folder beside. Objects stay: see [`own_object`].
+pub(super) fn set_aside(spec: &TableSpec, reach: &Reach<'_>, names: &PartNames) -> Result<Option<SetAside>> {
+    match reach.place(spec.require("path")?)? {
+        location::Place::Local(root) => aside::set_aside(&root, names, commit_mark::file_name(spec)),
+        location::Place::S3(_) => Ok(None),
+    }
+}
+
+/// The same of an error output under `path`.
+pub(super) fn set_errors_aside(path: &str, reach: &Reach<'_>, names: &PartNames) -> Result<Option<SetAside>> {
     match reach.place(path)? {
-        location::Place::Local(root) => aside::set_aside(&root, names),
+        location::Place::Local(root) => aside::set_aside(&root, names, None),
         location::Place::S3(_) => Ok(None),
     }
 }

@@ -9,15 +9,17 @@
 //! back. Lanes are threads of the moment, which take columns as they become free, so no thread waits for the slowest
 //! column but at the end. Rows wait for each other until the epoch ends, so that a lane is worth its start.
 
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowLeafColumn, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::errors::{ParquetError, Result};
+use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 
 use super::output::Output;
@@ -35,7 +37,7 @@ const MOST_LANES: usize = 4;
 
 /// See the module's description.
 pub(super) struct ParquetFile {
-    file: SerializedFileWriter<Output>,
+    file: SerializedFileWriter<Lent>,
     factory: ArrowRowGroupWriterFactory,
     schema: SchemaRef,
     most_rows: usize,
@@ -46,6 +48,26 @@ pub(super) struct ParquetFile {
     waiting_bytes: usize,
     /// Encoded bytes of a row, as known so far.
     row_bytes: Option<usize>,
+}
+
+/// The output, until the file is finished: `SerializedFileWriter::into_inner` gives it back, but turns the error of its last write into a text,
+/// so that nobody could tell a full disk from a service that is away. A small file has no other write.
+struct Lent(Option<Output>);
+
+impl Lent {
+    fn output(&mut self) -> io::Result<&mut Output> {
+        self.0.as_mut().ok_or_else(|| io::Error::other("the file is finished"))
+    }
+}
+
+impl Write for Lent {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.output()?.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output()?.flush()
+    }
 }
 
 /// The row group that is being encoded.
@@ -61,13 +83,14 @@ impl Group {
 }
 
 impl ParquetFile {
-    /// Goes on with a writer that has written no row. A row group ends at `most_rows` rows or about `most_bytes` encoded bytes.
+    /// A file without rows. A row group ends at `most_rows` rows or about `most_bytes` encoded bytes.
     pub(super) fn new(
-        writer: ArrowWriter<Output>,
+        output: Output,
         schema: SchemaRef,
-        most_rows: usize,
-        most_bytes: usize,
+        properties: WriterProperties,
+        (most_rows, most_bytes): (usize, usize),
     ) -> Result<Self> {
+        let writer = ArrowWriter::try_new(Lent(Some(output)), Arc::clone(&schema), Some(properties))?;
         let (file, factory) = writer.into_serialized_writer()?;
         Ok(Self {
             file,
@@ -185,16 +208,18 @@ impl ParquetFile {
         (self.file.bytes_written() + bytes + waiting) as u64
     }
 
-    /// Where it is written.
-    pub(super) fn output(&self) -> &Output {
-        self.file.inner()
+    /// Its name in errors.
+    pub(super) fn name(&self) -> String {
+        self.file.inner().0.as_ref().map(Output::name).unwrap_or_default()
     }
 
     /// Writes what is left, and the footer.
     pub(super) fn finish(mut self) -> Result<Output> {
         self.encode()?;
         self.end_group()?;
-        self.file.into_inner()
+        self.file.finish()?;
+        let lost = || ParquetError::General("the file was finished before".to_owned());
+        self.file.inner_mut().0.take().ok_or_else(lost)
     }
 }
 
@@ -232,14 +257,12 @@ fn side_by_side<T: Send, R: Send>(items: Vec<T>, lanes: usize, work: impl Fn(T) 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::{ArrayRef, Int64Array, StringViewArray, StructArray};
     use arrow::compute::concat_batches;
     use arrow::datatypes::{DataType, Field, FieldRef};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-    use parquet::file::properties::WriterProperties;
 
+    use super::super::parquet_write::failed;
     use super::super::part::{self, PartFile, PartNames};
     use super::*;
     use crate::contracts::EpochNumber;
@@ -272,9 +295,9 @@ mod tests {
         let path = part.path().to_owned();
         let output = Output::Local { part, file, bytes: 0 };
         let schema = rows(0, 0).schema();
-        let writer = ArrowWriter::try_new(output, Arc::clone(&schema), Some(WriterProperties::default()));
+        let properties = WriterProperties::default();
         let mut writer =
-            ParquetFile::new(writer.expect("a writer"), Arc::clone(&schema), MOST_ROWS, MOST_BYTES).expect("a writer");
+            ParquetFile::new(output, Arc::clone(&schema), properties, (MOST_ROWS, MOST_BYTES)).expect("a writer");
         let (mut total, mut sizes) = (0, 0);
         for (index, count) in [1, 5_000, 0, 70_000, 3, 60_000, 4_096, 1].into_iter().cycle().take(20).enumerate() {
             writer.write(&rows(total, count)).expect("written");
@@ -298,5 +321,23 @@ mod tests {
         }
         let read: Vec<RecordBatch> = reader.build().expect("a reader").collect::<Result<_, _>>().expect("rows");
         assert_eq!(concat_batches(&read[0].schema(), &read).expect("one batch"), rows(0, total));
+    }
+
+    /// A full disk is told from a service that is away, also where all of a file is written at its end: it is counted, and not waited for.
+    #[test]
+    fn a_small_file_on_a_full_disk_says_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let names = PartNames::new("job", 1, 0);
+        let (part, _) = PartFile::create(folder.path(), &names, EpochNumber(1), "parquet").expect("a file");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("it is there");
+        let output = Output::Local { part, file: full, bytes: 0 };
+        let rows = rows(0, 3);
+        let properties = WriterProperties::default();
+        let mut writer = ParquetFile::new(output, rows.schema(), properties, (1_000, 1 << 20)).expect("a writer");
+        writer.write(&rows).expect("held");
+        let name = writer.name();
+        let error = writer.finish().map(drop).expect_err("there is no room");
+        let error = failed(&name, error);
+        assert!(error.is_of_this_machine() && error.to_string().contains("part-job-1-0-e1.parquet"), "{error}");
     }
 }

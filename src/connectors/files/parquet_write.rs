@@ -7,11 +7,9 @@
 
 use std::collections::HashSet;
 use std::hash::Hash;
-use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Decimal128Type, Int32Type, Int64Type, SchemaRef};
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
@@ -127,8 +125,7 @@ pub(super) fn writer(output: Output, sample: &RecordBatch, style: &ParquetStyle)
         // A sorted column repeats itself whatever its values are, and its statistics are what a reader skips by.
         properties = properties.set_sorting_columns(Some(leaves(&schema, &style.sorted_by)));
     }
-    ArrowWriter::try_new(output, Arc::clone(&schema), Some(properties.build()))
-        .and_then(|writer| ParquetFile::new(writer, schema, ROW_GROUP_ROWS, style.row_group_bytes))
+    ParquetFile::new(output, schema, properties.build(), (ROW_GROUP_ROWS, style.row_group_bytes))
         .map_err(|e| Error::config("this schema cannot be written as Parquet").caused_by(e))
 }
 

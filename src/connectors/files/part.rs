@@ -8,7 +8,8 @@
 //!
 //! A commit that was done already is recognised by the final name; so committing twice changes nothing.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, ReadDir};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,26 +96,40 @@ impl PartNames {
             }
             match std::fs::remove_file(&path) {
                 // Another sink of this run that writes here was quicker.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
                 removed => removed.map_err(|e| io_error(&path, "removed", e)),
             }
         })
     }
 }
 
-/// Goes through all that is no folder below `folder`, which need not exist: path, and name.
+/// Goes through all that is no folder below `folder`, which need not exist: path, and name. A folder in it that may not be read (`lost+found`)
+/// has nothing of a job.
 pub(super) fn each_file(folder: &Path, visit: &mut dyn FnMut(PathBuf, &str) -> Result<()>) -> Result<()> {
-    let failed = |e| io_error(folder, "listed", e);
     let entries = match std::fs::read_dir(folder) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(failed)?,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|e| io_error(folder, "listed", e))?,
     };
+    each_entry(folder, entries, &|folder: &Path| std::fs::read_dir(folder), visit)
+}
+
+fn each_entry(
+    folder: &Path,
+    entries: ReadDir,
+    read: &dyn Fn(&Path) -> io::Result<ReadDir>,
+    visit: &mut dyn FnMut(PathBuf, &str) -> Result<()>,
+) -> Result<()> {
+    let failed = |e| io_error(folder, "listed", e);
     for entry in entries {
         let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_dir() {
-            each_file(&entry.path(), visit)?;
-        } else {
-            visit(entry.path(), &entry.file_name().to_string_lossy())?;
+        let path = entry.path();
+        if !entry.file_type().map_err(failed)?.is_dir() {
+            visit(path, &entry.file_name().to_string_lossy())?;
+            continue;
+        }
+        match read(&path) {
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {}
+            entries => each_entry(&path, entries.map_err(|e| io_error(&path, "listed", e))?, read, visit)?,
         }
     }
     Ok(())
@@ -153,7 +168,7 @@ impl PartFile {
             match OpenOptions::new().write(true).create_new(true).open(&temporary) {
                 Ok(file) => return Ok((Self { temporary, path }, file)),
                 // No other file of this run has that name: a run that crashed left it.
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                     std::fs::remove_file(&temporary).map_err(|e| io_error(&temporary, "removed", e))?;
                 }
                 Err(e) => return Err(io_error(&temporary, "made", e)),
@@ -175,21 +190,19 @@ impl PartFile {
 }
 
 impl Staged {
-    /// The same where it lies now: `root`, below which it was staged, may have been moved since.
+    /// The same where it lies now: `root`, below which it was staged, may have been moved since. It may have been copied, too, and what is
+    /// where it was is then another's.
     pub(super) fn below(self, root: &Path) -> Self {
         let is_there = |staged: &Self| staged.temporary.exists() || staged.path.exists();
-        if is_there(&self) {
-            return self;
-        }
         let parts: Vec<_> = self.temporary.components().collect();
         // Names of files are never given twice, so what has the name is it.
-        let moved = (1..=parts.len()).map(|last| {
+        let below_root = (1..=parts.len()).map(|last| {
             let below: PathBuf = parts[parts.len() - last..].iter().collect();
             let temporary = root.join(below);
             let path = self.path.file_name().map_or_else(|| temporary.clone(), |name| temporary.with_file_name(name));
             Self { temporary, path }
         });
-        moved.into_iter().find(is_there).unwrap_or(self)
+        below_root.into_iter().find(is_there).unwrap_or(self)
     }
 }
 
@@ -198,8 +211,8 @@ pub(super) fn commit(staged: &Staged) -> Result<()> {
     let Staged { temporary, path } = staged;
     match std::fs::rename(temporary, path) {
         Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.exists() => return Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        Err(e) if e.kind() == ErrorKind::NotFound && path.exists() => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
             return Err(Error::corrupt(format!(
                 "staged file '{}' is gone, and '{}' is not there",
                 temporary.display(),
@@ -270,5 +283,57 @@ mod tests {
         assert_eq!(folders::SYNCED.take(), std::slice::from_ref(&folder));
         commit(&staged).expect("visible");
         assert_eq!(folders::SYNCED.take(), std::slice::from_ref(&folder));
+    }
+
+    #[test]
+    fn a_folder_that_may_not_be_read_has_nothing_of_a_job() {
+        let root = tempfile::tempdir().expect("a folder");
+        for folder in ["day=1", "lost+found/deep", "lost+found", "broken"] {
+            std::fs::create_dir_all(root.path().join(folder)).expect("made");
+            std::fs::write(root.path().join(folder).join("a.jsonl"), "").expect("written");
+        }
+        let found = |fails: ErrorKind| {
+            // Whoever runs tests may read everything.
+            let read = |folder: &Path| match folder.ends_with("lost+found") {
+                true => Err(io::Error::from(fails)),
+                false => std::fs::read_dir(folder),
+            };
+            let mut found = Vec::new();
+            let entries = std::fs::read_dir(root.path()).expect("it is there");
+            let gone_through = each_entry(root.path(), entries, &read, &mut |path, _| {
+                found.push(path);
+                Ok(())
+            });
+            found.sort();
+            gone_through.map(|()| found)
+        };
+        let expected = ["broken/a.jsonl", "day=1/a.jsonl"].map(|file| root.path().join(file));
+        assert_eq!(found(ErrorKind::PermissionDenied).expect("passed over"), expected);
+        let error = found(ErrorKind::Other).expect_err("nobody knows what is there").to_string();
+        assert!(error.contains("lost+found' could not be listed"), "{error}");
+    }
+
+    /// After a kill between log and rename, the whole folder is copied, and the job goes on in the copy.
+    #[test]
+    fn in_a_copy_the_copy_of_a_file_appears() {
+        let top = tempfile::tempdir().expect("a folder");
+        let names = PartNames::new("job", 1, 0);
+        let [old, new] = ["old", "new"].map(|root| top.path().join(root));
+        let (part, file) = PartFile::create(&old.join("day=1"), &names, EpochNumber(1), "jsonl").expect("a file");
+        let staged = part.finish(&file).expect("staged");
+        let text = serde_json::to_string(&staged).expect("text");
+        let again = || serde_json::from_str::<Staged>(&text).expect("as it was written");
+        std::fs::create_dir_all(new.join("day=1")).expect("made");
+        std::fs::copy(&staged.temporary, new.join("day=1/.part-job-1-0-e1.jsonl")).expect("copied");
+        for _ in 0..2 {
+            commit(&again().below(&new)).expect("visible");
+            assert!(new.join("day=1/part-job-1-0-e1.jsonl").exists() && staged.temporary.exists());
+        }
+        // Moved, and where it was.
+        std::fs::remove_dir_all(&new).expect("removed");
+        std::fs::rename(&old, &new).expect("moved");
+        commit(&again().below(&new)).expect("visible");
+        std::fs::rename(&new, &old).expect("moved");
+        commit(&again().below(&top.path().join("elsewhere"))).expect("it is there");
     }
 }

@@ -1,11 +1,12 @@
 //! Hive partitions of what is written: `year=2026/month=02/day=12`, from columns and from a time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, Scalar, UInt32Array};
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, SortField};
+use serde::{Deserialize, Serialize};
 
 use crate::contracts::{Error, Result, TableSpec};
 use crate::formats::datetime::TimestampStyle;
@@ -26,6 +27,60 @@ pub(super) struct FolderRoom {
     pub(super) name: usize,
     /// All of the path.
     pub(super) whole: usize,
+}
+
+/// How rows are placed in folders. Where it changes, a folder has other rows from then on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Layout {
+    folders: String,
+    /// Where the columns come from that say which folder it is.
+    origins: BTreeMap<String, String>,
+}
+
+impl Layout {
+    pub(super) fn of(spec: &TableSpec) -> Self {
+        let column = |name: &String| match spec.schema.field_with_name(name) {
+            Ok(field) => format!("{name} ({})", field.data_type()),
+            Err(_) => name.clone(),
+        };
+        let mut parts: Vec<String> = spec.partitioned_by.iter().map(column).collect();
+        if let Some(pattern) = spec.option("sink.partition.pattern") {
+            parts.push(format!("{pattern} of {}", spec.option("sink.partition.time-column").unwrap_or_default()));
+        }
+        let folders = if parts.is_empty() {
+            "no column".to_owned()
+        } else {
+            format!(
+                "{}, NULL as {}",
+                parts.join(", "),
+                spec.option("partition.default-name").unwrap_or(DEFAULT_PARTITION)
+            )
+        };
+        Self { folders, origins: spec.origins.clone() }
+    }
+
+    /// The error that rows which lie in files by the layout of `before` cannot be written again by this one.
+    pub(super) fn refusal(&self, before: &Self) -> Error {
+        let differs = |(name, origin): &(&String, &String)| before.origins.get(*name) != Some(*origin);
+        let how = match self.origins.iter().find(differs) {
+            Some((name, _)) if self.folders == before.folders => {
+                format!(
+                    "'{name}', which says in which folder a row lies, comes from something else than in the run before"
+                )
+            }
+            _ => format!(
+                "files of the run before are parted by {}, and those of now by {}",
+                before.folders, self.folders
+            ),
+        };
+        let error = format!(
+            "{how}; and rows that may lie in such files are to be written again: some would be there twice, and others not at all"
+        );
+        Error::config(error).hint(
+            "undo the change and run once with --once; then change it. Or go back to the last checkpoint with `tidemill state rewind STORE \
+             latest`, which writes what came since again, beside the files that are there",
+        )
+    }
 }
 
 /// Cuts batches by the values of the partition columns.
@@ -53,6 +108,13 @@ impl Partitioner {
         };
         let column = |name: &String| spec.schema.index_of(name).map_err(|_| missing(name));
         let columns = spec.partitioned_by.iter().map(column).collect::<Result<Vec<_>>>()?;
+        if let Some(hidden) = spec.partitioned_by.iter().find(|name| name.starts_with(['.', '_'])) {
+            let error = format!(
+                "table '{}': the name of the partition column '{hidden}' begins with '.' or '_', and so do its folders: no reader would see them",
+                spec.name
+            );
+            return Err(Error::config(error).hint("give the column another name"));
+        }
         let default = spec.option("partition.default-name").unwrap_or(DEFAULT_PARTITION).to_owned();
         let time = TimeFolders::of(spec, &default)?;
         let mut types: Vec<SortField> =
@@ -169,5 +231,63 @@ pub(super) fn escape(text: &str, out: &mut String) {
         } else {
             out.push(c);
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{Field, Schema, TimeUnit};
+
+    use super::*;
+    use crate::contracts::ErrorKind;
+
+    fn table(partitioned_by: &[&str], options: &[(&str, &str)]) -> TableSpec {
+        let texts = partitioned_by.iter().map(|name| Field::new(*name, DataType::Utf8View, true));
+        let times = ["at", "seen"].map(|name| Field::new(name, DataType::Timestamp(TimeUnit::Millisecond, None), true));
+        let mut table = TableSpec::new("t", Arc::new(Schema::new(texts.chain(times).collect::<Vec<_>>())));
+        table.partitioned_by = partitioned_by.iter().map(|name| (*name).to_owned()).collect();
+        options.iter().fold(table, |table, (key, value)| table.with_option(key, *value))
+    }
+
+    /// That of a table which is PARTITIONED BY this column.
+    pub(in super::super) fn layout(by: &str) -> Layout {
+        Layout::of(&table(&[by], &[]))
+    }
+
+    #[test]
+    fn a_layout_is_another_where_a_row_may_lie_in_another_folder() {
+        let (pattern, time) = ("sink.partition.pattern", "sink.partition.time-column");
+        let by_day = [(pattern, "{yyyy}-{MM}-{dd}"), (time, "at")];
+        let mut from_elsewhere = table(&["day"], &[]);
+        from_elsewhere.origins.insert("day".to_owned(), "'2026-03-01'".to_owned());
+        let mut number = table(&["day"], &[]);
+        number.schema = Arc::new(Schema::new(vec![Field::new("day", DataType::Int64, true)]));
+        let tables = [
+            table(&[], &[]),
+            table(&["day"], &[]),
+            number,
+            from_elsewhere,
+            table(&["day", "kind"], &[]),
+            table(&["kind", "day"], &[]),
+            table(&["day"], &[("partition.default-name", "none")]),
+            table(&[], &by_day),
+            table(&[], &[by_day[0], (time, "seen")]),
+            table(&[], &[(pattern, "{yyyy}-{MM}"), by_day[1]]),
+            table(&["day"], &by_day),
+        ];
+        for (at, one) in tables.iter().enumerate() {
+            for (other_at, other) in tables.iter().enumerate() {
+                let (one, other) = (Layout::of(one), Layout::of(other));
+                assert_eq!(one == other, at == other_at, "{one:?}, {other:?}");
+                let error = one.refusal(&other);
+                assert_eq!(error.kind(), ErrorKind::Config);
+                assert!(error.hint_text().is_some_and(|hint| hint.contains("--once")));
+            }
+        }
+        // What is written in the files, and how, is something else.
+        let gzip = table(&["day"], &[("compression", "gzip"), ("format", "json"), ("path", "elsewhere")]);
+        assert_eq!(Layout::of(&gzip), layout("day"));
     }
 }

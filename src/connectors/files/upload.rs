@@ -160,8 +160,30 @@ impl Upload {
     }
 }
 
+#[cfg(test)]
+impl Upload {
+    /// One that sends a part when so many more bytes are written.
+    pub(super) fn with_room(prefix: &Prefix, permits: &Arc<Semaphore>, room: usize) -> Self {
+        Self {
+            bucket: prefix.bucket.clone(),
+            key: Path::from("part-job-1-0-e1.jsonl"),
+            id: "an upload".to_owned(),
+            permits: Arc::clone(permits),
+            part_bytes: PART_BYTES,
+            gathered: vec![b' '; PART_BYTES - room],
+            done: Vec::new(),
+            under_way: VecDeque::new(),
+            started: 0,
+            bytes: 0,
+        }
+    }
+}
+
 impl Write for Upload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.permits.is_closed() {
+            return Err(io::Error::other("the upload was given up"));
+        }
         if self.gathered.capacity() == 0 {
             // Grown once where a file is large, and small where it is small.
             self.gathered.reserve(bytes.len().max(self.part_bytes.min(64 << 10)));
