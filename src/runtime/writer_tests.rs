@@ -390,7 +390,8 @@ async fn a_sink_is_asked_whether_it_can_take_rows_again_before_any_is_written() 
         let sink = Asked::default();
         let (orders, receiver) = mpsc::channel(1);
         let (errors, _errors) = mpsc::channel(1);
-        let epoch = Order::Epoch { epoch: EpochNumber(6), now_ms: 0, catches_up: false, changes: Vec::new() };
+        let epoch =
+            Order::Epoch { epoch: EpochNumber(6), now_ms: 0, catches_up: false, repeats: false, changes: Vec::new() };
         orders.send(epoch).await.expect("room for it");
         let (recovered, others) = oneshot::channel();
         let recovered = Some(recovered);

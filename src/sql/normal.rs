@@ -82,7 +82,6 @@ impl Origins {
         let place = match plan {
             LogicalPlan::Projection(projection) if column < projection.expr.len() => {
                 let (input, expr) = (&projection.input, projection.expr[column].clone().unalias());
-                let below = |column: &Column| input.schema().maybe_index_of_column(column);
                 let below = |part: &Expr| match part {
                     Expr::Column(column) => input.schema().maybe_index_of_column(column),
                     _ => None,
@@ -235,8 +234,6 @@ impl OptimizerConfig for OwnNumbers<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::runtime::{identity, is_identity_of, is_text_of};
     use crate::sql::{JobPlan, Parameters, PlanOptions, SqlText, plan_job};
