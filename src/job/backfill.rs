@@ -202,7 +202,7 @@ fn archived(plan: &JobPlan, connectors: &Connectors, options: &BackfillOptions) 
             return Err(Error::config(format!("--table: no query reads a table '{unknown}'"))
                 .hint(format!("they read {names}")));
         }
-        let named = |source: &&SourcePlan| options.tables.iter().any(|name| source.spec.name == *name);
+        let named = |source: &&SourcePlan| options.tables.contains(&source.spec.name);
         return Ok(plan.sources.iter().filter(named).map(|source| source.table).collect());
     }
     let mut written = BTreeSet::new();

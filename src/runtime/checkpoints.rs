@@ -19,9 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::crew::Crew;
+use super::error_orders::ErrorsOrder;
 use super::points::{Points, newest_before};
 use super::progress::{LastCheckpoint, Progress};
-use super::writer::ErrorsOrder;
 use crate::contracts::{Clock, EpochLog, EpochNumber, Error, ErrorKind, Result, crash_point};
 use crate::state::{CheckpointStore, OperatorState, Reread, SavedJob, SavedQuery, SavedTable, Stamp};
 

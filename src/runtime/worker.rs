@@ -12,6 +12,7 @@ use super::checkpoints::{Checkpointer, Checkpointing};
 use super::crew::{Crew, Foreman};
 use super::driver::{Course, Driver};
 use super::epoch::EpochLimits;
+use super::error_orders::{ERRORS_WAITING, refuse, run_errors};
 use super::failures::{Failures, Retries};
 use super::feed::FeedSpecification;
 use super::inputs::{Inputs, tests_of};
@@ -25,7 +26,7 @@ use super::queries::{
 use super::references::{ReferenceSpecification, References};
 use super::repeat::{JobLog, Repeated, append, identity, repeated};
 use super::restored::restore_queries;
-use super::writer::{ERRORS_WAITING, WriterLog, refuse, run_errors};
+use super::writer::WriterLog;
 use crate::contracts::{Clock, EpochCut, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, Result, Sink, Watermark};
 use crate::operators::{Compute, GateKind, QueryGraph};
 use crate::state::SavedJob;

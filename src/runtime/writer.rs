@@ -13,13 +13,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::changes::WaitingChanges;
 use super::checkpoints::{CheckpointOrder, Report};
+use super::error_orders::{ErrorsOrder, gone, refuse};
 use super::patience::{FINISH_PATIENCE, FLUSH_PATIENCE, Patience};
 use super::reader::{rejected_row, row_json};
 use super::repeat::Committed;
 use super::unwritten::Unwritten;
 use crate::contracts::{
-    Committable, EpochLog, EpochNumber, Error, ErrorOutput, LogEntry, RefusedRow, RejectReason, RejectedRecord, Result,
-    Sink, batch_bytes, crash_point,
+    Committable, EpochLog, EpochNumber, Error, LogEntry, RefusedRow, RejectReason, RejectedRecord, Result, Sink,
+    batch_bytes, crash_point,
 };
 use crate::operators::StateLimit;
 use crate::state::OperatorState;
@@ -288,8 +289,8 @@ impl Writer {
     async fn told(&mut self) -> Result<()> {
         let (done, told) = oneshot::channel();
         let told = async {
-            self.errors.send(ErrorsOrder::Flush(done)).await.map_err(|_| errors_gone())?;
-            told.await.map_err(|_| errors_gone())
+            self.errors.send(ErrorsOrder::Flush(done)).await.map_err(|_| gone())?;
+            told.await.map_err(|_| gone())
         };
         match &self.patience {
             Some(patience) => patience.within("the error output", FLUSH_PATIENCE, told).await,
@@ -340,70 +341,9 @@ impl Writer {
     }
 }
 
-fn errors_gone() -> Error {
-    Error::internal("the error output has gone")
-}
-
 fn refusal(query: &str, batch: Option<&RecordBatch>, row: RefusedRow) -> RejectedRecord {
     let record = row.record.unwrap_or_else(|| batch.map(|b| row_json(b, row.row)).unwrap_or_default());
     rejected_row(query, RejectReason::SinkRefused(row.reason), row.column, row.detail, record)
-}
-
-/// What the error output is asked to do.
-#[derive(Debug)]
-pub(crate) enum ErrorsOrder {
-    /// Write these.
-    Records(Vec<RejectedRecord>),
-    /// Answer when everything before has been written and flushed.
-    Flush(oneshot::Sender<()>),
-}
-
-/// Orders that may wait for the error output, and about how many bytes of records each has: where more is refused than the output takes, whoever
-/// sends waits, and no more than that is in memory beside the epochs.
-pub(crate) const ERRORS_WAITING: usize = 4;
-const REFUSED_BYTES: usize = 1 << 20;
-
-/// Sends refused records to the error output.
-///
-/// # Errors
-/// It has gone.
-pub(crate) async fn refuse(errors: &mpsc::Sender<ErrorsOrder>, records: Vec<RejectedRecord>) -> Result<()> {
-    let gone = |_| Error::internal("the error output has gone");
-    let (mut part, mut bytes) = (Vec::new(), 0);
-    for record in records {
-        bytes += record.bytes();
-        part.push(record);
-        if bytes >= REFUSED_BYTES {
-            errors.send(ErrorsOrder::Records(std::mem::take(&mut part))).await.map_err(gone)?;
-            bytes = 0;
-        }
-    }
-    if part.is_empty() { Ok(()) } else { errors.send(ErrorsOrder::Records(part)).await.map_err(gone) }
-}
-
-/// Writes refused records until the channel closes.
-pub(crate) async fn run_errors(
-    mut output: Box<dyn ErrorOutput>,
-    mut orders: mpsc::Receiver<ErrorsOrder>,
-) -> Result<()> {
-    while let Some(order) = orders.recv().await {
-        let mut waiting = Vec::new();
-        let mut next = Some(order);
-        while let Some(order) = next.take() {
-            match order {
-                ErrorsOrder::Records(list) => output.write(&list).await?,
-                ErrorsOrder::Flush(done) => waiting.push(done),
-            }
-            // A checkpoint that waits has all that came before; where more is refused than can be written, the channel is never empty.
-            next = if waiting.is_empty() { orders.try_recv().ok() } else { None };
-        }
-        output.flush().await?;
-        // Whoever does not wait any more has given up for a reason of its own.
-        for done in waiting {
-            let _ = done.send(());
-        }
-    }
-    output.flush().await
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a writer asks of its sink and of the log.
 
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
@@ -401,68 +401,4 @@ async fn a_sink_is_asked_whether_it_can_take_rows_again_before_any_is_written() 
         assert_eq!(*sink.0.lock().expect("unpoisoned"), [first]);
         assert!(others.await.is_err(), "no other sink writes a row either");
     }
-}
-
-fn refused(text: &str) -> RejectedRecord {
-    rejected_row("q", RejectReason::Late, None, String::new(), text.as_bytes().to_vec())
-}
-
-/// Is slower than what comes: with each write, more waits.
-struct Overloaded {
-    orders: mpsc::Sender<ErrorsOrder>,
-    writes: u64,
-    /// How many there were before the first flush.
-    before_flush: Arc<OnceLock<u64>>,
-}
-
-#[async_trait]
-impl ErrorOutput for Overloaded {
-    async fn write(&mut self, _: &[RejectedRecord]) -> Result<()> {
-        self.writes += 1;
-        if self.writes < 1_000 {
-            while self.orders.try_send(ErrorsOrder::Records(vec![refused("more")])).is_ok() {}
-        }
-        Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<()> {
-        self.before_flush.get_or_init(|| self.writes);
-        Ok(())
-    }
-}
-
-/// Else none would be made for as long as a producer sends what cannot be used, and a kill repeat everything since.
-#[tokio::test]
-async fn a_checkpoint_does_not_wait_until_nothing_is_refused() {
-    let (orders, receiver) = mpsc::channel(ERRORS_WAITING);
-    let before_flush = Arc::default();
-    let output = Overloaded { orders: orders.clone(), writes: 0, before_flush: Arc::clone(&before_flush) };
-    orders.send(ErrorsOrder::Records(vec![refused("first")])).await.expect("room for it");
-    let (flushed, done) = oneshot::channel();
-    orders.send(ErrorsOrder::Flush(flushed)).await.expect("room for it");
-    let errors = tokio::spawn(run_errors(Box::new(output), receiver));
-    done.await.expect("all before is flushed");
-    assert_eq!(before_flush.get(), Some(&1));
-    errors.abort();
-}
-
-/// However many records an epoch has that are refused.
-#[tokio::test]
-async fn what_waits_for_the_error_output_has_a_bound() {
-    const RECORDS: usize = 2_000;
-    let (orders, mut receiver) = mpsc::channel(ERRORS_WAITING);
-    let text = |number: usize| format!("{number:>20000}");
-    let records = (0..RECORDS).map(|number| refused(&text(number))).collect();
-    let sender = tokio::spawn(async move { refuse(&orders, records).await });
-    let mut next = 0;
-    while let Some(ErrorsOrder::Records(part)) = receiver.recv().await {
-        let bytes: usize = part.iter().map(RejectedRecord::bytes).sum();
-        assert!(bytes < REFUSED_BYTES + 30_000 && receiver.len() <= ERRORS_WAITING, "{bytes} bytes");
-        for record in part {
-            assert!(record.record == text(next).into_bytes(), "in order");
-            next += 1;
-        }
-    }
-    assert_eq!(next, RECORDS);
-    sender.await.expect("no panic").expect("all are taken");
 }

@@ -259,7 +259,7 @@ fn a_copy_counts_from_where_its_job_does_not_come_to() {
     place.produce(300, 200);
     place.run(&["--epoch-rows", "5"]);
     let (own, copy) = (place.epoch("local"), place.epoch("copy/job"));
-    assert!(own > 40 && copy > 1_000 * own, "{own}, {copy}");
+    assert!(own >= 40 && copy > 1_000 * own, "{own}, {copy}");
     std::fs::remove_dir_all(place.at("local/checkpoints/job")).unwrap();
     place.done(&["state", "restore", "copy/job", "--to", "local/checkpoints/job"]);
     assert!(place.epoch("local") > copy);

@@ -233,7 +233,9 @@ impl ReferenceFiles {
             }
             columns[index] = take(value, &UInt32Array::from(vec![0; decoded.batch.num_rows()]), None)?;
         }
-        Ok(RecordBatch::try_new(Arc::clone(&self.spec.schema), columns)?)
+        // There may be rows alone: a query of which no row can match reads no column.
+        let options = RecordBatchOptions::new().with_row_count(Some(decoded.batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.spec.schema), columns, &options)?)
     }
 }
 

@@ -322,7 +322,7 @@ impl Reader<'_> {
 
     /// `{…}` as it stands.
     fn braced(&mut self) {
-        while let Some(c) = self.chars.next() {
+        for c in self.chars.by_ref() {
             self.out.push(c);
             if c == '}' {
                 return;
