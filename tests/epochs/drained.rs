@@ -140,7 +140,7 @@ async fn rows_of_keys_that_are_forgotten_are_late_in_later_runs() {
         assert_eq!(counts(&ended(folder, EXPIRING, variant, ending).await), [(2, 2); 2], "[{variant}] {ending:?}");
         let last = |day: &str| {
             let of_day = format!("{{\"d\":\"{day}\"");
-            lines(&folder.join("days")).into_iter().filter(|line| line.starts_with(&of_day)).next_back()
+            lines(&folder.join("days")).into_iter().rfind(|line| line.starts_with(&of_day))
         };
         let counted = ["10", "16", "18", "20"].map(last);
         let line = |day: &str, c: i64| Some(format!("{{\"d\":\"{day}\",\"c\":{c}}}"));

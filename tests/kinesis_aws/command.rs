@@ -89,8 +89,7 @@ async fn a_stream_that_is_left_out_and_put_back_goes_on() {
     let (stub, dir) = (AwsStub::start().await, tempfile::tempdir().unwrap());
     ["clicks", "others", "copies"].iter().for_each(|name| stub.create(name, 1));
     stub.with("others", |others| others.created_ms -= 3_600_000);
-    let mut n = 0;
-    for (streams, is_made_anew, wanted) in [
+    let runs = [
         ("clicks; others", false, &["clicks 0", "others 0"][..]),
         ("clicks", false, &["clicks 1"]),
         ("clicks", false, &["clicks 2"]),
@@ -98,7 +97,8 @@ async fn a_stream_that_is_left_out_and_put_back_goes_on() {
         ("clicks", false, &["clicks 4"]),
         ("clicks; others", true, &["clicks 5", "others 5"]),
         ("clicks; others", false, &["clicks 6", "others 6"]),
-    ] {
+    ];
+    for (n, (streams, is_made_anew, wanted)) in runs.into_iter().enumerate() {
         if is_made_anew {
             stub.create("others", 1);
         }
@@ -112,7 +112,6 @@ async fn a_stream_that_is_left_out_and_put_back_goes_on() {
         let mut pages: Vec<String> = copies(&stub).iter().map(|c| c["page"].as_str().unwrap().to_owned()).collect();
         pages.sort_unstable();
         assert_eq!(pages, wanted, "run {n}: {told}");
-        n += 1;
     }
 }
 
