@@ -451,14 +451,35 @@ CREATE TABLE named (k STRING, name STRING) WITH ('connector' = 'filesystem', 'pa
 INSERT INTO named SELECT e.k, n.name FROM events AS e LEFT JOIN names FOR SYSTEM_TIME AS OF e.proc_time AS n ON n.k = e.k;
 ";
 
+/// Runs a command until it asks AWS for something, gets no answer, and is told to end, within so long. Answers its exit code, and what it said.
+fn terminated(place: &Place, args: &[&str], within: Duration) -> (Option<i32>, String) {
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let mut command = place.command(args);
+    command.env("AWS_REGION", "eu-west-1").env("AWS_ENDPOINT_URL", &endpoint);
+    command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+    let mut child = command.spawn().unwrap();
+    let mut connected = None;
+    let seen = wait_for(Duration::from_secs(120), || {
+        connected = connected.take().or_else(|| silent.accept().ok());
+        connected.is_some()
+    });
+    signal(&child, "-TERM");
+    let ended = wait_for(within, || child.try_wait().unwrap().is_some());
+    if !ended {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(seen && ended, "{args:?}: connected {seen}, ended {ended}: {said}");
+    (output.status.code(), said)
+}
+
 /// The kernel gives the first process of a container no signal that it does not listen for: one that comes while it still connects, or
 /// loads a state, would be lost, and the process be killed in the end.
 #[test]
 fn sigterm_is_heard_while_a_run_begins() {
-    // Who connects gets no answer.
-    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    silent.set_nonblocking(true).unwrap();
-    let endpoint = format!("http://{}", silent.local_addr().unwrap());
     for (args, leads) in [
         (&["run", "job.sql"][..], false),
         (&["run", "job.sql", "--lease", "checkpoints"], true),
@@ -468,25 +489,9 @@ fn sigterm_is_heard_while_a_run_begins() {
     ] {
         let place = Place::with(&[("job.sql", LOOKS_UP)]);
         std::fs::create_dir(place.path().join("in")).unwrap();
-        let mut command = place.command(args);
-        command.env("AWS_REGION", "eu-west-1").env("AWS_ENDPOINT_URL", &endpoint);
-        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
-        let mut child = command.spawn().unwrap();
-        let mut connected = None;
-        let seen = wait_for(Duration::from_secs(120), || {
-            connected = connected.take().or_else(|| silent.accept().ok());
-            connected.is_some()
-        });
-        signal(&child, "-TERM");
-        let ended = wait_for(Duration::from_secs(45), || child.try_wait().unwrap().is_some());
-        if !ended {
-            child.kill().unwrap();
-        }
-        let output = child.wait_with_output().unwrap();
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(seen && ended, "{args:?}: connected {seen}, ended {ended}: {said}");
+        let (code, said) = terminated(&place, args, Duration::from_secs(45));
         // Not by the signal.
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
+        assert_eq!(code, Some(0), "{args:?}: {said}");
         assert!(said.contains("stopped before ") && said.contains("leads: ") == leads, "{args:?}: {said}");
         if leads {
             let lease = place.path().join("kept/job/lease");
@@ -502,9 +507,6 @@ fn sigterm_is_heard_while_a_run_begins() {
 /// So does work that has no order to end in: as the first process of a container it would not end by a signal that it does not listen for.
 #[test]
 fn sigterm_is_heard_by_commands_that_take_long() {
-    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    silent.set_nonblocking(true).unwrap();
-    let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let archive = "CREATE TABLE t (k STRING) WITH ('connector' = 'datagen', 'number-of-rows' = '3');
 CREATE TABLE o (k STRING) WITH ('connector' = 'filesystem', 'path' = 'archive', 'format' = 'parquet');
 INSERT INTO o SELECT k FROM t;";
@@ -515,25 +517,9 @@ INSERT INTO o SELECT k FROM t;";
         &["backfill", "job.sql", "--from", "archive"],
         &["state", "list", "s3://bucket/kept/job"],
     ] {
-        let mut command = place.command(args);
-        command.env("AWS_REGION", "eu-west-1").env("AWS_ENDPOINT_URL", &endpoint);
-        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
-        let mut child = command.spawn().unwrap();
-        let mut connected = None;
-        let seen = wait_for(Duration::from_secs(120), || {
-            connected = connected.take().or_else(|| silent.accept().ok());
-            connected.is_some()
-        });
-        signal(&child, "-TERM");
-        let ended = wait_for(Duration::from_secs(25), || child.try_wait().unwrap().is_some());
-        if !ended {
-            child.kill().unwrap();
-        }
-        let output = child.wait_with_output().unwrap();
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(seen && ended, "{args:?}: connected {seen}, ended {ended}: {said}");
+        let (code, said) = terminated(&place, args, Duration::from_secs(25));
         // Not by the signal's own action, which the first process of a container has not.
-        assert_eq!(output.status.code(), Some(130), "{args:?}: {said}");
+        assert_eq!(code, Some(130), "{args:?}: {said}");
     }
 }
 

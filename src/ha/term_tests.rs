@@ -252,6 +252,16 @@ async fn a_refused_attempt_does_not_begin_the_wait_anew() {
     }
 }
 
+/// The store is away for as long as the term lasts.
+async fn lose(store: &Store, term: &mut Term) {
+    store.fates.lock().expect("no panic").extend([Fate::Lost; 100]);
+    store.silent_reads.store(usize::MAX, Ordering::Relaxed);
+    let lost = term.keep().await;
+    assert!(matches!(lost, Lost::Unreachable(_)), "{lost}");
+    store.fates.lock().expect("no panic").clear();
+    store.silent_reads.store(0, Ordering::Relaxed);
+}
+
 /// A single replica, whose store was away for as long as its lease lasts: there is nobody else, and it knows that it does not lead.
 #[tokio::test]
 async fn an_own_term_that_is_over_is_not_waited_for() {
@@ -260,12 +270,7 @@ async fn an_own_term_that_is_over_is_not_waited_for() {
     let candidate = candidate(&store);
     for _ in 0..3 {
         let mut term = candidate.acquire(never).await.expect("it is free");
-        store.fates.lock().expect("no panic").extend([Fate::Lost; 100]);
-        store.silent_reads.store(usize::MAX, Ordering::Relaxed);
-        let lost = term.keep().await;
-        assert!(matches!(lost, Lost::Unreachable(_)), "{lost}");
-        store.fates.lock().expect("no panic").clear();
-        store.silent_reads.store(0, Ordering::Relaxed);
+        lose(&store, &mut term).await;
         // As long as somebody has it, its run may be there: it must not be taken beside that.
         let look = candidate.look(&mut Watch::default()).await.expect("an answer");
         assert!(matches!(look, Some(Look::Held(_))), "{look:?}");
@@ -292,12 +297,7 @@ async fn a_seat_does_not_wait_for_its_own_term_that_is_over() {
     let mut seat = seat(&store);
     for _ in 0..3 {
         let mut term = seat.acquire(never).await.expect("it is free");
-        store.fates.lock().expect("no panic").extend([Fate::Lost; 100]);
-        store.silent_reads.store(usize::MAX, Ordering::Relaxed);
-        let lost = term.keep().await;
-        assert!(matches!(lost, Lost::Unreachable(_)), "{lost}");
-        store.fates.lock().expect("no panic").clear();
-        store.silent_reads.store(0, Ordering::Relaxed);
+        lose(&store, &mut term).await;
         drop(term);
         seat.rest().await;
         let (before, asked) = (store.clock.elapsed(), store.requests.load(Ordering::Relaxed));

@@ -28,7 +28,7 @@ use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use crate::contracts::{Error, ErrorKind, RejectReason, RejectedRecord, Result, off_the_runtime};
-use crate::operators::{Compute, QueryGraph, run_partitions, run_through};
+use crate::operators::{Compute, QueryGraph, TOO_MANY_FAIL, run_partitions, run_through};
 use crate::runtime::{rejected_row, row_json};
 
 /// What a batch gives of the rows that do not make it fail.
@@ -71,10 +71,8 @@ pub(super) async fn run_sound(query: &str, graph: &QueryGraph, compute: &Compute
             Err(error) if rows(&part) == 1 => {
                 failed.push(refused(query, plan, &part, compute, &error).await?);
                 if failed.len() > graph.poison.most_rows {
-                    return Err(error.context(format!("more than {} rows make it fail", graph.poison.most_rows)).hint(
-                        "mend the query (TRY_CAST and REQUIRE deal with bad values), or allow more with SET \
-                         'tidemill.maximum-failed-rows' = '…'",
-                    ));
+                    let context = format!("more than {} rows make it fail", graph.poison.most_rows);
+                    return Err(error.context(context).hint(TOO_MANY_FAIL));
                 }
             }
             Err(_) => open.extend(halves(part)),

@@ -177,10 +177,13 @@ fn failed_row(input: &StageInput, stretch: &Stretch, error: &Error) -> Result<Fa
     Ok(FailedRow { origin, row, detail: error.message().to_owned() })
 }
 
+/// What is to be done where more rows make a query fail than may.
+pub(crate) const TOO_MANY_FAIL: &str = "mend the query (TRY_CAST and REQUIRE deal with bad values), or allow more with SET \
+                                        'tidemill.maximum-failed-rows' = '…'";
+
 fn too_many(failed: &[FailedRow], poison: Poison, last: Error) -> Error {
     let first = failed.first().map(|row| row.detail.as_str()).unwrap_or_default();
-    Error::data(format!("more than {} rows of one epoch make it fail: {first}", poison.most_rows)).caused_by(last).hint(
-        "mend the query (TRY_CAST and REQUIRE deal with bad values), or allow more with SET \
-         'tidemill.maximum-failed-rows' = '…'",
-    )
+    Error::data(format!("more than {} rows of one epoch make it fail: {first}", poison.most_rows))
+        .caused_by(last)
+        .hint(TOO_MANY_FAIL)
 }

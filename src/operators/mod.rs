@@ -36,6 +36,7 @@ mod window_buffer;
 mod window_fn;
 mod window_spec;
 
+pub(crate) use bisect::TOO_MANY_FAIL;
 pub use bisect::{FailedRow, Poison};
 pub use compute::{Compute, StateLimit, run_partitions, run_through};
 pub use consolidate::{consolidate, consolidate_stored};

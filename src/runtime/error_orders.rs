@@ -41,19 +41,23 @@ pub(crate) async fn run_errors(
     mut orders: mpsc::Receiver<ErrorsOrder>,
 ) -> Result<()> {
     while let Some(order) = orders.recv().await {
-        let mut waiting = Vec::new();
-        let mut next = Some(order);
-        while let Some(order) = next.take() {
-            match order {
-                ErrorsOrder::Records(list) => output.write(&list).await?,
-                ErrorsOrder::Flush(done) => waiting.push(done),
-            }
-            // A checkpoint that waits has all that came before; where more is refused than can be written, the channel is never empty.
-            next = if waiting.is_empty() { orders.try_recv().ok() } else { None };
+        let (mut next, mut waits) = (Some(order), None);
+        while let Some(order) = next {
+            next = match order {
+                ErrorsOrder::Records(list) => {
+                    output.write(&list).await?;
+                    orders.try_recv().ok()
+                }
+                // It has all that came before; where more is refused than can be written, the channel is never empty.
+                ErrorsOrder::Flush(done) => {
+                    waits = Some(done);
+                    None
+                }
+            };
         }
         output.flush().await?;
         // Whoever does not wait any more has given up for a reason of its own.
-        for done in waiting {
+        if let Some(done) = waits {
             let _ = done.send(());
         }
     }

@@ -18,11 +18,8 @@ use std::time::Duration;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 
-use crate::contracts::{Clock, EpochCut, Error, Polled, ReferenceLoader, Result};
+use crate::contracts::{Clock, EpochCut, Error, Outage, Polled, ReferenceLoader, Result};
 use crate::state::ReferenceVersions;
-
-/// How often it is said that a table is away.
-const TOLD_EACH: Duration = Duration::from_secs(30);
 
 /// A reference table.
 pub struct ReferenceSpecification {
@@ -50,8 +47,8 @@ struct Table {
     version: Option<String>,
     /// Whether the queries have rows of it.
     is_in_use: bool,
-    /// When it was said last that it is away, while it is.
-    told: Option<Duration>,
+    /// It is away.
+    away: Option<Outage>,
 }
 
 impl References {
@@ -60,7 +57,7 @@ impl References {
         versions: Option<Arc<ReferenceVersions>>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let table = |specification| Table { specification, version: None, is_in_use: false, told: None };
+        let table = |specification| Table { specification, version: None, is_in_use: false, away: None };
         Self { tables: tables.into_iter().map(table).collect(), versions, clock }
     }
 
@@ -98,7 +95,7 @@ impl Table {
         if let Polled::Away(error) = polled {
             return if self.is_in_use { Ok(self.stays(&error, now)) } else { Err(error) };
         }
-        if self.told.take().is_some() {
+        if self.away.take().is_some() {
             tracing::info!("reference table '{}' is there again", self.specification.name);
         }
         let Polled::Changed(rows) = polled else { return Ok(None) };
@@ -112,8 +109,8 @@ impl Table {
 
     /// The queries go on with the rows that they have.
     fn stays(&mut self, error: &Error, now: Duration) -> Option<RecordBatch> {
-        if self.told.is_none_or(|told| now.saturating_sub(told) >= TOLD_EACH) {
-            self.told = Some(now);
+        let away = self.away.get_or_insert(Outage::new(now, Duration::ZERO));
+        if away.to_tell(now).is_some() {
             tracing::warn!("its rows of before stay in use until there are others: {error}");
         }
         None

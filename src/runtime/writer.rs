@@ -184,8 +184,18 @@ struct Writer {
 
 /// A call of a sink.
 async fn within<T>(patience: &Option<Patience>, most: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    within_of("the sink", patience, most, call).await
+}
+
+/// What is waited for of somebody.
+async fn within_of<T>(
+    whom: &str,
+    patience: &Option<Patience>,
+    most: Duration,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
     match patience {
-        Some(patience) => patience.within("the sink", most, call).await,
+        Some(patience) => patience.within(whom, most, call).await,
         None => call.await,
     }
 }
@@ -292,10 +302,7 @@ impl Writer {
             self.errors.send(ErrorsOrder::Flush(done)).await.map_err(|_| gone())?;
             told.await.map_err(|_| gone())
         };
-        match &self.patience {
-            Some(patience) => patience.within("the error output", FLUSH_PATIENCE, told).await,
-            None => told.await,
-        }
+        within_of("the error output", &self.patience, FLUSH_PATIENCE, told).await
     }
 
     /// Says when the sink wants an epoch to end.

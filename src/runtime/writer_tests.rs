@@ -11,6 +11,11 @@ use crate::contracts::{Changes, Clock, ManualClock, WriteOutcome};
 use crate::operators::SpilledRows;
 use crate::state::SpillFolder;
 
+/// One that is new, and not caught up with.
+fn epoch_of(epoch: u64, changes: Vec<WaitingChanges>) -> Order {
+    Order::Epoch { epoch: EpochNumber(epoch), now_ms: 0, catches_up: false, repeats: false, changes }
+}
+
 /// Says what it was asked for.
 #[derive(Clone, Default)]
 struct Recorder {
@@ -46,13 +51,7 @@ impl Sink for Recorder {
 
 #[tokio::test]
 async fn what_is_open_is_closed_only_when_the_run_ends_in_order() {
-    let epoch = |epoch| Order::Epoch {
-        epoch: EpochNumber(epoch),
-        now_ms: 0,
-        catches_up: false,
-        repeats: false,
-        changes: Vec::new(),
-    };
+    let epoch = |epoch| epoch_of(epoch, Vec::new());
     for (given, finished) in [
         (vec![epoch(8), epoch(9), Order::Finish], Some(9)),
         // It has had no epoch: the last one is that up to which it is durable, not that of the saved state.
@@ -97,9 +96,7 @@ async fn what_a_flush_refuses_is_told_with_what_it_is_before_the_next_epoch_is_w
     let (orders, receiver) = mpsc::channel(2);
     let (errors, mut told) = mpsc::channel(1);
     for epoch in [1, 2] {
-        let epoch = EpochNumber(epoch);
-        let order = Order::Epoch { epoch, now_ms: 0, catches_up: false, repeats: false, changes: Vec::new() };
-        orders.send(order).await.expect("room for it");
+        orders.send(epoch_of(epoch, Vec::new())).await.expect("room for it");
     }
     drop(orders);
     let sink = Refuser::default();
@@ -158,13 +155,7 @@ impl Sink for Stages {
 
 #[tokio::test]
 async fn the_log_says_what_has_appeared_once_nothing_else_is_to_be_done() {
-    let epoch = |epoch| Order::Epoch {
-        epoch: EpochNumber(epoch),
-        now_ms: 0,
-        catches_up: false,
-        repeats: false,
-        changes: Vec::new(),
-    };
+    let epoch = |epoch| epoch_of(epoch, Vec::new());
     let entries = Arc::new(Entries::default());
     let logged = || {
         let entries = entries.0.lock().expect("unpoisoned");
@@ -222,10 +213,7 @@ async fn an_epoch_from_disk_is_flushed_in_parts_where_the_sink_buffers_it() {
         let (rows, flushed_at) = (Arc::clone(&sink.rows), Arc::clone(&sink.flushed_at));
         let (orders, receiver) = mpsc::channel(1);
         let (errors, _errors) = mpsc::channel(1);
-        orders
-            .send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, repeats: false, changes })
-            .await
-            .expect("room for it");
+        orders.send(epoch_of(1, changes)).await.expect("room for it");
         drop(orders);
         let start = WriterLog { in_parts: once, ..WriterLog::default() };
         let written = run_writer("q".to_owned(), Box::new(sink), receiver, errors, start).await;
@@ -270,10 +258,7 @@ async fn at_a_stop_a_sink_has_the_time_that_it_needs_for_what_it_does() {
             let (errors, _errors) = mpsc::channel(1);
             let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
             let changes = vec![WaitingChanges::Held(Changes { batch: batch.expect("a batch"), kinds: None }, None)];
-            orders
-                .send(Order::Epoch { epoch: EpochNumber(1), now_ms: 0, catches_up: false, repeats: false, changes })
-                .await
-                .expect("room for it");
+            orders.send(epoch_of(1, changes)).await.expect("room for it");
             let start = WriterLog { patience: Some(patience), ..WriterLog::default() };
             let sink = Box::new(Hangs { closes_files, in_write });
             let writer = tokio::spawn(run_writer("q".to_owned(), sink, receiver, errors, start));
@@ -390,9 +375,7 @@ async fn a_sink_is_asked_whether_it_can_take_rows_again_before_any_is_written() 
         let sink = Asked::default();
         let (orders, receiver) = mpsc::channel(1);
         let (errors, _errors) = mpsc::channel(1);
-        let epoch =
-            Order::Epoch { epoch: EpochNumber(6), now_ms: 0, catches_up: false, repeats: false, changes: Vec::new() };
-        orders.send(epoch).await.expect("room for it");
+        orders.send(epoch_of(6, Vec::new())).await.expect("room for it");
         let (recovered, others) = oneshot::channel();
         let recovered = Some(recovered);
         let start = WriterLog { last: EpochNumber(5), keeps_rows: true, unwritten, recovered, ..WriterLog::default() };

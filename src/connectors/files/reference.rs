@@ -25,7 +25,7 @@ use crate::formats::decoder;
 
 use super::listing::ListedFile;
 use super::location::{Place, Reach};
-use super::source::{FileAt, Kind};
+use super::source::{FileAt, Kind, none_there};
 
 /// How often a bucket is listed: 10 s are 260,000 requests a month, about 1.30 USD.
 const LIST_INTERVAL: Duration = Duration::from_secs(10);
@@ -126,8 +126,7 @@ impl ReferenceFiles {
     }
 
     fn away(&self) -> Error {
-        let path = self.spec.option("path").unwrap_or_default();
-        Error::config(format!("table '{}': there are no files at '{path}'", self.spec.name))
+        none_there(&self.spec)
             .hint("check the path; a table that is to be empty has a file without rows (a line end, a CSV header)")
     }
 

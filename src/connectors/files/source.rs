@@ -172,7 +172,9 @@ impl FileSource {
         }
         let files = self.list().await?;
         if files.is_empty() && self.monitor_interval.is_none() {
-            return Err(none_there(&self.spec));
+            return Err(
+                none_there(&self.spec).hint("check the prefix; with 'source.monitor-interval' a table may begin empty")
+            );
         }
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         objects.listed = Some((files.clone(), now));
@@ -229,9 +231,8 @@ impl SplitReader for OpensLater {
 }
 
 /// A bucket has no folders: one without objects may as well be a misspelt name.
-fn none_there(spec: &TableSpec) -> Error {
+pub(super) fn none_there(spec: &TableSpec) -> Error {
     Error::config(format!("table '{}': there are no files at '{}'", spec.name, spec.option("path").unwrap_or_default()))
-        .hint("check the prefix; with 'source.monitor-interval' a table may begin empty")
 }
 
 #[async_trait]
