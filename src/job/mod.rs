@@ -11,6 +11,7 @@ mod feeds;
 mod files;
 mod fleet;
 mod fresh;
+mod job_folder;
 mod lookups;
 mod memory;
 mod mounts;

@@ -20,7 +20,9 @@ use crate::contracts::{
 use crate::operators::StateLimit;
 use crate::runtime::{Checkpointing, JobLog, identity};
 use crate::sql::{JobPlan, Settings};
-use crate::state::{CheckpointStore, LocalStorage, Manifest, ObjectEpochLog, ObjectStorage, SavedJob, Stamp};
+use crate::state::{
+    CheckpointStore, LocalStorage, Manifest, ObjectEpochLog, ObjectStorage, ReadObjects, SavedJob, Stamp,
+};
 
 /// What a person asks for of a job's saved state.
 #[derive(Debug, Clone, Default)]
@@ -91,17 +93,19 @@ pub(super) async fn storage(
     }
 }
 
-/// The epoch log in a storage, with what can be read of it; `anew`: see [`LockedStorage::open_log`].
+/// The epoch log in a storage, with what can be read of it; `anew`: see [`LockedStorage::open_log`]; `known`: what has been read of it, which
+/// is added to.
 pub(super) async fn open_log(
     storage: &Arc<dyn Storage>,
     locked: Option<&dyn LockedStorage>,
     nonce: &str,
     anew: bool,
+    known: &mut ReadObjects,
 ) -> Result<OpenedLog> {
     if let Some(locked) = locked {
         return locked.open_log(anew).await;
     }
-    let (log, entries, damage) = ObjectEpochLog::open_damaged(Arc::clone(storage), nonce).await?;
+    let (log, entries, damage) = ObjectEpochLog::open_damaged(Arc::clone(storage), nonce, known).await?;
     Ok(OpenedLog { log: Arc::new(log), entries, damage })
 }
 
@@ -140,9 +144,9 @@ pub(super) async fn saved_run(
         refuse_beside_sql(Path::new(&storage.place()), &options.paths)?;
     }
     let opening = Opening { options, plan, job, clock, storage, locked, limit };
-    let mut attempt = 1;
+    let (mut attempt, mut known) = (1, ReadObjects::default());
     let begun = loop {
-        match opening.begin().await {
+        match opening.begin(&mut known).await {
             // The run that is being taken over has written meanwhile. In a folder, its lock keeps this one out.
             Err(e) if e.kind() == ErrorKind::Fenced && opening.locked.is_none() && attempt < ATTEMPTS => attempt += 1,
             begun => break begun?,
@@ -198,10 +202,10 @@ struct Begun {
 impl Opening<'_> {
     /// # Errors
     /// `fenced` when another run has written while this one took over; what is wrong with state, SQL or options.
-    async fn begin(&self) -> Result<Begun> {
+    async fn begin(&self, known: &mut ReadObjects) -> Result<Begun> {
         let (options, state) = (self.options, &self.options.state);
         let nonce = state.nonce()?;
-        let opened = open_log(&self.storage, self.locked.as_deref(), &nonce, options.fresh).await?;
+        let opened = open_log(&self.storage, self.locked.as_deref(), &nonce, options.fresh, known).await?;
         let OpenedLog { log, entries, damage } = opened;
         let mut store = CheckpointStore::new(Arc::clone(&self.storage), nonce, self.plan.settings.checkpoints_kept);
         if let Some(limit) = self.limit {

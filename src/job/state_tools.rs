@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::beginning::first_again;
 use super::files::refuse_with_sql;
+use super::job_folder::{only_job, refuse_other_folder};
 use super::newest::{Passes, newest};
 use super::saved::{ATTEMPTS, last_epoch, last_generation, nonce, open_log, storage};
 use super::state_parquet::{ParquetFile, file_names};
@@ -13,8 +14,11 @@ use super::state_text::{changed, everything, short};
 use crate::contracts::{
     Clock, EpochLog, Error, ErrorKind, LockedStorage, LogEntry, OpenedLog, Outside, Result, SeenLog,
 };
-use crate::state::{CheckpointStore, Manifest, Stamp};
+use crate::state::{CheckpointStore, Manifest, ReadObjects, Stamp};
 
+#[cfg(test)]
+#[path = "state_tools_race_tests.rs"]
+mod race_tests;
 #[cfg(test)]
 #[path = "state_tools_tests.rs"]
 mod tests;
@@ -225,19 +229,19 @@ impl StateTools {
     }
 
     async fn rewind_raced(&mut self, of: &Manifest, name: &str) -> Result<String> {
-        let mut attempt = 1;
+        // What cannot be loaded must not become the newest, nor the log be emptied for it.
+        self.store.verify(of).await?;
+        let (mut attempt, mut known) = (1, ReadObjects::default());
         loop {
-            match self.rewind_to(of, name).await {
+            match self.rewind_to(of, name, &mut known).await {
                 Err(error) if self.was_raced(&error) && attempt < ATTEMPTS => attempt += 1,
                 rewound => return rewound,
             }
         }
     }
 
-    async fn rewind_to(&mut self, of: &Manifest, name: &str) -> Result<String> {
-        // What cannot be loaded must not become the newest, nor the log be emptied for it.
-        self.store.verify(of).await?;
-        let TakenOver { epoch, newest, stamp, log } = self.take_over().await?;
+    async fn rewind_to(&mut self, of: &Manifest, name: &str, known: &mut ReadObjects) -> Result<String> {
+        let TakenOver { epoch, newest, stamp, log } = self.take_over(known).await?;
         let manifest = self.store.rewind(of, name, newest, epoch, stamp).await?;
         self.close(&log, stamp).await?;
         let first = first_again(of).map(|note| format!("\n{note}")).unwrap_or_default();
@@ -258,12 +262,12 @@ impl StateTools {
         let store = CheckpointStore::new(to, self.nonce()?, KEPT);
         let mut other = Self { store, locked, clock: Arc::clone(&self.clock), outside: self.outside.clone() };
         let (own_epoch, own_generation) = self.counted().await?;
-        let (mut attempt, mut reads) = (1, 0);
+        let (mut attempt, mut reads, mut known) = (1, 0, ReadObjects::default());
         loop {
             let copied = async {
                 // What cannot be copied must not end a run there, nor look like one that has been.
                 self.store.verify_all(&of).await?;
-                let TakenOver { epoch, newest, mut stamp, log } = other.take_over().await?;
+                let TakenOver { epoch, newest, mut stamp, log } = other.take_over(&mut known).await?;
                 // What the job here has written, since the checkpoint too, must not be newer than what it will write from there.
                 let epoch = epoch.max(own_epoch).max(of.epoch);
                 stamp.generation = stamp.generation.max(own_generation + 1);
@@ -319,7 +323,7 @@ impl StateTools {
             Some(locked) => locked.see_log().await?,
             None => {
                 let OpenedLog { entries, damage, .. } =
-                    open_log(self.store.storage(), None, &self.nonce()?, false).await?;
+                    open_log(self.store.storage(), None, &self.nonce()?, false, &mut ReadObjects::default()).await?;
                 SeenLog { entries, damaged: damage.is_some() }
             }
         };
@@ -333,14 +337,24 @@ impl StateTools {
         error.kind() == ErrorKind::Fenced && self.locked.is_none()
     }
 
-    /// Makes this program the one that may write.
-    async fn take_over(&mut self) -> Result<TakenOver> {
-        let opened = open_log(self.store.storage(), self.locked.as_deref(), &self.nonce()?, false).await?;
+    /// Makes this program the one that may write. `known` is what an attempt before has read of the log.
+    async fn take_over(&mut self, known: &mut ReadObjects) -> Result<TakenOver> {
+        let (storage, nonce) = (self.store.storage(), self.nonce()?);
         // Nothing of it is needed, so it may be damaged.
-        let OpenedLog { log, entries, damage } = opened;
-        let (epoch, last_generation) = self.last(&entries, damage.is_some()).await?;
-        let generation = last_generation + 1;
+        let OpenedLog { mut log, entries, damage } =
+            open_log(storage, self.locked.as_deref(), &nonce, false, known).await?;
+        // First, so that a checkpoint which comes from here on has the number that this one wants.
         let newest = self.store.newest_number().await?;
+        let (mut epoch, mut generation) = self.last(&entries, damage.is_some()).await?;
+        if self.locked.is_none() {
+            // What a job that is running has appended meanwhile: it would be first again and again, if all that was between its last entry
+            // and this program's.
+            let since = open_log(storage, None, &nonce, false, known).await?;
+            epoch = epoch.max(last_epoch(&since.entries));
+            generation = generation.max(last_generation(&since.entries));
+            log = since.log;
+        }
+        generation += 1;
         // From here on, a run that is under way can write nothing any more. In a folder the lock has seen to that; what a tool leaves there
         // which comes to nothing would look like a run that has been.
         if self.locked.is_none() {
@@ -391,57 +405,4 @@ const EPOCHS_AHEAD: u64 = 10_000_000;
 /// Whether this is `latest` or a number, and no savepoint's name.
 fn is_checkpoint(which: &str) -> bool {
     which == "latest" || which.parse::<u64>().is_ok()
-}
-
-/// What only the folder of `--local`, or one above those of several jobs, has.
-const OF_LOCAL: [&str; 3] = ["checkpoints", "kinesis", "dynamodb.sqlite"];
-/// What a job's own folder may have.
-const OF_STORE: [&str; 7] = ["manifests", "savepoints", "state", "references", "epochs.log", "lease", "wanted"];
-
-/// # Errors
-/// `folder` has something in it, and is not that of one job's checkpoints.
-fn refuse_other_folder(folder: &Path) -> Result<()> {
-    let has = |names: &[&str]| names.iter().any(|name| folder.join(name).exists());
-    let is_empty = || match std::fs::read_dir(folder) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        entries => entries.map(|mut entries| entries.next().is_none()),
-    };
-    let failed = |e| Error::of_disk(format!("cannot list '{}'", folder.display()), e);
-    if !has(&OF_LOCAL) && (has(&OF_STORE) || is_empty().map_err(failed)?) {
-        return Ok(());
-    }
-    let shown = folder.display();
-    Err(Error::config(format!(
-        "'{shown}' is not the folder of one job's checkpoints, so no run would find a copy there"
-    ))
-    .hint(format!("name the job, which goes on from it then: {shown}/checkpoints/JOB for runs with --local {shown}")))
-}
-
-/// The folder of the one job below `folder`, when that is not a job's itself.
-fn only_job(folder: &Path) -> Result<Option<PathBuf>> {
-    let jobs_in = |below: &Path| {
-        let entries = std::fs::read_dir(below).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut jobs: Vec<PathBuf> = entries.filter(|path| path.join("manifests").is_dir()).collect();
-        jobs.sort();
-        jobs
-    };
-    let mut jobs = jobs_in(&folder.join("checkpoints"));
-    if jobs.is_empty() {
-        if folder.join("manifests").is_dir() || folder.join("savepoints").is_dir() {
-            return Ok(None);
-        }
-        if !folder.join("checkpoints").is_dir() {
-            jobs = jobs_in(folder);
-        }
-    }
-    match jobs.len() {
-        0 => Err(Error::config(format!("there are no checkpoints in '{}'", folder.display()))
-            .hint("give the folder of --local, or that of one job: DIR/checkpoints/JOB")),
-        1 => Ok(jobs.pop()),
-        _ => {
-            let names: Vec<String> = jobs.iter().map(|job| job.display().to_string()).collect();
-            Err(Error::config(format!("'{}' has the checkpoints of several jobs", folder.display()))
-                .hint(format!("give one of {}", names.join(", "))))
-        }
-    }
 }

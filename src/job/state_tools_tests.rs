@@ -18,7 +18,7 @@ use crate::state::{
 };
 
 /// One operator for each query, whose only state is a number.
-fn saved(epoch: u64, queries: &[(&str, i64)]) -> SavedJob {
+pub(super) fn saved(epoch: u64, queries: &[(&str, i64)]) -> SavedJob {
     let query = |number: i64| {
         let column: ArrayRef = Arc::new(Int64Array::from(vec![number]));
         let rows = RecordBatch::try_from_iter([("n", column)]).expect("a batch").into();
@@ -83,7 +83,7 @@ impl Running {
     }
 }
 
-fn failed(epoch: u64) -> LogEntry {
+pub(super) fn failed(epoch: u64) -> LogEntry {
     LogEntry::Failed { query: "job:counts".to_owned(), epoch, error: "bad".to_owned() }
 }
 
@@ -262,7 +262,8 @@ async fn nothing_is_copied_into_the_store_of_a_job_that_begins_again() {
     let (running, mut tools) = running(folder.path()).await;
     running.begins_again.store(true, Ordering::SeqCst);
     let (of, _) = tools.find("latest").await.expect("found");
-    let TakenOver { epoch, newest, stamp, log } = tools.take_over().await.expect("taken over");
+    let TakenOver { epoch, newest, stamp, log } =
+        tools.take_over(&mut ReadObjects::default()).await.expect("taken over");
     let from = CheckpointStore::new(Arc::clone(&running.folder), "from", KEPT);
     let copied = async {
         from.copy_to(&of, &mut tools.store, newest, epoch, stamp).await?;

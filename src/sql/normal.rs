@@ -18,10 +18,18 @@ use crate::runtime::IN_FULL;
 
 /// The optimised plan. What it is does not depend on what was optimised before it: the optimiser numbers the names that it gives to parts of
 /// expressions (`__common_expr_1`), and a session counts on from query to query, so that a query more would change those after it.
+///
+/// It is made with a rule that is off where a plan runs (see `session`): saved states are known by its texts, and a text need only be the same
+/// for the same query. Where the rule fails, it is made without it.
 pub(super) fn normal_form(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan> {
-    let own = OwnNumbers { state, aliases: Arc::new(AliasGenerator::new()) };
-    let analyzed = state.analyzer().execute_and_check(plan.clone(), &own.options(), |_, _| {})?;
-    state.optimizer().optimize(analyzed, &own, |_, _| {})
+    let made = |with_leaves| {
+        let mut options = OptimizerConfig::options(state).as_ref().clone();
+        options.optimizer.enable_leaf_expression_pushdown = with_leaves;
+        let own = OwnNumbers { state, options: Arc::new(options), aliases: Arc::new(AliasGenerator::new()) };
+        let analyzed = state.analyzer().execute_and_check(plan.clone(), &own.options, |_, _| {})?;
+        state.optimizer().optimize(analyzed, &own, |_, _| {})
+    };
+    made(true).or_else(|_| made(false))
 }
 
 /// So many rows of VALUES are in DataFusion's text.
@@ -208,9 +216,10 @@ fn in_full(value: &ScalarValue) -> String {
     format!("[{}]", elements(value).iter().map(in_full).collect::<Vec<_>>().join(", "))
 }
 
-/// A session's configuration, but for numbers of names.
+/// A session, but for numbers of names and options.
 struct OwnNumbers<'a> {
     state: &'a SessionState,
+    options: Arc<ConfigOptions>,
     aliases: Arc<AliasGenerator>,
 }
 
@@ -224,7 +233,7 @@ impl OptimizerConfig for OwnNumbers<'_> {
     }
 
     fn options(&self) -> Arc<ConfigOptions> {
-        OptimizerConfig::options(self.state)
+        Arc::clone(&self.options)
     }
 
     fn function_registry(&self) -> Option<&dyn FunctionRegistry> {

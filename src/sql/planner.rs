@@ -229,19 +229,11 @@ impl<'a> Planner<'a> {
         translate(error, statement, &known)
     }
 
-    /// The optimised query; the columns that it uses are added to `required`, and its tables also where no row can meet a condition, so
-    /// that the optimizer leaves them out: the second pass plans the same text.
+    /// The optimised query; the tables and columns that its text uses are added to `required`, also those that the optimizer can do
+    /// without: the second pass plans the same text.
     pub(crate) fn require(&self, plan: &LogicalPlan, required: &mut Required) -> DfResult<LogicalPlan> {
-        use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-        plan.apply(|node| {
-            if let LogicalPlan::TableScan(scan) = node {
-                required.entry(scan.table_name.table().to_owned()).or_default();
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        let optimized = self.state.optimize(plan)?;
-        collect(&optimized, required)?;
-        Ok(optimized)
+        collect(plan, required)?;
+        self.state.optimize(plan)
     }
 
     /// Adds the fields of nested columns that a query names anywhere, also where nothing uses them: the

@@ -1,5 +1,8 @@
 //! Which columns, and which fields of nested columns, the queries of a job use: a decoder reads only
 //! those.
+//!
+//! What uses a column is judged by the text of a query, not by what the optimizer makes of it: `c IS NOT NULL` over a column that is never
+//! NULL is TRUE for the optimizer, but the second pass plans the same text again, over tables in which an unused column is NULL.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -19,7 +22,7 @@ pub(crate) type Paths = BTreeSet<Vec<String>>;
 pub(crate) type Required = BTreeMap<String, BTreeMap<String, Paths>>;
 type Needs = BTreeMap<usize, Paths>;
 
-/// Adds what `plan` uses to `required`.
+/// Adds what `plan`, as it is before it is optimized, uses to `required`.
 pub(crate) fn collect(plan: &LogicalPlan, required: &mut Required) -> Result<()> {
     let all = (0..plan.schema().fields().len()).map(|i| (i, whole())).collect();
     visit(plan, &all, required)
@@ -87,17 +90,27 @@ fn visit(plan: &LogicalPlan, needs: &Needs, required: &mut Required) -> Result<(
         LogicalPlan::Window(window) => {
             let columns = window.input.schema().fields().len();
             let mut below: Needs = needs.iter().filter(|(i, _)| **i < columns).map(|(i, p)| (*i, p.clone())).collect();
-            for expr in &window.window_expr {
+            for expr in behind(&window.window_expr, columns, needs) {
                 add(expr, window.input.schema(), &mut below);
             }
             visit(&window.input, &below, required)?;
         }
         LogicalPlan::Aggregate(aggregate) => {
+            let groups = aggregate.schema.fields().len() - aggregate.aggr_expr.len();
             let mut below = Needs::new();
-            for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr) {
+            for expr in aggregate.group_expr.iter().chain(behind(&aggregate.aggr_expr, groups, needs)) {
                 add(expr, aggregate.input.schema(), &mut below);
             }
             visit(&aggregate.input, &below, required)?;
+        }
+        LogicalPlan::Unnest(unnest) => {
+            // How many rows there are depends on what is taken apart.
+            let exec = unnest.exec_columns.iter().filter_map(|c| unnest.input.schema().maybe_index_of_column(c));
+            let mut below: Needs = exec.map(|index| (index, whole())).collect();
+            for (index, paths) in needs {
+                below.entry(unnest.dependency_indices[*index]).or_default().extend(paths.iter().cloned());
+            }
+            visit(&unnest.input, &below, required)?;
         }
         other => {
             for input in other.inputs() {
@@ -106,6 +119,11 @@ fn visit(plan: &LogicalPlan, needs: &Needs, required: &mut Required) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Of expressions that follow `first` other columns, those that are needed.
+fn behind<'a>(exprs: &'a [Expr], first: usize, needs: &'a Needs) -> impl Iterator<Item = &'a Expr> {
+    exprs.iter().enumerate().filter(move |(i, _)| needs.contains_key(&(first + i))).map(|(_, expr)| expr)
 }
 
 fn pass_through(node: &dyn UserDefinedLogicalNode, needs: &Needs, required: &mut Required) -> Result<()> {

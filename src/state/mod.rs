@@ -38,7 +38,7 @@ mod sweep;
 #[cfg(test)]
 mod test_faults;
 #[cfg(test)]
-mod test_storage;
+pub(crate) mod test_storage;
 #[cfg(test)]
 mod tests;
 
@@ -51,7 +51,7 @@ pub use manifest::{
     CATCH_UP_VERSION, MANIFEST_VERSION, MANIFEST_VERSIONS, Manifest, ManifestOperator, ManifestQuery,
     ManifestReference, StateFile,
 };
-pub use object_epoch_log::ObjectEpochLog;
+pub use object_epoch_log::{ObjectEpochLog, ReadObjects};
 pub use object_storage::ObjectStorage;
 pub use ranges::Ranges;
 pub(crate) use reference_files::shown_digest;

@@ -14,12 +14,12 @@
 //! A request may be on its way for so long that the run before has passed its number, and removed what it had there. So a run looks, behind its
 //! first object, whether it is the newest: what it wants to follow may have gone on. (Or it has been followed already.)
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use tokio::sync::oneshot;
 
 use super::epoch_log::{DAMAGED, line, parse_line};
@@ -63,6 +63,10 @@ struct Writer {
     failed: Option<(ErrorKind, String)>,
 }
 
+/// Objects of a log that have been read, for who opens it again soon. One that is whole never changes.
+#[derive(Debug, Default)]
+pub struct ReadObjects(BTreeMap<u64, Vec<LogEntry>>);
+
 /// An object that is being written.
 #[derive(Debug)]
 struct Begun {
@@ -77,23 +81,36 @@ impl ObjectEpochLog {
     /// # Errors
     /// `corrupt` where an object is damaged.
     pub async fn open(storage: Arc<dyn Storage>, nonce: &str) -> Result<(Self, Vec<LogEntry>)> {
-        let (log, entries, damage) = Self::open_damaged(storage, nonce).await?;
+        let (log, entries, damage) = Self::open_damaged(storage, nonce, &mut ReadObjects::default()).await?;
         damage.map_or(Ok((log, entries)), Err)
     }
 
-    /// The same for who may need nothing of it: answers what can be read, and what is wrong with the rest. Writes nothing.
-    pub async fn open_damaged(storage: Arc<dyn Storage>, nonce: &str) -> Result<(Self, Vec<LogEntry>, Option<Error>)> {
+    /// The same for who may need nothing of it: answers what can be read, and what is wrong with the rest. Writes nothing. What is in `known`
+    /// is not read again, and what is read is added: who has lost a race against a run that goes on appending has to be quicker than that.
+    pub async fn open_damaged(
+        storage: Arc<dyn Storage>,
+        nonce: &str,
+        known: &mut ReadObjects,
+    ) -> Result<(Self, Vec<LogEntry>, Option<Error>)> {
         let mut numbers: Vec<u64> = storage.list(FOLDER).await?.iter().filter_map(|name| number_of(name)).collect();
         numbers.sort_unstable();
-        let reads: Vec<_> = numbers.iter().map(|number| read(&storage, *number).boxed()).collect();
+        let new = numbers.iter().filter(|number| !known.0.contains_key(number));
+        let reads: Vec<_> =
+            new.map(|number| read(&storage, *number).map_ok(|content| (*number, content)).boxed()).collect();
         let read: Vec<_> = futures::stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        let mut read: BTreeMap<u64, Content> = read.into_iter().collect();
         let next = numbers.last().map_or(1, |last| last + 1);
         let (mut writer, mut all, mut damage) = (Writer { next, ..Writer::default() }, Vec::new(), None);
-        for (number, content) in numbers.into_iter().zip(read) {
+        for number in numbers {
+            let content = match read.remove(&number) {
+                Some(content) => content,
+                None => Content::Whole(known.0.get(&number).cloned().unwrap_or_default()),
+            };
             match content {
                 Content::Whole(entries) => {
                     writer.objects.push_back((number, last_epoch(&entries)));
-                    all.extend(entries);
+                    all.extend(entries.iter().cloned());
+                    known.0.insert(number, entries);
                 }
                 // One that the run before removed meanwhile is none, and no first object of a run either.
                 Content::Gone => {}

@@ -1,7 +1,7 @@
 //! The epoch log in objects: who is fenced, what is kept, and what a request brings that comes late.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::contracts::EpochCut;
@@ -145,7 +145,10 @@ async fn an_object_that_is_damaged_is_replaced_when_nothing_of_the_log_is_needed
             storage.create(&name(damaged), content.clone()).await.expect("written");
             let error = ObjectEpochLog::open(Arc::clone(&storage), "c").await.expect_err("damaged");
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{place}: {error}");
-            let (own, entries, damage) = ObjectEpochLog::open_damaged(Arc::clone(&storage), "c").await.expect("a log");
+            let (own, entries, damage) =
+                ObjectEpochLog::open_damaged(Arc::clone(&storage), "c", &mut ReadObjects::default())
+                    .await
+                    .expect("a log");
             assert!(damage.is_some() && !entries.is_empty(), "{place}: {entries:?}");
             assert_eq!(storage.read(&name(damaged)).await.expect("read"), Some(content), "{place}: as it was");
             own.append(&LogEntry::Started { generation: 2, queries: BTreeMap::new(), anew }).await.expect("an entry");
@@ -209,5 +212,36 @@ async fn a_first_object_that_another_run_has_followed_stays() {
         assert_eq!(error.kind(), ErrorKind::Fenced, "{}: {error}", of.place());
         let (_, entries) = ObjectEpochLog::open(of, "d").await.expect("opened");
         assert_eq!(entries, [started(1), started(2), started(3), cut(1)]);
+    }
+}
+
+/// It has lost a race against a run that goes on, and must be quicker than its next entry.
+#[tokio::test]
+async fn who_opens_the_log_again_reads_what_has_come_since() {
+    for of in storages().1 {
+        let (before, _) = ObjectEpochLog::open(Arc::clone(&of), "a").await.expect("a log");
+        for entry in [started(1), cut(1), cut(2)] {
+            before.append(&entry).await.expect("an entry");
+        }
+        let reads = Arc::new(AtomicUsize::default());
+        let counted = Arc::clone(&reads);
+        let storage = Interrupted::storage(&of, move |request| {
+            counted.fetch_add(usize::from(matches!(request, Request::Read)), Ordering::Relaxed);
+            None::<std::future::Ready<Result<()>>>
+        });
+        let mut known = ReadObjects::default();
+        let open = async |known: &mut ReadObjects| {
+            let opened = ObjectEpochLog::open_damaged(Arc::clone(&storage), "b", known).await.expect("a log");
+            (opened.0, opened.1, reads.swap(0, Ordering::Relaxed))
+        };
+        let (late, entries, read) = open(&mut known).await;
+        assert_eq!((entries, read), (vec![started(1), cut(1), cut(2)], 3));
+        before.append(&cut(3)).await.expect("an entry");
+        late.append(&started(2)).await.expect_err("the run goes on");
+        before.forget(1).await.expect("removed");
+        let (next, entries, read) = open(&mut known).await;
+        assert_eq!((entries, read), (vec![started(1), cut(2), cut(3)], 1), "{}", of.place());
+        next.append(&started(2)).await.expect("an entry");
+        before.append(&cut(4)).await.expect_err("it was taken over");
     }
 }

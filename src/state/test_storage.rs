@@ -12,7 +12,7 @@ use crate::contracts::{Created, Result, Storage};
 
 /// A request; of one that changes something, the name.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Request<'a> {
+pub(crate) enum Request<'a> {
     Create(&'a str),
     Read,
     List,
@@ -22,14 +22,14 @@ pub(super) enum Request<'a> {
 type Before = dyn Fn(Request<'_>) -> BoxFuture<'static, Result<()>> + Send + Sync;
 
 /// See the module's description.
-pub(super) struct Interrupted {
+pub(crate) struct Interrupted {
     of: Arc<dyn Storage>,
     before: Box<Before>,
 }
 
 impl Interrupted {
     /// `of`, where `happens` with each request for which it returns something.
-    pub(super) fn storage<F>(
+    pub(crate) fn storage<F>(
         of: &Arc<dyn Storage>,
         happens: impl Fn(Request<'_>) -> Option<F> + Send + Sync + 'static,
     ) -> Arc<dyn Storage>
