@@ -232,11 +232,12 @@ fn keep_state(query: &QueryPlan, before: &mut ManifestQuery) -> Result<Option<St
             Error::config(error).hint(format!("undo the change; or let it begin without state with --reset {name}"))
         );
     }
-    let mut is_changed = false;
+    let (mut is_changed, in_full) = (false, before.in_full);
     for (own, before) in own.iter().zip(&mut before.operators) {
-        is_changed |= !is_text_of(&before.fingerprint, &own.fingerprint);
+        is_changed |= !is_text_of(&before.fingerprint, &own.fingerprint, in_full);
         before.fingerprint.clone_from(&own.fingerprint);
     }
+    before.in_full = true;
     let note = || format!("query '{}' has changed, and goes on with its state as it is (--keep-state)", query.name);
     Ok(is_changed.then(note))
 }
@@ -284,10 +285,11 @@ fn same_operators(query: &QueryPlan, before: &mut ManifestQuery, is_unclear: boo
         for (own, before) in own.iter().zip(&mut before.operators) {
             before.fingerprint.clone_from(&own.fingerprint);
         }
+        before.in_full = true;
         return Ok(());
     }
     let mut texts = own.iter().zip(&before.operators).map(|(own, before)| (&own.fingerprint, &before.fingerprint));
-    let differs = texts.find(|(own, saved)| !is_text_of(saved, own));
+    let differs = texts.find(|(own, saved)| !is_text_of(saved, own, before.in_full));
     let (own, saved) = differs.unwrap_or((&query.normal, &before.plan));
     let error = format!(
         "the query '{}' has changed since its state was saved:\n{}",

@@ -85,7 +85,8 @@ async fn logged_epochs_are_repeated_by_the_sql_that_has_cut_them_whoever_has_beg
 fn manifest(epoch: u64, generation: u64, queries: &[(&QueryPlan, u64)]) -> Manifest {
     let named = |(query, durable_epoch): &(&QueryPlan, u64)| {
         let (plan, durable_epoch) = (query.normal.clone(), *durable_epoch);
-        let query = ManifestQuery { plan, durable_epoch, operators: Vec::new(), unwritten: None, sink: None };
+        let query =
+            ManifestQuery { plan, in_full: true, durable_epoch, operators: Vec::new(), unwritten: None, sink: None };
         ("job:counts".to_owned(), query)
     };
     Manifest {

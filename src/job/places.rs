@@ -70,9 +70,10 @@ enum Alike {
 
 /// Whether operators compute the same.
 pub(super) fn is_same_state(own: &QueryPlan, before: &ManifestQuery) -> bool {
-    let own = &own.graph.operators;
+    let (own, in_full) = (&own.graph.operators, before.in_full);
+    let mut both = own.iter().zip(&before.operators);
     own.len() == before.operators.len()
-        && own.iter().zip(&before.operators).all(|(own, before)| is_text_of(&before.fingerprint, &own.fingerprint))
+        && both.all(|(own, before)| is_text_of(&before.fingerprint, &own.fingerprint, in_full))
 }
 
 fn alike(own: &QueryPlan, before: &ManifestQuery, as_to: Alike) -> bool {

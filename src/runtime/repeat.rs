@@ -154,10 +154,11 @@ pub fn is_identity_of(saved: &str, plan: &str) -> bool {
     is_of(plan) || of_before(plan).is_some_and(|plan| is_of(&plan))
 }
 
-/// Whether a saved text of a plan, or of a part of one, is that of `own`, as this version of the program or an earlier one writes it.
-pub fn is_text_of(saved: &str, own: &str) -> bool {
+/// Whether a saved text of a plan, or of a part of one, is that of `own`. One that is not `in_full` is of an earlier version of the program, and
+/// has nothing that is said in full.
+pub fn is_text_of(saved: &str, own: &str, in_full: bool) -> bool {
     let (saved, own) = (without_hint_numbers(saved), without_hint_numbers(own));
-    saved == own || of_before(&own).is_some_and(|own| saved == own)
+    saved == own || (!in_full && of_before(&own).is_some_and(|own| saved == own))
 }
 
 /// The text that earlier versions had for the same, if it is another.
@@ -191,12 +192,21 @@ mod tests {
         };
         let (before, after) = (plan(3, "orders"), plan(12, "orders"));
         let by_an_earlier_version = hex_digest(before.as_bytes());
-        assert!(is_text_of(&before, &after) && is_identity_of(&identity(&before), &after));
+        assert!(is_text_of(&before, &after, true) && is_identity_of(&identity(&before), &after));
         assert!(is_identity_of(&by_an_earlier_version, &before));
         let without_a_hint = before.replace("\u{1}3", "");
         for other in [plan(3, "carts"), without_a_hint] {
-            assert!(!is_text_of(&before, &other) && !is_identity_of(&identity(&before), &other), "{other}");
+            assert!(!is_text_of(&before, &other, false) && !is_identity_of(&identity(&before), &other), "{other}");
         }
+    }
+
+    /// Else a changed query would go on with the state of another one, whose text lacks what the new one says in full.
+    #[test]
+    fn what_is_not_said_in_full_is_of_an_earlier_version() {
+        let left = "sum(a - b - c)";
+        let right = format!("{left}\n{IN_FULL}a - (b - c) in 1.0");
+        assert!(!is_text_of(left, &right, true) && !is_text_of(&right, left, false));
+        assert!(is_text_of(left, &right, false) && is_text_of(&right, &right, true));
     }
 
     fn cut(epoch: u64) -> LogEntry {

@@ -353,13 +353,16 @@ impl Compiler<'_> {
     /// The still side of a join: any plan over reference tables, as it is.
     fn still(&mut self, plan: &LogicalPlan) -> Result<Piece> {
         let mut inputs = Vec::new();
-        let plan = plan.clone().transform_up(|node| match &node {
-            LogicalPlan::TableScan(scan) => {
-                let piece = self.scan(scan, true)?;
-                inputs.extend(piece.inputs);
-                Ok(Transformed::yes(piece.plan))
+        let plan = plan.clone().transform_up(|node| {
+            refuse_subqueries(&node)?;
+            match &node {
+                LogicalPlan::TableScan(scan) => {
+                    let piece = self.scan(scan, true)?;
+                    inputs.extend(piece.inputs);
+                    Ok(Transformed::yes(piece.plan))
+                }
+                _ => Ok(Transformed::no(node)),
             }
-            _ => Ok(Transformed::no(node)),
         })?;
         Ok(Piece { plan: plan.data, inputs, kind: Kind::Still })
     }

@@ -78,7 +78,7 @@ impl JobBuilder<'_> {
         let origins =
             origins(&table, &columns, &partition, |place| identity(&compiler.in_zone(origin(&optimized, place))));
         let mut reads = Required::new();
-        collect(&optimized, &mut reads).map_err(planned)?;
+        collect(&plan, &mut reads).and_then(|()| collect(&optimized, &mut reads)).map_err(planned)?;
         let piece = compiler.compile(&plan, deltas).await.map_err(planned)?;
         self.check_sink(&table, &piece, insert)?;
         let (root, schema) = self.root(&plan, piece.clone(), (&columns, &written), &partition, insert, &table)?;

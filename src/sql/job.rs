@@ -11,7 +11,7 @@ use super::plan::{Batch, JobPlan, PlanOptions};
 use super::planner::Planner;
 use super::prefilter::common_equality;
 use super::require::has_require;
-use super::required::Required;
+use super::required::{Required, all_fields};
 use super::second_pass::JobBuilder;
 use super::settings::Settings;
 use super::statement::{ColumnKind, parse_file};
@@ -78,22 +78,22 @@ pub async fn plan_job(
     let literals = common_equality(&uses, is_in_records);
 
     // Second pass: over tables with those columns.
-    let pruned = options.pruned.then_some((&required, &named, &first.full));
-    let planner = Planner::new(&catalog, &settings, pruned, options, &mut errors).await;
-    let mut job = JobBuilder {
-        planner: &planner,
-        catalog: &catalog,
-        settings: &settings,
-        options,
-        required: &required,
-        literals,
-        warnings,
-        range: batch.map(|batch| batch.range).unwrap_or_default(),
+    let built = async |required: &Required| {
+        let (mut warnings, mut errors) = (warnings.clone(), Vec::new());
+        let pruned = options.pruned.then_some((required, &named, &first.full));
+        let planner = Planner::new(&catalog, &settings, pruned, options, &mut errors).await;
+        let literals = literals.clone();
+        let range = batch.map(|batch| batch.range).unwrap_or_default();
+        let (catalog, settings, warnings) = (&catalog, &settings, std::mem::take(&mut warnings));
+        let mut job = JobBuilder { planner: &planner, catalog, settings, options, required, literals, warnings, range };
+        let plan = job.build(batch.map(|batch| batch.tables), &mut errors).await;
+        plan.filter(|_| errors.is_empty()).ok_or(errors)
     };
-    let plan = job.build(batch.map(|batch| batch.tables), &mut errors).await;
-    match (plan, errors.is_empty()) {
-        (Some(plan), true) => Ok(plan),
-        _ => Err(errors),
+    match built(&required).await {
+        // ROWs of which only some fields are read may not fit each other any more, nor a view that no INSERT reads. As they are declared, they
+        // did in the first pass.
+        Err(_) if options.pruned => built(&all_fields(&required)).await,
+        built => built,
     }
 }
 
@@ -130,27 +130,25 @@ fn declared_names(text: &str) -> Vec<String> {
     names
 }
 
-/// The watermark's columns are always read.
+/// The watermark's columns are always read, also what computed ones among them are made of.
 fn keep_time(table: &Table, used: &mut BTreeMap<String, super::required::Paths>) {
     let Some(watermark) = &table.watermark else { return };
     let mut expressions =
         vec![watermark.expression.clone(), sqlparser::ast::Expr::Identifier(watermark.column.clone())];
-    for column in &table.columns {
-        if let (ColumnKind::Computed(expr), true) = (&column.kind, column.name == watermark.column.value) {
-            expressions.push(expr.as_ref().clone());
-        }
-    }
-    for expression in expressions {
+    let mut seen = BTreeSet::new();
+    while let Some(expression) = expressions.pop() {
         let _ = sqlparser::ast::visit_expressions(&expression, |e| {
             let name = match e {
                 sqlparser::ast::Expr::Identifier(name) => Some(&name.value),
                 sqlparser::ast::Expr::CompoundIdentifier(parts) => parts.first().map(|p| &p.value),
                 _ => None,
             };
-            if let Some(column) = name.and_then(|n| table.columns.iter().find(|c| c.name == *n))
-                && !matches!(column.kind, ColumnKind::Computed(_))
-            {
-                used.entry(column.name.clone()).or_default().insert(Vec::new());
+            if let Some(column) = name.and_then(|n| table.columns.iter().find(|c| c.name == *n)) {
+                match &column.kind {
+                    ColumnKind::Computed(expr) if seen.insert(&column.name) => expressions.push(expr.as_ref().clone()),
+                    ColumnKind::Computed(_) => {}
+                    _ => drop(used.entry(column.name.clone()).or_default().insert(Vec::new())),
+                }
             }
             std::ops::ControlFlow::<()>::Continue(())
         });

@@ -233,7 +233,10 @@ impl<'a> Planner<'a> {
     /// without: the second pass plans the same text.
     pub(crate) fn require(&self, plan: &LogicalPlan, required: &mut Required) -> DfResult<LogicalPlan> {
         collect(plan, required)?;
-        self.state.optimize(plan)
+        let optimized = self.state.optimize(plan)?;
+        // Here are the columns, too, that a LATERAL side takes from the other one.
+        collect(&optimized, required)?;
+        Ok(optimized)
     }
 
     /// Adds the fields of nested columns that a query names anywhere, also where nothing uses them: the

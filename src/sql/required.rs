@@ -22,10 +22,16 @@ pub(crate) type Paths = BTreeSet<Vec<String>>;
 pub(crate) type Required = BTreeMap<String, BTreeMap<String, Paths>>;
 type Needs = BTreeMap<usize, Paths>;
 
-/// Adds what `plan`, as it is before it is optimized, uses to `required`.
+/// Adds what `plan` uses to `required`.
 pub(crate) fn collect(plan: &LogicalPlan, required: &mut Required) -> Result<()> {
     let all = (0..plan.schema().fields().len()).map(|i| (i, whole())).collect();
     visit(plan, &all, required)
+}
+
+/// The same columns, each whole.
+pub(crate) fn all_fields(required: &Required) -> Required {
+    let columns = |columns: &BTreeMap<String, Paths>| columns.keys().map(|column| (column.clone(), whole())).collect();
+    required.iter().map(|(table, of)| (table.clone(), columns(of))).collect()
 }
 
 fn whole() -> Paths {
@@ -267,6 +273,50 @@ mod tests {
             let of_t = plan.sources.iter().find(|source| source.name == "t").expect("it is read");
             let data = of_t.spec.schema.field_with_name("data").expect("its fields are in use").data_type().to_string();
             assert!(data.contains("\"x\"") && !data.contains("\"z\""), "{query}: {data}");
+        }
+    }
+
+    async fn planned(sql: &str) -> crate::sql::JobPlan {
+        let tables = "
+            CREATE TABLE t (
+              a INT NOT NULL, b INT NOT NULL, kind STRING, d ROW<a INT, b STRING>, e ROW<a INT, b STRING>, ts TIMESTAMP(3),
+              late AS CASE WHEN kind = 'slow' THEN 60 ELSE 1 END, WATERMARK FOR ts AS TIMESTAMPADD(SECOND, -late, ts)
+            ) WITH ('connector' = 'kinesis', 'stream' = 't', 'format' = 'json');
+            CREATE TABLE u (a INT, d ROW<a INT, b STRING>) WITH ('connector' = 'kinesis', 'stream' = 'u', 'format' = 'json');
+            CREATE TABLE o (x INT) WITH ('connector' = 'print');
+            CREATE TABLE p (x STRING) WITH ('connector' = 'print');";
+        let file = Arc::new(SqlText::new("job.sql", format!("{tables}{sql}")));
+        let options = PlanOptions { partitions: 1, batch: false, pruned: true, epoch_time_ms: Arc::default() };
+        let planned = plan_job(&[file], &Parameters::default(), &options, None).await;
+        planned.unwrap_or_else(|errors| panic!("{sql}: {errors:?}"))
+    }
+
+    /// Else the watermark would be another one, or none, unless a query reads them.
+    #[tokio::test]
+    async fn what_a_watermark_is_made_of_is_read() {
+        let plan = planned("INSERT INTO o SELECT a FROM t;").await;
+        let read: Vec<&str> = plan.sources[0].spec.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(read, ["a", "kind", "ts"]);
+    }
+
+    #[tokio::test]
+    async fn a_column_is_read_where_the_optimizer_answers_a_condition_without_it() {
+        let plan = planned("INSERT INTO o SELECT a FROM t WHERE b IS NOT NULL;").await;
+        let read = &plan.queries[0].reads;
+        assert!(read.values().any(|columns| columns.iter().any(|column| column == "b")), "{read:?}");
+        assert!(plan.sources[0].spec.schema.field_with_name("b").is_ok());
+    }
+
+    /// Of each ROW, another field is in use.
+    #[tokio::test]
+    async fn rows_of_which_other_fields_are_read_fit_each_other() {
+        for sql in [
+            "CREATE VIEW v AS SELECT d.b AS x FROM t; INSERT INTO o SELECT d.a FROM t;",
+            "CREATE VIEW v AS SELECT d FROM t UNION ALL SELECT d FROM u; INSERT INTO o SELECT v.d.a FROM v; INSERT INTO p SELECT d.b FROM u;",
+            "INSERT INTO o SELECT q.x.a FROM (SELECT d AS x FROM t UNION ALL SELECT CAST(ROW(a, kind) AS ROW<a INT, b STRING>) AS x FROM t) AS q;",
+            "CREATE VIEW v AS SELECT a, COALESCE(d, e) AS x FROM t; INSERT INTO o SELECT a FROM v; INSERT INTO p SELECT d.b FROM t; INSERT INTO o SELECT e.a FROM t;",
+        ] {
+            planned(sql).await;
         }
     }
 

@@ -179,6 +179,7 @@ impl CheckpointStore {
         for (name, query) in &job.queries {
             let mut written = ManifestQuery {
                 plan: query.plan.clone(),
+                in_full: true,
                 durable_epoch: query.durable_epoch,
                 operators: Vec::new(),
                 unwritten: None,

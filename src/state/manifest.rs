@@ -59,6 +59,9 @@ pub struct Manifest {
 pub struct ManifestQuery {
     /// What it computes, in its normal form.
     pub plan: String,
+    /// Whether texts of plans say in full what DataFusion's own leave out. Those of earlier versions of the program do not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_full: bool,
     /// The last epoch whose rows are durable in its sink.
     pub durable_epoch: u64,
     /// Its operators.

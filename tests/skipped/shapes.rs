@@ -72,7 +72,7 @@ fn shape(random: &mut Random) -> String {
     let depth = random.below(2);
     let (x, y, a) = (expression(random, "", depth), expression(random, "", depth), asking(random, "", depth));
     let (one, other) = (aggregate(random), aggregate(random));
-    match random.below(9) {
+    match random.below(10) {
         0 => format!("SELECT {key}, {x} FROM events WHERE {a}"),
         1 => {
             let above = match random.below(4) {
@@ -102,6 +102,7 @@ FROM {WINDOW} WHERE {a}) AS q WHERE place <= 3"
             let (x, a) = (expression(random, "e.", 0), asking(random, "e.", depth));
             format!("SELECT CAST(e.i AS STRING) || COALESCE(r.label, ''), {x} FROM events AS e {join} labels AS r ON {on} WHERE {a}")
         }
+        8 => format!("SELECT CAST(e.i AS STRING), r.label FROM events AS e CROSS JOIN LATERAL (SELECT label FROM labels WHERE labels.s = e.{}) AS r", pick(random, &["s", "t", "c", "r"])),
         _ => format!("SELECT {key}, {x} FROM events WHERE {a} UNION ALL SELECT {key}, {y} FROM views"),
     }
 }
