@@ -39,7 +39,7 @@ mod table;
 mod time;
 
 pub use bytes::batch_bytes;
-pub use caller::{NO_CREDENTIALS, refused_credentials};
+pub use caller::{NO_CREDENTIALS, SET_THE_CLOCK, refused_credentials};
 pub use caught::caught;
 pub use checksum::xxh64;
 pub use clock::{Clock, ManualClock, SystemClock};

@@ -62,8 +62,10 @@ impl Contender {
 
     /// It does not want the lease for now.
     pub async fn rest(&mut self) {
-        if let Self::Member(seat) = self {
-            seat.rest().await;
+        match self {
+            // It may have been stopped in the midst of taking it.
+            Self::Alone(candidate) => candidate.withdraw().await,
+            Self::Member(seat) => seat.rest().await,
         }
     }
 }

@@ -23,6 +23,7 @@ mod seat;
 mod spread;
 mod term;
 mod thread;
+mod watch;
 
 pub use contender::Contender;
 pub use folder::FolderLease;

@@ -123,6 +123,7 @@ mod tests {
         for (error, kind, hint) in [
             (denied("AccessDenied"), ErrorKind::Config, "allow s3:GetObject"),
             (denied("InvalidAccessKeyId"), ErrorKind::Config, "credentials are missing"),
+            (denied("RequestTimeTooSkewed"), ErrorKind::Unavailable, "set the clock of this machine"),
             (
                 StoreError::Unauthenticated { path: String::new(), source: nobody.into() },
                 ErrorKind::Config,

@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use super::member::Member;
 use super::spread::Hold;
-use super::term::{Candidate, Look, PAUSES_A_BEAT, Term, Times, Watch};
+use super::term::{Candidate, PAUSES_A_BEAT, Term, Times};
+use super::watch::{Look, Watch};
 use crate::contracts::{Lease, LeaseStore, Result};
 
 /// Of a beat: looks while a job is on its way to this process. A hand-over so takes no longer than the job's own end and
@@ -177,12 +178,16 @@ impl Seat {
         let (part, mut watch, mut told) = (&self.part, Watch::default(), false);
         loop {
             match part.wish.look(&mut watch).await {
-                Ok(Some(Look::Held(wish))) if wish.holder == part.member.holder => part.wish.clear(&wish).await,
+                Ok(Some(Look::Held(wish))) if wish.holder == part.member.holder => {
+                    part.wish.clear(Some(&wish)).await;
+                }
                 // One who was never seen to write may be dead since long.
                 Ok(Some(Look::Held(wish))) if watch.has_changed() && part.member.gives(&part.job, &wish.holder) => {
                     return wish.holder;
                 }
-                Ok(Some(Look::Free { lease: Some(wish), .. })) if !wish.released => part.wish.clear(&wish).await,
+                Ok(Some(Look::Free { lease: Some(wish), .. })) if !wish.released => {
+                    part.wish.clear(Some(&wish)).await;
+                }
                 Err(error) if !std::mem::replace(&mut told, true) => {
                     tracing::warn!("this process does not see who asks for the job, and keeps it: {error}");
                 }
@@ -201,6 +206,9 @@ impl Seat {
     pub async fn rest(&mut self) {
         self.ended();
         self.end_wish(Duration::ZERO).await;
+        // It may have been stopped in the midst of taking either.
+        self.part.wish.withdraw().await;
+        self.part.lease.withdraw().await;
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::watch::{Look, SILENCE_IS_TOLD_AFTER, Watch};
 use crate::contracts::{Clock, Error, ErrorKind, Lease, LeaseStore, Outage, Result};
 
 /// How long things take. A successor begins at most `ttl` + `beat` after the last sign of life, and within `beat` after a
@@ -55,6 +56,14 @@ pub struct Candidate {
     over: Arc<AtomicU64>,
     /// The lease is free, and cannot be taken.
     refused: Arc<Mutex<Option<Outage>>>,
+    /// The last attempt to take it, as long as it is not known what has become of that.
+    unheard: Arc<Mutex<Option<Attempt>>>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    /// What was to be replaced.
+    found: Option<Lease>,
 }
 
 /// Why a term has ended.
@@ -79,8 +88,8 @@ impl std::fmt::Display for Lost {
 impl Candidate {
     /// `holder` must be different for each start of each process.
     pub fn new(store: Arc<dyn LeaseStore>, clock: Arc<dyn Clock>, holder: impl Into<String>, times: Times) -> Self {
-        let (attempts, led, over, refused) = Default::default();
-        Self { store, clock, holder: holder.into(), times, attempts, led, over, refused }
+        let (attempts, led, over, refused, unheard) = Default::default();
+        Self { store, clock, holder: holder.into(), times, attempts, led, over, refused, unheard }
     }
 
     /// How long things take.
@@ -124,12 +133,14 @@ impl Candidate {
         let error = match self.answer(self.store.read(), self.times.beat).await {
             None => None,
             Some(Err(error)) if error.kind() == ErrorKind::Unavailable => Some(error),
+            // A leader does not end at once either: rights are missing for a moment while somebody changes them.
+            Some(Err(error)) if watch.bears_refusal(self.clock.elapsed(), self.times.ttl) => Some(error),
             Some(Err(error)) => return Err(error.context(format!("lease in {}", self.store.place()))),
             Some(Ok(found)) => {
                 let now = self.clock.elapsed();
                 let look = watch.saw(found, now, self.times.ttl);
                 // However often it is looked at: who is patient for a while before taking what is free counts from there.
-                let since = watch.seen.as_ref().map_or(now, |seen| seen.since);
+                let since = watch.since().unwrap_or(now);
                 return Ok(Some(match look {
                     Look::Held(lease) if self.is_stray(&lease) => Look::Free { lease: Some(lease), since },
                     look => look,
@@ -157,29 +168,27 @@ impl Candidate {
         stored.holder == self.holder && (stored.generation > led || (stored.generation == led && is_over))
     }
 
-    /// A beat, or less if the lease may be taken before.
+    /// See [`Watch::until_next_look`].
     pub(super) fn until_next_look(&self, watch: &Watch) -> Duration {
-        let left = watch.seen.as_ref().filter(|seen| seen.lease.is_some()).map(|seen| {
-            (seen.since + self.times.ttl).saturating_sub(self.clock.elapsed()).max(Duration::from_millis(1))
-        });
-        left.map_or(self.times.beat, |left| left.min(self.times.beat))
+        watch.until_next_look(self.clock.elapsed(), self.times)
     }
 
     /// Takes a free lease; `None` if it is another's, or was not answered in time.
     pub(super) async fn take(&self, found: Option<&Lease>) -> Result<Option<Term>> {
         let generation = found.map_or(0, |lease| lease.generation) + 1;
         let lease = Lease { holder: self.holder.clone(), generation, beat: self.attempt(), released: false };
+        *self.unheard() = Some(Attempt { found: found.cloned() });
         let sent = self.clock.elapsed();
         match self.set(found, &lease, sent + 2 * self.times.beat).await {
             // Taken, but so long ago that another one may have taken it since: this process was paused.
             Ok(Set::Ours) if self.clock.elapsed().saturating_sub(sent) >= self.times.ttl => Ok(None),
             Ok(Set::Ours) => {
                 self.led.fetch_max(generation, Ordering::Relaxed);
-                *self.refused() = None;
+                (*self.refused(), *self.unheard()) = (None, None);
                 Ok(Some(Term { candidate: self.clone(), lease, renewed: sent }))
             }
             Ok(Set::Theirs(_)) => {
-                *self.refused() = None;
+                (*self.refused(), *self.unheard()) = (None, None);
                 Ok(None)
             }
             Ok(Set::Unknown) => {
@@ -198,6 +207,10 @@ impl Candidate {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unheard(&self) -> MutexGuard<'_, Option<Attempt>> {
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn was_refused(&self, why: &str) {
         let now = self.clock.elapsed();
         if let Some(lasts) = self.refused().get_or_insert(Outage::new(now, SILENCE_IS_TOLD_AFTER)).to_tell(now) {
@@ -206,12 +219,23 @@ impl Candidate {
         }
     }
 
-    /// Marks the lease of another, which `found` shows, as given back: one of whom nothing is heard any more, and which nobody
-    /// wants to have. Its holder, if it lives, sees that it has lost it. A failure leaves it as it is.
-    pub(super) async fn clear(&self, found: &Lease) {
-        let generation = found.generation + 1;
+    /// Takes back an attempt to take the lease of which nobody knows what has become: for one who asks no more. Others would wait for it as
+    /// for a leader.
+    pub(super) async fn withdraw(&self) {
+        let Some(Attempt { found }) = self.unheard().take() else { return };
+        let Some(Ok(stored)) = self.answer(self.store.read(), self.times.beat).await else { return };
+        // One that is still on its way then finds something else than it expects.
+        if stored == found || stored.as_ref().is_some_and(|stored| self.is_stray(stored)) {
+            self.clear(stored.as_ref()).await;
+        }
+    }
+
+    /// Marks the lease, of which `found` is stored, as given back: one of whose holder nothing is heard any more, and which nobody
+    /// wants to have. The holder, if it lives, sees that it has lost it. A failure leaves it as it is.
+    pub(super) async fn clear(&self, found: Option<&Lease>) {
+        let generation = found.map_or(0, |lease| lease.generation) + 1;
         let lease = Lease { holder: self.holder.clone(), generation, beat: self.attempt(), released: true };
-        if let Some(Err(error)) = self.answer(self.store.replace(Some(found), &lease), self.times.beat).await {
+        if let Some(Err(error)) = self.answer(self.store.replace(found, &lease), self.times.beat).await {
             tracing::debug!("{} was not cleared: {error}", self.store.place());
         }
     }
@@ -246,67 +270,6 @@ impl Candidate {
             answer = call => Some(answer),
             () = self.clock.sleep(limit) => None,
         }
-    }
-}
-
-/// What was seen of a lease, and since when it is so, on the clock of the one who looks.
-#[derive(Debug, Default)]
-pub(super) struct Watch {
-    seen: Option<Seen>,
-    /// There is no answer.
-    silence: Option<Outage>,
-}
-
-/// A silence is told when it has lasted for so long.
-const SILENCE_IS_TOLD_AFTER: Duration = Duration::from_secs(10);
-
-#[derive(Debug)]
-struct Seen {
-    lease: Option<Lease>,
-    since: Duration,
-    /// It was otherwise when it was looked at before.
-    changed: bool,
-}
-
-/// What a look at a lease shows.
-#[derive(Debug)]
-pub(super) enum Look {
-    /// It may be taken: there was none, it was given back, or its holder has been silent for too long.
-    Free {
-        /// What is stored.
-        lease: Option<Lease>,
-        /// Since when it may be taken.
-        since: Duration,
-    },
-    /// Somebody has it.
-    Held(Lease),
-}
-
-impl Watch {
-    /// There was no answer. Says for how long, when it is time to tell somebody.
-    fn heard_nothing(&mut self, now: Duration) -> Option<Duration> {
-        self.silence.get_or_insert(Outage::new(now, SILENCE_IS_TOLD_AFTER)).to_tell(now)
-    }
-
-    fn saw(&mut self, lease: Option<Lease>, now: Duration, ttl: Duration) -> Look {
-        self.silence = None;
-        let seen = match self.seen.take() {
-            Some(seen) if seen.lease == lease => seen,
-            before => Seen { lease, since: now, changed: before.is_some() },
-        };
-        let since = seen.since;
-        let look = match &seen.lease {
-            Some(lease) if !lease.released && now.saturating_sub(since) < ttl => Look::Held(lease.clone()),
-            Some(lease) if !lease.released => Look::Free { lease: Some(lease.clone()), since: since + ttl },
-            lease => Look::Free { lease: lease.clone(), since },
-        };
-        self.seen = Some(seen);
-        look
-    }
-
-    /// Whether somebody has written what was seen last since this watch began: only then it is known that they live.
-    pub(super) fn has_changed(&self) -> bool {
-        self.seen.as_ref().is_some_and(|seen| seen.changed)
     }
 }
 

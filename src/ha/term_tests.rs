@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::contracts::ManualClock;
 use crate::ha::spread::Hold;
-use crate::ha::{Member, Seat, SeatLeases, Spread};
+use crate::ha::{Contender, Member, Seat, SeatLeases, Spread};
 
 #[test]
 fn a_silence_is_told_when_it_lasts_and_again_now_and_then() {
@@ -45,6 +45,8 @@ struct Store {
     rest: Fate,
     /// How many of the next requests to read it are never answered.
     silent_reads: AtomicUsize,
+    /// How many of them are refused, as of who may not.
+    denied_reads: AtomicUsize,
     requests: AtomicUsize,
 }
 
@@ -59,6 +61,9 @@ impl LeaseStore for Store {
         let less = |silent: usize| silent.checked_sub(1);
         if self.silent_reads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
             std::future::pending::<()>().await;
+        }
+        if self.denied_reads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+            return Err(Error::config("not allowed"));
         }
         Ok(self.lease.lock().expect("no panic").clone())
     }
@@ -107,6 +112,7 @@ fn world(found: Option<Lease>, fates: &[Fate], rest: Fate) -> Arc<Store> {
         fates: Mutex::new(fates.iter().copied().collect()),
         rest,
         silent_reads: AtomicUsize::new(0),
+        denied_reads: AtomicUsize::new(0),
         requests: AtomicUsize::new(0),
     })
 }
@@ -250,6 +256,77 @@ async fn a_refused_attempt_does_not_begin_the_wait_anew() {
         assert!(now >= ttl && now < soon + MOMENT, "{fate:?}, a seat: {now:?}");
         assert_eq!(term.generation(), 8);
     }
+}
+
+/// Who stops meanwhile does not hear the answer: others would wait for a lease that nobody has.
+#[tokio::test]
+async fn an_attempt_that_is_given_up_half_way_is_taken_back() {
+    let Times { ttl, beat } = Times::default();
+    for of_fleet in [false, true] {
+        // Stored by then; or on its way for so long that it arrives later.
+        for (found, late) in [(None, 0), (None, 5_000), (of_the_dead(), 0), (of_the_dead(), 5_000)] {
+            let case = format!("{found:?}, {late} ms late, of a fleet: {of_fleet}");
+            let store = world(found, &[Fate::Late(late)], Fate::Done);
+            let mut contender: Contender = if of_fleet { seat(&store).into() } else { candidate(&store).into() };
+            let is_asked = async {
+                while !store.fates.lock().expect("no panic").is_empty() {
+                    tokio::task::yield_now().await;
+                }
+                store.clock.sleep(beat / 4).await;
+            };
+            tokio::select! {
+                biased;
+                _ = contender.acquire(|_| {}) => panic!("it has no answer yet: {case}"),
+                () = is_asked => {}
+            }
+            contender.rest().await;
+            store.clock.sleep(ttl).await;
+            let stored = store.lease.lock().expect("no panic").clone().expect("something is stored");
+            assert!(stored.released && stored.holder == "one", "{stored:?}: {case}");
+            // The next one does not wait.
+            let other = Candidate::new(Arc::clone(&store) as _, Arc::clone(&store.clock) as _, "two", Times::default());
+            other.acquire(never).await.expect("it is free");
+            // Nor does who has nothing to take back disturb it.
+            contender.rest().await;
+            let stored = store.lease.lock().expect("no panic").clone().expect("it is there");
+            assert!(!stored.released && stored.holder == "two", "{stored:?}: {case}");
+        }
+    }
+}
+
+/// Somebody changes the rights of all replicas: those who wait are as patient as the one that leads.
+#[tokio::test]
+async fn a_refusal_that_passes_does_not_end_the_wait() {
+    let Times { ttl, beat } = Times::default();
+    for (denied, passes) in [(2, true), (usize::MAX, false)] {
+        let store = world(of_the_dead(), &[], Fate::Done);
+        let candidate = candidate(&store);
+        let mut acquired = pin!(candidate.acquire(|_| {}));
+        // The first look is answered.
+        tokio::select! {
+            biased;
+            _ = &mut acquired => panic!("it is held"),
+            () = store.clock.sleep(beat / 2) => store.denied_reads.store(denied, Ordering::Relaxed),
+        }
+        let acquired = acquired.await;
+        let now = store.clock.elapsed();
+        if passes {
+            assert_eq!(acquired.expect("it has been free").generation(), 8);
+            assert!(now >= ttl && now < ttl + beat + MOMENT, "{now:?}");
+        } else {
+            let error = acquired.expect_err("it is not allowed");
+            assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+            assert!(now >= ttl && now < ttl + 2 * beat + MOMENT, "{now:?}");
+            // Also when the lease might be free by then, it is not asked for without a pause.
+            let requests = store.requests.load(Ordering::Relaxed);
+            assert!(requests <= 20, "{requests} requests");
+        }
+    }
+    // At the start it is told at once.
+    let store = world(of_the_dead(), &[], Fate::Done);
+    store.denied_reads.store(usize::MAX, Ordering::Relaxed);
+    candidate(&store).acquire(|_| {}).await.expect_err("it is not allowed");
+    assert!(store.clock.elapsed() < MOMENT);
 }
 
 /// The store is away for as long as the term lasts.

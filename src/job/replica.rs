@@ -298,7 +298,8 @@ pub(super) async fn leases(
 async fn open_leases(place: LeasePlace, path: String, job: String, clock: Arc<dyn Clock>) -> Result<SeatLeases> {
     Ok(match place {
         LeasePlace::DynamoDb(table) => {
-            let [lease, wish] = dynamodb::leases(&table, [&job, &format!("{job}#wanted")], clock, None).await?;
+            let (wanted, checkpoints) = (format!("{job}#wanted"), same_everywhere(&path));
+            let [lease, wish] = dynamodb::leases(&table, [&job, &wanted], checkpoints.as_deref(), clock, None).await?;
             SeatLeases { lease, wish }
         }
         LeasePlace::Checkpoints => match state_place(&path, clock).await? {
@@ -315,6 +316,12 @@ async fn open_leases(place: LeasePlace, path: String, job: String, clock: Arc<dy
             }
         },
     })
+}
+
+/// A place of checkpoints, if all machines call it so. A folder may be mounted anywhere.
+fn same_everywhere(path: &str) -> Option<String> {
+    let (scheme, place) = path.split_once("://")?;
+    matches!(scheme, "s3" | "s3a" | "s3n").then(|| format!("s3://{place}"))
 }
 
 /// Times of a job's lease.

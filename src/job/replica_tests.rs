@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
+
 use super::*;
 use crate::contracts::{LeaseStore, ManualClock, SystemClock};
 use crate::ha::{Member, MemoryLease, Seat, Spread};
@@ -79,17 +81,63 @@ impl One {
         let options = options(job(folder.path()));
         let lease = Arc::new(MemoryLease::default());
         let store: Arc<dyn LeaseStore> = Arc::clone(&lease) as _;
-        let contender: Contender = if of_fleet {
-            let leases = SeatLeases { lease: store, wish: Arc::new(MemoryLease::default()) };
-            Seat::new(&Member::new("one", Arc::clone(&clock), Spread::default()), "job", leases, TIMES).into()
-        } else {
-            Candidate::new(store, Arc::clone(&clock), "one", TIMES).into()
-        };
+        let contender = Self::contender(store, &clock, of_fleet);
         Self { replica: Replica::new(options, contender, clock), folder, lease }
+    }
+
+    fn contender(store: Arc<dyn LeaseStore>, clock: &Arc<dyn Clock>, of_fleet: bool) -> Contender {
+        if of_fleet {
+            let leases = SeatLeases { lease: store, wish: Arc::new(MemoryLease::default()) };
+            Seat::new(&Member::new("one", Arc::clone(clock), Spread::default()), "job", leases, TIMES).into()
+        } else {
+            Candidate::new(store, Arc::clone(clock), "one", TIMES).into()
+        }
     }
 
     fn stored(&self) -> Lease {
         self.lease.stored().expect("it is there")
+    }
+}
+
+/// Stores the first lease that it is given, and does not answer: somebody stops the replica meanwhile.
+#[derive(Debug)]
+struct Stopping {
+    of: Arc<MemoryLease>,
+    stop: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl LeaseStore for Stopping {
+    fn place(&self) -> String {
+        self.of.place()
+    }
+
+    async fn read(&self) -> Result<Option<Lease>> {
+        self.of.read().await
+    }
+
+    async fn replace(&self, expected: Option<&Lease>, next: &Lease) -> Result<bool> {
+        let replaced = self.of.replace(expected, next).await;
+        if !self.stop.send_replace(true) {
+            std::future::pending::<()>().await;
+        }
+        replaced
+    }
+}
+
+/// Nobody would give it back, and the others would wait for as long as for one that has died.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_stopped_while_it_takes_the_lease_leaves_none() {
+    for of_fleet in [false, true] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (lease, (stop, stopped)) = (Arc::new(MemoryLease::default()), watch::channel(false));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let contender = One::contender(Arc::new(Stopping { of: Arc::clone(&lease), stop }), &clock, of_fleet);
+        let mut replica = Replica::new(job(folder.path()), contender, clock);
+        let done = replica.run(&stopped, &Arc::default(), &mut |_| ()).await;
+        assert!(done.unwrap_or_else(|errors| panic!("{errors:?}")).is_none(), "it has not led");
+        let stored = lease.stored().expect("it was stored");
+        assert_eq!((stored.holder.as_str(), stored.released), ("one", true), "of a fleet: {of_fleet}");
     }
 }
 

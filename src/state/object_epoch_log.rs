@@ -23,6 +23,7 @@ use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use tokio::sync::oneshot;
 
 use super::epoch_log::{DAMAGED, line, parse_line};
+use super::sweep::remove_all;
 use crate::contracts::{Created, EpochLog, Error, ErrorKind, LogEntry, Result, Storage};
 
 const FOLDER: &str = "log";
@@ -257,11 +258,11 @@ impl EpochLog for ObjectEpochLog {
             });
             old
         };
-        // The oldest first: what a crash leaves is known by its epochs.
-        for number in old {
-            self.storage.remove(&name(number)).await?;
-        }
-        Ok(())
+        // In any order: whatever a crash leaves of them, their epochs are up to what a manifest says that is there by now, and who opens the
+        // log, and then looks for the newest manifest, takes nothing up to there as promised or to be repeated. Of first objects of runs,
+        // those go which say nothing about the run that has made that manifest.
+        let old: Vec<String> = old.into_iter().map(name).collect();
+        remove_all(old.iter().map(|name| self.storage.remove(name)).collect()).await
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::contracts::EpochCut;
-use crate::state::test_storage::{Interrupted, Request};
+use crate::state::sweep::REMOVALS_AT_ONCE;
+use crate::state::test_storage::{Interrupted, Request, counting_removals};
 use crate::state::tests::storages;
 
 fn started(generation: u64) -> LogEntry {
@@ -94,6 +95,23 @@ async fn an_entry_that_is_given_up_half_way_fences_nobody() {
             assert_eq!(entries, [started(1), cut(1), cut(2), failed], "stored: {does}");
             log.append(&cut(3)).await.expect("it goes on");
         }
+    }
+}
+
+/// Whoever takes the job over waits for it: at 40 ms for each, a hundred would take four seconds one after the other.
+#[tokio::test]
+async fn what_a_checkpoint_covers_is_removed_side_by_side() {
+    for of in storages().1 {
+        let (storage, most) = counting_removals(&of);
+        let (log, _) = ObjectEpochLog::open(storage, "a").await.expect("a log");
+        log.append(&started(1)).await.expect("an entry");
+        for epoch in 1..=100 {
+            log.append(&cut(epoch)).await.expect("an entry");
+        }
+        log.forget(98).await.expect("shortened");
+        assert_eq!(most.load(Ordering::Relaxed), REMOVALS_AT_ONCE, "{}", of.place());
+        let (_, entries) = ObjectEpochLog::open(of, "b").await.expect("a log");
+        assert_eq!(entries, [started(1), cut(99), cut(100)]);
     }
 }
 

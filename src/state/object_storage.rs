@@ -139,6 +139,7 @@ mod tests {
             (denied("InvalidAccessKeyId"), ErrorKind::Config, "credentials are missing"),
             (denied("SignatureDoesNotMatch"), ErrorKind::Config, "credentials are missing"),
             (denied("ExpiredToken"), ErrorKind::Unavailable, "credentials have expired"),
+            (denied("RequestTimeTooSkewed"), ErrorKind::Unavailable, "set the clock of this machine"),
             (bad("ExpiredToken"), ErrorKind::Unavailable, "credentials have expired"),
             (bad("InvalidToken"), ErrorKind::Config, "credentials are missing"),
             (bad("RequestTimeout"), ErrorKind::Unavailable, ""),

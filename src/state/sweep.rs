@@ -3,9 +3,20 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+
 use super::checkpoints::{CheckpointStore, SAVEPOINTS, STATE, manifest_name, savepoint_name};
 use super::reference_files::{FOLDER, FileName};
 use crate::contracts::{ErrorKind, Result, crash_point};
+
+/// Removals that are under way at a time. A job that hands over waits for all of them, and a bucket takes 20 to 40 ms for each.
+pub(super) const REMOVALS_AT_ONCE: usize = 16;
+
+/// Makes these removals, in no order. One that fails leaves what has not been removed by then.
+pub(super) async fn remove_all(removals: Vec<BoxFuture<'_, Result<()>>>) -> Result<()> {
+    futures::stream::iter(removals).buffer_unordered(REMOVALS_AT_ONCE).try_collect().await
+}
 
 impl CheckpointStore {
     /// Removes old checkpoints, and state files and versions of reference tables that no manifest names.
@@ -36,15 +47,15 @@ impl CheckpointStore {
                 Err(error) => return Err(error),
             }
         }
-        for name in self.storage.list(STATE).await? {
-            if number_of_file(&name).is_some_and(|number| number <= self.number) && !needed.contains(&name) {
-                self.storage.remove(&name).await?;
-            }
-        }
-        for name in self.references.needless(self.number, &needed) {
-            self.storage.remove(&name).await?;
-            self.references.removed(&name);
-        }
+        let mut state = self.storage.list(STATE).await?;
+        state.retain(|name| number_of_file(name).is_some_and(|number| number <= self.number) && !needed.contains(name));
+        remove_all(state.iter().map(|name| self.storage.remove(name)).collect()).await?;
+        let references = self.references.needless(self.number, &needed);
+        let removals: Vec<_> = references
+            .iter()
+            .map(|name| self.storage.remove(name).map(move |done| done.map(|()| self.references.removed(name))).boxed())
+            .collect();
+        remove_all(removals).await?;
         crash_point("sweep.after");
         Ok(())
     }
@@ -83,8 +94,26 @@ fn number_of_file(name: &str) -> Option<u64> {
 mod tests {
     use bytes::Bytes;
 
+    use super::super::test_storage::counting_removals;
     use super::super::tests::{STAMP, job, piece, storages, store};
     use super::*;
+
+    #[tokio::test]
+    async fn files_that_nobody_needs_are_removed_side_by_side() {
+        for of in storages().1 {
+            let (storage, most) = counting_removals(&of);
+            let mut own = store(&storage, "a");
+            own.commit(&job(7, vec![piece(7, 0..9, &[])]), 7, STAMP).await.expect("committed");
+            let needed = of.list(STATE).await.expect("listed");
+            for n in 0..40 {
+                let left = format!("{STATE}/1-left-{n}.arrow");
+                of.create(&left, Bytes::from_static(b"by a run that was killed")).await.expect("written");
+            }
+            own.sweep().await.expect("swept");
+            assert_eq!(most.load(Ordering::Relaxed), REMOVALS_AT_ONCE, "{}", of.place());
+            assert_eq!(of.list(STATE).await.expect("listed").len(), needed.len(), "{}", of.place());
+        }
+    }
 
     #[tokio::test]
     async fn what_cannot_be_read_keeps_all_files_until_it_is_dropped() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -40,6 +41,22 @@ impl Interrupted {
         let before = move |request: Request<'_>| happens(request).map_or_else(nothing, FutureExt::boxed);
         Arc::new(Self { of: Arc::clone(of), before: Box::new(before) })
     }
+}
+
+/// `of`, and how many removals have been under way at a time, at most: each waits for a moment, in which others may come.
+pub(crate) fn counting_removals(of: &Arc<dyn Storage>) -> (Arc<dyn Storage>, Arc<AtomicUsize>) {
+    let (most, under_way) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&most);
+    let storage = Interrupted::storage(of, move |request| {
+        let (most, under_way) = (Arc::clone(&counted), Arc::clone(&under_way));
+        matches!(request, Request::Remove(_)).then_some(async move {
+            most.fetch_max(under_way.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            under_way.fetch_sub(1, Ordering::Relaxed);
+            Ok(())
+        })
+    });
+    (storage, most)
 }
 
 impl fmt::Debug for Interrupted {

@@ -304,6 +304,18 @@ mod tests {
         );
     }
 
+    /// A machine that stood still: its clock may be right a moment later, and no right is missing.
+    #[test]
+    fn a_request_that_is_out_of_time_is_not_taken_for_one_that_is_not_allowed() {
+        let path = "events/part-1".to_owned();
+        let text = "The difference between the request time and the current time is too large.";
+        let error = object_store::Error::PermissionDenied { path, source: answer("RequestTimeTooSkewed", text) };
+        let failure = shown(&error);
+        assert!(failure.retryable && !failure.outcome_unknown && !failure.is_denied(), "{}", failure.error);
+        assert_eq!(failure.error.kind(), ErrorKind::Unavailable);
+        assert!(failure.error.hint_text().is_some_and(|hint| hint.contains("set the clock")), "{}", failure.error);
+    }
+
     #[test]
     fn what_may_pass_is_told_from_what_will_not() {
         let slow = object_store::Error::Generic {

@@ -5,7 +5,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use crate::contracts::{Error, ErrorKind, NO_CREDENTIALS};
+use crate::contracts::{Error, ErrorKind, NO_CREDENTIALS, SET_THE_CLOCK};
 
 /// A call to a service, as an error names it.
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +117,9 @@ const NO_PROVIDER: &[&str] = &["no providers in chain provided", "no credentials
 /// the clock of this machine has not been set since it stood still. The next request is signed anew.
 const OUT_OF_TIME: &[&str] = &["Signature expired", "Signature not yet current"];
 
+/// Codes with which they say the same: S3, and "Common errors" of the others.
+const OUT_OF_TIME_CODES: &[&str] = &["RequestTimeTooSkewed", "RequestExpired"];
+
 /// Our own code: there was no connection, so nothing can have been done of what was to be asked.
 const NOT_CONNECTED: &str = "NotConnected";
 
@@ -190,7 +193,8 @@ pub(super) fn shown(call: Call<'_>, answer: Answer) -> AwsFailure {
     let throttled = THROTTLED.contains(&code.as_str()) || status == Some(429);
     let server_side = status.is_some_and(|s| s >= 500);
     let credentials = CREDENTIALS.contains(&code.as_str()) || NO_PROVIDER.iter().any(|t| text.contains(t));
-    let out_of_time = credentials && OUT_OF_TIME.iter().any(|t| text.contains(t));
+    let out_of_time =
+        OUT_OF_TIME_CODES.contains(&code.as_str()) || (credentials && OUT_OF_TIME.iter().any(|t| text.contains(t)));
     let retryable = throttled || outcome_unknown || server_side || out_of_time || PASSING.contains(&code.as_str());
     let outcome_unknown = outcome_unknown || server_side;
     let request = request.map_or_else(String::new, |id| format!(", request {id}"));
@@ -201,7 +205,7 @@ pub(super) fn shown(call: Call<'_>, answer: Answer) -> AwsFailure {
     if denied {
         shown = shown.hint(format!("allow the action '{}' on it (see `tidemill iam`)", action(service, operation)));
     } else if out_of_time {
-        shown = shown.hint("it is signed anew and asked again; if that lasts, set the clock of this machine");
+        shown = shown.hint(SET_THE_CLOCK);
     } else if credentials {
         shown = shown.hint(NO_CREDENTIALS);
     } else if code == CREDENTIALS_NOT_FETCHED {
@@ -271,11 +275,13 @@ mod tests {
         let expired =
             "Signature expired: 20260212T100000Z is now earlier than 20260212T100500Z (20260212T101000Z - 5 min.)";
         let early = "Signature not yet current: 20260212T103000Z is still later than 20260212T100500Z";
+        let skewed = "The difference between the request time and the current time is too large.";
         let wrong = "The request signature we calculated does not match the signature you provided.";
         for (code, text, passes) in [
             ("InvalidSignatureException", expired, true),
             ("InvalidSignatureException", early, true),
             ("SignatureDoesNotMatch", expired, true),
+            ("RequestTimeTooSkewed", skewed, true),
             ("InvalidSignatureException", wrong, false),
             ("SignatureDoesNotMatch", wrong, false),
         ] {

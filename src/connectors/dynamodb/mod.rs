@@ -41,7 +41,8 @@ pub(crate) fn own_attributes(spec: &TableSpec) -> Vec<String> {
     aws::own_attributes(spec)
 }
 
-/// Leases as items of a table, by the values of their keys. Calls are made as `calling` says; without, with the credentials that the
+/// Leases as items of a table, by the values of their keys, of a job whose checkpoints lie in `checkpoints`: while others have one for other
+/// checkpoints, reading it is an error. Calls are made as `calling` says; without, with the credentials that the
 /// environment gives.
 ///
 /// # Errors
@@ -49,12 +50,13 @@ pub(crate) fn own_attributes(spec: &TableSpec) -> Vec<String> {
 pub async fn leases<const N: usize>(
     table: &str,
     items: [&str; N],
+    checkpoints: Option<&str>,
     clock: Arc<dyn Clock>,
     calling: Option<Calling>,
 ) -> Result<[Arc<dyn LeaseStore>; N]> {
     let session = calling.map_or_else(AwsSessions::default, AwsSessions::given).default_session()?;
     let table = aws::lease::LeaseTable::open(session, table, clock).await?;
-    Ok(items.map(|item| Arc::new(table.lease(item)) as Arc<dyn LeaseStore>))
+    Ok(items.map(|item| Arc::new(table.lease(item, checkpoints)) as Arc<dyn LeaseStore>))
 }
 
 /// Looks rows up in the embedded DynamoDB.

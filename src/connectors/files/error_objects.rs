@@ -15,7 +15,7 @@ use bytes::Bytes;
 use object_store::{Error as StoreError, ObjectStore, PutMode, PutOptions, PutPayload, UpdateVersion};
 
 use crate::connectors::aws::object_failure;
-use crate::contracts::Result;
+use crate::contracts::{ErrorKind, Result, refused_credentials};
 
 use super::listing::object_path;
 use super::location::Prefix;
@@ -29,13 +29,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Whether no object can be put again under a condition: the role may not, or the service has no such request. (What is not found was
-/// taken away: the next object can be put again. A service that fails says nothing of conditions.)
+/// taken away: the next object can be put again. A service that fails says nothing of conditions, nor does one that asks for another
+/// token, or for another time of the request.)
 fn is_refused(error: &StoreError) -> bool {
     match error {
-        StoreError::PermissionDenied { .. }
-        | StoreError::Unauthenticated { .. }
-        | StoreError::NotSupported { .. }
-        | StoreError::NotImplemented { .. } => true,
+        StoreError::PermissionDenied { .. } => {
+            refused_credentials("", error).is_none_or(|refused| refused.kind() != ErrorKind::Unavailable)
+        }
+        StoreError::Unauthenticated { .. } | StoreError::NotSupported { .. } | StoreError::NotImplemented { .. } => {
+            true
+        }
         StoreError::Generic { .. } => {
             let text = error.to_string();
             text.contains("501 Not Implemented") || text.contains("<Code>NotImplemented</Code>")
@@ -133,6 +136,21 @@ impl ObjectLines {
                     return Err(failed);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else each flush makes an object of its own until the run ends.
+    #[test]
+    fn a_clock_that_is_wrong_for_a_while_says_nothing_of_conditions() {
+        for (code, refused) in [("AccessDenied", true), ("RequestTimeTooSkewed", false), ("ExpiredToken", false)] {
+            let answer = format!("403 Forbidden: <Error><Code>{code}</Code></Error>");
+            let error = StoreError::PermissionDenied { path: "errors".to_owned(), source: answer.into() };
+            assert_eq!(is_refused(&error), refused, "{error}");
         }
     }
 }

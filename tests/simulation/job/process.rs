@@ -108,7 +108,7 @@ async fn replica(
     // Objects beside the checkpoints, or items of DynamoDB.
     let own = match site.shared.own_connectors {
         true => {
-            let opened = dynamodb::leases(LEASES, LEASE_NAMES, Arc::clone(&site.clock), Some(site.aws()));
+            let opened = dynamodb::leases(LEASES, LEASE_NAMES, None, Arc::clone(&site.clock), Some(site.aws()));
             opened.await.map_err(|e| vec![e])?
         }
         false => LEASE_NAMES.map(object),

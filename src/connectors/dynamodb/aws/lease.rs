@@ -2,6 +2,9 @@
 //!
 //! A renewal each 2 s is 1.3 M write units a month for each job; those who wait read as often, consistently, and so does the
 //! leader in a fleet, to see who asks for its job.
+//!
+//! Items are called after jobs, and two deployments may have one of the same name. So an item says where the job's checkpoints lie: what belongs
+//! to others is not waited for, nor taken, as long as they have it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +23,8 @@ const HOLDER: &str = "holder";
 const GENERATION: &str = "generation";
 const BEAT: &str = "beat";
 const RELEASED: &str = "released";
+/// Not in items that earlier programs have written.
+const CHECKPOINTS: &str = "checkpoints";
 
 /// A table whose items are leases.
 #[derive(Debug, Clone)]
@@ -40,9 +45,9 @@ impl LeaseTable {
         Ok(Self { client, table: table.to_owned(), key })
     }
 
-    /// The lease under this key.
-    pub(crate) fn lease(&self, item: &str) -> TableLease {
-        TableLease { of: self.clone(), item: item.to_owned() }
+    /// The lease under this key, of a job whose checkpoints lie there, if that is a place that has one name everywhere.
+    pub(crate) fn lease(&self, item: &str, checkpoints: Option<&str>) -> TableLease {
+        TableLease { of: self.clone(), item: item.to_owned(), checkpoints: checkpoints.map(str::to_owned) }
     }
 }
 
@@ -52,6 +57,7 @@ pub(crate) struct TableLease {
     of: LeaseTable,
     /// Value of the key attribute.
     item: String,
+    checkpoints: Option<String>,
 }
 
 impl TableLease {
@@ -62,6 +68,7 @@ impl TableLease {
     fn item(&self, lease: &Lease) -> HashMap<String, AttributeValue> {
         let mut item = values(lease, "");
         item.insert(self.of.key.clone(), AttributeValue::S(self.item.clone()));
+        item.extend(self.checkpoints.iter().map(|place| (CHECKPOINTS.to_owned(), AttributeValue::S(place.clone()))));
         item
     }
 }
@@ -85,6 +92,30 @@ fn lease_of(item: &HashMap<String, AttributeValue>) -> Option<Lease> {
     })
 }
 
+/// The lease in an item, which people call `place`, for a job whose checkpoints are `own`.
+///
+/// # Errors
+/// `corrupt`: it is none. `config`: somebody has it for a job with other checkpoints. (One that was given back is anybody's: jobs move.)
+fn found(item: &HashMap<String, AttributeValue>, own: Option<&str>, place: &str) -> Result<Lease> {
+    let lease = lease_of(item).ok_or_else(|| {
+        Error::corrupt(format!("{place} is no lease"))
+            .hint("take a table of its own for leases, or remove the item when no replica runs")
+    })?;
+    let other = item.get(CHECKPOINTS).and_then(|other| other.as_s().ok());
+    match (own, other) {
+        (Some(own), Some(other)) if own != other && !lease.released => {
+            let holder = &lease.holder;
+            let error =
+                format!("'{holder}' has {place} for a job with checkpoints in '{other}'; this job's are in '{own}'");
+            Err(Error::config(error).hint(
+                "take another table of leases for this deployment, or another name for its job (SET 'pipeline.name' = '…'); where it is the \
+                 same job, which has moved, stop all its replicas first, and remove the item if one of them was killed",
+            ))
+        }
+        _ => Ok(lease),
+    }
+}
+
 #[async_trait]
 impl LeaseStore for TableLease {
     fn place(&self) -> String {
@@ -96,14 +127,7 @@ impl LeaseStore for TableLease {
         let item = AttributeValue::S(self.item.clone());
         let got = client.get_item().table_name(table).key(key, item).consistent_read(true).send().await;
         let got = got.map_err(|e| failure(self.call("GetItem"), &e).error)?;
-        got.item
-            .map(|item| {
-                lease_of(&item).ok_or_else(|| {
-                    Error::corrupt(format!("{} is no lease", self.place()))
-                        .hint("take a table of its own for leases, or remove the item when no replica runs")
-                })
-            })
-            .transpose()
+        got.item.map(|item| found(&item, self.checkpoints.as_deref(), &self.place())).transpose()
     }
 
     async fn replace(&self, expected: Option<&Lease>, next: &Lease) -> Result<bool> {
@@ -126,6 +150,41 @@ impl LeaseStore for TableLease {
                 Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(false),
                 _ => Err(failure(self.call("PutItem"), &e).error),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contracts::ErrorKind;
+
+    /// Staging and production, with a job of one name and one table: each would wait for ever while the other one runs *its* job.
+    #[test]
+    fn a_lease_that_is_had_for_other_checkpoints_is_refused() {
+        let (own, other) = (Some("s3://staging/clicks"), Some("s3://prod/clicks"));
+        for (stored, reads, released, refused) in [
+            (other, own, false, true),
+            (other, own, true, false),
+            (own, own, false, false),
+            // By an earlier program, or with folders, which may have another name on each machine.
+            (None, own, false, false),
+            (other, None, false, false),
+        ] {
+            let lease = Lease { holder: "worker-a".to_owned(), generation: 3, beat: 9, released };
+            let mut item = values(&lease, "");
+            item.extend(stored.map(|place| (CHECKPOINTS.to_owned(), AttributeValue::S(place.to_owned()))));
+            let found = found(&item, reads, "item 'clicks' of DynamoDB table 'leases'");
+            if !refused {
+                assert_eq!(found.expect("it may be waited for, and taken"), lease, "{stored:?}, {reads:?}");
+                continue;
+            }
+            let error = found.expect_err("it is another job's");
+            assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+            for said in ["'worker-a' has item 'clicks'", "'s3://prod/clicks'", "'s3://staging/clicks'", "pipeline.name"]
+            {
+                assert!(error.to_string().contains(said), "{said}: {error}");
+            }
         }
     }
 }
