@@ -15,6 +15,8 @@ use job::{Variant, options, run};
 use tidemill::job::{JobOptions, MemoryOptions};
 use tidemill::runtime::{Ending, Summary};
 
+#[path = "poison/accounted.rs"]
+mod accounted;
 #[path = "support/job.rs"]
 mod job;
 #[path = "poison/unfit.rs"]

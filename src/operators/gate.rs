@@ -19,6 +19,9 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
+use super::large_windows::outward;
+use super::panes::own_text;
+
 /// What a gate checks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd)]
 pub enum GateKind {
@@ -28,13 +31,22 @@ pub enum GateKind {
     Require(String),
 }
 
-/// A refused row: where it came from, or the row itself when it has no single record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A refused row.
+#[derive(Debug, Clone)]
 pub struct RejectedRow {
     /// Which gate.
     pub gate: usize,
+    /// What was refused.
+    pub origin: RowOrigin,
+}
+
+/// Where a refused row came from, or the row itself when it has no single record.
+#[derive(Debug, Clone)]
+pub enum RowOrigin {
     /// `chunk << 32 | record` of the epoch.
-    pub origin: Option<u64>,
+    Record(u64),
+    /// A result, with the columns that the query reads of it.
+    Result(RecordBatch),
 }
 
 /// What became of a query's rows: refused by its gates since that was last asked, and used.
@@ -44,6 +56,7 @@ pub struct RejectedRow {
 pub struct GateReport {
     kept: Mutex<GateState>,
     run: Mutex<Arc<RunReport>>,
+    only_counts: bool,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +83,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl GateReport {
+    /// One that keeps no rows: those of a batch have no bound.
+    pub fn counting() -> Self {
+        Self { only_counts: true, ..Self::default() }
+    }
+
     /// Where the run that begins now reports to.
     pub(super) fn run(&self) -> Arc<RunReport> {
         Arc::clone(&lock(&self.run))
@@ -117,14 +135,17 @@ impl GateReport {
     }
 }
 
+/// Begins the names of columns that no query has given.
+const OWN_COLUMNS: &str = "__tm_";
+
 /// Lets rows pass for which the predicate is TRUE, and reports the others.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct GateExec {
     input: Arc<dyn ExecutionPlan>,
     predicate: Arc<dyn PhysicalExpr>,
     kind: GateKind,
     number: usize,
-    /// Index of the origin column; `None` when refused rows are only counted.
+    /// Index of the origin column; `None` when rows have no single record.
     origin: Option<usize>,
     report: Arc<GateReport>,
     properties: Arc<PlanProperties>,
@@ -149,35 +170,42 @@ impl GateExec {
         Self { input, predicate, kind, number, origin, report, properties }
     }
 
-    fn check(
-        batch: &RecordBatch,
-        predicate: &Arc<dyn PhysicalExpr>,
-        kind: &GateKind,
-        number: usize,
-        origin: Option<usize>,
-        report: &RunReport,
-    ) -> Result<RecordBatch> {
-        let mask = predicate.evaluate(batch)?.into_array(batch.num_rows())?;
+    fn check(&self, batch: &RecordBatch, report: &RunReport) -> Result<RecordBatch> {
+        let mask = self.predicate.evaluate(batch)?.into_array(batch.num_rows())?;
         let Some(mask) = mask.as_boolean_opt() else {
             return exec_err!("a gate's condition must be BOOLEAN, found {}", mask.data_type());
         };
         let mask: BooleanArray = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
-        let refused = (mask.len() - mask.true_count()) as u64;
+        let refused = mask.len() - mask.true_count();
         if refused == 0 {
             return Ok(batch.clone());
         }
+        let origins = self.refused(batch, &not(&mask)?)?;
         let mut state = lock(&report.0);
-        match kind {
-            GateKind::Late => state.late += refused,
-            GateKind::Require(_) => state.rejected += refused,
+        match self.kind {
+            GateKind::Late => state.late += refused as u64,
+            GateKind::Require(_) => state.rejected += refused as u64,
         }
-        if let Some(column) = origin {
-            let outside = filter_record_batch(&batch.project(&[column])?, &not(&mask)?)?;
-            let origins = outside.column(0).as_primitive::<UInt64Type>();
-            state.rows.extend(origins.iter().map(|origin| RejectedRow { gate: number, origin }));
-        }
+        state.rows.extend(origins.into_iter().map(|origin| RejectedRow { gate: self.number, origin }));
         drop(state);
         Ok(filter_record_batch(batch, &mask)?)
+    }
+
+    /// The rows of `batch` that are `outside`, as they are reported.
+    fn refused(&self, batch: &RecordBatch, outside: &BooleanArray) -> Result<Vec<RowOrigin>> {
+        if let Some(column) = self.origin {
+            let refused = filter_record_batch(&batch.project(&[column])?, outside)?;
+            let origins = refused.column(0).as_primitive::<UInt64Type>();
+            return Ok(origins.values().iter().map(|origin| RowOrigin::Record(*origin)).collect());
+        }
+        if self.report.only_counts {
+            return Ok(Vec::new());
+        }
+        let fields = batch.schema_ref().fields().iter().enumerate();
+        let shown = fields.filter(|(_, field)| !field.name().starts_with(OWN_COLUMNS)).map(|(index, _)| index);
+        let shown: Vec<usize> = shown.collect();
+        let refused = own_text(filter_record_batch(&batch.project(&shown)?, outside)?).map_err(outward)?;
+        Ok((0..refused.num_rows()).map(|row| RowOrigin::Result(refused.slice(row, 1))).collect())
     }
 }
 
@@ -229,11 +257,10 @@ impl ExecutionPlan for GateExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
-        let (predicate, kind, number, origin) =
-            (Arc::clone(&self.predicate), self.kind.clone(), self.number, self.origin);
         let report = self.report.run();
         let schema: SchemaRef = self.schema();
-        let stream = input.map(move |batch| Self::check(&batch?, &predicate, &kind, number, origin, &report));
+        let gate = self.clone();
+        let stream = input.map(move |batch| gate.check(&batch?, &report));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
     }
 }

@@ -287,7 +287,7 @@ impl QueryGraph {
         })
     }
 
-    /// Whether a row of a table may be used more than once.
+    /// Whether more rows may count as used than were read: a row of a table may be used more than once, or results come together with such rows.
     pub fn multiplies(&self) -> bool {
         let stages = || self.operators.iter().map(|operator| &operator.input).chain([&self.root]);
         // `t UNION ALL t`: two leaves of one slot, or two slots.
@@ -298,7 +298,12 @@ impl QueryGraph {
         let slots = tables.len();
         tables.sort_unstable();
         tables.dedup();
+        let is_mixed = |stage: &Stage| {
+            let of_tables = stage.inputs.iter().filter(|input| matches!(input.source, SlotSource::Table(_))).count();
+            of_tables > 0 && of_tables < stage.inputs.iter().filter(|input| input.is_streamed()).count()
+        };
         slots > tables.len()
+            || stages().any(is_mixed)
             || stages().any(|stage| leaves(&stage.plan) > stage.inputs.len() || multiplies(&stage.plan))
     }
 

@@ -41,7 +41,7 @@ pub use bisect::{FailedRow, Poison};
 pub use compute::{Compute, StateLimit, run_partitions, run_through};
 pub use consolidate::{consolidate, consolidate_stored};
 pub use count::{CountExec, multiplies};
-pub use gate::{GateExec, GateKind, GateReport, RejectedRow};
+pub use gate::{GateExec, GateKind, GateReport, RejectedRow, RowOrigin};
 pub use graph::{ChangeMode, EpochInputs, Operator, QueryGraph, QueryOutput, SlotSource, Stage, StageInput, TableRows};
 pub use lookup_join::{LookupExec, LookupTable};
 pub use operator_kind::OperatorKind;

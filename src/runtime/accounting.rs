@@ -48,7 +48,7 @@ pub struct QueryCounts {
     /// Rows that reached its first operator or its sink.
     pub used: u64,
     /// Rows that a condition left out; `None` where one row may be used several times (joins, expanded
-    /// windows), so that the two cannot be compared.
+    /// windows), or rows are used together with results, so that the two cannot be compared.
     pub filtered: Option<u64>,
     /// Rows that came after their window had closed (or, without a window, after the time-to-live).
     pub late: u64,
@@ -56,7 +56,7 @@ pub struct QueryCounts {
     pub rejected: BTreeMap<String, u64>,
     /// Rows given to the sink.
     pub rows_out: u64,
-    /// Rows that the sink refused, by reason.
+    /// Results that were refused, by reason: by the sink, by REQUIRE above a window or an aggregation, or since they make the query fail.
     pub refused: BTreeMap<String, u64>,
 }
 

@@ -15,35 +15,17 @@
 //! Invariant: a record that is refused here counts as rejected instead of decoded. It has moved the watermark, as one has that is
 //! skipped unparsed: time does not depend on who was in time to read it.
 
-use std::sync::Arc;
-
-use datafusion::arrow::array::{BooleanArray, RecordBatch};
+use datafusion::arrow::array::BooleanArray;
 use datafusion::arrow::compute::filter_record_batch;
 
 use super::epoch::{Epoch, EpochRecords};
 use super::feed::FeedSpecification;
-use super::reader::{rejected, row_json};
-use crate::contracts::{Arrivals, Reject, RejectReason, RejectedRecord, Result, SequenceNumbers, SplitId};
-
-/// Where the rows of a batch came from.
-#[derive(Debug)]
-pub(super) struct RowsFrom {
-    /// Number of their piece.
-    pub(super) piece: u32,
-    /// What people call their source.
-    pub(super) stream: Arc<str>,
-    /// Of the piece's records.
-    pub(super) sequence: SequenceNumbers,
-    pub(super) arrivals: Arrivals,
-    /// Record of each row; `None` means row `i` is record `i`.
-    pub(super) records: Option<Vec<u32>>,
-}
+use super::gathered::{Gathered, RowsFrom};
+use super::pieces::left;
+use super::reader::rejected;
+use crate::contracts::{Arrivals, Reject, RejectReason, RejectedRecord, Result};
 
 impl RowsFrom {
-    fn record(&self, row: usize) -> usize {
-        self.records.as_ref().map_or(row, |records| records[row] as usize)
-    }
-
     /// Rows (of `rows`) whose records arrived before `oldest_ms`.
     fn older(&self, rows: usize, oldest_ms: i64) -> Vec<usize> {
         match &self.arrivals {
@@ -52,17 +34,6 @@ impl RowsFrom {
             Arrivals::Each(each) => (0..rows).filter(|row| each[self.record(*row)] < oldest_ms).collect(),
         }
     }
-}
-
-/// Rows of a table that an epoch has gathered.
-#[derive(Debug)]
-pub(super) struct Gathered {
-    pub(super) feed: usize,
-    pub(super) split: SplitId,
-    /// The table's number in the feed.
-    pub(super) table: usize,
-    pub(super) batch: RecordBatch,
-    pub(super) from: RowsFrom,
 }
 
 impl Gathered {
@@ -79,40 +50,32 @@ impl Gathered {
             let record = self.from.record(*row);
             let arrival_ms = self.from.arrivals.get(record);
             let detail = format!("{} ms old, more than {most_ms}", epoch.now_ms.saturating_sub(arrival_ms));
-            self.refused(*row, detail, epoch, feed)
+            self.too_old(*row, detail, epoch, feed)
         });
         let refused = refused.collect::<Result<Vec<_>>>()?;
+        self.from.records = left(self.from.records.take(), rows, &old);
         let mut keep = vec![true; rows];
         old.into_iter().for_each(|row| keep[row] = false);
         self.batch = filter_record_batch(&self.batch, &BooleanArray::from(keep))?;
         Ok(refused)
     }
 
-    fn refused(&self, row: usize, detail: String, epoch: &Epoch, feed: &FeedSpecification) -> Result<RejectedRecord> {
-        let (table, record) = (&feed.tables[self.table], self.from.record(row));
-        let (reason, column) = (RejectReason::TooOld, None);
+    fn too_old(&self, row: usize, detail: String, epoch: &Epoch, feed: &FeedSpecification) -> Result<RejectedRecord> {
+        let (table, record, reason) = (&feed.tables[self.table], self.from.record(row), RejectReason::TooOld);
         if let Some(EpochRecords { chunk, .. }) = epoch.raw.get(&self.from.piece) {
-            let reject = Reject { record: record as u32, reason, column, detail };
+            let reject = Reject { record: record as u32, reason, column: None, detail };
             return Ok(rejected(&table.name, &self.from.stream, chunk, reject));
         }
-        let physical: Vec<usize> = (0..table.physical).collect();
-        Ok(RejectedRecord {
-            origin: table.name.clone(),
-            stream: self.from.stream.to_string(),
-            split: self.split.to_string(),
-            sequence_number: self.from.sequence.get(record).into_owned(),
-            arrival_ms: Some(self.from.arrivals.get(record)),
-            reason,
-            column,
-            detail,
-            record: row_json(&self.batch.project(&physical)?, row),
-        })
+        self.refused(row, table.physical, &table.name, reason, detail)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::contracts::SequenceNumbers;
 
     fn from(arrivals: Arrivals, records: Option<Vec<u32>>) -> RowsFrom {
         RowsFrom { piece: 1, stream: "s".into(), sequence: SequenceNumbers::Dense { first: 0 }, arrivals, records }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::accounting::TableCounts;
-use super::age::{Gathered, RowsFrom};
 use super::crew::Crew;
 use super::epoch::{Epoch, EpochLimits, EpochRecords, with_floor};
 use super::feed::{Feed, FeedSpecification};
+use super::gathered::{Gathered, RowsFrom};
 use super::idleness::steady_ms;
 use super::reader::{Event, Piece};
 use super::repeat::Logged;
@@ -215,7 +215,13 @@ impl Driver {
             }
             let slot = self.feeds[rows.feed].specification.tables[rows.table].table;
             let floor = epoch.floors[rows.feed][rows.table];
-            epoch.rows[slot].push(if floor > i64::MIN { with_floor(&rows.batch, floor)? } else { rows.batch });
+            if floor > i64::MIN {
+                rows.batch = with_floor(&rows.batch, floor)?;
+            }
+            epoch.rows[slot].push(rows.batch.clone());
+            if !epoch.raw.contains_key(&rows.from.piece) {
+                epoch.typed.insert((rows.from.piece, slot), rows);
+            }
         }
         for feed in &self.feeds {
             feed.splits.apply_brakes(&feed.times);
@@ -324,7 +330,7 @@ impl Driver {
         epoch.total_rows += piece.records as usize;
         epoch.total_bytes += piece.bytes;
         if let Some(chunk) = piece.raw {
-            epoch.raw.insert(piece.number, EpochRecords { feed: piece.feed, stream: piece.stream, chunk });
+            epoch.raw.insert(piece.number, EpochRecords { stream: piece.stream, chunk });
         }
     }
 
@@ -338,11 +344,6 @@ impl Driver {
             Some(split.behind_ms?.saturating_add(silent))
         };
         self.feeds.iter().flat_map(|feed| &feed.splits.list).filter_map(behind).max()
-    }
-
-    /// Whether a table is read by a feed.
-    pub(crate) fn feeds_table(&self, feed: usize, table: usize) -> bool {
-        self.feeds[feed].specification.tables.iter().any(|of_feed| of_feed.table == table)
     }
 
     /// Counts of each table.

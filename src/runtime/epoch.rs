@@ -7,8 +7,8 @@ use std::time::Duration;
 use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::Int64Type;
 
-use super::age::Gathered;
 use super::driver::PIECES_WAITING;
+use super::gathered::Gathered;
 use crate::contracts::{EpochCut, RawChunk, RejectedRecord, Result, Watermark};
 use crate::operators::WATERMARK_COLUMN;
 
@@ -35,7 +35,6 @@ impl EpochLimits {
 /// Records of an epoch, and where they are from.
 #[derive(Debug)]
 pub(crate) struct EpochRecords {
-    pub(crate) feed: usize,
     /// What people call the source of their split.
     pub(crate) stream: Arc<str>,
     pub(crate) chunk: RawChunk,
@@ -50,6 +49,8 @@ pub(crate) struct Epoch {
     pub(crate) rejects: Vec<RejectedRecord>,
     /// Records by the number in the origin column.
     pub(crate) raw: BTreeMap<u32, EpochRecords>,
+    /// Rows whose source has no records, by the number of their piece and the table.
+    pub(super) typed: BTreeMap<(u32, usize), Gathered>,
     /// No more will come.
     pub(crate) last: bool,
     pub(crate) total_rows: usize,

@@ -28,6 +28,7 @@ mod epoch;
 mod error_orders;
 mod failures;
 mod feed;
+mod gathered;
 mod idleness;
 mod inputs;
 mod lookup_cache;

@@ -1,8 +1,10 @@
 //! Queries of a run: they compute epochs at the same time, and hand what they give to their writers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::future::try_join_all;
 use tokio::sync::{mpsc, oneshot};
@@ -16,12 +18,13 @@ use super::driver::Driver;
 use super::epoch::{Epoch, EpochRecords};
 use super::error_orders::{ErrorsOrder, refuse};
 use super::failures::Failures;
+use super::gathered::origins;
 use super::inputs::{Floors, Inputs};
 use super::reader::{rejected, rejected_row, row_json};
 use super::restored::RestoredQuery;
 use super::writer::{EPOCHS_WAITING, Order, WriterLog, Written, run_writer};
 use crate::contracts::{EpochNumber, Error, Reject, RejectReason, RejectedRecord, Result};
-use crate::operators::{Compute, FailedRow, GateKind, QueryGraph, QueryOutput, StateLimit};
+use crate::operators::{Compute, FailedRow, GateKind, QueryGraph, QueryOutput, RowOrigin, StateLimit};
 use crate::state::SavedQuery;
 
 /// A query and its writer.
@@ -181,42 +184,52 @@ pub(super) struct EpochContext<'a> {
 }
 
 impl EpochContext<'_> {
-    /// A record of the epoch that is refused, by the number in its rows.
-    fn rejected(&self, query: &str, origin: u64, reason: RejectReason, detail: String) -> Option<RejectedRecord> {
-        let EpochRecords { stream, chunk, .. } = self.epoch.raw.get(&((origin >> 32) as u32))?;
-        let reject = Reject { record: origin as u32, reason, column: None, detail };
-        Some(rejected(query, stream, chunk, reject))
+    /// A row of the epoch that is refused, by its number: the record that it was, or itself where its source has no records.
+    fn rejected(
+        &self,
+        query: &RunningQuery,
+        origin: u64,
+        reason: RejectReason,
+        detail: String,
+    ) -> Result<RejectedRecord> {
+        let (piece, record) = ((origin >> 32) as u32, origin as u32);
+        if let Some(EpochRecords { stream, chunk, .. }) = self.epoch.raw.get(&piece) {
+            return Ok(rejected(&query.name, stream, chunk, Reject { record, reason, column: None, detail }));
+        }
+        let of_table = |table: &usize| {
+            let rows = self.epoch.typed.get(&(piece, *table))?;
+            Some((rows, rows.row_of(origin)?))
+        };
+        let Some((rows, row)) = query.tables.iter().find_map(of_table) else {
+            return Err(Error::internal(format!(
+                "record {record} of piece {piece} is refused, and in no row of its epoch"
+            )));
+        };
+        let physical = self.driver.feeds[rows.feed].specification.tables[rows.table].physical;
+        rows.refused(row, physical, &query.name, reason, detail)
     }
 
     /// A record or row that made a query fail.
-    fn failed(&self, query: &str, row: FailedRow) -> RejectedRecord {
-        let of_record =
-            row.origin.and_then(|origin| self.rejected(query, origin, RejectReason::QueryFailed, row.detail.clone()));
-        of_record.unwrap_or_else(|| without_record(query, row.detail, row_json(&row.row, 0)))
+    fn failed(&self, query: &RunningQuery, row: FailedRow) -> Result<RejectedRecord> {
+        match row.origin {
+            Some(origin) => self.rejected(query, origin, RejectReason::QueryFailed, row.detail),
+            None => Ok(result_rejected(query, RejectReason::QueryFailed, row.detail, &row.row)),
+        }
     }
 
-    /// All records of the epoch that a query reads.
-    fn all(&self, query: &RunningQuery, detail: &str) -> Vec<RejectedRecord> {
-        let mut records = Vec::new();
-        for (number, EpochRecords { feed, chunk, .. }) in &self.epoch.raw {
-            if query.tables.iter().any(|table| self.driver.feeds_table(*feed, *table)) {
-                let origins = (0..chunk.len() as u64).map(|record| u64::from(*number) << 32 | record);
-                let reject = |origin| self.rejected(&query.name, origin, RejectReason::QueryFailed, detail.to_owned());
-                records.extend(origins.filter_map(reject));
-            }
-        }
-        if records.is_empty() {
-            // Sources of typed rows have no records.
-            let batches = query.tables.iter().flat_map(|table| &self.epoch.rows[*table]);
-            let rows = batches.flat_map(|batch| (0..batch.num_rows()).map(move |row| row_json(batch, row)));
-            records.extend(rows.map(|row| without_record(&query.name, detail.to_owned(), row)));
-        }
-        records
+    /// All rows of the epoch that a query reads. What did not become one has been told of by then.
+    fn all(&self, query: &RunningQuery, detail: &str) -> Result<Vec<RejectedRecord>> {
+        let batches = query.tables.iter().flat_map(|table| &self.epoch.rows[*table]);
+        // A record that two tables have a row of is one.
+        let all: BTreeSet<u64> = batches.flat_map(origins).copied().collect();
+        let reject = |origin| self.rejected(query, origin, RejectReason::QueryFailed, detail.to_owned());
+        all.into_iter().map(reject).collect()
     }
 }
 
-fn without_record(query: &str, detail: String, record: Vec<u8>) -> RejectedRecord {
-    rejected_row(query, RejectReason::QueryFailed, None, detail, record)
+/// A row that comes from no single record.
+fn result_rejected(query: &RunningQuery, reason: RejectReason, detail: String, row: &RecordBatch) -> RejectedRecord {
+    rejected_row(&query.name, reason, None, detail, row_json(row, 0))
 }
 
 /// Sends what a query gave to its writer, and what its gates refused to the error output.
@@ -234,12 +247,18 @@ pub(super) async fn finish_query(
             GateKind::Late if !late_to_errors => continue,
             GateKind::Late => RejectReason::Late,
             GateKind::Require(reason) => {
-                *query.counts.rejected.entry(reason.clone()).or_default() += 1;
+                let counts = match row.origin {
+                    RowOrigin::Record(_) => &mut query.counts.rejected,
+                    RowOrigin::Result(_) => &mut query.counts.refused,
+                };
+                *counts.entry(reason.clone()).or_default() += 1;
                 RejectReason::Required(reason.clone())
             }
         };
-        let record = row.origin.and_then(|origin| context.rejected(&query.name, origin, reason, String::new()));
-        records.extend(record);
+        records.push(match row.origin {
+            RowOrigin::Record(origin) => context.rejected(query, origin, reason, String::new())?,
+            RowOrigin::Result(row) => result_rejected(query, reason, String::new(), &row),
+        });
     }
     let QueryOutput { rows, failed, failed_results } = std::mem::take(&mut query.graph.pending);
     let reason = RejectReason::QueryFailed.to_string();
@@ -249,12 +268,14 @@ pub(super) async fn finish_query(
     if !failed_results.is_empty() {
         *query.counts.refused.entry(reason.clone()).or_default() += failed_results.len() as u64;
     }
-    records.extend(failed.into_iter().chain(failed_results).map(|row| context.failed(&query.name, row)));
+    for row in failed.into_iter().chain(failed_results) {
+        records.push(context.failed(query, row)?);
+    }
     if let Some(detail) = query.skipped.take() {
         let count: usize =
             query.tables.iter().flat_map(|table| &context.epoch.rows[*table]).map(|b| b.num_rows()).sum();
         *query.counts.rejected.entry(reason).or_default() += count as u64;
-        records.extend(context.all(query, &detail));
+        records.extend(context.all(query, &detail)?);
     }
     if context.epoch_number > context.saved {
         refuse(errors, records).await?;

@@ -196,7 +196,10 @@ impl JobBuilder<'_> {
             bare: &self.planner.bare,
             ttl_ms: self.settings.state_ttl_ms,
             zone: self.settings.time_zone,
-            report: Arc::new(GateReport::default()),
+            report: Arc::new(match mode {
+                Mode::Stream => GateReport::default(),
+                Mode::Batch => GateReport::counting(),
+            }),
             gates: Vec::new(),
             operators: Vec::new(),
             paned: None,
