@@ -32,7 +32,7 @@ pub enum GateKind {
 }
 
 /// A refused row.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RejectedRow {
     /// Which gate.
     pub gate: usize,
@@ -41,7 +41,7 @@ pub struct RejectedRow {
 }
 
 /// Where a refused row came from, or the row itself when it has no single record.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum RowOrigin {
     /// `chunk << 32 | record` of the epoch.
     Record(u64),
