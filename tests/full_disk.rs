@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, too, may panic")]
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -184,6 +185,47 @@ INSERT INTO archive SELECT n, k FROM events;"
         done(run(folder.path(), None, 200, options));
         has_each_once(&folder.path().join("out"), ROWS);
     }
+}
+
+/// More is refused at once than waits for the error output, so whoever sends it finds that the output has gone. That is neither the query's
+/// fault nor that of the epoch which its sink has just written: none becomes poison, which would outlive the full disk.
+#[test]
+fn an_error_output_that_cannot_be_written_ends_the_run_and_is_no_fault_of_the_records() {
+    const GOOD: u64 = 400;
+    const ALL: u64 = 600;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    place(folder, &NUMBERS.replace("FROM events", &format!("FROM events WHERE REQUIRE(n < {GOOD}, 'too large')")));
+    // Epochs of 200 records: two are good, and the third has 12 MB that are refused.
+    let wide = "x".repeat(60_000);
+    let record = |n: u64| {
+        let text = if n < GOOD { "" } else { wide.as_str() };
+        format!("{{\"n\":{n},\"k\":\"{text}\",\"at\":\"2026-03-01T00:00:00Z\"}}\n")
+    };
+    std::fs::write(folder.join("in/a.jsonl"), (0..ALL).map(record).collect::<String>()).unwrap();
+    let options = "--drain --checkpoint-interval 0";
+    let log = folder.join("local/checkpoints/job/epochs.log");
+    // As often as makes an epoch poison.
+    for _ in 0..5 {
+        let outcome = run(folder, Some(256 << 10), 200, options);
+        assert!(!outcome.1.contains("has gone"), "it says why: {}", outcome.1);
+        fails(outcome, &["error[unavailable]: error output: ", "could not be written", "File too large"]);
+        assert!(!std::fs::read_to_string(&log).unwrap().contains("failed"), "no epoch is blamed for it");
+    }
+    let said = done(run(folder, None, 200, options));
+    assert!(said.contains("200 rejected"), "{said}");
+    has_each_once(&folder.join("out"), GOOD);
+    // (What was written before the disk was full is there once more, or in part.)
+    let mut told = BTreeSet::new();
+    for path in files(&folder.join("local/errors")) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let records = text.lines().filter(|line| line.ends_with('}')).map(|line| {
+            let (_, record) = line.split_once(r#"{\"n\":"#).unwrap();
+            record.split(',').next().unwrap().parse::<u64>().unwrap()
+        });
+        told.extend(records);
+    }
+    assert_eq!(told, (GOOD..ALL).collect::<BTreeSet<_>>());
 }
 
 #[test]

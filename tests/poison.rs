@@ -21,6 +21,8 @@ mod accounted;
 mod job;
 #[path = "poison/unfit.rs"]
 mod unfit;
+#[path = "poison/windows.rs"]
+mod windows;
 
 const VARIANTS: [Variant; 4] = [
     Variant { rows: usize::MAX, threads: 1, splits: 1 },

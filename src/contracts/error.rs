@@ -28,7 +28,8 @@ pub enum ErrorKind {
     Fenced,
     /// Stored state or positions cannot be read. Restore an older one or start `--fresh`.
     Corrupt,
-    /// The same records have made a query fail too often. Look at the records that the message names; never retried.
+    /// The same epoch has made a query fail too often. Look at the records that the message names, or, where it fails without them too, at
+    /// the windows that close there; never retried.
     Poison,
     /// A bug in Tidemill. Report it with the message; never retried.
     Internal,

@@ -1,5 +1,7 @@
 //! The orders of the error output: refused records, and questions whether it has them.
 
+use std::fmt;
+
 use tokio::sync::{mpsc, oneshot};
 
 use crate::contracts::{Error, ErrorOutput, RejectedRecord, Result};
@@ -21,7 +23,7 @@ const REFUSED_BYTES: usize = 1 << 20;
 /// Sends refused records to the error output.
 ///
 /// # Errors
-/// It has gone.
+/// It has gone ([`is_gone`]).
 pub(crate) async fn refuse(errors: &mpsc::Sender<ErrorsOrder>, records: Vec<RejectedRecord>) -> Result<()> {
     let (mut part, mut bytes) = (Vec::new(), 0);
     for record in records {
@@ -64,8 +66,25 @@ pub(crate) async fn run_errors(
     output.flush().await
 }
 
+/// What those find who send to an error output that has failed. Why it has, its own task says.
+#[derive(Debug)]
+struct Gone;
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the error output has gone")
+    }
+}
+
+impl std::error::Error for Gone {}
+
 pub(super) fn gone() -> Error {
-    Error::internal("the error output has gone")
+    Error::internal(Gone.to_string()).caused_by(Gone)
+}
+
+/// Whether it was the error output that had gone: whoever sent to it is not to blame.
+pub(super) fn is_gone(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<Gone>())
 }
 
 #[cfg(test)]

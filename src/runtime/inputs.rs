@@ -23,6 +23,8 @@ pub(super) type Floors = BTreeMap<usize, Watermark>;
 /// See the module's description.
 pub(super) struct Inputs {
     all: Arc<EpochInputs>,
+    /// No rows of each table.
+    none: Vec<TableRows>,
     /// By the floors that some row is below.
     raised: BTreeMap<Floors, Arc<EpochInputs>>,
     /// The least watermark before a row of each table that some query has a floor for.
@@ -40,6 +42,7 @@ impl Inputs {
     ) -> Result<Self> {
         let tables = epoch.rows.iter().zip(tests).map(|(rows, tests)| TableRows::new(rows, tests)).collect();
         let all = Arc::new(EpochInputs { tables, watermarks: epoch.watermarks.clone(), closes, references });
+        let none = tests.iter().map(|tests| TableRows::new(&[], tests)).collect();
         // Mostly no query has a floor, and none is looked for.
         let has_floor = |table: usize| queries.clone().any(|floors| floors.contains_key(&table));
         let least = |(table, rows): (usize, &Vec<RecordBatch>)| match has_floor(table) {
@@ -47,7 +50,7 @@ impl Inputs {
             false => Watermark::MAX,
         };
         let least = epoch.rows.iter().enumerate().map(least).collect();
-        let mut inputs = Self { all, raised: BTreeMap::new(), least };
+        let mut inputs = Self { all, none, raised: BTreeMap::new(), least };
         for floors in queries {
             let floors = inputs.that_raise(floors);
             if floors.is_empty() || inputs.raised.contains_key(&floors) {
@@ -71,6 +74,13 @@ impl Inputs {
     /// Those of a query with these floors.
     pub(super) fn above(&self, floors: &Floors) -> &Arc<EpochInputs> {
         self.raised.get(&self.that_raise(floors)).unwrap_or(&self.all)
+    }
+
+    /// Those of a query that is to go on without the epoch's records: time goes on as it does with them.
+    pub(super) fn without_rows(&self) -> EpochInputs {
+        let EpochInputs { watermarks, closes, references, .. } = &*self.all;
+        let (watermarks, references) = (watermarks.clone(), references.clone());
+        EpochInputs { tables: self.none.clone(), watermarks, closes: *closes, references }
     }
 }
 

@@ -12,7 +12,7 @@ use super::checkpoints::{Checkpointer, Checkpointing};
 use super::crew::{Crew, Foreman};
 use super::driver::{Course, Driver};
 use super::epoch::EpochLimits;
-use super::error_orders::{ERRORS_WAITING, refuse, run_errors};
+use super::error_orders::{ERRORS_WAITING, is_gone, refuse, run_errors};
 use super::failures::{Failures, Retries};
 use super::feed::FeedSpecification;
 use super::inputs::{Inputs, tests_of};
@@ -231,7 +231,9 @@ impl Worker {
             }
             for query in &mut queries {
                 let checked = check_writer(query).await;
-                failures.of(&query.name, query.writes(), checked)?;
+                if let Err(error) = failures.of(&query.name, query.writes(), checked) {
+                    return Err(cause_of(error, errors).await);
+                }
             }
             if errors.is_finished() {
                 return Err(errors_failed(errors).await);
@@ -296,8 +298,9 @@ impl Worker {
                 let computed = run_queries(queries, &inputs, &job.compute, (epoch_number, catches_up), failures);
                 let computed = patience.within("an epoch", FINISH_PATIENCE, computed);
                 let (computed, logged) = tokio::join!(computed, append(log.as_ref(), entry));
-                queries = computed?;
+                // Without its cut there is no epoch that a query could have failed at: the next run makes another one of that number.
                 logged?;
+                queries = computed?;
                 // Up to the saved state, they have been written.
                 let rejects = std::mem::take(&mut epoch.rejects);
                 if epoch_number > after && refuse(&error_sender, rejects).await.is_err() {
@@ -314,7 +317,9 @@ impl Worker {
                 };
                 for query in queries.iter_mut().filter(|query| query.is_given(epoch_number, catches_up)) {
                     let finished = finish_query(query, &context, job.late_to_errors, &error_sender).await;
-                    failures.of(&query.name, query.writes(), finished)?;
+                    if let Err(error) = failures.of(&query.name, query.writes(), finished) {
+                        return Err(cause_of(error, errors).await);
+                    }
                 }
                 memory.keep(&mut queries, &job.compute, job.clock.elapsed()).await?;
                 progress.epochs.store(summary.epochs, Ordering::Relaxed);
@@ -342,7 +347,9 @@ impl Worker {
                 for query in &mut queries {
                     // Its writer may have gone since the epoch was sent.
                     let ordered = checkpoint_query(query, order.clone()).await;
-                    failures.of(&query.name, query.writes(), ordered)?;
+                    if let Err(error) = failures.of(&query.name, query.writes(), ordered) {
+                        return Err(cause_of(error, errors).await);
+                    }
                 }
             }
             if last {
@@ -353,7 +360,10 @@ impl Worker {
         for query in queries {
             let (name, writes) = (query.name.clone(), query.writes());
             let ended = end_query(query, epoch_number, finishes).await;
-            let (counts, state) = failures.of(&name, writes, ended)?;
+            let (counts, state) = match failures.of(&name, writes, ended) {
+                Ok(ended) => ended,
+                Err(error) => return Err(cause_of(error, errors).await),
+            };
             saved.queries.insert(counts.name.clone(), state);
             summary.queries.push(counts);
         }
@@ -373,6 +383,12 @@ impl Worker {
     }
 }
 
+/// What has failed, of a query or its writer: itself, or the error output that it sent to.
+async fn cause_of(error: Error, errors: JoinHandle<Result<()>>) -> Error {
+    if is_gone(&error) { errors_failed(errors).await } else { error }
+}
+
+/// Why the error output has gone.
 async fn errors_failed(errors: JoinHandle<Result<()>>) -> Error {
     match errors.await {
         Ok(Err(error)) => error,

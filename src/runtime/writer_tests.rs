@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
 use datafusion::arrow::datatypes::Int64Type;
 
+use super::super::error_orders::is_gone;
 use super::*;
 use crate::contracts::{Changes, Clock, ManualClock, WriteOutcome};
 use crate::operators::SpilledRows;
@@ -113,6 +114,27 @@ async fn what_a_flush_refuses_is_told_with_what_it_is_before_the_next_epoch_is_w
         done.send(()).expect("it is waited for");
     }
     writer.await.expect("no panic").expect("it ends");
+}
+
+/// The run tells by it that the sink is not to blame, and asks the error output itself what has failed.
+#[tokio::test]
+async fn a_sink_whose_refusals_find_no_error_output_says_that_it_has_gone() {
+    // It goes before it has taken anything, before it is asked to flush, and before it has flushed.
+    for taken in 0..3 {
+        let (orders, receiver) = mpsc::channel(1);
+        let (errors, mut told) = mpsc::channel(1);
+        orders.send(epoch_of(1, Vec::new())).await.expect("room for it");
+        let sink = Box::new(Refuser::default());
+        let writer = tokio::spawn(run_writer("q".to_owned(), sink, receiver, errors, WriterLog::default()));
+        for _ in 0..taken {
+            drop(told.recv().await.expect("it is told"));
+        }
+        drop(told);
+        let error = writer.await.expect("no panic").expect_err("nobody takes what it refuses");
+        assert!(is_gone(&error), "{taken}: {error}");
+        assert_eq!(error.to_string(), "query 'q': the error output has gone");
+    }
+    assert!(!is_gone(&Error::internal("the error output has gone")), "a text is no sign of it");
 }
 
 /// A log in memory.

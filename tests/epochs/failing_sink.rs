@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tidemill::contracts::{Error, ErrorKind, Result};
+use async_trait::async_trait;
+use tidemill::contracts::{EpochLog, Error, ErrorKind, LogEntry, Result};
 use tidemill::runtime::{Ending, Summary};
 
 use super::going_on::{EVENTS, Watched, events, job, ran, replace};
@@ -84,4 +85,44 @@ async fn a_sink_that_fails_again_and_again_stops_the_job_or_its_query_goes_on_wi
     assert_eq!(record["n"], ROW, "{refused:?}");
     let counts = summary.queries.iter().find(|counts| counts.name.ends_with("copies")).unwrap();
     assert_eq!(counts.rejected.get("query_failed"), Some(&1), "{:?}", counts.rejected);
+}
+
+/// A log that takes no cuts.
+struct WithoutCuts(Arc<dyn EpochLog>);
+
+#[async_trait]
+impl EpochLog for WithoutCuts {
+    async fn append(&self, entry: &LogEntry) -> Result<()> {
+        match entry {
+            LogEntry::Cut(_) => Err(Error::unavailable("the log takes no cuts")),
+            other => self.0.append(other).await,
+        }
+    }
+
+    async fn forget(&self, epoch: u64) -> Result<()> {
+        self.0.forget(epoch).await
+    }
+}
+
+/// The next run makes another epoch of that number, which it would count for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_at_an_epoch_whose_cut_is_not_logged_is_not_noted() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    events(folder);
+    let divides = SQL.replace("INTO copies SELECT n FROM", "INTO copies SELECT 10 / n FROM");
+    let settings = "SET 'tidemill.bisect-batch-on-function-error' = 'false';";
+    let options = job(folder, &format!("{settings}{divides}"), Ending::Drain);
+    let log = folder.join("local/checkpoints/job/epochs.log");
+    for (takes_cuts, noted) in [(false, 0), (true, 1)] {
+        let outcome = ran(&options, |job| {
+            let log = job.log.as_mut().unwrap();
+            if !takes_cuts {
+                log.log = Arc::new(WithoutCuts(Arc::clone(&log.log)));
+            }
+        });
+        let error = outcome.await.expect_err("the first row divides by zero").to_string();
+        assert!(error.contains(if takes_cuts { "zero" } else { "the log takes no cuts" }), "{error}");
+        assert_eq!(std::fs::read_to_string(&log).unwrap().matches(r#"{"failed":"#).count(), noted, "{error}");
+    }
 }
