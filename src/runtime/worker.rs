@@ -342,8 +342,7 @@ impl Worker {
                 saved_epoch = epoch_number;
                 checkpointer.begun(&driver.begun_tables());
                 let tables = driver.saved_tables(false);
-                let errors = error_sender.clone();
-                let order = checkpointer.begin(epoch_number, tables, queries.len(), errors).await?;
+                let order = checkpointer.begin(epoch_number, tables, queries.len(), error_sender.clone()).await?;
                 for query in &mut queries {
                     // Its writer may have gone since the epoch was sent.
                     let ordered = checkpoint_query(query, order.clone()).await;
