@@ -20,6 +20,7 @@ mod lookup;
 mod lower;
 mod nodes;
 mod normal;
+mod panes;
 mod plan;
 mod planner;
 mod prefilter;
