@@ -8,10 +8,11 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DataFusionError, ExprSchema, Result};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::functions_aggregate::expr_fn::max;
-use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan, Projection, Window};
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection, Window};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 
+use super::arguments::{Arguments, check_accumulators, computable};
 use super::compile::{Compiler, Kind, Mode, Piece, column, has_hidden, visible_columns};
 use super::distinct::{fold_zeros, is_part_of_a_float_sum, two_levels};
 use super::errors::PlanError;
@@ -48,6 +49,8 @@ impl GroupWindow {
 
 impl Compiler<'_> {
     pub(crate) async fn aggregate(&mut self, aggregate: &Aggregate, deltas: bool) -> Result<Piece> {
+        let computable = computable(aggregate, Arc::clone(self.state.config_options()))?;
+        let aggregate = computable.as_ref();
         let mut window = group_window(aggregate)?;
         self.warnings.extend(order_warnings(aggregate));
         // A running DISTINCT keeps DataFusion's sets: its inner level would be an update stream.
@@ -366,6 +369,7 @@ impl Compiler<'_> {
     /// The physical plan of a piece.
     pub(crate) async fn stage(&self, piece: &Piece) -> Result<Stage> {
         let plan = self.state.create_physical_plan(&piece.plan).await?;
+        check_accumulators(&plan)?;
         // Everything at once needs no order of sides: each input is read once.
         let mut plan = if self.mode == Mode::Batch { plan } else { keep_references_left(plan)? };
         if piece.inputs.iter().any(|input| matches!(input.source, SlotSource::Table(_))) {
@@ -378,13 +382,10 @@ impl Compiler<'_> {
     async fn take_apart(&self, aggregate: &Aggregate, piece: Piece) -> Result<(AggregateParts, Stage)> {
         // Keys and arguments are computed in the stage, where the optimiser sees them and where only what
         // is read is kept; the aggregation itself works on plain columns.
-        let mut stage = Arguments { columns: Vec::new(), computed: Vec::new() };
+        let mut stage = Arguments::default();
         let group_expr = stage.lift_all(&aggregate.group_expr)?;
         let aggr_expr = stage.lift_all(&fold_zeros(&aggregate.aggr_expr, piece.plan.schema())?)?;
-        stage.columns.sort_by_key(|c| piece.plan.schema().maybe_index_of_column(c));
-        let columns = stage.columns.into_iter().map(Expr::Column);
-        let computed = stage.computed.into_iter().enumerate().map(|(i, e)| e.alias(format!("{COMPUTED}{i}")));
-        let columns = columns.chain(computed).collect();
+        let columns = stage.into_columns(piece.plan.schema());
         let plan = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(piece.plan))?);
         let schema = Arc::clone(plan.schema());
         let stage = self.stage(&Piece { plan, inputs: piece.inputs, kind: Kind::Still }).await?;
@@ -397,65 +398,10 @@ impl Compiler<'_> {
         let Some(partial) = find_partial(&planned) else {
             return Err(DataFusionError::Internal("an aggregation was not planned as one".into()));
         };
+        check_accumulators(&planned)?;
         let parts = AggregateParts::try_new(&partial, self.partitions).map_err(outward)?;
         let plan = parts.partial(stage.plan).map_err(outward)?;
         Ok((parts, Stage { plan, inputs: stage.inputs }))
-    }
-}
-
-/// Begins the names of computed keys and arguments.
-const COMPUTED: &str = "__tm_argument_";
-
-/// What the stage below an aggregation must give.
-struct Arguments {
-    columns: Vec<Column>,
-    computed: Vec<Expr>,
-}
-
-impl Arguments {
-    fn lift_all(&mut self, exprs: &[Expr]) -> Result<Vec<Expr>> {
-        exprs.iter().map(|e| self.lift(e)).collect()
-    }
-
-    /// The expression over plain columns; what it computes is taken down into the stage.
-    fn lift(&mut self, expr: &Expr) -> Result<Expr> {
-        Ok(match expr {
-            Expr::Column(column) => {
-                if !self.columns.contains(column) {
-                    self.columns.push(column.clone());
-                }
-                expr.clone()
-            }
-            Expr::Literal(..) => expr.clone(),
-            Expr::Alias(alias) => self.lift(&alias.expr)?.alias(alias.name.clone()),
-            Expr::GroupingSet(GroupingSet::Rollup(exprs)) => {
-                Expr::GroupingSet(GroupingSet::Rollup(self.lift_all(exprs)?))
-            }
-            Expr::GroupingSet(GroupingSet::Cube(exprs)) => Expr::GroupingSet(GroupingSet::Cube(self.lift_all(exprs)?)),
-            Expr::GroupingSet(GroupingSet::GroupingSets(sets)) => {
-                let sets = sets.iter().map(|set| self.lift_all(set)).collect::<Result<_>>()?;
-                Expr::GroupingSet(GroupingSet::GroupingSets(sets))
-            }
-            Expr::AggregateFunction(function) => {
-                let mut function = function.clone();
-                let params = &mut function.params;
-                params.args = self.lift_all(&params.args)?;
-                if let Some(filter) = &params.filter {
-                    params.filter = Some(Box::new(self.lift(filter)?));
-                }
-                for sort in &mut params.order_by {
-                    sort.expr = self.lift(&sort.expr)?;
-                }
-                Expr::AggregateFunction(function)
-            }
-            other => {
-                let at = self.computed.iter().position(|e| e == other).unwrap_or_else(|| {
-                    self.computed.push(other.clone());
-                    self.computed.len() - 1
-                });
-                Expr::Column(Column::from_name(format!("{COMPUTED}{at}")))
-            }
-        })
     }
 }
 

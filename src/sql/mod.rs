@@ -1,6 +1,7 @@
 //! Flink SQL: from the text of a folder of files to plans.
 
 mod aggregate;
+mod arguments;
 mod assign;
 mod bounds;
 mod catalog;
