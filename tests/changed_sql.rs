@@ -331,6 +331,49 @@ FROM TABLE(TUMBLE(TABLE texts, DESCRIPTOR(at), INTERVAL '1' HOUR)) GROUP BY wind
     place.run(&[]);
 }
 
+/// A column made of a window's bounds that nobody selects is in no text of a plan, but it keeps windows from sharing panes: their states are
+/// laid out otherwise.
+#[test]
+fn a_column_that_nobody_selects_is_noticed_where_windows_shared_panes_without_it() {
+    let job = |window: &str, column: &str| {
+        format!(
+            "\
+CREATE TABLE windows (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'windows');
+CREATE VIEW seen AS SELECT id, window_start, window_end{column}
+FROM TABLE({window}(TABLE events, DESCRIPTOR(at), INTERVAL '10' SECOND, INTERVAL '30' SECOND));
+INSERT INTO windows SELECT DATE_FORMAT(window_end, 'HH:mm:ss'), COUNT(*) FROM seen GROUP BY window_start, window_end;
+"
+        )
+    };
+    const COLUMN: &str = ", DATE_FORMAT(window_start, 'HH:mm') AS label";
+    let first_of: [(&str, fn(u64) -> u64); 2] =
+        [("HOP", |end| end.saturating_sub(30)), ("CUMULATE", |end| (end - 1) / 30 * 30)];
+    for (window, first) in first_of {
+        for (saved, changed, sign) in [("", COLUMN, '+'), (COLUMN, "", '-')] {
+            let (saved, changed) = (job(window, saved), job(window, changed));
+            let place = Place::of(&[("events.sql", SOURCE), ("windows.sql", &saved)]);
+            place.produce(0..25);
+            place.run(&[]);
+            place.write("windows.sql", &changed);
+            place.produce(25..125);
+            let refused = place.refused(&RUN);
+            assert!(
+                refused.contains("the query 'windows:windows' has changed since its state was saved")
+                    && refused.contains(&format!("\n  {sign} with each row in each of its windows")),
+                "{refused}\nfor\n{changed}"
+            );
+            // As it was, it goes on. Event time is at 119 s.
+            place.write("windows.sql", &saved);
+            place.run(&[]);
+            let count =
+                |end: u64| (format!("10:{:02}:{:02}", end / 60, end % 60), i64::try_from(end - first(end)).ok());
+            let expected: BTreeMap<_, _> = (10..=110).step_by(10).map(count).collect();
+            assert_eq!(place.rows("SELECT k, c FROM windows"), expected, "{saved}");
+        }
+    }
+}
+
 /// What DataFusion writes of a plan has the first five rows of VALUES, and no parentheses where operators bind alike.
 #[test]
 fn what_is_changed_in_the_sixth_row_of_values_or_by_parentheses_is_refused() {

@@ -8,18 +8,20 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DataFusionError, ExprSchema, Result};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::functions_aggregate::expr_fn::max;
-use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan, Projection, Window};
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection, Window};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 
-use super::compile::{Compiler, Kind, Mode, Piece, bounds_of, column, has_hidden, visible_columns};
+use super::arguments::{Arguments, check_accumulators, computable};
+use super::compile::{Compiler, Kind, Mode, Piece, column, has_hidden, visible_columns};
 use super::distinct::{fold_zeros, is_part_of_a_float_sum, two_levels};
 use super::errors::PlanError;
 use super::grouping_sets::check_bounds;
 use super::joins::keep_references_left;
 use super::lower::call;
-use super::nodes::{OperatorRows, WindowTvf, find_tvf, window_bound};
+use super::nodes::{OperatorRows, find_tvf, window_bound};
 use super::normal::{normal_form, text_of};
+use super::panes::{bounds_only_pass, bounds_would_pass};
 use super::union::is_bound;
 use crate::operators::{
     AggregateParts, CountExec, Emit, GateKind, NotLate, Operator, OperatorKind, RunningAggregate, Slot, SlotSource,
@@ -38,8 +40,17 @@ struct GroupWindow {
     time: Option<String>,
 }
 
+impl GroupWindow {
+    /// Whether its rows can stand for panes, as far as the keys are concerned.
+    fn may_share(&self, spec: &WindowSpec) -> bool {
+        spec.shares_panes() && self.start.is_some() && self.end.is_some()
+    }
+}
+
 impl Compiler<'_> {
     pub(crate) async fn aggregate(&mut self, aggregate: &Aggregate, deltas: bool) -> Result<Piece> {
+        let computable = computable(aggregate, Arc::clone(self.state.config_options()))?;
+        let aggregate = computable.as_ref();
         let mut window = group_window(aggregate)?;
         self.warnings.extend(order_warnings(aggregate));
         // A running DISTINCT keeps DataFusion's sets: its inner level would be an update stream.
@@ -50,10 +61,7 @@ impl Compiler<'_> {
         }
         let tvf = window.as_ref().and_then(|w| find_tvf(&aggregate.input, w.number));
         if let (Some(window), Some(tvf), Mode::Stream) = (&mut window, &tvf, self.mode) {
-            window.paned = tvf.spec.shares_panes()
-                && window.start.is_some()
-                && window.end.is_some()
-                && bounds_only_pass(aggregate, window.number);
+            window.paned = window.may_share(&tvf.spec) && bounds_only_pass(aggregate, window.number);
         }
         let paned = window.as_ref().filter(|window| window.paned).map(|window| window.number);
         self.paned_before.extend(paned);
@@ -155,7 +163,9 @@ impl Compiler<'_> {
             Some(spec) => format!("window aggregate, {}", describe(&spec, shared.is_some())),
             None => "window aggregate".to_owned(),
         };
-        let print = format!("{}{}", self.fingerprint(aggregate)?, self.in_each_window(window));
+        let normal = self.normal_aggregate(aggregate)?;
+        let could_share = spec.is_some_and(|spec| window.may_share(&spec)) && bounds_would_pass(&normal, window.number);
+        let print = format!("{}{}", self.fingerprint(aggregate, &normal), self.in_each_window(window, could_share));
         let window = WindowAggregate::try_new(Arc::new(parts), columns, shared).map_err(outward)?;
         let operator = OperatorKind::Window(Box::new(window));
         self.cut(aggregate.schema.as_ref().clone(), stage, operator, kind, note, &print)
@@ -221,7 +231,8 @@ impl Compiler<'_> {
             (false, None) => format!("running aggregate, {keys} key column(s), kept for ever"),
         };
         let operator = OperatorKind::Running(Box::new(running));
-        self.cut(schema, stage, operator, kind, note, &self.fingerprint(aggregate)?)
+        let print = self.fingerprint(aggregate, &self.normal_aggregate(aggregate)?);
+        self.cut(schema, stage, operator, kind, note, &print)
     }
 
     /// `SELECT DISTINCT`: an aggregation without aggregates.
@@ -275,15 +286,19 @@ impl Compiler<'_> {
         let end_column = schema.index_of_column_by_name(None, &end).unwrap_or_default();
         let stage = self.stage(&piece).await?;
         // Of what the query says: what it has become here has windows and conditions in other places, or in none that is shown.
-        let own = self.in_each_window(&group);
+        let own = self.in_each_window(&group, false);
         let print = format!("rows {} of\n{}{own}", piece.plan.schema(), self.normal(&window.input)?);
         let operator = OperatorKind::Buffer(Box::new(WindowBuffer::new(end_column)));
         let rows = self.cut(schema, stage, operator, kind, "rows held until their window closes".into(), &print)?;
         Ok(Piece { plan: rebuild(rows.plan)?, ..rows })
     }
 
-    /// What a snapshot must agree with: the aggregation and the types it works on, not what is above it.
-    fn fingerprint(&self, aggregate: &Aggregate) -> Result<String> {
+    fn normal_aggregate(&self, aggregate: &Aggregate) -> Result<LogicalPlan> {
+        normal_form(self.state, &LogicalPlan::Aggregate(aggregate.clone()))
+    }
+
+    /// What a snapshot must agree with: the aggregation, which has this normal form, and the types it works on, not what is above it.
+    fn fingerprint(&self, aggregate: &Aggregate, normal: &LogicalPlan) -> String {
         let list = |exprs: &[Expr]| exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let groups = aggregate.schema.fields().len() - aggregate.aggr_expr.len();
         let types = aggregate.schema.fields().iter().enumerate().map(|(index, field)| {
@@ -292,20 +307,21 @@ impl Compiler<'_> {
             let is_part = call.is_some_and(|call| is_part_of_a_float_sum(call, aggregate.input.schema()));
             if is_part { DataType::Float32 } else { field.data_type().clone() }.to_string()
         });
-        Ok(format!(
+        format!(
             "group by {} aggregate {} types {} over\n{}",
             list(&aggregate.group_expr),
             list(&aggregate.aggr_expr),
             types.collect::<Vec<_>>().join(", "),
-            self.normal(&LogicalPlan::Aggregate(aggregate.clone()))?
-        ))
+            self.known_as(normal)
+        )
     }
 
-    /// Ends the fingerprint of an operator that has each row in each window, behind one of the query that shares panes of that window. Earlier
-    /// versions gave both the rows of panes, so their states are other ones.
-    fn in_each_window(&self, window: &GroupWindow) -> &'static str {
-        let had_panes = !window.paned && self.paned_before.contains(&window.number);
-        if had_panes { "\nwith each row in each of its windows" } else { "" }
+    /// Ends the fingerprint of an operator that has each row in each window, where the same text can be that of one with the rows of panes: its
+    /// normal form could share them (what it has beside that keeps it from it, such as a column that nobody selects, is not in the text), or it
+    /// stands behind one of the query that shares panes of that window, and earlier versions gave both the rows of these.
+    fn in_each_window(&self, window: &GroupWindow, could_share: bool) -> &'static str {
+        let may_be_taken_for_panes = could_share || self.paned_before.contains(&window.number);
+        if !window.paned && may_be_taken_for_panes { "\nwith each row in each of its windows" } else { "" }
     }
 
     /// A plan in its normal form, as text. It has only what the query itself uses: other queries of the job, for which
@@ -353,6 +369,7 @@ impl Compiler<'_> {
     /// The physical plan of a piece.
     pub(crate) async fn stage(&self, piece: &Piece) -> Result<Stage> {
         let plan = self.state.create_physical_plan(&piece.plan).await?;
+        check_accumulators(&plan)?;
         // Everything at once needs no order of sides: each input is read once.
         let mut plan = if self.mode == Mode::Batch { plan } else { keep_references_left(plan)? };
         if piece.inputs.iter().any(|input| matches!(input.source, SlotSource::Table(_))) {
@@ -365,13 +382,10 @@ impl Compiler<'_> {
     async fn take_apart(&self, aggregate: &Aggregate, piece: Piece) -> Result<(AggregateParts, Stage)> {
         // Keys and arguments are computed in the stage, where the optimiser sees them and where only what
         // is read is kept; the aggregation itself works on plain columns.
-        let mut stage = Arguments { columns: Vec::new(), computed: Vec::new() };
+        let mut stage = Arguments::default();
         let group_expr = stage.lift_all(&aggregate.group_expr)?;
         let aggr_expr = stage.lift_all(&fold_zeros(&aggregate.aggr_expr, piece.plan.schema())?)?;
-        stage.columns.sort_by_key(|c| piece.plan.schema().maybe_index_of_column(c));
-        let columns = stage.columns.into_iter().map(Expr::Column);
-        let computed = stage.computed.into_iter().enumerate().map(|(i, e)| e.alias(format!("{COMPUTED}{i}")));
-        let columns = columns.chain(computed).collect();
+        let columns = stage.into_columns(piece.plan.schema());
         let plan = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(piece.plan))?);
         let schema = Arc::clone(plan.schema());
         let stage = self.stage(&Piece { plan, inputs: piece.inputs, kind: Kind::Still }).await?;
@@ -384,65 +398,10 @@ impl Compiler<'_> {
         let Some(partial) = find_partial(&planned) else {
             return Err(DataFusionError::Internal("an aggregation was not planned as one".into()));
         };
+        check_accumulators(&planned)?;
         let parts = AggregateParts::try_new(&partial, self.partitions).map_err(outward)?;
         let plan = parts.partial(stage.plan).map_err(outward)?;
         Ok((parts, Stage { plan, inputs: stage.inputs }))
-    }
-}
-
-/// Begins the names of computed keys and arguments.
-const COMPUTED: &str = "__tm_argument_";
-
-/// What the stage below an aggregation must give.
-struct Arguments {
-    columns: Vec<Column>,
-    computed: Vec<Expr>,
-}
-
-impl Arguments {
-    fn lift_all(&mut self, exprs: &[Expr]) -> Result<Vec<Expr>> {
-        exprs.iter().map(|e| self.lift(e)).collect()
-    }
-
-    /// The expression over plain columns; what it computes is taken down into the stage.
-    fn lift(&mut self, expr: &Expr) -> Result<Expr> {
-        Ok(match expr {
-            Expr::Column(column) => {
-                if !self.columns.contains(column) {
-                    self.columns.push(column.clone());
-                }
-                expr.clone()
-            }
-            Expr::Literal(..) => expr.clone(),
-            Expr::Alias(alias) => self.lift(&alias.expr)?.alias(alias.name.clone()),
-            Expr::GroupingSet(GroupingSet::Rollup(exprs)) => {
-                Expr::GroupingSet(GroupingSet::Rollup(self.lift_all(exprs)?))
-            }
-            Expr::GroupingSet(GroupingSet::Cube(exprs)) => Expr::GroupingSet(GroupingSet::Cube(self.lift_all(exprs)?)),
-            Expr::GroupingSet(GroupingSet::GroupingSets(sets)) => {
-                let sets = sets.iter().map(|set| self.lift_all(set)).collect::<Result<_>>()?;
-                Expr::GroupingSet(GroupingSet::GroupingSets(sets))
-            }
-            Expr::AggregateFunction(function) => {
-                let mut function = function.clone();
-                let params = &mut function.params;
-                params.args = self.lift_all(&params.args)?;
-                if let Some(filter) = &params.filter {
-                    params.filter = Some(Box::new(self.lift(filter)?));
-                }
-                for sort in &mut params.order_by {
-                    sort.expr = self.lift(&sort.expr)?;
-                }
-                Expr::AggregateFunction(function)
-            }
-            other => {
-                let at = self.computed.iter().position(|e| e == other).unwrap_or_else(|| {
-                    self.computed.push(other.clone());
-                    self.computed.len() - 1
-                });
-                Expr::Column(Column::from_name(format!("{COMPUTED}{at}")))
-            }
-        })
     }
 }
 
@@ -531,48 +490,6 @@ fn check_closed(window: &GroupWindow, kind: Option<WindowKind>, closed: &BTreeSe
         .word(start)
         .hint("GROUP BY window_start, window_end, …; or use TUMBLE, whose windows have one end for each start")
         .into())
-}
-
-/// Whether the bounds of a window are nowhere used but as keys of the aggregation: only then can a row
-/// stand for all its windows at once.
-fn bounds_only_pass(aggregate: &Aggregate, number: usize) -> bool {
-    let uses = |expr: &Expr, schema: &DFSchema| {
-        let is_bound =
-            |c: &&Column| schema.field_from_column(c).is_ok_and(|f| window_bound(f).is_some_and(|(_, n)| n == number));
-        expr.column_refs().iter().any(is_bound)
-    };
-    let schema = aggregate.input.schema();
-    let plain = |expr: &Expr| matches!(expr, Expr::Column(_));
-    let in_groups = flat_groups(aggregate).into_iter().any(|e| !plain(e) && uses(e, schema));
-    if in_groups || aggregate.aggr_expr.iter().any(|e| uses(e, schema)) {
-        return false;
-    }
-    // A set that leaves the bounds out would mix windows.
-    if aggregate.group_expr.iter().any(|e| matches!(e, Expr::GroupingSet(_))) {
-        return false;
-    }
-    let mut only = true;
-    let _ = aggregate.input.apply(|node| {
-        if let LogicalPlan::Extension(extension) = node
-            && extension.node.as_any().downcast_ref::<WindowTvf>().is_some_and(|t| t.number == number)
-        {
-            return Ok(TreeNodeRecursion::Jump);
-        }
-        if matches!(node, LogicalPlan::Union(_) | LogicalPlan::Distinct(_) | LogicalPlan::Aggregate(_)) {
-            only &= bounds_of(node).iter().all(|(_, n, _)| *n != number);
-        }
-        for input in node.inputs() {
-            for expr in node.expressions() {
-                let bare = match &expr {
-                    Expr::Alias(alias) => plain(&alias.expr),
-                    other => plain(other),
-                };
-                only &= bare && matches!(node, LogicalPlan::Projection(_)) || !uses(&expr, input.schema());
-            }
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    only
 }
 
 /// The window, by number and end, of which window functions need all rows: what all of them are partitioned by.

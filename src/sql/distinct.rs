@@ -21,9 +21,11 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Column, DFSchema, Result};
+use datafusion::functions::core::named_struct;
 use datafusion::functions_aggregate::{count::count_udaf, sum::sum_udaf};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
-use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan, Projection};
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Aggregate, AggregateUDF, Case, Expr, ExprSchemable, LogicalPlan, Projection};
 use datafusion::prelude::lit;
 
 use super::functions::sum_of_a_part;
@@ -147,12 +149,7 @@ pub(crate) fn fold_zeros(aggregates: &[Expr], input: &DFSchema) -> Result<Vec<Ex
         // What is a constant (a share of PERCENTILE_CONT) must stay one.
         let arguments = params.args.iter_mut().filter(|argument| !matches!(argument, Expr::Literal(..)));
         for argument in arguments.filter(|_| params.distinct) {
-            let zero = match argument.get_type(input)? {
-                DataType::Float32 => lit(0.0_f32),
-                DataType::Float64 => lit(0.0_f64),
-                _ => continue,
-            };
-            let folded = argument.clone() + zero;
+            let Some(folded) = with_one_zero(argument, input)? else { continue };
             // A DISTINCT is ordered by its own values only.
             for order in params.order_by.iter_mut().filter(|order| order.expr == *argument) {
                 order.expr = folded.clone();
@@ -167,6 +164,37 @@ pub(crate) fn fold_zeros(aggregates: &[Expr], input: &DFSchema) -> Result<Vec<Ex
         Ok(if is_folded { Expr::AggregateFunction(function).alias(name) } else { expr.clone() })
     };
     aggregates.iter().map(fold).collect()
+}
+
+/// A FLOAT or DOUBLE with 0.0 for -0.0.
+fn with_one_zero(number: &Expr, input: &DFSchema) -> Result<Option<Expr>> {
+    let zero = match number.get_type(input)? {
+        DataType::Float32 => lit(0.0_f32),
+        DataType::Float64 => lit(0.0_f64),
+        _ => return Ok(None),
+    };
+    Ok(Some(number.clone() + zero))
+}
+
+/// `COUNT(DISTINCT a, b)`, which DataFusion does not have, as one of rows: as in Flink, what has a NULL in it does not count.
+pub(super) fn of_one_value(call: &AggregateFunction, input: &DFSchema) -> Result<Option<AggregateFunction>> {
+    let arguments = &call.params.args;
+    if !call.params.distinct || arguments.len() < 2 || call.func.name() != "count" {
+        return Ok(None);
+    }
+    let mut fields = Vec::new();
+    for (place, argument) in arguments.iter().enumerate() {
+        fields.push(lit(format!("c{place}")));
+        fields.push(with_one_zero(argument, input)?.unwrap_or_else(|| argument.clone()));
+    }
+    let Some(all_there) = conjunction(arguments.iter().map(|argument| argument.clone().is_not_null())) else {
+        return Ok(None);
+    };
+    let row = named_struct().call(fields);
+    let value = Case::new(None, vec![(Box::new(all_there), Box::new(row))], None);
+    let mut call = call.clone();
+    call.params.args = vec![Expr::Case(value)];
+    Ok(Some(call))
 }
 
 #[cfg(test)]

@@ -86,18 +86,25 @@ pub(crate) fn translate(error: &DataFusionError, statement: &Statement, known: &
 #[derive(Debug)]
 pub(crate) struct PlanError {
     pub(crate) message: String,
-    pub(crate) word: Option<String>,
+    /// The first of them that stands in the statement is the place.
+    pub(crate) words: Vec<String>,
     pub(crate) span: Option<Span>,
     pub(crate) hint: Option<String>,
 }
 
 impl PlanError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), word: None, span: None, hint: None }
+        Self { message: message.into(), words: Vec::new(), span: None, hint: None }
     }
 
     pub(crate) fn word(mut self, word: impl Into<String>) -> Self {
-        self.word = Some(word.into());
+        self.words = vec![word.into()];
+        self
+    }
+
+    /// For what has several names.
+    pub(crate) fn one_of(mut self, words: impl IntoIterator<Item = String>) -> Self {
+        self.words = words.into_iter().collect();
         self
     }
 
@@ -114,11 +121,8 @@ impl PlanError {
     /// The error with a place in the statement.
     pub(crate) fn locate(&self, statement: &Statement) -> Error {
         let span = self.span.filter(|s| s.start.line > 0);
-        let place = match (&span, &self.word) {
-            (Some(span), _) => statement.at(*span),
-            (None, Some(word)) => find(statement, word, None),
-            (None, None) => statement.at(head(statement)),
-        };
+        let found = || self.words.iter().find_map(|word| token(statement, word)).map(|token| token.span);
+        let place = statement.at(span.or_else(found).unwrap_or(head(statement)));
         let error = Error::sql(self.message.clone()).at(place);
         match &self.hint {
             Some(hint) => error.hint(hint.clone()),

@@ -1,6 +1,7 @@
 //! Flink SQL: from the text of a folder of files to plans.
 
 mod aggregate;
+mod arguments;
 mod assign;
 mod bounds;
 mod catalog;
@@ -20,6 +21,7 @@ mod lookup;
 mod lower;
 mod nodes;
 mod normal;
+mod panes;
 mod plan;
 mod planner;
 mod prefilter;

@@ -86,6 +86,41 @@ def hand_datafusion_aggregates():
     return {"numbers": numbers, "lists": lists}
 
 
+def hand_percentiles():
+    def share(values, at):
+        values = sorted(float(value) for value in values)
+        below, part = divmod(at * (len(values) - 1), 1)
+        below = int(below)
+        return values[below] + part * (values[min(below + 1, len(values) - 1)] - values[below])
+    scores = lambda group: [float(c["score"]) for c in group if c["score"] is not None]
+    in_order = lambda group: sorted(group, key=lambda c: c["id"])
+    listed = lambda group: {"third": in_order(group)[2]["id"], "pages": "|".join(c["page"] for c in in_order(group) if c["page"] is not None)}
+    windows, lists, running, running_lists = [], [], [], []
+    for start, group in grouped(rows("clicks"), lambda c: window(c["ts"], 1)):
+        own = scores(group)
+        windows.append({"window_start": start, "quarter": share(own, 0.25), "least": min(own), "most": max(own), "weighed": max(own)})
+        lists.append({"window_start": start, **listed(group)})
+    for country, group in grouped(rows("clicks"), lambda c: c["country"]):
+        running.append({"country": country, "middle": share(scores(group), 0.5), "most": max(scores(group))})
+        running_lists.append({"country": country, **listed(group)})
+    return {"windows": windows, "lists": lists, "running": running, "running_lists": running_lists}
+
+
+def hand_count_distinct_pairs():
+    pairs = lambda group, *names: len({tuple(c[n] for n in names) for c in group if all(c.get(n) is not None for n in names)})
+    windows, beside, running = [], [], []
+    # All zeros are one.
+    clicks = [{**c, "zero": None if c["score"] is None else 0} for c in rows("clicks")]
+    for start, group in grouped(clicks, lambda c: window(c["ts"], 2)):
+        visits = pairs(group, "user_id", "page")
+        windows.append({"window_start": start, "n": len(group), "visits": visits})
+        german = pairs([c for c in group if c["country"] == "DE"], "user_id", "page")
+        beside.append({"window_start": start, "visits": visits, "users": pairs(group, "user_id"), "zeros": pairs(group, "page", "zero"), "german": german})
+    for country, group in grouped(clicks, lambda c: c["country"]):
+        running.append({"country": country, "visits": pairs(group, "user_id", "page"), "zeros": pairs(group, "page", "zero")})
+    return {"windows": windows, "beside": beside, "running": running}
+
+
 def hand_left_join_append():
     category, orders, best = products(), rows("orders"), []
     for order in orders:

@@ -1,0 +1,9 @@
+-- STDDEV has no DISTINCT.
+CREATE TABLE events (
+  id INT, page STRING, user_id STRING, amount DECIMAL(10, 2), data ROW<code STRING, n INT>, ts TIMESTAMP(3),
+  WATERMARK FOR ts AS ts - INTERVAL '5' SECOND
+) WITH ('connector' = 'kinesis', 'stream' = 'events', 'format' = 'json');
+
+CREATE TABLE spreads (spread DOUBLE) WITH ('connector' = 'print');
+
+INSERT INTO spreads SELECT STDDEV_SAMP(DISTINCT amount) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end;
