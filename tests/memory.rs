@@ -25,16 +25,20 @@ WITH ('connector' = 'filesystem', 'path' = '${DIR}/in', 'format' = 'json');
 
 /// `rows` events of two hours by `keys` users, whose names have `length` characters more.
 fn place(job: &str, rows: usize, keys: usize, length: usize) -> tempfile::TempDir {
-    // Not where the system has its temporary files in memory: these would count as some of a control group's.
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    std::fs::create_dir(folder.path().join("in")).unwrap();
     let (mut text, filling) = (String::new(), "x".repeat(length));
     for n in 0..rows {
         let (key, second) = (n * 7_919 % keys, n * 7_200 / rows);
         let at = format!("2026-03-01T{:02}:{:02}:{:02}Z", second / 3_600, second / 60 % 60, second % 60);
         writeln!(text, r#"{{"user_id":"u{key}{filling}","n":{},"page":"/{}","at":"{at}"}}"#, n % 100, n % 13).unwrap();
     }
-    std::fs::write(folder.path().join("in/a.jsonl"), text).unwrap();
+    place_of(job, text)
+}
+
+fn place_of(job: &str, events: String) -> tempfile::TempDir {
+    // Not where the system has its temporary files in memory: these would count as some of a control group's.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    std::fs::create_dir(folder.path().join("in")).unwrap();
+    std::fs::write(folder.path().join("in/a.jsonl"), events).unwrap();
     std::fs::write(folder.path().join("job.sql"), format!("{TABLES}{job}")).unwrap();
     folder
 }
@@ -179,6 +183,54 @@ fn runs_within(mib: usize, folder: &tempfile::TempDir) {
     assert!(output.status.success() && said.contains("of state were put on disk"), "{said}");
     println!("{} MiB of {mib}", most >> 20);
     assert!(most < mib << 20, "{} MiB of {mib}\n{said}", most >> 20);
+}
+
+#[cfg(target_os = "linux")]
+const WIDE_USERS: usize = 3_000;
+
+/// Users with a page of 40,000 characters each, and after all of those with a short one each, in one hour.
+#[cfg(target_os = "linux")]
+fn wide_place(job: &str) -> tempfile::TempDir {
+    let (mut text, wide) = (String::new(), "x".repeat(40_000));
+    for n in 0..2 * WIDE_USERS {
+        let (page, second) = (if n < WIDE_USERS { wide.as_str() } else { "a" }, n * 3_000 / (2 * WIDE_USERS));
+        let (user, at) = (n % WIDE_USERS, format!("2026-03-01T00:{:02}:{:02}Z", second / 60, second % 60));
+        writeln!(text, r#"{{"user_id":"u{user}","n":1,"page":"{page}","at":"{at}"}}"#).unwrap();
+    }
+    place_of(job, text)
+}
+
+/// A few records touch all of a state of some 115 MiB: the memory has a bound in bytes, however few rows these are.
+#[cfg(target_os = "linux")]
+#[test]
+fn states_of_wide_rows_stay_within_the_memory() {
+    let job = "
+SET 'execution.checkpointing.interval' = '1 s';
+CREATE TABLE users (user_id STRING, c BIGINT, l BIGINT, PRIMARY KEY (user_id) NOT ENFORCED)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/users', 'format' = 'json');
+INSERT INTO users SELECT user_id, COUNT(*), CHAR_LENGTH(MAX(page)) FROM events GROUP BY user_id HAVING COUNT(*) > 1;
+";
+    let folder = wide_place(job);
+    runs_within(224, &folder);
+    let users = results(&folder.path().join("local"), "users");
+    let are_whole = users.iter().all(|line| line.contains("\"c\":2,\"l\":40000"));
+    assert!(users.len() == WIDE_USERS && are_whole, "{} users", users.len());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn windows_of_wide_rows_stay_within_the_memory() {
+    let job = "
+CREATE TABLE hours (user_id STRING, c BIGINT, l BIGINT)
+WITH ('connector' = 'filesystem', 'path' = '${OUT}/hours', 'format' = 'json');
+INSERT INTO hours SELECT user_id, COUNT(*), CHAR_LENGTH(MAX(page)) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' HOUR))
+GROUP BY window_start, window_end, user_id;
+";
+    let folder = wide_place(job);
+    runs_within(224, &folder);
+    let hours = results(&folder.path().join("local"), "hours");
+    let are_whole = hours.iter().all(|line| line.contains("\"c\":2,\"l\":40000"));
+    assert!(hours.len() == WIDE_USERS && are_whole, "{} users", hours.len());
 }
 
 /// Windows of many queries close with the same watermark: what each of them gives would fit, and all together would not.

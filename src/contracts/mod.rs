@@ -38,6 +38,7 @@ mod storage;
 mod table;
 mod time;
 
+pub(crate) use bytes::RowBytes;
 pub use bytes::batch_bytes;
 pub use caller::{NO_CREDENTIALS, SET_THE_CLOCK, refused_credentials};
 pub use caught::caught;

@@ -43,6 +43,11 @@ impl ColdRows {
         self.runs.iter().map(HashRun::memory).sum()
     }
 
+    /// How wide rows are in the mean, file by file, and how many of them are not dead.
+    pub(super) fn widths(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.runs.iter().flat_map(HashRun::widths)
+    }
+
     /// The rows for a checkpoint.
     pub(super) fn pieces(&self) -> impl Iterator<Item = StatePiece> {
         self.runs.iter().flat_map(HashRun::pieces)

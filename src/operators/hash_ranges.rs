@@ -30,7 +30,7 @@ impl HashRanges {
         Self { starts: (0..count).map(|number| ((number << 64) / count) as u64).collect(), largest: 0 }
     }
 
-    /// Ranges by where rows lie: `places` are hashes, and about how many rows lie from there on. No range has many more than `at_once`, but
+    /// Ranges by where rows lie: `places` are hashes, and about how many rows (or bytes) lie from there on. No range has many more than `at_once`, but
     /// for one that would divide a group, where groups are to be `whole`.
     pub(super) fn by(mut places: Vec<(u64, usize)>, at_once: usize, whole: bool) -> Self {
         places.sort_unstable();
@@ -55,11 +55,10 @@ impl HashRanges {
 
     /// Ranges of two runs that are read in order to be merged, with no more than about `at_once` bytes each.
     pub(super) fn of_runs(runs: [&HashRun; 2], at_once: usize) -> Self {
-        let rows: usize = runs.iter().map(|run| run.live_rows()).sum();
-        let bytes: usize = runs.iter().map(|run| run.on_disk().0).sum();
-        let parts = bytes.div_ceil(at_once.max(1)).max(1);
-        let places = runs.iter().flat_map(|run| run.places()).collect();
-        Self::by(places, ROWS_AT_ONCE.min(rows.div_ceil(parts)), false)
+        // Of narrow rows there would be too many: so each counts for so much at least.
+        let least = at_once / ROWS_AT_ONCE;
+        let blocks = runs.iter().flat_map(|run| run.sizes());
+        Self::by(blocks.map(|(hash, rows, bytes)| (hash, bytes.max(rows * least))).collect(), at_once, false)
     }
 
     /// Whether none are left.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   run:    file 0                        file 1
-//!           block 0 │ block 1 │ block 2   block 3 │ …      2,048 rows each, read one by one
+//!           block 0 │ block 1 │ block 2   block 3 │ …      2,048 rows and 1 MiB at most, read one by one
 //!   hash    0…      │ 17…     │ 38…       52…             in memory: the first hash of each block,
 //!   filter  ▒▒▒░▒▒░░▒▒                                      a Bloom filter of all keys, a bit for each dead row
 //! ```
@@ -23,15 +23,17 @@ use datafusion::arrow::row::Rows;
 use super::dead_rows::DeadRows;
 use super::key_filter::Filter;
 use super::key_hashes::KeyHashes;
+use super::output::BLOCK_BYTES;
 use super::running_aggregate::is_before;
 use super::window_aggregate::millis;
-use crate::contracts::{Result, without_garbage};
+use crate::contracts::{Result, RowBytes, batch_bytes, without_garbage};
 use crate::state::{BlockReader, PieceIds, PieceRows, SpillFolder, SpillWriter, SpilledFile, StatePiece};
 
-/// Rows of a block: few, so that looking up one key reads little; enough to make an Arrow batch worth its header.
+/// Rows of a block: few, so that looking up one key reads little; enough to make an Arrow batch worth its header. Where they are wide, a block
+/// has [`BLOCK_BYTES`], but for rows of one hash, and for a single one that has more.
 pub(super) const BLOCK_ROWS: usize = 2_048;
-/// Blocks that a search has in memory at a time: a few MiB.
-const BLOCKS_AT_ONCE: usize = 16;
+/// Bytes of the blocks that a search has in memory at a time.
+const BYTES_AT_ONCE: usize = 4 << 20;
 
 #[derive(Debug)]
 struct Block {
@@ -65,19 +67,22 @@ pub(super) struct Found {
     rows: Vec<RecordBatch>,
     /// Blocks whose rows are not among `rows` yet, and where these lie.
     blocks: Vec<RecordBatch>,
+    /// Bytes of these blocks.
+    bytes: usize,
     places: Vec<(usize, usize)>,
 }
 
 impl Found {
-    /// Takes rows of a block.
-    fn add(&mut self, block: RecordBatch, rows: &[usize]) -> Result<()> {
+    /// Takes rows of a block that has so many bytes.
+    fn add(&mut self, block: RecordBatch, bytes: usize, rows: &[usize]) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
         let number = self.blocks.len();
         self.blocks.push(block);
+        self.bytes += bytes;
         self.places.extend(rows.iter().map(|row| (number, *row)));
-        if self.blocks.len() < BLOCKS_AT_ONCE { Ok(()) } else { self.gather() }
+        if self.bytes < BYTES_AT_ONCE { Ok(()) } else { self.gather() }
     }
 
     fn gather(&mut self) -> Result<()> {
@@ -86,6 +91,7 @@ impl Found {
             self.rows.push(without_garbage(interleave_record_batch(&blocks, &self.places)?)?);
         }
         self.blocks.clear();
+        self.bytes = 0;
         self.places.clear();
         Ok(())
     }
@@ -141,6 +147,20 @@ impl HashRun {
         self.files.iter().flat_map(|file| &file.blocks).map(|block| (block.first_hash, block.rows))
     }
 
+    /// The same, each with about how many bytes its block has.
+    pub(super) fn sizes(&self) -> impl Iterator<Item = (u64, usize, usize)> {
+        let blocks = self.files.iter().flat_map(|file| file.blocks.iter().zip(file.file.block_bytes()));
+        blocks.map(|(block, bytes)| (block.first_hash, block.rows, *bytes))
+    }
+
+    /// How wide the rows of each file are in the mean, and how many of them are not dead.
+    pub(super) fn widths(&self) -> impl Iterator<Item = (usize, usize)> {
+        let mean = |bytes: &[usize], rows: usize| bytes.iter().sum::<usize>() / rows.max(1);
+        self.files.iter().map(move |RunFile { file, dead, .. }| {
+            (mean(file.block_bytes(), file.num_rows()), file.num_rows() - dead.count)
+        })
+    }
+
     /// Looks for keys. Those that are here leave `wanted`, a list of hash and row that is sorted by hash.
     pub(super) fn find(&mut self, lookup: &Lookup<'_>, wanted: &mut Vec<(u64, u32)>, found: &mut Found) -> Result<()> {
         let filter = &self.filter;
@@ -180,7 +200,7 @@ impl HashRun {
                     gone.push(row);
                 }
             }
-            found.add(batch, &rows)?;
+            found.add(batch, file.file.block_bytes()[block], &rows)?;
         }
         if !gone.is_empty() {
             gone.sort_unstable();
@@ -307,14 +327,11 @@ impl<'a> RunWriter<'a> {
             order.extend(hashes.iter().enumerate().map(|(row, hash)| (*hash, number as u32, row as u32)));
         }
         order.sort_unstable();
+        let widths = widths(batches);
         let batches: Vec<&RecordBatch> = batches.iter().collect();
         let mut rest = order.as_slice();
         while !rest.is_empty() {
-            let mut rows = rest.len().min(BLOCK_ROWS);
-            while rest.get(rows).is_some_and(|next| next.0 == rest[rows - 1].0) {
-                rows += 1;
-            }
-            let (block, later) = rest.split_at(rows);
+            let (block, later) = rest.split_at(rows_of_block(rest, widths.as_deref()));
             self.write(&batches, block)?;
             rest = later;
         }
@@ -358,57 +375,31 @@ impl<'a> RunWriter<'a> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
-    use datafusion::arrow::datatypes::Int64Type;
-
-    use super::super::hash_ranges::HashRanges;
-    use super::*;
-
-    fn batch(keys: impl Iterator<Item = i64>) -> RecordBatch {
-        let keys: Int64Array = keys.collect();
-        let values: Int64Array = keys.iter().flatten().map(|key| Some(key * 10)).collect();
-        RecordBatch::try_from_iter([("k", Arc::new(keys) as ArrayRef), ("v", Arc::new(values))]).expect("a batch")
+/// How wide rows are, batch by batch, where so many as a block may have can be more bytes than it may have.
+fn widths(batches: &[RecordBatch]) -> Option<Vec<RowBytes>> {
+    if batches.iter().map(batch_bytes).sum::<usize>() <= BLOCK_BYTES {
+        return None;
     }
-
-    fn keys_of(batches: &[RecordBatch]) -> Vec<i64> {
-        let keys = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
-        let mut keys: Vec<i64> = batches.iter().flat_map(keys).collect();
-        keys.sort_unstable();
-        keys
-    }
-
-    #[test]
-    fn every_row_is_found_once_and_in_one_range() {
-        let parent = tempfile::tempdir().expect("a folder");
-        let folder = SpillFolder::create(parent.path(), 1 << 20).expect("created");
-        let all = batch(0..10_000);
-        let hashes = KeyHashes::try_new(&all.schema(), vec![0]).expect("keys");
-        let mut ids = PieceIds::default();
-        let mut writer = RunWriter::new(&folder, &mut ids, &hashes, None, 10_000);
-        writer.add(&[all.slice(0, 4_000), all.slice(4_000, 6_000)]).expect("added");
-        let mut run = writer.finish().expect("finished");
-        assert_eq!(run.live_rows(), 10_000);
-
-        let asked = batch((0..200).map(|n| n * 97));
-        let (keys, own) = hashes.hashed(&asked).expect("hashed");
-        let mut wanted: Vec<(u64, u32)> = own.iter().zip(0..).map(|(hash, row)| (*hash, row)).collect();
-        wanted.sort_unstable();
-        let lookup = Lookup { hashes: &hashes, keys: &keys, takes: true, expired: None };
-        let mut found = Found::default();
-        run.find(&lookup, &mut wanted, &mut found).expect("found");
-        let there: Vec<i64> = (0..200).map(|n| n * 97).filter(|key| *key < 10_000).collect();
-        let rows = found.into_rows().expect("rows");
-        assert_eq!(keys_of(&rows), there);
-        assert_eq!(wanted.len(), 200 - there.len());
-        assert_eq!(run.live_rows(), 10_000 - there.len());
-
-        let parts: Vec<RecordBatch> =
-            HashRanges::of(10_000, 700).flat_map(|range| run.rows_in(&hashes, &range).expect("rows")).collect();
-        let left: Vec<i64> = (0..10_000).filter(|key| key % 97 != 0).collect();
-        assert_eq!(keys_of(&parts), left);
-        let whole = run.rows_in(&hashes, &(0..=u64::MAX)).expect("rows");
-        assert_eq!(keys_of(&whole), left);
-    }
+    let widths: Vec<RowBytes> = batches.iter().map(RowBytes::of).collect();
+    widths.iter().any(|batch| batch.widest() > BLOCK_BYTES / BLOCK_ROWS).then_some(widths)
 }
+
+/// How many of the rows, which are sorted by hash, are the next block. Some sets are much wider than others, so each row counts by itself.
+fn rows_of_block(rows: &[(u64, u32, u32)], widths: Option<&[RowBytes]>) -> usize {
+    let mut count = rows.len().min(BLOCK_ROWS);
+    if let Some(widths) = widths {
+        let bytes = rows[..count].iter().scan(0, |bytes, (_, batch, row)| {
+            *bytes += widths[*batch as usize].row(*row as usize);
+            Some(*bytes)
+        });
+        count = bytes.take_while(|bytes| *bytes <= BLOCK_BYTES).count().max(1);
+    }
+    while rows.get(count).is_some_and(|next| next.0 == rows[count - 1].0) {
+        count += 1;
+    }
+    count
+}
+
+#[cfg(test)]
+#[path = "hash_run_tests.rs"]
+mod tests;

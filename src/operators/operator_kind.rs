@@ -110,7 +110,7 @@ impl OperatorKind {
         given: &mut Output,
         schema: &SchemaRef,
     ) -> Result<()> {
-        if rows.iter().any(StoredRows::is_spilled) {
+        if rows.iter().any(StoredRows::is_spilled) || self.touches_much(&rows, compute) {
             return match self {
                 Self::Running(running) => push_by_ranges(running, &rows, compute, given, schema).await,
                 Self::Window(_) | Self::Buffer(_) => self.take(rows, compute).await.map(drop),
@@ -119,11 +119,29 @@ impl OperatorKind {
         let rows = rows.into_iter().map(StoredRows::load).collect::<Result<_>>()?;
         add(self.push(rows, compute).await?, given, schema)
     }
+
+    /// Whether the states that rows are for may be so many bytes that they are not merged all at once.
+    fn touches_much(&self, rows: &[StoredRows], compute: &Compute) -> bool {
+        match (self, &compute.limit) {
+            (Self::Running(running), Some(limit)) => states_of(rows, running) > limit.output_bytes / TOUCHED_PART,
+            _ => false,
+        }
+    }
 }
 
-/// Pushes partial states that do not fit into memory together a range of hashes at a time: what changes is given once for each key,
-/// as if they had come together. For each range all of them are read; there are few ranges, since each has half of what an
-/// operator may give.
+/// States that rows are for are merged all at once where they have no more than this part of what an operator may give …
+const TOUCHED_PART: usize = 4;
+/// … and are there several times while they are merged: as they were, in the hash table, as they become, and as they are given.
+const COPIES_OF_A_STATE: usize = 4;
+
+/// About how many bytes are stored of the keys that rows are for.
+fn states_of(rows: &[StoredRows], running: &RunningAggregate) -> usize {
+    running.bytes_of_keys(rows.iter().map(StoredRows::len).sum())
+}
+
+/// Pushes partial states that do not fit into memory together, or whose keys' states do not, a range of hashes at a time: what changes is
+/// given once for each key, as if they had come together. Of those on disk all are read for each range; there are few ranges, since each has
+/// half of what an operator may give.
 async fn push_by_ranges(
     running: &mut RunningAggregate,
     rows: &[StoredRows],
@@ -132,7 +150,8 @@ async fn push_by_ranges(
     schema: &SchemaRef,
 ) -> Result<()> {
     let Some(limit) = &compute.limit else { return Ok(()) };
-    let bytes = rows.iter().map(StoredRows::bytes).sum();
+    let copies = if rows.iter().any(StoredRows::is_spilled) { 1 } else { COPIES_OF_A_STATE };
+    let bytes = rows.iter().map(StoredRows::bytes).sum::<usize>().max(copies * states_of(rows, running));
     for range in HashRanges::of(bytes, limit.output_bytes / 2) {
         let part = rows_in_range(rows, running.hashes(), &range)?;
         if part.is_empty() {
@@ -161,12 +180,13 @@ pub(super) fn alike(one: &[FieldRef], other: &[FieldRef]) -> bool {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
-    use datafusion::arrow::datatypes::Int64Type;
+    use datafusion::arrow::datatypes::{DataType, Field, Int8Type, Int64Type};
     use datafusion::datasource::MemTable;
     use datafusion::physical_plan::ExecutionPlan;
     use datafusion::physical_plan::aggregates::AggregateExec;
     use datafusion::prelude::{SessionConfig, SessionContext};
 
+    use super::super::WEIGHT_COLUMN;
     use super::super::compute::StateLimit;
     use super::super::gate::GateReport;
     use super::super::partials::AggregateParts;
@@ -315,6 +335,68 @@ mod tests {
                 assert_eq!(all, wanted, "{emit:?}, ranges of {output_bytes} bytes");
                 let OperatorKind::Running(running) = &operator else { unreachable!("it was made so") };
                 assert_eq!(running.size().0, 2, "{emit:?}");
+            }
+        }
+    }
+
+    /// A few records may come for very many bytes of state: sets, or long texts.
+    #[tokio::test]
+    async fn states_that_are_many_bytes_are_merged_a_range_at_a_time() {
+        const KEYS: i64 = 1_000;
+        let parts = counts().await;
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path(), 1 << 20).expect("created");
+        // A state has 16 bytes.
+        for (output_bytes, is_divided) in [(8_000, true), (1 << 20, false)] {
+            let limit = StateLimit::new(Arc::clone(&folder), 1 << 30, output_bytes, 1 << 30);
+            let compute = Compute { limit: Some(limit), ..Compute::new(1) };
+            for (emit, spills) in [(Emit::Upserts, false), (Emit::Upserts, true), (Emit::Deltas, true)] {
+                let running = RunningAggregate::try_new(Arc::clone(&parts), emit, None).expect("an operator");
+                let mut fields = parts.output_schema().fields().to_vec();
+                if emit == Emit::Deltas {
+                    fields.push(Arc::new(Field::new(WEIGHT_COLUMN, DataType::Int8, false)));
+                }
+                let schema = Arc::new(Schema::new(fields));
+                let mut operator = OperatorKind::Running(Box::new(running));
+                for round in 1..=3 {
+                    // Two tasks, which have some keys both.
+                    let rows = [0..600, 400..KEYS].map(|keys| {
+                        let counts = keys.clone().map(|_| round).collect();
+                        StoredRows::held(state(&parts, &[keys.collect(), counts]))
+                    });
+                    let mut given = Output::within(None, None);
+                    operator.push_stored(rows.into(), &compute, &mut given, &schema).await.expect("taken");
+                    let given: Vec<RecordBatch> = given
+                        .finish()
+                        .expect("given")
+                        .into_iter()
+                        .map(|rows| rows.load().expect("in memory"))
+                        .collect();
+                    let most = given.iter().map(RecordBatch::num_rows).max().unwrap_or(0);
+                    assert_eq!(most < 400, is_divided && round > 1, "{most} rows in round {round}");
+                    let column = |batch: &RecordBatch, index: usize| {
+                        batch.column(index).as_primitive::<Int64Type>().values().to_vec()
+                    };
+                    let mut sums = vec![0; KEYS as usize];
+                    for batch in &given {
+                        let weights = match emit {
+                            Emit::Deltas => batch.column(2).as_primitive::<Int8Type>().values().to_vec(),
+                            _ => vec![1; batch.num_rows()],
+                        };
+                        for ((key, count), weight) in column(batch, 0).into_iter().zip(column(batch, 1)).zip(weights) {
+                            sums[key as usize] += count * i64::from(weight);
+                        }
+                    }
+                    // Deltas have what was before withdrawn.
+                    let sum: i64 = if emit == Emit::Deltas { round } else { (1..=round).sum() };
+                    let twice = |key: usize| if (400..600).contains(&key) { 2 * sum } else { sum };
+                    assert!(sums.iter().enumerate().all(|(key, count)| *count == twice(key)), "{emit:?}: {sums:?}");
+                    if spills {
+                        operator.spill(&folder, 0, &compute).await.expect("spilled");
+                    }
+                }
+                let OperatorKind::Running(running) = &operator else { unreachable!("it was made so") };
+                assert_eq!(running.size().0, KEYS as usize);
             }
         }
     }

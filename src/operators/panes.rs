@@ -8,7 +8,7 @@ use datafusion::arrow::array::{AsArray, RecordBatch, TimestampMillisecondArray, 
 use datafusion::arrow::compute::{cast, concat_batches, take_record_batch};
 use datafusion::arrow::datatypes::SchemaRef;
 
-use super::compute::Compute;
+use super::compute::{Compute, StateLimit};
 use super::hash_ranges::HashRanges;
 use super::hash_run::{HashRun, held_rows_in};
 use super::key_hashes::KeyHashes;
@@ -24,9 +24,11 @@ pub(super) const MOST_ROWS_AT_ONCE: usize = 512 * 1024;
 const MOST_SPILLED_ROWS_AT_ONCE: usize = 128 * 1024;
 /// … where they are narrow: these have a fourth of what an operator may have in memory of what it gives, since the hash table over them
 /// and the rows that become of them have as much again, each.
-pub(super) const AT_ONCE_PART: usize = 4;
-/// Fewer are not worth a run of a plan.
+const AT_ONCE_PART: usize = 4;
+/// Fewer are not worth a run of a plan …
 const FEWEST_ROWS_AT_ONCE: usize = 1_024;
+/// … but where they have so many bytes together.
+const FEWEST_BYTES_AT_ONCE: usize = 1 << 20;
 
 /// State rows of a window, or of a slice that windows share.
 #[derive(Debug, Default)]
@@ -67,7 +69,9 @@ impl Pane {
         let most = if self.runs.is_empty() { MOST_ROWS_AT_ONCE } else { MOST_SPILLED_ROWS_AT_ONCE };
         match &compute.limit {
             Some(limit) if rows > 0 => {
-                (limit.output_bytes / AT_ONCE_PART / (bytes / rows).max(1)).clamp(FEWEST_ROWS_AT_ONCE, most)
+                let wide = (bytes / rows).max(1);
+                let fewest = (FEWEST_BYTES_AT_ONCE / wide).clamp(1, FEWEST_ROWS_AT_ONCE);
+                (limit.output_bytes / AT_ONCE_PART / wide).clamp(fewest, most)
             }
             _ => most,
         }
@@ -100,6 +104,11 @@ impl Pane {
 
 /// Of rows in memory, each so-manieth tells where they lie.
 const SAMPLE: usize = 64;
+
+/// About how many bytes of states one run reads out at most, where they have a limit.
+pub(super) fn most_bytes_at_once(limit: &StateLimit) -> usize {
+    (limit.output_bytes / AT_ONCE_PART).max(FEWEST_BYTES_AT_ONCE)
+}
 
 /// Whether states with so many bytes, all of them in memory, may be read out in one run.
 pub(super) fn fit_at_once(bytes: usize, compute: &Compute) -> bool {
@@ -282,4 +291,37 @@ pub(super) fn own_text(rows: RecordBatch) -> Result<RecordBatch> {
         }
     }
     if copied { Ok(RecordBatch::try_new(rows.schema(), columns)?) } else { Ok(rows) }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, StringViewArray};
+
+    use super::*;
+    use crate::state::SpillFolder;
+
+    fn pane(rows: usize, length: usize) -> Pane {
+        let texts = StringViewArray::from_iter_values(std::iter::repeat_n("x".repeat(length), rows));
+        let mut pane = Pane::default();
+        pane.add(1, RecordBatch::try_from_iter([("t", Arc::new(texts) as ArrayRef)]).expect("a batch"));
+        pane
+    }
+
+    #[test]
+    fn few_rows_are_read_out_at_a_time_where_they_are_wide() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = SpillFolder::create(parent.path(), 1 << 20).expect("created");
+        let (narrow, wide, very_wide) = (pane(5_000, 84), pane(100, 40_000), pane(2, 3 << 20));
+        for (output_bytes, rows) in [(45 << 20, [117_964, 294, 3]), (1 << 20, [2_621, 26, 1]), (1, [1_024, 26, 1])] {
+            let limit = StateLimit::new(Arc::clone(&folder), 1 << 30, output_bytes, 1 << 30);
+            let most = most_bytes_at_once(&limit);
+            let compute = Compute { limit: Some(limit), ..Compute::new(1) };
+            for (pane, rows) in [&narrow, &wide, &very_wide].into_iter().zip(rows) {
+                let at_once = pane.rows_at_once(&compute);
+                assert_eq!(at_once, rows, "of {output_bytes} bytes");
+                assert!(at_once == 1 || at_once * pane.bytes / pane.rows <= most, "what is read is what counts");
+            }
+        }
+        assert_eq!(wide.rows_at_once(&Compute::new(1)), MOST_ROWS_AT_ONCE);
+    }
 }

@@ -151,6 +151,23 @@ impl RunningAggregate {
         (held + self.cold.memory(), if self.hashes.are_empty() { 0 } else { held })
     }
 
+    /// About how many bytes the states of so many keys can have, in memory and on disk: those of the widest. A state without a key is not
+    /// merged in parts, so it does not count.
+    pub(super) fn bytes_of_keys(&self, mut keys: usize) -> usize {
+        if self.hashes.are_empty() {
+            return 0;
+        }
+        let chunks = self.chunks.iter().map(|chunk| (chunk.bytes / chunk.dead.len().max(1), chunk.live));
+        let mut widths: Vec<(usize, usize)> = chunks.chain(self.cold.widths()).collect();
+        widths.sort_unstable_by_key(|(width, _)| std::cmp::Reverse(*width));
+        let bytes = widths.into_iter().map(|(width, rows)| {
+            let taken = rows.min(keys);
+            keys -= taken;
+            width * taken
+        });
+        bytes.sum()
+    }
+
     /// Puts the state on disk; keys come back when rows come for them.
     pub fn spill(&mut self, folder: &Arc<SpillFolder>) -> Result<()> {
         if self.index.is_empty() || self.hashes.are_empty() {

@@ -28,7 +28,7 @@ use super::hash_ranges::HashRanges;
 use super::hash_run::{HashRun, RunWriter, due, replace_two};
 use super::key_hashes::KeyHashes;
 use super::panes::{
-    AT_ONCE_PART, Closing, ClosingWindows, Lists, MOST_ROWS_AT_ONCE, Pane, compact, first_of_small, fit_at_once,
+    Closing, ClosingWindows, Lists, MOST_ROWS_AT_ONCE, Pane, compact, first_of_small, fit_at_once, most_bytes_at_once,
     own_text, panes_of, rows_together, with_bounds,
 };
 use super::partials::AggregateParts;
@@ -278,7 +278,7 @@ impl WindowAggregate {
     pub async fn next_closed(&mut self, compute: &Compute) -> Result<Option<Vec<RecordBatch>>> {
         let mut lists = Lists::new(self.parts.finish_partitions());
         let _read = match &compute.limit {
-            Some(limit) => match self.next_bytes(limit.output_bytes / AT_ONCE_PART) {
+            Some(limit) => match self.next_bytes(most_bytes_at_once(limit)) {
                 0 => None,
                 bytes => Some(limit.read(bytes).await?),
             },

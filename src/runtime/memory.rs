@@ -92,11 +92,33 @@ impl MemoryWatch {
     }
 }
 
-/// Bytes of this process in memory that are not backed by files, where the system says so (Linux, `proc_pid_statm(5)`).
+/// Bytes of this process in memory that are not backed by files, where the system says so (Linux, `proc_pid_status(5)`). `statm` has them
+/// in pages, which are larger than 4 KiB on some machines.
 fn resident() -> Option<usize> {
-    const PAGE: usize = 4_096;
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let mut fields = text.split_whitespace().skip(1).map(str::parse::<usize>);
-    let (resident, shared) = (fields.next()?.ok()?, fields.next()?.ok()?);
-    Some(resident.saturating_sub(shared) * PAGE)
+    anonymous(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn anonymous(status: &str) -> Option<usize> {
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim_end().parse::<usize>().ok()? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_in_kilobytes_whatever_a_page_is() {
+        let status = "VmHWM:\t  983040 kB\nVmRSS:\t  983040 kB\nRssAnon:\t  917504 kB\nRssFile:\t   65536 kB\nRssShmem:\t       0 kB\n";
+        assert_eq!(anonymous(status), Some(917_504 << 10));
+        assert_eq!(anonymous("VmRSS:\t  983040 kB\n"), None, "a kernel that does not say it");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_knows_its_memory() {
+        const HELD: usize = 64 << 20;
+        let held = vec![1_u8; HELD];
+        assert!(resident().is_some_and(|bytes| bytes > HELD), "{:?} of {}", resident(), held.len());
+    }
 }

@@ -164,11 +164,14 @@ impl SpilledFile {
     }
 }
 
-/// A disk that does not answer is one thing; another content than was written is another.
+/// A disk that does not answer is one thing; another content than was written, or none, is another: no later attempt finds it again.
 fn unreadable(path: &Path, error: ArrowError) -> Error {
     let answers = |e: &std::io::Error| matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof);
     let path = path.display();
     let found = match &error {
+        ArrowError::IoError(_, e) if e.kind() == ErrorKind::NotFound => {
+            Error::corrupt(format!("spilled state in '{path}' was taken away while the job ran"))
+        }
         ArrowError::IoError(_, e) if !answers(e) => {
             Error::unavailable(format!("cannot read spilled state from '{path}'")).of_this_machine()
         }
@@ -278,8 +281,8 @@ mod tests {
         fs::write(&file.path, &good).expect("written");
         assert_eq!(load(&file).expect("loaded"), whole);
         fs::remove_file(&file.path).expect("removed");
-        refused("gone", Kind::Unavailable);
-        assert!(load(&file).expect_err("it is gone").is_of_this_machine());
+        // A checkpoint that has to read it would else be tried again for ever.
+        refused("gone", Kind::Corrupt);
         std::fs::remove_dir_all(folder.path()).expect("removed");
         let error = folder.file(&whole.schema()).expect_err("there is no folder");
         assert!(error.is_of_this_machine(), "{error}");
