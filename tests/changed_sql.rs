@@ -347,9 +347,8 @@ INSERT INTO windows SELECT DATE_FORMAT(window_end, 'HH:mm:ss'), COUNT(*) FROM se
         )
     };
     const COLUMN: &str = ", DATE_FORMAT(window_start, 'HH:mm') AS label";
-    let first_of: [(&str, fn(u64) -> u64); 2] =
-        [("HOP", |end| end.saturating_sub(30)), ("CUMULATE", |end| (end - 1) / 30 * 30)];
-    for (window, first) in first_of {
+    for window in ["HOP", "CUMULATE"] {
+        let first = |end: u64| if window == "HOP" { end.saturating_sub(30) } else { (end - 1) / 30 * 30 };
         for (saved, changed, sign) in [("", COLUMN, '+'), (COLUMN, "", '-')] {
             let (saved, changed) = (job(window, saved), job(window, changed));
             let place = Place::of(&[("events.sql", SOURCE), ("windows.sql", &saved)]);
