@@ -202,30 +202,11 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
-    use async_trait::async_trait;
-
     use super::super::error_orders::gone;
+    use super::super::test_log::Entries;
     use super::*;
 
     const QUERY: &str = "job:q";
-
-    /// A log in memory.
-    #[derive(Default)]
-    struct Entries(Mutex<Vec<LogEntry>>);
-
-    #[async_trait]
-    impl EpochLog for Entries {
-        async fn append(&self, entry: &LogEntry) -> Result<()> {
-            self.0.lock().expect("unpoisoned").push(entry.clone());
-            Ok(())
-        }
-
-        async fn forget(&self, _: u64) -> Result<()> {
-            Ok(())
-        }
-    }
 
     /// A run that is at epoch 7, of so many records, at which the query has failed so often.
     fn run(failed: usize, records: u64, skips: bool) -> Failures {

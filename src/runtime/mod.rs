@@ -54,6 +54,8 @@ mod splits;
 mod table_time;
 #[cfg(test)]
 mod table_time_tests;
+#[cfg(test)]
+mod test_log;
 mod unwritten;
 mod worker;
 mod writer;

@@ -7,6 +7,7 @@ use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
 use datafusion::arrow::datatypes::Int64Type;
 
 use super::super::error_orders::is_gone;
+use super::super::test_log::Entries;
 use super::*;
 use crate::contracts::{Changes, Clock, ManualClock, WriteOutcome};
 use crate::operators::SpilledRows;
@@ -135,22 +136,6 @@ async fn a_sink_whose_refusals_find_no_error_output_says_that_it_has_gone() {
         assert_eq!(error.to_string(), "query 'q': the error output has gone");
     }
     assert!(!is_gone(&Error::internal("the error output has gone")), "a text is no sign of it");
-}
-
-/// A log in memory.
-#[derive(Default)]
-struct Entries(Mutex<Vec<LogEntry>>);
-
-#[async_trait]
-impl EpochLog for Entries {
-    async fn append(&self, entry: &LogEntry) -> Result<()> {
-        self.0.lock().expect("unpoisoned").push(entry.clone());
-        Ok(())
-    }
-
-    async fn forget(&self, _: u64) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// Stages something with each epoch.
