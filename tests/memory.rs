@@ -200,6 +200,16 @@ fn wide_place(job: &str) -> tempfile::TempDir {
     place_of(job, text)
 }
 
+/// The job counts the records of each user, and gives the length of the longest page.
+#[cfg(target_os = "linux")]
+fn gives_each_wide_user_within_the_memory(job: &str, table: &str) {
+    let folder = wide_place(job);
+    runs_within(224, &folder);
+    let users = results(&folder.path().join("local"), table);
+    let are_whole = users.iter().all(|line| line.contains("\"c\":2,\"l\":40000"));
+    assert!(users.len() == WIDE_USERS && are_whole, "{} users", users.len());
+}
+
 /// A few records touch all of a state of some 115 MiB: the memory has a bound in bytes, however few rows these are.
 #[cfg(target_os = "linux")]
 #[test]
@@ -210,11 +220,7 @@ CREATE TABLE users (user_id STRING, c BIGINT, l BIGINT, PRIMARY KEY (user_id) NO
 WITH ('connector' = 'filesystem', 'path' = '${OUT}/users', 'format' = 'json');
 INSERT INTO users SELECT user_id, COUNT(*), CHAR_LENGTH(MAX(page)) FROM events GROUP BY user_id HAVING COUNT(*) > 1;
 ";
-    let folder = wide_place(job);
-    runs_within(224, &folder);
-    let users = results(&folder.path().join("local"), "users");
-    let are_whole = users.iter().all(|line| line.contains("\"c\":2,\"l\":40000"));
-    assert!(users.len() == WIDE_USERS && are_whole, "{} users", users.len());
+    gives_each_wide_user_within_the_memory(job, "users");
 }
 
 #[cfg(target_os = "linux")]
@@ -226,11 +232,7 @@ WITH ('connector' = 'filesystem', 'path' = '${OUT}/hours', 'format' = 'json');
 INSERT INTO hours SELECT user_id, COUNT(*), CHAR_LENGTH(MAX(page)) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' HOUR))
 GROUP BY window_start, window_end, user_id;
 ";
-    let folder = wide_place(job);
-    runs_within(224, &folder);
-    let hours = results(&folder.path().join("local"), "hours");
-    let are_whole = hours.iter().all(|line| line.contains("\"c\":2,\"l\":40000"));
-    assert!(hours.len() == WIDE_USERS && are_whole, "{} users", hours.len());
+    gives_each_wide_user_within_the_memory(job, "hours");
 }
 
 /// Windows of many queries close with the same watermark: what each of them gives would fit, and all together would not.

@@ -217,11 +217,17 @@ FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) WHERE {a} 
     }
 }
 
-fn insert(folder: &str, number: usize, query: &str) -> String {
+/// A query, and the columns of what it gives.
+struct Query {
+    columns: &'static str,
+    select: String,
+}
+
+fn insert(folder: &str, number: usize, Query { columns, select }: &Query) -> String {
     let name = format!("q{number}");
     format!(
-        "CREATE TABLE {name} (k STRING) WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/{folder}/{name}', 'format' = 'json');
-INSERT INTO {name} {query};\n"
+        "CREATE TABLE {name} ({columns}) WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/{folder}/{name}', 'format' = 'json');
+INSERT INTO {name} {select};\n"
     )
 }
 
@@ -240,39 +246,50 @@ fn write_inputs(folder: &Path, random: &mut Random) {
     std::fs::write(folder.join("labels.jsonl"), TEXTS[..5].iter().map(label).collect::<String>()).unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_query_gives_the_same_where_records_are_passed_over() {
-    let seed = asked("SKIPPED_SEED").unwrap_or(2026);
+/// Runs queries by chance over records by chance: all beside `every`, which wants each record, and each alone. Each gives the same both times.
+/// Answers, of each, how many records were passed over where it ran alone, and how many rows it gave.
+async fn alone_and_beside(seed: u64, make: impl Fn(&mut Random) -> Query, every: Query) -> Vec<(u64, usize)> {
     let mut random = Random::new(seed);
     let place = tempfile::tempdir().unwrap();
     let folder = place.path();
     write_inputs(folder, &mut random);
 
-    let queries: Vec<String> = (0..asked("SKIPPED_QUERIES").unwrap_or(QUERIES)).map(|_| query(&mut random)).collect();
+    let count = asked("SKIPPED_QUERIES").unwrap_or(QUERIES);
+    let queries: Vec<Query> = (0..count).map(|_| make(&mut random)).chain([every]).collect();
     let mut all = TABLES.to_owned();
     for (number, query) in queries.iter().enumerate() {
         all += &insert("beside", number, query);
     }
-    all += &insert("beside", queries.len(), "SELECT CAST(i AS STRING) FROM events");
     let summary = ran(folder, "all", &all).await.unwrap_or_else(|e| panic!("seed {seed}: {e}\n{all}"));
     assert_eq!(skipped(&summary), 0);
-    assert_eq!(lines(&folder.join("beside").join(format!("q{}", queries.len()))).len() as u64, ROWS);
+    let (every, queries) = queries.split_last().unwrap();
+    let of_every = lines(&folder.join("beside").join(format!("q{}", queries.len())));
+    assert_eq!(of_every.len() as u64, ROWS, "{}", every.select);
 
-    let (mut passed_over, mut kept) = (0, 0);
+    let mut gave = Vec::new();
     for (number, query) in queries.iter().enumerate() {
         let sql = format!("{TABLES}{}", insert("alone", number, query));
         let summary =
             ran(folder, &format!("q{number}"), &sql).await.unwrap_or_else(|e| panic!("seed {seed}: {e}\n{sql}"));
         let [alone, beside] = ["alone", "beside"].map(|run| lines(&folder.join(run).join(format!("q{number}"))));
-        assert_eq!(alone, beside, "seed {seed}, {} records were passed over by {query}", skipped(&summary));
-        if skipped(&summary) > 0 {
-            passed_over += 1;
-            kept += alone.len();
-        }
+        let (passed_over, select) = (skipped(&summary), &query.select);
+        assert_eq!(alone, beside, "seed {seed}, {passed_over} records were passed over by {select}");
+        gave.push((passed_over, alone.len()));
     }
-    println!("seed {seed}: records were passed over by {passed_over} of {} queries, which kept {kept}", queries.len());
+    gave
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_gives_the_same_where_records_are_passed_over() {
+    let seed = asked("SKIPPED_SEED").unwrap_or(2026);
+    let every = Query { columns: "k STRING", select: "SELECT CAST(i AS STRING) FROM events".to_owned() };
+    let make = |random: &mut Random| Query { columns: "k STRING", select: query(random) };
+    let gave = alone_and_beside(seed, make, every).await;
+    let skipping = gave.iter().filter(|(passed_over, _)| *passed_over > 0);
+    let (passed_over, kept) = skipping.fold((0, 0), |(count, kept), (_, rows)| (count + 1, kept + rows));
+    println!("seed {seed}: records were passed over by {passed_over} of {} queries, which kept {kept}", gave.len());
     // A test in which nothing is passed over, or nothing kept, tests little.
-    assert!(passed_over * 20 > queries.len() && kept >= passed_over, "{passed_over} of {}", queries.len());
+    assert!(passed_over * 20 > gave.len() && kept >= passed_over, "{passed_over} of {}", gave.len());
 }
 
 /// Two files in two folders, each with these lines.

@@ -21,28 +21,27 @@ use crate::operators::{EpochInputs, EqualityTest, TableRows, WATERMARK_COLUMN};
 pub(super) type Floors = BTreeMap<usize, Watermark>;
 
 /// See the module's description.
-pub(super) struct Inputs {
+pub(super) struct Inputs<'t> {
     all: Arc<EpochInputs>,
-    /// No rows of each table.
-    none: Vec<TableRows>,
+    /// Those of each table under which its rows are read.
+    tests: &'t [Vec<EqualityTest>],
     /// By the floors that some row is below.
     raised: BTreeMap<Floors, Arc<EpochInputs>>,
     /// The least watermark before a row of each table that some query has a floor for.
     least: Vec<Watermark>,
 }
 
-impl Inputs {
+impl<'t> Inputs<'t> {
     /// The inputs of an epoch that `closes` all windows or not, for queries with these floors.
     pub(super) fn new<'q>(
         epoch: &Epoch,
-        tests: &[Vec<EqualityTest>],
+        tests: &'t [Vec<EqualityTest>],
         references: Vec<Option<RecordBatch>>,
         closes: bool,
         queries: impl Iterator<Item = &'q Floors> + Clone,
     ) -> Result<Self> {
         let tables = epoch.rows.iter().zip(tests).map(|(rows, tests)| TableRows::new(rows, tests)).collect();
         let all = Arc::new(EpochInputs { tables, watermarks: epoch.watermarks.clone(), closes, references });
-        let none = tests.iter().map(|tests| TableRows::new(&[], tests)).collect();
         // Mostly no query has a floor, and none is looked for.
         let has_floor = |table: usize| queries.clone().any(|floors| floors.contains_key(&table));
         let least = |(table, rows): (usize, &Vec<RecordBatch>)| match has_floor(table) {
@@ -50,7 +49,7 @@ impl Inputs {
             false => Watermark::MAX,
         };
         let least = epoch.rows.iter().enumerate().map(least).collect();
-        let mut inputs = Self { all, none, raised: BTreeMap::new(), least };
+        let mut inputs = Self { all, tests, raised: BTreeMap::new(), least };
         for floors in queries {
             let floors = inputs.that_raise(floors);
             if floors.is_empty() || inputs.raised.contains_key(&floors) {
@@ -61,8 +60,8 @@ impl Inputs {
                 let rows = epoch.rows[*table].iter().map(|batch| with_floor(batch, floor.0));
                 tables[*table] = TableRows::new(&rows.collect::<Result<Vec<_>>>()?, &tests[*table]);
             }
-            let (watermarks, references) = (inputs.all.watermarks.clone(), inputs.all.references.clone());
-            inputs.raised.insert(floors, Arc::new(EpochInputs { tables, watermarks, closes, references }));
+            let raised = Arc::new(inputs.with(tables));
+            inputs.raised.insert(floors, raised);
         }
         Ok(inputs)
     }
@@ -78,9 +77,13 @@ impl Inputs {
 
     /// Those of a query that is to go on without the epoch's records: time goes on as it does with them.
     pub(super) fn without_rows(&self) -> EpochInputs {
+        self.with(self.tests.iter().map(|tests| TableRows::new(&[], tests)).collect())
+    }
+
+    /// The epoch with other rows.
+    fn with(&self, tables: Vec<TableRows>) -> EpochInputs {
         let EpochInputs { watermarks, closes, references, .. } = &*self.all;
-        let (watermarks, references) = (watermarks.clone(), references.clone());
-        EpochInputs { tables: self.none.clone(), watermarks, closes: *closes, references }
+        EpochInputs { tables, watermarks: watermarks.clone(), closes: *closes, references: references.clone() }
     }
 }
 

@@ -125,7 +125,7 @@ pub(super) async fn all_recovered(queries: &mut [RunningQuery]) -> Result<()> {
 /// Runs the epoch through all queries that are given it, at the same time; `catches_up` are those that others have had. Rows stay in `pending` until they are sent.
 pub(super) async fn run_queries(
     queries: Vec<RunningQuery>,
-    inputs: &Inputs,
+    inputs: &Inputs<'_>,
     compute: &Compute,
     (epoch, catches_up): (EpochNumber, bool),
     failures: &mut Failures,

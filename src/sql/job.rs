@@ -79,13 +79,19 @@ pub async fn plan_job(
 
     // Second pass: over tables with those columns.
     let built = async |required: &Required| {
-        let (mut warnings, mut errors) = (warnings.clone(), Vec::new());
+        let mut errors = Vec::new();
         let pruned = options.pruned.then_some((required, &named, &first.full));
         let planner = Planner::new(&catalog, &settings, pruned, options, &mut errors).await;
-        let literals = literals.clone();
-        let range = batch.map(|batch| batch.range).unwrap_or_default();
-        let (catalog, settings, warnings) = (&catalog, &settings, std::mem::take(&mut warnings));
-        let mut job = JobBuilder { planner: &planner, catalog, settings, options, required, literals, warnings, range };
+        let mut job = JobBuilder {
+            planner: &planner,
+            catalog: &catalog,
+            settings: &settings,
+            options,
+            required,
+            literals: literals.clone(),
+            warnings: warnings.clone(),
+            range: batch.map(|batch| batch.range).unwrap_or_default(),
+        };
         let plan = job.build(batch.map(|batch| batch.tables), &mut errors).await;
         plan.filter(|_| errors.is_empty()).ok_or(errors)
     };
@@ -135,7 +141,7 @@ fn keep_time(table: &Table, used: &mut BTreeMap<String, super::required::Paths>)
     let Some(watermark) = &table.watermark else { return };
     let mut expressions =
         vec![watermark.expression.clone(), sqlparser::ast::Expr::Identifier(watermark.column.clone())];
-    let mut seen = BTreeSet::new();
+    // (A computed column is made of others, and of no computed ones.)
     while let Some(expression) = expressions.pop() {
         let _ = sqlparser::ast::visit_expressions(&expression, |e| {
             let name = match e {
@@ -145,8 +151,7 @@ fn keep_time(table: &Table, used: &mut BTreeMap<String, super::required::Paths>)
             };
             if let Some(column) = name.and_then(|n| table.columns.iter().find(|c| c.name == *n)) {
                 match &column.kind {
-                    ColumnKind::Computed(expr) if seen.insert(&column.name) => expressions.push(expr.as_ref().clone()),
-                    ColumnKind::Computed(_) => {}
+                    ColumnKind::Computed(expr) => expressions.push(expr.as_ref().clone()),
                     _ => drop(used.entry(column.name.clone()).or_default().insert(Vec::new())),
                 }
             }

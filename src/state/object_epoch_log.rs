@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 
 use super::epoch_log::{DAMAGED, line, parse_line};
@@ -95,30 +95,26 @@ impl ObjectEpochLog {
     ) -> Result<(Self, Vec<LogEntry>, Option<Error>)> {
         let mut numbers: Vec<u64> = storage.list(FOLDER).await?.iter().filter_map(|name| number_of(name)).collect();
         numbers.sort_unstable();
-        let new = numbers.iter().filter(|number| !known.0.contains_key(number));
-        let reads: Vec<_> =
-            new.map(|number| read(&storage, *number).map_ok(|content| (*number, content)).boxed()).collect();
+        let new: Vec<u64> = numbers.iter().copied().filter(|number| !known.0.contains_key(number)).collect();
+        let reads: Vec<_> = new.iter().map(|number| read(&storage, *number).boxed()).collect();
         let read: Vec<_> = futures::stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
-        let mut read: BTreeMap<u64, Content> = read.into_iter().collect();
         let next = numbers.last().map_or(1, |last| last + 1);
         let (mut writer, mut all, mut damage) = (Writer { next, ..Writer::default() }, Vec::new(), None);
-        for number in numbers {
-            let content = match read.remove(&number) {
-                Some(content) => content,
-                None => Content::Whole(known.0.get(&number).cloned().unwrap_or_default()),
-            };
+        for (number, content) in new.into_iter().zip(read) {
             match content {
-                Content::Whole(entries) => {
-                    writer.objects.push_back((number, last_epoch(&entries)));
-                    all.extend(entries.iter().cloned());
-                    known.0.insert(number, entries);
-                }
+                Content::Whole(entries) => drop(known.0.insert(number, entries)),
                 // One that the run before removed meanwhile is none, and no first object of a run either.
                 Content::Gone => {}
                 Content::Damaged(error) => {
                     writer.damaged.push(number);
                     damage = damage.or(Some(error));
                 }
+            }
+        }
+        for number in numbers {
+            if let Some(entries) = known.0.get(&number) {
+                writer.objects.push_back((number, last_epoch(entries)));
+                all.extend(entries.iter().cloned());
             }
         }
         let (nonce, writer) = (nonce.to_owned(), tokio::sync::Mutex::new(writer));
