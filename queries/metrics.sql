@@ -22,5 +22,5 @@ CREATE TABLE metrics (
 );
 
 -- A counter without a window would be kept for ever. The day is part of each key above, so a counter is finished soon
--- after its day: forget it when no event has touched it for 3 days (of event time). Events older than that are late.
+-- after its day: events are late after 3 days (of event time), and a counter that none has touched for a day more is forgotten.
 SET 'table.exec.state.ttl' = '3 d';

@@ -27,7 +27,7 @@ pub enum OperatorKind {
 }
 
 impl OperatorKind {
-    /// For how long it keeps a key after its last row, in milliseconds, where it does not keep all.
+    /// How far behind the watermark its rows may be, in milliseconds, where it does not keep all keys.
     pub fn time_to_live(&self) -> Option<i64> {
         match self {
             Self::Running(running) => running.time_to_live(),

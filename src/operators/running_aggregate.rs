@@ -31,6 +31,9 @@ use crate::contracts::{MOST_MERGED_BYTES, Result, Watermark, batch_bytes, merge_
 use crate::state::{PieceIds, SpillFolder};
 
 mod saved;
+mod time_to_live;
+
+pub use time_to_live::TimeToLive;
 
 /// What the operator tells downstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +44,6 @@ pub enum Emit {
     Deltas,
     /// Only keys that were not there before: `SELECT DISTINCT` over an append stream.
     NewKeys,
-}
-
-/// When a key may be forgotten.
-#[derive(Debug, Clone, Copy)]
-pub struct TimeToLive {
-    /// Event time a key outlives its last row by, in milliseconds.
-    pub ttl_ms: i64,
-    /// Column of the state rows that holds the time of the key's last row.
-    pub last_seen: usize,
 }
 
 #[derive(Debug)]
@@ -123,7 +117,7 @@ impl RunningAggregate {
         })
     }
 
-    /// For how long keys are kept after their last row, in milliseconds.
+    /// How far behind the watermark rows may be, in milliseconds.
     pub(super) fn time_to_live(&self) -> Option<i64> {
         self.ttl.map(|ttl| ttl.ttl_ms)
     }
@@ -248,7 +242,7 @@ impl RunningAggregate {
         Ok(concat_batches(self.parts.state_schema(), &self.parts.reduce(partials, compute).await?)?)
     }
 
-    /// Moves event time on and forgets keys that have not been seen for the time-to-live. That nothing follows is no time: a later run may
+    /// Moves event time on and forgets keys that have not been seen for so long as they are kept. That nothing follows is no time: a later run may
     /// bring more.
     pub fn advance(&mut self, watermark: Watermark) -> Result<()> {
         if watermark < Watermark::MAX {
@@ -285,7 +279,7 @@ impl RunningAggregate {
     /// Keys that were last seen before this time, in milliseconds, are forgotten.
     fn limit(&self) -> Option<i64> {
         let ttl = self.ttl?;
-        (self.watermark != Watermark::MIN).then(|| self.watermark.0.saturating_sub(ttl.ttl_ms))
+        (self.watermark != Watermark::MIN).then(|| self.watermark.0.saturating_sub(ttl.kept_ms()))
     }
 
     fn is_older(&self, (chunk, row): Place, limit: Option<i64>) -> bool {

@@ -223,11 +223,13 @@ impl Compiler<'_> {
             let weight = datafusion::arrow::datatypes::Field::new(WEIGHT_COLUMN, DataType::Int8, false);
             schema = schema.join(&DFSchema::from_unqualified_fields(vec![weight].into(), Default::default())?)?;
         }
-        let note = match (is_distinct, ttl_ms) {
+        let note = match (is_distinct, ttl) {
             (true, _) => "distinct rows".to_owned(),
-            (false, Some(ttl)) => {
-                format!("running aggregate, {keys} key column(s), kept for {} after its last row", duration(ttl))
-            }
+            (false, Some(ttl)) => format!(
+                "running aggregate, {keys} key column(s), kept for {} after its last row; rows are late after {}",
+                duration(ttl.kept_ms()),
+                duration(ttl.ttl_ms)
+            ),
             (false, None) => format!("running aggregate, {keys} key column(s), kept for ever"),
         };
         let operator = OperatorKind::Running(Box::new(running));

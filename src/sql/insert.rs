@@ -93,7 +93,8 @@ impl JobBuilder<'_> {
         *references = compiler.references;
         let (gates, operators, notes, report) = (compiler.gates, compiler.operators, compiler.notes, compiler.report);
         let lookups = compiler.lookups;
-        // Operators keep their state when it changes; epochs that are repeated must not see another one.
+        // Operators keep their state when it changes; epochs that are repeated must not see another one. (Keys are kept for longer: the text is
+        // of before they were, and logged epochs are known by it.)
         if let Some(ttl_ms) = operators.iter().find_map(|operator| operator.kind.time_to_live()) {
             normal = format!("{normal}\nkeys are kept for {} after their last row", super::aggregate::duration(ttl_ms));
         }

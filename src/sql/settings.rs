@@ -18,7 +18,7 @@ pub struct Settings {
     pub name: Option<String>,
     /// Zone of TIMESTAMP_LTZ where text is made of it. UTC by default (Flink: the machine's).
     pub time_zone: chrono_tz::Tz,
-    /// Time that a running aggregate keeps a key after its last row, in event time.
+    /// How far behind the watermark a row of a running aggregate may be. Its keys are kept for longer: `TimeToLive::kept_ms`.
     pub state_ttl_ms: Option<i64>,
     /// Time without data after which a split no longer holds the watermark back.
     pub idle_timeout_ms: i64,

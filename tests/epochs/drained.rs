@@ -116,7 +116,7 @@ async fn rows_are_late_for_windows_over_their_own_table() {
     }
 }
 
-/// Keys that are kept for three days.
+/// Rows are late after three days.
 const EXPIRING: &str = "
 SET 'table.exec.state.ttl' = '3 d';
 CREATE TABLE events (n BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '1' SECOND)
@@ -146,6 +146,25 @@ async fn rows_of_keys_that_are_forgotten_are_late_in_later_runs() {
         let line = |day: &str, c: i64| Some(format!("{{\"d\":\"{day}\",\"c\":{c}}}"));
         assert_eq!(counted, [line("10", 2), None, line("18", 1), line("20", 2)], "[{variant}] {ending:?}");
         let seen = ["10", "18", "20"].map(|day| format!("{{\"d\":\"{day}\"}}"));
+        assert_eq!(lines(&folder.join("seen")), seen, "[{variant}] {ending:?} each day once");
+    }
+}
+
+/// A row of the evening that is as late as one may be finds the count of the morning, whose rows were the last of their day for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_rows_of_a_day_count_on_where_the_day_was_left() {
+    for (variant, ending) in VARIANTS.into_iter().flat_map(|v| [(v, Ending::Drain), (v, Ending::Once)]) {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let events = folder.join("events");
+        add(&events, 1, &["01T07:00:00", "01T07:30:00", "01T08:00:00", "04T12:00:00"]);
+        assert_eq!(counts(&ended(folder, EXPIRING, variant, ending).await), [(4, 0); 2], "[{variant}] {ending:?}");
+        add(&events, 2, &["01T23:00:00", "01T11:00:00"]);
+        assert_eq!(counts(&ended(folder, EXPIRING, variant, ending).await), [(1, 1); 2], "[{variant}] {ending:?}");
+        let of_day = |line: &String| line.starts_with("{\"d\":\"01\"");
+        let last = lines(&folder.join("days")).into_iter().rfind(of_day);
+        assert_eq!(last.as_deref(), Some("{\"d\":\"01\",\"c\":4}"), "[{variant}] {ending:?}");
+        let seen = ["01", "04"].map(|day| format!("{{\"d\":\"{day}\"}}"));
         assert_eq!(lines(&folder.join("seen")), seen, "[{variant}] {ending:?} each day once");
     }
 }

@@ -8,9 +8,10 @@ use super::*;
 
 const EPOCHS: u64 = 160;
 const KEYS: u64 = 10_000;
-/// Between two epochs, and how long a key outlives its last row, in milliseconds.
+/// Between two epochs, in milliseconds.
 const STEP: i64 = 100;
-const TTL: i64 = 40 * STEP;
+/// A key outlives its last row by twice this.
+const TTL: i64 = 20 * STEP;
 /// What a file has beside its rows: schema, names of pieces, footer.
 const BYTES_OF_A_FILE: u64 = 3_000;
 
