@@ -23,6 +23,8 @@ mod job;
 mod unfit;
 #[path = "poison/windows.rs"]
 mod windows;
+#[path = "poison/withdrawn.rs"]
+mod withdrawn;
 
 const VARIANTS: [Variant; 4] = [
     Variant { rows: usize::MAX, threads: 1, splits: 1 },

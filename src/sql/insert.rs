@@ -72,7 +72,14 @@ impl JobBuilder<'_> {
         let mut compiler = self.compiler(mode, inputs, references, self.options.partitions);
         compiler.provider = provider;
         let any = super::validate::takes_anything(&table.connector);
-        let deltas = any || !places.iter().all(|place| key_only(&plan, *place));
+        // A result that the sink does not get (its key is another one now, or it has a NULL where the table takes none) is no reason for the
+        // one before it to stay there.
+        let may_be_null = |column: &Field| {
+            value_index(column, &columns, &partition).is_some_and(|at| plan.schema().field(at).is_nullable())
+        };
+        let mut values = columns.iter().filter(|column| !sink_key.contains(column.name()));
+        let drops = self.settings.drop_nulls && values.any(|column| !column.is_nullable() && may_be_null(column));
+        let deltas = any || drops || !places.iter().all(|place| key_only(&plan, *place));
         let optimized = normal_form(compiler.state, &plan).map_err(planned)?;
         let mut normal = compiler.known_as(&optimized);
         let origins =

@@ -1,0 +1,29 @@
+//! Results that the sink does not get: what it had before of their key does not stay there.
+
+use super::*;
+
+const COUNTS: &str = "SET 'table.exec.sink.not-null-enforcer' = 'DROP';
+CREATE TABLE clicks (n BIGINT, s STRING) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
+CREATE TABLE counts (k STRING NOT NULL, c BIGINT NOT NULL, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'counts');
+INSERT INTO counts SELECT 'all', NULLIF(COUNT(*), 2) FROM clicks;
+";
+
+/// The table does not take the count of two. Whether the one before was given in an epoch of its own does not show.
+#[test]
+fn a_result_that_is_dropped_for_its_null_withdraws_the_one_before() {
+    for runs in [&[1_usize, 1, 1][..], &[2, 1], &[1, 2]] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        std::fs::write(folder.join("job.sql"), COUNTS).unwrap();
+        let mut count = 0_usize;
+        for more in runs {
+            produce(folder, count..count + more);
+            count += more;
+            let done = program(folder, &["run", "job.sql", "--local", "local", "--once"]).output().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            let expected = (count != 2).then_some(count as i64);
+            assert_eq!(number(folder, "SELECT c FROM counts"), expected, "{count} of {runs:?}");
+        }
+    }
+}
