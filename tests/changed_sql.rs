@@ -457,6 +457,29 @@ FROM events GROUP BY CASE WHEN id IN (1, 2, 320) THEN 'soon' WHEN id IN (3, 4, 5
     }
 }
 
+/// A HAVING stands above what is withdrawn, too.
+#[test]
+fn a_row_that_a_stricter_having_leaves_is_told_and_stays_until_its_key_comes_through() {
+    const GROUPS: &str = "\
+CREATE TABLE groups (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'groups');
+INSERT INTO groups SELECT CASE WHEN id >= 0 THEN 'all' ELSE 'none' END, COUNT(*) FROM events
+GROUP BY CASE WHEN id >= 0 THEN 'all' ELSE 'none' END HAVING COUNT(*) >= 3;
+";
+    const TOLD: &str = "query 'groups:groups' has another HAVING";
+    let place = Place::of(&[("events.sql", SOURCE), ("groups.sql", GROUPS)]);
+    let ran = |ids: Range<u64>| {
+        place.produce(ids);
+        let said = place.run(&[]);
+        (said.contains(TOLD), place.rows("SELECT k, c FROM groups").get("all").copied().flatten())
+    };
+    assert_eq!(ran(0..5), (false, Some(5)));
+    place.write("groups.sql", &GROUPS.replace(">= 3", ">= 100"));
+    assert_eq!(ran(5..25), (true, Some(5)));
+    assert_eq!(ran(25..30), (false, Some(5)), "it is told once");
+    assert_eq!(ran(30..150), (false, Some(150)));
+}
+
 /// The old query goes on up to a window that has not begun, and the new one, with more, from there on: also where rows are
 /// only added.
 #[test]

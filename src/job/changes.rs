@@ -12,6 +12,7 @@ use datafusion::arrow::datatypes::FieldRef;
 use super::places::{Moved, follow, is_same_state};
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
+use crate::operators::ChangeMode;
 use crate::runtime::{columns_of_open_rows, identity, is_identity_of, is_text_of, without_hint_numbers};
 use crate::sql::QueryPlan;
 use crate::state::{Manifest, ManifestQuery, OperatorState};
@@ -155,6 +156,7 @@ pub(super) fn reconcile(
             }
             notes.push(format!("query '{}' has changed: {repeats} epoch(s) are repeated by the new SQL", query.name));
         }
+        notes.extend(saved.get(&query.name).filter(|_| !reset).and_then(|before| leaves_rows(query, before)));
         let is_unclear = unclear.contains(&query.name);
         if let Some(before) = saved.get_mut(&query.name).filter(|_| keeps) {
             if is_unclear {
@@ -240,6 +242,28 @@ fn keep_state(query: &QueryPlan, before: &mut ManifestQuery) -> Result<Option<St
     before.in_full = true;
     let note = || format!("query '{}' has changed, and goes on with its state as it is (--keep-state)", query.name);
     Ok(is_changed.then(note))
+}
+
+/// What a person should know where the condition above a running aggregate is another one: it stands above what is withdrawn, too, so it lets no
+/// row be removed that it would not have let through.
+fn leaves_rows(query: &QueryPlan, before: &ManifestQuery) -> Option<String> {
+    if query.graph.mode != ChangeMode::Delta || before.operators.is_empty() || !is_same_state(query, before) {
+        return None;
+    }
+    let [before, own] = [&before.plan, &query.normal].map(|text| without_hint_numbers(text));
+    let before: BTreeSet<&str> = conditions(&before).collect();
+    conditions(&own).any(|condition| !before.contains(condition)).then(|| {
+        format!(
+            "query '{}' has another HAVING: rows that the old one has let into '{}' and the new one does not let through stay there as they are, \
+             each until the new one lets its key through; remove them there",
+            query.name, query.sink.name
+        )
+    })
+}
+
+/// The conditions of a plan. Those below operators that are the same are the same, too.
+fn conditions(plan: &str) -> impl Iterator<Item = &str> {
+    plan.lines().map(str::trim).filter(|line| line.starts_with("Filter: "))
 }
 
 /// Rows that the sink of the run before had in open files are written again first, with the columns that they have.

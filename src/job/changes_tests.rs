@@ -6,7 +6,7 @@ use super::*;
 use crate::contracts::EpochCut;
 use crate::runtime::RECORDS;
 use crate::sql::{Parameters, PlanOptions, SqlText, plan_job};
-use crate::state::MANIFEST_VERSION;
+use crate::state::{MANIFEST_VERSION, ManifestOperator};
 
 #[test]
 fn a_difference_shows_what_went_and_what_came() {
@@ -214,4 +214,35 @@ async fn the_state_of_a_query_that_is_still_there_is_not_dropped() {
     let both = StateOptions { reset: vec!["job:counts".to_owned()], ..dropping("counts") };
     let done = reconcile(&queries, Some(&mut saved), &[], &both).expect("one is gone");
     assert!(done.notes.iter().any(|note| note.contains("'old:counts' is gone")), "{:?}", done.notes);
+}
+
+/// A stricter one does not withdraw what it would not have let through.
+#[tokio::test]
+async fn rows_that_another_having_leaves_are_told() {
+    let query =
+        |select: &str, having: &str| format!("INSERT INTO counts SELECT {select} FROM clicks GROUP BY n {having};");
+    let (plain, double) = ("n, COUNT(*)", "n, COUNT(*) * 2");
+    let (three, hundred) = ("HAVING COUNT(*) >= 3", "HAVING COUNT(*) >= 100");
+    for (before, now, told) in [
+        ((plain, three), (plain, hundred), true),
+        ((plain, ""), (plain, hundred), true),
+        ((plain, three), (plain, ""), false),
+        ((plain, three), (double, three), false),
+        ((plain, three), (plain, three), false),
+    ] {
+        let [old, new] = [planned(&query(before.0, before.1)).await, planned(&query(now.0, now.1)).await];
+        let operator = |fingerprint: &String| ManifestOperator {
+            fingerprint: fingerprint.clone(),
+            watermark_ms: None,
+            rows: 1,
+            files: Vec::new(),
+            dead: None,
+        };
+        let operators = old[0].graph.operators.iter().map(|own| operator(&own.fingerprint)).collect();
+        let mut saved = manifest(7, 1, &[(&old[0], 7)]);
+        saved.queries.get_mut("job:counts").expect("it is there").operators = operators;
+        let reconciled = reconcile(&new, Some(&mut saved), &[], &StateOptions::default()).expect("it goes on");
+        let of_it = |note: &String| note.contains("'job:counts' has another HAVING") && note.contains("into 'counts'");
+        assert_eq!(reconciled.notes.iter().any(of_it), told, "{before:?}, {now:?}: {:?}", reconciled.notes);
+    }
 }
