@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, UInt64Type};
+use datafusion::arrow::datatypes::{DataType, Int8Type, UInt64Type};
 
 use super::compute::{Compute, run_into};
 use super::gate::GateReport;
@@ -45,6 +45,8 @@ pub struct FailedRow {
     pub row: RecordBatch,
     /// The failure.
     pub detail: String,
+    /// It is withdrawn: it has failed already when it was given.
+    pub(super) is_withdrawn: bool,
 }
 
 /// Rows of one of a stage's inputs.
@@ -155,10 +157,14 @@ fn halves(parts: Vec<Part>) -> Vec<Vec<Part>> {
 
 fn failed_row(input: &StageInput, stretch: &Stretch, error: &Error) -> Result<FailedRow> {
     let schema = input.slot.schema();
-    let (mut origin, mut shown, mut columns) = (None, Vec::new(), Vec::new());
+    let (mut origin, mut is_withdrawn, mut shown, mut columns) = (None, false, Vec::new(), Vec::new());
     for (index, field) in schema.fields().iter().enumerate() {
         let hidden = [ORIGIN_COLUMN, TIME_COLUMN, WATERMARK_COLUMN, WEIGHT_COLUMN].contains(&field.name().as_str());
         let partial_state = field.name().contains('[');
+        if field.name() == WEIGHT_COLUMN {
+            let weight = stretch.rows.column(&ColumnPath::column(index))?;
+            is_withdrawn = weight.as_primitive_opt::<Int8Type>().is_some_and(|weight| weight.value(stretch.from) < 0);
+        }
         if hidden && field.name() != ORIGIN_COLUMN || partial_state || field.data_type() == &DataType::Null {
             continue;
         }
@@ -174,7 +180,7 @@ fn failed_row(input: &StageInput, stretch: &Stretch, error: &Error) -> Result<Fa
     let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(1));
     let schema = Arc::new(datafusion::arrow::datatypes::Schema::new(shown));
     let row = RecordBatch::try_new_with_options(schema, columns, &options)?;
-    Ok(FailedRow { origin, row, detail: error.message().to_owned() })
+    Ok(FailedRow { origin, row, detail: error.message().to_owned(), is_withdrawn })
 }
 
 /// What is to be done where more rows make a query fail than may.

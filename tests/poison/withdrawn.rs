@@ -27,3 +27,24 @@ fn a_result_that_is_dropped_for_its_null_withdraws_the_one_before() {
         }
     }
 }
+
+const SHARES: &str = "CREATE TABLE clicks (n BIGINT, s STRING) WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json');
+CREATE TABLE shares (k STRING, c BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'shares');
+INSERT INTO shares SELECT CASE WHEN n >= 0 THEN 'all' ELSE 'none' END, 10 / (COUNT(*) - 2) FROM clicks
+GROUP BY CASE WHEN n >= 0 THEN 'all' ELSE 'none' END HAVING COUNT(*) > 0;
+";
+
+/// A result that fails has never been given. So it fails once more when it is withdrawn, which says nothing new.
+#[test]
+fn a_result_that_fails_is_refused_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("job.sql"), SHARES).unwrap();
+    for (count, expected, failed) in [(1, Some(-10), 0), (2, None, 1), (3, Some(10), 1), (4, Some(5), 1)] {
+        produce(folder, count - 1..count);
+        let done = program(folder, &["run", "job.sql", "--local", "local", "--once"]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        assert_eq!(number(folder, "SELECT c FROM shares"), expected, "{count}");
+        assert_eq!(refused(folder, "shares").len(), failed, "{count}: {:?}", refused(folder, "shares"));
+    }
+}
