@@ -108,6 +108,7 @@ impl JobBuilder<'_> {
         normal.push_str(&self.records(tables.iter().map(|table| inputs[*table].name.as_str()), &reads, times));
         let mut warnings = compiler.warnings;
         warnings.extend(super::surprises::narrow_key(&plan, &places, &table.name));
+        warnings.extend(super::surprises::shared_keys(&plan, &places, &table.name));
         warnings.extend(super::surprises::ties(&plan));
         Ok(QueryPlan {
             name: insert.name.clone(),

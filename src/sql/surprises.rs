@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 
@@ -92,6 +93,64 @@ pub(super) fn narrow_key(plan: &LogicalPlan, places: &[usize], sink: &str) -> Op
             open.join("', '")
         )
     })
+}
+
+/// Parts of a UNION ALL that each keep results of their own up to date, and may have the same keys. `places` are the key's columns in the plan's
+/// output.
+pub(super) fn shared_keys(plan: &LogicalPlan, places: &[usize], sink: &str) -> Option<String> {
+    let running = parts(plan).into_iter().filter(|part| is_running(part));
+    let keys: Vec<Vec<Option<&ScalarValue>>> =
+        running.map(|part| places.iter().map(|place| constant(part, *place)).collect()).collect();
+    let differs = |pair: (&Option<&ScalarValue>, &Option<&ScalarValue>)| match pair {
+        (Some(own), Some(other)) => own != other,
+        _ => false,
+    };
+    let are_apart = |(number, own): (usize, &Vec<Option<&ScalarValue>>)| {
+        keys[number + 1..].iter().all(|other| own.iter().zip(other).any(differs))
+    };
+    (!places.is_empty() && !keys.iter().enumerate().all(are_apart)).then(|| {
+        format!(
+            "several parts of the UNION ALL keep results of their own up to date in '{sink}': where two have the same key, each replaces the other's, or \
+             removes it with its own; let a constant in the key tell them apart, or group what the UNION ALL gives"
+        )
+    })
+}
+
+/// What a UNION ALL puts together, with the columns of the whole.
+fn parts(plan: &LogicalPlan) -> Vec<&LogicalPlan> {
+    match plan {
+        LogicalPlan::Union(union) => union.inputs.iter().flat_map(|input| parts(input)).collect(),
+        LogicalPlan::SubqueryAlias(alias) => parts(&alias.input),
+        _ => vec![plan],
+    }
+}
+
+/// Whether rows are the results of an aggregation without a window.
+fn is_running(plan: &LogicalPlan) -> bool {
+    made_of(plan).is_some_and(|(aggregate, _)| {
+        let is_of_windows = |expr: &Expr| matches!(expr, Expr::GroupingSet(_)) || bound(aggregate, expr).is_some();
+        !aggregate.aggr_expr.is_empty() && !aggregate.group_expr.iter().any(is_of_windows)
+    })
+}
+
+/// The value of a column that has the same in all rows, where that is plain to see.
+fn constant(plan: &LogicalPlan, index: usize) -> Option<&ScalarValue> {
+    match plan {
+        LogicalPlan::Projection(projection) => constant_of(&projection.expr[index], &projection.input),
+        LogicalPlan::SubqueryAlias(alias) => constant(&alias.input, index),
+        LogicalPlan::Filter(filter) => constant(&filter.input, index),
+        _ => None,
+    }
+}
+
+fn constant_of<'a>(expr: &'a Expr, input: &'a LogicalPlan) -> Option<&'a ScalarValue> {
+    match expr {
+        Expr::Literal(value, _) => Some(value),
+        Expr::Alias(alias) => constant_of(&alias.expr, input),
+        Expr::Cast(cast) => constant_of(&cast.expr, input),
+        Expr::Column(column) => constant(input, input.schema().maybe_index_of_column(column)?),
+        _ => None,
+    }
 }
 
 /// Whether the rows that a plan gives in an epoch differ in its columns `places`: each is a group of the aggregation below, and these
@@ -302,6 +361,32 @@ INSERT INTO items (COLUMNS) ";
             ("k", "k, c", "SELECT page, CAST(n AS BIGINT) FROM events".to_owned(), false),
         ] {
             assert_eq!(once(key, columns, &query).await, expected, "PRIMARY KEY ({key}): {query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn parts_of_a_union_that_may_have_the_same_keys_are_told() {
+        let count = |select: &str, by: &str| format!("SELECT {by}{select}, COUNT(*) FROM events GROUP BY {by}");
+        let both =
+            |page: &str, country: &str| format!("{} UNION ALL {}", count(page, "page"), count(country, "country"));
+        let minutes = "SELECT page, COUNT(*) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) GROUP BY page, window_start, window_end";
+        for (key, columns, query, expected) in [
+            ("k", "k, c", both("", ""), true),
+            ("k, k2", "k, k2, c", both(", 'page'", ", 'country'"), false),
+            ("k, k2", "k, k2, c", both(", 'any'", ", 'any'"), true),
+            // Rows of windows are final.
+            ("k", "k, c", format!("{minutes} UNION ALL {}", count("", "country")), false),
+            (
+                "k",
+                "k, c",
+                "SELECT page, COUNT(*) FROM (SELECT page FROM events UNION ALL SELECT country FROM events) AS x GROUP BY page".to_owned(),
+                false,
+            ),
+        ] {
+            let tables = TABLES.replace("KEY) NOT", &format!("{key}) NOT")).replace("COLUMNS", columns);
+            let warnings = planned(format!("{tables}{query};")).await.warnings;
+            let told = warnings.iter().any(|text| text.contains("several parts of the UNION ALL"));
+            assert_eq!(told, expected, "PRIMARY KEY ({key}): {query}: {warnings:?}");
         }
     }
 
