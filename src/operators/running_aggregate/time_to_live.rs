@@ -1,10 +1,10 @@
 //! For how long a running aggregate keeps a key. Rows are late after the time-to-live, and keys go later than that.
 //!
 //! ```text
-//!                    watermark - kept          watermark - time-to-live              watermark
-//!   ───────────────────────┼─────────────────────────────┼───────────────────────────────┼──►  event time
-//!    keys last seen here   │  keys are kept, rows late   │   rows are taken, keys kept
-//!    are forgotten         │◄───── a day, at least ─────►│
+//!                watermark - kept              watermark - time-to-live              watermark
+//!   ────────────────────┼─────────────────────────────────┼──────────────────────────────┼──►  event time
+//!    keys whose last    │  rows are late, keys are kept   │  rows are taken
+//!    row is here go     │◄─ a day (the TTL, if shorter) ─►│
 //! ```
 //!
 //! So a row that is taken lies more than a day behind the last row of every key that is forgotten: it is of another day, and a key that
