@@ -108,6 +108,12 @@ pub struct TableCut {
     pub floor_after: i64,
     /// What the queries were told.
     pub watermark: i64,
+    /// It had ended, or all of its splits were idle: it did not hold those back that a query reads beside it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub quiet: bool,
+    /// Where a table was quiet: this one's watermark at the moment up to which that was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then: Option<i64>,
 }
 
 /// A line of the log.

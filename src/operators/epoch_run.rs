@@ -7,13 +7,14 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::bisect::{Poison, run_sound};
 use super::compute::{Compute, failure, is_exhausted, run_into, run_partitions};
+use super::event_time::EventTime;
 use super::gate::GateReport;
 use super::graph::{EpochInputs, Operator, QueryOutput, SlotSource, Stage, StageInput, fill_reference};
 use super::large_plans::LargeRun;
 use super::output::{BLOCK_BYTES, BLOCK_ROWS, Output};
 use super::shared_rows::SharedRows;
 use super::stored_rows::StoredRows;
-use crate::contracts::{ErrorKind, Result, Watermark};
+use crate::contracts::{ErrorKind, Result};
 
 /// An epoch on its way through a query.
 pub(super) struct EpochRun<'a> {
@@ -21,22 +22,24 @@ pub(super) struct EpochRun<'a> {
     pub(super) compute: &'a Compute,
     pub(super) report: &'a GateReport,
     pub(super) poison: Poison,
-    /// Rows and watermark of each operator so far.
-    pub(super) outputs: Vec<(Vec<StoredRows>, Watermark)>,
+    /// Rows of each operator so far, and how far it has come.
+    pub(super) outputs: Vec<(Vec<StoredRows>, EventTime)>,
     /// What stages have given already: those of the operators, then the root.
     pub(super) ready: Vec<Option<Vec<StoredRows>>>,
     pub(super) output: QueryOutput,
 }
 
 impl EpochRun<'_> {
-    /// The least watermark of what a stage reads.
-    pub(super) fn watermark_of(&self, stage: &Stage) -> Watermark {
-        let watermarks = stage.inputs.iter().filter_map(|input| match input.source {
-            SlotSource::Table(table) => Some(self.epoch.watermarks[table]),
+    /// How far what a stage reads has come.
+    pub(super) fn time_of(&self, stage: &Stage) -> EventTime {
+        let time = |input: &StageInput| match input.source {
+            SlotSource::Table(table) => {
+                Some(EventTime::of_table(self.epoch.watermarks[table], self.epoch.standings.get(table)))
+            }
             SlotSource::Operator(operator) => Some(self.outputs[operator].1),
             SlotSource::Reference(_) => None,
-        });
-        watermarks.min().unwrap_or(Watermark::MAX)
+        };
+        EventTime::of_stage(&stage.inputs.iter().filter_map(time).collect::<Vec<_>>())
     }
 
     /// The rows of the epoch for one input of a stage.
@@ -266,6 +269,7 @@ mod tests {
     use super::super::compute::StateLimit;
     use super::super::slot::{Slot, SlotExec};
     use super::*;
+    use crate::contracts::Watermark;
     use crate::state::SpillFolder;
 
     #[test]
@@ -281,7 +285,8 @@ mod tests {
         let slot = Slot::stream(narrow.schema(), 1);
         let leaf = Arc::new(SlotExec::try_new(Arc::clone(&slot), None).expect("a leaf"));
         let stage = Stage { plan: leaf, inputs: vec![StageInput { slot, source: SlotSource::Operator(0) }] };
-        let epoch = EpochInputs { tables: vec![], watermarks: vec![], closes: false, references: vec![] };
+        let epoch =
+            EpochInputs { tables: vec![], watermarks: vec![], standings: vec![], closes: false, references: vec![] };
         let report = GateReport::default();
         for (batches, least, most) in [
             (vec![narrow.clone(), wide.clone()], 15, 21),
@@ -296,7 +301,7 @@ mod tests {
                 compute: &compute,
                 report: &report,
                 poison: Poison::default(),
-                outputs: vec![(given.finish().expect("written"), Watermark::MIN)],
+                outputs: vec![(given.finish().expect("written"), EventTime::of_table(Watermark::MIN, None))],
                 ready: vec![None],
                 output: QueryOutput::default(),
             };
@@ -326,14 +331,15 @@ mod tests {
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().expect("a runtime");
         let compute = Compute::new(1).within(limit, runtime);
         // The batch has 4 MB, and the sort wants twice that.
-        let epoch = EpochInputs { tables: vec![], watermarks: vec![], closes: false, references: vec![] };
+        let epoch =
+            EpochInputs { tables: vec![], watermarks: vec![], standings: vec![], closes: false, references: vec![] };
         let report = GateReport::default();
         let mut run = EpochRun {
             epoch: &epoch,
             compute: &compute,
             report: &report,
             poison: Poison::default(),
-            outputs: vec![(vec![StoredRows::held(rows)], Watermark::MIN)],
+            outputs: vec![(vec![StoredRows::held(rows)], EventTime::of_table(Watermark::MIN, None))],
             ready: vec![None],
             output: QueryOutput::default(),
         };
@@ -381,14 +387,20 @@ mod tests {
         let turn = Arc::clone(&compute.turns).read_owned().await;
         let taken = MemoryConsumer::new("another query").register(&pool);
         taken.try_grow(5 << 20).expect("it is free");
-        let epoch = EpochInputs { tables: vec![], watermarks: vec![], closes: false, references: vec![None] };
+        let epoch = EpochInputs {
+            tables: vec![],
+            watermarks: vec![],
+            standings: vec![],
+            closes: false,
+            references: vec![None],
+        };
         let report = GateReport::default();
         let mut run = EpochRun {
             epoch: &epoch,
             compute: &compute,
             report: &report,
             poison: Poison::default(),
-            outputs: vec![(vec![StoredRows::held(rows)], Watermark::MIN)],
+            outputs: vec![(vec![StoredRows::held(rows)], EventTime::of_table(Watermark::MIN, None))],
             ready: vec![None],
             output: QueryOutput::default(),
         };

@@ -17,6 +17,7 @@ use super::bisect::{FailedRow, Poison};
 use super::compute::{Compute, failure, run_partitions};
 use super::count::{leaves, multiplies};
 use super::epoch_run::{EpochRun, last_readers, reader_of};
+use super::event_time::TableStanding;
 use super::gate::GateReport;
 use super::groups::{grouped_by, is_distributive};
 use super::operator_kind::OperatorKind;
@@ -129,6 +130,8 @@ pub struct EpochInputs {
     pub tables: Vec<TableRows>,
     /// Watermark of each source table after the epoch.
     pub watermarks: Vec<Watermark>,
+    /// What each says to others beside it, where some table is quiet; else nothing.
+    pub standings: Vec<TableStanding>,
     /// Whether it is the end of the input: whatever the watermarks, every window closes.
     pub closes: bool,
     /// Rows of each reference table, where it was loaded or has changed since the last epoch.
@@ -198,7 +201,8 @@ impl QueryGraph {
         for number in 0..count {
             let (below, above) = self.operators.split_at_mut(number + 1);
             let operator = &mut below[number];
-            let watermark = run.watermark_of(&operator.input);
+            let time = run.time_of(&operator.input);
+            let watermark = time.watermark;
             let closing = if epoch.closes { Watermark::MAX } else { watermark };
             let rows = run.stage(number, &mut operator.input).await?;
             run.forget(number, &last);
@@ -220,7 +224,7 @@ impl QueryGraph {
                     {
                         let mut ready = Output::new(compute, None);
                         while let Some(rows) = window.next_closed(compute).await? {
-                            run.outputs.push((held(rows, schema)?, watermark));
+                            run.outputs.push((held(rows, schema)?, time));
                             let rows = run.stage(*stage, reader.stage()).await?;
                             run.outputs.pop();
                             for rows in reader.take(rows, compute).await? {
@@ -244,7 +248,7 @@ impl QueryGraph {
                 }
             }
             self.gates.late_after_all(operator.kind.take_missed());
-            run.outputs.push((given.finish()?, watermark));
+            run.outputs.push((given.finish()?, time));
         }
         let first = !std::mem::replace(&mut self.started, true);
         run.output.rows = match (self.still, first) {

@@ -31,7 +31,7 @@ const DISCOVERY_MS: i64 = 1_000;
 
 pub(crate) struct Driver {
     pub(super) feeds: Vec<Feed>,
-    slots: usize,
+    pub(super) slots: usize,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) sender: mpsc::Sender<Event>,
     pub(super) pieces: Arc<AtomicU32>,
@@ -193,6 +193,7 @@ impl Driver {
                 time.advance(&feed.splits.list, steady);
             }
         }
+        epoch.standings = self.standings();
         self.close(&mut epoch)?;
         Ok(epoch)
     }

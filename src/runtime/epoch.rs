@@ -10,7 +10,7 @@ use datafusion::arrow::datatypes::Int64Type;
 use super::driver::PIECES_WAITING;
 use super::gathered::Gathered;
 use crate::contracts::{EpochCut, RawChunk, RejectedRecord, Result, Watermark};
-use crate::operators::WATERMARK_COLUMN;
+use crate::operators::{TableStanding, WATERMARK_COLUMN};
 
 /// What an epoch takes, and when it closes.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +46,8 @@ pub(crate) struct Epoch {
     /// Rows of each table: split after split in the order of their names, so that the order does not depend on time.
     pub(crate) rows: Vec<Vec<RecordBatch>>,
     pub(crate) watermarks: Vec<Watermark>,
+    /// What each table says to others beside it, where some are quiet; else nothing.
+    pub(crate) standings: Vec<TableStanding>,
     pub(crate) rejects: Vec<RejectedRecord>,
     /// Records by the number in the origin column.
     pub(crate) raw: BTreeMap<u32, EpochRecords>,

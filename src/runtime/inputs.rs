@@ -3,7 +3,9 @@
 //! After `--drain`, a query whose windows have closed far ahead of its last rows (a day's) takes what comes for them as late, and another
 //! one of the same table, with windows of a minute, does not. Lateness is decided by a column of the rows, which is raised to the
 //! query's floor for the table then; queries with the same floors share the rows. That ends by itself when the rows' own watermarks have
-//! passed it.
+//! passed it. So it is with a table that was quiet while windows over it and another closed ([`TableStanding`]).
+//!
+//! [`TableStanding`]: crate::operators::TableStanding
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +43,8 @@ impl<'t> Inputs<'t> {
         queries: impl Iterator<Item = &'q Floors> + Clone,
     ) -> Result<Self> {
         let tables = epoch.rows.iter().zip(tests).map(|(rows, tests)| TableRows::new(rows, tests)).collect();
-        let all = Arc::new(EpochInputs { tables, watermarks: epoch.watermarks.clone(), closes, references });
+        let (watermarks, standings) = (epoch.watermarks.clone(), epoch.standings.clone());
+        let all = Arc::new(EpochInputs { tables, watermarks, standings, closes, references });
         // Mostly no query has a floor, and none is looked for.
         let has_floor = |table: usize| queries.clone().any(|floors| floors.contains_key(&table));
         let least = |(table, rows): (usize, &Vec<RecordBatch>)| match has_floor(table) {
@@ -82,8 +85,9 @@ impl<'t> Inputs<'t> {
 
     /// The epoch with other rows.
     fn with(&self, tables: Vec<TableRows>) -> EpochInputs {
-        let EpochInputs { watermarks, closes, references, .. } = &*self.all;
-        EpochInputs { tables, watermarks: watermarks.clone(), closes: *closes, references: references.clone() }
+        let EpochInputs { watermarks, standings, closes, references, .. } = &*self.all;
+        let (watermarks, standings, references) = (watermarks.clone(), standings.clone(), references.clone());
+        EpochInputs { tables, watermarks, standings, closes: *closes, references }
     }
 }
 

@@ -51,6 +51,7 @@ mod restored;
 mod rows;
 mod shared_decode;
 mod splits;
+mod standings;
 mod table_time;
 #[cfg(test)]
 mod table_time_tests;

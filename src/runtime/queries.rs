@@ -146,6 +146,10 @@ pub(super) async fn run_queries(
             let rows: usize = query.tables.iter().map(|t| inputs.tables[*t].rows).sum();
             query.counts.rows_in += rows as u64;
             query.graph.pending = query.graph.process(without_rows.as_ref().unwrap_or(&inputs), &compute).await?;
+            if !inputs.closes && query.tables.len() > 1 {
+                // Windows may have closed ahead of a table that is quiet.
+                query.floors = query.graph.closed();
+            }
             query.skipped = skips;
             Ok::<_, Error>(query)
         });

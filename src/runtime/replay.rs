@@ -57,11 +57,14 @@ impl Driver {
             }
             for (number, (table, time)) in feed.specification.tables.iter().zip(&feed.times).enumerate() {
                 if time.has_watermark {
+                    let standing = epoch.standings.get(table.table);
                     tables.push(TableCut {
                         table: table.name.clone(),
                         floor: epoch.floors[index][number],
                         floor_after: time.floor,
                         watermark: time.reported.0,
+                        quiet: standing.is_some_and(|standing| standing.quiet),
+                        then: standing.map(|standing| standing.then.0),
                     });
                 }
             }
@@ -140,6 +143,7 @@ impl Driver {
             }
         }
         epoch.floors = self.floors();
+        epoch.standings = self.logged_standings(cut);
         (epoch.now_ms, epoch.oldest_ms) = (cut.now_ms, cut.oldest_ms);
         for feed in &mut self.feeds {
             for (table, time) in feed.specification.tables.iter().zip(&mut feed.times) {

@@ -26,7 +26,11 @@ pub(crate) struct TableTime {
     resumed: i64,
     /// Since when all splits have been idle, and the watermark then.
     idle: Option<(i64, i64)>,
+    /// While all splits are idle: up to when that is known.
+    pub(super) idle_until: Option<i64>,
     past: Past,
+    /// What the queries have been told before.
+    told: Past,
 }
 
 impl TableTime {
@@ -40,7 +44,9 @@ impl TableTime {
             floor: i64::MIN,
             resumed: i64::MIN,
             idle: None,
+            idle_until: None,
             past: Past::default(),
+            told: Past::default(),
         }
     }
 
@@ -68,6 +74,7 @@ impl TableTime {
         // By then not all were: one that is idle now, or has ended, has brought something since.
         let some_active = known.is_some_and(|until| splits.iter().any(|split| split.idleness.had_data_after(until)));
         let largest = self.watermarks.iter().copied().max().unwrap_or(i64::MIN);
+        self.idle_until = known.filter(|_| active.is_none() && !some_active);
         let watermark = match (active, known) {
             (active, known) if active.is_some() || some_active => {
                 self.idle = None;
@@ -96,7 +103,13 @@ impl TableTime {
             }
         };
         self.reported = self.reported.max(Watermark(watermark));
+        self.told.note(now_ms, self.reported.0);
         self.reported
+    }
+
+    /// What the queries knew at `ms` of the steady clock.
+    pub(super) fn told_at(&mut self, ms: i64) -> Watermark {
+        Watermark(self.told.at(ms))
     }
 
     /// Whether a split is too far ahead of the slowest of those that are `reading`; `None` when there is no bound.

@@ -218,7 +218,7 @@ impl Worker {
         let mut epoch_number = after;
         let mut saved_epoch = after;
         let mut summary = Summary::default();
-        let mut told = vec![Watermark::MIN; job.slots];
+        let mut told = (vec![Watermark::MIN; job.slots], Vec::new());
         let mut ran = job.clock.elapsed();
         let tests = tests_of(&queries, job.slots);
         let (mut finishes, mut drained) = (true, false);
@@ -255,9 +255,10 @@ impl Worker {
             let due = queries.iter().any(|query| query.due.load(Ordering::Relaxed) <= now_ms);
             // Time alone moves watermarks at each epoch, which may be short, and mostly closes nothing.
             let quiet_over = job.clock.elapsed().saturating_sub(ran) >= QUIET;
-            let moved = epoch.watermarks != told && (quiet_over || told.contains(&Watermark::MIN));
+            let time = (epoch.watermarks.clone(), epoch.standings.clone());
+            let moved = time != told && (quiet_over || told.0.contains(&Watermark::MIN));
             if epoch.total_rows > 0 || moved || loaded || first || last || repeats || due {
-                told.clone_from(&epoch.watermarks);
+                told = time;
                 ran = job.clock.elapsed();
                 let cut = match epoch.logged.take() {
                     Some(cut) => cut,

@@ -12,6 +12,7 @@ mod distinct;
 mod errors;
 pub mod functions;
 mod grouping_sets;
+mod guarded_projections;
 mod insert;
 mod jargon;
 mod job;

@@ -15,6 +15,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use datafusion::prelude::SessionConfig;
 
+use super::guarded_projections::physical_rules;
 use super::lookup::LookupNode;
 use super::nodes::{Gate, OperatorRows};
 use super::types::timestamp;
@@ -57,6 +58,7 @@ pub(crate) fn planning_state(zone: chrono_tz::Tz, batch_tasks: Option<usize>) ->
         .with_default_features()
         .with_relation_planners(vec![Arc::new(WindowPlanner::new(zone))])
         .with_type_planner(Arc::new(FlinkTypes))
+        .with_physical_optimizer_rules(physical_rules())
         .with_query_planner(Arc::new(StagePlanner))
         .build()
 }

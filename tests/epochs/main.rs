@@ -27,6 +27,7 @@ mod made_rows;
 mod new_tables;
 mod references;
 mod stopping;
+mod unions;
 
 const VARIANTS: [Variant; 3] = [
     Variant { rows: usize::MAX, threads: 1, splits: 1 },

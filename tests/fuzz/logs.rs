@@ -23,7 +23,14 @@ fn entries() -> Vec<LogEntry> {
         version: (n == 2).then(|| "\"d41d8cd9\"".to_owned()),
         ended: n == 2,
     };
-    let table = TableCut { table: "events".to_owned(), floor: i64::MIN, floor_after: 5, watermark: 1_790_000_000_000 };
+    let table = TableCut {
+        table: "events".to_owned(),
+        floor: i64::MIN,
+        floor_after: 5,
+        watermark: 1_790_000_000_000,
+        quiet: true,
+        then: Some(1_790_000_000_000),
+    };
     let cut = |epoch: u64| EpochCut {
         epoch,
         generation: 3,

@@ -212,3 +212,46 @@ INSERT INTO maps SELECT n, CAST(sizes AS MAP<STRING, INT>) FROM events;
         }
     }
 }
+
+/// What a query computes is computed for rows that its WHERE lets through, and for no others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_a_condition_leaves_out_make_nothing_fail() {
+    let table = |name: &str| {
+        format!(
+            "CREATE TABLE {name} (n BIGINT, r BIGINT) WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/{name}', 'format' = 'json');\n"
+        )
+    };
+    let job = format!(
+        "SET 'tidemill.maximum-failed-rows' = '1';
+CREATE TABLE events (n BIGINT, x BIGINT, y BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at)
+WITH ('connector' = 'filesystem', 'path' = '${{DIR}}/in', 'format' = 'json');
+CREATE VIEW ratios AS SELECT n, (x + y) / MOD(n, 5) AS r FROM events WHERE MOD(n, 5) <> 0;
+{}{}{}
+INSERT INTO bare SELECT n, (x + y) / MOD(n, 5) FROM events WHERE MOD(n, 5) <> 0;
+INSERT INTO viewed SELECT n, r FROM ratios WHERE n > 1;
+INSERT INTO summed SELECT MOD(n, 5), SUM((x + y) / MOD(n, 5)) FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' DAY))
+WHERE MOD(n, 5) <> 0 GROUP BY window_start, window_end, MOD(n, 5);",
+        table("bare"),
+        table("viewed"),
+        table("summed"),
+    );
+    for variant in VARIANTS {
+        let folder = place(&job, std::iter::empty());
+        let record = |n: usize| format!(r#"{{"n":{n},"x":{},"y":{n},"at":"2026-03-01T00:00:00Z"}}"#, 2 * n);
+        let records: Vec<String> = (0..ROWS).map(record).collect();
+        std::fs::write(folder.path().join("in/a.jsonl"), records.join("\n") + "\n").unwrap();
+        ran(folder.path(), variant).await.unwrap();
+        let good = |least: usize| (least..ROWS).filter(|n| n % 5 != 0);
+        let line = |n: usize, r: usize| format!(r#"{{"n":{n},"r":{r}}}"#);
+        let sorted = |mut lines: Vec<String>| {
+            lines.sort();
+            lines
+        };
+        let wanted = |least| sorted(good(least).map(|n| line(n, 3 * n / (n % 5))).collect());
+        assert_eq!(lines(&folder.path().join("bare")), wanted(0), "[{variant}]");
+        assert_eq!(lines(&folder.path().join("viewed")), wanted(2), "[{variant}]");
+        let sum = |k| line(k, good(0).filter(|n| n % 5 == k).map(|n| 3 * n / k).sum());
+        assert_eq!(lines(&folder.path().join("summed")), [1, 2, 3, 4].map(sum), "[{variant}]");
+        assert_eq!(lines(&folder.path().join("local/errors")), Vec::<String>::new(), "[{variant}]");
+    }
+}
