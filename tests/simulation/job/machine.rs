@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 45] = [
+pub(crate) const FAULTS: [&str; 47] = [
     "hesitation",
     "lost request",
     "lost reply",
@@ -57,6 +57,8 @@ pub(crate) const FAULTS: [&str; 45] = [
     "part of an aborted upload",
     "went back",
     "catches up",
+    "row that fails",
+    "result that fails",
 ];
 
 /// A request is on its way for so long at most; one that comes twice, for twice as long.

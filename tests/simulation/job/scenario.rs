@@ -48,7 +48,7 @@ fn stream(seed: u64, work: &Work, bug: Option<Bug>) -> Stream {
     if damage.percent(33) {
         stream.damage(&damage);
     }
-    stream.note_passed();
+    stream.note_places();
     stream
 }
 
@@ -56,8 +56,13 @@ fn count_rows(stream: &Stream, work: &Work, faults: &mut Tally) {
     let events: Vec<Event> = stream.events().cloned().collect();
     let behind = events.iter().filter(|event| event.passed_ms.is_some_and(|passed| event.time_ms < passed));
     faults.count_many("row out of order", behind.count() as u64);
-    faults.count_many("late row", work.queries.iter().map(|query| query.late(&events)).sum());
-    faults.count_many("broken record", stream.broken().len() as u64);
+    faults.count_many("broken record", stream.broken().count() as u64);
+    for expected in work.queries.iter().map(|query| query.expected(&events)) {
+        faults.count_many("late row", expected.late);
+        for refusal in &expected.refused {
+            faults.count(if refusal.is_of_result() { "result that fails" } else { "row that fails" });
+        }
+    }
 }
 
 /// Runs a seed; with `bug`, a part of the program has that fault.
@@ -74,7 +79,7 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
     let world = Arc::<World>::default();
     let calm = if silence.is_some() { Duration::ZERO } else { Duration::from_secs(FAULTS_S) };
     let nature = Arc::new(Nature::new(Arc::clone(&world), seed, calm));
-    let mut work = Work::new(&Chance::new(seed ^ 0x90b));
+    let mut work = Work::new(&Chance::new(seed ^ 0x90b), &Chance::new(seed ^ 0x5a9e5));
     let own_connectors = match bug {
         Some(bug) => bug.is_of_own_connectors(),
         None => Chance::new(seed ^ 0xa35).percent(25),
