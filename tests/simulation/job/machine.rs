@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 47] = [
+pub(crate) const FAULTS: [&str; 49] = [
     "hesitation",
     "lost request",
     "lost reply",
@@ -59,6 +59,8 @@ pub(crate) const FAULTS: [&str; 47] = [
     "catches up",
     "row that fails",
     "result that fails",
+    "refused row",
+    "refused result",
 ];
 
 /// A request is on its way for so long at most; one that comes twice, for twice as long.

@@ -6,7 +6,7 @@ mod sql;
 
 use std::collections::BTreeSet;
 
-use failing::{Class, Fails};
+use failing::{Class, Fails, Requires};
 
 use super::alerts::Delivery;
 use super::files::Files;
@@ -191,6 +191,7 @@ pub(crate) struct Query {
     rows: Option<Order>,
     /// What makes it fail.
     fails: Option<Fails>,
+    requires: Option<Requires>,
     /// How items are written.
     mode: Option<&'static str>,
     /// The connector of a table that is not of items.
@@ -253,6 +254,7 @@ impl Query {
             having: (!is_running && chance.percent(20)).then(|| 2 + chance.below(3)),
             rows,
             fails: None,
+            requires: None,
             mode: None,
             target: "s3",
             first: (rows.is_some() || (!is_running && chance.percent(25))).then(|| 1 + chance.below(2) as usize),
@@ -262,6 +264,7 @@ impl Query {
     /// Chooses what the rest does not depend on.
     fn shape(&mut self, chance: &Chance) {
         self.fails = Fails::new(chance, self);
+        self.requires = Requires::new(chance, self);
     }
 
     /// Whether its rows may come more than once.

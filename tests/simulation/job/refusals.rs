@@ -11,6 +11,10 @@ use super::stream::{Event, Stream};
 
 /// The reason of what makes a query fail.
 pub(crate) const FAILED: &str = "query_failed";
+/// The reason of each REQUIRE.
+pub(crate) const UNWANTED: &str = "unwanted";
+/// By which a result is known that a REQUIRE refuses: it is written with what else the query reads of it, too.
+const KNOWN_BY: [&str; 3] = ["id", "k", "ts"];
 
 /// A line of the error output.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +63,9 @@ impl Refusal {
         if split.is_empty()
             && let Ok(Value::Object(fields)) = serde_json::from_str(record)
         {
-            return Self::of_result(origin, reason, fields.values().map(plain).collect());
+            let is_compared = |name: &str| reason != UNWANTED || KNOWN_BY.contains(&name);
+            let values = fields.iter().filter(|(name, _)| is_compared(name)).map(|(_, value)| plain(value));
+            return Self::of_result(origin, reason, values.collect());
         }
         let [origin, reason, split, number, record] = [origin, reason, split, number, record].map(str::to_owned);
         Self { origin, reason, split, number, record }
@@ -69,14 +75,19 @@ impl Refusal {
         self.split.is_empty()
     }
 
+    /// Whether something has failed; else it is unwanted.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.reason == FAILED
+    }
+
     /// Whether a query refuses it, and not a table.
     pub(crate) fn is_of_query(&self) -> bool {
         self.origin.contains(':')
     }
 }
 
-/// Records that cannot be decoded are refused by each table that reads them, and rows and results that make a query fail by that query,
-/// with their position, and no others are.
+/// Records that cannot be decoded are refused by each table that reads them, and rows and results that make a query fail, or that its
+/// REQUIRE refuses, by that query, with their position, and no others are.
 pub(crate) fn refused_problems(stream: &Stream, services: &Services, work: &Work) -> Vec<String> {
     let found = services.refused.lock().expect("no panic while it is held");
     let events: Vec<Event> = stream.events().cloned().collect();

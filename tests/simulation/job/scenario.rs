@@ -60,7 +60,12 @@ fn count_rows(stream: &Stream, work: &Work, faults: &mut Tally) {
     for expected in work.queries.iter().map(|query| query.expected(&events)) {
         faults.count_many("late row", expected.late);
         for refusal in &expected.refused {
-            faults.count(if refusal.is_of_result() { "result that fails" } else { "row that fails" });
+            faults.count(match (refusal.has_failed(), refusal.is_of_result()) {
+                (true, false) => "row that fails",
+                (true, true) => "result that fails",
+                (false, false) => "refused row",
+                (false, true) => "refused result",
+            });
         }
     }
 }

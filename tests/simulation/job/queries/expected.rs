@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Level, Order, Query};
-use crate::job::refusals::{FAILED, Refusal};
+use crate::job::refusals::{FAILED, Refusal, UNWANTED};
 use crate::job::sinks::Row;
 use crate::job::stream::Event;
 use crate::job::windows::Windows;
@@ -88,6 +88,10 @@ impl Query {
                 expected.refused.insert(self.refusal(&row, FAILED));
                 continue;
             }
+            if self.requires.is_some_and(|requires| requires.refuses(level, row.id)) {
+                expected.refused.insert(self.refusal(&row, UNWANTED));
+                continue;
+            }
             let is_late = |end_ms: i64| row.watermark_ms.is_some_and(|watermark_ms| end_ms - 1 <= watermark_ms);
             let is_running = matches!(windows, Windows::Running);
             let (open, late): (Vec<_>, Vec<_>) =
@@ -165,10 +169,13 @@ impl Query {
             return Refusal::of_record(&self.origin(), reason, event);
         }
         let last_ms = row.time_ms as i64;
-        let end_ms = last_ms + 1;
-        let start_ms = end_ms - 1_000 * self.below.unwrap_or_default() as i64;
-        let values = [start_ms, end_ms, last_ms].map(time).into_iter().chain([row.key.clone(), row.id.to_string()]);
-        Refusal::of_result(&self.origin(), reason, values.collect())
+        let mut values = vec![row.key.clone(), row.id.to_string(), time(last_ms)];
+        // What fails is written as it comes from below.
+        if reason == FAILED {
+            let end_ms = last_ms + 1;
+            values.extend([end_ms - 1_000 * self.below.unwrap_or_default() as i64, end_ms].map(time));
+        }
+        Refusal::of_result(&self.origin(), reason, values)
     }
 }
 

@@ -1,6 +1,7 @@
-//! Rows that make a query fail, and results that do.
+//! Rows and results that make a query fail, or that it refuses.
 
 use super::{Aggregate, Level, Query};
+use crate::job::refusals::UNWANTED;
 use crate::job::windows::Windows;
 use crate::world::Chance;
 
@@ -65,14 +66,22 @@ const LEAST: u64 = 16;
 /// The same of counts, which are small numbers.
 const LEAST_OF_COUNTS: u64 = 2;
 
+/// Where conditions of a query stand, and about how many of the rows there one is.
+fn level_of(chance: &Chance, query: &Query) -> (Level, u64) {
+    match query.below {
+        Some(_) if chance.percent(50) => (Level::Below, LEAST),
+        Some(_) => (Level::Own, LEAST_OF_COUNTS),
+        None => (Level::Own, LEAST),
+    }
+}
+
 impl Fails {
     /// In a third of the queries.
     pub(super) fn new(chance: &Chance, query: &Query) -> Option<Self> {
         if !chance.percent(33) {
             return None;
         }
-        let level = if query.below.is_some() && chance.percent(50) { Level::Below } else { Level::Own };
-        let is_of_counts = level == Level::Own && query.below.is_some();
+        let (level, least) = level_of(chance, query);
         // Where COUNT(DISTINCT) is computed in two levels, no single row of the lower one makes a group fail, and nothing is left out.
         let has_results = level == Level::Own
             && !matches!(query.windows, Windows::Running)
@@ -85,7 +94,7 @@ impl Fails {
         };
         let how = [How::Divides, How::Casts][chance.below(2) as usize];
         let filter: Vec<Class> = query.filter.filter(|_| level == Level::Own).into_iter().collect();
-        let class = Class::within(chance, &filter, if is_of_counts { LEAST_OF_COUNTS } else { LEAST })?;
+        let class = Class::within(chance, &filter, least)?;
         Some(Self { level, clause, how, class })
     }
 
@@ -129,5 +138,35 @@ impl Fails {
             // No key is a number.
             How::Casts => format!("CAST(CASE WHEN MOD(id, {divisor}) = {rest} THEN k ELSE '1' END AS BIGINT)"),
         }
+    }
+}
+
+/// A REQUIRE that does not hold for some rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Requires {
+    level: Level,
+    class: Class,
+}
+
+impl Requires {
+    /// In a quarter of the queries.
+    pub(super) fn new(chance: &Chance, query: &Query) -> Option<Self> {
+        if !chance.percent(25) {
+            return None;
+        }
+        let (level, least) = level_of(chance, query);
+        Class::within(chance, &[], least).map(|class| Self { level, class })
+    }
+
+    /// Whether a row that other conditions let through is refused.
+    pub(super) fn refuses(self, level: Level, id: u64) -> bool {
+        self.level == level && self.class.has(id)
+    }
+
+    /// The condition of a WHERE. It reads all by which a row is known where that is no record: nothing else of it is in the error output.
+    pub(super) fn condition(self, level: Level) -> Option<String> {
+        let never = "k = '' OR ts < TIMESTAMP '1970-01-01 00:00:00'";
+        let condition = || format!("REQUIRE({} OR {never}, '{UNWANTED}')", self.class.sql("<>"));
+        (self.level == level).then(condition)
     }
 }

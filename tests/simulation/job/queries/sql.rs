@@ -70,7 +70,8 @@ impl Query {
     fn conditions(&self, level: Level) -> String {
         let filter = self.filter.filter(|_| level == Level::Own).map(|filter| filter.sql("="));
         let fails = self.fails.and_then(|fails| fails.condition(level));
-        let all: Vec<String> = filter.into_iter().chain(fails).collect();
+        let requires = self.requires.and_then(|requires| requires.condition(level));
+        let all: Vec<String> = filter.into_iter().chain(fails).chain(requires).collect();
         if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
     }
 
