@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 49] = [
+pub(crate) const FAULTS: [&str; 51] = [
     "hesitation",
     "lost request",
     "lost reply",
@@ -61,6 +61,8 @@ pub(crate) const FAULTS: [&str; 49] = [
     "result that fails",
     "refused row",
     "refused result",
+    "union of two tables",
+    "union of a table with itself",
 ];
 
 /// A request is on its way for so long at most; one that comes twice, for twice as long.

@@ -2,11 +2,13 @@
 
 mod expected;
 mod failing;
+mod input;
 mod sql;
 
 use std::collections::BTreeSet;
 
 use failing::{Class, Fails, Requires};
+use input::Input;
 
 use super::alerts::Delivery;
 use super::files::Files;
@@ -62,7 +64,7 @@ impl Work {
 
     /// The tables over the stream that it reads.
     pub(crate) fn tables(&self) -> BTreeSet<&'static str> {
-        std::iter::once("events").chain(self.queries.iter().map(|query| query.from)).collect()
+        std::iter::once("events").chain(self.queries.iter().flat_map(|query| query.input.tables())).collect()
     }
 
     /// Whether windows fire without a shard that is quiet. What that one brings later is late or not by when it was read.
@@ -95,7 +97,7 @@ impl Work {
     pub(crate) fn sql(&self) -> String {
         let options = self.delivery.map_or_else(|| "'topic' = 'alerts'".to_owned(), Delivery::sql);
         let alerts = if self.alerts { ALERTS.replace("ALERT_OPTIONS", &options) } else { String::new() };
-        let slow = if self.queries.iter().any(|query| query.from == "slow_events") { SLOW_EVENTS } else { "" };
+        let slow = if self.tables().contains("slow_events") { SLOW_EVENTS } else { "" };
         let queries: String = self.queries.iter().map(|query| query.sql(&self.files)).collect();
         let (parts, options) = self.files.sql();
         let tables = TABLES.replace("COPIES_PARTS", parts).replace("COPIES_OPTIONS", &options);
@@ -172,8 +174,7 @@ impl Aggregate {
 #[derive(Debug)]
 pub(crate) struct Query {
     pub(crate) table: String,
-    /// The table that it reads.
-    from: &'static str,
+    input: Input,
     /// Whether its results are items of their keys; else they are rows of files.
     pub(crate) is_items: bool,
     /// It is over the counts of windows of so many seconds, as if those were events: `id` is the count.
@@ -198,9 +199,10 @@ pub(crate) struct Query {
     target: &'static str,
 }
 
-/// Which of its conditions: those on rows of the windows below, or on its own rows.
+/// Which of its conditions: those on rows of the first part of a union, on rows of the windows below, or on its own rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
+    Part,
     Below,
     Own,
 }
@@ -243,7 +245,7 @@ impl Query {
         let order = if chance.percent(50) { Order::FirstToLast } else { Order::LastToFirst };
         let rows = (!is_running && !is_items && chance.percent(25)).then_some(order);
         Self {
-            from: if chance.percent(70) { "events" } else { "slow_events" },
+            input: Input::of_table(if chance.percent(70) { "events" } else { "slow_events" }),
             table: format!("results_{number}"),
             is_items,
             below: chance.percent(20).then(|| 1 + chance.below(3)),
@@ -263,8 +265,14 @@ impl Query {
 
     /// Chooses what the rest does not depend on.
     fn shape(&mut self, chance: &Chance) {
+        self.input.shape(chance);
         self.fails = Fails::new(chance, self);
         self.requires = Requires::new(chance, self);
+    }
+
+    /// What it asks for that must be asked for now and then.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = &'static str> {
+        self.input.shapes().into_iter()
     }
 
     /// Whether its rows may come more than once.

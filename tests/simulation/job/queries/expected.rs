@@ -35,7 +35,7 @@ type Groups<'a> = BTreeMap<Vec<String>, Vec<Given<'a>>>;
 impl Query {
     pub(crate) fn expected(&self, events: &[Event]) -> Expected {
         let mut expected = Expected::default();
-        let given = self.given(events);
+        let given = self.given(events, &mut expected);
         let given = match self.below {
             Some(size) => self.counts(given, size, &mut expected),
             None => given,
@@ -54,21 +54,40 @@ impl Query {
         expected
     }
 
-    /// The rows of its table.
-    fn given<'a>(&self, events: &'a [Event]) -> Vec<Given<'a>> {
-        let given = |event: &'a Event| Given {
-            id: event.id,
-            key: event.key.clone(),
-            time_ms: event.time_ms,
-            watermark_ms: event.passed_ms.map(|passed| passed as i64 - self.delay_ms()),
-            event: Some(event),
-        };
-        events.iter().map(given).collect()
+    /// The rows of its tables.
+    fn given<'a>(&self, events: &'a [Event], expected: &mut Expected) -> Vec<Given<'a>> {
+        let mut given = Vec::new();
+        for (number, part) in self.input.parts.iter().enumerate() {
+            for event in events.iter().filter(|event| part.has(event.id)) {
+                let row = Given {
+                    id: event.id,
+                    key: event.key.clone(),
+                    time_ms: event.time_ms,
+                    watermark_ms: event.passed_ms.map(|passed| passed as i64 - part.delay_ms()),
+                    event: Some(event),
+                };
+                if number > 0 || self.lets_through(Level::Part, &row, expected) {
+                    given.push(row);
+                }
+            }
+        }
+        given
     }
 
-    /// How far its table's watermark is behind.
-    fn delay_ms(&self) -> i64 {
-        if self.from == "events" { 2_000 } else { 4_000 }
+    /// Whether a row meets conditions, whatever its time is.
+    fn lets_through(&self, level: Level, row: &Given<'_>, expected: &mut Expected) -> bool {
+        if level == Level::Own && self.filter.is_some_and(|filter| !filter.has(row.id)) {
+            return false;
+        }
+        let reason = if self.fails.is_some_and(|fails| fails.fails_at_once(level, row.id)) {
+            FAILED
+        } else if self.requires.is_some_and(|requires| requires.refuses(level, row.id)) {
+            UNWANTED
+        } else {
+            return true;
+        };
+        expected.refused.insert(self.refusal(row, reason));
+        false
     }
 
     /// Rows that conditions let through, in each window for which they are in time.
@@ -81,15 +100,7 @@ impl Query {
     ) -> Vec<((i64, i64), Given<'a>)> {
         let mut admitted = Vec::new();
         for row in given {
-            if level == Level::Own && self.filter.is_some_and(|filter| !filter.has(row.id)) {
-                continue;
-            }
-            if self.fails.is_some_and(|fails| fails.fails_at_once(level, row.id)) {
-                expected.refused.insert(self.refusal(&row, FAILED));
-                continue;
-            }
-            if self.requires.is_some_and(|requires| requires.refuses(level, row.id)) {
-                expected.refused.insert(self.refusal(&row, UNWANTED));
+            if !self.lets_through(level, &row, expected) {
                 continue;
             }
             let is_late = |end_ms: i64| row.watermark_ms.is_some_and(|watermark_ms| end_ms - 1 <= watermark_ms);

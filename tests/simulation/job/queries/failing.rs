@@ -57,7 +57,6 @@ pub(super) struct Fails {
     level: Level,
     clause: Clause,
     how: How,
-    /// A row that a filter leaves out is in none of them: nobody says which of two conditions is asked first.
     class: Class,
 }
 
@@ -69,6 +68,8 @@ const LEAST_OF_COUNTS: u64 = 2;
 /// Where conditions of a query stand, and about how many of the rows there one is.
 fn level_of(chance: &Chance, query: &Query) -> (Level, u64) {
     match query.below {
+        // Of a union of a table with itself, the other part still has the row.
+        _ if query.input.parts.len() > 1 && chance.percent(33) => (Level::Part, LEAST),
         Some(_) if chance.percent(50) => (Level::Below, LEAST),
         Some(_) => (Level::Own, LEAST_OF_COUNTS),
         None => (Level::Own, LEAST),
@@ -86,15 +87,21 @@ impl Fails {
         let has_results = level == Level::Own
             && !matches!(query.windows, Windows::Running)
             && !query.aggregates.contains(&Aggregate::Distinct);
-        let has_groups = level == Level::Below || query.rows.is_none();
+        let has_groups = level == Level::Below || (level == Level::Own && query.rows.is_none());
         let clause = match chance.below(3) {
             1 if has_groups => Clause::Argument,
             2 if has_groups && has_results => Clause::Having(query.having.unwrap_or(1) + chance.below(3)),
             _ => Clause::Where,
         };
         let how = [How::Divides, How::Casts][chance.below(2) as usize];
-        let filter: Vec<Class> = query.filter.filter(|_| level == Level::Own).into_iter().collect();
-        let class = Class::within(chance, &filter, least)?;
+        // A condition guards those behind it in its own WHERE; but nobody says whether that of a query is asked before that of a view. So a
+        // row that one leaves out is none that fails in the other.
+        let mut filters: Vec<Class> = Vec::new();
+        if clause == Clause::Where && (query.below.is_none() || level != Level::Own) {
+            filters.extend(query.input.filters());
+            filters.extend(query.filter.filter(|_| query.below.is_none() && level == Level::Part));
+        }
+        let class = Class::within(chance, &filters, least)?;
         Some(Self { level, clause, how, class })
     }
 

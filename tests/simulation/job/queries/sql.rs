@@ -45,20 +45,21 @@ impl Query {
                 format!("CREATE TABLE {table} ({types}) WITH ('connector' = '{}', {options});\n", self.target)
             }
         };
+        let (given, from) = self.input.sql(format!("given_{table}"), self.conditions(Level::Part));
         let (view, from) = match self.below {
             Some(size) => {
-                let windows = Windows::Tumble(size).sql(self.from);
+                let windows = Windows::Tumble(size).sql(&from);
                 let view = format!(
-                    "CREATE VIEW below_{table} AS SELECT k, {} AS id, window_time AS ts FROM {windows}{} \
+                    "{given}CREATE VIEW below_{table} AS SELECT k, {} AS id, window_time AS ts FROM {windows}{} \
                      GROUP BY window_start, window_end, window_time, k;\n",
                     self.count(Level::Below),
-                    self.conditions(Level::Below)
+                    self.where_of(Level::Below)
                 );
                 (view, format!("below_{table}"))
             }
-            None => (String::new(), self.from.to_owned()),
+            None => (given, from),
         };
-        let rows = self.windows.sql(&from) + &self.conditions(Level::Own);
+        let rows = self.windows.sql(&from) + &self.where_of(Level::Own);
         let select = match self.rows {
             Some(order) => self.places(order, &rows),
             None => self.groups(&rows),
@@ -67,11 +68,16 @@ impl Query {
     }
 
     /// What it asks of rows.
-    fn conditions(&self, level: Level) -> String {
+    fn conditions(&self, level: Level) -> Vec<String> {
         let filter = self.filter.filter(|_| level == Level::Own).map(|filter| filter.sql("="));
         let fails = self.fails.and_then(|fails| fails.condition(level));
         let requires = self.requires.and_then(|requires| requires.condition(level));
-        let all: Vec<String> = filter.into_iter().chain(fails).chain(requires).collect();
+        filter.into_iter().chain(fails).chain(requires).collect()
+    }
+
+    /// The same as a clause.
+    fn where_of(&self, level: Level) -> String {
+        let all = self.conditions(level);
         if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
     }
 
