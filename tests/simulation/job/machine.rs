@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 51] = [
+pub(crate) const FAULTS: [&str; 54] = [
     "hesitation",
     "lost request",
     "lost reply",
@@ -63,6 +63,9 @@ pub(crate) const FAULTS: [&str; 51] = [
     "refused result",
     "union of two tables",
     "union of a table with itself",
+    "view that projects and filters",
+    "aggregate with a filter",
+    "grouping sets",
 ];
 
 /// A request is on its way for so long at most; one that comes twice, for twice as long.

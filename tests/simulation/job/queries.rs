@@ -145,6 +145,7 @@ enum Aggregate {
     Min,
     Max,
     Distinct,
+    CountOfSome,
 }
 
 impl Aggregate {
@@ -156,6 +157,7 @@ impl Aggregate {
             Self::Min => ("lo", "MIN(id)"),
             Self::Max => ("hi", "MAX(id)"),
             Self::Distinct => ("d", "COUNT(DISTINCT MOD(id, 5))"),
+            Self::CountOfSome => ("f", "COUNT(*) FILTER (WHERE MOD(id, 3) = 1)"),
         }
     }
 
@@ -166,6 +168,7 @@ impl Aggregate {
             Self::Min => ids.iter().copied().min().expect("a group has rows"),
             Self::Max => ids.iter().copied().max().expect("a group has rows"),
             Self::Distinct => ids.iter().map(|id| id % 5).collect::<BTreeSet<_>>().len() as u64,
+            Self::CountOfSome => ids.iter().filter(|id| *id % 3 == 1).count() as u64,
         }
     }
 }
@@ -181,6 +184,8 @@ pub(crate) struct Query {
     below: Option<u64>,
     windows: Windows,
     keys: Vec<Key>,
+    /// The keys of each of its GROUPING SETS, if it has some.
+    sets: Option<Vec<Vec<Key>>>,
     aggregates: Vec<Aggregate>,
     /// The ids that count.
     filter: Option<Class>,
@@ -251,6 +256,7 @@ impl Query {
             below: chance.percent(20).then(|| 1 + chance.below(3)),
             windows,
             keys,
+            sets: None,
             aggregates,
             filter: chance.percent(25).then(|| Class { divisor, rest: chance.below(divisor) }),
             having: (!is_running && chance.percent(20)).then(|| 2 + chance.below(3)),
@@ -266,13 +272,29 @@ impl Query {
     /// Chooses what the rest does not depend on.
     fn shape(&mut self, chance: &Chance) {
         self.input.shape(chance);
+        if self.rows.is_none() && chance.percent(33) {
+            self.aggregates.push(Aggregate::CountOfSome);
+        }
+        // A key of an item is not NULL; and nobody says where a ranking has NULLs.
+        let may_have_sets = !self.is_items && self.rows.is_none() && self.first.is_none() && !self.keys.is_empty();
+        if may_have_sets && chance.percent(33) {
+            let parts = [vec![Key::Name], vec![Key::Parity], vec![]].into_iter();
+            let is_part = |set: &Vec<Key>| set.len() < self.keys.len() && set.iter().all(|key| self.keys.contains(key));
+            let mut parts: Vec<Vec<Key>> = parts.filter(|set| is_part(set) && chance.percent(60)).collect();
+            if parts.is_empty() {
+                parts.push(vec![]);
+            }
+            self.sets = Some(std::iter::once(self.keys.clone()).chain(parts).collect());
+        }
         self.fails = Fails::new(chance, self);
         self.requires = Requires::new(chance, self);
     }
 
     /// What it asks for that must be asked for now and then.
     pub(crate) fn shapes(&self) -> impl Iterator<Item = &'static str> {
-        self.input.shapes().into_iter()
+        let counts_some = self.aggregates.contains(&Aggregate::CountOfSome);
+        let own = [counts_some.then_some("aggregate with a filter"), self.sets.as_ref().map(|_| "grouping sets")];
+        self.input.shapes().chain(own.into_iter().flatten())
     }
 
     /// Whether its rows may come more than once.

@@ -31,7 +31,7 @@ pub(crate) struct Item {
 }
 
 /// Columns whose values only grow; `lo` only falls.
-const RISING: [&str; 4] = ["n", "s", "hi", "d"];
+const RISING: [&str; 5] = ["n", "s", "hi", "d", "f"];
 
 /// Everything that has been written.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Level, Order, Query};
+use super::{Key, Level, Order, Query};
 use crate::job::refusals::{FAILED, Refusal, UNWANTED};
 use crate::job::sinks::Row;
 use crate::job::stream::Event;
@@ -42,8 +42,11 @@ impl Query {
         };
         let mut groups: BTreeMap<(i64, i64), Groups<'_>> = BTreeMap::new();
         for (window, row) in self.admitted(Level::Own, self.windows, given, &mut expected) {
-            let key: Vec<String> = self.keys.iter().map(|key| key.of(row.id, &row.key)).collect();
-            groups.entry(window).or_default().entry(key).or_default().push(row);
+            for set in self.sets.as_ref().map_or(std::slice::from_ref(&self.keys), Vec::as_slice) {
+                let value = |key: &Key| if set.contains(key) { key.of(row.id, &row.key) } else { "NULL".to_owned() };
+                let key: Vec<String> = self.keys.iter().map(value).collect();
+                groups.entry(window).or_default().entry(key).or_default().push(row.clone());
+            }
         }
         for (window, groups) in groups {
             match self.rows {
@@ -59,9 +62,10 @@ impl Query {
         let mut given = Vec::new();
         for (number, part) in self.input.parts.iter().enumerate() {
             for event in events.iter().filter(|event| part.has(event.id)) {
+                let (id, key) = part.projected(event.id, &event.key);
                 let row = Given {
-                    id: event.id,
-                    key: event.key.clone(),
+                    id,
+                    key,
                     time_ms: event.time_ms,
                     watermark_ms: event.passed_ms.map(|passed| passed as i64 - part.delay_ms()),
                     event: Some(event),

@@ -69,7 +69,7 @@ const LEAST_OF_COUNTS: u64 = 2;
 fn level_of(chance: &Chance, query: &Query) -> (Level, u64) {
     match query.below {
         // Of a union of a table with itself, the other part still has the row.
-        _ if query.input.parts.len() > 1 && chance.percent(33) => (Level::Part, LEAST),
+        _ if query.input.parts.len() > 1 && query.input.keeps_ids() && chance.percent(33) => (Level::Part, LEAST),
         Some(_) if chance.percent(50) => (Level::Below, LEAST),
         Some(_) => (Level::Own, LEAST_OF_COUNTS),
         None => (Level::Own, LEAST),
@@ -83,9 +83,11 @@ impl Fails {
             return None;
         }
         let (level, least) = level_of(chance, query);
-        // Where COUNT(DISTINCT) is computed in two levels, no single row of the lower one makes a group fail, and nothing is left out.
+        // Where COUNT(DISTINCT) is computed in two levels, no single row of the lower one makes a group fail, and nothing is left out. A
+        // result of grouping sets says of which one it is, in the program's own way.
         let has_results = level == Level::Own
             && !matches!(query.windows, Windows::Running)
+            && query.sets.is_none()
             && !query.aggregates.contains(&Aggregate::Distinct);
         let has_groups = level == Level::Below || (level == Level::Own && query.rows.is_none());
         let clause = match chance.below(3) {

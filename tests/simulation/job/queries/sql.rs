@@ -1,7 +1,7 @@
 //! A query as SQL.
 
 use super::failing::Fails;
-use super::{Aggregate, Level, Order, Query};
+use super::{Aggregate, Key, Level, Order, Query};
 use crate::job::files::Files;
 use crate::job::windows::Windows;
 
@@ -90,7 +90,8 @@ impl Query {
     /// How items are written, as SQL. Sums can be added; the least and the greatest of a group are set.
     fn options(&self) -> String {
         let Some(mode) = self.mode else { return String::new() };
-        let added = self.aggregates.iter().filter(|a| matches!(a, Aggregate::Count | Aggregate::Sum));
+        let added =
+            self.aggregates.iter().filter(|a| matches!(a, Aggregate::Count | Aggregate::Sum | Aggregate::CountOfSome));
         let added: Vec<&str> = added.map(|aggregate| aggregate.sql().0).collect();
         match mode {
             "add" => format!(", 'sink.write-mode' = 'add', 'sink.add.columns' = '{}'", added.join(";")),
@@ -122,7 +123,15 @@ impl Query {
             Windows::Running => &[],
             _ => &["window_start", "window_end"],
         };
-        let by: Vec<&str> = bounds.iter().copied().chain(self.keys.iter().map(|key| key.sql().1)).collect();
+        let expressions = |keys: &[Key]| keys.iter().map(|key| key.sql().1.to_owned()).collect::<Vec<String>>();
+        let by = match &self.sets {
+            None => expressions(&self.keys),
+            Some(sets) => {
+                let sets: Vec<String> = sets.iter().map(|set| format!("({})", expressions(set).join(", "))).collect();
+                vec![format!("GROUPING SETS ({})", sets.join(", "))]
+            }
+        };
+        let by: Vec<String> = bounds.iter().map(|&name| name.to_owned()).chain(by).collect();
         let keys = self.keys.iter().map(|key| format!("{} AS {}", key.sql().1, key.sql().0));
         let values = self.aggregates.iter().map(|aggregate| match (aggregate.sql(), aggregate) {
             ((name, _), Aggregate::Count) => format!("{} AS {name}", self.count(Level::Own)),
