@@ -59,6 +59,8 @@ pub(crate) enum Bug {
     ForgetsWatermarks,
     /// The last refused record of each flush is said to be in the error output, and is not.
     LosesRefused,
+    /// A row, or a result, that makes a query fail is said to be in the error output, and is not.
+    LosesFailedRows,
     /// A checkpoint that a job goes back to does not say that only some queries are given what comes first.
     ForgetsWhoCatchesUp,
 }
@@ -80,8 +82,9 @@ impl Bug {
         )
     }
 
-    pub(crate) const ALL: [Self; 29] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::LosesRefused,
+        Self::LosesFailedRows,
         Self::ForgetsWhoCatchesUp,
         Self::ResumesInclusive,
         Self::DropsClosedShards,

@@ -7,6 +7,7 @@ use tidemill::state::DEFAULT_KEPT;
 
 use super::alerts::Delivery;
 use super::queries::Work;
+use super::refusals::refused_problems;
 use super::sinks::{Row, Services};
 use super::stream::{Event, Stream};
 
@@ -31,7 +32,7 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
     }
 
     for query in &work.queries {
-        let (table, wanted) = (query.table.as_str(), sorted(query.results(&events)));
+        let (table, wanted) = (query.table.as_str(), sorted(query.expected(&events).rows));
         let (wanted, found) = match query.is_items {
             true => (wanted, sorted(services.stored(table))),
             false if query.may_repeat() => (once(wanted), once(sorted(services.put_rows(table)))),
@@ -53,20 +54,6 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
     let left = services.bucket.lock().expect("no panic while it is held").left_over();
     problems.extend(of(left.len(), "uploads are left over", left));
     problems
-}
-
-/// Records that cannot be decoded are refused by each table that reads them, with their position, and no others are.
-fn refused_problems(stream: &Stream, services: &Services, work: &Work) -> Vec<String> {
-    let found = services.refused.lock().expect("no panic while it is held");
-    let broken = stream.broken();
-    let of_table = |table: &'static str| {
-        let place = move |(shard, number): &(String, String)| (table.to_owned(), shard.clone(), number.clone());
-        broken.iter().map(place)
-    };
-    let wanted: BTreeSet<_> = work.tables().into_iter().flat_map(of_table).collect();
-    let lost = wanted.difference(&found).map(|place| format!("{place:?} is broken and not in the error output"));
-    let others = found.difference(&wanted).map(|place| format!("{place:?} is in the error output and not broken"));
-    lost.chain(others).take(5).collect()
 }
 
 /// What is kept of checkpoints, and named by nothing; half-written files; more checkpoints than were to be kept, or more of the log.

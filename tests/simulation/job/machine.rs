@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::world::{Chance, MachineClock, Tally, World};
 
 /// Every kind of fault, and of what else must come.
-pub(crate) const FAULTS: [&str; 45] = [
+pub(crate) const FAULTS: [&str; 54] = [
     "hesitation",
     "lost request",
     "lost reply",
@@ -57,6 +57,15 @@ pub(crate) const FAULTS: [&str; 45] = [
     "part of an aborted upload",
     "went back",
     "catches up",
+    "row that fails",
+    "result that fails",
+    "refused row",
+    "refused result",
+    "union of two tables",
+    "union of a table with itself",
+    "view that projects and filters",
+    "aggregate with a filter",
+    "grouping sets",
 ];
 
 /// A request is on its way for so long at most; one that comes twice, for twice as long.

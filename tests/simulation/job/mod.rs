@@ -23,6 +23,7 @@ mod machine;
 mod objects;
 mod process;
 mod queries;
+mod refusals;
 mod scenario;
 mod sinks;
 mod site;

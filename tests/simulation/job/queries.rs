@@ -1,11 +1,17 @@
-//! Queries made by chance: as SQL, and as what must come of them, computed from the events alone.
+//! Queries made by chance: as SQL (`sql.rs`), and as what must come of them, computed from the events alone (`expected.rs`).
 
-use std::collections::{BTreeMap, BTreeSet};
+mod expected;
+mod failing;
+mod input;
+mod sql;
+
+use std::collections::BTreeSet;
+
+use failing::{Class, Fails, Requires};
+use input::Input;
 
 use super::alerts::Delivery;
 use super::files::Files;
-use super::sinks::Row;
-use super::stream::Event;
 use super::windows::Windows;
 use crate::world::Chance;
 
@@ -47,8 +53,10 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    pub(crate) fn new(chance: &Chance) -> Self {
-        let queries = (0..1 + chance.below(2)).map(|number| Query::new(chance, number)).collect();
+    /// By chance; what of a query came to be asked later than the rest is by `shapes`, so that the rest stays as it was.
+    pub(crate) fn new(chance: &Chance, shapes: &Chance) -> Self {
+        let mut queries: Vec<Query> = (0..1 + chance.below(2)).map(|number| Query::new(chance, number)).collect();
+        queries.iter_mut().for_each(|query| query.shape(shapes));
         let alerts = chance.percent(25);
         let idle_s = [1, 2, 5, 3_600][chance.below(4) as usize];
         Self { queries, alerts, delivery: None, idle_s, files: Files::new(chance), fan_out: false }
@@ -56,7 +64,7 @@ impl Work {
 
     /// The tables over the stream that it reads.
     pub(crate) fn tables(&self) -> BTreeSet<&'static str> {
-        std::iter::once("events").chain(self.queries.iter().map(|query| query.from)).collect()
+        std::iter::once("events").chain(self.queries.iter().flat_map(|query| query.input.tables())).collect()
     }
 
     /// Whether windows fire without a shard that is quiet. What that one brings later is late or not by when it was read.
@@ -89,7 +97,7 @@ impl Work {
     pub(crate) fn sql(&self) -> String {
         let options = self.delivery.map_or_else(|| "'topic' = 'alerts'".to_owned(), Delivery::sql);
         let alerts = if self.alerts { ALERTS.replace("ALERT_OPTIONS", &options) } else { String::new() };
-        let slow = if self.queries.iter().any(|query| query.from == "slow_events") { SLOW_EVENTS } else { "" };
+        let slow = if self.tables().contains("slow_events") { SLOW_EVENTS } else { "" };
         let queries: String = self.queries.iter().map(|query| query.sql(&self.files)).collect();
         let (parts, options) = self.files.sql();
         let tables = TABLES.replace("COPIES_PARTS", parts).replace("COPIES_OPTIONS", &options);
@@ -122,10 +130,10 @@ impl Key {
         }
     }
 
-    fn of(self, event: &Event) -> String {
+    fn of(self, id: u64, name: &str) -> String {
         match self {
-            Self::Name => event.key.clone(),
-            Self::Parity => (event.id % 2).to_string(),
+            Self::Name => name.to_owned(),
+            Self::Parity => (id % 2).to_string(),
         }
     }
 }
@@ -137,6 +145,7 @@ enum Aggregate {
     Min,
     Max,
     Distinct,
+    CountOfSome,
 }
 
 impl Aggregate {
@@ -148,6 +157,7 @@ impl Aggregate {
             Self::Min => ("lo", "MIN(id)"),
             Self::Max => ("hi", "MAX(id)"),
             Self::Distinct => ("d", "COUNT(DISTINCT MOD(id, 5))"),
+            Self::CountOfSome => ("f", "COUNT(*) FILTER (WHERE MOD(id, 3) = 1)"),
         }
     }
 
@@ -158,6 +168,7 @@ impl Aggregate {
             Self::Min => ids.iter().copied().min().expect("a group has rows"),
             Self::Max => ids.iter().copied().max().expect("a group has rows"),
             Self::Distinct => ids.iter().map(|id| id % 5).collect::<BTreeSet<_>>().len() as u64,
+            Self::CountOfSome => ids.iter().filter(|id| *id % 3 == 1).count() as u64,
         }
     }
 }
@@ -166,31 +177,40 @@ impl Aggregate {
 #[derive(Debug)]
 pub(crate) struct Query {
     pub(crate) table: String,
-    /// The table that it reads.
-    from: &'static str,
+    input: Input,
     /// Whether its results are items of their keys; else they are rows of files.
     pub(crate) is_items: bool,
     /// It is over the counts of windows of so many seconds, as if those were events: `id` is the count.
     below: Option<u64>,
     windows: Windows,
     keys: Vec<Key>,
+    /// The keys of each of its GROUPING SETS, if it has some.
+    sets: Option<Vec<Vec<Key>>>,
     aggregates: Vec<Aggregate>,
-    /// Divisor and remainder of the ids that count.
-    filter: Option<(u64, u64)>,
+    /// The ids that count.
+    filter: Option<Class>,
     /// Fewest rows of a group.
     having: Option<u64>,
     /// So many of each window: the groups with most rows, or of each group the rows that come first.
     first: Option<usize>,
     /// Rows as they are, of each group the first or the last; they are not put together.
     rows: Option<Order>,
+    /// What makes it fail.
+    fails: Option<Fails>,
+    requires: Option<Requires>,
     /// How items are written.
     mode: Option<&'static str>,
     /// The connector of a table that is not of items.
     target: &'static str,
 }
 
-/// Events by their keys.
-type Groups<'a> = BTreeMap<Vec<String>, Vec<&'a Event>>;
+/// Which of its conditions: those on rows of the first part of a union, on rows of the windows below, or on its own rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Part,
+    Below,
+    Own,
+}
 
 /// In time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,222 +250,55 @@ impl Query {
         let order = if chance.percent(50) { Order::FirstToLast } else { Order::LastToFirst };
         let rows = (!is_running && !is_items && chance.percent(25)).then_some(order);
         Self {
-            from: if chance.percent(70) { "events" } else { "slow_events" },
+            input: Input::of_table(if chance.percent(70) { "events" } else { "slow_events" }),
             table: format!("results_{number}"),
             is_items,
             below: chance.percent(20).then(|| 1 + chance.below(3)),
             windows,
             keys,
+            sets: None,
             aggregates,
-            filter: chance.percent(25).then(|| (divisor, chance.below(divisor))),
+            filter: chance.percent(25).then(|| Class { divisor, rest: chance.below(divisor) }),
             having: (!is_running && chance.percent(20)).then(|| 2 + chance.below(3)),
             rows,
+            fails: None,
+            requires: None,
             mode: None,
             target: "s3",
             first: (rows.is_some() || (!is_running && chance.percent(25))).then(|| 1 + chance.below(2) as usize),
         }
     }
 
+    /// Chooses what the rest does not depend on.
+    fn shape(&mut self, chance: &Chance) {
+        self.input.shape(chance);
+        if self.rows.is_none() && chance.percent(33) {
+            self.aggregates.push(Aggregate::CountOfSome);
+        }
+        // A key of an item is not NULL; and nobody says where a ranking has NULLs.
+        let may_have_sets = !self.is_items && self.rows.is_none() && self.first.is_none() && !self.keys.is_empty();
+        if may_have_sets && chance.percent(33) {
+            let parts = [vec![Key::Name], vec![Key::Parity], vec![]].into_iter();
+            let is_part = |set: &Vec<Key>| set.len() < self.keys.len() && set.iter().all(|key| self.keys.contains(key));
+            let mut parts: Vec<Vec<Key>> = parts.filter(|set| is_part(set) && chance.percent(60)).collect();
+            if parts.is_empty() {
+                parts.push(vec![]);
+            }
+            self.sets = Some(std::iter::once(self.keys.clone()).chain(parts).collect());
+        }
+        self.fails = Fails::new(chance, self);
+        self.requires = Requires::new(chance, self);
+    }
+
+    /// What it asks for that must be asked for now and then.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = &'static str> {
+        let counts_some = self.aggregates.contains(&Aggregate::CountOfSome);
+        let own = [counts_some.then_some("aggregate with a filter"), self.sets.as_ref().map(|_| "grouping sets")];
+        self.input.shapes().chain(own.into_iter().flatten())
+    }
+
     /// Whether its rows may come more than once.
     pub(crate) fn may_repeat(&self) -> bool {
         !self.is_items && self.target != "s3"
-    }
-
-    /// Its columns, with those of the table's key first. A window's end says which one it is.
-    fn columns(&self) -> Vec<(&'static str, &'static str)> {
-        let bounds = match self.windows {
-            Windows::Running => vec![],
-            _ => vec![("window_start", "TIMESTAMP(3)"), ("window_end", "TIMESTAMP(3)")],
-        };
-        if self.rows.is_some() {
-            return [&bounds[..], &[("k", "STRING"), ("id", "BIGINT")]].concat();
-        }
-        let keys = self.keys.iter().map(|key| (key.sql().0, key.sql().2));
-        let values = self.aggregates.iter().map(|aggregate| (aggregate.sql().0, "BIGINT"));
-        bounds.into_iter().chain(keys).chain(values).collect()
-    }
-
-    fn sql(&self, files: &Files) -> String {
-        let Self { table, .. } = self;
-        let columns = self.columns();
-        let types: Vec<String> = columns.iter().map(|(name, of)| format!("{name} {of}")).collect();
-        let types = types.join(", ");
-        let sink = match self.is_items {
-            true => {
-                let key = &columns[..columns.len() - self.aggregates.len()];
-                let key: Vec<&str> = key.iter().map(|(name, _)| *name).filter(|name| *name != "window_start").collect();
-                format!(
-                    "CREATE TABLE {table} ({types}, PRIMARY KEY ({}) NOT ENFORCED) \
-                     WITH ('connector' = 'dynamodb', 'table-name' = '{table}'{});\n",
-                    key.join(", "),
-                    self.options()
-                )
-            }
-            false => {
-                let options = match self.target {
-                    "s3" => format!("'path' = 's3://simulated/{table}', {}", files.sql().1),
-                    "kinesis" => format!("'stream' = '{table}', 'format' = 'json'"),
-                    _ => format!("'delivery-stream' = '{table}', 'format' = 'json'"),
-                };
-                format!("CREATE TABLE {table} ({types}) WITH ('connector' = '{}', {options});\n", self.target)
-            }
-        };
-        let (view, from) = match self.below {
-            Some(size) => {
-                let windows = Windows::Tumble(size).sql(self.from);
-                let view = format!(
-                    "CREATE VIEW below_{table} AS SELECT k, COUNT(*) AS id, window_time AS ts FROM {windows} \
-                     GROUP BY window_start, window_end, window_time, k;\n"
-                );
-                (view, format!("below_{table}"))
-            }
-            None => (String::new(), self.from.to_owned()),
-        };
-        let mut rows = self.windows.sql(&from);
-        if let Some((divisor, rest)) = self.filter {
-            rows += &format!(" WHERE MOD(id, {divisor}) = {rest}");
-        }
-        let select = match self.rows {
-            Some(order) => self.places(order, &rows),
-            None => self.groups(&rows),
-        };
-        format!("{sink}{view}INSERT INTO {table} {select};\n")
-    }
-
-    /// How items are written, as SQL. Sums can be added; the least and the greatest of a group are set.
-    fn options(&self) -> String {
-        let Some(mode) = self.mode else { return String::new() };
-        let added = self.aggregates.iter().filter(|a| matches!(a, Aggregate::Count | Aggregate::Sum));
-        let added: Vec<&str> = added.map(|aggregate| aggregate.sql().0).collect();
-        match mode {
-            "add" => format!(", 'sink.write-mode' = 'add', 'sink.add.columns' = '{}'", added.join(";")),
-            mode => format!(", 'sink.write-mode' = '{mode}'"),
-        }
-    }
-
-    /// Names of all columns, in order.
-    fn names(&self) -> String {
-        let names: Vec<&str> = self.columns().iter().map(|(name, _)| *name).collect();
-        names.join(", ")
-    }
-
-    /// The first or the last rows of each group.
-    fn places(&self, order: Order, rows: &str) -> String {
-        let by: String = self.keys.iter().map(|key| format!(", {}", key.sql().1)).collect();
-        let order = if order == Order::FirstToLast { "ASC" } else { "DESC" };
-        format!(
-            "SELECT {} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY window_start, window_end{by} \
-             ORDER BY ts {order}, id, k) AS place FROM {rows}) WHERE place <= {}",
-            self.names(),
-            self.first.unwrap_or(1)
-        )
-    }
-
-    /// Rows of each group, put together; of each window's groups the largest ones, if so many are asked for.
-    fn groups(&self, rows: &str) -> String {
-        let bounds: &[&str] = match self.windows {
-            Windows::Running => &[],
-            _ => &["window_start", "window_end"],
-        };
-        let by: Vec<&str> = bounds.iter().copied().chain(self.keys.iter().map(|key| key.sql().1)).collect();
-        let keys = self.keys.iter().map(|key| format!("{} AS {}", key.sql().1, key.sql().0));
-        let values = self.aggregates.iter().map(|aggregate| format!("{} AS {}", aggregate.sql().1, aggregate.sql().0));
-        let selected: Vec<String> = bounds.iter().map(|&name| name.to_owned()).chain(keys).chain(values).collect();
-        let mut select = format!("SELECT {} FROM {rows} GROUP BY {}", selected.join(", "), by.join(", "));
-        if let Some(least) = self.having {
-            select += &format!(" HAVING COUNT(*) >= {least}");
-        }
-        let Some(first) = self.first else { return select };
-        let order: String = self.keys.iter().map(|key| format!(", {}", key.sql().0)).collect();
-        format!(
-            "SELECT {} FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY window_start, window_end \
-             ORDER BY n DESC{order}) AS place FROM ({select})) WHERE place <= {first}",
-            self.names()
-        )
-    }
-
-    /// How far its table's watermark is behind.
-    fn delay_ms(&self) -> u64 {
-        if self.from == "events" { 2_000 } else { 4_000 }
-    }
-
-    /// Whether the event comes too late for a window with this end, which its own shard has passed.
-    fn is_late(&self, event: &Event, end_ms: i64) -> bool {
-        let is_window = !matches!((self.windows, self.below), (Windows::Running, None));
-        let passed = |passed_ms: u64| end_ms - 1 <= passed_ms as i64 - self.delay_ms() as i64;
-        is_window && event.passed_ms.is_some_and(passed)
-    }
-
-    /// How often an event comes too late for a window.
-    pub(crate) fn late(&self, events: &[Event]) -> u64 {
-        let first = self.below.map_or(self.windows, Windows::Tumble);
-        let windows = events.iter().flat_map(|event| first.of(event.time_ms).into_iter().map(move |w| (event, w)));
-        windows.filter(|(event, (_, end))| self.is_late(event, *end)).count() as u64
-    }
-
-    /// What must come of the events.
-    pub(crate) fn results(&self, events: &[Event]) -> Vec<Row> {
-        let below = self.below.map(|size| self.counts(events, size));
-        let mut groups: BTreeMap<(i64, i64), Groups<'_>> = BTreeMap::new();
-        for event in below.as_deref().unwrap_or(events) {
-            if self.filter.is_some_and(|(divisor, rest)| event.id % divisor != rest) {
-                continue;
-            }
-            let key: Vec<String> = self.keys.iter().map(|key| key.of(event)).collect();
-            let windows = self.windows.of(event.time_ms).into_iter();
-            for window in windows.filter(|(_, end)| self.below.is_some() || !self.is_late(event, *end)) {
-                groups.entry(window).or_default().entry(key.clone()).or_default().push(event);
-            }
-        }
-        let mut results = Vec::new();
-        for ((start, end), groups) in groups {
-            let mut groups: Vec<_> = groups.into_iter().collect();
-            let first = self.first.unwrap_or(usize::MAX);
-            if let Some(order) = self.rows {
-                for (_, mut group) in groups {
-                    group.sort_by_key(|event| match order {
-                        Order::FirstToLast => (event.time_ms, event.id, &event.key),
-                        Order::LastToFirst => (u64::MAX - event.time_ms, event.id, &event.key),
-                    });
-                    let row = |event: &&Event| self.row(start, end, vec![event.key.clone(), event.id.to_string()]);
-                    results.extend(group.iter().take(first).map(row));
-                }
-                continue;
-            }
-            groups.retain(|(_, group)| self.having.is_none_or(|least| group.len() as u64 >= least));
-            groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
-            results.extend(groups.into_iter().take(first).map(|(mut values, group)| {
-                let ids: Vec<u64> = group.iter().map(|event| event.id).collect();
-                values.extend(self.aggregates.iter().map(|aggregate| aggregate.of(&ids).to_string()));
-                self.row(start, end, values)
-            }));
-        }
-        results
-    }
-
-    fn row(&self, start_ms: i64, end_ms: i64, values: Vec<String>) -> Row {
-        let time = |ms: i64| {
-            let time = chrono::DateTime::from_timestamp_millis(ms).expect("a time");
-            time.format("%Y-%m-%dT%H:%M:%S").to_string()
-        };
-        let bounds = match self.windows {
-            Windows::Running => vec![],
-            _ => vec![time(start_ms), time(end_ms)],
-        };
-        self.columns().into_iter().map(|(name, _)| name.to_owned()).zip(bounds.into_iter().chain(values)).collect()
-    }
-
-    /// Counts of windows and names, as events at the windows' last millisecond.
-    fn counts(&self, events: &[Event], size: u64) -> Vec<Event> {
-        let mut counts: BTreeMap<(i64, &str), u64> = BTreeMap::new();
-        for event in events {
-            for (_, end) in Windows::Tumble(size).of(event.time_ms) {
-                if !self.is_late(event, end) {
-                    *counts.entry((end, &event.key)).or_default() += 1;
-                }
-            }
-        }
-        let event = |((end, key), n): ((i64, &str), u64)| Event::new(n, key.to_owned(), end as u64 - 1);
-        counts.into_iter().map(event).collect()
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tidemill::runtime::Ending;
+use tidemill::sql::STACK_BYTES;
 use tokio::sync::watch;
 
 use super::bug::Bug;
@@ -48,7 +49,7 @@ fn stream(seed: u64, work: &Work, bug: Option<Bug>) -> Stream {
     if damage.percent(33) {
         stream.damage(&damage);
     }
-    stream.note_passed();
+    stream.note_places();
     stream
 }
 
@@ -56,25 +57,42 @@ fn count_rows(stream: &Stream, work: &Work, faults: &mut Tally) {
     let events: Vec<Event> = stream.events().cloned().collect();
     let behind = events.iter().filter(|event| event.passed_ms.is_some_and(|passed| event.time_ms < passed));
     faults.count_many("row out of order", behind.count() as u64);
-    faults.count_many("late row", work.queries.iter().map(|query| query.late(&events)).sum());
-    faults.count_many("broken record", stream.broken().len() as u64);
+    faults.count_many("broken record", stream.broken().count() as u64);
+    work.queries.iter().flat_map(|query| query.shapes()).for_each(|shape| faults.count(shape));
+    for expected in work.queries.iter().map(|query| query.expected(&events)) {
+        faults.count_many("late row", expected.late);
+        for refusal in &expected.refused {
+            faults.count(match (refusal.has_failed(), refusal.is_of_result()) {
+                (true, false) => "row that fails",
+                (true, true) => "result that fails",
+                (false, false) => "refused row",
+                (false, true) => "refused result",
+            });
+        }
+    }
 }
 
 /// Runs a seed; with `bug`, a part of the program has that fault.
 pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Outcome {
-    run_with(seed, bug, None)
+    on_the_programs_stack(move || run_with(seed, bug, None))
+}
+
+/// Queries are planned on a stack as the program has it.
+fn on_the_programs_stack(run: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(run).expect("a thread");
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Runs a seed in which nothing fails but that an object cannot be written.
 pub(crate) fn run_in_silence(seed: u64, silence: Silence) -> Outcome {
-    run_with(seed, None, Some(silence))
+    on_the_programs_stack(move || run_with(seed, None, Some(silence)))
 }
 
 fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
     let world = Arc::<World>::default();
     let calm = if silence.is_some() { Duration::ZERO } else { Duration::from_secs(FAULTS_S) };
     let nature = Arc::new(Nature::new(Arc::clone(&world), seed, calm));
-    let mut work = Work::new(&Chance::new(seed ^ 0x90b));
+    let mut work = Work::new(&Chance::new(seed ^ 0x90b), &Chance::new(seed ^ 0x5a9e5));
     let own_connectors = match bug {
         Some(bug) => bug.is_of_own_connectors(),
         None => Chance::new(seed ^ 0xa35).percent(25),

@@ -17,6 +17,7 @@ use super::alerts::Topic;
 use super::aws::{Bucket, Consumers, Tables};
 use super::bug::Bug;
 use super::machine::{Machine, Nature};
+use super::refusals::Refusal;
 use crate::stub_topics::Topics;
 
 /// A row as text, by column.
@@ -30,7 +31,7 @@ pub(crate) struct Item {
 }
 
 /// Columns whose values only grow; `lo` only falls.
-const RISING: [&str; 4] = ["n", "s", "hi", "d"];
+const RISING: [&str; 5] = ["n", "s", "hi", "d", "f"];
 
 /// Everything that has been written.
 #[derive(Debug)]
@@ -53,8 +54,8 @@ pub(crate) struct Services {
     /// Alerts of which the error output says that nobody knows whether they are out, by their ids.
     pub(crate) unknown: Mutex<BTreeSet<String>>,
     numbers: AtomicU64,
-    /// Origin, shard and sequence number of each record in the error output.
-    pub(crate) refused: Mutex<BTreeSet<(String, String, String)>>,
+    /// What is in the error output.
+    pub(crate) refused: Mutex<BTreeSet<Refusal>>,
     /// When items were written.
     pub(crate) updates: Mutex<Vec<Duration>>,
     /// Somebody has gone back to an earlier checkpoint.
@@ -159,8 +160,7 @@ impl Services {
             lines.iter().partition(|line| of(line, "reason") == "delivery_unknown");
         let id = |line: &&Value| alert_of(&of(line, "detail"));
         self.unknown.lock().expect("no panic while it is held").extend(unknown.iter().filter_map(id));
-        let place = |line: &&Value| (of(line, "origin"), of(line, "split"), of(line, "sequence_number"));
-        self.refused.lock().expect("no panic while it is held").extend(refused.iter().map(place));
+        self.refused.lock().expect("no panic while it is held").extend(refused.into_iter().map(Refusal::read));
     }
 
     /// Rows of all visible files of a table.

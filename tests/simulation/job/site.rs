@@ -24,6 +24,7 @@ use super::disk::{Disk, OwnDisk};
 use super::lookups::{FarOwners, Weights};
 use super::machine::{Machine, Nature, Watch};
 use super::objects::{FarStore, Silence, stored};
+use super::refusals::Refusal;
 use super::sinks::{FileSink, ItemSink, Services, alert_of};
 use super::stream::{FarStream, Stream};
 use crate::world::{Chance, MachineClock};
@@ -185,12 +186,12 @@ impl Outside for Site {
     }
 }
 
-/// Keeps which records could not be decoded.
+/// Keeps what tables and queries refuse.
 struct Refused {
     services: Arc<Services>,
     machine: Arc<Machine>,
     bug: Option<Bug>,
-    waiting: Vec<(String, String, String)>,
+    waiting: Vec<Refusal>,
     /// Ids of alerts of which nobody knows whether they are out.
     unknown: Vec<String>,
 }
@@ -198,9 +199,8 @@ struct Refused {
 #[async_trait]
 impl ErrorOutput for Refused {
     async fn write(&mut self, records: &[RejectedRecord]) -> Result<()> {
-        let place = |r: &RejectedRecord| (r.origin.clone(), r.split.clone(), r.sequence_number.clone());
         let is_unknown = |r: &&RejectedRecord| r.reason.to_string() == "delivery_unknown";
-        self.waiting.extend(records.iter().filter(|record| !is_unknown(record)).map(place));
+        self.waiting.extend(records.iter().filter(|record| !is_unknown(record)).map(Refusal::given));
         self.unknown.extend(records.iter().filter(is_unknown).filter_map(|r| alert_of(&r.detail)));
         Ok(())
     }
@@ -208,8 +208,10 @@ impl ErrorOutput for Refused {
     async fn flush(&mut self) -> Result<()> {
         let (services, mut refused) = (Arc::clone(&self.services), std::mem::take(&mut self.waiting));
         let unknown = std::mem::take(&mut self.unknown);
-        if self.bug == Some(Bug::LosesRefused) {
-            refused.pop();
+        match self.bug {
+            Some(Bug::LosesRefused) => drop(refused.pop()),
+            Some(Bug::LosesFailedRows) => refused.retain(|refusal| !refusal.is_of_query()),
+            _ => {}
         }
         if refused.is_empty() && unknown.is_empty() {
             return Ok(());

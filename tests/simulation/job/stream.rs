@@ -1,7 +1,7 @@
 //! A stream of shards that is resharded while it is written; or a folder to which whole files come. Rows may be out of order and late,
 //! and records may be broken.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,11 +30,15 @@ pub(crate) struct Event {
     pub(crate) passed_ms: Option<u64>,
     /// Its record is none that can be decoded.
     pub(crate) broken: bool,
+    /// Where it is in the stream.
+    pub(crate) shard: String,
+    pub(crate) number: usize,
 }
 
 impl Event {
     pub(crate) fn new(id: u64, key: String, time_ms: u64) -> Self {
-        Self { id, key, time_ms, arrives_ms: time_ms, passed_ms: None, broken: false }
+        let (passed_ms, broken, shard, number) = Default::default();
+        Self { id, key, time_ms, arrives_ms: time_ms, passed_ms, broken, shard, number }
     }
 
     /// As its record is. A broken one is broken for all tables: each of them needs the time.
@@ -48,6 +52,11 @@ impl Event {
             (true, 1) => format!("{{\"id\":{id},\"k\":\"{key}\",\"ts\":true}}"),
             (true, _) => format!("{{\"id\":{id},\"k\":\"{key}\",\"ts\":\"soon\"}}"),
         }
+    }
+
+    /// Why a broken one is refused.
+    pub(super) fn is_refused_as(&self) -> &'static str {
+        ["invalid_syntax", "wrong_type", "bad_timestamp"][(self.id % 3) as usize]
     }
 }
 
@@ -194,12 +203,13 @@ impl Stream {
         }
     }
 
-    /// Notes what each shard has brought before each of its events.
-    pub(crate) fn note_passed(&mut self) {
+    /// Notes where each event is, and what its shard has brought before it.
+    pub(crate) fn note_places(&mut self) {
         for shard in &mut self.shards {
             let mut passed_ms = None;
-            for event in &mut shard.events {
+            for (number, event) in shard.events.iter_mut().enumerate() {
                 event.passed_ms = passed_ms;
+                (event.shard, event.number) = (shard.id.clone(), number);
                 if !event.broken {
                     passed_ms = passed_ms.max(Some(event.time_ms));
                 }
@@ -217,11 +227,9 @@ impl Stream {
         self.shards.iter().flat_map(|shard| &shard.events).filter(|event| !event.broken)
     }
 
-    /// Shard and sequence number of each record that cannot be decoded.
-    pub(crate) fn broken(&self) -> BTreeSet<(String, String)> {
-        let numbered = self.shards.iter().flat_map(|shard| shard.events.iter().enumerate().map(move |e| (shard, e)));
-        let broken = numbered.filter(|(_, (_, event))| event.broken);
-        broken.map(|(shard, (number, _))| (shard.id.clone(), number.to_string())).collect()
+    /// All others.
+    pub(crate) fn broken(&self) -> impl Iterator<Item = &Event> {
+        self.shards.iter().flat_map(|shard| &shard.events).filter(|event| event.broken)
     }
 }
 
