@@ -26,6 +26,8 @@ use crate::state::{CatchUp, Reread, SavedSplit, SavedTable};
 struct Listed {
     named: Mutex<Vec<&'static str>>,
     first: u64,
+    /// The rest is of streams that the table has left out.
+    leaves_out: bool,
 }
 
 #[async_trait]
@@ -41,6 +43,10 @@ impl Source for Listed {
 
     fn boundedness(&self) -> Boundedness {
         Boundedness::Unbounded
+    }
+
+    fn is_left_out(&self, _: &SplitId) -> bool {
+        self.leaves_out
     }
 }
 
@@ -131,7 +137,7 @@ fn logged(feeds: &[&str], records: u64, after: &str) -> Logged {
 
 /// Until when queries have not caught up, in seconds, where the source names these splits at first and those from the time on that is given.
 async fn catches_up_for(ending: Ending, first: &[&'static str], then: Option<(u64, &[&'static str])>) -> (u64, bool) {
-    let source = Arc::new(Listed { named: Mutex::new(first.to_vec()), first: 6 });
+    let source = Arc::new(Listed { named: Mutex::new(first.to_vec()), first: 6, leaves_out: false });
     let to: &[_] = &[("a", "12"), ("b", "7")];
     let (mut driver, clock, _foreman) = driver(Arc::clone(&source), &["t"], ending, &[("b", "7")], Some(to));
     let (_stop, mut stop) = tokio::sync::watch::channel(false);
@@ -170,7 +176,7 @@ async fn what_is_away_for_a_moment_is_waited_for_by_those_that_catch_up() {
 #[tokio::test]
 async fn an_epoch_of_queries_that_catch_up_is_not_repeated_without_what_has_been_lost() {
     for (first, left) in [(13, 5), (11, 3), (12, 4)] {
-        let source = Arc::new(Listed { named: Mutex::new(vec!["a"]), first });
+        let source = Arc::new(Listed { named: Mutex::new(vec!["a"]), first, leaves_out: false });
         let (mut driver, _, _foreman) = driver(source, &["t"], Ending::Run, &[], Some(&[("a", "12")]));
         let (_stop, mut stop) = tokio::sync::watch::channel(false);
         driver.begin(logged(&["t"], 5, "12")).await.expect("it begins");
@@ -183,7 +189,7 @@ async fn an_epoch_of_queries_that_catch_up_is_not_repeated_without_what_has_been
 /// Never by itself (`job/feeds.rs`); but two names may have become one.
 #[tokio::test]
 async fn a_split_that_an_epoch_has_read_twice_is_not_repeated_with_one_reader() {
-    let source = Arc::new(Listed { named: Mutex::new(vec!["a"]), first: 6 });
+    let source = Arc::new(Listed { named: Mutex::new(vec!["a"]), first: 6, leaves_out: false });
     let (mut driver, _, _foreman) = driver(source, &["t", "u"], Ending::Run, &[], None);
     let (_stop, mut stop) = tokio::sync::watch::channel(false);
     driver.begin(logged(&["t", "u"], 3, "8")).await.expect("it begins");
@@ -191,4 +197,16 @@ async fn a_split_that_an_epoch_has_read_twice_is_not_repeated_with_one_reader() 
     let hint = error.hint_text().unwrap_or_default();
     assert!(error.message().contains("split 'a' of 'u' with more than one reader"), "{error}");
     assert!(hint.contains("state rewind STORE latest"), "{hint}");
+}
+
+#[tokio::test]
+async fn a_logged_split_of_a_stream_that_was_left_out_is_asked_for_by_name() {
+    let source = Arc::new(Listed { named: Mutex::new(vec!["b"]), first: 6, leaves_out: true });
+    let (mut driver, _, _foreman) = driver(source, &["t"], Ending::Run, &[], None);
+    let (_stop, mut stop) = tokio::sync::watch::channel(false);
+    driver.begin(logged(&["t"], 3, "8")).await.expect("it begins");
+    let Err(error) = driver.next(&mut stop).await else { panic!("nobody gives its records") };
+    let hint = error.hint_text().unwrap_or_default();
+    assert!(error.kind() == ErrorKind::Config && error.message().contains("split 'a' of 't'"), "{error}");
+    assert!(hint.contains("run once with --once") && !hint.contains("rewind"), "{hint}");
 }

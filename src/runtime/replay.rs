@@ -259,7 +259,8 @@ impl Driver {
         let finished = cut.opened.as_ref().is_some_and(|opened| opened.finished);
         // One that was read to its end before may have been forgotten by its source.
         let split = found(listed).or(finished.then(|| Split { id: id.clone(), bytes: None, parents: Vec::new() }));
-        let split = split.ok_or_else(|| unreadable(cut))?;
+        let is_left_out = split.is_none() && feed.specification.source.is_left_out(id);
+        let split = split.ok_or_else(|| if is_left_out { left_out(cut) } else { unreadable(cut) })?;
         let opening = match &cut.opened {
             Some(opened) => {
                 let (position, start) = match &opened.at {
@@ -378,6 +379,14 @@ fn unknown_start(cut: &SplitCut) -> Error {
         cut.split
     ))
     .hint("the run before was killed before it saved anything: start anew with --fresh")
+}
+
+fn left_out(cut: &SplitCut) -> Error {
+    let (split, feed) = (&cut.split, &cut.feed);
+    Error::config(format!(
+        "split '{split}' of '{feed}' is needed to repeat the last epochs, and the table names its stream no more"
+    ))
+    .hint("the run before was killed: name the stream again, run once with --once, and leave it out then")
 }
 
 fn unreadable(cut: &SplitCut) -> Error {
