@@ -82,7 +82,7 @@ impl LargeRun {
     }
 }
 
-/// The plan for rows that are on disk. What it gives does not hold what it was made of.
+/// The plan for rows that are on disk. The rows that it gives do not hold what they were made of.
 fn owning(plan: &Arc<dyn ExecutionPlan>, compute: &Compute) -> crate::contracts::Result<Arc<dyn ExecutionPlan>> {
     let input = match &compute.limit {
         Some(limit) => adapted(plan, limit).map_err(failure)?,
@@ -91,7 +91,7 @@ fn owning(plan: &Arc<dyn ExecutionPlan>, compute: &Compute) -> crate::contracts:
     Ok(Arc::new(OwnTextExec { input }))
 }
 
-/// The same with nodes that take less memory.
+/// The same, whose rows may.
 pub(super) fn adapted(plan: &Arc<dyn ExecutionPlan>, limit: &StateLimit) -> Result<Arc<dyn ExecutionPlan>> {
     let children = plan.children();
     if children.is_empty() {
