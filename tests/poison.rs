@@ -19,6 +19,8 @@ use tidemill::runtime::{Ending, Summary};
 mod accounted;
 #[path = "support/job.rs"]
 mod job;
+#[path = "poison/neighbours.rs"]
+mod neighbours;
 #[path = "poison/unfit.rs"]
 mod unfit;
 #[path = "poison/windows.rs"]

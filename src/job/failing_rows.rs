@@ -1,12 +1,5 @@
 //! Rows of an archive that make a batch fail: found by halving, as those of an epoch (`operators::bisect`), and left out.
-//!
-//! ```text
-//!   Projection                what fails from here on is no single row's fault: then the query fails
-//!     Aggregate, final
-//!       Aggregate, partial    ┐
-//!         Filter              │ what each row comes through by itself: this is tried
-//!           the archive       ┘
-//! ```
+//! As there, a trial runs only what rows come through by themselves (`operators::by_themselves`).
 //!
 //! What is halved are stretches of rows of the files, which each trial reads again: nothing of the archive need be in memory.
 
@@ -21,14 +14,15 @@ use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use object_store::local::LocalFileSystem;
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use crate::contracts::{Error, ErrorKind, RejectReason, RejectedRecord, Result, off_the_runtime};
-use crate::operators::{Compute, QueryGraph, TOO_MANY_FAIL, run_partitions, run_through};
+use crate::operators::{
+    Compute, QueryGraph, TOO_MANY_FAIL, by_themselves, reference_sides, run_partitions, run_through,
+};
 use crate::runtime::{rejected_row, row_json};
 
 /// What a batch gives of the rows that do not make it fail.
@@ -58,6 +52,12 @@ pub(super) async fn run_sound(query: &str, graph: &QueryGraph, compute: &Compute
     let plan = &graph.root.plan;
     if error.kind() != ErrorKind::Data || !graph.poison.bisects {
         return Err(error);
+    }
+    // What fails there fails with each row, and is none's fault.
+    for side in reference_sides(plan) {
+        if run_through(&side, compute).await.is_err() {
+            return Err(error);
+        }
     }
     let (mut good, mut failed) = (Vec::new(), Vec::new());
     let mut open = halves(stretches(plan).await?);
@@ -163,24 +163,6 @@ async fn tried(plan: &Arc<dyn ExecutionPlan>, part: &[Stretch], compute: &Comput
         run_through(&stage, compute).await?;
     }
     Ok(())
-}
-
-/// The parts of a plan that rows come through by themselves, up to what the lowest aggregations take of them.
-fn by_themselves(plan: &Arc<dyn ExecutionPlan>) -> Vec<Arc<dyn ExecutionPlan>> {
-    let takes = plan.downcast_ref::<AggregateExec>().is_some_and(|aggregate| {
-        !matches!(aggregate.mode(), AggregateMode::Final | AggregateMode::FinalPartitioned)
-            && !needs_others(aggregate.input())
-    });
-    match takes || !needs_others(plan) {
-        true => vec![Arc::clone(plan)],
-        false => plan.children().into_iter().flat_map(by_themselves).collect(),
-    }
-}
-
-/// Whether what a plan gives for a row depends on other rows.
-fn needs_others(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let own = matches!(plan.name(), "AggregateExec" | "WindowAggExec" | "BoundedWindowAggExec" | "SortExec");
-    own || plan.children().into_iter().any(needs_others)
 }
 
 fn rows(part: &[Stretch]) -> usize {

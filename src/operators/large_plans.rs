@@ -53,10 +53,7 @@ impl LargeRun {
         compute: &Compute,
         block_rows: usize,
     ) -> crate::contracts::Result<Self> {
-        let plan = match &compute.limit {
-            Some(limit) => adapted(plan, limit).map_err(failure)?,
-            None => Arc::clone(plan),
-        };
+        let plan = owning(plan, compute)?;
         let turn = Arc::clone(&compute.turns).write_owned().await;
         let runtime = compute.context.runtime_env();
         let mut config = compute.context.session_config().clone().with_batch_size(block_rows.max(1));
@@ -66,8 +63,6 @@ impl LargeRun {
             config.options_mut().execution.sort_spill_reservation_bytes = free / MERGE_PART;
         }
         let context = TaskContext::default().with_session_config(config).with_runtime(runtime);
-        // What is given is not to hold what it was made of.
-        let plan = Arc::new(OwnTextExec { input: plan });
         Ok(Self { plan, compute: Compute { context: Arc::new(context), ..compute.clone() }, _turn: turn })
     }
 
@@ -75,9 +70,28 @@ impl LargeRun {
     pub(super) async fn run_into(&self, given: &mut Output) -> crate::contracts::Result<()> {
         run_into(&self.plan, &self.compute, given).await
     }
+
+    /// A part of the plan as it is run in this turn, by [`Self::compute`].
+    pub(super) fn part(&self, part: &Arc<dyn ExecutionPlan>) -> crate::contracts::Result<Arc<dyn ExecutionPlan>> {
+        owning(part, &self.compute)
+    }
+
+    /// What it is run by.
+    pub(super) fn compute(&self) -> &Compute {
+        &self.compute
+    }
 }
 
-/// The plan for rows that are on disk.
+/// The plan for rows that are on disk. The rows that it gives do not hold what they were made of.
+fn owning(plan: &Arc<dyn ExecutionPlan>, compute: &Compute) -> crate::contracts::Result<Arc<dyn ExecutionPlan>> {
+    let input = match &compute.limit {
+        Some(limit) => adapted(plan, limit).map_err(failure)?,
+        None => Arc::clone(plan),
+    };
+    Ok(Arc::new(OwnTextExec { input }))
+}
+
+/// The same, whose rows may.
 pub(super) fn adapted(plan: &Arc<dyn ExecutionPlan>, limit: &StateLimit) -> Result<Arc<dyn ExecutionPlan>> {
     let children = plan.children();
     if children.is_empty() {

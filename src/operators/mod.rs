@@ -4,6 +4,7 @@
 //! between two epochs it is quiescent, so its state can be saved without any barrier.
 
 mod bisect;
+mod by_themselves;
 mod cold_rows;
 mod compute;
 mod consolidate;
@@ -39,6 +40,7 @@ mod window_spec;
 
 pub(crate) use bisect::TOO_MANY_FAIL;
 pub use bisect::{FailedRow, Poison};
+pub(crate) use by_themselves::{by_themselves, reference_sides};
 pub use compute::{Compute, StateLimit, run_partitions, run_through};
 pub use consolidate::{consolidate, consolidate_stored};
 pub use count::{CountExec, multiplies};
