@@ -12,7 +12,7 @@ const JOB: &str = "
 CREATE TABLE history (n BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at)
 WITH ('connector' = 'filesystem', 'path' = 'history', 'format' = 'json');
 CREATE TABLE live (n BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at)
-WITH ('connector' = 'kinesis', 'stream' = 'live', 'format' = 'json', 'scan.watermark.idle-timeout' = '0 s');
+WITH ('connector' = 'kinesis', 'stream' = 'live', 'format' = 'json', 'scan.watermark.idle-timeout' = '300 ms');
 CREATE TABLE quiet (n BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at)
 WITH ('connector' = 'kinesis', 'stream' = 'quiet', 'format' = 'json', 'scan.watermark.idle-timeout' = '300 ms');
 CREATE VIEW with_history AS SELECT n, at FROM history UNION ALL SELECT n, at FROM live;
@@ -22,9 +22,9 @@ WITH ('connector' = 'filesystem', 'path' = 'of_history', 'format' = 'json', 'sin
 CREATE TABLE of_quiet (w TIMESTAMP(3), c BIGINT, total BIGINT)
 WITH ('connector' = 'filesystem', 'path' = 'of_quiet', 'format' = 'json', 'sink.rolling-policy.rollover-interval' = '100 ms');
 INSERT INTO of_history SELECT window_start, COUNT(*), SUM(n)
-FROM TABLE(TUMBLE(TABLE with_history, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end;
+FROM TABLE(TUMBLE(TABLE with_history, DESCRIPTOR(at), INTERVAL '1' HOUR)) GROUP BY window_start, window_end;
 INSERT INTO of_quiet SELECT window_start, COUNT(*), SUM(n)
-FROM TABLE(TUMBLE(TABLE with_quiet, DESCRIPTOR(at), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end;
+FROM TABLE(TUMBLE(TABLE with_quiet, DESCRIPTOR(at), INTERVAL '1' HOUR)) GROUP BY window_start, window_end;
 ";
 
 /// A job that goes on until it is killed.
@@ -76,25 +76,25 @@ fn a_table_that_has_ended_or_is_quiet_does_not_hold_windows_back() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path();
     std::fs::write(folder.join("job.sql"), JOB).unwrap();
-    write(&folder.join("history/1.jsonl"), &records(&[(100, "00:00:10"), (200, "00:01:10")]), HOUR);
-    put(folder, "live", &[(1, "00:00:30"), (2, "00:02:30"), (3, "00:04:30")]);
+    write(&folder.join("history/1.jsonl"), &records(&[(100, "00:10:00"), (200, "01:10:00")]), HOUR);
+    put(folder, "live", &[(1, "00:30:00"), (2, "02:30:00"), (3, "04:30:00")]);
 
-    let first = [("00:00:00", 2, 101), ("00:01:00", 1, 200), ("00:02:00", 1, 2)];
-    let alone = [("00:00:00", 1, 1), ("00:02:00", 1, 2)];
+    let first = [("00:00:00", 2, 101), ("01:00:00", 1, 200), ("02:00:00", 1, 2)];
+    let alone = [("00:00:00", 1, 1), ("02:00:00", 1, 2)];
     let running = Running::start(folder);
     wait_for(folder, &[("of_history", &first), ("of_quiet", &alone)]);
     // The window of its first record has fired without it.
-    put(folder, "quiet", &[(20, "00:02:40"), (10, "00:04:40")]);
-    put(folder, "live", &[(4, "00:05:30"), (5, "00:06:30")]);
-    let second = [&first[..], &[("00:04:00", 1, 3), ("00:05:00", 1, 4)]].concat();
+    put(folder, "quiet", &[(20, "02:40:00"), (10, "04:40:00")]);
+    put(folder, "live", &[(4, "05:30:00"), (5, "06:30:00")]);
+    let second = [&first[..], &[("04:00:00", 1, 3), ("05:00:00", 1, 4)]].concat();
     wait_for(folder, &[("of_history", &second)]);
-    let with_quiet = [&alone[..], &[("00:04:00", 2, 13), ("00:05:00", 1, 4)]].concat();
+    let with_quiet = [&alone[..], &[("04:00:00", 2, 13), ("05:00:00", 1, 4)]].concat();
     wait_for(folder, &[("of_quiet", &with_quiet)]);
     drop(running);
 
     // Killed without a checkpoint: all epochs are repeated as they were, with what was late.
     let output = program(folder, &["run", "job.sql", "--local", "local", "--from", "trim_horizon", "--drain"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    wait_for(folder, &[("of_history", &[&second[..], &[("00:06:00", 1, 5)]].concat())]);
-    wait_for(folder, &[("of_quiet", &[&with_quiet[..], &[("00:06:00", 1, 5)]].concat())]);
+    wait_for(folder, &[("of_history", &[&second[..], &[("06:00:00", 1, 5)]].concat())]);
+    wait_for(folder, &[("of_quiet", &[&with_quiet[..], &[("06:00:00", 1, 5)]].concat())]);
 }
