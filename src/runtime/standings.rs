@@ -2,12 +2,14 @@
 //! known ([`TableStanding`]).
 //!
 //! A table is quiet when all of its splits are idle, or when it has ended: its source is bounded, and everything in it has been read. A folder that
-//! is looked at again and again is not quiet when its files have been read: the next one may be there already.
+//! is looked at again and again is not quiet when its files have been read: the next one may be there already. Nor has anything ended for
+//! a run that reads what is there once (`--once`): a later one may find that files have grown.
 
 use super::driver::Driver;
 use super::feed::Feed;
 use super::splits::Status;
 use super::table_time::TableTime;
+use super::worker::Ending;
 use crate::contracts::{Boundedness, EpochCut, Watermark};
 use crate::operators::TableStanding;
 
@@ -15,8 +17,9 @@ impl Driver {
     /// Of each table, after its event time has moved on; nothing where none is quiet. While queries catch up none is: what they are not given, others have had.
     pub(super) fn standings(&mut self) -> Vec<TableStanding> {
         // Up to when it is known, by feed and table; what has ended stays so.
+        let goes_on_later = self.ending == Ending::Once;
         let quiet = |feed: &Feed| {
-            let has_ended = feed.has_ended();
+            let has_ended = feed.has_ended() && !goes_on_later;
             let until = |time: &TableTime| match time.has_watermark {
                 true if has_ended => Some(i64::MAX),
                 true => time.idle_until,
