@@ -297,6 +297,12 @@ impl Query {
         self.input.shapes().chain(own.into_iter().flatten())
     }
 
+    /// Whether it reads the ids of its rows: of results below, their counts.
+    fn reads_ids(&self) -> bool {
+        let of_ids = self.aggregates.iter().any(|aggregate| *aggregate != Aggregate::Count);
+        self.rows.is_some() || self.filter.is_some() || self.keys.contains(&Key::Parity) || of_ids
+    }
+
     /// Whether its rows may come more than once.
     pub(crate) fn may_repeat(&self) -> bool {
         !self.is_items && self.target != "s3"

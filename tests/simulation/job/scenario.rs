@@ -27,6 +27,8 @@ const FAULTS_S: u64 = 60;
 /// By then, whoever leads has read everything.
 const END_S: u64 = 110;
 const REPLICAS: usize = 2;
+/// The last run, in which nothing fails, takes less.
+const LAST_RUN: Duration = Duration::from_secs(600);
 
 /// What came of a run.
 pub(crate) struct Outcome {
@@ -243,9 +245,13 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
             forget_savepoints(&last).await;
         }
         let drained = alone(started + 1, &last, &job, Ending::Drain, watch::channel(false).1);
-        match drained.await {
-            Ok(summary) => nature.trace(format!("drained {} records", summary.records())),
-            Err(errors) => nature.lock().problems.push(format!("the last run: {errors:?}")),
+        tokio::select! {
+            biased;
+            drained = drained => match drained {
+                Ok(summary) => nature.trace(format!("drained {} records", summary.records())),
+                Err(errors) => nature.lock().problems.push(format!("the last run: {errors:?}")),
+            },
+            () = world.sleep(LAST_RUN) => nature.lock().problems.push("the last run does not end".to_owned()),
         }
         // Some have failed before they began, but behind their first object of the log.
         let began = |line: &&String| line.contains(" leads, term ") || line.ends_with(" begins");

@@ -89,7 +89,12 @@ impl Fails {
             && !matches!(query.windows, Windows::Running)
             && query.sets.is_none()
             && !query.aggregates.contains(&Aggregate::Distinct);
-        let has_groups = level == Level::Below || (level == Level::Own && query.rows.is_none());
+        let has_groups = match level {
+            Level::Part => false,
+            // What nobody reads is not computed.
+            Level::Below => query.reads_ids(),
+            Level::Own => query.rows.is_none(),
+        };
         let clause = match chance.below(3) {
             1 if has_groups => Clause::Argument,
             2 if has_groups && has_results => Clause::Having(query.having.unwrap_or(1) + chance.below(3)),
