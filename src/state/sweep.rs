@@ -18,38 +18,26 @@ pub(super) async fn remove_all(removals: Vec<BoxFuture<'_, Result<()>>>) -> Resu
     futures::stream::iter(removals).buffer_unordered(REMOVALS_AT_ONCE).try_collect().await
 }
 
-/// Checkpoints of a run and of those before it, by number.
-#[derive(Default)]
-struct Own {
-    /// They are removed.
-    old: Vec<u64>,
-    /// They stay, and can be read.
-    kept: BTreeSet<u64>,
-    /// Files that these name.
-    needed: BTreeSet<String>,
-}
-
 impl CheckpointStore {
     /// Removes old checkpoints, and state files and versions of reference tables that no manifest names.
     ///
     /// A run touches only files with numbers up to its own last one: what its successor is writing has higher ones.
     pub async fn sweep(&self) -> Result<()> {
-        let Some(Own { old, kept, mut needed }) = self.own().await? else { return Ok(()) };
+        let own: Vec<u64> = self.numbers().await?.into_iter().filter(|number| *number <= self.number).collect();
+        let (old, _) = own.split_at(own.len().saturating_sub(self.kept));
         for number in old {
-            self.storage.remove(&manifest_name(number)).await?;
+            self.storage.remove(&manifest_name(*number)).await?;
         }
         crash_point("sweep.midst");
         let saved = self.savepoints().await?;
         // Afterwards: who goes back to one of them, and drops it then, has made a checkpoint before.
         let numbers = self.numbers().await?;
-        // One that has gone meanwhile was another run's to remove: so is the rest.
-        if kept.iter().any(|number| !numbers.contains(number)) {
-            return Ok(());
-        }
-        let numbered = numbers.into_iter().filter(|number| !kept.contains(number)).map(manifest_name);
+        let numbered = numbers.into_iter().map(manifest_name);
+        let mut needed = BTreeSet::new();
         for name in numbered.chain(saved.iter().map(|name| savepoint_name(name))) {
             match self.read_manifest(&name).await {
                 Ok(Some(manifest)) => needed.extend(manifest.files().map(|file| file.name.clone())),
+                // One that has gone meanwhile was another run's to remove: so is the rest.
                 Ok(None) => return Ok(()),
                 // What a damaged one names is not known: nothing is removed until a person has looked.
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -70,39 +58,6 @@ impl CheckpointStore {
         remove_all(removals).await?;
         crash_point("sweep.after");
         Ok(())
-    }
-
-    /// Which of its own checkpoints go, and which stay: the newest ones, and the newest of each of as many epochs, since a takeover in a
-    /// bucket makes a copy, and several in a row may have one state. `None` where another run is removing them.
-    async fn own(&self) -> Result<Option<Own>> {
-        let mut own = Own::default();
-        let (mut epochs, mut states) = (BTreeSet::new(), 0);
-        let numbers = self.numbers().await?.into_iter().filter(|number| *number <= self.number);
-        for (newer, number) in numbers.rev().enumerate() {
-            if states == self.kept {
-                own.old.push(number);
-                continue;
-            }
-            match self.find_manifest(number).await {
-                Ok(Some(manifest)) => {
-                    let is_another = epochs.insert(manifest.epoch);
-                    if !is_another && newer >= self.kept {
-                        own.old.push(number);
-                        continue;
-                    }
-                    states += usize::from(is_another);
-                    own.kept.insert(number);
-                    own.needed.extend(manifest.files().map(|file| file.name.clone()));
-                }
-                Ok(None) => return Ok(None),
-                // Of which epoch a damaged one is, is not known.
-                Err(error) if error.kind() == ErrorKind::Corrupt => states += 1,
-                Err(error) => return Err(error),
-            }
-        }
-        // The oldest ones go first.
-        own.old.reverse();
-        Ok(Some(own))
     }
 
     /// The highest number that a file has, whether a manifest names it or not.
@@ -140,7 +95,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::super::test_storage::counting_removals;
-    use super::super::tests::{STAMP, assert_same, job, piece, storages, store};
+    use super::super::tests::{STAMP, job, piece, storages, store};
     use super::*;
 
     #[tokio::test]
@@ -157,38 +112,6 @@ mod tests {
             own.sweep().await.expect("swept");
             assert_eq!(most.load(Ordering::Relaxed), REMOVALS_AT_ONCE, "{}", of.place());
             assert_eq!(of.list(STATE).await.expect("listed").len(), needed.len(), "{}", of.place());
-        }
-    }
-
-    #[tokio::test]
-    async fn copies_that_takeovers_make_count_as_one() {
-        for storage in storages().1 {
-            let opened = |nonce: &str| CheckpointStore::new(std::sync::Arc::clone(&storage), nonce, 3);
-            let state = |epoch: u64| job(epoch, vec![piece(epoch, 0..9, &[])]);
-            let mut own = opened("a");
-            for epoch in [7, 8] {
-                own.commit(&state(epoch), epoch, STAMP).await.expect("committed");
-            }
-            for start in ["b", "c", "d"] {
-                own = opened(start);
-                let latest = own.latest().await.expect("readable").expect("there");
-                own.take_over(Some(&latest), latest.number, 0, STAMP).await.expect("taken over");
-            }
-            own.commit(&state(9), 9, STAMP).await.expect("committed");
-            own.sweep().await.expect("swept");
-            // The one of epoch 7; of epoch 8 no more copies than there is room for.
-            assert_eq!(own.numbers().await.expect("numbers"), [1, 4, 5, 6], "{}", storage.place());
-            for (number, epoch) in [(1, 7), (4, 8), (5, 8), (6, 9)] {
-                let mut later = opened("later");
-                let manifest = later.manifest(number).await.expect("kept");
-                let found = later.load(&manifest).await.expect("whole");
-                assert_same(&found, &state(epoch), &storage.place());
-            }
-            for epoch in [10, 11] {
-                own.commit(&state(epoch), epoch, STAMP).await.expect("committed");
-                own.sweep().await.expect("swept");
-            }
-            assert_eq!(own.numbers().await.expect("numbers"), [6, 7, 8], "{}", storage.place());
         }
     }
 
