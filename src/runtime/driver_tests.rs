@@ -28,13 +28,18 @@ struct Listed {
     first: u64,
     /// The rest is of streams that the table has left out.
     leaves_out: bool,
+    /// All others are its children.
+    parent: Option<&'static str>,
 }
 
 #[async_trait]
 impl Source for Listed {
     async fn splits(&self) -> Result<Vec<Split>> {
         let named = self.named.lock().expect("one thread").clone();
-        Ok(named.into_iter().map(|id| Split { id: SplitId(id.into()), bytes: None, parents: Vec::new() }).collect())
+        let parents = |id| self.parent.filter(|parent| *parent != id).map(|parent| SplitId(parent.into()));
+        let split =
+            |id: &'static str| Split { id: SplitId(id.into()), bytes: None, parents: Vec::from_iter(parents(id)) };
+        Ok(named.into_iter().map(split).collect())
     }
 
     async fn open(&self, split: &Split, _: Option<&Position>, _: StartPosition) -> Result<Box<dyn SplitReader>> {
@@ -137,7 +142,7 @@ fn logged(feeds: &[&str], records: u64, after: &str) -> Logged {
 
 /// Until when queries have not caught up, in seconds, where the source names these splits at first and those from the time on that is given.
 async fn catches_up_for(ending: Ending, first: &[&'static str], then: Option<(u64, &[&'static str])>) -> (u64, bool) {
-    let source = Arc::new(Listed { named: Mutex::new(first.to_vec()), first: 6, leaves_out: false });
+    let source = Arc::new(Listed { named: Mutex::new(first.to_vec()), first: 6, ..Listed::default() });
     let to: &[_] = &[("a", "12"), ("b", "7")];
     let (mut driver, clock, _foreman) = driver(Arc::clone(&source), &["t"], ending, &[("b", "7")], Some(to));
     let (_stop, mut stop) = tokio::sync::watch::channel(false);
@@ -176,7 +181,7 @@ async fn what_is_away_for_a_moment_is_waited_for_by_those_that_catch_up() {
 #[tokio::test]
 async fn an_epoch_of_queries_that_catch_up_is_not_repeated_without_what_has_been_lost() {
     for (first, left) in [(13, 5), (11, 3), (12, 4)] {
-        let source = Arc::new(Listed { named: Mutex::new(vec!["a"]), first, leaves_out: false });
+        let source = Arc::new(Listed { named: Mutex::new(vec!["a"]), first, ..Listed::default() });
         let (mut driver, _, _foreman) = driver(source, &["t"], Ending::Run, &[], Some(&[("a", "12")]));
         let (_stop, mut stop) = tokio::sync::watch::channel(false);
         driver.begin(logged(&["t"], 5, "12")).await.expect("it begins");
@@ -189,7 +194,7 @@ async fn an_epoch_of_queries_that_catch_up_is_not_repeated_without_what_has_been
 /// Never by itself (`job/feeds.rs`); but two names may have become one.
 #[tokio::test]
 async fn a_split_that_an_epoch_has_read_twice_is_not_repeated_with_one_reader() {
-    let source = Arc::new(Listed { named: Mutex::new(vec!["a"]), first: 6, leaves_out: false });
+    let source = Arc::new(Listed { named: Mutex::new(vec!["a"]), first: 6, ..Listed::default() });
     let (mut driver, _, _foreman) = driver(source, &["t", "u"], Ending::Run, &[], None);
     let (_stop, mut stop) = tokio::sync::watch::channel(false);
     driver.begin(logged(&["t", "u"], 3, "8")).await.expect("it begins");
@@ -201,7 +206,7 @@ async fn a_split_that_an_epoch_has_read_twice_is_not_repeated_with_one_reader() 
 
 #[tokio::test]
 async fn a_logged_split_of_a_stream_that_was_left_out_is_asked_for_by_name() {
-    let source = Arc::new(Listed { named: Mutex::new(vec!["b"]), first: 6, leaves_out: true });
+    let source = Arc::new(Listed { named: Mutex::new(vec!["b"]), first: 6, leaves_out: true, ..Listed::default() });
     let (mut driver, _, _foreman) = driver(source, &["t"], Ending::Run, &[], None);
     let (_stop, mut stop) = tokio::sync::watch::channel(false);
     driver.begin(logged(&["t"], 3, "8")).await.expect("it begins");
@@ -209,4 +214,14 @@ async fn a_logged_split_of_a_stream_that_was_left_out_is_asked_for_by_name() {
     let hint = error.hint_text().unwrap_or_default();
     assert!(error.kind() == ErrorKind::Config && error.message().contains("split 'a' of 't'"), "{error}");
     assert!(hint.contains("run once with --once") && !hint.contains("rewind"), "{hint}");
+}
+
+/// Else listings would put them in the queue again and again, and whoever goes back would never have caught up.
+#[tokio::test]
+async fn splits_that_only_the_others_will_read_do_not_wait_while_queries_catch_up() {
+    let source = Listed { named: Mutex::new(vec!["c", "b", "a"]), first: 6, parent: Some("a"), ..Listed::default() };
+    let (mut driver, ..) = driver(Arc::new(source), &["t"], Ending::Run, &[], Some(&[("a", "8")]));
+    driver.begin(Logged::default()).await.expect("it begins");
+    assert!(driver.feeds[0].splits.by_id.contains_key(&SplitId("a".into())) && driver.catches_up());
+    assert!(driver.feeds[0].waiting.is_empty(), "{:?}", driver.feeds[0].waiting);
 }

@@ -57,7 +57,8 @@ impl Driver {
         let saved = feed.saved.iter().chain(feed.catch_up.iter().flatten()).flatten();
         feed.splits.listed(&splits, saved, feed.specification.source.listing());
         for split in splits {
-            if !feed.splits.by_id.contains_key(&split.id) {
+            // While queries catch up, those that only the others will read are no parents that somebody waits for.
+            if !feed.splits.by_id.contains_key(&split.id) && !feed.waits_for_others(&split.id) {
                 feed.waiting.push(split.id.clone(), split);
             }
         }
