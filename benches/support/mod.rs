@@ -99,7 +99,7 @@ pub(crate) type Epoch = (Vec<RecordBatch>, Watermark);
 /// What a query is given: nothing is kept from one run over the same rows to the next.
 pub(crate) fn inputs((rows, watermark): &Epoch) -> EpochInputs {
     let tables = vec![TableRows::new(rows, &[])];
-    EpochInputs { tables, watermarks: vec![*watermark], closes: false, references: vec![] }
+    EpochInputs { tables, watermarks: vec![*watermark], standings: vec![], closes: false, references: vec![] }
 }
 
 /// Epochs of rows in order of their time, and one that closes what is open.

@@ -56,12 +56,14 @@ fn records(events: &[(i64, &str)]) -> String {
     events.iter().map(|(n, at)| format!("{{\"n\":{n},\"at\":\"2026-03-01T{at}Z\"}}\n")).collect()
 }
 
-/// Windows, their rows and sums.
-fn windows(rows: &[(&str, i64, i64)]) -> Vec<String> {
+/// A window, its rows and their sum.
+type Window = (&'static str, i64, i64);
+
+fn windows(rows: &[Window]) -> Vec<String> {
     rows.iter().map(|(w, c, total)| format!(r#"{{"w":"2026-03-01 {w}","c":{c},"total":{total}}}"#)).collect()
 }
 
-fn wait_for(folder: &Path, wanted: &[(&str, &[(&str, i64, i64)])]) {
+fn wait_for(folder: &Path, wanted: &[(&str, &[Window])]) {
     let began = Instant::now();
     for (sink, rows) in wanted {
         while lines(&folder.join(sink)) != windows(rows) {
