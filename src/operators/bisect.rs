@@ -90,7 +90,12 @@ pub(super) async fn run_sound(
     let all: Vec<Part> = given.into_iter().flat_map(|(input, rows)| rows.into_iter().map(whole(input))).collect();
     let spilled = all.iter().any(|part| part.stretch.rows.is_spilled());
     let large = if spilled { Some(LargeRun::new(&stage.plan, compute, block_rows).await?) } else { None };
-    let run = Trial { stage, alone: by_themselves(&stage.plan), large, compute, report }.prepared()?;
+    let alone = by_themselves(&stage.plan);
+    let alone = match &large {
+        Some(run) => alone.iter().map(|part| run.part(part)).collect::<Result<_>>()?,
+        None => alone,
+    };
+    let run = Trial { stage, alone, large, compute, report };
     // What fails there fails with each row, and is none's fault.
     for side in reference_sides(&stage.plan) {
         run.through(&side).await?;
@@ -129,14 +134,6 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// The same, made for rows on disk where there are such.
-    fn prepared(mut self) -> Result<Self> {
-        if let Some(run) = &self.large {
-            self.alone = self.alone.iter().map(|part| run.part(part)).collect::<Result<_>>()?;
-        }
-        Ok(self)
-    }
-
     /// Runs these rows through what each comes through by itself.
     async fn tried(&self, parts: &[Part]) -> Result<()> {
         self.fill(parts);

@@ -161,10 +161,7 @@ impl Driver {
         self.catches_up()
             && match self.replay.front() {
                 Some(cut) => !cut.catches_up,
-                None => {
-                    self.feeds.iter().all(|feed| feed.splits.all_finished() && feed.waiting.is_empty())
-                        && !self.waits_for_absent()
-                }
+                None => self.feeds.iter().all(Feed::is_read) && !self.waits_for_absent(),
             }
     }
 

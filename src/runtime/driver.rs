@@ -247,11 +247,11 @@ impl Driver {
 
     /// Whether everything has been read, and nothing else can come.
     fn is_done(&self) -> bool {
-        let ended = self.feeds.iter().all(|feed| feed.splits.all_finished());
-        let over =
-            |feed: &Feed| feed.specification.source.boundedness() == Boundedness::Bounded && feed.waiting.is_empty();
-        // What still waits when nothing is read waits for a split that only this run has ended: a later run reads it.
-        ended && (self.ending != Ending::Run || self.feeds.iter().all(over))
+        match self.ending {
+            Ending::Run => self.feeds.iter().all(Feed::has_ended),
+            // What still waits when nothing is read waits for a split that only this run has ended: a later run reads it.
+            Ending::Once | Ending::Drain => self.feeds.iter().all(|feed| feed.splits.all_finished()),
+        }
     }
 
     pub(super) async fn take(&mut self, event: Event, epoch: &mut Epoch) -> Result<()> {

@@ -12,7 +12,7 @@ use super::accounting::TableCounts;
 use super::rows::WatermarkRule;
 use super::splits::{FeedSplits, Queue, Status};
 use super::table_time::TableTime;
-use crate::contracts::{Decoder, MetadataColumn, Position, Result, Source, Split, SplitId, StartPosition};
+use crate::contracts::{Boundedness, Decoder, MetadataColumn, Position, Result, Source, Split, SplitId, StartPosition};
 use crate::state::SavedTable;
 
 /// Makes a decoder for a split.
@@ -128,6 +128,16 @@ impl Feed {
         has_time
             && self.splits.list[number].position.is_none()
             && self.splits.open.len() + self.splits.turns.len() >= most.get()
+    }
+
+    /// Everything that its source has named so far has been read.
+    pub(super) fn is_read(&self) -> bool {
+        self.splits.all_finished() && self.waiting.is_empty()
+    }
+
+    /// The same, and nothing else can come.
+    pub(super) fn has_ended(&self) -> bool {
+        self.specification.source.boundedness() == Boundedness::Bounded && self.is_read()
     }
 
     /// A split waits for its turn.

@@ -86,9 +86,6 @@ impl Driver {
 
     async fn start(&mut self, index: usize, split: Split) -> Result<()> {
         let feed = &self.feeds[index];
-        if feed.waits_for_others(&split.id) {
-            return Ok(());
-        }
         let saved = feed.saved.iter().flatten().find_map(|table| table.splits.get(split.id.0.as_ref()));
         let (position, finished) = saved.map_or((None, false), |saved| (saved.position(), saved.finished));
         // A split that appears while the job runs, or has appeared since an earlier run, is read from its beginning:

@@ -7,34 +7,26 @@
 
 use super::driver::Driver;
 use super::feed::Feed;
-use super::splits::Status;
 use super::table_time::TableTime;
 use super::worker::Ending;
-use crate::contracts::{Boundedness, EpochCut, Watermark};
+use crate::contracts::{EpochCut, Watermark};
 use crate::operators::TableStanding;
+
+/// Of a table that has no event time.
+const UNKNOWN: TableStanding = TableStanding { quiet: false, then: Watermark::MIN };
 
 impl Driver {
     /// Of each table, after its event time has moved on; nothing where none is quiet. While queries catch up none is: what they are not given, others have had.
     pub(super) fn standings(&mut self) -> Vec<TableStanding> {
-        // Up to when it is known, by feed and table; what has ended stays so.
-        let goes_on_later = self.ending == Ending::Once;
-        let quiet = |feed: &Feed| {
-            let has_ended = feed.has_ended() && !goes_on_later;
-            let until = |time: &TableTime| match time.has_watermark {
-                true if has_ended => Some(i64::MAX),
-                true => time.idle_until,
-                false => None,
-            };
-            feed.times.iter().map(until).collect::<Vec<_>>()
-        };
-        let quiet: Vec<Vec<Option<i64>>> = self.feeds.iter().map(quiet).collect();
-        let Some(until) = quiet.iter().flatten().flatten().min().copied().filter(|_| !self.catches_up()) else {
-            return Vec::new();
-        };
-        let mut standings = vec![TableStanding { quiet: false, then: Watermark::MIN }; self.slots];
-        for (feed, quiet) in self.feeds.iter_mut().zip(&quiet) {
-            for ((table, time), quiet) in feed.specification.tables.iter().zip(&mut feed.times).zip(quiet) {
-                standings[table.table] = TableStanding { quiet: quiet.is_some(), then: time.told_at(until) };
+        let ending = self.ending;
+        let tables = self.feeds.iter().flat_map(|feed| feed.times.iter().map(move |time| (feed, time)));
+        let until = tables.filter_map(|(feed, time)| quiet_until(feed, time, ending)).min();
+        let Some(until) = until.filter(|_| !self.catches_up()) else { return Vec::new() };
+        let mut standings = vec![UNKNOWN; self.slots];
+        for feed in &mut self.feeds {
+            for (number, table) in feed.specification.tables.iter().enumerate() {
+                let quiet = quiet_until(feed, &feed.times[number], ending).is_some();
+                standings[table.table] = TableStanding { quiet, then: feed.times[number].told_at(until) };
             }
         }
         standings
@@ -45,7 +37,7 @@ impl Driver {
         if !cut.tables.iter().any(|table| table.quiet) {
             return Vec::new();
         }
-        let mut standings = vec![TableStanding { quiet: false, then: Watermark::MIN }; self.slots];
+        let mut standings = vec![UNKNOWN; self.slots];
         for table in self.feeds.iter().flat_map(|feed| &feed.specification.tables) {
             if let Some(logged) = cut.tables.iter().find(|logged| logged.table == table.name) {
                 let then = Watermark(logged.then.unwrap_or(i64::MIN));
@@ -56,13 +48,11 @@ impl Driver {
     }
 }
 
-impl Feed {
-    /// Everything has been read, and nothing else can come in this run.
-    fn has_ended(&self) -> bool {
-        self.begun
-            && self.specification.source.boundedness() == Boundedness::Bounded
-            && self.waiting.is_empty()
-            && self.splits.all_finished()
-            && self.splits.list.iter().all(|split| split.status == Status::Finished)
+/// Up to when nothing more of a table is known to have come, on the steady clock, where it is quiet. What has ended stays so.
+fn quiet_until(feed: &Feed, time: &TableTime, ending: Ending) -> Option<i64> {
+    match ending != Ending::Once && feed.has_ended() {
+        true => Some(i64::MAX),
+        false => time.idle_until,
     }
+    .filter(|_| time.has_watermark)
 }

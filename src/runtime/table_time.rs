@@ -74,9 +74,10 @@ impl TableTime {
         // By then not all were: one that is idle now, or has ended, has brought something since.
         let some_active = known.is_some_and(|until| splits.iter().any(|split| split.idleness.had_data_after(until)));
         let largest = self.watermarks.iter().copied().max().unwrap_or(i64::MIN);
-        self.idle_until = known.filter(|_| active.is_none() && !some_active);
+        let is_active = active.is_some() || some_active;
+        self.idle_until = known.filter(|_| !is_active);
         let watermark = match (active, known) {
-            (active, known) if active.is_some() || some_active => {
+            (active, known) if is_active => {
                 self.idle = None;
                 if let Some(watermark) = active {
                     self.past.note(now_ms, watermark);

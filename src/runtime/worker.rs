@@ -255,10 +255,10 @@ impl Worker {
             let due = queries.iter().any(|query| query.due.load(Ordering::Relaxed) <= now_ms);
             // Time alone moves watermarks at each epoch, which may be short, and mostly closes nothing.
             let quiet_over = job.clock.elapsed().saturating_sub(ran) >= QUIET;
-            let time = (epoch.watermarks.clone(), epoch.standings.clone());
-            let moved = time != told && (quiet_over || told.0.contains(&Watermark::MIN));
+            let is_new = (&epoch.watermarks, &epoch.standings) != (&told.0, &told.1);
+            let moved = is_new && (quiet_over || told.0.contains(&Watermark::MIN));
             if epoch.total_rows > 0 || moved || loaded || first || last || repeats || due {
-                told = time;
+                told = (epoch.watermarks.clone(), epoch.standings.clone());
                 ran = job.clock.elapsed();
                 let cut = match epoch.logged.take() {
                     Some(cut) => cut,

@@ -127,6 +127,12 @@ INSERT INTO days SELECT DATE_FORMAT(at, 'dd'), COUNT(*) FROM events GROUP BY DAT
 INSERT INTO seen SELECT DISTINCT DATE_FORMAT(at, 'dd') FROM events;
 ";
 
+/// What the job has written last of a day.
+fn last_of_day(folder: &Path, day: &str) -> Option<String> {
+    let of_day = format!("{{\"d\":\"{day}\"");
+    lines(&folder.join("days")).into_iter().rfind(|line| line.starts_with(&of_day))
+}
+
 /// What is forgotten is not counted anew from a file that comes a week later: the whole count would be written over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_keys_that_are_forgotten_are_late_in_later_runs() {
@@ -138,11 +144,7 @@ async fn rows_of_keys_that_are_forgotten_are_late_in_later_runs() {
         assert_eq!(counts(&ended(folder, EXPIRING, variant, ending).await), [(3, 0); 2], "[{variant}] {ending:?}");
         add(&events, 2, &["10T00:00:30", "16T00:00:00", "18T00:00:00", "20T00:00:30"]);
         assert_eq!(counts(&ended(folder, EXPIRING, variant, ending).await), [(2, 2); 2], "[{variant}] {ending:?}");
-        let last = |day: &str| {
-            let of_day = format!("{{\"d\":\"{day}\"");
-            lines(&folder.join("days")).into_iter().rfind(|line| line.starts_with(&of_day))
-        };
-        let counted = ["10", "16", "18", "20"].map(last);
+        let counted = ["10", "16", "18", "20"].map(|day| last_of_day(folder, day));
         let line = |day: &str, c: i64| Some(format!("{{\"d\":\"{day}\",\"c\":{c}}}"));
         assert_eq!(counted, [line("10", 2), None, line("18", 1), line("20", 2)], "[{variant}] {ending:?}");
         let seen = ["10", "18", "20"].map(|day| format!("{{\"d\":\"{day}\"}}"));
@@ -161,9 +163,7 @@ async fn late_rows_of_a_day_count_on_where_the_day_was_left() {
         assert_eq!(counts(&ended(folder, EXPIRING, variant, ending).await), [(4, 0); 2], "[{variant}] {ending:?}");
         add(&events, 2, &["01T23:00:00", "01T11:00:00"]);
         assert_eq!(counts(&ended(folder, EXPIRING, variant, ending).await), [(1, 1); 2], "[{variant}] {ending:?}");
-        let of_day = |line: &String| line.starts_with("{\"d\":\"01\"");
-        let last = lines(&folder.join("days")).into_iter().rfind(of_day);
-        assert_eq!(last.as_deref(), Some("{\"d\":\"01\",\"c\":4}"), "[{variant}] {ending:?}");
+        assert_eq!(last_of_day(folder, "01").as_deref(), Some("{\"d\":\"01\",\"c\":4}"), "[{variant}] {ending:?}");
         let seen = ["01", "04"].map(|day| format!("{{\"d\":\"{day}\"}}"));
         assert_eq!(lines(&folder.join("seen")), seen, "[{variant}] {ending:?} each day once");
     }
