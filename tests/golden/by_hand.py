@@ -137,7 +137,7 @@ def float32(value):
 
 
 def hand_floats():
-    clicks, sums, running, running_one, windows = rows("clicks"), [], [], [], []
+    clicks, sums, running, running_one, windows, ordered = rows("clicks"), [], [], [], [], []
     for start, group in grouped(clicks, lambda c: window(c["ts"], 1)):
         parts = [float32((1 if c["id"] % 2 == 0 else -1) * float(c["score"]) * 1234.567) for c in group if c["score"] is not None]
         users = len({c["user_id"] for c in group if c.get("user_id") is not None})
@@ -149,7 +149,8 @@ def hand_floats():
         running_one.append({"country": country, "zeros": 1})
     for start, group in grouped(scored, lambda c: window(c["ts"], 10)):
         windows.append({"window_start": start, "zeros": 1, "pages": pages(group)})
-    return {"sums": sums, "running": running, "running_one": running_one, "windows": windows}
+        ordered.append({"window_start": start, "zeros": [0.0]})
+    return {"sums": sums, "running": running, "running_one": running_one, "windows": windows, "ordered": ordered}
 
 
 def hand_window_used_twice():

@@ -9,6 +9,8 @@
 //! ```text
 //! cargo nextest run --test state --run-ignored only make_a_checkpoint   # what wrote each, at the commit that brought its version
 //! ```
+//!
+//! `tests/data/catching-up-N` is one of version N that a job has gone back to: archived rows before it are to be read again, for the archive alone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,11 +29,11 @@ const AREAS: &str = include_str!("../data/checkpoint-3/job/areas.csv");
 const RUN: [&str; 5] = ["run", "job", "--local", "local", "--drain"];
 const SHARDS: [&str; 2] = ["shard-0.jsonl", "shard-1.jsonl"];
 
-fn data() -> PathBuf {
+pub(crate) fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         match entry.path() {
@@ -56,6 +58,11 @@ fn newest_manifest(local: &Path) -> Value {
     let mut manifests = files(&local.join("checkpoints/job/manifests"));
     manifests.sort();
     serde_json::from_slice(&std::fs::read(manifests.last().unwrap()).unwrap()).unwrap()
+}
+
+/// What SQLite has beside its file is in the file, once somebody has closed it.
+pub(crate) fn close_tables(place: &Place) {
+    drop(rusqlite::Connection::open(place.at("local/dynamodb.sqlite")).unwrap().execute_batch("VACUUM"));
 }
 
 /// What is missing from a checkpoint for it to be worth keeping.
@@ -167,8 +174,7 @@ fn make_a_checkpoint() {
         if killed.status.code().is_some() || !lacks(&place.at("local")).is_empty() {
             continue;
         }
-        // What SQLite has beside its file is in the file, once somebody has closed it.
-        drop(rusqlite::Connection::open(place.at("local/dynamodb.sqlite")).unwrap().execute_batch("VACUUM"));
+        close_tables(&place);
         std::fs::remove_dir_all(place.at("local/spill")).unwrap();
         for folder in ["job", "rest", "local"] {
             copy(&place.at(folder), &target.join(folder));

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use tidemill::state::CATCH_UP_VERSION;
+
+use super::earlier::{close_tables, copy, data};
 use super::*;
 
 const ARCHIVE: &str = "\
@@ -148,6 +151,35 @@ fn going_back_to_a_checkpoint_of_a_running_job_counts_nothing_twice() {
     assert!(restored.contains("'archive:archive' had rows in open files"), "{restored}");
     place.run(&["--checkpoints", "elsewhere"]);
     assert_eq!((place.number(TOTAL), archive(&place)), (500, undisturbed(&files(), 500)));
+}
+
+fn earlier_one() -> PathBuf {
+    data().join(format!("catching-up-{CATCH_UP_VERSION}"))
+}
+
+#[test]
+fn an_earlier_program_has_gone_back() {
+    let place = Place::of(&[]);
+    copy(&earlier_one(), place.path());
+    let manifest = place.newest();
+    assert!(manifest["reread"]["catch_up"].is_object() && manifest["version"] == CATCH_UP_VERSION, "{manifest}");
+    let again = place.run(&[]);
+    assert!(again.contains("300 records"), "{again}");
+    assert_eq!((place.number(TOTAL), archive(&place)), (300, undisturbed(&files(), 300)));
+}
+
+#[test]
+#[ignore = "it writes a checkpoint of this version into tests/data, where there must be none"]
+fn make_a_checkpoint_that_catches_up() {
+    assert!(!earlier_one().exists(), "there is one: a new layout has a new version");
+    let place = Place::new(&files());
+    place.killed_with_open_files(300);
+    place.done(&["state", "rewind", "local", "latest"]);
+    close_tables(&place);
+    std::fs::remove_dir_all(place.at("local/spill")).unwrap();
+    for folder in ["job", "local"] {
+        copy(&place.at(folder), &earlier_one().join(folder));
+    }
 }
 
 #[test]
