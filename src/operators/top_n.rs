@@ -28,6 +28,7 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use super::compute::failure;
 use super::groups::column_below;
+use super::guarded::Guarded;
 use super::slot::SlotExec;
 use crate::contracts::{Error, Result};
 
@@ -185,6 +186,7 @@ fn column_at(bottom: &Arc<dyn ExecutionPlan>, plan: &Arc<dyn ExecutionPlan>, col
 
 /// What must all be true.
 fn conjuncts(test: &Arc<dyn PhysicalExpr>) -> Box<dyn Iterator<Item = &Arc<dyn PhysicalExpr>> + '_> {
+    let test = Guarded::condition(test);
     match test.downcast_ref::<BinaryExpr>() {
         Some(both) if *both.op() == Operator::And => Box::new(conjuncts(both.left()).chain(conjuncts(both.right()))),
         _ => Box::new(std::iter::once(test)),

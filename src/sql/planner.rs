@@ -206,7 +206,7 @@ impl<'a> Planner<'a> {
         let planned = async {
             let statement = SqlStatement::Query(query);
             let statement = datafusion::sql::parser::Statement::Statement(Box::new(statement));
-            let plan = self.state.statement_to_plan(statement).await?;
+            let plan = super::group_keys::each_once(self.state.statement_to_plan(statement).await?)?;
             let plan = self.state.analyzer().execute_and_check(plan, self.state.config_options(), |_, _| {})?;
             check_expressions(&plan)?;
             Ok(plan)

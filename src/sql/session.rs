@@ -15,12 +15,13 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use datafusion::prelude::SessionConfig;
 
+use super::guarded_conditions::GuardedConditions;
 use super::guarded_projections::physical_rules;
 use super::lookup::LookupNode;
 use super::nodes::{Gate, OperatorRows};
 use super::types::timestamp;
 use super::windows::WindowPlanner;
-use crate::operators::{GateExec, LookupExec, ORIGIN_COLUMN, SlotExec};
+use crate::operators::{GateExec, LookupExec, ORIGIN_COLUMN, SlotExec, guard};
 
 /// Settings for streamed stages: one task a partition, and no optimisation that looks at the data. A batch
 /// is spread over `batch_tasks` tasks by DataFusion itself.
@@ -63,10 +64,10 @@ pub(crate) fn planning_state(zone: chrono_tz::Tz, batch_tasks: Option<usize>) ->
         .build()
 }
 
-/// State for taking an aggregation apart: no rule may fuse or reorder what was planned.
+/// State for taking an aggregation apart: no rule may fuse or reorder what was planned, so there is only that which guards conditions.
 pub(crate) fn bare_state(from: &SessionState) -> SessionState {
     SessionStateBuilder::new_from_existing(from.clone())
-        .with_physical_optimizer_rules(vec![])
+        .with_physical_optimizer_rules(vec![Arc::new(GuardedConditions)])
         .with_query_planner(Arc::new(StagePlanner))
         .build()
 }
@@ -106,7 +107,7 @@ impl ExtensionPlanner for StageNodes {
         }
         if let Some(gate) = node.as_any().downcast_ref::<Gate>() {
             let schema = logical_inputs[0].schema();
-            let predicate = planner.create_physical_expr(&gate.predicate, schema, session_state, context)?;
+            let predicate = guard(&planner.create_physical_expr(&gate.predicate, schema, session_state, context)?)?;
             let origin = schema.index_of_column_by_name(None, ORIGIN_COLUMN);
             let input = Arc::clone(&physical_inputs[0]);
             let report = Arc::clone(&gate.report.0);

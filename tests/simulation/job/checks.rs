@@ -11,6 +11,9 @@ use super::refusals::refused_problems;
 use super::sinks::{Row, Services};
 use super::stream::{Event, Stream};
 
+/// Objects of the log in which runs begin, and nothing else: as `state/object_epoch_log.rs` keeps them, and the newest.
+const BEGINNINGS_KEPT: usize = 65;
+
 /// What is wrong with the results.
 pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec<String> {
     let mut problems = Vec::new();
@@ -56,8 +59,8 @@ pub(crate) fn problems(stream: &Stream, services: &Services, work: &Work) -> Vec
     problems
 }
 
-/// What is kept of checkpoints, and named by nothing; half-written files; more checkpoints than were to be kept, or more of the log.
-pub(crate) fn left_behind(stored: &BTreeMap<String, Bytes>, runs: usize) -> Vec<String> {
+/// What is kept of checkpoints, and named by nothing; half-written files; more checkpoints than were to be kept, or epochs of the log.
+pub(crate) fn left_behind(stored: &BTreeMap<String, Bytes>) -> Vec<String> {
     let mut problems = Vec::new();
     let manifests = stored.iter().filter(|(name, _)| name.starts_with("manifests/"));
     let named: BTreeSet<&str> =
@@ -74,11 +77,17 @@ pub(crate) fn left_behind(stored: &BTreeMap<String, Bytes>, runs: usize) -> Vec<
     if manifests.clone().count() > DEFAULT_KEPT {
         problems.push(format!("there are {} checkpoints", manifests.count()));
     }
-    // The first object of each run stays for a while, to fence one that has slept since; and the last one of all.
-    let log = stored.keys().filter(|name| name.starts_with("log/")).count();
-    if log > runs + 1 {
-        problems
-            .push(format!("{log} objects are left of the log, which checkpoints cover, though there were {runs} runs"));
+    // What a checkpoint covers of the log goes, but for the newest object of all. Where a run begins stays for a while, to fence one that has
+    // slept since: also of one that has failed before it has done anything, of which there may be many.
+    let log = stored.iter().filter(|(name, _)| name.starts_with("log/"));
+    let has_epochs = |content: &[u8]| std::str::from_utf8(content).is_ok_and(|text| text.contains("\"epoch\":"));
+    let (epochs, beginnings): (Vec<_>, Vec<_>) = log.partition(|(_, content)| has_epochs(content));
+    if epochs.len() > 1 || beginnings.len() > BEGINNINGS_KEPT {
+        let names: Vec<&String> = epochs.iter().map(|(name, _)| *name).collect();
+        problems.push(format!(
+            "epochs of the log are left which checkpoints cover, in {names:?}, and {} beginnings of runs",
+            beginnings.len()
+        ));
     }
     let hidden = |name: &&String| name.rsplit('/').next().is_some_and(|file| file.starts_with('.'));
     problems.extend(stored.keys().filter(hidden).map(|name| format!("'{name}' was left half written")));

@@ -253,10 +253,7 @@ fn run_with(seed: u64, bug: Option<Bug>, silence: Option<Silence>) -> Outcome {
             },
             () = world.sleep(LAST_RUN) => nature.lock().problems.push("the last run does not end".to_owned()),
         }
-        // Some have failed before they began, but behind their first object of the log.
-        let began = |line: &&String| line.contains(" leads, term ") || line.ends_with(" begins");
-        let runs = nature.lock().trace.iter().filter(began).count();
-        let left = checks::left_behind(&shared.stored().await, runs + 1);
+        let left = checks::left_behind(&shared.stored().await);
         nature.lock().problems.extend(left);
     });
     let wrong = checks::problems(&stream, &services, &work);
