@@ -25,17 +25,19 @@ use datafusion::physical_expr::expressions::{
 };
 use datafusion::physical_plan::PhysicalExpr;
 
+type Expression = Arc<dyn PhysicalExpr>;
+
 /// A condition of which no row fails that another part of it decides.
 #[derive(Debug, Clone, Eq)]
 pub struct Guarded {
-    condition: Arc<dyn PhysicalExpr>,
+    condition: Expression,
 }
 
 /// An expression with its conditions guarded, where something in them may fail.
 ///
 /// # Errors
 /// Those of an expression that does not take its own children again.
-pub fn guard(expr: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+pub fn guard(expr: &Expression) -> Result<Expression> {
     if !may_fail(expr) {
         return Ok(Arc::clone(expr));
     }
@@ -44,9 +46,9 @@ pub fn guard(expr: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
 }
 
 /// The same of what an expression is made of.
-fn guard_inner(expr: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+fn guard_inner(expr: &Expression) -> Result<Expression> {
     let is_junction = sides(expr).is_some();
-    let of = |child: &Arc<dyn PhysicalExpr>| {
+    let of = |child: &Expression| {
         // One that is a part of a larger one is guarded there.
         if is_junction && sides(child).is_some() { guard_inner(child) } else { guard(child) }
     };
@@ -59,13 +61,13 @@ fn guard_inner(expr: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
 }
 
 /// The sides of an AND or an OR.
-fn sides(expr: &Arc<dyn PhysicalExpr>) -> Option<(&Arc<dyn PhysicalExpr>, Operator, &Arc<dyn PhysicalExpr>)> {
+fn sides(expr: &Expression) -> Option<(&Expression, Operator, &Expression)> {
     let binary = expr.downcast_ref::<BinaryExpr>()?;
     matches!(binary.op(), Operator::And | Operator::Or).then(|| (binary.left(), *binary.op(), binary.right()))
 }
 
 /// Whether an expression may fail for a row. Only of what is known to be safe it says no.
-fn may_fail(expr: &Arc<dyn PhysicalExpr>) -> bool {
+fn may_fail(expr: &Expression) -> bool {
     use Operator::{And, Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq, Or};
     let compares = |binary: &BinaryExpr| {
         matches!(binary.op(), Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom | And | Or)
@@ -83,20 +85,20 @@ fn may_fail(expr: &Arc<dyn PhysicalExpr>) -> bool {
 
 impl Guarded {
     /// The condition of an expression, for who looks into it.
-    pub(super) fn condition(expr: &Arc<dyn PhysicalExpr>) -> &Arc<dyn PhysicalExpr> {
+    pub(super) fn condition(expr: &Expression) -> &Expression {
         expr.downcast_ref::<Self>().map_or(expr, |guarded| &guarded.condition)
     }
 }
 
 /// What a condition is for each row.
-fn asked(condition: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<BooleanArray> {
+fn asked(condition: &Expression, rows: &RecordBatch) -> Result<BooleanArray> {
     let values = condition.evaluate(rows)?.into_array(rows.num_rows())?;
     let values = values.as_boolean_opt();
     values.cloned().ok_or_else(|| internal_datafusion_err!("a condition that is no BOOLEAN"))
 }
 
 /// The same where no row fails that a part of the condition decides.
-fn decided(condition: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<BooleanArray> {
+fn decided(condition: &Expression, rows: &RecordBatch) -> Result<BooleanArray> {
     let failure = match asked(condition, rows) {
         Ok(values) => return Ok(values),
         Err(failure) => failure,
@@ -122,7 +124,7 @@ fn decided(condition: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<Bool
 fn with_other(
     first: &BooleanArray,
     operator: Operator,
-    other: &Arc<dyn PhysicalExpr>,
+    other: &Expression,
     rows: &RecordBatch,
 ) -> Result<BooleanArray> {
     let decides = operator == Operator::Or;
@@ -175,11 +177,11 @@ impl PhysicalExpr for Guarded {
         }
     }
 
-    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+    fn children(&self) -> Vec<&Expression> {
         vec![&self.condition]
     }
 
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
+    fn with_new_children(self: Arc<Self>, children: Vec<Expression>) -> Result<Expression> {
         let condition = children.into_iter().next().ok_or_else(|| internal_datafusion_err!("a guard of nothing"))?;
         Ok(Arc::new(Self { condition }))
     }
@@ -196,44 +198,42 @@ mod tests {
 
     use super::*;
 
-    type Condition = Arc<dyn PhysicalExpr>;
-
     fn rows() -> RecordBatch {
         let numbers: ArrayRef = Arc::new((0..10).map(|n| (n != 7).then_some(n)).collect::<Int64Array>());
         RecordBatch::try_from_iter([("n", numbers)]).expect("a batch")
     }
 
-    fn binary(left: Condition, operator: Operator, right: Condition) -> Condition {
+    fn binary(left: Expression, operator: Operator, right: Expression) -> Expression {
         Arc::new(BinaryExpr::new(left, operator, right))
     }
 
-    fn number() -> Condition {
+    fn number() -> Expression {
         col("n", &rows().schema()).expect("a column")
     }
 
     /// True for all numbers, but fails for one.
-    fn failing(number_of: i64) -> Condition {
+    fn failing(number_of: i64) -> Expression {
         let divided = binary(lit(100_i64), Operator::Divide, binary(number(), Operator::Minus, lit(number_of)));
         binary(divided, Operator::NotEq, lit(1_000_i64))
     }
 
-    fn is_not(value: i64) -> Condition {
+    fn is_not(value: i64) -> Expression {
         binary(number(), Operator::NotEq, lit(value))
     }
 
-    fn is(value: i64) -> Condition {
+    fn is(value: i64) -> Expression {
         binary(number(), Operator::Eq, lit(value))
     }
 
-    fn and(left: Condition, right: Condition) -> Condition {
+    fn and(left: Expression, right: Expression) -> Expression {
         binary(left, Operator::And, right)
     }
 
-    fn or(left: Condition, right: Condition) -> Condition {
+    fn or(left: Expression, right: Expression) -> Expression {
         binary(left, Operator::Or, right)
     }
 
-    fn answer(condition: &Condition) -> Result<Vec<Option<bool>>> {
+    fn answer(condition: &Expression) -> Result<Vec<Option<bool>>> {
         let guarded = guard(condition)?;
         assert!(guarded.downcast_ref::<Guarded>().is_some(), "{guarded}");
         Ok(asked(&guarded, &rows())?.iter().collect())
@@ -262,7 +262,7 @@ mod tests {
         let crossed = and(and(is_not(3), failing(4)), and(is_not(4), failing(3)));
         assert_eq!(answer(&crossed).expect("it runs"), of_each(|n| n != 3 && n != 4));
         // Below something else, too.
-        let inverted: Condition = Arc::new(NotExpr::new(and(is_not(3), failing(3))));
+        let inverted: Expression = Arc::new(NotExpr::new(and(is_not(3), failing(3))));
         let guarded = guard(&inverted).expect("guarded");
         let values: Vec<Option<bool>> = asked(&guarded, &rows()).expect("it runs").iter().collect();
         assert_eq!(values, of_each(|n| n == 3));
