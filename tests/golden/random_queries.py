@@ -104,6 +104,9 @@ class Asked:
             if self.tells:
                 print(f"Flink refuses {queries[0].text}\n    {problem[:400]}\n", flush=True)
             return set()
+        # Those before the one that is refused may have been answered.
+        for answer in glob.glob(os.path.join(folder, "*.jsonl")):
+            os.remove(answer)
         return set().union(*(self.flink(forms, [query], folder) for query in queries))
 
     def tidemill(self, forms, queries, folder):
