@@ -16,8 +16,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray, BooleanArray, RecordBatch};
-use datafusion::arrow::compute::{and_kleene, concat, filter_record_batch, or_kleene};
+use datafusion::arrow::compute::{and_kleene, concat, or_kleene};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Schema};
+use datafusion::common::cast::as_boolean_array;
 use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::logical_expr::{ColumnarValue, Operator};
 use datafusion::physical_expr::expressions::{
@@ -93,8 +94,7 @@ impl Guarded {
 /// What a condition is for each row.
 fn asked(condition: &Expression, rows: &RecordBatch) -> Result<BooleanArray> {
     let values = condition.evaluate(rows)?.into_array(rows.num_rows())?;
-    let values = values.as_boolean_opt();
-    values.cloned().ok_or_else(|| internal_datafusion_err!("a condition that is no BOOLEAN"))
+    Ok(as_boolean_array(&values)?.clone())
 }
 
 /// The same where no row fails that a part of the condition decides.
@@ -128,13 +128,11 @@ fn with_other(
     rows: &RecordBatch,
 ) -> Result<BooleanArray> {
     let decides = operator == Operator::Or;
-    let is_open: Vec<bool> = first.iter().map(|value| value != Some(decides)).collect();
-    let open = filter_record_batch(rows, &BooleanArray::from(is_open.clone()))?;
-    let values = if open.num_rows() == 0 { BooleanArray::new_null(0) } else { decided(other, &open)? };
-    let mut values = values.iter();
-    let second: BooleanArray =
-        is_open.into_iter().map(|is_open| if is_open { values.next().flatten() } else { None }).collect();
-    Ok(if decides { or_kleene(first, &second)? } else { and_kleene(first, &second)? })
+    let open: BooleanArray = first.iter().map(|value| Some(value != Some(decides))).collect();
+    let other = Guarded { condition: Arc::clone(other) };
+    let second = other.evaluate_selection(rows, &open)?.into_array(rows.num_rows())?;
+    let second = as_boolean_array(&second)?;
+    Ok(if decides { or_kleene(first, second)? } else { and_kleene(first, second)? })
 }
 
 impl PartialEq for Guarded {

@@ -24,17 +24,14 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::{ProjectionExec, remove_unnecessary_projections, try_embed_projection};
 
-use super::guarded_conditions::GuardedConditions;
-
 /// What DataFusion calls the rule, which its list has twice.
 const PROJECTION_PUSHDOWN: &str = "ProjectionPushdown";
 
-/// DataFusion's rules, with this one in the place of its own, and that which guards conditions behind all of them.
+/// DataFusion's rules, with this one in the place of its own.
 pub(super) fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let rules = PhysicalOptimizer::new().rules.into_iter();
     rules
         .map(|rule| if rule.name() == PROJECTION_PUSHDOWN { Arc::new(GuardedProjections) as _ } else { rule })
-        .chain([Arc::new(GuardedConditions) as _])
         .collect()
 }
 

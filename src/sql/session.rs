@@ -60,6 +60,7 @@ pub(crate) fn planning_state(zone: chrono_tz::Tz, batch_tasks: Option<usize>) ->
         .with_relation_planners(vec![Arc::new(WindowPlanner::new(zone))])
         .with_type_planner(Arc::new(FlinkTypes))
         .with_physical_optimizer_rules(physical_rules())
+        .with_physical_optimizer_rule(Arc::new(GuardedConditions))
         .with_query_planner(Arc::new(StagePlanner))
         .build()
 }

@@ -25,38 +25,31 @@ sys.path[:0] = [HERE, os.path.join(HERE, "oracle")]
 
 from flink_oracle import Oracle  # noqa: E402
 from query_forms import Forms  # noqa: E402
+from regenerate import reduce  # noqa: E402
 
 INPUTS = os.path.join(HERE, "inputs")
 
 
 def flink_rows(folder, sink):
-    """What is left of what Flink gave: its rows, or the last of each key."""
+    """What is left of what Flink gave."""
     path = os.path.join(folder, f"{sink.name}.jsonl")
-    lines = open(path, encoding="utf-8").read().splitlines() if os.path.exists(path) else []
-    return reduced((json.loads(line) for line in lines), sink.key, {"-U", "-D"})
+    return left([path] if os.path.exists(path) else [], sink)
 
 
 def tidemill_rows(folder, sink):
     files = sorted(glob.glob(os.path.join(folder, sink.name, "**", "*"), recursive=True), key=made)
-    lines = [line for name in files if os.path.isfile(name) for line in open(name, encoding="utf-8")]
-    return reduced((json.loads(line) for line in lines), sink.key, {"delete"})
+    return left(filter(os.path.isfile, files), sink)
+
+
+def left(files, sink):
+    """Rows as they came, or the last of each key."""
+    lines = [line for name in files for line in open(name, encoding="utf-8").read().splitlines()]
+    return [json.loads(line) for line in reduce(lines, sink.key)]
 
 
 def made(name):
     """Files of a sink in the order in which they were made: `part-<job>-<run>-<number>-e<epoch>`."""
     return [int(word.lstrip("e")) if word.lstrip("e").isdigit() else 0 for word in os.path.basename(name).split(".")[0].split("-")[-3:]]
-
-
-def reduced(rows, key, removed):
-    kept, number = {}, 0
-    for row in rows:
-        operation, number = row.pop("__op", None), number + 1
-        identity = number if key is None else tuple(json.dumps(row[column]) for column in key)
-        if operation in removed:
-            kept.pop(identity, None)
-        else:
-            kept[identity] = row
-    return list(kept.values())
 
 
 def order(row):
@@ -144,16 +137,15 @@ def main():
         refusal, bad = queries and asked.tidemill(forms, queries, ours), []
         if refusal:
             # Who is refused? The others are asked together.
-            refused = {}
+            refused = set()
             for query in queries:
                 alone = tempfile.mkdtemp()
                 said = asked.tidemill(forms, [query], alone)
                 if said:
-                    refused[query.sink.name] = said
+                    refused.add(query.sink.name)
+                    counts["refused by Tidemill"] += 1
+                    print(f"{seed}: {query.sink.name} is refused\n{query.text}\n    {said}\n", flush=True)
                 shutil.rmtree(alone)
-            for query in [query for query in queries if query.sink.name in refused]:
-                counts["refused by Tidemill"] += 1
-                print(f"{seed}: {query.sink.name} is refused\n{query.text}\n    {refused[query.sink.name]}\n", flush=True)
             queries = [query for query in queries if query.sink.name not in refused]
             shutil.rmtree(ours)
             ours = tempfile.mkdtemp()
@@ -163,10 +155,11 @@ def main():
                 print(f"{seed}: only together they are refused\n    {refusal}\n{forms.job(queries)}", flush=True)
                 queries = []
         for query in queries:
-            said = difference(flink_rows(flink, query.sink), tidemill_rows(ours, query.sink))
+            wanted = flink_rows(flink, query.sink)
+            said = difference(wanted, tidemill_rows(ours, query.sink))
             counts["compared"] += 1
-            counts["rows"] += len(flink_rows(flink, query.sink))
-            counts["without rows"] += not flink_rows(flink, query.sink)
+            counts["rows"] += len(wanted)
+            counts["without rows"] += not wanted
             if said:
                 bad.append(query.sink.name)
                 print(f"{seed}: {query.sink.name} differs\n{query.text}\n{said}\n", flush=True)

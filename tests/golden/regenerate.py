@@ -22,6 +22,7 @@ from flink_oracle import Oracle  # noqa: E402
 SINK = re.compile(r"CREATE TABLE (`?\w+`?) \((?:(?!CREATE TABLE).)*?'\$\{OUT\}/(\w+)'", re.S)
 KEY = re.compile(r"PRIMARY KEY \(([^)]*)\)")
 OPERATION = re.compile(r',?"__op":"(..)"\}$')
+REMOVED = ("-U", "-D", "delete")  # by Flink, and by Tidemill, which writes nothing else
 
 
 def sinks(sql):
@@ -41,7 +42,7 @@ def reduce(lines, key):
     for line in lines:
         row = json.loads(line, parse_float=str, parse_int=str)
         identity = tuple(json.dumps(row[column]) for column in key)
-        if row["__op"] in ("-U", "-D"):
+        if row.get("__op") in REMOVED:
             rows.pop(identity, None)
         else:
             rows[identity] = OPERATION.sub("}", line)
