@@ -20,6 +20,8 @@ mod after_kill;
 mod place;
 #[path = "changed_sql/places.rs"]
 mod places;
+#[path = "changed_sql/tables.rs"]
+mod tables;
 
 /// Event `id` is at second `id` after 10:00, so minute `m` has the ids from 60 m on.
 const SOURCE: &str = "\

@@ -427,3 +427,35 @@ fn an_epoch_that_fails_again_and_again_stops_the_job_or_is_skipped() {
     assert_eq!(refused.len(), 30, "{refused:?}");
     assert!(refused.iter().all(|line| line["reason"] == "query_failed" && line["stream"] == "clicks"), "{refused:?}");
 }
+
+/// Each of them fails for the first time in the attempt that leaves out the one before.
+#[test]
+fn an_epoch_is_left_out_of_several_queries_by_one_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let table = |name: &str| {
+        format!(
+            "CREATE TABLE {name} (k STRING, total BIGINT, PRIMARY KEY (k) NOT ENFORCED)
+             WITH ('connector' = 'dynamodb', 'table-name' = '{name}');
+             INSERT INTO {name} SELECT 'all', SUM(CAST(s AS BIGINT)) FROM clicks;\n"
+        )
+    };
+    let job = format!("SET 'tidemill.on-exhausted-retries' = 'skip';\n{FAILING}{}{}", table("more"), table("most"));
+    std::fs::write(folder.join("job.sql"), job).unwrap();
+    produce(folder, 0..30);
+    let run = ["run", "job.sql", "--local", "local", "--from", "trim_horizon"];
+    let mut child = program(folder, &run).spawn().unwrap();
+    let started = Instant::now();
+    while number(folder, "SELECT c FROM plain") != Some(30) && started.elapsed() < Duration::from_secs(120) {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let status = child.wait().unwrap();
+    let mut said = String::new();
+    std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut said).unwrap();
+    assert_eq!(status.code(), Some(0), "{said}");
+    for query in ["counts", "more", "most"] {
+        assert_eq!(refused(folder, query).len(), 30, "{query}");
+    }
+}

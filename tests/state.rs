@@ -304,7 +304,7 @@ async fn a_run_that_was_killed_when_it_began_anew_is_followed_whatever_became_of
     place.produce(300, 200);
     place.run(&[]);
     let log = |anew| {
-        let started = LogEntry::Started { generation: 3, queries: Default::default(), anew };
+        let started = LogEntry::Started { generation: 3, queries: Default::default(), anew, behind: None };
         let (log, _) = FileEpochLog::open(&place.at("local/checkpoints/job")).unwrap();
         async move { log.append(&started).await.unwrap() }
     };
@@ -361,6 +361,31 @@ fn the_newest_manifest_is_removed_by_hand() {
     // After an end in order, nothing tells.
     std::fs::remove_file(place.manifests().pop().unwrap()).unwrap();
     assert!(place.run(&[]).contains("200 records"));
+    assert_eq!(place.number(TOTAL), 500);
+}
+
+/// Also where there was one only, so that no epoch is missing behind another one.
+#[test]
+fn the_only_manifest_is_removed_by_hand_after_a_kill() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    // Epochs of a run that had none are repeated without one.
+    place.killed(&["--checkpoint-interval", "0"], || place.logged() >= 1);
+    assert!(!place.at("local/checkpoints/job/manifests").exists());
+    place.run(&[]);
+    assert_eq!(place.number(TOTAL), 300);
+    place.produce(300, 100);
+    place.killed(&["--checkpoint-interval", "0"], || place.number(TOTAL) == 400);
+    let [only] = &place.manifests()[..] else { panic!("{:?}", place.manifests()) };
+    let elsewhere = only.with_extension("kept");
+    std::fs::rename(only, &elsewhere).unwrap();
+    for _ in 0..2 {
+        let refused = place.refused(&RUN);
+        assert!(refused.contains("there is no checkpoint, and the epoch log goes on from one"), "{refused}");
+    }
+    assert_eq!(place.number(TOTAL), 400);
+    std::fs::rename(elsewhere, only).unwrap();
+    place.produce(400, 100);
+    place.run(&[]);
     assert_eq!(place.number(TOTAL), 500);
 }
 

@@ -26,14 +26,14 @@ pub(super) struct Attempts {
     failed: u32,
     /// Failures because something was out of reach, since the last one that counts.
     unavailable: u32,
-    /// The last epoch when a run failed.
-    epoch: u64,
+    /// The last epoch when a run failed, and how many queries went on without it.
+    reached: (u64, u64),
 }
 
 impl Attempts {
     /// None yet.
     pub(super) fn new(of: &str, retries: Retries) -> Self {
-        Self { of: of.to_owned(), retries, has_run: false, failed: 0, unavailable: 0, epoch: 0 }
+        Self { of: of.to_owned(), retries, has_run: false, failed: 0, unavailable: 0, reached: (0, 0) }
     }
 
     /// Waits until a run that has failed may be tried again; false when that would not help, or has been tried enough.
@@ -52,9 +52,10 @@ impl Attempts {
         if errors.is_empty() || !errors.iter().all(passes) || *stop.borrow() {
             return false;
         }
-        let epoch = progress.epoch.load(Ordering::Relaxed);
-        if epoch > self.epoch {
-            (self.epoch, self.failed, self.unavailable) = (epoch, 0, 0);
+        // Another query that fails where one is left out fails for the first time.
+        let reached = (progress.epoch.load(Ordering::Relaxed), progress.without_epoch.load(Ordering::Relaxed));
+        if reached > self.reached {
+            (self.reached, self.failed, self.unavailable) = (reached, 0, 0);
         }
         self.has_run |= progress.epochs.load(Ordering::Relaxed) > 0;
         if self.has_run && errors.iter().all(is_out_of_reach) {
@@ -258,6 +259,17 @@ mod tests {
         let mut job = Job::new(1, 10, true);
         assert!(job.fails(7, ErrorKind::Data).await && job.fails(7, ErrorKind::Data).await);
         assert_eq!(job.pauses(), [10, 20]);
+        assert!(!job.fails(7, ErrorKind::Data).await);
+    }
+
+    #[tokio::test]
+    async fn each_query_that_fails_at_an_epoch_is_tried_as_often() {
+        let mut job = Job::new(1, 10, true);
+        for skipped in 0..3 {
+            job.progress.without_epoch.store(skipped, Ordering::Relaxed);
+            assert!(job.fails(7, ErrorKind::Data).await && job.fails(7, ErrorKind::Data).await, "{skipped}");
+        }
+        assert_eq!(job.pauses(), [10, 20, 10, 20, 10, 20]);
         assert!(!job.fails(7, ErrorKind::Data).await);
     }
 

@@ -131,6 +131,9 @@ pub enum LogEntry {
         /// says once more that it has begun, without this.
         #[serde(default, skip_serializing_if = "is_false")]
         anew: bool,
+        /// The epoch of the checkpoint that it goes on from; `None` where it has none (and in logs of earlier versions of the program).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        behind: Option<u64>,
     },
     /// An epoch has been cut.
     Cut(EpochCut),

@@ -149,7 +149,7 @@ impl Error {
     pub fn of_disk(message: impl Into<String>, error: std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
         let hint = match error.kind() {
-            Io::PermissionDenied => "may the user of the process write there?",
+            Io::PermissionDenied => "may the user of the process read and write there?",
             Io::ReadOnlyFilesystem => "may the user of the process write there? The disk can only be read",
             Io::NotADirectory | Io::AlreadyExists => "a file is where a folder must be: name another place",
             Io::IsADirectory => "a folder is where a file must be: name another place",
@@ -349,7 +349,7 @@ mod tests {
         assert!(not_passing.into_iter().all(|io| kind(io) == ErrorKind::Config));
         assert!([Io::StorageFull, Io::Interrupted, Io::Other].into_iter().all(|io| kind(io) == ErrorKind::Unavailable));
         let error = Error::of_disk("cannot write 'a'", Io::PermissionDenied.into());
-        assert!(error.to_string().ends_with("hint: may the user of the process write there?"), "{error}");
+        assert!(error.to_string().ends_with("hint: may the user of the process read and write there?"), "{error}");
     }
 
     #[test]

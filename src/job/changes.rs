@@ -126,9 +126,11 @@ pub(super) fn reconcile(
         let dropped = still(Some(checkpointed_by)) && state.drop_state.iter().any(|given| means(given, name));
         let loses = !query.operators.is_empty() || query.durable_epoch < epoch || *repeats > 0;
         if loses && !dropped {
-            return Err(is_gone(name, query, *repeats));
+            let is_new = |own: &&QueryPlan| !saved.contains_key(&own.name) && is_named_anew(own, name, query);
+            return Err(is_gone(name, query, (epoch, *repeats), queries.iter().find(is_new)));
         }
-        notes.push(format!("query '{name}' is gone, and so is its state"));
+        let open = lost_rows(query, epoch).map(|lost| format!("; {lost}")).unwrap_or_default();
+        notes.push(format!("query '{name}' is gone, and so is its state{open}"));
     }
     let is_gone = |name: &String| gone.iter().any(|(gone, ..)| gone == name);
     // One that was new since the last checkpoint has no state there.
@@ -152,7 +154,7 @@ pub(super) fn reconcile(
         let keeps = !named && state.keep_state.iter().any(|given| means(given, &query.name));
         if repeats > 0 && !(named && still(by)) && cut_by.is_some_and(|of| !is_identity_of(&of, &query.normal)) {
             if !keeps {
-                return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, repeats));
+                return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, (epoch, repeats)));
             }
             notes.push(format!("query '{}' has changed: {repeats} epoch(s) are repeated by the new SQL", query.name));
         }
@@ -177,9 +179,10 @@ pub(super) fn reconcile(
                     ))
                     .hint("run the unchanged files once with --once, and then the changed ones"));
                 }
+                let open = lost_rows(before, epoch).map(|lost| format!("; {lost}")).unwrap_or_default();
                 saved.remove(&query.name);
                 anew.insert(query.name.as_str(), None);
-                notes.push(format!("query '{}' begins without state behind the last checkpoint", query.name));
+                notes.push(format!("query '{}' begins without state behind the last checkpoint{open}", query.name));
             }
             Some(before) => same_operators(query, before, is_unclear)?,
         }
@@ -218,7 +221,7 @@ fn appeared(saved: Option<&Manifest>, log: &[LogEntry], name: &str) -> u64 {
 }
 
 /// `file:sink`, or the sink alone.
-fn means(given: &str, name: &str) -> bool {
+pub(super) fn means(given: &str, name: &str) -> bool {
     given == name || name.rsplit_once(':').is_some_and(|(_, sink)| sink == given)
 }
 
@@ -336,15 +339,24 @@ fn same_operators(query: &QueryPlan, before: &mut ManifestQuery, is_unclear: boo
     )))
 }
 
-fn changed_after_kill(name: &str, before: Option<&ManifestQuery>, plan: &str, repeats: usize) -> Error {
+/// What who lets a query go, or begin anew, should know: its records are not read again for it.
+fn lost_rows(query: &ManifestQuery, epoch: u64) -> Option<String> {
+    let open = query.operators.is_empty() && query.durable_epoch < epoch;
+    open.then(|| {
+        format!("what it had in open files then, of epochs {} to {epoch}, is in no file", query.durable_epoch + 1)
+    })
+}
+
+fn changed_after_kill(name: &str, before: Option<&ManifestQuery>, plan: &str, (epoch, repeats): (u64, usize)) -> Error {
     let shown = before.map(|before| format!(":\n{}", difference(&before.plan, plan).trim_end())).unwrap_or_default();
+    let lost = before.and_then(|before| lost_rows(before, epoch)).map(|lost| format!(" ({lost})")).unwrap_or_default();
     Error::config(format!(
         "the run before did not end in order, so its last {repeats} epoch(s) are repeated, and the query '{name}' has \
          changed since{shown}"
     ))
     .hint(format!(
         "undo the change and run once; or, if it had to be mended, let these epochs be repeated by the new SQL with --keep-state {name}; or \
-         let the query begin without state with --reset {name}"
+         let the query begin without state with --reset {name}{lost}"
     ))
 }
 
@@ -356,15 +368,28 @@ fn has_promised(name: &str) -> Error {
     Error::config(error).hint("put it back and run the unchanged files once with --once; then it may go")
 }
 
-fn is_gone(name: &str, query: &ManifestQuery, repeats: usize) -> Error {
+/// Whether a query does what a saved one has done, for the same table.
+fn is_named_anew(own: &QueryPlan, name: &str, before: &ManifestQuery) -> bool {
+    means(&own.sink.name, name) && is_same_state(own, before) && is_identity_of(&identity(&before.plan), &own.normal)
+}
+
+fn is_gone(name: &str, query: &ManifestQuery, (epoch, repeats): (u64, usize), now: Option<&QueryPlan>) -> Error {
     let rows: u64 = query.operators.iter().map(|operator| operator.rows).sum();
     let what = match (rows, repeats) {
         (0, 0) => "rows that its sink has not written".to_owned(),
         (0, _) => format!("{repeats} epoch(s) of the run before to repeat"),
         (rows, _) => format!("{rows} rows of state"),
     };
-    Error::config(format!("the query '{name}' is not in the job any more, and has {what}"))
-        .hint(format!("put it back, or forget its state with --drop-state {name}"))
+    let error = Error::config(format!("the query '{name}' is not in the job any more, and has {what}"));
+    let lost = lost_rows(query, epoch).map(|lost| format!(" ({lost})")).unwrap_or_default();
+    let drop = format!("forget its state with --drop-state {name}{lost}");
+    match now {
+        Some(now) => error.hint(format!(
+            "'{}' computes the same, but a query's state goes by the name of its file: give that back its name; or {drop}",
+            now.name
+        )),
+        None => error.hint(format!("put it back, or {drop}")),
+    }
 }
 
 /// Lines of both texts: `-` only in the first, `+` only in the second.

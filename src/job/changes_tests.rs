@@ -34,7 +34,7 @@ async fn planned(insert: &str) -> Vec<QueryPlan> {
 
 fn started_as(generation: u64, queries: &[QueryPlan], known: fn(&str) -> &str) -> LogEntry {
     let queries = queries.iter().map(|query| (query.name.clone(), identity(known(&query.normal)))).collect();
-    LogEntry::Started { generation, queries, anew: false }
+    LogEntry::Started { generation, queries, anew: false, behind: None }
 }
 
 fn started(generation: u64, queries: &[QueryPlan]) -> LogEntry {

@@ -298,7 +298,14 @@ mod tests {
         assert_eq!(sources[0].name, name);
         let at = |position: &str| {
             let after_exclusive = Some(position.to_owned());
-            let split = SavedSplit { after_exclusive, from_ms: None, watermark_ms: 0, finished: false, version: None };
+            let split = SavedSplit {
+                after_exclusive,
+                from_ms: None,
+                watermark_ms: 0,
+                finished: false,
+                version: None,
+                gone_ms: None,
+            };
             SavedTable { splits: [("s".to_owned(), split)].into(), floor: 0, source: None }
         };
         let second = format!("{name}#2");

@@ -15,6 +15,7 @@ mod job_folder;
 mod lookups;
 mod memory;
 mod mounts;
+mod moved_tables;
 mod newest;
 mod places;
 mod portable;

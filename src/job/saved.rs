@@ -9,6 +9,7 @@ use super::beginning::{Beginning, or_savepoint, savepoint, unused_setting};
 use super::changes::{Reconciled, fits_open_files, reconcile};
 use super::files::refuse_beside_sql;
 use super::fresh::{begins_anew, since_anew};
+use super::moved_tables::follow_tables;
 use super::newest::{Passes, newest};
 use super::run::JobOptions;
 use super::unsaved::refuse_beside_results;
@@ -18,7 +19,7 @@ use crate::contracts::{
     crash_point,
 };
 use crate::operators::StateLimit;
-use crate::runtime::{Checkpointing, JobLog, identity};
+use crate::runtime::{Checkpointing, JobLog, begins_without_state, identity};
 use crate::sql::{JobPlan, Settings};
 use crate::state::{
     CheckpointStore, LocalStorage, Manifest, ObjectEpochLog, ObjectStorage, ReadObjects, SavedJob, Stamp,
@@ -267,13 +268,18 @@ impl Opening<'_> {
         };
         notes.extend(from.notes(&self.plan.queries));
         notes.extend(unused_setting(options, &self.plan.settings));
+        if manifest.is_none() {
+            begins_without_state(&repeats)?;
+        }
         if manifest.is_none() && repeats.is_empty() && !fresh && state.outside.is_none() {
             refuse_beside_results(options, self.plan, self.job, self.clock, &mut notes).await?;
         }
         let queries = &self.plan.queries;
-        let Reconciled { notes: changes, mut appeared } = reconcile(queries, manifest.as_mut(), &repeats, state)?;
+        let Reconciled { notes: mut changes, mut appeared } = reconcile(queries, manifest.as_mut(), &repeats, state)?;
+        changes.extend(follow_tables(self.plan, manifest.as_mut(), &repeats, state)?);
         let names = || queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
-        let started = |anew| LogEntry::Started { generation, queries: names(), anew };
+        let behind = manifest.as_ref().map(|manifest| manifest.epoch);
+        let started = |anew| LogEntry::Started { generation, queries: names(), anew, behind };
         let number = store.newest_number().await?;
         log.append(&started(fresh)).await?;
         // What is damaged is found before a checkpoint is written that would name it again.
@@ -294,6 +300,7 @@ impl Opening<'_> {
                     return Err(Error::new(ErrorKind::Fenced, came_since(found)));
                 }
                 appeared = reconcile(queries, latest.as_mut(), &repeats, state)?.appeared;
+                follow_tables(self.plan, latest.as_mut(), &repeats, state)?;
                 let loaded = match &latest {
                     Some(latest) => self.fitting(self.load_newest(&mut store, latest).await?)?,
                     None => SavedJob::default(),

@@ -319,7 +319,7 @@ async fn whatever_differs_between_two_checkpoints_is_shown() {
     let mut job = CheckpointStore::new(Arc::clone(&storage), "job", 9);
     let (mut epoch, stamp) = (0, Stamp { generation: 1, time_ms: 0 });
     let (after_exclusive, from_ms, version) = (Some("17".to_owned()), None, None);
-    let split = SavedSplit { after_exclusive, from_ms, watermark_ms: 0, finished: false, version };
+    let split = SavedSplit { after_exclusive, from_ms, watermark_ms: 0, finished: false, version, gone_ms: None };
     let mut state = saved(1, &[("job:counts", 1)]);
     state
         .tables

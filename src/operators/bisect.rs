@@ -109,7 +109,11 @@ pub(super) async fn run_sound(
             Err(error) if error.kind() != ErrorKind::Data => return Err(error),
             Err(error) if rows == 1 => {
                 let Some(part) = parts.into_iter().find(|part| part.stretch.len == 1) else { continue };
-                failed.push(failed_row(&stage.inputs[part.input], &part.stretch, &error)?);
+                let row = failed_row(&stage.inputs[part.input], &part.stretch, &error)?;
+                // What takes back a result that has failed before has been told of then.
+                if !row.is_withdrawn {
+                    failed.push(row);
+                }
                 if failed.len() > poison.most_rows {
                     return Err(too_many(&failed, poison, error));
                 }

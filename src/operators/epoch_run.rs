@@ -103,7 +103,7 @@ impl EpochRun<'_> {
         }
         let of_records = stage.inputs.iter().all(|input| !matches!(input.source, SlotSource::Operator(_)));
         let failed = if of_records { &mut self.output.failed } else { &mut self.output.failed_results };
-        failed.extend(sound.failed.into_iter().filter(|row| !row.is_withdrawn));
+        failed.extend(sound.failed);
         Ok(sound.rows)
     }
 

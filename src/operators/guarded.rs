@@ -8,18 +8,20 @@
 //! makes the query fail. Here a row fails only if nothing else says what becomes of it: if no side of an AND is false for it, no side of an OR is
 //! true. The order of the sides does not matter: the optimizer puts the condition of a query before that of its view.
 //!
-//! Each batch is asked as DataFusion does first. Only where that fails, one side is asked of those rows alone that the other one
-//! leaves open.
+//! Each batch is asked as DataFusion does first. Only where that fails are the parts asked one by one: those that fail, of the rows alone
+//! that the others leave open, and where they still fail, of halves of these. So each part is asked once or twice of most rows, however many parts
+//! there are.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{AsArray, BooleanArray, RecordBatch};
-use datafusion::arrow::compute::{and_kleene, concat, or_kleene};
+use datafusion::arrow::array::{Array, ArrayBuilder, BooleanArray, BooleanBuilder, RecordBatch};
+use datafusion::arrow::buffer::BooleanBuffer;
+use datafusion::arrow::compute::{and_kleene, filter_record_batch, not, or_kleene};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Schema};
 use datafusion::common::cast::as_boolean_array;
-use datafusion::common::{Result, internal_datafusion_err};
+use datafusion::common::{DataFusionError, Result, internal_datafusion_err};
 use datafusion::logical_expr::{ColumnarValue, Operator};
 use datafusion::physical_expr::expressions::{
     BinaryExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal, NotExpr,
@@ -97,42 +99,122 @@ fn asked(condition: &Expression, rows: &RecordBatch) -> Result<BooleanArray> {
     Ok(as_boolean_array(&values)?.clone())
 }
 
-/// The same where no row fails that a part of the condition decides.
-fn decided(condition: &Expression, rows: &RecordBatch) -> Result<BooleanArray> {
-    let failure = match asked(condition, rows) {
-        Ok(values) => return Ok(values),
-        Err(failure) => failure,
-    };
-    let Some((left, operator, right)) = sides(condition) else { return Err(failure) };
-    for (first, other) in [(left, right), (right, left)] {
-        if let Ok(values) = decided(first, rows) {
-            return with_other(&values, operator, other, rows);
-        }
-    }
-    // Each side fails for some row, though perhaps for no row both.
-    let half = rows.num_rows() / 2;
-    if half == 0 {
-        return Err(failure);
-    }
-    let halves = [rows.slice(0, half), rows.slice(half, rows.num_rows() - half)];
-    let [first, second] = halves.map(|half| decided(condition, &half));
-    let all = concat(&[&first?, &second?])?;
-    Ok(all.as_boolean().clone())
+/// What a condition is for each row that does not fail.
+struct Known {
+    /// NULL where it fails.
+    values: BooleanArray,
+    /// For which rows it fails, and why for one of them.
+    failed: Option<(BooleanBuffer, DataFusionError)>,
 }
 
-/// The condition of which one side is known: the other one is asked of the rows that this leaves open.
-fn with_other(
-    first: &BooleanArray,
-    operator: Operator,
-    other: &Expression,
-    rows: &RecordBatch,
-) -> Result<BooleanArray> {
-    let decides = operator == Operator::Or;
-    let open: BooleanArray = first.iter().map(|value| Some(value != Some(decides))).collect();
-    let other = Guarded { condition: Arc::clone(other) };
-    let second = other.evaluate_selection(rows, &open)?.into_array(rows.num_rows())?;
-    let second = as_boolean_array(&second)?;
-    Ok(if decides { or_kleene(first, second)? } else { and_kleene(first, second)? })
+impl Known {
+    /// Asks the parts of a condition that has failed.
+    fn of(condition: &Expression, rows: &RecordBatch, failure: DataFusionError) -> Result<Self> {
+        let condition = Guarded::condition(condition);
+        if let Some((_, operator, _)) = sides(condition) {
+            let mut parts = Vec::new();
+            parts_of(condition, operator, &mut parts);
+            return Self::of_parts(&parts, operator, rows);
+        }
+        if let Some(inverted) = condition.downcast_ref::<NotExpr>() {
+            let Self { values, failed } = Self::of(inverted.arg(), rows, failure)?;
+            return Ok(Self { values: not(&values)?, failed });
+        }
+        let mut found = Halves { values: BooleanBuilder::with_capacity(rows.num_rows()), failed: Vec::new() };
+        found.divide(condition, rows, failure);
+        let Halves { mut values, failed } = found;
+        let values = values.finish();
+        let is_failed = |row: usize| failed.binary_search_by_key(&row, |(row, _)| *row).is_ok();
+        let mask = BooleanBuffer::collect_bool(rows.num_rows(), is_failed);
+        Ok(Self { values, failed: failed.into_iter().next().map(|(_, failure)| (mask, failure)) })
+    }
+
+    fn of_parts(parts: &[&Expression], operator: Operator, rows: &RecordBatch) -> Result<Self> {
+        let decides = operator == Operator::Or;
+        let together = |a: &BooleanArray, b: &BooleanArray| if decides { or_kleene(a, b) } else { and_kleene(a, b) };
+        let mut all = BooleanArray::from(vec![!decides; rows.num_rows()]);
+        let mut failing = Vec::new();
+        for part in parts {
+            match asked(part, rows) {
+                Ok(values) => all = together(&all, &values)?,
+                Err(_) => failing.push(*part),
+            }
+        }
+        let mut failed: Option<(BooleanBuffer, DataFusionError)> = None;
+        for part in failing {
+            let open = open(&all, decides);
+            let left = filter_record_batch(rows, &open)?;
+            if left.num_rows() == 0 {
+                break;
+            }
+            let own = match asked(part, &left) {
+                Ok(values) => Self { values, failed: None },
+                Err(failure) => Self::of(part, &left, failure)?,
+            };
+            all = together(&all, &scattered(&own.values, &open))?;
+            if let Some((of, failure)) = own.failed {
+                let mut of = of.iter();
+                let of: BooleanBuffer =
+                    open.values().iter().map(|is_open| is_open && of.next() == Some(true)).collect();
+                failed = Some(match failed {
+                    None => (of, failure),
+                    Some((before, failure)) => (&before | &of, failure),
+                });
+            }
+        }
+        let undecided = open(&all, decides);
+        let failed = failed.map(|(rows, failure)| (&rows & undecided.values(), failure));
+        Ok(Self { values: all, failed: failed.filter(|(rows, _)| rows.count_set_bits() > 0) })
+    }
+}
+
+/// The parts of a condition that `operator` puts together.
+fn parts_of<'e>(condition: &'e Expression, operator: Operator, parts: &mut Vec<&'e Expression>) {
+    match sides(condition) {
+        Some((left, own, right)) if own == operator => {
+            parts_of(left, operator, parts);
+            parts_of(right, operator, parts);
+        }
+        _ => parts.push(condition),
+    }
+}
+
+/// Rows that values do not decide.
+fn open(values: &BooleanArray, decides: bool) -> BooleanArray {
+    let is_open = |row: usize| !(values.is_valid(row) && values.value(row) == decides);
+    BooleanBuffer::collect_bool(values.len(), is_open).into()
+}
+
+/// Values of the rows that `of` says; NULL for the others.
+fn scattered(values: &BooleanArray, of: &BooleanArray) -> BooleanArray {
+    let mut values = values.iter();
+    of.values().iter().map(|is_of| if is_of { values.next().flatten() } else { None }).collect()
+}
+
+/// A part of a condition that is no condition of others, asked of ever fewer rows.
+struct Halves {
+    /// Of the rows so far.
+    values: BooleanBuilder,
+    /// Rows for which it fails.
+    failed: Vec<(usize, DataFusionError)>,
+}
+
+impl Halves {
+    /// Takes `rows`, for which it has failed.
+    fn divide(&mut self, condition: &Expression, rows: &RecordBatch, failure: DataFusionError) {
+        let half = rows.num_rows() / 2;
+        if half == 0 {
+            self.failed.push((self.values.len(), failure));
+            self.values.append_null();
+            return;
+        }
+        for part in [rows.slice(0, half), rows.slice(half, rows.num_rows() - half)] {
+            match asked(condition, &part) {
+                Ok(values) => self.values.append_array(&values),
+                Err(failure) => self.divide(condition, &part, failure),
+            }
+        }
+    }
 }
 
 impl PartialEq for Guarded {
@@ -168,9 +250,10 @@ impl PhysicalExpr for Guarded {
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
         match self.condition.evaluate(batch) {
-            Err(_) if batch.num_rows() > 0 => {
-                decided(&self.condition, batch).map(|values| ColumnarValue::Array(Arc::new(values)))
-            }
+            Err(failure) if batch.num_rows() > 0 => match Known::of(&self.condition, batch, failure)? {
+                Known { failed: Some((_, failure)), .. } => Err(failure),
+                Known { values, failed: None } => Ok(ColumnarValue::Array(Arc::new(values))),
+            },
             evaluated => evaluated,
         }
     }
@@ -190,93 +273,5 @@ impl PhysicalExpr for Guarded {
 }
 
 #[cfg(test)]
-mod tests {
-    use datafusion::arrow::array::{ArrayRef, Int64Array};
-    use datafusion::physical_expr::expressions::{col, lit};
-
-    use super::*;
-
-    fn rows() -> RecordBatch {
-        let numbers: ArrayRef = Arc::new((0..10).map(|n| (n != 7).then_some(n)).collect::<Int64Array>());
-        RecordBatch::try_from_iter([("n", numbers)]).expect("a batch")
-    }
-
-    fn binary(left: Expression, operator: Operator, right: Expression) -> Expression {
-        Arc::new(BinaryExpr::new(left, operator, right))
-    }
-
-    fn number() -> Expression {
-        col("n", &rows().schema()).expect("a column")
-    }
-
-    /// True for all numbers, but fails for one.
-    fn failing(number_of: i64) -> Expression {
-        let divided = binary(lit(100_i64), Operator::Divide, binary(number(), Operator::Minus, lit(number_of)));
-        binary(divided, Operator::NotEq, lit(1_000_i64))
-    }
-
-    fn is_not(value: i64) -> Expression {
-        binary(number(), Operator::NotEq, lit(value))
-    }
-
-    fn is(value: i64) -> Expression {
-        binary(number(), Operator::Eq, lit(value))
-    }
-
-    fn and(left: Expression, right: Expression) -> Expression {
-        binary(left, Operator::And, right)
-    }
-
-    fn or(left: Expression, right: Expression) -> Expression {
-        binary(left, Operator::Or, right)
-    }
-
-    fn answer(condition: &Expression) -> Result<Vec<Option<bool>>> {
-        let guarded = guard(condition)?;
-        assert!(guarded.downcast_ref::<Guarded>().is_some(), "{guarded}");
-        Ok(asked(&guarded, &rows())?.iter().collect())
-    }
-
-    fn of_each(value: impl Fn(i64) -> bool) -> Vec<Option<bool>> {
-        (0..10).map(|n| (n != 7).then(|| value(n))).collect()
-    }
-
-    #[test]
-    fn a_row_fails_only_where_no_other_part_of_the_condition_decides_it() {
-        asked(&and(is_not(3), failing(3)), &rows()).expect_err("else nothing is tested here");
-        let all_but_3 = of_each(|n| n != 3);
-        for condition in [
-            and(is_not(3), failing(3)),
-            and(failing(3), is_not(3)),
-            and(and(failing(3), is_not(3)), failing(3)),
-            and(failing(3), and(failing(3), is_not(3))),
-        ] {
-            assert_eq!(answer(&condition).expect("it runs"), all_but_3, "{condition}");
-        }
-        for condition in [or(is(3), failing(3)), or(failing(3), is(3))] {
-            assert_eq!(answer(&condition).expect("it runs"), of_each(|_| true), "{condition}");
-        }
-        // Each fails for a row that the other leaves out: no order of the two would do.
-        let crossed = and(and(is_not(3), failing(4)), and(is_not(4), failing(3)));
-        assert_eq!(answer(&crossed).expect("it runs"), of_each(|n| n != 3 && n != 4));
-        // Below something else, too.
-        let inverted: Expression = Arc::new(NotExpr::new(and(is_not(3), failing(3))));
-        let guarded = guard(&inverted).expect("guarded");
-        let values: Vec<Option<bool>> = asked(&guarded, &rows()).expect("it runs").iter().collect();
-        assert_eq!(values, of_each(|n| n == 3));
-    }
-
-    #[test]
-    fn what_nothing_else_decides_fails() {
-        for condition in [and(is_not(4), failing(3)), or(is(4), failing(3)), and(failing(3), failing(3))] {
-            let error = answer(&condition).expect_err("it fails").to_string();
-            assert!(error.to_lowercase().contains("zero"), "{error}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_fail_is_left_as_it_is() {
-        let condition = and(is_not(3), or(is(4), Arc::new(IsNullExpr::new(number()))));
-        assert!(Arc::ptr_eq(&guard(&condition).expect("guarded"), &condition));
-    }
-}
+#[path = "guarded_tests.rs"]
+mod tests;

@@ -102,7 +102,7 @@ impl Feed {
         Some(progress)
     }
 
-    /// Splits that something is left of up to where the others stand, and that the source has not named yet.
+    /// Splits that something is left of up to where the others stand, and that the source has not named yet, though it did then.
     fn not_found(&self) -> impl Iterator<Item = SplitId> {
         let earlier = self.saved.iter().flatten().next().map(|table| &table.splits);
         let others = self.catch_up.iter().flatten().flatten().next();
@@ -113,7 +113,7 @@ impl Feed {
                 None => Until::of(saved).is_reached_at(None),
             };
             let id = SplitId(split.as_str().into());
-            (!had_all && !self.splits.by_id.contains_key(&id)).then_some(id)
+            (!had_all && saved.gone_ms.is_none() && !self.splits.by_id.contains_key(&id)).then_some(id)
         })
     }
 
@@ -137,9 +137,14 @@ impl Feed {
                 );
             }
         }
-        // Those that had been read to their ends, and were named by their source no more, when the checkpoint was made.
-        for (split, before) in earlier.into_iter().flatten() {
-            if !before.finished && !others.splits.contains_key(split) {
+        // Those that were named by their source no more when the checkpoint was made; very old ones are not in it.
+        let forgotten =
+            earlier.into_iter().flat_map(BTreeMap::keys).filter(|split| !others.splits.contains_key(*split));
+        let gone = others.splits.iter().filter(|(_, saved)| saved.gone_ms.is_some()).map(|(split, _)| split);
+        let had_all =
+            |split: &String| earlier.and_then(|splits| splits.get(split)).is_some_and(|before| before.finished);
+        for split in forgotten.chain(gone).filter(|split| !had_all(split)) {
+            if !self.splits.by_id.contains_key(&SplitId(split.as_str().into())) {
                 tracing::warn!(
                     table,
                     split,
@@ -191,7 +196,7 @@ impl Driver {
                     let finished = split.opened.finished;
                     (
                         split.id.to_string(),
-                        SavedSplit { after_exclusive, from_ms, watermark_ms, finished, version: None },
+                        SavedSplit { after_exclusive, from_ms, watermark_ms, finished, version: None, gone_ms: None },
                     )
                 };
                 let splits = feed.splits.list.iter().map(split).collect();

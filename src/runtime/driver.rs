@@ -373,6 +373,7 @@ impl Driver {
         let mut saved = BTreeMap::new();
         // A run that ends by itself asks once.
         let listings = if self.ending == Ending::Run { MISSED_LISTINGS } else { 1 };
+        let now_ms = self.clock.now_ms();
         for feed in &self.feeds {
             let source = &feed.specification.source;
             for ((table, time), before) in feed.specification.tables.iter().zip(&feed.times).zip(&feed.saved) {
@@ -388,17 +389,22 @@ impl Driver {
                     let is_read_on = after_exclusive.is_some() && !finished;
                     let version = if is_read_on { source.version(&s.id) } else { None };
                     let watermark_ms = *watermark;
-                    (s.id.0.to_string(), SavedSplit { after_exclusive, from_ms, watermark_ms, finished, version })
+                    (
+                        s.id.0.to_string(),
+                        SavedSplit { after_exclusive, from_ms, watermark_ms, finished, version, gone_ms: None },
+                    )
                 };
                 // What a drained run has closed, each of its queries knows; any other has closed what its watermark passed.
                 let fired = if drained { i64::MIN } else { time.reported.0 };
                 let floor = time.floor.max(fired);
-                // A split that has ended and that the source no longer names will never be asked for again.
-                let is_kept = |s: &SplitState| !s.really_finished || !feed.splits.is_gone(&s.id, listings);
+                // A split that has ended and that the source has not named for long will never be asked for again.
+                let is_kept = |s: &SplitState| !s.really_finished || !feed.splits.is_forgotten(&s.id, listings, now_ms);
                 let kept = feed.splits.list.iter().zip(&time.watermarks).filter(|(s, _)| is_kept(s));
                 let mut splits: BTreeMap<String, SavedSplit> = kept.map(split).collect();
                 let is_left_out = |id: &SplitId| source.is_left_out(id);
-                splits.extend(before.iter().flat_map(|b| feed.splits.not_yet_read(b, listings, is_left_out)));
+                let at = (listings, now_ms);
+                splits.extend(before.iter().flat_map(|b| feed.splits.not_yet_read(b, at, is_left_out)));
+                feed.splits.note_gone(&mut splits, listings, is_left_out);
                 saved.insert(table.name.clone(), SavedTable { splits, floor, source: source.snapshot() });
             }
         }

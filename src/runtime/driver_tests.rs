@@ -86,7 +86,14 @@ impl SplitReader for Records {
 fn tables(names: &[&str], splits: &[(&str, &str)]) -> BTreeMap<String, SavedTable> {
     let split = |(id, after): &(&str, &str)| {
         let after_exclusive = Some((*after).to_owned());
-        let saved = SavedSplit { after_exclusive, from_ms: None, watermark_ms: 0, finished: false, version: None };
+        let saved = SavedSplit {
+            after_exclusive,
+            from_ms: None,
+            watermark_ms: 0,
+            finished: false,
+            version: None,
+            gone_ms: None,
+        };
         ((*id).to_owned(), saved)
     };
     let table = SavedTable { splits: splits.iter().map(split).collect(), floor: i64::MIN, source: None };

@@ -119,6 +119,13 @@ impl Failures {
         Err(Error::new(ErrorKind::Poison, text).hint(self.exhausted(epoch)))
     }
 
+    /// Queries that go on without an epoch.
+    pub(super) fn skipping(&self, epoch: u64) -> u64 {
+        let skips =
+            |((_, at), (count, _)): &(&(String, u64), &(u32, String))| *at == epoch && *count > self.retries.most;
+        if self.retries.skips { self.before.iter().filter(skips).count() as u64 } else { 0 }
+    }
+
     /// A query, or its sink, has failed at an epoch.
     pub(super) fn failed(&mut self, query: &str, epoch: u64) {
         self.failed = Some((query.to_owned(), epoch));

@@ -67,14 +67,17 @@ pub use checkpoints::{CheckpointCounts, Checkpointing};
 pub use epoch::EpochLimits;
 pub(crate) use error_orders::{ErrorsOrder, run_errors};
 pub use failures::Retries;
-pub(crate) use feed::is_of_feed;
 pub use feed::{DecoderFactory, FeedSpecification, TableSpecification};
+pub(crate) use feed::{is_of_feed, table_names};
 pub use lookup_cache::CachedLookup;
 pub use progress::{LastCheckpoint, Progress};
 pub use read_all::{AllRows, read_all};
 pub(crate) use reader::{rejected_row, row_json};
 pub use references::ReferenceSpecification;
-pub use repeat::{HINT_MARK, IN_FULL, JobLog, RECORDS, identity, is_identity_of, is_text_of, without_hint_numbers};
+pub use repeat::{
+    HINT_MARK, IN_FULL, JobLog, RECORDS, begins_without_state, identity, is_identity_of, is_text_of,
+    without_hint_numbers,
+};
 pub use rows::WatermarkRule;
 pub use shared_decode::union_of;
 pub use unwritten::columns_of_open_rows;

@@ -55,7 +55,8 @@ impl Driver {
         let feed = &mut self.feeds[index];
         let splits = feed.specification.source.splits().await?;
         let saved = feed.saved.iter().chain(feed.catch_up.iter().flatten()).flatten();
-        feed.splits.listed(&splits, saved, feed.specification.source.listing());
+        let now_ms = self.clock.now_ms();
+        feed.splits.listed(&splits, saved, feed.specification.source.listing(), now_ms);
         for split in splits {
             // While queries catch up, those that only the others will read are no parents that somebody waits for.
             if !feed.splits.by_id.contains_key(&split.id) && !feed.waits_for_others(&split.id) {

@@ -23,6 +23,8 @@ pub struct Progress {
     pub epochs: AtomicU64,
     /// Number of the last epoch, as in the log.
     pub epoch: AtomicU64,
+    /// Queries that go on without that epoch, at which they have failed too often.
+    pub without_epoch: AtomicU64,
     /// Least watermark of all tables, milliseconds.
     pub watermark_ms: AtomicI64,
     /// How far reading is behind the newest record, milliseconds; -1 where sources do not say.

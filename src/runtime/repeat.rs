@@ -75,6 +75,31 @@ pub(super) fn repeated(job: &Job) -> Result<Repeated> {
 const AHEAD: &str = "the newest checkpoint was removed by hand, or state and log are not of one job: put it back; or go back \
                      to the one before with `tidemill state rewind`; or start anew with --fresh";
 
+/// What a log without a checkpoint must be: that of runs which began without one.
+///
+/// # Errors
+/// The run that has cut the first epoch went on from a checkpoint, or has made one: it is not there any more.
+pub fn begins_without_state(entries: &[LogEntry]) -> Result<()> {
+    let first = entries.iter().find_map(|entry| match entry {
+        LogEntry::Cut(cut) => Some(cut),
+        _ => None,
+    });
+    let Some(first) = first else { return Ok(()) };
+    let begun = entries.iter().find_map(|entry| match entry {
+        LogEntry::Started { generation, behind, .. } if *generation == first.generation => Some(*behind),
+        _ => None,
+    });
+    // A checkpoint takes the beginning of its run out of a folder's log.
+    match begun {
+        Some(None) => Ok(()),
+        Some(Some(_)) | None => {
+            let error =
+                format!("there is no checkpoint, and the epoch log goes on from one, with epoch {}", first.epoch);
+            Err(Error::corrupt(error).hint(AHEAD))
+        }
+    }
+}
+
 /// Adds what the log has behind the saved state.
 fn behind(
     saved: &SavedJob,

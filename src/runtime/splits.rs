@@ -72,6 +72,12 @@ pub(crate) struct Unlogged {
 /// Listings in a row without a split, each of which names others, after which the source counts as having it no more.
 pub(crate) const MISSED_LISTINGS: u32 = 3;
 
+/// How long what was read of a split is kept that the source does not name any more, milliseconds: a disk may not be mounted for some hours,
+/// and what comes back was read already.
+const GONE_KEPT_MS: i64 = 24 * 3_600_000;
+/// And of how many splits of a table at most: each is about 100 bytes of a manifest.
+const MOST_GONE_KEPT: usize = 10_000;
+
 /// What waits in the order in which it came, each key once. Asked for one it does not go through all: a folder may have 100,000 files.
 #[derive(Debug)]
 pub(crate) struct Queue<K, T> {
@@ -114,14 +120,15 @@ impl<K: Ord + Clone, T> Queue<K, T> {
 
 /// The splits of a source.
 ///
-/// What was read of a split is forgotten when the source has it no more. A folder may be away for a moment (nothing is mounted there, or a
-/// program replaces it), and what was forgotten would be read twice: so a listing that names nothing says nothing, and one is not enough.
+/// What was read of a split is forgotten when the source has had it no more for a day. A folder, or a part of it, may be away (nothing is mounted
+/// there, or a program replaces it), and what was forgotten would be read twice: so a listing that names nothing says nothing, and one is not
+/// enough.
 #[derive(Debug, Default)]
 pub(crate) struct FeedSplits {
     pub(crate) list: Vec<SplitState>,
     pub(crate) by_id: BTreeMap<SplitId, usize>,
-    /// How many of the last listings lack a split that was read, where some do.
-    missed: BTreeMap<SplitId, u32>,
+    /// Splits that were read, and that the last listing lacks.
+    missed: BTreeMap<SplitId, Missed>,
     /// The listing that was looked at last.
     listing: Option<u64>,
     /// Splits that have a reader.
@@ -132,48 +139,88 @@ pub(crate) struct FeedSplits {
     pub(crate) turns: BTreeSet<(Turn, usize)>,
 }
 
+/// A split that is not named any more.
+#[derive(Debug)]
+struct Missed {
+    /// How many of the last listings lack it.
+    listings: u32,
+    /// When it was first missed, milliseconds since 1970.
+    since_ms: i64,
+}
+
 impl FeedSplits {
     pub(crate) fn all_finished(&self) -> bool {
         self.open.is_empty() && self.turns.is_empty()
     }
 
-    /// Takes note of what the source names, of the splits that are known and those that earlier runs have `saved`. `listing` is
+    /// Takes note of what the source names now, of the splits that are known and those that earlier runs have `saved`. `listing` is
     /// [`Source::listing`](crate::contracts::Source::listing).
     pub(crate) fn listed<'a>(
         &mut self,
         splits: &[Split],
         saved: impl IntoIterator<Item = &'a SavedTable>,
         listing: Option<u64>,
+        now_ms: i64,
     ) {
         if splits.is_empty() || (listing.is_some() && listing == self.listing) {
             return;
         }
         self.listing = listing;
         let named: BTreeSet<&SplitId> = splits.iter().map(|split| &split.id).collect();
-        let saved = saved.into_iter().flat_map(|table| table.splits.keys());
-        let known = self.by_id.keys().cloned().chain(saved.map(|id| SplitId(id.as_str().into())));
-        let missing: BTreeSet<SplitId> = known.filter(|id| !named.contains(id)).collect();
-        self.missed.retain(|id, _| missing.contains(id));
-        for id in missing {
-            *self.missed.entry(id).or_default() += 1;
+        let saved = saved.into_iter().flat_map(|table| &table.splits);
+        let saved = saved.map(|(id, split)| (SplitId(id.as_str().into()), split.gone_ms));
+        let known = self.by_id.keys().map(|id| (id.clone(), None)).chain(saved);
+        let missing: BTreeMap<SplitId, Option<i64>> = known.filter(|(id, _)| !named.contains(id)).collect();
+        self.missed.retain(|id, _| missing.contains_key(id));
+        for (id, gone_ms) in missing {
+            let since_ms = gone_ms.unwrap_or(now_ms);
+            self.missed.entry(id).or_insert(Missed { listings: 0, since_ms }).listings += 1;
         }
     }
 
     /// Whether the last `listings` lack a split.
     pub(crate) fn is_gone(&self, id: &SplitId, listings: u32) -> bool {
-        self.missed.get(id).is_some_and(|missed| *missed >= listings)
+        self.missed.get(id).is_some_and(|missed| missed.listings >= listings)
+    }
+
+    /// Whether the last `listings` lack a split, and have for so long that it is not expected back.
+    pub(crate) fn is_forgotten(&self, id: &SplitId, listings: u32, now_ms: i64) -> bool {
+        let since = |missed: &Missed| now_ms.saturating_sub(missed.since_ms);
+        self.is_gone(id, listings) && self.missed.get(id).is_some_and(|missed| since(missed) >= GONE_KEPT_MS)
+    }
+
+    /// Notes of splits that are saved, and that the last `listings` lack, since when that is so; but for those that the table `is_left_out`
+    /// by the table itself. Where they are very many, those that went first are forgotten.
+    pub(crate) fn note_gone(
+        &self,
+        splits: &mut BTreeMap<String, SavedSplit>,
+        listings: u32,
+        is_left_out: impl Fn(&SplitId) -> bool,
+    ) {
+        let mut gone = Vec::new();
+        for (name, split) in &mut *splits {
+            let id = SplitId(name.as_str().into());
+            let since = self.missed.get(&id).filter(|_| self.is_gone(&id, listings) && !is_left_out(&id));
+            split.gone_ms = since.map(|missed| missed.since_ms);
+            gone.extend(split.gone_ms.map(|since_ms| (since_ms, name.clone())));
+        }
+        gone.sort_unstable();
+        let too_many = gone.len().saturating_sub(MOST_GONE_KEPT);
+        for (_, name) in gone.drain(..too_many) {
+            splits.remove(&name);
+        }
     }
 
     /// What an earlier run has read of splits that this one does not know yet, because it still repeats epochs, or their parents have
-    /// not ended again: it must not be forgotten. Of what the last `listings` lack it is, but not of what the table has left out
+    /// not ended again: it must not be forgotten. Of what the last `listings` lack it is in time, but not of what the table has left out
     /// ([`Source::is_left_out`](crate::contracts::Source::is_left_out)).
     pub(crate) fn not_yet_read(
         &self,
         saved: &SavedTable,
-        listings: u32,
+        (listings, now_ms): (u32, i64),
         is_left_out: impl Fn(&SplitId) -> bool,
     ) -> impl Iterator<Item = (String, SavedSplit)> {
-        let is_forgotten = move |id: &SplitId| self.is_gone(id, listings) && !is_left_out(id);
+        let is_forgotten = move |id: &SplitId| self.is_forgotten(id, listings, now_ms) && !is_left_out(id);
         let is_left = move |id: &SplitId| !self.by_id.contains_key(id) && !is_forgotten(id);
         saved
             .splits
@@ -218,139 +265,5 @@ impl FeedSplits {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::contracts::OpenedAt;
-
-    pub(crate) fn table(splits: &[(Status, i64, i64)]) -> (TableTime, FeedSplits) {
-        let mut time = TableTime::new(true, Some(30_000), None);
-        let mut feed = FeedSplits::default();
-        for (index, (status, watermark, data_ms)) in splits.iter().enumerate() {
-            let (status, idleness) = (*status, Idleness::new(*data_ms));
-            let id = SplitId(format!("s{index}").into());
-            feed.by_id.insert(id.clone(), index);
-            time.watermarks.push(*watermark);
-            if matches!(status, Status::Reading | Status::CaughtUp) {
-                feed.open.insert(index);
-            }
-            feed.list.push(SplitState {
-                id,
-                status,
-                position: None,
-                start: StartPosition::TrimHorizon,
-                idleness,
-                brake: Arc::default(),
-                behind_ms: None,
-                really_finished: false,
-                opened: Opened { at: OpenedAt::TrimHorizon, watermarks: Vec::new(), finished: false },
-                unlogged: Unlogged::default(),
-                quota: None,
-                split: Split { id: SplitId("".into()), bytes: None, parents: Vec::new() },
-                turn: None,
-                reader: None,
-            });
-        }
-        (time, feed)
-    }
-
-    /// Seed 738 of the simulation, once: a job was handed over before it knew again that the parents had ended, and the next one read
-    /// their children from the beginning.
-    #[test]
-    fn positions_of_splits_that_still_wait_for_their_parents_are_kept() {
-        let (_, mut feed) = table(&[(Status::Reading, 0, 0)]);
-        let split = |after: &str| SavedSplit {
-            after_exclusive: Some(after.to_owned()),
-            from_ms: None,
-            watermark_ms: 7,
-            finished: false,
-            version: None,
-        };
-        let splits = [("s0", "1"), ("child", "26"), ("gone", "3")].map(|(id, after)| (id.to_owned(), split(after)));
-        let saved = SavedTable { splits: splits.into(), floor: 0, source: None };
-        let kept = |feed: &FeedSplits| feed.not_yet_read(&saved, 1, |_| false).map(|(id, _)| id).collect::<Vec<_>>();
-        // While epochs are repeated the source has not been asked.
-        assert_eq!(kept(&feed), ["child", "gone"]);
-        feed.listed(&named(&["s0", "child"]), [&saved], None);
-        assert_eq!(kept(&feed), ["child"]);
-        assert_eq!(feed.not_yet_read(&saved, 1, |_| false).next(), Some(("child".to_owned(), split("26"))));
-        // What the table names no more may be named again.
-        let left_out = feed.not_yet_read(&saved, 1, |id| &*id.0 == "gone").map(|(id, _)| id);
-        assert_eq!(left_out.collect::<Vec<_>>(), ["child", "gone"]);
-    }
-
-    fn named(ids: &[&str]) -> Vec<Split> {
-        ids.iter().map(|id| Split { id: SplitId((*id).into()), bytes: None, parents: Vec::new() }).collect()
-    }
-
-    #[test]
-    fn a_split_is_gone_when_several_listings_that_name_others_lack_it() {
-        let (_, mut feed) = table(&[(Status::Finished, 0, 0), (Status::Finished, 0, 0)]);
-        let (one, other) = (named(&["s0"]), named(&["s0", "s1"]));
-        let mut gone_after = |listings: &[&[Split]]| {
-            listings.iter().for_each(|listing| feed.listed(listing, [], None));
-            [0, 1].map(|split| feed.is_gone(&feed.list[split].id, MISSED_LISTINGS))
-        };
-        assert_eq!(gone_after(&[&[], &[], &[], &[]]), [false, false], "nothing says nothing");
-        assert_eq!(gone_after(&[&one, &one, &[]]), [false, false]);
-        assert_eq!(gone_after(&[&other, &one, &one]), [false, false], "not in a row");
-        assert_eq!(gone_after(&[&[], &one]), [false, true]);
-        assert_eq!(gone_after(&[&[]]), [false, true]);
-        assert_eq!(gone_after(&[&other]), [false, false], "it is back");
-    }
-    #[test]
-    fn a_listing_counts_once_however_often_it_is_answered() {
-        let (_, mut feed) = table(&[(Status::Finished, 0, 0), (Status::Finished, 0, 0)]);
-        let one = named(&["s0"]);
-        for (listing, is_gone) in [(1, false), (1, false), (1, false), (2, false), (2, false), (3, true)] {
-            feed.listed(&one, [], Some(listing));
-            assert_eq!(feed.is_gone(&feed.list[1].id, MISSED_LISTINGS), is_gone, "{listing}");
-        }
-    }
-
-    /// Of a folder with very many files: what a piece costs, and what finding one more costs, does not grow with their number.
-    #[test]
-    fn many_splits_that_are_not_read_cost_nothing() {
-        use std::cell::Cell;
-
-        const MANY: usize = 100_000;
-        let ended = |number: usize| (Status::Finished, number as i64, 0);
-        let mut splits: Vec<_> = (0..MANY).map(ended).collect();
-        let open = [MANY / 2, MANY - 1];
-        (splits[open[0]], splits[open[1]]) = ((Status::Reading, 0, 0), (Status::Reading, 100, 0));
-        let (mut time, feed) = table(&splits);
-        time.max_drift_ms = Some(10);
-        // Whoever looks at one of those that have ended lets it go.
-        feed.list.iter().filter(|split| split.status == Status::Finished).for_each(|split| split.brake.hold(true));
-        let looked_at = Cell::new(0);
-        let reading = feed.reading().inspect(|_| looked_at.set(looked_at.get() + 1));
-        assert!(time.too_far_ahead(reading).is_some_and(|is_ahead| is_ahead(open[1]) && !is_ahead(open[0])));
-        assert_eq!(looked_at.get(), 2);
-        feed.apply_brakes(&[time]);
-        assert_eq!(open.map(|number| feed.list[number].brake.is_held()), [false, true]);
-        assert_eq!(feed.list.iter().filter(|split| split.brake.is_held()).count(), MANY - 1);
-
-        thread_local!(static COMPARED: Cell<usize> = const { Cell::new(0) });
-        #[derive(Clone, PartialEq, Eq)]
-        struct Counted(usize);
-        impl PartialOrd for Counted {
-            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-                Some(self.cmp(other))
-            }
-        }
-        impl Ord for Counted {
-            fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-                COMPARED.set(COMPARED.get() + 1);
-                self.0.cmp(&other.0)
-            }
-        }
-        let mut queue = Queue::default();
-        for _ in 0..2 {
-            (0..MANY).for_each(|number| queue.push(Counted(number), number));
-        }
-        assert!(queue.has(&Counted(7)) && !queue.has(&Counted(MANY)));
-        let popped: Vec<usize> = std::iter::from_fn(|| queue.pop()).collect();
-        assert_eq!(popped, (0..MANY).collect::<Vec<_>>(), "each once, in order");
-        assert!(queue.is_empty() && !queue.has(&Counted(7)));
-        assert!(COMPARED.get() < MANY * 200, "{} comparisons", COMPARED.get());
-    }
-}
+#[path = "splits_tests.rs"]
+pub(crate) mod tests;

@@ -288,6 +288,7 @@ impl Worker {
                 }
                 epoch_number = EpochNumber(cut.epoch);
                 progress.epoch.store(cut.epoch, Ordering::Relaxed);
+                progress.without_epoch.store(failures.skipping(cut.epoch), Ordering::Relaxed);
                 summary.epochs += 1;
                 job.epoch_time.store(now_ms, Ordering::Relaxed);
                 let floors = queries.iter().map(|query| &query.floors);

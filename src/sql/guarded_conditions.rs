@@ -84,6 +84,8 @@ fn aggregated(aggregate: &AggregateExec) -> Result<Option<Arc<dyn ExecutionPlan>
         let mut is_new = false;
         let expressions = own.all_expressions();
         let args = expressions.args.iter().map(|arg| tried(arg, &mut is_new)).collect::<Result<Vec<_>>>()?;
+        // One that is computed the other way round would forget that it is.
+        let is_new = is_new && !own.is_reversed();
         let new = is_new.then(|| own.with_new_expressions(args, expressions.order_by_exprs)).flatten();
         changed |= new.is_some();
         Ok(new.map_or_else(|| Arc::clone(own), Arc::new))
@@ -98,4 +100,24 @@ fn aggregated(aggregate: &AggregateExec) -> Result<Option<Arc<dyn ExecutionPlan>
     let (mode, input) = (*aggregate.mode(), Arc::clone(aggregate.input()));
     let other = AggregateExec::try_new(mode, groups, calls, filters, input, aggregate.input_schema())?;
     Ok(Some(Arc::new(other.with_new_limit_options(aggregate.limit_options()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::util::pretty::pretty_format_batches;
+    use datafusion::prelude::SessionContext;
+
+    use crate::sql::session::planning_state;
+
+    /// DataFusion computes one of the two the other way round, so that both take rows in one order.
+    #[tokio::test]
+    async fn what_is_aggregated_in_an_order_keeps_it() {
+        let context = SessionContext::new_with_state(planning_state(chrono_tz::UTC, None));
+        let sql = "SELECT array_agg(n ORDER BY k) AS up,
+                     array_agg(CASE WHEN upper(s) = 'A' OR n > 2 THEN n ELSE -n END ORDER BY k DESC) AS down
+                   FROM (VALUES (1, 3, 'a'), (2, 1, 'b'), (3, 2, 'b')) AS t (n, k, s)";
+        let rows = context.sql(sql).await.expect("it is planned").collect().await.expect("it runs");
+        let shown = pretty_format_batches(&rows).expect("it is shown").to_string();
+        assert!(shown.contains("| [2, 3, 1] | [1, 3, -2] |"), "{shown}");
+    }
 }

@@ -31,6 +31,7 @@ mod prefilter;
 mod records;
 mod require;
 mod required;
+mod safe_parts_first;
 mod second_pass;
 mod secrets;
 mod session;
@@ -53,6 +54,7 @@ pub use job::plan_job;
 pub use plan::{
     Batch, BatchTables, JobPlan, LookupPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, TimeRange,
 };
+pub(crate) use second_pass::without_hint;
 pub use settings::Settings;
 pub(crate) use tables::SlotTable;
 pub use text::{Parameters, SqlText};

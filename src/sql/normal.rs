@@ -12,22 +12,22 @@ use datafusion::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
-use datafusion::optimizer::OptimizerConfig;
+use datafusion::optimizer::{Optimizer, OptimizerConfig};
 
 use crate::runtime::IN_FULL;
 
 /// The optimised plan. What it is does not depend on what was optimised before it: the optimiser numbers the names that it gives to parts of
 /// expressions (`__common_expr_1`), and a session counts on from query to query, so that a query more would change those after it.
 ///
-/// It is made with a rule that is off where a plan runs (see `session`): saved states are known by its texts, and a text need only be the same
-/// for the same query. Where the rule fails, it is made without it.
+/// It is made with DataFusion's own rules, also with one that is off where a plan runs (see `session`): saved states are known by its texts, and a
+/// text need only be the same for the same query. Where that one fails, it is made without it.
 pub(super) fn normal_form(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan> {
     let made = |with_leaves| {
         let mut options = OptimizerConfig::options(state).as_ref().clone();
         options.optimizer.enable_leaf_expression_pushdown = with_leaves;
         let own = OwnNumbers { state, options: Arc::new(options), aliases: Arc::new(AliasGenerator::new()) };
         let analyzed = state.analyzer().execute_and_check(plan.clone(), &own.options, |_, _| {})?;
-        state.optimizer().optimize(analyzed, &own, |_, _| {})
+        Optimizer::new().optimize(analyzed, &own, |_, _| {})
     };
     made(true).or_else(|_| made(false))
 }

@@ -17,6 +17,14 @@ use super::watermark::TableTime;
 use crate::contracts::{Error, MetadataColumn, Result, TableSpec};
 use crate::operators::{GateReport, LookupTable, ORIGIN_COLUMN, TIME_COLUMN, WATERMARK_COLUMN};
 
+/// Stands between the name of a table and what a hint has changed.
+const BEFORE_OPTIONS: &str = " OPTIONS(";
+
+/// The name in SQL of a source's table, without what a hint has changed.
+pub(crate) fn without_hint(source: &str) -> &str {
+    source.split(BEFORE_OPTIONS).next().unwrap_or(source)
+}
+
 /// Plans everything again over tables that have only the columns in use.
 pub(super) struct JobBuilder<'a> {
     pub(super) planner: &'a Planner<'a>,
@@ -178,7 +186,7 @@ impl JobBuilder<'_> {
         let own = self.catalog.tables.get(base).map(|t| &t.options);
         let changed = table.options.iter().filter(|(key, value)| own.is_some_and(|own| own.get(*key) != Some(value)));
         let changed: Vec<String> = changed.map(|(key, value)| format!("'{key}'='{value}'")).collect();
-        format!("{base} OPTIONS({})", changed.join(", "))
+        format!("{base}{BEFORE_OPTIONS}{})", changed.join(", "))
     }
 
     pub(super) fn compiler<'c>(

@@ -19,6 +19,7 @@ use super::guarded_conditions::GuardedConditions;
 use super::guarded_projections::physical_rules;
 use super::lookup::LookupNode;
 use super::nodes::{Gate, OperatorRows};
+use super::safe_parts_first::logical_rules;
 use super::types::timestamp;
 use super::windows::WindowPlanner;
 use crate::operators::{GateExec, LookupExec, ORIGIN_COLUMN, SlotExec, guard};
@@ -59,6 +60,7 @@ pub(crate) fn planning_state(zone: chrono_tz::Tz, batch_tasks: Option<usize>) ->
         .with_default_features()
         .with_relation_planners(vec![Arc::new(WindowPlanner::new(zone))])
         .with_type_planner(Arc::new(FlinkTypes))
+        .with_optimizer_rules(logical_rules())
         .with_physical_optimizer_rules(physical_rules())
         .with_physical_optimizer_rule(Arc::new(GuardedConditions))
         .with_query_planner(Arc::new(StagePlanner))

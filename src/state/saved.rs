@@ -342,6 +342,9 @@ pub struct SavedSplit {
     /// The version of what is to be read on, where the source can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// Since when its source does not name it any more, milliseconds since 1970: it may come back, and is then known for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_ms: Option<i64>,
 }
 
 impl SavedSplit {

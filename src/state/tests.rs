@@ -35,7 +35,8 @@ pub(super) fn piece(id: u64, values: std::ops::Range<i64>, dead: &[usize]) -> St
 
 pub(super) fn job(epoch: u64, pieces: Vec<StatePiece>) -> SavedJob {
     let (after_exclusive, version) = (Some("4711".to_owned()), Some("\"e-tag\"".to_owned()));
-    let split = SavedSplit { after_exclusive, from_ms: None, watermark_ms: 17, finished: false, version };
+    let split =
+        SavedSplit { after_exclusive, from_ms: None, watermark_ms: 17, finished: false, version, gone_ms: None };
     let table = SavedTable {
         splits: BTreeMap::from([("shardId-0".to_owned(), split)]),
         floor: i64::MIN,
@@ -319,7 +320,7 @@ fn cut(epoch: u64) -> LogEntry {
 }
 
 fn started(generation: u64) -> LogEntry {
-    LogEntry::Started { generation, queries: BTreeMap::new(), anew: false }
+    LogEntry::Started { generation, queries: BTreeMap::new(), anew: false, behind: None }
 }
 
 #[tokio::test]

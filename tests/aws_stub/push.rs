@@ -100,6 +100,11 @@ async fn push(
         (state.subscription, state.heartbeat)
     };
     let mut last = Instant::now();
+    let begins = shared.lock().unwrap().fault("initial-response");
+    if matches!(begins, Some(Fault::Silence)) {
+        sender.closed().await;
+        return;
+    }
     if sender.send(event("initial-response", &json!({}))).await.is_err() {
         return;
     }

@@ -28,6 +28,8 @@ pub(crate) struct Topics {
     pub(crate) failing: Mutex<Option<(&'static str, bool)>>,
     /// Every entry fails.
     pub(crate) fails_all: AtomicBool,
+    /// A call with a message of this text is refused as a whole.
+    pub(crate) refused_text: Mutex<Option<&'static str>>,
 }
 
 /// How long a FIFO topic knows a deduplication id.
@@ -109,6 +111,12 @@ impl Topics {
     }
 
     fn publish(&self, form: &BTreeMap<String, String>, fails: impl Fn(usize) -> bool) -> (u16, String) {
+        let refused_text = *self.refused_text.lock().unwrap();
+        let is_refused =
+            |(key, value): (&String, &String)| key.ends_with(".Message") && Some(value.as_str()) == refused_text;
+        if form.iter().any(is_refused) {
+            return error(400, "InvalidParameter");
+        }
         let (mut done, mut failed) = (String::new(), String::new());
         let mut count = 0;
         loop {

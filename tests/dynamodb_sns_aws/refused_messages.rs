@@ -56,6 +56,28 @@ async fn what_passes_is_published_again_whoever_is_to_blame() {
     }
 }
 
+/// Whether SNS refuses the message alone or the call is up to it; the others are published in both cases, and once.
+#[tokio::test]
+async fn a_call_that_is_refused_for_one_message_keeps_no_other_from_being_published() {
+    for delivery in ["at-least-once", "at-most-once"] {
+        let running = Running::start(calm()).await;
+        running.tables.create("published", &[("id", "S")]);
+        *running.topics.refused_text.lock().unwrap() = Some("m4");
+        let columns = schema(&[("subject", DataType::Utf8), ("message", DataType::Utf8)]);
+        let options = [("topic", "alerts"), ("sink.ledger.table", "published"), ("sink.delivery", delivery)];
+        let table = spec(&running.url(), "alerts", &columns, &options);
+        for epoch in [1, 1, 2] {
+            let outcome = write_epoch(opened(&table).await.as_mut(), epoch, messages(&table, 0, 23)).await.unwrap();
+            assert_eq!(reasons(&outcome), ["refused_by_sns"], "{delivery}");
+            let record: serde_json::Value =
+                serde_json::from_slice(outcome.refused[0].record.as_ref().unwrap()).unwrap();
+            assert_eq!(record["message"], "m4");
+            // What the ledger knows is not published again.
+            assert_eq!(published(&running), if epoch == 1 { 22 } else { 44 }, "{delivery}");
+        }
+    }
+}
+
 /// A topic that refuses everything (a key that it may not use, say) ends its job, and so no alert goes unheard for long; one message
 /// in between that is taken shows that the others are to blame.
 #[tokio::test]

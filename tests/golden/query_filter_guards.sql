@@ -20,6 +20,10 @@ CREATE VIEW parted AS SELECT id, country, duration, ts FROM clicks WHERE MOD(id,
 CREATE TABLE above_a_view (id INT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/above_a_view', 'format' = 'json');
 INSERT INTO above_a_view SELECT id FROM parted WHERE 12 / MOD(id, 4) > 4;
 
+-- What it has twice is not computed before.
+CREATE TABLE between_two (id INT) WITH ('connector' = 'filesystem', 'path' = '${OUT}/between_two', 'format' = 'json');
+INSERT INTO between_two SELECT id FROM parted WHERE 12 / MOD(id, 4) BETWEEN 5 AND 12 AND country IS NOT NULL;
+
 CREATE TABLE windows (window_start TIMESTAMP(3), country STRING, n BIGINT, parts BIGINT, total BIGINT)
 WITH ('connector' = 'filesystem', 'path' = '${OUT}/windows', 'format' = 'json');
 INSERT INTO windows

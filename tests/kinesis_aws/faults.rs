@@ -108,6 +108,23 @@ async fn calls_without_an_answer(way: Way) {
     futures::future::join_all(runs).await;
 }
 
+/// The answer to a subscription has begun, and its first event never comes: the client itself would wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_does_not_begin_is_given_up() {
+    let (stub, mut feed) = stub(1).await;
+    feed.put(50);
+    {
+        let mut state = stub.state();
+        (state.heartbeat, state.subscription_gap) = (Duration::from_millis(50), Duration::ZERO);
+    }
+    stub.fail("initial-response", 1, Fault::Silence);
+    let mut job = Job::new(&stub, Way::FanOut, S, &[]);
+    job.hurry(30);
+    let seen = job.run(TrimHorizon, |s| s.records.len() >= 50 && s.all_idle()).await.unwrap();
+    assert_complete(&feed, &seen.records);
+    assert_eq!(stub.faults_left(), 0);
+}
+
 /// What no repetition mends ends the job, with what to do.
 async fn no_permission(way: Way) {
     let (stub, mut feed) = stub(1).await;

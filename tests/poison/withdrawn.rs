@@ -48,3 +48,20 @@ fn a_result_that_fails_is_refused_once() {
         assert_eq!(refused(folder, "shares").len(), failed, "{count}: {:?}", refused(folder, "shares"));
     }
 }
+
+/// It does not count twice for the most rows that may fail, either.
+#[test]
+fn a_result_that_fails_and_is_withdrawn_is_one_row_that_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let shares = SHARES.replace("(COUNT(*) - 2)", "((COUNT(*) - 2) * (COUNT(*) - 3))");
+    assert_ne!(shares, SHARES);
+    std::fs::write(folder.join("job.sql"), format!("SET 'tidemill.maximum-failed-rows' = '1';\n{shares}")).unwrap();
+    for (count, expected, failed) in [(1, Some(5), 0), (2, None, 1), (3, None, 2), (4, Some(5), 2)] {
+        produce(folder, count - 1..count);
+        let done = program(folder, &["run", "job.sql", "--local", "local", "--once"]).output().unwrap();
+        assert!(done.status.success(), "{count}: {}", String::from_utf8_lossy(&done.stderr));
+        assert_eq!(number(folder, "SELECT c FROM shares"), expected, "{count}");
+        assert_eq!(refused(folder, "shares").len(), failed, "{count}");
+    }
+}

@@ -104,6 +104,27 @@ fn a_job_that_is_started_from_another_folder_reads_nothing_again() {
     }
 }
 
+/// Others of the table are there. What was read of it is known when it is back; so is that it was read in part.
+#[test]
+fn a_file_that_is_away_for_a_while_is_not_read_again() {
+    let place = Place::of_files("../in", "in");
+    let (here, away) = (place.at("in/1.json"), place.at("1.json"));
+    // Killed within it.
+    place.run_in("", "job", "local", Some("cut.after:3"));
+    place.run_in("", "job", "local", None);
+    place.assert_once(FILES);
+    for more in 0..2 {
+        std::fs::rename(&here, &away).unwrap();
+        place.file("in", FILES + more);
+        for _ in 0..2 {
+            place.run_in("", "job", "local", None);
+        }
+        std::fs::rename(&away, &here).unwrap();
+        assert!(place.run_in("", "job", "local", None).starts_with("0 records"));
+        place.assert_once(FILES + more + 1);
+    }
+}
+
 #[test]
 fn a_killed_run_is_followed_by_one_from_another_folder() {
     for dies_at in ["cut.after:4", "staged:1", "committable.logged:2", "committed:1"] {

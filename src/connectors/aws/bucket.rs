@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 use crate::contracts::{Clock, Error, Result};
 
 use super::authorities::authorities;
-use super::credentials::SessionCredentials;
+use super::credentials::ObjectCredentials;
 use super::errors::CREDENTIALS_NOT_FETCHED;
 use super::{AwsFailure, AwsSession, Call, failure};
 
@@ -168,7 +168,7 @@ impl Bucket {
             .with_virtual_hosted_style_request(place.virtual_hosted)
             // Plain HTTP only where the user's endpoint says so: to an emulator or a proxy, mostly on this machine.
             .with_allow_http(place.plain_http)
-            .with_credentials(Arc::new(SessionCredentials::new(provider, Arc::clone(&self.inner.clock))))
+            .with_credentials(Arc::new(ObjectCredentials(provider)))
             .with_client_options(options)
             .with_retry(RetryConfig { max_retries: retries, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() })
             .build()

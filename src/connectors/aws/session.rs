@@ -11,6 +11,7 @@ use aws_config::sts::AssumeRoleProvider;
 use aws_config::web_identity_token::{StaticConfiguration, WebIdentityTokenCredentialsProvider};
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_types::retry::RetryConfig;
@@ -19,7 +20,8 @@ use object_store::client::HttpClient;
 use tokio::sync::OnceCell;
 
 use super::authorities::authorities;
-use crate::contracts::{Error, Result, TableSpec};
+use super::credentials::{HeldCredentials, LIMIT};
+use crate::contracts::{Error, Result, SystemClock, TableSpec};
 
 /// Time for a connection to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,8 +29,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Attempts within one call of the SDK. Connectors go on retrying by their own rules; this only hides blips.
 const ATTEMPTS: u32 = 2;
-/// Temporary credentials are asked for again so long before they expire, or half of it: a call that was signed with them may be on its
-/// way for a while, and clocks differ. (Instances get new ones 5 minutes before the old ones' end.)
+/// The SDK asks our own credentials again so long before they expire, or half of it: those know when there are to be others. (Instances get new
+/// ones 5 minutes before the old ones' end.)
 const RENEWAL: Duration = Duration::from_secs(300);
 
 /// The options that choose an account, region or endpoint, by their spelling in WITH.
@@ -220,7 +222,8 @@ impl AwsSession {
     fn loader(&self) -> ConfigLoader {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(self.inner.http.clone())
-            .identity_cache(IdentityCache::lazy().buffer_time(RENEWAL).build())
+            // Their own limit comes first, and is known for what it is.
+            .identity_cache(IdentityCache::lazy().buffer_time(RENEWAL).load_timeout(2 * LIMIT).build())
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(
                 TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build(),
@@ -238,24 +241,30 @@ impl AwsSession {
         let provider = self.option("aws.credentials.provider").unwrap_or("AUTO").to_ascii_uppercase();
         let config = match provider.as_str() {
             "ASSUME_ROLE" => self.assume_role().await?,
-            other => self.provider(self.loader(), other)?.load().await,
+            other => self.provider(self.loader(), other).await?.load().await,
         };
         if config.region().is_none() {
             return Err(self
                 .error("no AWS region is set".to_owned())
                 .hint("set AWS_REGION, a region in the profile, or the option 'aws.region'"));
         }
-        Ok(config)
+        let Some(provider) = config.credentials_provider() else { return Ok(config) };
+        let held = HeldCredentials::new(provider, Arc::new(SystemClock::new()));
+        Ok(config.to_builder().credentials_provider(SharedCredentialsProvider::new(held)).build())
     }
 
-    /// What a credentials provider of its own needs to make calls.
-    fn provider_config(&self) -> ProviderConfig {
-        let region = self.option("aws.region").map(|r| Region::new(r.to_owned()));
+    /// What a credentials provider of its own needs to make calls: STS is asked in the region where the table is.
+    async fn provider_config(&self) -> ProviderConfig {
+        let mut loader = self.loader();
+        if let Some(name) = self.credential("profile.name") {
+            loader = loader.profile_name(name);
+        }
+        let region = loader.load().await.region().cloned();
         ProviderConfig::without_region().with_region(region).with_http_client(self.inner.http.clone())
     }
 
     /// The loader with the named credentials.
-    fn provider(&self, loader: ConfigLoader, name: &str) -> Result<ConfigLoader> {
+    async fn provider(&self, loader: ConfigLoader, name: &str) -> Result<ConfigLoader> {
         match name {
             // The environment comes first in the default chain; SYS_PROP is the JVM's way to say the same.
             "AUTO" | "ENV_VAR" | "SYS_PROP" => Ok(loader),
@@ -264,7 +273,7 @@ impl AwsSession {
                 Ok(loader.credentials_provider(Credentials::new(id, secret, None, None, "table options")))
             }
             "PROFILE" => {
-                let mut profile = ProfileFileCredentialsProvider::builder().configure(&self.provider_config());
+                let mut profile = ProfileFileCredentialsProvider::builder().configure(&self.provider_config().await);
                 let mut loader = loader;
                 if let Some(name) = self.credential("profile.name") {
                     profile = profile.profile_name(name);
@@ -279,7 +288,7 @@ impl AwsSession {
             "WEB_IDENTITY_TOKEN" => {
                 let Some(file) = self.credential("webIdentityToken.file") else { return Ok(loader) };
                 let provider = WebIdentityTokenCredentialsProvider::builder()
-                    .configure(&self.provider_config())
+                    .configure(&self.provider_config().await)
                     .static_configuration(StaticConfiguration {
                         web_identity_token_file: file.into(),
                         role_arn: self.require("role.arn")?.to_owned(),
@@ -298,11 +307,11 @@ impl AwsSession {
     async fn assume_role(&self) -> Result<SdkConfig> {
         let role = self.require("role.arn")?;
         let base = self.credential("role.provider").unwrap_or("AUTO").to_ascii_uppercase();
-        let mut own = self.provider(self.loader(), &base)?.load().await;
+        let mut own = self.provider(self.loader(), &base).await?.load().await;
         let mut sts = own.to_builder();
         // The endpoint of the table's service is not that of STS.
         sts.set_endpoint_url(self.credential("role.stsEndpoint").map(str::to_owned));
-        if self.credential("role.stsEndpoint").is_none() && self.option("aws.endpoint").is_none() {
+        if self.credential("role.stsEndpoint").is_none() && self.endpoint().is_none() {
             sts.set_endpoint_url(own.endpoint_url().map(str::to_owned));
         }
         let mut provider = AssumeRoleProvider::builder(role)
@@ -311,7 +320,7 @@ impl AwsSession {
         if let Some(id) = self.credential("role.externalId") {
             provider = provider.external_id(id);
         }
-        let provider = aws_credential_types::provider::SharedCredentialsProvider::new(provider.build().await);
+        let provider = SharedCredentialsProvider::new(provider.build().await);
         own = own.to_builder().credentials_provider(provider).build();
         Ok(own)
     }
@@ -327,6 +336,10 @@ fn profile_from(
     let files = ProfileFiles::builder().include_default_config_file(true);
     profile.profile_files(files.with_file(ProfileFileKind::Credentials, path).build())
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod region_tests;
 
 #[cfg(test)]
 mod tests {

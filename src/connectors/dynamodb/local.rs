@@ -11,7 +11,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{CachedStatement, Connection};
+use rusqlite::{CachedStatement, Connection, OptionalExtension};
 
 use crate::connectors::options::Options;
 use crate::contracts::{ChangeKind, Changes, EpochNumber, Error, RefusedRow, Result, Sink, TableSpec, WriteOutcome};
@@ -85,6 +85,9 @@ fn failed(table: &str, error: rusqlite::Error) -> Error {
             .caused_by(error),
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
             Error::corrupt(message).caused_by(error)
+        }
+        Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied) => {
+            Error::config(message).hint("may this user write dynamodb.sqlite, and in its folder?").caused_by(error)
         }
         // Of a file of this machine: nobody is out of reach.
         _ => Error::unavailable(message).of_this_machine().caused_by(error),
@@ -224,6 +227,12 @@ impl TableWriter {
             format!("CREATE TABLE IF NOT EXISTS {}({keys},PRIMARY KEY({keys})) WITHOUT ROWID", quoted(&self.table));
         let found_keys = tables.with(&self.table, |connection| {
             let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let alike =
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE AND name <> ?1";
+            let other = transaction.query_row(alike, [&self.table], |row| row.get::<_, String>(0)).optional()?;
+            if let Some(other) = other {
+                return Ok(Err(other));
+            }
             transaction.execute(&create, [])?;
             let mut found: Vec<(String, i64)> = Vec::new();
             {
@@ -242,7 +251,14 @@ impl TableWriter {
             transaction.commit()?;
             found.retain(|(_, pk)| *pk > 0);
             found.sort_by_key(|(_, pk)| *pk);
-            Ok(found.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+            Ok(Ok(found.into_iter().map(|(name, _)| name).collect::<Vec<_>>()))
+        })?;
+        let found_keys = found_keys.map_err(|other| {
+            let error = format!(
+                "the tables '{}' and '{other}' differ in case only, which the local DynamoDB does not see",
+                self.table
+            );
+            Error::config(error).hint("give one of them another 'table-name' (on AWS they may stay as they are)")
         })?;
         compare_keys(&self.table, &found_keys, &self.key.primary_key)
     }

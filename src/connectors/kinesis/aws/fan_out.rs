@@ -38,6 +38,9 @@ use super::shard::{ShardReading, Verdict};
 
 /// Heartbeats come each 5 s; six in a row do not get lost on a connection that lives.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The client gives a call up that has no answer, but not one whose answer ends behind its first lines: the first event of all is waited for as
+/// long as it takes. This is longer than all of its attempts.
+const ANSWER: Duration = Duration::from_secs(90);
 /// Between two subscriptions: the service allows one in 5 s for a shard and consumer.
 const BETWEEN_SUBSCRIPTIONS: Duration = Duration::from_millis(5_100);
 
@@ -92,7 +95,14 @@ impl FanOutReader {
         self.subscribed = Some(clock.elapsed());
         let place = self.shard.place();
         self.arn = self.consumer.arn();
-        match self.client.subscribe(&self.arn, &self.shard.id, &place).await {
+        let answered = tokio::select! {
+            answered = self.client.subscribe(&self.arn, &self.shard.id, &place) => answered,
+            () = clock.sleep(ANSWER) => {
+                tracing::warn!(shard = %self.shard.id, "no answer for {} s; subscribing again", ANSWER.as_secs());
+                return Ok(());
+            }
+        };
+        match answered {
             Ok(subscription) => self.subscription = Some(subscription),
             Err(failure) => self.failed(failure).await?,
         }

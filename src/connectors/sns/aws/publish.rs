@@ -26,6 +26,18 @@ const BATCH_MESSAGES: usize = 10;
 /// Messages that may be refused one after the other, of one epoch or several: beyond that it is not they that are wrong.
 const MOST_REFUSED_IN_A_ROW: usize = 100;
 
+/// Whether a call was refused for what is in it ("PublishBatch", errors): AWS does not say of which of them it refuses the message alone.
+fn blames_a_message(code: &str) -> bool {
+    matches!(
+        code,
+        "InvalidParameter"
+            | "InvalidParameterValue"
+            | "ValidationError"
+            | "ValidationException"
+            | "BatchRequestTooLong"
+    )
+}
+
 /// A message that is ready to be sent.
 #[derive(Debug, Clone)]
 pub(super) struct Outgoing {
@@ -179,7 +191,14 @@ impl<'a> Publishing<'a> {
                     return Attempt::Done;
                 }
                 self.hold(&batch);
-                return Attempt::after(batch, failure);
+                return match batch.as_slice() {
+                    _ if !blames_a_message(&failure.code) => Attempt::after(batch, failure),
+                    [message] => {
+                        let refused = self.refused_by_sns(&[(message, failure.error.message())], false);
+                        refused.map_or_else(Attempt::Failed, |()| Attempt::Done)
+                    }
+                    _ => self.one_by_one(batch).await,
+                };
             }
         };
         let total = batch.len();
@@ -208,27 +227,53 @@ impl<'a> Publishing<'a> {
         {
             return Attempt::Failed(e);
         }
-        let in_a_row = match published.is_empty() {
-            true => self.refused_in_a_row.fetch_add(refused.len(), Ordering::Relaxed) + refused.len(),
-            false => {
-                self.refused_in_a_row.store(0, Ordering::Relaxed);
-                0
-            }
-        };
-        for (message, text) in &refused {
-            self.refuse(message, "refused_by_sns", text);
-        }
-        if let Some((message, text)) = refused.last().filter(|_| in_a_row > MOST_REFUSED_IN_A_ROW) {
-            let many =
-                format!("more than {MOST_REFUSED_IN_A_ROW} messages one after the other, none published between");
-            let what = message.named();
-            return Attempt::Failed(
-                Error::data(format!("SNS topic '{}' refuses {many}: {text}: {what}", self.topic_arn))
-                    .hint("something is wrong with the topic (its key, its policy, its kind) or the table's options, not with these messages"),
-            );
+        let told: Vec<(&Outgoing, &str)> = refused.iter().map(|(message, text)| (message, text.as_str())).collect();
+        if let Err(e) = self.refused_by_sns(&told, !published.is_empty()) {
+            return Attempt::Failed(e);
         }
         let parts = (left.len(), total);
         if left.is_empty() { Attempt::Done } else { Attempt::left_over(call, left, parts, throttled) }
+    }
+
+    /// Publishes each message by itself: one that is wrong may fail a whole call, and the answer does not say which.
+    async fn one_by_one(&self, batch: Vec<Outgoing>) -> Attempt<Vec<Outgoing>> {
+        let (total, mut left, mut last) = (batch.len(), Vec::new(), None);
+        for message in batch {
+            match Box::pin(self.publish(vec![message])).await {
+                Attempt::Done => {}
+                Attempt::Again { task, throttled, why, .. } => {
+                    left.extend(task);
+                    last = Some((throttled, why));
+                }
+                failed => return failed,
+            }
+        }
+        match last {
+            None => Attempt::Done,
+            Some((throttled, why)) => Attempt::Again { progress: left.len() < total, task: left, throttled, why },
+        }
+    }
+
+    /// Tells of what SNS does not take, beside what it `has_taken`.
+    ///
+    /// # Errors
+    /// It takes nothing.
+    fn refused_by_sns(&self, refused: &[(&Outgoing, &str)], has_taken: bool) -> Result<()> {
+        let in_a_row = if has_taken {
+            self.refused_in_a_row.store(0, Ordering::Relaxed);
+            0
+        } else {
+            self.refused_in_a_row.fetch_add(refused.len(), Ordering::Relaxed) + refused.len()
+        };
+        for (message, text) in refused {
+            self.refuse(message, "refused_by_sns", text);
+        }
+        let Some((message, text)) = refused.last().filter(|_| in_a_row > MOST_REFUSED_IN_A_ROW) else { return Ok(()) };
+        let many = format!("more than {MOST_REFUSED_IN_A_ROW} messages one after the other, none published between");
+        let what = message.named();
+        Err(Error::data(format!("SNS topic '{}' refuses {many}: {text}: {what}", self.topic_arn)).hint(
+            "something is wrong with the topic (its key, its policy, its kind) or the table's options, not with these messages",
+        ))
     }
 
     fn refuse(&self, message: &Outgoing, reason: &str, text: &str) {
