@@ -47,7 +47,7 @@ pub(super) fn follow_tables(
             }
             [] => return Err(is_renamed(reader, name, &unread)),
             _ if known.repeats > 0 => return Err(was_killed(reader, name, &was, known.repeats)),
-            [was] => {
+            [was, others @ ..] if others.iter().all(|other| known.stand_alike(was, other)) => {
                 notes.push(format!("table '{name}' was '{was}' before, and is read on from there"));
                 taken.push((name, (*was).to_owned()));
             }
@@ -77,11 +77,23 @@ struct Known<'a> {
     queries: BTreeSet<&'a str>,
     /// Epochs that are to be repeated.
     repeats: usize,
+    manifest: Option<&'a Manifest>,
 }
 
 impl<'a> Known<'a> {
+    /// Whether it makes no difference from which of two tables another one goes on.
+    fn stand_alike(&self, one: &str, other: &str) -> bool {
+        let all = |manifest: &'a Manifest| {
+            let reread = manifest.reread.iter();
+            let points =
+                reread.flat_map(|reread| [Some(&reread.tables), reread.catch_up.as_ref().map(|of| &of.tables)]);
+            points.flatten().chain([&manifest.tables])
+        };
+        self.manifest.is_some_and(|manifest| all(manifest).all(|tables| tables.get(one) == tables.get(other)))
+    }
+
     fn new(manifest: Option<&'a Manifest>, log: &'a [LogEntry]) -> Self {
-        let mut known = Self { tables: BTreeSet::new(), queries: BTreeSet::new(), repeats: 0 };
+        let mut known = Self { tables: BTreeSet::new(), queries: BTreeSet::new(), repeats: 0, manifest };
         if let Some(manifest) = manifest {
             let points = manifest.reread.iter().map(|reread| &reread.tables).chain([&manifest.tables]);
             known.tables.extend(points.flat_map(BTreeMap::keys).map(String::as_str));
