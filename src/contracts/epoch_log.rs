@@ -134,6 +134,9 @@ pub enum LogEntry {
         /// The epoch of the checkpoint that it goes on from; `None` where it has none (and in logs of earlier versions of the program).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         behind: Option<u64>,
+        /// The source tables that each query reads, by the names under which their positions are saved (not in logs of earlier versions).
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        reads: BTreeMap<String, Vec<String>>,
     },
     /// An epoch has been cut.
     Cut(EpochCut),

@@ -34,7 +34,7 @@ async fn planned(insert: &str) -> Vec<QueryPlan> {
 
 fn started_as(generation: u64, queries: &[QueryPlan], known: fn(&str) -> &str) -> LogEntry {
     let queries = queries.iter().map(|query| (query.name.clone(), identity(known(&query.normal)))).collect();
-    LogEntry::Started { generation, queries, anew: false, behind: None }
+    LogEntry::Started { generation, queries, anew: false, behind: None, reads: Default::default() }
 }
 
 fn started(generation: u64, queries: &[QueryPlan]) -> LogEntry {
@@ -85,8 +85,15 @@ async fn logged_epochs_are_repeated_by_the_sql_that_has_cut_them_whoever_has_beg
 fn manifest(epoch: u64, generation: u64, queries: &[(&QueryPlan, u64)]) -> Manifest {
     let named = |(query, durable_epoch): &(&QueryPlan, u64)| {
         let (plan, durable_epoch) = (query.normal.clone(), *durable_epoch);
-        let query =
-            ManifestQuery { plan, in_full: true, durable_epoch, operators: Vec::new(), unwritten: None, sink: None };
+        let query = ManifestQuery {
+            plan,
+            in_full: true,
+            reads: Vec::new(),
+            durable_epoch,
+            operators: Vec::new(),
+            unwritten: None,
+            sink: None,
+        };
         ("job:counts".to_owned(), query)
     };
     Manifest {

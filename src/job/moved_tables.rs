@@ -1,5 +1,7 @@
-//! Source tables that go by another name than in the checkpoint: a hint has come, gone or changed, or the table was renamed. Queries that go on
+//! Source tables that queries read under another name than before: a hint has come, gone or changed, or a table was renamed. Queries that go on
 //! with their state must go on with its records, too: from where a new table begins, they would be given some twice, or lack others.
+//!
+//! Positions are saved by the name of a table and its hint, and of each query the checkpoint says which tables it has read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,129 +9,178 @@ use super::changes::means;
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
 use crate::runtime::table_names;
-use crate::sql::{JobPlan, without_hint};
-use crate::state::Manifest;
+use crate::sql::{JobPlan, QueryPlan, SourcePlan, without_hint};
+use crate::state::{Manifest, SavedTable};
+
+/// The source tables that a query reads, by the names under which their positions are saved.
+pub(super) fn reads(sources: &[SourcePlan], query: &QueryPlan) -> Vec<String> {
+    let own = sources.iter().filter(|source| query.tables.contains(&source.table));
+    own.map(|source| source.name.clone()).collect()
+}
 
 /// Gives tables the positions that they have in `manifest` under other names, and answers what a person should know. `manifest` has only the
 /// queries that go on (see [`reconcile`](super::changes::reconcile)); `log` is what is to be repeated behind it.
 ///
 /// # Errors
-/// A query that goes on reads a table that is not known, and nobody said whether it is one of those that are not read any more; or logged
-/// epochs have it under another name.
+/// A query that goes on reads a table that it has not read, and it cannot be told which of its own that was, or that one stands elsewhere; or
+/// logged epochs have it under another name.
 pub(super) fn follow_tables(
     plan: &JobPlan,
     manifest: Option<&mut Manifest>,
     log: &[LogEntry],
     state: &StateOptions,
 ) -> Result<Vec<String>> {
-    let known = Known::new(manifest.as_deref(), log);
-    let now: BTreeSet<&str> = plan.sources.iter().map(|source| source.name.as_str()).collect();
-    let unread: Vec<&str> = known.tables.iter().copied().filter(|name| !now.contains(name)).collect();
-    let (mut notes, mut taken) = (Vec::new(), Vec::new());
-    for source in plan.sources.iter().filter(|source| !known.tables.contains(source.name.as_str())) {
-        let name = &source.name;
-        let reads = plan.queries.iter().filter(|query| query.tables.contains(&source.table));
-        let mut readers =
-            reads.map(|query| &query.name).filter(|query| known.queries.contains(query.as_str())).peekable();
-        let Some(reader) = readers.peek().copied() else { continue };
-        let is_same = |name: &&str| without_hint(name) == source.spec.name;
-        let mut was: Vec<&str> = unread.iter().copied().filter(is_same).collect();
-        if was.is_empty() {
-            // Others read it on without the hint, or with theirs.
-            was = known.tables.iter().copied().filter(is_same).collect();
-        }
-        if was.is_empty() && readers.any(|query| state.keep_state.iter().any(|given| means(given, query))) {
-            was.clone_from(&unread);
-        }
-        match was.as_slice() {
-            [] if unread.is_empty() => {
-                notes.push(format!("table '{name}' is new to query '{reader}': it is read from where it says"));
+    is_repeated_as_it_was(plan, manifest.as_deref(), log, state)?;
+    let Some(manifest) = manifest else { return Ok(Vec::new()) };
+    let (mut notes, mut taken) = (Vec::new(), BTreeMap::new());
+    for query in &plan.queries {
+        let Some(before) = manifest.queries.get(&query.name) else { continue };
+        let reads = reads(&plan.sources, query);
+        let had = if before.reads.is_empty() { guessed(plan, manifest, &reads) } else { before.reads.clone() };
+        let gone: Vec<&str> = had.iter().filter(|name| !reads.contains(name)).map(String::as_str).collect();
+        let is_kept = state.keep_state.iter().any(|given| means(given, &query.name));
+        for name in reads.iter().filter(|name| !had.contains(name)) {
+            let is_same = |was: &&str| without_hint(was) == without_hint(name);
+            let mut was: Vec<&str> = gone.iter().copied().filter(is_same).collect();
+            if was.is_empty() && is_kept {
+                was.clone_from(&gone);
             }
-            [] => return Err(is_renamed(reader, name, &unread)),
-            _ if known.repeats > 0 => return Err(was_killed(reader, name, &was, known.repeats)),
-            [was, others @ ..] if others.iter().all(|other| known.stand_alike(was, other)) => {
-                notes.push(format!("table '{name}' was '{was}' before, and is read on from there"));
-                taken.push((name, (*was).to_owned()));
+            match was.as_slice() {
+                [] if gone.is_empty() => {
+                    notes.push(format!(
+                        "table '{name}' is new to query '{}': it is read from where it says, or where others read it",
+                        query.name
+                    ));
+                }
+                [] => return Err(is_renamed(&query.name, name, &gone)),
+                [was, others @ ..] if others.iter().all(|other| stand_alike(manifest, was, other)) => {
+                    let of = taken.entry(name.clone()).or_insert_with(|| {
+                        notes.push(format!("table '{name}' was '{was}' before, and is read on from there"));
+                        if manifest.tables.contains_key(name) { name.clone() } else { (*was).to_owned() }
+                    });
+                    if !stand_alike(manifest, of, was) {
+                        return Err(is_elsewhere(&query.name, name, was));
+                    }
+                }
+                _ => return Err(is_unclear(&query.name, name, &was)),
             }
-            _ => return Err(is_unclear(reader, name, &was)),
         }
     }
-    let Some(manifest) = manifest else { return Ok(notes) };
-    let Manifest { tables, reread, .. } = manifest;
-    let (mut first, mut second) = (None, None);
-    if let Some(reread) = reread {
-        first = Some(&mut reread.tables);
-        second = reread.catch_up.as_mut().map(|catch_up| &mut catch_up.tables);
-    }
-    for tables in [Some(tables), first, second].into_iter().flatten() {
-        for (name, was) in &taken {
+    for (name, was) in &taken {
+        for tables in points(manifest) {
             if let Some(stands) = tables.get(was).cloned() {
-                tables.insert((*name).clone(), stands);
+                tables.insert(name.clone(), stands);
             }
+        }
+    }
+    for query in &plan.queries {
+        if let Some(saved) = manifest.queries.get_mut(&query.name) {
+            saved.reads = reads(&plan.sources, query);
         }
     }
     Ok(notes)
 }
 
-/// What a checkpoint, and the log behind it, know.
-struct Known<'a> {
-    tables: BTreeSet<&'a str>,
-    queries: BTreeSet<&'a str>,
-    /// Epochs that are to be repeated.
-    repeats: usize,
-    manifest: Option<&'a Manifest>,
+/// What a query may have read that reads these tables now, where the checkpoint does not say it: it is of an earlier version of the program.
+fn guessed(plan: &JobPlan, manifest: &Manifest, reads: &[String]) -> Vec<String> {
+    let now: BTreeSet<&String> = plan.sources.iter().map(|source| &source.name).collect();
+    let unread = || manifest.tables.keys().filter(|name| !now.contains(name));
+    let mut had = BTreeSet::new();
+    for name in reads {
+        let is_same = |was: &&String| without_hint(was) == without_hint(name);
+        if manifest.tables.contains_key(name) {
+            had.insert(name);
+        } else if unread().any(|was| is_same(&was)) {
+            had.extend(unread().filter(is_same));
+        } else if manifest.tables.keys().any(|was| is_same(&was)) {
+            had.extend(manifest.tables.keys().filter(is_same));
+        } else {
+            had.extend(unread());
+        }
+    }
+    had.into_iter().cloned().collect()
 }
 
-impl<'a> Known<'a> {
-    /// Whether it makes no difference from which of two tables another one goes on.
-    fn stand_alike(&self, one: &str, other: &str) -> bool {
-        let all = |manifest: &'a Manifest| {
-            let reread = manifest.reread.iter();
-            let points =
-                reread.flat_map(|reread| [Some(&reread.tables), reread.catch_up.as_ref().map(|of| &of.tables)]);
-            points.flatten().chain([&manifest.tables])
-        };
-        self.manifest.is_some_and(|manifest| all(manifest).all(|tables| tables.get(one) == tables.get(other)))
+/// Positions at all points from which a run that goes on from `manifest` reads.
+fn points(manifest: &mut Manifest) -> impl Iterator<Item = &mut BTreeMap<String, SavedTable>> {
+    let (mut first, mut second) = (None, None);
+    if let Some(reread) = &mut manifest.reread {
+        first = Some(&mut reread.tables);
+        second = reread.catch_up.as_mut().map(|catch_up| &mut catch_up.tables);
     }
+    [Some(&mut manifest.tables), first, second].into_iter().flatten()
+}
 
-    fn new(manifest: Option<&'a Manifest>, log: &'a [LogEntry]) -> Self {
-        let mut known = Self { tables: BTreeSet::new(), queries: BTreeSet::new(), repeats: 0, manifest };
-        if let Some(manifest) = manifest {
-            let points = manifest.reread.iter().map(|reread| &reread.tables).chain([&manifest.tables]);
-            known.tables.extend(points.flat_map(BTreeMap::keys).map(String::as_str));
-            known.queries.extend(manifest.queries.keys().map(String::as_str));
+/// Whether it makes no difference from which of two tables another one goes on.
+fn stand_alike(manifest: &Manifest, one: &str, other: &str) -> bool {
+    let reread = manifest.reread.as_ref();
+    let catch_up = reread.and_then(|reread| reread.catch_up.as_ref());
+    let points = [Some(&manifest.tables), reread.map(|of| &of.tables), catch_up.map(|of| &of.tables)];
+    points.into_iter().flatten().all(|tables| tables.get(one) == tables.get(other))
+}
+
+/// Logged epochs have records of the tables that they were cut of, and of no others.
+///
+/// # Errors
+/// A query that gets them reads another table instead of one that it had read then.
+fn is_repeated_as_it_was(
+    plan: &JobPlan,
+    manifest: Option<&Manifest>,
+    log: &[LogEntry],
+    state: &StateOptions,
+) -> Result<()> {
+    let after = manifest.map_or(0, Manifest::repeats_after);
+    let cuts = || {
+        log.iter().filter_map(|entry| match entry {
+            LogEntry::Cut(cut) if cut.epoch > after => Some(cut),
+            _ => None,
+        })
+    };
+    let Some(last) = cuts().next_back() else { return Ok(()) };
+    let cut_by = log.iter().rev().find_map(|entry| match entry {
+        LogEntry::Started { generation, queries, reads, .. } if *generation == last.generation => {
+            Some((queries, reads))
         }
-        let after = manifest.map_or(0, Manifest::repeats_after);
-        let mut cutters = BTreeSet::new();
-        for entry in log {
-            let LogEntry::Cut(cut) = entry else { continue };
-            if cut.epoch > after {
-                known.repeats += 1;
-                cutters.insert(cut.generation);
-                known.tables.extend(cut.splits.iter().flat_map(|split| table_names(&split.feed)));
-                known.tables.extend(cut.tables.iter().map(|table| table.table.as_str()));
+        _ => None,
+    });
+    let logged: BTreeSet<&str> =
+        cuts().flat_map(|cut| &cut.splits).flat_map(|split| table_names(&split.feed)).collect();
+    for query in &plan.queries {
+        let is_named = |names: &[String]| names.iter().any(|given| means(given, &query.name));
+        let saved = manifest.and_then(|manifest| manifest.queries.get(&query.name));
+        let had = match cut_by {
+            Some((queries, _)) if !queries.contains_key(&query.name) => continue,
+            Some((_, reads)) => reads.get(&query.name),
+            None => saved.map(|saved| &saved.reads),
+        };
+        if is_named(&state.reset) {
+            continue;
+        }
+        let reads = reads(&plan.sources, query);
+        let had: Vec<&str> = match had {
+            Some(had) if !had.is_empty() => had.iter().map(String::as_str).collect(),
+            // In logs of an earlier version: what has another hint there.
+            _ => {
+                let is_same = |was: &&str| reads.iter().any(|name| without_hint(was) == without_hint(name));
+                logged.iter().copied().filter(is_same).collect()
             }
+        };
+        let gone: Vec<&str> = had.iter().copied().filter(|was| !reads.iter().any(|name| name == was)).collect();
+        let new = reads.iter().find(|name| !had.contains(&name.as_str()));
+        if let Some(new) = new.filter(|_| !gone.is_empty()) {
+            return Err(was_killed(&query.name, new, &gone, cuts().count()));
         }
-        for entry in log {
-            if let LogEntry::Started { generation, queries, .. } = entry
-                && cutters.contains(generation)
-            {
-                known.queries.extend(queries.keys().map(String::as_str));
-            }
-        }
-        known
     }
+    Ok(())
 }
 
 fn quoted(names: &[&str]) -> String {
     names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
 }
 
-fn is_renamed(query: &str, table: &str, unread: &[&str]) -> Error {
-    let unread = quoted(unread);
-    let error = format!(
-        "the query '{query}' reads table '{table}', of which the checkpoint knows no position; it knows {unread}, which is not read any more"
-    );
+fn is_renamed(query: &str, table: &str, gone: &[&str]) -> Error {
+    let gone = quoted(gone);
+    let error = format!("the query '{query}' reads table '{table}' now, and read {gone} up to the last checkpoint");
     Error::config(error).hint(format!(
         "if that is the same under another name, read on from there with --keep-state {query}; if '{table}' is another table, read it from \
          where it says with --reset {query}"
@@ -152,3 +203,17 @@ fn is_unclear(query: &str, table: &str, was: &[&str]) -> Error {
         "change one hint after the other, and run once with --once between; or read it from where it says with --reset {query}"
     ))
 }
+
+fn is_elsewhere(query: &str, table: &str, was: &str) -> Error {
+    let error = format!(
+        "the query '{query}' reads table '{table}' now, which others have read to another place than it has read '{was}'"
+    );
+    Error::config(error).hint(
+        "give its hint a value that no other has, if only by a blank ('5 s', '5s'): then it is read on from where it was; or have both read to \
+         one place first, with the unchanged files and --once while nothing comes",
+    )
+}
+
+#[cfg(test)]
+#[path = "moved_tables_tests.rs"]
+mod tests;

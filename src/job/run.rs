@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::feeds::feeds;
 use super::fresh::refuse_beside_objects;
 use super::memory::MemoryOptions;
+use super::moved_tables::reads;
 use super::replica::lease_place;
 use super::saved::{SavedRun, StateOptions, saved_run};
 use crate::connectors::files::s3_path;
@@ -185,6 +186,7 @@ async fn connect(
     for query in plan.queries {
         let sink = connectors.sink(&query.sink.spec, &query.sink.connector)?;
         queries.push(QuerySpec {
+            reads: reads(&plan.sources, &query),
             name: query.name,
             plan: query.normal,
             graph: query.graph,

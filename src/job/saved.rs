@@ -9,7 +9,7 @@ use super::beginning::{Beginning, or_savepoint, savepoint, unused_setting};
 use super::changes::{Reconciled, fits_open_files, reconcile};
 use super::files::refuse_beside_sql;
 use super::fresh::{begins_anew, since_anew};
-use super::moved_tables::follow_tables;
+use super::moved_tables::{follow_tables, reads};
 use super::newest::{Passes, newest};
 use super::run::JobOptions;
 use super::unsaved::refuse_beside_results;
@@ -279,7 +279,8 @@ impl Opening<'_> {
         changes.extend(follow_tables(self.plan, manifest.as_mut(), &repeats, state)?);
         let names = || queries.iter().map(|query| (query.name.clone(), identity(&query.normal))).collect();
         let behind = manifest.as_ref().map(|manifest| manifest.epoch);
-        let started = |anew| LogEntry::Started { generation, queries: names(), anew, behind };
+        let reads = || queries.iter().map(|query| (query.name.clone(), reads(&self.plan.sources, query))).collect();
+        let started = |anew| LogEntry::Started { generation, queries: names(), anew, behind, reads: reads() };
         let number = store.newest_number().await?;
         log.append(&started(fresh)).await?;
         // What is damaged is found before a checkpoint is written that would name it again.

@@ -396,7 +396,7 @@ struct TakenOver {
 }
 
 fn started(generation: u64) -> LogEntry {
-    LogEntry::Started { generation, queries: Default::default(), anew: false, behind: None }
+    LogEntry::Started { generation, queries: Default::default(), anew: false, behind: None, reads: Default::default() }
 }
 
 /// A job whose checkpoint is copied may cut so many epochs more until the copy is used: eleven days of ten a second.

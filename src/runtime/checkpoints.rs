@@ -37,7 +37,7 @@ pub struct Checkpointing {
 #[derive(Debug)]
 pub(crate) enum Report {
     /// State of a query's operators.
-    State { query: String, plan: String, operators: Vec<OperatorState> },
+    State { query: String, plan: String, reads: Vec<String>, operators: Vec<OperatorState> },
     /// Up to which epoch a query's rows are durable in its sink, and those that are not and cannot be computed again.
     Sink { query: String, durable_epoch: EpochNumber, unwritten: Option<OperatorState>, sink: Option<String> },
 }
@@ -292,9 +292,9 @@ impl Collect {
         while let Some(report) = reports.recv().await {
             missing -= 1;
             match report {
-                Report::State { query, plan, operators } => {
+                Report::State { query, plan, reads, operators } => {
                     let saved = queries.entry(query).or_default();
-                    (saved.plan, saved.operators) = (plan, operators);
+                    (saved.plan, saved.reads, saved.operators) = (plan, reads, operators);
                 }
                 Report::Sink { query, durable_epoch, unwritten, sink } => {
                     let saved = queries.entry(query).or_default();

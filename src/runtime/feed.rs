@@ -89,7 +89,8 @@ impl Feed {
             ..TableCounts::default()
         });
         let counts = counts.collect();
-        let (splits, waiting) = (FeedSplits::default(), Queue::default());
+        let splits = FeedSplits::of(specification.source.as_ref());
+        let waiting = Queue::default();
         Self { specification, splits, times, counts, saved, waiting, begun: false, begun_before: false, catch_up: None }
     }
 

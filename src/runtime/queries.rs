@@ -31,6 +31,7 @@ use crate::state::SavedQuery;
 pub(super) struct RunningQuery {
     pub(super) name: String,
     plan: String,
+    reads: Vec<String>,
     pub(super) graph: QueryGraph,
     tables: Vec<usize>,
     gates: Vec<GateKind>,
@@ -91,6 +92,7 @@ pub(super) fn start_query(
     RunningQuery {
         name: query.name,
         plan: query.plan,
+        reads: query.reads,
         floors: graph.closed(),
         graph,
         tables: query.tables,
@@ -289,8 +291,9 @@ pub(super) async fn finish_query(
 
 /// Reports a query's state, and passes the order on to its writer.
 pub(super) async fn checkpoint_query(query: &mut RunningQuery, order: CheckpointOrder) -> Result<()> {
-    let (name, plan, operators) = (query.name.clone(), query.plan.clone(), query.graph.snapshot());
-    order.report(Report::State { query: name, plan, operators }).await;
+    let (name, plan, reads) = (query.name.clone(), query.plan.clone(), query.reads.clone());
+    let operators = query.graph.snapshot();
+    order.report(Report::State { query: name, plan, reads, operators }).await;
     order_query(query, Order::Checkpoint(order)).await
 }
 
@@ -358,8 +361,8 @@ pub(super) async fn end_query(
     // More taken than read would wrap to a sum that the check refuses.
     counts.filtered = (!graph.multiplies()).then(|| counts.rows_in.saturating_sub(taken));
     graph.reopen();
-    let (plan, operators) = (query.plan, graph.snapshot());
-    let saved = SavedQuery { plan, durable_epoch: epoch.0, operators, unwritten: None, sink: None };
+    let (plan, reads, operators) = (query.plan, query.reads, graph.snapshot());
+    let saved = SavedQuery { plan, reads, durable_epoch: epoch.0, operators, unwritten: None, sink: None };
     debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");
     Ok((counts, saved))
 }

@@ -10,7 +10,7 @@ use super::idleness::Idleness;
 use super::quotas::Quota;
 use super::reader::Brake;
 use super::table_time::TableTime;
-use crate::contracts::{Opened, Position, Split, SplitId, StartPosition};
+use crate::contracts::{Opened, Position, Source, Split, SplitId, StartPosition};
 use crate::state::{SavedSplit, SavedTable};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +129,8 @@ pub(crate) struct FeedSplits {
     pub(crate) by_id: BTreeMap<SplitId, usize>,
     /// Splits that were read, and that the last listing lacks.
     missed: BTreeMap<SplitId, Missed>,
+    /// How long they are known, milliseconds; those of a stream do not come back.
+    gone_kept_ms: i64,
     /// The listing that was looked at last.
     listing: Option<u64>,
     /// Splits that have a reader.
@@ -149,6 +151,12 @@ struct Missed {
 }
 
 impl FeedSplits {
+    /// Those of a source, of which none is known yet.
+    pub(crate) fn of(source: &dyn Source) -> Self {
+        let gone_kept_ms = if source.most_open().is_some() { GONE_KEPT_MS } else { 0 };
+        Self { gone_kept_ms, ..Self::default() }
+    }
+
     pub(crate) fn all_finished(&self) -> bool {
         self.open.is_empty() && self.turns.is_empty()
     }
@@ -169,7 +177,8 @@ impl FeedSplits {
         let named: BTreeSet<&SplitId> = splits.iter().map(|split| &split.id).collect();
         let saved = saved.into_iter().flat_map(|table| &table.splits);
         let saved = saved.map(|(id, split)| (SplitId(id.as_str().into()), split.gone_ms));
-        let known = self.by_id.keys().map(|id| (id.clone(), None)).chain(saved);
+        // What this run has seen was there since.
+        let known = saved.chain(self.by_id.keys().map(|id| (id.clone(), None)));
         let missing: BTreeMap<SplitId, Option<i64>> = known.filter(|(id, _)| !named.contains(id)).collect();
         self.missed.retain(|id, _| missing.contains_key(id));
         for (id, gone_ms) in missing {
@@ -186,7 +195,7 @@ impl FeedSplits {
     /// Whether the last `listings` lack a split, and have for so long that it is not expected back.
     pub(crate) fn is_forgotten(&self, id: &SplitId, listings: u32, now_ms: i64) -> bool {
         let since = |missed: &Missed| now_ms.saturating_sub(missed.since_ms);
-        self.is_gone(id, listings) && self.missed.get(id).is_some_and(|missed| since(missed) >= GONE_KEPT_MS)
+        self.is_gone(id, listings) && self.missed.get(id).is_some_and(|missed| since(missed) >= self.gone_kept_ms)
     }
 
     /// Notes of splits that are saved, and that the last `listings` lack, since when that is so; but for those that the table `is_left_out`
@@ -197,6 +206,9 @@ impl FeedSplits {
         listings: u32,
         is_left_out: impl Fn(&SplitId) -> bool,
     ) {
+        if self.gone_kept_ms == 0 {
+            return;
+        }
         let mut gone = Vec::new();
         for (name, split) in &mut *splits {
             let id = SplitId(name.as_str().into());

@@ -5,7 +5,7 @@ use crate::contracts::OpenedAt;
 
 pub(crate) fn table(splits: &[(Status, i64, i64)]) -> (TableTime, FeedSplits) {
     let mut time = TableTime::new(true, Some(30_000), None);
-    let mut feed = FeedSplits::default();
+    let mut feed = FeedSplits { gone_kept_ms: GONE_KEPT_MS, ..FeedSplits::default() };
     for (index, (status, watermark, data_ms)) in splits.iter().enumerate() {
         let (status, idleness) = (*status, Idleness::new(*data_ms));
         let id = SplitId(format!("s{index}").into());
@@ -97,7 +97,7 @@ fn what_is_not_named_any_more_is_known_for_a_day() {
     };
     let mut saved = SavedTable { splits: [("away".to_owned(), split.clone())].into(), floor: 0, source: None };
     for (now_ms, is_there) in [(5, false), (GONE_KEPT_MS, false), (GONE_KEPT_MS + 4, true), (GONE_KEPT_MS + 5, false)] {
-        let mut feed = FeedSplits::default();
+        let mut feed = FeedSplits { gone_kept_ms: GONE_KEPT_MS, ..FeedSplits::default() };
         let names = if is_there { &["a", "away"][..] } else { &["a"] };
         feed.listed(&named(names), [&saved], None, now_ms);
         saved.splits = feed.not_yet_read(&saved, (1, now_ms), |_| false).collect();
@@ -107,18 +107,29 @@ fn what_is_not_named_any_more_is_known_for_a_day() {
     }
     // It was back for a moment.
     for (now_ms, is_known) in [(2 * GONE_KEPT_MS + 4, true), (2 * GONE_KEPT_MS + 5, false)] {
-        let mut feed = FeedSplits::default();
+        let mut feed = FeedSplits { gone_kept_ms: GONE_KEPT_MS, ..FeedSplits::default() };
         feed.listed(&named(&["a"]), [&saved], None, now_ms);
         assert_eq!(feed.not_yet_read(&saved, (1, now_ms), |_| false).count(), usize::from(is_known));
     }
+    // One that this run has seen is missed from then on.
+    let (_, mut feed) = table(&[(Status::Finished, 0, 0)]);
+    let old = SavedSplit { gone_ms: Some(7), ..split.clone() };
+    let table = SavedTable { splits: [("s0".to_owned(), old)].into(), floor: 0, source: None };
+    feed.listed(&named(&["s0"]), [&table], None, GONE_KEPT_MS);
+    feed.listed(&named(&["a"]), [&table], None, 3 * GONE_KEPT_MS);
+    assert!(feed.is_gone(&feed.list[0].id, 1) && !feed.is_forgotten(&feed.list[0].id, 1, 4 * GONE_KEPT_MS - 1));
     // Those that went first go first.
     let gone = |number: usize| (format!("{number:06}"), SavedSplit { gone_ms: Some(number as i64), ..split.clone() });
     let mut splits: BTreeMap<_, _> = (0..MOST_GONE_KEPT + 2).map(gone).collect();
     let table = SavedTable { splits: splits.clone(), floor: 0, source: None };
-    let mut feed = FeedSplits::default();
+    let mut feed = FeedSplits { gone_kept_ms: GONE_KEPT_MS, ..FeedSplits::default() };
     feed.listed(&named(&["a"]), [&table], None, 0);
     feed.note_gone(&mut splits, 1, |_| false);
     assert_eq!((splits.len(), splits.keys().next().map(String::as_str)), (MOST_GONE_KEPT, Some("000002")));
+    // A shard that the stream has no more does not come back.
+    let mut feed = FeedSplits::default();
+    feed.listed(&named(&["a"]), [&table], None, 0);
+    assert_eq!(feed.not_yet_read(&table, (1, 20_000), |_| false).count(), 0);
 }
 
 #[test]

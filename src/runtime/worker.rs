@@ -52,6 +52,8 @@ pub struct QuerySpec {
     pub graph: QueryGraph,
     /// Source tables that it reads.
     pub tables: Vec<usize>,
+    /// The same, by the names under which their positions are saved.
+    pub reads: Vec<String>,
     /// What its gates check, by number.
     pub gates: Vec<GateKind>,
     /// Primary key among the sink's columns.

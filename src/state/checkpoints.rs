@@ -180,6 +180,7 @@ impl CheckpointStore {
             let mut written = ManifestQuery {
                 plan: query.plan.clone(),
                 in_full: true,
+                reads: query.reads.clone(),
                 durable_epoch: query.durable_epoch,
                 operators: Vec::new(),
                 unwritten: None,

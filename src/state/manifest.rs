@@ -62,6 +62,9 @@ pub struct ManifestQuery {
     /// Whether texts of plans say in full what DataFusion's own leave out. Those of earlier versions of the program do not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_full: bool,
+    /// The source tables that it reads, by their names in [`Manifest::tables`]; empty in manifests of earlier versions of the program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<String>,
     /// The last epoch whose rows are durable in its sink.
     pub durable_epoch: u64,
     /// Its operators.

@@ -85,8 +85,9 @@ impl CheckpointStore {
             let mut of = |index| loaded.remove(&(name.clone(), index)).ok_or_else(missing);
             let operators = (0..query.operators.len()).map(|index| of(Some(index))).collect::<Result<Vec<_>>>()?;
             let unwritten = query.unwritten.as_ref().map(|_| of(None)).transpose()?;
-            let (plan, durable_epoch, sink) = (query.plan.clone(), query.durable_epoch, query.sink.clone());
-            queries.insert(name.clone(), SavedQuery { plan, durable_epoch, operators, unwritten, sink });
+            let (plan, reads) = (query.plan.clone(), query.reads.clone());
+            let (durable_epoch, sink) = (query.durable_epoch, query.sink.clone());
+            queries.insert(name.clone(), SavedQuery { plan, reads, durable_epoch, operators, unwritten, sink });
         }
         let (epoch, tables, reread) = (manifest.epoch, manifest.tables.clone(), manifest.reread.clone());
         Ok(SavedJob { epoch, tables, queries, reread })

@@ -99,6 +99,8 @@ impl Reread {
 pub struct SavedQuery {
     /// What the query computes, in its normal form.
     pub plan: String,
+    /// The source tables that it reads, by their names in [`SavedJob::tables`].
+    pub reads: Vec<String>,
     /// The last epoch whose rows are durable in its sink.
     pub durable_epoch: u64,
     /// Its operators, each after those that feed it.

@@ -46,6 +46,7 @@ pub(super) fn job(epoch: u64, pieces: Vec<StatePiece>) -> SavedJob {
     let operator = |pieces| OperatorState { fingerprint: "f".to_owned(), watermark: Some(Watermark(3)), pieces };
     let query = SavedQuery {
         plan: "Projection: x".to_owned(),
+        reads: vec!["events".to_owned()],
         durable_epoch: epoch - 1,
         operators: vec![operator(pieces), operator(vec![])],
         unwritten: Some(operator(vec![piece(4, 0..3, &[])])),
@@ -320,7 +321,7 @@ fn cut(epoch: u64) -> LogEntry {
 }
 
 fn started(generation: u64) -> LogEntry {
-    LogEntry::Started { generation, queries: BTreeMap::new(), anew: false, behind: None }
+    LogEntry::Started { generation, queries: BTreeMap::new(), anew: false, behind: None, reads: Default::default() }
 }
 
 #[tokio::test]

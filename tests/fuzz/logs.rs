@@ -43,7 +43,8 @@ fn entries() -> Vec<LogEntry> {
         references: (epoch > 6).then(|| ("weights".to_owned(), format!("{epoch:064x}"))).into_iter().collect(),
     };
     let queries = [("a.sql:counts".to_owned(), "f00d".to_owned())].into_iter().collect();
-    let mut entries = vec![LogEntry::Started { generation: 3, queries, anew: false, behind: None }];
+    let mut entries =
+        vec![LogEntry::Started { generation: 3, queries, anew: false, behind: None, reads: Default::default() }];
     for epoch in 4..10 {
         entries.push(LogEntry::Cut(cut(epoch)));
         let payloads = vec![format!("{{\"upload\":\"u{epoch}\"}}"), "é".to_owned()];

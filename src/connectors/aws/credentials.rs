@@ -2,6 +2,7 @@
 //! the form that `object_store` takes.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -36,8 +37,10 @@ struct Inner {
     provider: SharedCredentialsProvider,
     clock: Arc<dyn Clock>,
     last: Mutex<Option<Held>>,
-    /// Of those who wait, one asks.
-    turn: tokio::sync::Mutex<()>,
+    /// Of those who wait, one asks. What went wrong then, if something did.
+    turn: tokio::sync::Mutex<Option<String>>,
+    /// How often it was asked for in a turn.
+    asked: AtomicU64,
 }
 
 /// The last ones; times in milliseconds since 1970.
@@ -61,19 +64,30 @@ impl Held {
 impl HeldCredentials {
     /// Nothing is asked for yet.
     pub(super) fn new(provider: SharedCredentialsProvider, clock: Arc<dyn Clock>) -> Self {
-        Self { inner: Arc::new(Inner { provider, clock, last: Mutex::default(), turn: tokio::sync::Mutex::default() }) }
+        let (last, turn, asked) = (Mutex::default(), tokio::sync::Mutex::default(), AtomicU64::default());
+        Self { inner: Arc::new(Inner { provider, clock, last, turn, asked }) }
     }
 
     async fn get(&self) -> Result<Credentials, CredentialsError> {
         if let Some(held) = self.held() {
             return Ok(held);
         }
-        let _turn = self.inner.turn.lock().await;
-        // Whoever has waited finds what the one before has got.
-        match self.held() {
-            Some(held) => Ok(held),
-            None => self.inner.ask().await,
+        let asked = self.inner.asked.load(Ordering::Acquire);
+        let mut failed = self.inner.turn.lock().await;
+        // Whoever has waited finds what the one before has got, or why it has not.
+        if let Some(held) = self.held() {
+            return Ok(held);
         }
+        match &*failed {
+            Some(text) if self.inner.asked.load(Ordering::Acquire) > asked => {
+                return Err(CredentialsError::provider_error(text.clone()));
+            }
+            _ => {}
+        }
+        let answer = self.inner.ask().await;
+        *failed = answer.as_ref().err().map(|error| super::errors::chain(error));
+        self.inner.asked.fetch_add(1, Ordering::Release);
+        answer
     }
 
     /// The last ones, if they hold. When it is time to ask for others, that is done beside.
@@ -261,7 +275,8 @@ mod tests {
         clock.advance(LIMIT);
         let error = first.await.expect("it ran").expect_err("there was no answer");
         assert!(matches!(error, CredentialsError::ProviderTimedOut(_)), "{error:?}");
-        assert_eq!(second.await.expect("it ran").expect("it has asked again").access_key_id(), "one");
+        second.await.expect("it ran").expect_err("it does not wait as long once more");
+        assert_eq!(held.provide_credentials().await.expect("it is asked again").access_key_id(), "one");
         assert_eq!(held.provide_credentials().await.expect("it is kept").access_key_id(), "one");
     }
 

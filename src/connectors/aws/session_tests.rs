@@ -18,7 +18,7 @@ struct Asked(Arc<Mutex<Vec<String>>>);
 
 impl HttpConnector for Asked {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        self.0.lock().unwrap().push(request.uri().to_owned());
+        self.0.lock().expect("in a test").push(request.uri().to_owned());
         HttpConnectorFuture::ready(Err(ConnectorError::io("the test has no network".into())))
     }
 }
@@ -35,15 +35,15 @@ const FOLDER: &str = "SESSION_TEST_FOLDER";
 #[tokio::test]
 async fn sts_is_asked_in_the_region_that_is_set_wherever_it_is() {
     let Some(folder) = std::env::var_os(FOLDER).map(std::path::PathBuf::from) else {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("in a test");
         let config = "[profile there]\nregion = eu-south-1\n[profile chained]\nregion = eu-west-3\n\
                       role_arn = arn:aws:iam::1:role/r\nsource_profile = base\n[profile base]\naws_access_key_id = A\n\
                       aws_secret_access_key = s\n";
-        std::fs::write(folder.path().join("config"), config).unwrap();
-        std::fs::write(folder.path().join("token"), "jwt").unwrap();
+        std::fs::write(folder.path().join("config"), config).expect("in a test");
+        std::fs::write(folder.path().join("token"), "jwt").expect("in a test");
         // Without the crate's name, as the test is called.
-        let name = module_path!().split_once("::").unwrap().1;
-        let mut child = Command::new(std::env::current_exe().unwrap());
+        let name = module_path!().split_once("::").expect("in a test").1;
+        let mut child = Command::new(std::env::current_exe().expect("in a test"));
         child.args([
             "--exact",
             &format!("{name}::sts_is_asked_in_the_region_that_is_set_wherever_it_is"),
@@ -52,7 +52,7 @@ async fn sts_is_asked_in_the_region_that_is_set_wherever_it_is() {
         child.env_clear().env("PATH", "/usr/bin:/bin").env("AWS_EC2_METADATA_DISABLED", "true");
         child.env("AWS_PROFILE", "there").env("AWS_CONFIG_FILE", folder.path().join("config"));
         child.env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null").env(FOLDER, folder.path());
-        let output = child.output().unwrap();
+        let output = child.output().expect("in a test");
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(
             output.status.success() && said.contains("1 passed"),
@@ -86,12 +86,12 @@ async fn sts_is_asked_in_the_region_that_is_set_wherever_it_is() {
     for (options, region) in cases {
         let asked = Asked::default();
         let sessions = AwsSessions::default();
-        sessions.http.set(SharedHttpClient::new(asked.clone())).unwrap();
+        sessions.http.set(SharedHttpClient::new(asked.clone())).expect("in a test");
         let schema = Arc::new(arrow::datatypes::Schema::empty());
         let spec = options.iter().fold(TableSpec::new("t", schema), |spec, (k, v)| spec.with_option(k, *v));
-        let config = sessions.of(&spec).unwrap().config().await.unwrap();
-        let error = config.credentials_provider().unwrap().provide_credentials().await.unwrap_err();
-        let asked = asked.0.lock().unwrap().clone();
+        let config = sessions.of(&spec).expect("in a test").config().await.expect("in a test");
+        let error = config.credentials_provider().expect("in a test").provide_credentials().await.unwrap_err();
+        let asked = asked.0.lock().expect("in a test").clone();
         let of_region = format!("https://sts.{region}.amazonaws.com/");
         assert!(!asked.is_empty() && asked.iter().all(|uri| *uri == of_region), "{options:?}: {asked:?}, {error:?}");
     }
