@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use job::{Variant, options, run};
@@ -315,6 +315,16 @@ fn number(folder: &Path, sql: &str) -> Option<i64> {
     open.query_row(sql, [], |row| row.get(0)).ok()
 }
 
+/// Ends a run in order. Answers what it has said.
+fn stopped(mut child: Child) -> String {
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let status = child.wait().unwrap();
+    let mut said = String::new();
+    std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut said).unwrap();
+    assert_eq!(status.code(), Some(0), "{said}");
+    said
+}
+
 /// What fails is mended where it stands, and the state goes on.
 #[test]
 fn a_query_that_was_mended_goes_on_with_its_state() {
@@ -409,18 +419,14 @@ fn an_epoch_that_fails_again_and_again_stops_the_job_or_is_skipped() {
     // Skipped by option: the other query has all, this one what came before and comes after.
     std::fs::write(folder.join("job.sql"), format!("SET 'tidemill.on-exhausted-retries' = 'skip';\n{FAILING}"))
         .unwrap();
-    let mut child = program(folder, &soon).spawn().unwrap();
+    let child = program(folder, &soon).spawn().unwrap();
     produce(folder, 100..105);
     let wanted = (30..40).sum::<i64>() + (100..105).sum::<i64>();
     let started = Instant::now();
     while number(folder, "SELECT total FROM counts") != Some(wanted) && started.elapsed() < Duration::from_secs(120) {
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
-    let status = child.wait().unwrap();
-    let mut said = String::new();
-    std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut said).unwrap();
-    assert_eq!(status.code(), Some(0), "{said}");
+    let said = stopped(child);
     assert_eq!(number(folder, "SELECT total FROM counts"), Some(wanted), "{said}");
     assert_eq!(number(folder, "SELECT c FROM plain"), Some(45), "{said}");
     let refused = refused(folder, "counts");
@@ -450,11 +456,7 @@ fn an_epoch_is_left_out_of_several_queries_by_one_process() {
         assert!(child.try_wait().unwrap().is_none(), "it has ended");
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
-    let status = child.wait().unwrap();
-    let mut said = String::new();
-    std::io::Read::read_to_string(child.stderr.as_mut().unwrap(), &mut said).unwrap();
-    assert_eq!(status.code(), Some(0), "{said}");
+    stopped(child);
     for query in ["counts", "more", "most"] {
         assert_eq!(refused(folder, query).len(), 30, "{query}");
     }
