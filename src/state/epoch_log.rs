@@ -73,6 +73,7 @@ impl FileEpochLog {
         let failed = |e| failed("open", &path, e);
         let claim = Claim::take(folder).ok_or_else(|| taken(folder))?;
         fs::create_dir_all(folder).map_err(failed)?;
+        let is_lost = !path.try_exists().map_err(failed)? && has_manifests(folder);
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -86,6 +87,11 @@ impl FileEpochLog {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
+        if is_lost && bytes.is_empty() {
+            // The next one must not take it for a log without entries.
+            bytes.extend(LOST);
+            file.write_all(LOST).and_then(|()| file.sync_all()).map_err(failed)?;
+        }
         let Parsed { entries, lines, damage } = parse(&bytes, &path);
         let whole: usize = lines.iter().map(|line| line.bytes).sum();
         if whole < bytes.len() {
@@ -252,6 +258,15 @@ pub(super) fn line(entry: &LogEntry) -> Result<Vec<u8>> {
     Ok(format!("{} {json}\n", &hex_digest(json.as_bytes())[..CHECKSUM_DIGITS]).into_bytes())
 }
 
+/// Stands where there was no file, though a run has made checkpoints: each run leaves one.
+const LOST: &[u8] = b"the log was gone when a run looked for it\n";
+
+/// Whether a folder has checkpoints.
+fn has_manifests(folder: &Path) -> bool {
+    let entries = fs::read_dir(folder.join("manifests")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).any(|name| !name.to_string_lossy().starts_with('.'))
+}
+
 /// What a file has, but for a torn end.
 struct Parsed {
     entries: Vec<LogEntry>,
@@ -272,7 +287,11 @@ fn parse(bytes: &[u8], path: &Path) -> Parsed {
         let epoch = entry.as_ref().and_then(LogEntry::epoch);
         parsed.lines.push(Line { epoch, bytes: line.len(), damaged: entry.is_none() });
         if entry.is_none() && parsed.damage.is_none() {
-            let error = format!("line {} of the epoch log '{}' is damaged", number + 1, path.display());
+            let error = if line == LOST {
+                format!("the epoch log '{}' is gone, though there are checkpoints", path.display())
+            } else {
+                format!("line {} of the epoch log '{}' is damaged", number + 1, path.display())
+            };
             parsed.damage = Some(Error::corrupt(error).hint(DAMAGED));
         }
         parsed.entries.extend(entry);

@@ -61,6 +61,27 @@ fn a_damaged_log_is_told_and_can_be_gone_on_without() {
     }
 }
 
+/// One that is empty is what a checkpoint leaves. One that is not there has been removed, with what would have been repeated.
+#[test]
+fn a_log_that_is_not_there_is_missed() {
+    let place = Place::new(&[("events.sql", SOURCE), ("counts.sql", COUNTS)]);
+    place.run(&[]);
+    place.produce(300, 100);
+    place.killed(&["--checkpoint-interval", "0"], || place.logged() >= 5);
+    std::fs::remove_file(place.at("local/checkpoints/job/epochs.log")).unwrap();
+    for _ in 0..2 {
+        let refused = place.refused(&RUN);
+        let parts = ["epochs.log' is gone, though there are checkpoints", "tidemill state rewind"];
+        assert!(parts.iter().all(|part| refused.contains(part)), "{refused}");
+    }
+    place.done(&["state", "rewind", "local", "latest"]);
+    place.run(&[]);
+    assert_eq!(place.number(TOTAL), 400);
+    place.produce(400, 100);
+    place.run(&[]);
+    assert_eq!(place.number(TOTAL), 500);
+}
+
 /// A folder that cannot be written must be as good: nothing is made in it, locked or tidied up.
 #[test]
 fn a_store_that_is_copied_from_stays_as_it_is() {
