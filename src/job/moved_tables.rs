@@ -40,8 +40,11 @@ pub(super) fn follow_tables(
         let gone: Vec<&str> = had.iter().filter(|name| !reads.contains(name)).map(String::as_str).collect();
         let is_kept = state.keep_state.iter().any(|given| means(given, &query.name));
         for name in reads.iter().filter(|name| !had.contains(name)) {
-            let is_same = |was: &&str| without_hint(was) == without_hint(name);
-            let mut was: Vec<&str> = gone.iter().copied().filter(is_same).collect();
+            let mut was: Vec<&str> = gone.iter().copied().filter(|was| is_of_same(was, name)).collect();
+            if was.is_empty() {
+                // Where it reads the table in several places, one of them has got a hint.
+                was = had.iter().map(String::as_str).filter(|was| is_of_same(was, name)).collect();
+            }
             if was.is_empty() && is_kept {
                 was.clone_from(&gone);
             }
@@ -87,7 +90,7 @@ fn guessed(plan: &JobPlan, manifest: &Manifest, reads: &[String]) -> Vec<String>
     let unread = || manifest.tables.keys().filter(|name| !now.contains(name));
     let mut had = BTreeSet::new();
     for name in reads {
-        let is_same = |was: &&String| without_hint(was) == without_hint(name);
+        let is_same = |was: &&String| is_of_same(was, name);
         if manifest.tables.contains_key(name) {
             had.insert(name);
         } else if unread().any(|was| is_same(&was)) {
@@ -161,7 +164,7 @@ fn is_repeated_as_it_was(
             Some(had) if !had.is_empty() => had.iter().map(String::as_str).collect(),
             // In logs of an earlier version: what has another hint there.
             _ => {
-                let is_same = |was: &&str| reads.iter().any(|name| without_hint(was) == without_hint(name));
+                let is_same = |was: &&str| reads.iter().any(|name| is_of_same(was, name));
                 logged.iter().copied().filter(is_same).collect()
             }
         };
@@ -172,6 +175,17 @@ fn is_repeated_as_it_was(
         }
     }
     Ok(())
+}
+
+/// Whether two names are of one table, with hints or without, and of the same records: no hint says that they lie elsewhere.
+fn is_of_same(one: &str, other: &str) -> bool {
+    const PLACES: [&str; 3] = ["'stream'=", "'stream.arn'=", "'path'="];
+    let place = |name: &str| -> Vec<String> {
+        let hint = name[without_hint(name).len()..].trim_start_matches(" OPTIONS(");
+        let options = hint.rsplit_once(')').map_or("", |(options, _)| options).split(", ");
+        options.filter(|option| PLACES.iter().any(|key| option.starts_with(key))).map(str::to_owned).collect()
+    };
+    without_hint(one) == without_hint(other) && place(one) == place(other)
 }
 
 fn quoted(names: &[&str]) -> String {

@@ -8,18 +8,20 @@ use crate::runtime::identity;
 use crate::sql::{Parameters, PlanOptions, SqlText, plan_job};
 use crate::state::{MANIFEST_VERSION, ManifestQuery, SavedSplit};
 
-/// Queries `job:a`, `job:b`, … that each copy the table of this name and hint.
+/// Queries `job:a`, `job:b`, … that each copy the table of this name and hint; or several with `+` between.
 async fn reading(tables: &[&str]) -> JobPlan {
     let mut text = "CREATE TABLE t (n BIGINT) WITH ('connector' = 'kinesis', 'stream' = 's', 'format' = 'json');
                     CREATE TABLE u (n BIGINT) WITH ('connector' = 'kinesis', 'stream' = 'u', 'format' = 'json');"
         .to_owned();
     for (table, sink) in tables.iter().zip('a'..='z') {
-        let hint =
-            |(name, value): (&str, &str)| format!("{name} /*+ OPTIONS('scan.watermark.idle-timeout' = '{value}') */");
-        let table = table.split_once(' ').map_or_else(|| (*table).to_owned(), hint);
-        text += &format!(
-            "CREATE TABLE {sink} (n BIGINT) WITH ('connector' = 'print'); INSERT INTO {sink} SELECT n FROM {table};"
-        );
+        let hint = |(name, value): (&str, &str)| match value {
+            "elsewhere" => format!("{name} /*+ OPTIONS('stream' = 'other') */"),
+            value => format!("{name} /*+ OPTIONS('scan.watermark.idle-timeout' = '{value}') */"),
+        };
+        let select =
+            |table: &str| format!("SELECT n FROM {}", table.split_once(' ').map_or_else(|| table.to_owned(), hint));
+        let query = table.split('+').map(select).collect::<Vec<_>>().join(" UNION ALL ");
+        text += &format!("CREATE TABLE {sink} (n BIGINT) WITH ('connector' = 'print'); INSERT INTO {sink} {query};");
     }
     let file = Arc::new(SqlText::new("job.sql", text));
     let options = PlanOptions { partitions: 1, batch: false, pruned: true, epoch_time_ms: Arc::default() };
@@ -128,6 +130,29 @@ async fn each_query_goes_on_from_where_it_has_read_to() {
                 (found, expected) => panic!("{before:?} {now:?} {says}: {found:?} instead of {expected:?}"),
             }
         }
+    }
+}
+
+/// Of one table in several places of a query, one may get a hint: it goes on there, too. Not where the hint names another stream.
+#[tokio::test]
+async fn a_table_in_several_places_of_a_query_stands_where_the_query_does() {
+    let nothing = StateOptions::default();
+    for (had, now, expected) in [
+        (&["t"][..], "t+t 5 s", &[("t", Some("3")), ("t 5 s", Some("3"))][..]),
+        (&["t 5 s"], "t 5 s+t 6 s", &[("t 5 s", Some("3")), ("t 6 s", Some("3"))]),
+        (&["t", "t 5 s"], "t", &[("t", Some("3"))]),
+        (&["t"], "t+t elsewhere", &[("t", Some("3"))]),
+        (&["t"], "t+u", &[("t", Some("3")), ("u", None)]),
+    ] {
+        let mut manifest = saved(&had.iter().map(|table| (*table, "3")).collect::<Vec<_>>(), true);
+        manifest.queries.retain(|name, _| name == "job:a");
+        manifest.queries.values_mut().for_each(|query| query.reads = had.iter().map(|table| named(table)).collect());
+        follow_tables(&reading(&[now]).await, Some(&mut manifest), &[], &nothing).expect(now);
+        for (table, at) in expected {
+            let found = manifest.tables.get(&named(table)).map(|table| table.splits["shard"].after_exclusive.clone());
+            assert_eq!(found, at.map(|at| Some(at.to_owned())), "{had:?}, {now}: {table}");
+        }
+        assert!(!manifest.tables.keys().any(|name| name.contains("'stream'")), "{:?}", manifest.tables.keys());
     }
 }
 

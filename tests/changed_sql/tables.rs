@@ -47,6 +47,22 @@ fn a_hint_that_comes_changes_or_goes_leaves_a_query_where_it_was() {
     }
 }
 
+#[test]
+fn a_hint_on_one_of_two_branches_counts_no_record_twice() {
+    let both = |hint: &str| {
+        let more = with_hint(" SELECT id, at, seen FROM events WHERE MOD(id, 2) = 1;\n", hint);
+        ARCHIVE.replace("FROM events;\n", &format!("FROM events WHERE MOD(id, 2) = 0 UNION ALL{more}"))
+    };
+    let place = Place::of(&[("events.sql", SOURCE), ("archive.sql", &both(""))]);
+    for (number, hint) in ["", "5 s", "6 s", ""].into_iter().enumerate() {
+        let ids = number as u64 * 50;
+        place.write("archive.sql", &both(hint));
+        place.produce(ids..ids + 50);
+        place.run(&[]);
+        archived_once(&place, &place.archived(), 0..ids + 50);
+    }
+}
+
 /// The log has records of a table that would not be there.
 #[test]
 fn a_hint_that_changes_after_a_kill_is_refused_while_epochs_are_to_be_repeated() {
