@@ -38,6 +38,13 @@ pub(super) fn follow_tables(
         let reads = reads(&plan.sources, query);
         let had = if before.reads.is_empty() { guessed(plan, manifest, &reads) } else { before.reads.clone() };
         let gone: Vec<&str> = had.iter().filter(|name| !reads.contains(name)).map(String::as_str).collect();
+        // Where it reads a table in several places, one of them may have lost its hint.
+        for was in gone.iter().filter(|was| !reads.iter().any(|name| !had.contains(name) && is_of_same(was, name))) {
+            let stays = reads.iter().find(|name| is_of_same(was, name));
+            if let Some(name) = stays.filter(|name| !stand_alike(manifest, was, name)) {
+                return Err(is_elsewhere(&query.name, name, was));
+            }
+        }
         let is_kept = state.keep_state.iter().any(|given| means(given, &query.name));
         for name in reads.iter().filter(|name| !had.contains(name)) {
             let mut was: Vec<&str> = gone.iter().copied().filter(|was| is_of_same(was, name)).collect();
@@ -125,7 +132,7 @@ fn stand_alike(manifest: &Manifest, one: &str, other: &str) -> bool {
 /// Logged epochs have records of the tables that they were cut of, and of no others.
 ///
 /// # Errors
-/// A query that gets them reads another table instead of one that it had read then.
+/// A query that gets them reads another table instead of one that it had read then, or joins with another reference table.
 fn is_repeated_as_it_was(
     plan: &JobPlan,
     manifest: Option<&Manifest>,
@@ -140,6 +147,19 @@ fn is_repeated_as_it_was(
         })
     };
     let Some(last) = cuts().next_back() else { return Ok(()) };
+    let joined: BTreeSet<&String> = cuts().flat_map(|cut| cut.references.keys()).collect();
+    let has = |name: &String| plan.references.iter().any(|reference| reference.name == *name);
+    for name in plan.references.iter().map(|reference| &reference.name).filter(|name| !joined.contains(name)) {
+        let is_same = |was: &&&String| without_hint(was) == without_hint(name) && !has(was);
+        let begins_anew = |query: &QueryPlan| state.reset.iter().any(|given| means(given, &query.name));
+        if let Some(was) = joined.iter().find(is_same).filter(|_| !plan.queries.iter().all(begins_anew)) {
+            let error = format!(
+                "the run before did not end in order, so its last {} epoch(s) are repeated, and the reference table '{name}' was '{was}' then",
+                cuts().count()
+            );
+            return Err(Error::config(error).hint("undo the change and run once with --once; then change it"));
+        }
+    }
     let cut_by = log.iter().rev().find_map(|entry| match entry {
         LogEntry::Started { generation, queries, reads, .. } if *generation == last.generation => {
             Some((queries, reads))

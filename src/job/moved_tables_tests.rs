@@ -154,6 +154,13 @@ async fn a_table_in_several_places_of_a_query_stands_where_the_query_does() {
         }
         assert!(!manifest.tables.keys().any(|name| name.contains("'stream'")), "{:?}", manifest.tables.keys());
     }
+    // A hint that goes, where the other place of the table stands elsewhere.
+    let mut manifest = saved(&[("t", "7"), ("t 5 s", "3")], true);
+    manifest.queries.values_mut().for_each(|query| query.reads = vec![named("t"), named("t 5 s")]);
+    for now in ["t", "t 5 s"] {
+        let error = follow_tables(&reading(&[now]).await, Some(&mut manifest), &[], &nothing).expect_err(now);
+        assert!(error.message().contains("to another place"), "{error}");
+    }
 }
 
 #[tokio::test]

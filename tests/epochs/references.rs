@@ -193,6 +193,31 @@ fn a_repeated_epoch_joins_with_what_it_had() {
     }
 }
 
+/// What it had is known by the table's name and hint.
+#[test]
+fn a_hint_that_changes_before_the_repetition_is_refused() {
+    let hinted = |pattern: &str| {
+        let hint = format!("JOIN prices /*+ OPTIONS('source.path.regex-pattern' = '{pattern}') */ AS p");
+        JOB.replace("JOIN prices AS p", &hint)
+    };
+    let place = Place::new(1);
+    std::fs::write(place.at("job.sql"), hinted(".*now.*")).unwrap();
+    place.produce(0..30);
+    place.killed("cut.after:1", &[]);
+    place.price(2);
+    std::fs::write(place.at("job.sql"), hinted(".*now[.].*")).unwrap();
+    let refused = place.refused();
+    for part in ["did not end in order", "the reference table 'prices OPTIONS(", "'.*now.*')' then"] {
+        assert!(refused.contains(part), "'{part}' in {refused}");
+    }
+    std::fs::write(place.at("job.sql"), hinted(".*now.*")).unwrap();
+    place.run(&[]);
+    std::fs::write(place.at("job.sql"), hinted(".*now[.].*")).unwrap();
+    place.produce(30..40);
+    place.run(&[]);
+    assert_eq!(place.prices(), wanted([(0..30, 1), (30..40, 2)]));
+}
+
 #[test]
 fn so_do_rows_of_open_files_that_are_made_again_behind_a_checkpoint() {
     let place = Place::new(1);
