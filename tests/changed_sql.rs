@@ -108,6 +108,13 @@ impl Place {
         wait("it is counted", || self.rows("SELECT 'all', c FROM counts").get("all") == Some(&Some(wanted)));
     }
 
+    /// Kills a run that makes no checkpoint, when it has counted all of the events that there are and one more.
+    fn killed_without_a_checkpoint(&self, ids: &mut u64) {
+        let child = self.run_until(i64::try_from(*ids).unwrap(), &["--checkpoint-interval", "0"]);
+        self.one_more(ids);
+        kill(child);
+    }
+
     /// Files of the archive.
     fn archived(&self) -> BTreeSet<PathBuf> {
         let folder = self.at("local/s3/archive/events");
@@ -208,9 +215,7 @@ fn killed_with_an_open_archive(place: &Place, in_checkpoint: bool) -> u64 {
     kill(child);
     if !in_checkpoint {
         // However slow this machine is, no checkpoint has what a run counts that makes none.
-        let child = place.run_until(100 + 1, &["--checkpoint-interval", "0"]);
-        place.one_more(&mut ids);
-        kill(child);
+        place.killed_without_a_checkpoint(&mut ids);
         assert!(!place.has_all_in_a_checkpoint());
     }
     assert_eq!(place.archived(), BTreeSet::new(), "the file was open");

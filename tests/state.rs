@@ -304,13 +304,7 @@ async fn a_run_that_was_killed_when_it_began_anew_is_followed_whatever_became_of
     place.produce(300, 200);
     place.run(&[]);
     let log = |anew| {
-        let started = LogEntry::Started {
-            generation: 3,
-            queries: Default::default(),
-            anew,
-            behind: None,
-            reads: Default::default(),
-        };
+        let started = LogEntry::started(3, anew);
         let (log, _) = FileEpochLog::open(&place.at("local/checkpoints/job")).unwrap();
         async move { log.append(&started).await.unwrap() }
     };

@@ -162,6 +162,11 @@ pub enum LogEntry {
 }
 
 impl LogEntry {
+    /// The beginning of a run that has no queries, and no checkpoint.
+    pub fn started(generation: u64, anew: bool) -> Self {
+        Self::Started { generation, queries: BTreeMap::new(), anew, behind: None, reads: BTreeMap::new() }
+    }
+
     /// The epoch it belongs to; `None` for the beginning of a run.
     pub fn epoch(&self) -> Option<u64> {
         match self {

@@ -123,7 +123,7 @@ pub(super) fn reconcile(
     // Of those whose names others have, nothing is repeated.
     let gone: Vec<_> = missing.chain(displaced.into_iter().map(|(name, query)| (name, query, 0))).collect();
     for (name, query, repeats) in &gone {
-        let dropped = still(Some(checkpointed_by)) && state.drop_state.iter().any(|given| means(given, name));
+        let dropped = still(Some(checkpointed_by)) && is_named(&state.drop_state, name);
         let loses = !query.operators.is_empty() || query.durable_epoch < epoch || *repeats > 0;
         if loses && !dropped {
             let is_new = |own: &&QueryPlan| !saved.contains_key(&own.name) && is_named_anew(own, name, query);
@@ -145,13 +145,13 @@ pub(super) fn reconcile(
     let by_checkpoint = started.is_none() && by.is_some_and(|by| checkpointed_by >= by);
     let mut anew = BTreeMap::new();
     for query in queries {
-        let named = state.reset.iter().any(|given| means(given, &query.name));
+        let named = is_named(&state.reset, &query.name);
         let reset = named && still(Some(checkpointed_by));
         let cut_by = match started {
             Some(queries) => queries.get(&query.name).cloned(),
             None => saved.get(&query.name).filter(|_| by_checkpoint).map(|before| identity(&before.plan)),
         };
-        let keeps = !named && state.keep_state.iter().any(|given| means(given, &query.name));
+        let keeps = !named && is_named(&state.keep_state, &query.name);
         if repeats > 0 && !(named && still(by)) && cut_by.is_some_and(|of| !is_identity_of(&of, &query.normal)) {
             if !keeps {
                 return Err(changed_after_kill(&query.name, saved.get(&query.name), &query.normal, (epoch, repeats)));
@@ -220,8 +220,13 @@ fn appeared(saved: Option<&Manifest>, log: &[LogEntry], name: &str) -> u64 {
     if log.iter().any(has) { manifest.log_after } else { manifest.epoch }
 }
 
+/// Whether a person has named a query.
+pub(super) fn is_named(given: &[String], name: &str) -> bool {
+    given.iter().any(|given| means(given, name))
+}
+
 /// `file:sink`, or the sink alone.
-pub(super) fn means(given: &str, name: &str) -> bool {
+fn means(given: &str, name: &str) -> bool {
     given == name || name.rsplit_once(':').is_some_and(|(_, sink)| sink == given)
 }
 
@@ -347,12 +352,17 @@ fn lost_rows(query: &ManifestQuery, epoch: u64) -> Option<String> {
     })
 }
 
+/// What is said of a job that has changed before its last epochs were repeated.
+pub(super) fn repeats_first(repeats: usize) -> String {
+    format!("the run before did not end in order, so its last {repeats} epoch(s) are repeated")
+}
+
 fn changed_after_kill(name: &str, before: Option<&ManifestQuery>, plan: &str, (epoch, repeats): (u64, usize)) -> Error {
     let shown = before.map(|before| format!(":\n{}", difference(&before.plan, plan).trim_end())).unwrap_or_default();
     let lost = before.and_then(|before| lost_rows(before, epoch)).map(|lost| format!(" ({lost})")).unwrap_or_default();
     Error::config(format!(
-        "the run before did not end in order, so its last {repeats} epoch(s) are repeated, and the query '{name}' has \
-         changed since{shown}"
+        "{}, and the query '{name}' has changed since{shown}",
+        repeats_first(repeats)
     ))
     .hint(format!(
         "undo the change and run once; or, if it had to be mended, let these epochs be repeated by the new SQL with --keep-state {name}; or \

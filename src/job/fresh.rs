@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     fn started(generation: u64, anew: bool) -> LogEntry {
-        LogEntry::Started { generation, queries: Default::default(), anew, behind: None, reads: Default::default() }
+        LogEntry::started(generation, anew)
     }
 
     fn failed(epoch: u64) -> LogEntry {

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::changes::means;
+use super::changes::{is_named, repeats_first};
 use super::saved::StateOptions;
 use crate::contracts::{Error, LogEntry, Result};
 use crate::runtime::table_names;
-use crate::sql::{JobPlan, QueryPlan, SourcePlan, without_hint};
+use crate::sql::{JobPlan, QueryPlan, SourcePlan, hinted, without_hint};
 use crate::state::{Manifest, SavedTable};
 
 /// The source tables that a query reads, by the names under which their positions are saved.
@@ -45,7 +45,7 @@ pub(super) fn follow_tables(
                 return Err(is_elsewhere(&query.name, name, was));
             }
         }
-        let is_kept = state.keep_state.iter().any(|given| means(given, &query.name));
+        let is_kept = is_named(&state.keep_state, &query.name);
         for name in reads.iter().filter(|name| !had.contains(name)) {
             let mut was: Vec<&str> = gone.iter().copied().filter(|was| is_of_same(was, name)).collect();
             if was.is_empty() {
@@ -148,16 +148,12 @@ fn is_repeated_as_it_was(
     };
     let Some(last) = cuts().next_back() else { return Ok(()) };
     let joined: BTreeSet<&String> = cuts().flat_map(|cut| cut.references.keys()).collect();
+    let begins_anew = |query: &QueryPlan| is_named(&state.reset, &query.name);
     let has = |name: &String| plan.references.iter().any(|reference| reference.name == *name);
     for name in plan.references.iter().map(|reference| &reference.name).filter(|name| !joined.contains(name)) {
         let is_same = |was: &&&String| without_hint(was) == without_hint(name) && !has(was);
-        let begins_anew = |query: &QueryPlan| state.reset.iter().any(|given| means(given, &query.name));
         if let Some(was) = joined.iter().find(is_same).filter(|_| !plan.queries.iter().all(begins_anew)) {
-            let error = format!(
-                "the run before did not end in order, so its last {} epoch(s) are repeated, and the reference table '{name}' was '{was}' then",
-                cuts().count()
-            );
-            return Err(Error::config(error).hint("undo the change and run once with --once; then change it"));
+            return Err(was_killed(cuts().count(), &format!("the reference table '{name}' was '{was}' then")));
         }
     }
     let cut_by = log.iter().rev().find_map(|entry| match entry {
@@ -169,16 +165,12 @@ fn is_repeated_as_it_was(
     let logged: BTreeSet<&str> =
         cuts().flat_map(|cut| &cut.splits).flat_map(|split| table_names(&split.feed)).collect();
     for query in &plan.queries {
-        let is_named = |names: &[String]| names.iter().any(|given| means(given, &query.name));
-        let saved = manifest.and_then(|manifest| manifest.queries.get(&query.name));
         let had = match cut_by {
+            _ if begins_anew(query) => continue,
             Some((queries, _)) if !queries.contains_key(&query.name) => continue,
             Some((_, reads)) => reads.get(&query.name),
-            None => saved.map(|saved| &saved.reads),
+            None => manifest.and_then(|manifest| Some(&manifest.queries.get(&query.name)?.reads)),
         };
-        if is_named(&state.reset) {
-            continue;
-        }
         let reads = reads(&plan.sources, query);
         let had: Vec<&str> = match had {
             Some(had) if !had.is_empty() => had.iter().map(String::as_str).collect(),
@@ -191,7 +183,9 @@ fn is_repeated_as_it_was(
         let gone: Vec<&str> = had.iter().copied().filter(|was| !reads.iter().any(|name| name == was)).collect();
         let new = reads.iter().find(|name| !had.contains(&name.as_str()));
         if let Some(new) = new.filter(|_| !gone.is_empty()) {
-            return Err(was_killed(&query.name, new, &gone, cuts().count()));
+            let (name, gone) = (&query.name, quoted(&gone));
+            let what = format!("the query '{name}' reads table '{new}' now, which was {gone} then");
+            return Err(was_killed(cuts().count(), &what));
         }
     }
     Ok(())
@@ -200,12 +194,8 @@ fn is_repeated_as_it_was(
 /// Whether two names are of one table, with hints or without, and of the same records: no hint says that they lie elsewhere.
 fn is_of_same(one: &str, other: &str) -> bool {
     const PLACES: [&str; 3] = ["'stream'=", "'stream.arn'=", "'path'="];
-    let place = |name: &str| -> Vec<String> {
-        let hint = name[without_hint(name).len()..].trim_start_matches(" OPTIONS(");
-        let options = hint.rsplit_once(')').map_or("", |(options, _)| options).split(", ");
-        options.filter(|option| PLACES.iter().any(|key| option.starts_with(key))).map(str::to_owned).collect()
-    };
-    without_hint(one) == without_hint(other) && place(one) == place(other)
+    let places = |name| hinted(name).filter(|option| PLACES.iter().any(|key| option.starts_with(key)));
+    without_hint(one) == without_hint(other) && places(one).eq(places(other))
 }
 
 fn quoted(names: &[&str]) -> String {
@@ -221,12 +211,8 @@ fn is_renamed(query: &str, table: &str, gone: &[&str]) -> Error {
     ))
 }
 
-fn was_killed(query: &str, table: &str, was: &[&str], repeats: usize) -> Error {
-    let was = quoted(was);
-    let error = format!(
-        "the run before did not end in order, so its last {repeats} epoch(s) are repeated, and the query '{query}' reads table '{table}' \
-         now, which was {was} then"
-    );
+fn was_killed(repeats: usize, what: &str) -> Error {
+    let error = format!("{}, and {what}", repeats_first(repeats));
     Error::config(error).hint("undo the change and run once with --once; then change it")
 }
 

@@ -358,7 +358,7 @@ impl StateTools {
         // From here on, a run that is under way can write nothing any more. In a folder the lock has seen to that; what a tool leaves there
         // which comes to nothing would look like a run that has been.
         if self.locked.is_none() {
-            log.append(&started(generation)).await?;
+            log.append(&LogEntry::started(generation, false)).await?;
         }
         Ok(TakenOver { epoch, newest, stamp: Stamp { generation, time_ms: self.clock.now_ms() }, log })
     }
@@ -371,7 +371,7 @@ impl StateTools {
         log.forget(u64::MAX).await?;
         match self.locked {
             Some(_) => Ok(()),
-            None => log.append(&started(stamp.generation)).await,
+            None => log.append(&LogEntry::started(stamp.generation, false)).await,
         }
     }
 
@@ -393,10 +393,6 @@ struct TakenOver {
     newest: u64,
     stamp: Stamp,
     log: Arc<dyn EpochLog>,
-}
-
-fn started(generation: u64) -> LogEntry {
-    LogEntry::Started { generation, queries: Default::default(), anew: false, behind: None, reads: Default::default() }
 }
 
 /// A job whose checkpoint is copied may cut so many epochs more until the copy is used: eleven days of ten a second.

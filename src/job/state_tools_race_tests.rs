@@ -16,7 +16,7 @@ async fn a_job_with_small_epochs_is_gone_back_from() {
     let mut job = CheckpointStore::new(Arc::clone(&of), "job", 1);
     job.commit(&saved(1, &[("job:counts", 1)]), 1, Stamp { generation: 1, time_ms: 0 }).await.expect("committed");
     let (log, _) = ObjectEpochLog::open(Arc::clone(&of), "job").await.expect("a log");
-    log.append(&started(1)).await.expect("an entry");
+    log.append(&LogEntry::started(1, false)).await.expect("an entry");
     for epoch in 2..60 {
         log.append(&failed(epoch)).await.expect("an entry");
     }

@@ -74,7 +74,7 @@ impl Running {
         let (log, entries) = ObjectEpochLog::open(Arc::clone(&self.folder), "again").await.expect("a log");
         let generation = entries.len() as u64 + 1;
         let number = store.newest_number().await.expect("listed");
-        log.append(&started(generation)).await.expect("an entry");
+        log.append(&LogEntry::started(generation, false)).await.expect("an entry");
         let latest = store.latest().await.expect("read").expect("there is one");
         let stamp = Stamp { generation, time_ms: 0 };
         store.take_over(Some(&latest), number, 0, stamp).await.expect("taken over");

@@ -50,8 +50,6 @@ pub struct FailedRow {
     pub row: RecordBatch,
     /// The failure.
     pub detail: String,
-    /// It is withdrawn: it has failed already when it was given.
-    pub(super) is_withdrawn: bool,
 }
 
 /// Rows of one of a stage's inputs.
@@ -109,11 +107,7 @@ pub(super) async fn run_sound(
             Err(error) if error.kind() != ErrorKind::Data => return Err(error),
             Err(error) if rows == 1 => {
                 let Some(part) = parts.into_iter().find(|part| part.stretch.len == 1) else { continue };
-                let row = failed_row(&stage.inputs[part.input], &part.stretch, &error)?;
-                // What takes back a result that has failed before has been told of then.
-                if !row.is_withdrawn {
-                    failed.push(row);
-                }
+                failed.extend(failed_row(&stage.inputs[part.input], &part.stretch, &error)?);
                 if failed.len() > poison.most_rows {
                     return Err(too_many(&failed, poison, error));
                 }
@@ -196,15 +190,19 @@ fn halves(parts: Vec<Part>) -> Vec<Vec<Part>> {
     vec![second, first]
 }
 
-fn failed_row(input: &StageInput, stretch: &Stretch, error: &Error) -> Result<FailedRow> {
+/// `None` for one that is withdrawn: it has failed already when it was given.
+fn failed_row(input: &StageInput, stretch: &Stretch, error: &Error) -> Result<Option<FailedRow>> {
     let schema = input.slot.schema();
-    let (mut origin, mut is_withdrawn, mut shown, mut columns) = (None, false, Vec::new(), Vec::new());
+    let (mut origin, mut shown, mut columns) = (None, Vec::new(), Vec::new());
     for (index, field) in schema.fields().iter().enumerate() {
         let hidden = [ORIGIN_COLUMN, TIME_COLUMN, WATERMARK_COLUMN, WEIGHT_COLUMN].contains(&field.name().as_str());
         let partial_state = field.name().contains('[');
         if field.name() == WEIGHT_COLUMN {
             let weight = stretch.rows.column(&ColumnPath::column(index))?;
-            is_withdrawn = weight.as_primitive_opt::<Int8Type>().is_some_and(|weight| weight.value(stretch.from) < 0);
+            let weights = weight.as_primitive_opt::<Int8Type>();
+            if weights.is_some_and(|weights| weights.value(stretch.from) < 0) {
+                return Ok(None);
+            }
         }
         if hidden && field.name() != ORIGIN_COLUMN || partial_state || field.data_type() == &DataType::Null {
             continue;
@@ -221,7 +219,7 @@ fn failed_row(input: &StageInput, stretch: &Stretch, error: &Error) -> Result<Fa
     let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(1));
     let schema = Arc::new(datafusion::arrow::datatypes::Schema::new(shown));
     let row = RecordBatch::try_new_with_options(schema, columns, &options)?;
-    Ok(FailedRow { origin, row, detail: error.message().to_owned(), is_withdrawn })
+    Ok(Some(FailedRow { origin, row, detail: error.message().to_owned() }))
 }
 
 /// What is to be done where more rows make a query fail than may.

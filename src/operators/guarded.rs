@@ -26,6 +26,8 @@ use datafusion::logical_expr::{ColumnarValue, Operator};
 use datafusion::physical_expr::expressions::{
     BinaryExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal, NotExpr,
 };
+use datafusion::physical_expr::split_conjunction;
+use datafusion::physical_expr::utils::split_disjunction;
 use datafusion::physical_plan::PhysicalExpr;
 
 type Expression = Arc<dyn PhysicalExpr>;
@@ -45,15 +47,15 @@ pub fn guard(expr: &Expression) -> Result<Expression> {
         return Ok(Arc::clone(expr));
     }
     let inner = guard_inner(expr)?;
-    Ok(if sides(expr).is_some() { Arc::new(Guarded { condition: inner }) } else { inner })
+    Ok(if junction(expr).is_some() { Arc::new(Guarded { condition: inner }) } else { inner })
 }
 
 /// The same of what an expression is made of.
 fn guard_inner(expr: &Expression) -> Result<Expression> {
-    let is_junction = sides(expr).is_some();
+    let is_junction = junction(expr).is_some();
     let of = |child: &Expression| {
         // One that is a part of a larger one is guarded there.
-        if is_junction && sides(child).is_some() { guard_inner(child) } else { guard(child) }
+        if is_junction && junction(child).is_some() { guard_inner(child) } else { guard(child) }
     };
     let own = expr.children();
     let children = own.iter().map(|child| of(child)).collect::<Result<Vec<_>>>()?;
@@ -63,19 +65,21 @@ fn guard_inner(expr: &Expression) -> Result<Expression> {
     Arc::clone(expr).with_new_children(children)
 }
 
-/// The sides of an AND or an OR.
-fn sides(expr: &Expression) -> Option<(&Expression, Operator, &Expression)> {
-    let binary = expr.downcast_ref::<BinaryExpr>()?;
-    matches!(binary.op(), Operator::And | Operator::Or).then(|| (binary.left(), *binary.op(), binary.right()))
+/// AND or OR, where that puts an expression together.
+fn junction(expr: &Expression) -> Option<Operator> {
+    let operator = *expr.downcast_ref::<BinaryExpr>()?.op();
+    matches!(operator, Operator::And | Operator::Or).then_some(operator)
+}
+
+/// Whether an operator fails for no values: it compares, or puts conditions together.
+pub fn is_safe_operator(operator: Operator) -> bool {
+    use Operator::{And, Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq, Or};
+    matches!(operator, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom | And | Or)
 }
 
 /// Whether an expression may fail for a row. Only of what is known to be safe it says no.
 fn may_fail(expr: &Expression) -> bool {
-    use Operator::{And, Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq, Or};
-    let compares = |binary: &BinaryExpr| {
-        matches!(binary.op(), Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom | And | Or)
-    };
-    let is_safe = expr.downcast_ref::<BinaryExpr>().is_some_and(compares)
+    let is_safe = expr.downcast_ref::<BinaryExpr>().is_some_and(|binary| is_safe_operator(*binary.op()))
         || expr.downcast_ref::<Column>().is_some()
         || expr.downcast_ref::<Literal>().is_some()
         || expr.downcast_ref::<NotExpr>().is_some()
@@ -111,10 +115,10 @@ impl Known {
     /// Asks the parts of a condition that has failed.
     fn of(condition: &Expression, rows: &RecordBatch, failure: DataFusionError) -> Result<Self> {
         let condition = Guarded::condition(condition);
-        if let Some((_, operator, _)) = sides(condition) {
-            let mut parts = Vec::new();
-            parts_of(condition, operator, &mut parts);
-            return Self::of_parts(&parts, operator, rows);
+        match junction(condition) {
+            Some(Operator::Or) => return Self::of_parts(&split_disjunction(condition), Operator::Or, rows),
+            Some(and) => return Self::of_parts(&split_conjunction(condition), and, rows),
+            None => {}
         }
         if let Some(inverted) = condition.downcast_ref::<NotExpr>() {
             let Self { values, failed } = Self::of(inverted.arg(), rows, failure)?;
@@ -165,17 +169,6 @@ impl Known {
         let undecided = open(&all, decides);
         let failed = failed.map(|(rows, failure)| (&rows & undecided.values(), failure));
         Ok(Self { values: all, failed: failed.filter(|(rows, _)| rows.count_set_bits() > 0) })
-    }
-}
-
-/// The parts of a condition that `operator` puts together.
-fn parts_of<'e>(condition: &'e Expression, operator: Operator, parts: &mut Vec<&'e Expression>) {
-    match sides(condition) {
-        Some((left, own, right)) if own == operator => {
-            parts_of(left, operator, parts);
-            parts_of(right, operator, parts);
-        }
-        _ => parts.push(condition),
     }
 }
 

@@ -48,7 +48,7 @@ pub use count::{CountExec, multiplies};
 pub use event_time::TableStanding;
 pub use gate::{GateExec, GateKind, GateReport, RejectedRow, RowOrigin};
 pub use graph::{ChangeMode, EpochInputs, Operator, QueryGraph, QueryOutput, SlotSource, Stage, StageInput, TableRows};
-pub use guarded::{Guarded, guard};
+pub use guarded::{Guarded, guard, is_safe_operator};
 pub use lookup_join::{LookupExec, LookupTable};
 pub use operator_kind::OperatorKind;
 pub use partials::AggregateParts;

@@ -210,16 +210,16 @@ impl FeedSplits {
             return;
         }
         let mut gone = Vec::new();
-        for (name, split) in &mut *splits {
-            let id = SplitId(name.as_str().into());
-            let since = self.missed.get(&id).filter(|_| self.is_gone(&id, listings) && !is_left_out(&id));
-            split.gone_ms = since.map(|missed| missed.since_ms);
-            gone.extend(split.gone_ms.map(|since_ms| (since_ms, name.clone())));
+        for (id, missed) in self.missed.iter().filter(|(id, _)| self.is_gone(id, listings) && !is_left_out(id)) {
+            if let Some(split) = splits.get_mut(&*id.0) {
+                split.gone_ms = Some(missed.since_ms);
+                gone.push((missed.since_ms, &id.0));
+            }
         }
         gone.sort_unstable();
         let too_many = gone.len().saturating_sub(MOST_GONE_KEPT);
-        for (_, name) in gone.drain(..too_many) {
-            splits.remove(&name);
+        for (_, name) in &gone[..too_many] {
+            splits.remove(&***name);
         }
     }
 
@@ -238,7 +238,7 @@ impl FeedSplits {
             .splits
             .iter()
             .filter(move |(id, _)| is_left(&SplitId(id.as_str().into())))
-            .map(|(id, s)| (id.clone(), s.clone()))
+            .map(|(id, s)| (id.clone(), SavedSplit { gone_ms: None, ..s.clone() }))
     }
 
     /// Puts a split among those that wait.

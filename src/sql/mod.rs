@@ -54,7 +54,7 @@ pub use job::plan_job;
 pub use plan::{
     Batch, BatchTables, JobPlan, LookupPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, TimeRange,
 };
-pub(crate) use second_pass::without_hint;
+pub(crate) use second_pass::{hinted, without_hint};
 pub use settings::Settings;
 pub(crate) use tables::SlotTable;
 pub use text::{Parameters, SqlText};

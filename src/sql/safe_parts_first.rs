@@ -15,8 +15,11 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
+use datafusion::logical_expr::utils::split_binary;
+use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator, binary_expr};
 use datafusion::optimizer::{ApplyOrder, Optimizer, OptimizerConfig, OptimizerRule};
+
+use crate::operators::is_safe_operator;
 
 /// What DataFusion calls the rule that this comes before.
 const COMMON_PARTS: &str = "common_sub_expression_eliminate";
@@ -58,38 +61,23 @@ fn ordered(expr: Expr) -> Result<Transformed<Expr>> {
     let Expr::BinaryExpr(BinaryExpr { op: op @ (Operator::And | Operator::Or), .. }) = expr else {
         return Ok(Transformed::no(expr));
     };
-    let mut parts = Vec::new();
-    parts_of(&expr, op, &mut parts);
+    let parts = split_binary(&expr, op);
     let fails: Vec<bool> = parts.iter().map(|part| may_fail(part)).collect();
     if fails.is_sorted() {
         return Ok(Transformed::no(expr));
     }
     let of = |wanted: bool| parts.iter().zip(&fails).filter(move |(_, fails)| **fails == wanted).map(|(part, _)| *part);
     let all = of(false).chain(of(true)).cloned();
-    let together = all.reduce(|all, part| Expr::BinaryExpr(BinaryExpr::new(Box::new(all), op, Box::new(part))));
+    let together = all.reduce(|all, part| binary_expr(all, op, part));
     Ok(together.map_or_else(|| Transformed::no(expr.clone()), Transformed::yes))
-}
-
-/// The parts of a condition that `op` puts together.
-fn parts_of<'e>(expr: &'e Expr, op: Operator, parts: &mut Vec<&'e Expr>) {
-    match expr {
-        Expr::BinaryExpr(binary) if binary.op == op => {
-            parts_of(&binary.left, op, parts);
-            parts_of(&binary.right, op, parts);
-        }
-        _ => parts.push(expr),
-    }
 }
 
 /// Whether an expression may fail for a row. Only of what is known to be safe it says no.
 fn may_fail(expr: &Expr) -> bool {
-    use Operator::{And, Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq, Or};
-    let compares =
-        |op: Operator| matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom | And | Or);
     match expr {
         Expr::Column(_) | Expr::Literal(..) => false,
         Expr::BinaryExpr(binary) => {
-            let is_safe = compares(binary.op) || divides_by_a_number(binary);
+            let is_safe = is_safe_operator(binary.op) || divides_by_a_number(binary);
             !is_safe || may_fail(&binary.left) || may_fail(&binary.right)
         }
         Expr::Alias(alias) => may_fail(&alias.expr),

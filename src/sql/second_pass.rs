@@ -25,6 +25,12 @@ pub(crate) fn without_hint(source: &str) -> &str {
     source.split(BEFORE_OPTIONS).next().unwrap_or(source)
 }
 
+/// What a hint has changed, from the name of a source: each option as `'key'='value'`.
+pub(crate) fn hinted(source: &str) -> impl Iterator<Item = &str> {
+    let options = source.split_once(BEFORE_OPTIONS).and_then(|(_, hint)| hint.rsplit_once(')'));
+    options.into_iter().flat_map(|(options, _)| options.split(", "))
+}
+
 /// Plans everything again over tables that have only the columns in use.
 pub(super) struct JobBuilder<'a> {
     pub(super) planner: &'a Planner<'a>,

@@ -31,13 +31,7 @@ fn cut(epoch: u64) -> LogEntry {
 
 async fn written(folder: &Path, epochs: std::ops::Range<u64>) -> Vec<u8> {
     let (log, _) = FileEpochLog::open(folder).expect("a log");
-    let started = LogEntry::Started {
-        generation: 1,
-        queries: Default::default(),
-        anew: false,
-        behind: None,
-        reads: Default::default(),
-    };
+    let started = LogEntry::started(1, false);
     log.append(&started).await.expect("an entry");
     for epoch in epochs {
         log.append(&cut(epoch)).await.expect("an entry");
@@ -198,13 +192,7 @@ fn two_runs_cannot_have_it() {
 /// Nothing of it is needed then; until that is said, it stays as it is, so that it can be restored.
 #[tokio::test]
 async fn what_is_damaged_goes_when_nothing_of_the_log_is_needed() {
-    let started = |anew| LogEntry::Started {
-        generation: 9,
-        queries: Default::default(),
-        anew,
-        behind: None,
-        reads: Default::default(),
-    };
+    let started = |anew| LogEntry::started(9, anew);
     let flipped: fn(&mut Vec<u8>) = |bytes| {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;

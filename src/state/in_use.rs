@@ -121,13 +121,7 @@ mod tests {
     const MANIFEST: &str = "manifests/0000000001.json";
 
     fn started() -> LogEntry {
-        LogEntry::Started {
-            generation: 1,
-            queries: Default::default(),
-            anew: false,
-            behind: None,
-            reads: Default::default(),
-        }
+        LogEntry::started(1, false)
     }
 
     /// Once, a golden that was killed in the midst of a checkpoint: its manifest was created when the next run had seen that there was none.

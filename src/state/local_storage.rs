@@ -286,13 +286,7 @@ mod tests {
         assert_eq!((seen.entries, seen.damaged), (vec![], false));
         assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 0);
         let opened = storage.open_log(false).await.expect("opened");
-        let entry = LogEntry::Started {
-            generation: 1,
-            queries: Default::default(),
-            anew: false,
-            behind: None,
-            reads: Default::default(),
-        };
+        let entry = LogEntry::started(1, false);
         opened.log.append(&entry).await.expect("appended");
         let seen = storage.see_log().await.expect("a run has it");
         assert_eq!((seen.entries, seen.damaged), (vec![entry.clone()], false));

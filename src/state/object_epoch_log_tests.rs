@@ -10,7 +10,7 @@ use crate::state::test_storage::{Interrupted, Request, counting_removals};
 use crate::state::tests::storages;
 
 fn started(generation: u64) -> LogEntry {
-    LogEntry::Started { generation, queries: BTreeMap::new(), anew: false, behind: None, reads: Default::default() }
+    LogEntry::started(generation, false)
 }
 
 fn cut(epoch: u64) -> LogEntry {
@@ -169,15 +169,7 @@ async fn an_object_that_is_damaged_is_replaced_when_nothing_of_the_log_is_needed
                     .expect("a log");
             assert!(damage.is_some() && !entries.is_empty(), "{place}: {entries:?}");
             assert_eq!(storage.read(&name(damaged)).await.expect("read"), Some(content), "{place}: as it was");
-            own.append(&LogEntry::Started {
-                generation: 2,
-                queries: BTreeMap::new(),
-                anew,
-                behind: None,
-                reads: Default::default(),
-            })
-            .await
-            .expect("an entry");
+            own.append(&LogEntry::started(2, anew)).await.expect("an entry");
             if !anew {
                 own.forget(0).await.expect("shortened");
             }

@@ -321,7 +321,7 @@ fn cut(epoch: u64) -> LogEntry {
 }
 
 fn started(generation: u64) -> LogEntry {
-    LogEntry::Started { generation, queries: BTreeMap::new(), anew: false, behind: None, reads: Default::default() }
+    LogEntry::started(generation, false)
 }
 
 #[tokio::test]

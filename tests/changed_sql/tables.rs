@@ -69,9 +69,7 @@ fn a_hint_that_changes_after_a_kill_is_refused_while_epochs_are_to_be_repeated()
     let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", &with_hint(COUNTS, "5 s"))]);
     place.produce(0..100);
     let mut ids = 100;
-    let child = place.run_until(100, &["--checkpoint-interval", "0"]);
-    place.one_more(&mut ids);
-    kill(child);
+    place.killed_without_a_checkpoint(&mut ids);
     place.write("counts.sql", &with_hint(COUNTS, "6 s"));
     place.produce(ids..200);
     let refused = place.refused(&RUN);
@@ -100,9 +98,7 @@ fn a_hint_that_is_changed_back_after_a_kill_is_refused_too() {
     place.write("counts.sql", &with_hint(COUNTS, "6 s"));
     place.produce(100..150);
     let mut ids = 150;
-    let child = place.run_until(150, &["--checkpoint-interval", "0"]);
-    place.one_more(&mut ids);
-    kill(child);
+    place.killed_without_a_checkpoint(&mut ids);
     place.write("counts.sql", &with_hint(COUNTS, "5 s"));
     let refused = place.refused(&RUN);
     assert!(refused.contains("did not end in order") && refused.contains("'6 s')' then"), "{refused}");
