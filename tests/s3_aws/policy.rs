@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::emulator::seaweed;
 use crate::job::SQL;
-use crate::proxy::{Proxy, Seen};
+use crate::proxy::{Fault, Proxy, Seen};
 
 /// The IAM actions of a request, its ARN, and the prefix that it lists.
 fn needed(seen: &Seen) -> Vec<(&'static str, String, Option<String>)> {
@@ -47,13 +47,14 @@ async fn a_run_asks_for_what_its_policy_allows_and_for_all_of_it() {
     let Some(emulator) = seaweed().await else { return };
     let bucket = emulator.bucket("job-bucket").await;
     bucket.put("in/a.json", "{\"id\":1,\"product\":\"p\",\"day\":\"a\"}\nbroken\n").await;
-    // Refused in another epoch, so that the object of the error output is put again.
+    // Refused when the error output has put what was refused before, so that its object is put again.
     bucket.put("in/b.json", "{\"id\":2,\"product\":\"p\",\"day\":\"a\"}\nbroken, too\n").await;
     bucket.put("reference/products.csv", "p,shoes\n").await;
     // Of a run that died, so that there is something to abort.
     let left = bucket.client.create_multipart_upload().bucket("job-bucket").key("out/part-job-1-0.jsonl");
     left.send().await.unwrap();
     let proxy = Proxy::before(&emulator.endpoint).await;
+    proxy.next(1, "GET", "in/b.json", Fault::HoldUntil("PUT", "/errors/"));
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("job.sql"), SQL).unwrap();
     let tidemill = |args: &[&str]| {
@@ -64,6 +65,7 @@ async fn a_run_asks_for_what_its_policy_allows_and_for_all_of_it() {
         done.stdout
     };
     tidemill(&["run", "job.sql", "--drain", "--epoch-rows", "1"]);
+    assert_eq!(proxy.left(), 0, "the second file was read");
     let policy: Value = serde_json::from_slice(&tidemill(&["iam", "job.sql"])).unwrap();
     let statements = policy["Statement"].as_array().unwrap();
     let mut used = BTreeSet::new();

@@ -1,6 +1,7 @@
 //! A proxy in front of an emulator: it notes every request, and does to some what a network or a busy service does.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -29,6 +30,8 @@ pub(crate) enum Fault {
     HalfAnswer,
     /// It is not passed on, and the connection is closed.
     Close,
+    /// It is passed on once a request of this method, whose path contains this, has come.
+    HoldUntil(&'static str, &'static str),
 }
 
 struct Rule {
@@ -104,6 +107,12 @@ async fn serve(mut client: TcpStream, upstream: String, shared: Shared) -> Optio
     };
     if let Some(Fault::Close) = fault {
         return None;
+    }
+    if let Some(Fault::HoldUntil(method, part)) = fault {
+        let has_come = |seen: &Seen| seen.method == method && seen.path.contains(part);
+        while !shared.seen.lock().unwrap().iter().any(has_come) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
     if let Some(Fault::Answer(status, code)) = fault {
         let body = format!(
