@@ -59,8 +59,12 @@ fn a_backfill_gives_the_tables_of_the_run() {
         tidemill(&["run", queries, "--local", live.to_str().expect("UTF-8"), "--drain"]);
         let archive = live.join("s3/my-analytics-archive/events");
         let (archive, local) = (archive.to_str().expect("UTF-8"), again.to_str().expect("UTF-8"));
-        let said = tidemill(&["backfill", queries, "--from", archive, "--local", local]);
-        assert!(said.contains("alerts are not sent again"), "{said}");
+        let mut backfill = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        let backfill = backfill.args(["backfill", queries, "--from", archive, "--local", local]).output();
+        let backfill = backfill.expect("the program runs");
+        let said = String::from_utf8_lossy(&backfill.stdout);
+        assert!(backfill.status.success() && said.contains("alerts are not sent again"), "{said}");
+        assert_eq!(String::from_utf8_lossy(&backfill.stderr), "", "the archive is the table");
         assert!(!again.join("sns").exists(), "alerts were sent again");
         let (live, again) = (tables(&live), tables(&again));
         assert!(live.len() > 100, "{inputs:?} gave {} rows only", live.len());
@@ -232,4 +236,104 @@ fn an_archive_is_read_as_the_connector_reads_it_and_not_written_again() {
         assert!(live.iter().any(|line| line.contains(r#""event_type":null,"hour_of_day":8,"tag":"AP+/""#)), "{live:?}");
         assert_eq!(live, again, "{path}");
     }
+}
+
+const PARTS: &str = "
+CREATE TABLE clicks (id BIGINT, v BIGINT, k STRING, at TIMESTAMP_LTZ(3), split_watermark TIMESTAMP_LTZ(3) METADATA FROM 'watermark',
+  twice AS v * 2, WATERMARK FOR at AS at - INTERVAL '5' SECOND)
+WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601');
+CREATE VIEW good AS SELECT * FROM clicks WHERE k <> 'x' AND REQUIRE(v >= 0, 'negative');
+CREATE TABLE totals (k STRING, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'totals');
+CREATE TABLE alike (id BIGINT, n BIGINT, PRIMARY KEY (id) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'alike');
+CREATE TABLE archive (id BIGINT, v BIGINT, k STRING, at TIMESTAMP_LTZ(3), split_watermark TIMESTAMP_LTZ(3))
+WITH ('connector' = 's3', 'path' = 's3://archive/clicks', 'format' = 'parquet');
+INSERT INTO totals SELECT k, SUM(v) FROM clicks GROUP BY k;
+INSERT INTO alike SELECT id, twice FROM good;
+";
+
+/// What an archive is not is said, and by that whose results are other ones; what it is, is not.
+#[test]
+fn what_an_archive_lacks_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = |name: &str| folder.path().join(name).display().to_string();
+    let (job, from, all) = (own("job.sql"), own("live/s3/archive/clicks"), "id, v, k, at, split_watermark");
+    std::fs::create_dir_all(folder.path().join("live/kinesis/clicks")).expect("a stream");
+    let line = |id: u32| format!("{{\"id\":{id},\"v\":{id},\"k\":\"k\",\"at\":\"2026-03-01T10:00:{id:02}Z\"}}\n");
+    let events = (0..20).map(line).collect::<String>();
+    std::fs::write(folder.path().join("live/kinesis/clicks/shard-0.jsonl"), events).expect("events");
+    let told = |sql: String, into: &str| {
+        std::fs::write(&job, format!("{PARTS}{sql}")).expect("a job");
+        tidemill(&["run", &job, "--local", &own("live"), "--drain", "--fresh"]);
+        let arguments = ["backfill", &job, "--from", &from, "--local", &own(into)];
+        let output = Command::new(env!("CARGO_BIN_EXE_tidemill")).args(arguments).output().expect("the program runs");
+        let said = String::from_utf8_lossy(&output.stderr).replace(folder.path().to_str().expect("UTF-8"), "DIR");
+        assert!(output.status.success(), "{said}");
+        said.lines().filter(|line| !line.contains("keeps each key for ever")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let conditions = "note: the archive has only the rows that meet the conditions of 'job:archive'";
+    for (insert, expected) in [
+        (format!("INSERT INTO archive SELECT {all} FROM clicks;"), vec![]),
+        // A number in a narrower type is the same, or fails.
+        ("INSERT INTO archive SELECT ABS(id), CAST(v AS INT), k, at, split_watermark FROM clicks;".to_owned(), vec![
+            "note: column 'id' of the archive is not column 'id' of 'clicks' as it came: 'job:archive' writes something else there".to_owned(),
+        ]),
+        (format!("INSERT INTO archive SELECT {all} FROM good;"), vec![
+            format!("{conditions}: 'job:totals' would count others, too, and are computed without them"),
+        ]),
+        (format!("INSERT INTO archive SELECT {all} FROM clicks WHERE v > 3;"), vec![
+            format!("{conditions}: 'job:totals', 'job:alike' would count others, too, and are computed without them"),
+        ]),
+        (format!("INSERT INTO archive SELECT {all} FROM clicks; INSERT INTO archive SELECT {all} FROM clicks WHERE v > 3;"), vec![
+            "note: 'job:archive', 'job:archive#2' write into the archive: a row that several of them write counts more than once, and one that none of \
+             them writes does not count".to_owned(),
+        ]),
+        (format!("INSERT INTO archive SELECT {all} FROM clicks UNION ALL SELECT {all} FROM good;"), vec![
+            "note: what 'job:archive' writes into the archive are not the rows of a table, each once (it groups, joins, or puts parts together): \
+             results are computed from what it writes".to_owned(),
+        ]),
+        ("INSERT INTO archive SELECT v, twice, k, at, split_watermark FROM clicks;".to_owned(), ["id", "v"].map(|name| format!(
+            "note: column '{name}' of the archive is not column '{name}' of 'clicks' as it came: 'job:archive' writes something else there"
+        )).to_vec()),
+    ] {
+        assert_eq!(told(insert.clone(), "live"), expected, "{insert}");
+        assert_eq!(told(insert.clone(), "again"), expected, "{insert}, into other tables");
+    }
+
+    // Files from before a column was archived.
+    let create = "CREATE TABLE older (id BIGINT, k STRING, at TIMESTAMP_LTZ(3), split_watermark TIMESTAMP_LTZ(3))
+                  WITH ('connector' = 's3', 'path' = 's3://archive/clicks', 'format' = 'parquet');";
+    let older = format!("{create} INSERT INTO older SELECT id, k, at, split_watermark FROM clicks;");
+    std::fs::write(&job, format!("{PARTS}{older}")).expect("a job");
+    tidemill(&["run", &job, "--local", &own("live"), "--drain", "--fresh"]);
+    let old = files(Path::new(&from)).remove(0);
+    let kept = folder.path().join("old.parquet");
+    std::fs::rename(&old, &kept).expect("a file of the archive");
+    let said = {
+        std::fs::write(&job, format!("{PARTS}INSERT INTO archive SELECT {all} FROM clicks;")).expect("a job");
+        tidemill(&["run", &job, "--local", &own("live"), "--drain", "--fresh"]);
+        std::fs::copy(&kept, Path::new(&from).join("old.parquet")).expect("an older file");
+        let arguments = ["backfill", &job, "--from", &from, "--local", &own("live")];
+        let output = Command::new(env!("CARGO_BIN_EXE_tidemill")).args(arguments).output().expect("the program runs");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(
+        said.contains("note: 1 file(s) of the archive have no column 'v' of 'clicks', such as '")
+            && said.contains("old.parquet': it is NULL"),
+        "{said}"
+    );
+
+    let refused = |more: &[&str]| {
+        let local = own("live");
+        let arguments = [&["backfill", &*job, "--from", &*from, "--local", &*local], more].concat();
+        let output = Command::new(env!("CARGO_BIN_EXE_tidemill")).args(arguments).output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = refused(&["--start", "2026-03-02T00:00:00Z", "--end", "2026-03-01T00:00:00Z"]);
+    assert!(said.contains("--start is not before --end"), "{said}");
+    // A file that is cut off is told by its name.
+    let whole = std::fs::read(&kept).expect("an older file");
+    std::fs::write(Path::new(&from).join("cut.parquet"), &whole[..whole.len() - 20]).expect("a file");
+    let said = refused(&[]);
+    assert!(said.contains("cut.parquet': ") && said.contains("move it away"), "{said}");
 }

@@ -3,6 +3,8 @@
 //! The archive's columns are found by the names that they have in the source table: in the files, or in the names of their
 //! folders (`event_type=page_view`), as the connector of files reads them.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -21,6 +23,7 @@ use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, cast, lit};
+use futures::stream::{self, StreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path as ObjectPath;
 
@@ -34,12 +37,20 @@ use crate::sql::{SourcePlan, TimeRange};
 /// The option of a sink that names the folder of rows whose value is NULL.
 const DEFAULT_NAME: &str = "partition.default-name";
 
+/// Files whose footers are read at the same time.
+const FOOTERS_AT_ONCE: usize = 16;
+
+/// One of some files, and how many they are.
+type FilesAlike = (PathBuf, usize);
+
 /// The Parquet files of an archive.
 pub(super) struct Archive {
     files: Arc<ArchivedFiles>,
     format: Arc<ParquetFormat>,
     /// Columns of the files.
     in_files: SchemaRef,
+    /// Files by the columns that they have: an example, and how many there are.
+    kinds: BTreeMap<Vec<String>, FilesAlike>,
     /// Columns that only folders have.
     in_folders: Vec<String>,
     default_name: Option<String>,
@@ -66,13 +77,32 @@ impl Archive {
         let context = SessionContext::new_with_config(config);
         let store = context.runtime_env().object_store(ObjectStoreUrl::local_filesystem()).map_err(unreadable)?;
         let format = Arc::new(ParquetFormat::default());
-        let in_files = format.infer_schema(&context.state(), &store, &objects).await.map_err(unreadable)?;
+        let (mut in_files, mut kinds) = (Schema::empty(), BTreeMap::<Vec<String>, FilesAlike>::new());
+        let (state, found) = (context.state(), files.files().zip(&objects));
+        let mut footers = stream::iter(found)
+            .map(async |(file, object)| {
+                let schema = format.infer_schema(&state, &store, std::slice::from_ref(object)).await;
+                let unreadable = |e| Error::config(format!("cannot read '{}'", file.path.display())).caused_by(e);
+                let hint = "a file that is not whole has not been written by a run of Tidemill: move it away";
+                Ok::<_, Error>((file, schema.map_err(unreadable).map_err(|e| e.hint(hint))?))
+            })
+            .buffered(FOOTERS_AT_ONCE);
+        while let Some(footer) = footers.next().await {
+            let (file, schema) = footer?;
+            let names = schema.fields().iter().map(|field| field.name().clone()).collect();
+            kinds.entry(names).or_insert_with(|| (file.path.to_owned(), 0)).1 += 1;
+            let merged = Schema::try_merge([in_files, schema.as_ref().clone()]);
+            in_files = merged.map_err(|e| unreadable(e.into()))?;
+        }
+        drop(footers);
+        let in_files = Arc::new(in_files);
         let in_folders = files.partition_columns().into_iter();
         Ok(Self {
             in_folders: in_folders.filter(|name| in_files.field_with_name(name).is_err()).collect(),
             files: Arc::new(files),
             format,
             in_files,
+            kinds,
             default_name: None,
             range: options.range,
         })
@@ -83,7 +113,15 @@ impl Archive {
         self.default_name = sink.option(DEFAULT_NAME).map(str::to_owned);
     }
 
-    fn has(&self, name: &str) -> bool {
+    /// How many files lack a column that others have, with one of them; `None` where none does.
+    pub(super) fn lacking(&self, column: &str) -> Option<(usize, &Path)> {
+        self.in_files.field_with_name(column).ok()?;
+        let lacking = self.kinds.iter().filter(|(names, _)| !names.iter().any(|name| name == column));
+        lacking.map(|(_, (example, files))| (*files, example.as_path())).reduce(|a, b| (a.0 + b.0, a.1))
+    }
+
+    /// Whether it has a column of this name, in its files or in the names of its folders.
+    pub(super) fn has(&self, name: &str) -> bool {
         self.in_files.field_with_name(name).is_ok() || self.in_folders.iter().any(|column| column == name)
     }
 

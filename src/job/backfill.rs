@@ -15,8 +15,10 @@ use tokio::sync::mpsc;
 use super::archive::Archive;
 use super::failing_rows::{Sound, run_sound};
 use super::run::{JobOptions, errors_place, job_name, parameters, sink_tables};
+use super::whole_archive::ArchiveUse;
+use crate::connectors::files::s3_path;
 use crate::connectors::{Connectors, JobContext};
-use crate::contracts::{Changes, Clock, EpochNumber, Error, ErrorKind, RejectedRecord, Result};
+use crate::contracts::{Changes, Clock, EpochNumber, Error, ErrorKind, RejectedRecord, Result, TableSpec};
 use crate::operators::{Compute, Slot};
 use crate::runtime::{ErrorsOrder, Order, WaitingChanges, WriterLog};
 use crate::sql::{Batch, JobPlan, PlanOptions, QueryPlan, SlotTable, SourcePlan, TimeRange, plan_job};
@@ -66,6 +68,12 @@ pub async fn backfill(
     clock: Arc<dyn Clock>,
 ) -> std::result::Result<BackfillDone, Vec<Error>> {
     let one = |e: Error| vec![e];
+    if let TimeRange { start_ms: Some(start), end_exclusive_ms: Some(end) } = options.range
+        && start >= end
+    {
+        let error = Error::config("--start is not before --end, which ends the time exclusively");
+        return Err(one(error.hint("--start 2026-01-31T00:00:00Z --end 2026-02-01T00:00:00Z is the 31st of January")));
+    }
     let files = super::load(&options.job.paths).map_err(one)?;
     let mut archive = Archive::open(options).await.map_err(one)?;
     let plan_options = PlanOptions {
@@ -112,6 +120,7 @@ pub async fn backfill(
         let why = left_out(query, &connectors, options)?;
         Ok(why.or_else(|| not_computable(query, &sources, &archived, options.range)))
     };
+    warnings.extend(doubts(&plan, (&archive, &archived), (&connectors, options), left_out).map_err(one)?);
     let done = run_queries(plan, &connectors, &options.job, Vec::new(), left_out).await;
     let (queries, failed) = done.map_err(one)?;
     Ok(BackfillDone { queries, failed, warnings })
@@ -159,13 +168,36 @@ pub(super) async fn run_queries(
     Ok((done, failed))
 }
 
+/// Why results may be other ones than those of the run.
+fn doubts(
+    plan: &JobPlan,
+    (archive, archived): (&Archive, &BTreeSet<usize>),
+    (connectors, options): (&Connectors, &BackfillOptions),
+    left_out: impl Fn(&QueryPlan) -> Result<Option<String>>,
+) -> Result<Vec<String>> {
+    let (mut writers, mut readers) = (Vec::new(), Vec::new());
+    for query in &plan.queries {
+        if writes_archive(query, connectors, options)? || is_copy(&options.from, &query.sink.spec)? {
+            writers.push(query);
+        } else if left_out(query)?.is_none() {
+            readers.push(query);
+        }
+    }
+    let sources = plan.sources.iter().filter(|source| archived.contains(&source.table)).collect();
+    Ok(ArchiveUse { archive, writers, readers, sources }.doubts())
+}
+
 /// Why a query is not run.
 fn left_out(query: &QueryPlan, connectors: &Connectors, options: &BackfillOptions) -> Result<Option<String>> {
     if query.sink.connector == "sns" && !options.alerts {
         return Ok(Some("alerts are not sent again (use --alerts)".to_owned()));
     }
-    let writes = writes_archive(query, connectors, options)?;
-    Ok(writes.then(|| "it writes the archive that is read".to_owned()))
+    if writes_archive(query, connectors, options)? {
+        return Ok(Some("it writes the archive that is read".to_owned()));
+    }
+    // In another local folder, it makes a new one.
+    let writes = options.job.local.is_none() && is_copy(&options.from, &query.sink.spec)?;
+    Ok(writes.then(|| "it writes the archive of which a copy is read".to_owned()))
 }
 
 /// Why a query has no right results over an archive of these tables, and of this event time.
@@ -232,6 +264,12 @@ fn writes_archive(query: &QueryPlan, connectors: &Connectors, options: &Backfill
     let Some(target) = connectors.local_folder(&query.sink.spec, &query.sink.connector)? else { return Ok(false) };
     let (target, archive) = (real(&target), real(&options.from));
     Ok(target.starts_with(&archive) || archive.starts_with(&target))
+}
+
+/// Whether a folder is named like a copy of the table's objects: DIR/BUCKET/PREFIX.
+fn is_copy(folder: &Path, table: &TableSpec) -> Result<bool> {
+    let Some((bucket, prefix)) = table.option("path").map_or(Ok(None), s3_path)? else { return Ok(false) };
+    Ok(real(folder).ends_with(Path::new(&bucket).join(prefix.trim_matches('/'))))
 }
 
 /// The path without links, as far as it is there: a folder that a sink has not made yet is none that another name leads to.

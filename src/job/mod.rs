@@ -27,6 +27,7 @@ mod state_parquet;
 mod state_text;
 mod state_tools;
 mod unsaved;
+mod whole_archive;
 
 pub use crate::contracts::LeasePlace;
 pub use backfill::{BackfillDone, BackfillOptions, Backfilled, backfill};

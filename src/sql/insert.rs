@@ -13,7 +13,9 @@ use super::assign::{assignable, assigned, narrow_sum};
 use super::catalog::{InsertQuery, Table};
 use super::compile::{Compiler, Kind, Mode, Piece, Provider, TableInput, visible_columns};
 use super::normal::{normal_form, origin};
+use super::passed_on::PassedOn;
 use super::plan::{QueryPlan, SinkPlan};
+use super::planner::declared_name;
 use super::required::{Required, collect};
 use super::second_pass::{JobBuilder, spec};
 use super::text::HINT_MARK;
@@ -84,6 +86,8 @@ impl JobBuilder<'_> {
         let mut normal = compiler.known_as(&optimized);
         let origins =
             origins(&table, &columns, &partition, |place| identity(&compiler.in_zone(origin(&optimized, place))));
+        let of_sink = columns.iter().filter_map(|c| Some((c, value_index(c, &columns, &partition)?)));
+        let passed_on = PassedOn::of(&optimized, of_sink);
         let mut reads = Required::new();
         collect(&plan, &mut reads).and_then(|()| collect(&optimized, &mut reads)).map_err(planned)?;
         let piece = compiler.compile(&plan, deltas).await.map_err(planned)?;
@@ -138,6 +142,7 @@ impl JobBuilder<'_> {
             notes,
             warnings,
             reads: reads_by_table(reads),
+            passed_on,
             needs_all: compiler.needs_all,
         })
     }
@@ -358,7 +363,7 @@ fn reads_by_table(reads: Required) -> BTreeMap<String, Vec<String>> {
     reads
         .into_iter()
         .map(|(table, columns)| {
-            let name: String = table.chars().take_while(|c| *c > '\u{2}').collect();
+            let name = declared_name(&table).to_owned();
             let columns = columns.iter().flat_map(|(c, paths)| paths.iter().map(move |p| path(c, p))).collect();
             (name, columns)
         })

@@ -25,6 +25,7 @@ mod lower;
 mod nodes;
 mod normal;
 mod panes;
+mod passed_on;
 mod plan;
 mod planner;
 mod prefilter;
@@ -51,6 +52,7 @@ mod windows;
 pub use bounds::STACK_BYTES;
 pub use dialect::FlinkDialect;
 pub use job::plan_job;
+pub use passed_on::PassedOn;
 pub use plan::{
     Batch, BatchTables, JobPlan, LookupPlan, PlanOptions, QueryPlan, ReferencePlan, SinkPlan, SourcePlan, TimeRange,
 };

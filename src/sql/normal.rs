@@ -130,7 +130,7 @@ impl Origins {
 }
 
 /// An expression, and what its text leaves out.
-fn in_words(expr: &Expr) -> String {
+pub(super) fn in_words(expr: &Expr) -> String {
     let mut text = expr.to_string();
     let _ = expr.apply(|part| {
         left_out(part).into_iter().for_each(|full| text.push_str(&format!("\n{IN_FULL}{full}")));

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicI64;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 
+use super::passed_on::PassedOn;
 use super::settings::Settings;
 use crate::contracts::{MetadataColumn, Result, TableSpec};
 use crate::operators::{GateKind, LookupTable, QueryGraph};
@@ -105,6 +106,8 @@ pub struct QueryPlan {
     pub warnings: Vec<String>,
     /// Columns read, by table.
     pub reads: BTreeMap<String, Vec<String>>,
+    /// What it passes on of the rows that it reads.
+    pub passed_on: PassedOn,
     /// Why its batch cannot be computed over a stretch of event time, where it cannot.
     pub needs_all: Option<&'static str>,
 }

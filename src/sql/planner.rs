@@ -35,6 +35,11 @@ use crate::contracts::{Error, Result};
 /// Ends the name of the table without its computed columns.
 const BASE_MARK: char = '\u{2}';
 
+/// The name that CREATE TABLE gives to a table of a plan.
+pub(super) fn declared_name(of_plan: &str) -> &str {
+    of_plan.split([HINT_MARK, BASE_MARK]).next().unwrap_or_default()
+}
+
 /// Plans queries over a catalog.
 pub(crate) struct Planner<'a> {
     pub(crate) catalog: &'a Catalog,

@@ -34,7 +34,7 @@ pub(super) const FILES_AT_ONCE: usize = 4;
 pub const DEFAULT_KEPT: usize = 3;
 /// Looks for the newest checkpoint, while a run makes others and removes it.
 const LOOKS: usize = 5;
-const MANIFESTS: &str = "manifests";
+pub(super) const MANIFESTS: &str = "manifests";
 pub(super) const SAVEPOINTS: &str = "savepoints";
 pub(super) const STATE: &str = "state";
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 
+use super::checkpoints::MANIFESTS;
 use super::checksum::hex_digest;
 use super::in_use::{self, Claim, gone};
 use crate::contracts::{EpochLog, Error, ErrorKind, LogEntry, Result, SeenLog};
@@ -263,7 +264,7 @@ const LOST: &[u8] = b"the log was gone when a run looked for it\n";
 
 /// Whether a folder has checkpoints.
 fn has_manifests(folder: &Path) -> bool {
-    let entries = fs::read_dir(folder.join("manifests")).into_iter().flatten().flatten();
+    let entries = fs::read_dir(folder.join(MANIFESTS)).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name()).any(|name| !name.to_string_lossy().starts_with('.'))
 }
 

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 
+use super::checkpoints::MANIFESTS;
 use super::epoch_log::{DAMAGED, line, parse_line};
 use super::sweep::remove_all;
 use crate::contracts::{Created, EpochLog, Error, ErrorKind, LogEntry, Result, Storage};
@@ -93,13 +94,21 @@ impl ObjectEpochLog {
         nonce: &str,
         known: &mut ReadObjects,
     ) -> Result<(Self, Vec<LogEntry>, Option<Error>)> {
-        let mut numbers: Vec<u64> = storage.list(FOLDER).await?.iter().filter_map(|name| number_of(name)).collect();
-        numbers.sort_unstable();
+        let mut numbers = self::numbers(&storage).await?;
+        let mut damage = None;
+        if numbers.is_empty() && !storage.list(MANIFESTS).await?.is_empty() {
+            // Each run logs that it begins before it makes a checkpoint: perhaps one has begun meanwhile.
+            numbers = self::numbers(&storage).await?;
+            let gone = || {
+                Error::corrupt(format!("the epoch log in '{}' is gone, though there are checkpoints", storage.place()))
+            };
+            damage = numbers.is_empty().then(|| gone().hint(DAMAGED));
+        }
         let new: Vec<u64> = numbers.iter().copied().filter(|number| !known.0.contains_key(number)).collect();
         let reads: Vec<_> = new.iter().map(|number| read(&storage, *number).boxed()).collect();
         let read: Vec<_> = futures::stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
         let next = numbers.last().map_or(1, |last| last + 1);
-        let (mut writer, mut all, mut damage) = (Writer { next, ..Writer::default() }, Vec::new(), None);
+        let (mut writer, mut all) = (Writer { next, ..Writer::default() }, Vec::new());
         for (number, content) in new.into_iter().zip(read) {
             match content {
                 Content::Whole(entries) => drop(known.0.insert(number, entries)),
@@ -291,6 +300,14 @@ fn last_epoch(entries: &[LogEntry]) -> Option<u64> {
 /// Number of the last run that begins in these entries.
 fn last_run(entries: &[LogEntry]) -> Option<u64> {
     entries.iter().filter_map(LogEntry::begun).max()
+}
+
+/// Numbers of the objects that are there, in their order.
+async fn numbers(storage: &Arc<dyn Storage>) -> Result<Vec<u64>> {
+    let names = storage.list(FOLDER).await?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 fn name(number: u64) -> String {

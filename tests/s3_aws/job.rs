@@ -153,3 +153,41 @@ async fn thousands_of_objects_in_bounded_memory() {
 async fn pause() {
     tokio::time::sleep(std::time::Duration::from_millis(10)).await;
 }
+
+/// A copy of an archive's objects has the rows that are there already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backfill_from_a_copy_does_not_write_the_archive_again() {
+    let Some(emulator) = crate::emulator::seaweed().await else { return };
+    let bucket = emulator.bucket("copied-bucket").await;
+    bucket.put("in/a.json", "{\"id\":1,\"k\":\"a\"}\n{\"id\":2,\"k\":\"a\"}\n").await;
+    let sql = "
+CREATE TABLE events (id BIGINT, k STRING) WITH ('connector' = 's3', 'path' = 's3://copied-bucket/in/', 'format' = 'json');
+CREATE TABLE archive (id BIGINT, k STRING) WITH ('connector' = 's3', 'path' = 's3://copied-bucket/archive/', 'format' = 'parquet');
+CREATE TABLE few (id BIGINT) WITH ('connector' = 's3', 'path' = 's3://copied-bucket/few/', 'format' = 'json');
+INSERT INTO archive SELECT id, k FROM events WHERE id > 1;
+INSERT INTO few SELECT id FROM events;
+";
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("job.sql"), sql).unwrap();
+    let tidemill = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        let done = command.args(arguments).current_dir(dir.path()).envs(emulator.environment()).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{out}{err}");
+        format!("{out}{err}")
+    };
+    tidemill(&["run", "job.sql", "--drain"]);
+    let archived = async || {
+        let keys = bucket.keys().await.into_iter();
+        keys.filter(|key| key.starts_with("archive/")).collect::<Vec<_>>()
+    };
+    let before = archived().await;
+    assert_eq!(before.len(), 1, "{before:?}");
+    let copy = dir.path().join("copied-bucket/archive");
+    std::fs::create_dir_all(&copy).unwrap();
+    std::fs::write(copy.join("part.parquet"), bucket.get(&before[0]).await).unwrap();
+    let told = tidemill(&["backfill", "job.sql", "--from", "copied-bucket/archive"]);
+    assert!(told.contains("job:archive: left out, it writes the archive of which a copy is read"), "{told}");
+    assert!(told.contains("job:few: 1 rows out") && told.contains("conditions of 'job:archive': 'job:few'"), "{told}");
+    assert_eq!(archived().await, before);
+}

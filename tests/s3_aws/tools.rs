@@ -256,6 +256,21 @@ async fn what_comes_of_a_copy_is_newer_than_what_the_job_has_written() {
     place.done(&["state", "rewind", &from, "latest"]);
     place.put(objects).await;
     place.once("s3://tools/again", &[]);
+    objects += 1;
+    assert_eq!(place.table().await, wanted(objects));
+
+    // The whole log: what epochs a run has begun behind its checkpoint, nobody knows.
+    for key in place.bucket.keys().await.iter().filter(|key| key.starts_with("again/job/log/")) {
+        place.bucket.delete(key).await;
+    }
+    for _ in 0..2 {
+        let (success, told) = ended(place.start(&again));
+        let is_told = told.contains("the epoch log in 's3://tools/again/job' is gone, though there are checkpoints");
+        assert!(!success && is_told && told.contains("tidemill state rewind"), "{told}");
+    }
+    place.done(&["state", "rewind", &from, "latest"]);
+    place.put(objects).await;
+    place.once("s3://tools/again", &[]);
     assert_eq!(place.table().await, wanted(objects + 1));
 }
 
