@@ -91,7 +91,7 @@ impl Place {
     /// Name of the newest checkpoint.
     fn newest_checkpoint(&self) -> Option<String> {
         let files = std::fs::read_dir(self.at("local/checkpoints/job/manifests")).into_iter().flatten();
-        files.map(|file| file.unwrap().file_name().into_string().unwrap()).max()
+        files.map(|file| file.unwrap().file_name().into_string().unwrap()).filter(|name| !name.starts_with('.')).max()
     }
 
     /// Whether the newest checkpoint has every epoch that was counted.

@@ -89,6 +89,7 @@ fn manifest(epoch: u64, generation: u64, queries: &[(&QueryPlan, u64)]) -> Manif
             plan,
             in_full: true,
             reads: Vec::new(),
+            refusal_rules: String::new(),
             durable_epoch,
             operators: Vec::new(),
             unwritten: None,

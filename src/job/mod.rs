@@ -19,6 +19,7 @@ mod moved_tables;
 mod newest;
 mod places;
 mod portable;
+mod refusal_rules;
 mod replica;
 mod resources;
 mod run;

@@ -53,6 +53,7 @@ fn saved(queries: &[(&str, &str)], says: bool) -> Manifest {
             plan: String::new(),
             in_full: true,
             reads,
+            refusal_rules: String::new(),
             durable_epoch: 9,
             operators: Vec::new(),
             unwritten: None,

@@ -10,6 +10,7 @@ use super::feeds::feeds;
 use super::fresh::refuse_beside_objects;
 use super::memory::MemoryOptions;
 use super::moved_tables::reads;
+use super::refusal_rules::refusal_rules;
 use super::replica::lease_place;
 use super::saved::{SavedRun, StateOptions, saved_run};
 use crate::connectors::files::s3_path;
@@ -187,6 +188,8 @@ async fn connect(
         let sink = connectors.sink(&query.sink.spec, &query.sink.connector)?;
         queries.push(QuerySpec {
             reads: reads(&plan.sources, &query),
+            refusal_rules: refusal_rules(&plan.settings, &plan.sources, &query),
+            looks_up: !query.lookups.is_empty(),
             name: query.name,
             plan: query.normal,
             graph: query.graph,

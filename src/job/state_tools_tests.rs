@@ -28,7 +28,7 @@ pub(super) fn saved(epoch: u64, queries: &[(&str, i64)]) -> SavedJob {
             pieces: vec![StatePiece { id: epoch, rows, dead: None }],
         };
         let (plan, operators) = ("p".to_owned(), vec![operator]);
-        SavedQuery { plan, reads: Vec::new(), durable_epoch: epoch, operators, unwritten: None, sink: None }
+        SavedQuery { plan, durable_epoch: epoch, operators, ..SavedQuery::default() }
     };
     let queries = queries.iter().map(|(name, number)| ((*name).to_owned(), query(*number))).collect();
     SavedJob { epoch, tables: BTreeMap::new(), queries, reread: None }

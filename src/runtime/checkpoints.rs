@@ -36,8 +36,8 @@ pub struct Checkpointing {
 /// What a part of a query says for a checkpoint.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// State of a query's operators.
-    State { query: String, plan: String, reads: Vec<String>, operators: Vec<OperatorState> },
+    /// State of a query's operators, and what it is known by; nothing of its sink.
+    State { query: String, state: SavedQuery },
     /// Up to which epoch a query's rows are durable in its sink, and those that are not and cannot be computed again.
     Sink { query: String, durable_epoch: EpochNumber, unwritten: Option<OperatorState>, sink: Option<String> },
 }
@@ -292,9 +292,10 @@ impl Collect {
         while let Some(report) = reports.recv().await {
             missing -= 1;
             match report {
-                Report::State { query, plan, reads, operators } => {
+                Report::State { query, state } => {
                     let saved = queries.entry(query).or_default();
-                    (saved.plan, saved.reads, saved.operators) = (plan, reads, operators);
+                    let (durable_epoch, unwritten) = (saved.durable_epoch, saved.unwritten.take());
+                    *saved = SavedQuery { durable_epoch, unwritten, sink: saved.sink.take(), ..state };
                 }
                 Report::Sink { query, durable_epoch, unwritten, sink } => {
                     let saved = queries.entry(query).or_default();

@@ -22,6 +22,7 @@ use super::gathered::origins;
 use super::inputs::{Floors, Inputs};
 use super::reader::{rejected, rejected_row, row_json};
 use super::restored::RestoredQuery;
+use super::worker::QuerySpec;
 use super::writer::{EPOCHS_WAITING, Order, WriterLog, Written, run_writer};
 use crate::contracts::{EpochNumber, Error, Reject, RejectReason, RejectedRecord, Result};
 use crate::operators::{Compute, FailedRow, GateKind, QueryGraph, QueryOutput, RowOrigin, StateLimit};
@@ -32,6 +33,8 @@ pub(super) struct RunningQuery {
     pub(super) name: String,
     plan: String,
     reads: Vec<String>,
+    refusal_rules: String,
+    pub(super) told_through: ToldThrough,
     pub(super) graph: QueryGraph,
     tables: Vec<usize>,
     gates: Vec<GateKind>,
@@ -58,6 +61,26 @@ pub(super) struct RunningQuery {
     recovered: oneshot::Receiver<()>,
 }
 
+/// Up to which epoch what is refused has been written by earlier runs. Epochs of open files are read again by queries without state, and
+/// refuse the same records, unless something else decides of them now: then all are told once more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ToldThrough {
+    /// What could not be decoded.
+    pub(super) by_decoding: EpochNumber,
+    /// What the query and its sink refuse.
+    pub(super) by_query: EpochNumber,
+}
+
+impl ToldThrough {
+    /// With the state as of the epoch `saved_epoch`.
+    fn of(query: &QuerySpec, saved: Option<&SavedQuery>, saved_epoch: EpochNumber) -> Self {
+        let reads_again = query.graph.operators.is_empty();
+        let is_same = saved.is_none_or(|saved| saved.refusal_rules == query.refusal_rules);
+        let through = |is_same: bool| if reads_again && !is_same { EpochNumber(0) } else { saved_epoch };
+        Self { by_decoding: through(is_same), by_query: through(is_same && !query.looks_up) }
+    }
+}
+
 /// Starts a query's writer.
 pub(super) fn start_query(
     restored: RestoredQuery,
@@ -67,6 +90,7 @@ pub(super) fn start_query(
     crew: &Crew,
 ) -> RunningQuery {
     let RestoredQuery { query, saved } = restored;
+    let told_through = ToldThrough::of(&query, saved.as_ref(), log.after);
     let mut graph = query.graph;
     let mut after = log.after;
     let due = Arc::new(AtomicI64::new(i64::MAX));
@@ -75,6 +99,7 @@ pub(super) fn start_query(
     log.keeps_rows = !graph.operators.is_empty();
     log.in_parts = query.key.is_empty() || query.has_each_key_once;
     log.limit.clone_from(&compute.limit);
+    log.told_through = told_through.by_query;
     if let Some(state) = saved {
         (log.unwritten, log.sink) = (state.unwritten, state.sink);
         if graph.operators.is_empty() {
@@ -93,6 +118,8 @@ pub(super) fn start_query(
         name: query.name,
         plan: query.plan,
         reads: query.reads,
+        refusal_rules: query.refusal_rules,
+        told_through,
         floors: graph.closed(),
         graph,
         tables: query.tables,
@@ -181,8 +208,6 @@ pub(super) struct EpochContext<'a> {
     pub(super) catches_up: bool,
     /// Whether a run before has cut it.
     pub(super) repeats: bool,
-    /// Up to this epoch, what was refused has been written.
-    pub(super) saved: EpochNumber,
 }
 
 impl EpochContext<'_> {
@@ -279,7 +304,7 @@ pub(super) async fn finish_query(
         *query.counts.rejected.entry(reason).or_default() += count as u64;
         records.extend(context.all(query, &detail)?);
     }
-    if context.epoch_number > context.saved {
+    if context.epoch_number > query.told_through.by_query {
         refuse(errors, records).await?;
     }
     let changes = changes(rows, query.graph.mode, &query.key, &query.schema, query.limit.as_ref())?;
@@ -291,9 +316,9 @@ pub(super) async fn finish_query(
 
 /// Reports a query's state, and passes the order on to its writer.
 pub(super) async fn checkpoint_query(query: &mut RunningQuery, order: CheckpointOrder) -> Result<()> {
-    let (name, plan, reads) = (query.name.clone(), query.plan.clone(), query.reads.clone());
-    let operators = query.graph.snapshot();
-    order.report(Report::State { query: name, plan, reads, operators }).await;
+    let (plan, reads, refusal_rules) = (query.plan.clone(), query.reads.clone(), query.refusal_rules.clone());
+    let state = SavedQuery { plan, reads, refusal_rules, operators: query.graph.snapshot(), ..SavedQuery::default() };
+    order.report(Report::State { query: query.name.clone(), state }).await;
     order_query(query, Order::Checkpoint(order)).await
 }
 
@@ -361,8 +386,15 @@ pub(super) async fn end_query(
     // More taken than read would wrap to a sum that the check refuses.
     counts.filtered = (!graph.multiplies()).then(|| counts.rows_in.saturating_sub(taken));
     graph.reopen();
-    let (plan, reads, operators) = (query.plan, query.reads, graph.snapshot());
-    let saved = SavedQuery { plan, reads, durable_epoch: epoch.0, operators, unwritten: None, sink: None };
+    let (plan, reads, refusal_rules) = (query.plan, query.reads, query.refusal_rules);
+    let saved = SavedQuery {
+        plan,
+        reads,
+        refusal_rules,
+        durable_epoch: epoch.0,
+        operators: graph.snapshot(),
+        ..SavedQuery::default()
+    };
     debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");
     Ok((counts, saved))
 }

@@ -54,6 +54,10 @@ pub struct QuerySpec {
     pub tables: Vec<usize>,
     /// The same, by the names under which their positions are saved.
     pub reads: Vec<String>,
+    /// A hash of what decides which records are refused: how they are decoded, the query, its sink, settings.
+    pub refusal_rules: String,
+    /// Whether that depends on what is found in other tables, too, when it is looked up.
+    pub looks_up: bool,
     /// What its gates check, by number.
     pub gates: Vec<GateKind>,
     /// Primary key among the sink's columns.
@@ -172,6 +176,7 @@ impl Worker {
             queries.push(query);
         }
         memory.keep(&mut queries, &job.compute, started).await?;
+        let decoded_through = queries.iter().map(|query| query.told_through.by_decoding).min().unwrap_or(after);
         let mut driver = Driver::new(
             job.feeds,
             job.slots,
@@ -305,20 +310,12 @@ impl Worker {
                 // Without its cut there is no epoch that a query could have failed at: the next run makes another one of that number.
                 logged?;
                 queries = computed?;
-                // Up to the saved state, they have been written.
                 let rejects = std::mem::take(&mut epoch.rejects);
-                if epoch_number > after && refuse(&error_sender, rejects).await.is_err() {
+                if epoch_number > decoded_through && refuse(&error_sender, rejects).await.is_err() {
                     return Err(errors_failed(errors).await);
                 }
-                let context = EpochContext {
-                    driver: &driver,
-                    epoch: &epoch,
-                    epoch_number,
-                    now_ms,
-                    catches_up,
-                    repeats,
-                    saved: after,
-                };
+                let context =
+                    EpochContext { driver: &driver, epoch: &epoch, epoch_number, now_ms, catches_up, repeats };
                 for query in queries.iter_mut().filter(|query| query.is_given(epoch_number, catches_up)) {
                     let finished = finish_query(query, &context, job.late_to_errors, &error_sender).await;
                     if let Err(error) = failures.of(&query.name, query.writes(), finished) {

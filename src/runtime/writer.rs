@@ -65,8 +65,10 @@ pub(crate) struct WriterLog {
     pub(crate) log: Option<Arc<dyn EpochLog>>,
     /// What a run that did not end in order had written there.
     pub(crate) committed: Committed,
-    /// The last epoch of the saved state, which the run goes on from. Up to it, refused rows have been reported.
+    /// The last epoch of the saved state, which the run goes on from.
     pub(crate) after: EpochNumber,
+    /// The last epoch whose refused rows have been reported.
+    pub(crate) told_through: EpochNumber,
     /// The last epoch that the writer is not given again.
     pub(crate) last: EpochNumber,
     /// Whether an epoch may be flushed in parts: no two of its rows have the same key. Else the older one of them would be there after the
@@ -110,6 +112,7 @@ pub(crate) async fn run_writer(
         errors,
         log: start.log,
         after: start.after,
+        told_through: start.told_through,
         last: start.last,
         in_parts: start.in_parts,
         unwritten: start.keeps_rows.then(|| Unwritten::new(start.limit)),
@@ -169,6 +172,7 @@ struct Writer {
     errors: mpsc::Sender<ErrorsOrder>,
     log: Option<Arc<dyn EpochLog>>,
     after: EpochNumber,
+    told_through: EpochNumber,
     last: EpochNumber,
     in_parts: bool,
     unwritten: Option<Unwritten>,
@@ -277,7 +281,7 @@ impl Writer {
         for record in &refused {
             *self.written.refused.entry(record.reason.to_string()).or_default() += 1;
         }
-        if epoch > self.after {
+        if epoch > self.told_through {
             let waits = refused_by_service && !refused.is_empty();
             refuse(&self.errors, refused).await?;
             if waits {

@@ -181,6 +181,7 @@ impl CheckpointStore {
                 plan: query.plan.clone(),
                 in_full: true,
                 reads: query.reads.clone(),
+                refusal_rules: query.refusal_rules.clone(),
                 durable_epoch: query.durable_epoch,
                 operators: Vec::new(),
                 unwritten: None,

@@ -65,6 +65,9 @@ pub struct ManifestQuery {
     /// The source tables that it reads, by their names in [`Manifest::tables`]; empty in manifests of earlier versions of the program.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reads: Vec<String>,
+    /// A hash of what decides which records are refused; empty in manifests of earlier versions of the program.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub refusal_rules: String,
     /// The last epoch whose rows are durable in its sink.
     pub durable_epoch: u64,
     /// Its operators.

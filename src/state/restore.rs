@@ -85,9 +85,10 @@ impl CheckpointStore {
             let mut of = |index| loaded.remove(&(name.clone(), index)).ok_or_else(missing);
             let operators = (0..query.operators.len()).map(|index| of(Some(index))).collect::<Result<Vec<_>>>()?;
             let unwritten = query.unwritten.as_ref().map(|_| of(None)).transpose()?;
-            let (plan, reads) = (query.plan.clone(), query.reads.clone());
+            let (plan, reads, refusal_rules) = (query.plan.clone(), query.reads.clone(), query.refusal_rules.clone());
             let (durable_epoch, sink) = (query.durable_epoch, query.sink.clone());
-            queries.insert(name.clone(), SavedQuery { plan, reads, durable_epoch, operators, unwritten, sink });
+            let saved = SavedQuery { plan, reads, refusal_rules, durable_epoch, operators, unwritten, sink };
+            queries.insert(name.clone(), saved);
         }
         let (epoch, tables, reread) = (manifest.epoch, manifest.tables.clone(), manifest.reread.clone());
         Ok(SavedJob { epoch, tables, queries, reread })

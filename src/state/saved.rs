@@ -101,6 +101,8 @@ pub struct SavedQuery {
     pub plan: String,
     /// The source tables that it reads, by their names in [`SavedJob::tables`].
     pub reads: Vec<String>,
+    /// A hash of what decides which records are refused; empty in states of earlier versions of the program.
+    pub refusal_rules: String,
     /// The last epoch whose rows are durable in its sink.
     pub durable_epoch: u64,
     /// Its operators, each after those that feed it.

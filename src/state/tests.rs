@@ -47,6 +47,7 @@ pub(super) fn job(epoch: u64, pieces: Vec<StatePiece>) -> SavedJob {
     let query = SavedQuery {
         plan: "Projection: x".to_owned(),
         reads: vec!["events".to_owned()],
+        refusal_rules: "0a".to_owned(),
         durable_epoch: epoch - 1,
         operators: vec![operator(pieces), operator(vec![])],
         unwritten: Some(operator(vec![piece(4, 0..3, &[])])),

@@ -279,3 +279,72 @@ fn without_its_state_a_query_may_have_other_partitions() {
     found.dedup();
     assert_eq!(found, parted(&place), "none is there twice");
 }
+
+/// Lines of the error output: ids of the records, each as often as it is there.
+fn refused_ids(place: &Place) -> BTreeMap<u64, usize> {
+    let mut ids = BTreeMap::new();
+    let files = std::fs::read_dir(place.at("local/errors")).into_iter().flatten();
+    for file in files.map(|file| file.unwrap().path()) {
+        for line in std::fs::read_to_string(file).unwrap().lines() {
+            let refused: serde_json::Value = serde_json::from_str(line).unwrap();
+            let record: serde_json::Value = serde_json::from_str(refused["record"].as_str().unwrap()).unwrap();
+            *ids.entry(record["id"].as_u64().unwrap()).or_default() += 1;
+        }
+    }
+    ids
+}
+
+/// Records of an open file are read again, up to the checkpoint, and what was refused then has been told. What is refused only now has not.
+#[test]
+fn what_is_refused_only_when_it_is_read_again_is_told() {
+    const ODD: &str = "INSERT INTO archive SELECT id, at, seen FROM events WHERE REQUIRE(id % 10 <> 3, 'three')";
+    const FAILS: &str = "INSERT INTO archive SELECT 0 / IF(id % 10 = 3, 0, 1) + id, at, seen FROM events";
+    const SUMS: &str = "CREATE TABLE sums (id BIGINT, a BIGINT) WITH ('connector' = 'print');
+INSERT INTO sums SELECT id, amount FROM events WHERE id < 0;";
+    let without = "INSERT INTO archive SELECT id, at, seen FROM events";
+    let skips = "SET 'tidemill.on-exhausted-retries' = 'skip';
+SET 'tidemill.maximum-retry-attempts' = '0';
+SET 'tidemill.maximum-failed-rows' = '0';\n";
+    let all = 0..110;
+    let threes: BTreeSet<u64> = all.clone().filter(|id| id % 10 == 3).collect();
+    let none = BTreeSet::new();
+    for (name, before, after, more, refused) in [
+        ("nothing", ODD, ODD.to_owned(), "", &threes),
+        ("a REQUIRE", without, ODD.to_owned(), "", &threes),
+        ("what fails", without, FAILS.to_owned(), "", &threes),
+        ("how failing rows are treated", FAILS, format!("{skips}{FAILS}"), "", &all.clone().collect()),
+        ("a query more that reads a column", without, without.to_owned(), SUMS, &(100..110).collect()),
+        ("a condition", without, format!("{without} WHERE id % 10 <> 3"), "", &none),
+    ] {
+        let archive = |insert: &str| ARCHIVE.replace(without, insert);
+        let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", &archive(before))]);
+        place.produce(0..100);
+        let wrong = |id| format!("{{\"id\":{id},\"at\":\"2026-03-01T10:02:00Z\",\"amount\":\"none\"}}\n");
+        place.put(&(100..110).map(wrong).collect::<String>());
+        let child = place.run_until(110, &["--checkpoint-interval", "50ms"]);
+        wait("a checkpoint has all", || place.has_all_in_a_checkpoint());
+        kill(child);
+        assert_eq!(place.archived(), BTreeSet::new(), "{name}: the file was open");
+        let told = refused_ids(&place);
+        place.write("archive.sql", &archive(&after));
+        place.write("sums.sql", more);
+        match after.starts_with("SET") {
+            true => {
+                // Whoever waits for the end is told of the failure.
+                let child = place.run_until(110, &[]);
+                wait("all are refused", || refused_ids(&place).len() == refused.len());
+                end(child);
+            }
+            false => drop(place.run(&[])),
+        }
+        let refused_now = refused_ids(&place);
+        assert_eq!(refused_now.keys().copied().collect::<BTreeSet<_>>(), *refused, "{name}");
+        if name == "nothing" {
+            assert_eq!(refused_now, told, "told once");
+        }
+        let archived: BTreeSet<u64> =
+            place.archived().iter().flat_map(|path| archive_rows(path)).map(|(id, _)| id).collect();
+        let is_left_out = |id: &u64| refused.contains(id) || (name == "a condition" && id % 10 == 3);
+        assert_eq!(archived, all.clone().filter(|id| !is_left_out(id)).collect(), "{name}");
+    }
+}

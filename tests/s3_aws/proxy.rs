@@ -1,7 +1,6 @@
 //! A proxy in front of an emulator: it notes every request, and does to some what a network or a busy service does.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -111,7 +110,7 @@ async fn serve(mut client: TcpStream, upstream: String, shared: Shared) -> Optio
     if let Some(Fault::HoldUntil(method, part)) = fault {
         let has_come = |seen: &Seen| seen.method == method && seen.path.contains(part);
         while !shared.seen.lock().unwrap().iter().any(has_come) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            crate::emulator::pause(5).await;
         }
     }
     if let Some(Fault::Answer(status, code)) = fault {

@@ -69,7 +69,9 @@ impl Place {
     /// The newest checkpoint, if it is one that is kept in its folder and can be read.
     pub(crate) fn newest_manifest(&self) -> Option<serde_json::Value> {
         let files = std::fs::read_dir(self.at("local/checkpoints/job/manifests")).into_iter().flatten();
-        let newest = files.map(|file| file.unwrap().path()).max()?;
+        // One that is being written has a hidden name.
+        let is_hidden = |path: &std::path::PathBuf| path.file_name().unwrap().to_string_lossy().starts_with('.');
+        let newest = files.map(|file| file.unwrap().path()).filter(|path| !is_hidden(path)).max()?;
         serde_json::from_slice(&std::fs::read(newest).ok()?).ok()
     }
 
