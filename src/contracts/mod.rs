@@ -63,6 +63,6 @@ pub use sink::{ChangeKind, Changes, Committable, RefusedRow, Sink, WriteOutcome}
 pub use source::{
     Boundedness, Fetch, Source, SourceProgress, Split, SplitId, SplitProgress, SplitReader, StartPosition,
 };
-pub use storage::{Created, LockedStorage, Storage};
+pub use storage::{Created, LockedStorage, Storage, object_key};
 pub use table::{MetadataColumn, TableSpec};
 pub use time::{EpochNumber, Watermark};

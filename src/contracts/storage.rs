@@ -7,9 +7,16 @@ use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use object_store::path::Path;
 
 use super::epoch_log::{OpenedLog, SeenLog};
 use super::error::Result;
+
+/// A key of a bucket as `object_store` has it. It is taken as it is: `Path::from` would escape some characters, and write to another place than
+/// the one that was named. (What no key can have is left to it.)
+pub fn object_key(key: &str) -> Path {
+    Path::parse(key).unwrap_or_else(|_| Path::from(key))
+}
 
 /// What became of [`Storage::create`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

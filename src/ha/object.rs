@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 
-use crate::contracts::{Error, Lease, LeaseStore, NO_CREDENTIALS, Result, refused_credentials};
+use crate::contracts::{Error, Lease, LeaseStore, NO_CREDENTIALS, Result, object_key, refused_credentials};
 
 /// See the module's description.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct ObjectLease {
 impl ObjectLease {
     /// The lease in the object `key`; `place` is what people call it.
     pub fn new(store: Arc<dyn ObjectStore>, key: &str, place: impl Into<String>) -> Self {
-        Self { store, path: Path::from(key), place: place.into(), known: Mutex::default() }
+        Self { store, path: object_key(key), place: place.into(), known: Mutex::default() }
     }
 
     fn failed(&self, what: &str, error: StoreError) -> Error {

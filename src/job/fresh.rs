@@ -23,24 +23,38 @@ pub(super) async fn refuse_beside_objects(
     job: &str,
     clock: &Arc<dyn Clock>,
 ) -> Result<()> {
+    let Some((object, table)) = own_object(options, plan, job, clock).await? else { return Ok(()) };
+    let error = format!(
+        "--fresh would write everything again beside '{object}', which an earlier run of this job has written into '{table}'"
+    );
+    Err(Error::config(error).hint(format!("{MOVE_OBJECTS}; {OR_BEGIN}")))
+}
+
+/// What can be done about objects of earlier runs, where rows would be written a second time.
+pub(super) const MOVE_OBJECTS: &str =
+    "move the objects of earlier runs (`aws s3 mv --recursive`), or give the table another path";
+/// See [`MOVE_OBJECTS`].
+pub(super) const OR_BEGIN: &str = "where nothing is to be written twice, say where to begin: --from latest, or a time";
+
+/// An object that an earlier run of the job has written, and its table, where everything would be written again.
+pub(super) async fn own_object(
+    options: &JobOptions,
+    plan: &JobPlan,
+    job: &str,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<(String, String)>> {
     if options.from.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     // Of any run of this job: the number does not matter.
     let context = JobContext { job: job.to_owned(), generation: 0 };
     let connectors = Connectors::new(options.local.clone(), Arc::clone(clock), context);
     for query in &plan.queries {
-        let Some(object) = connectors.own_object(&query.sink.spec, &query.sink.connector).await? else { continue };
-        return Err(Error::config(format!(
-            "--fresh would write everything again beside '{object}', which an earlier run of this job has written into '{}'",
-            query.sink.name
-        ))
-        .hint(
-            "move the objects of earlier runs (`aws s3 mv --recursive`), or give the table another path; where nothing is to be \
-             written twice, say where to begin: --from latest, or a time",
-        ));
+        if let Some(object) = connectors.own_object(&query.sink.spec, &query.sink.connector).await? {
+            return Ok(Some((object, query.sink.name.clone())));
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Of the entries of a log, those that count: since a run has begun anew, if one has. And whether that one was killed before it had set

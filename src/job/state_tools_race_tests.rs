@@ -13,9 +13,9 @@ use crate::state::{LocalStorage, ObjectEpochLog};
 async fn a_job_with_small_epochs_is_gone_back_from() {
     let folder = tempfile::tempdir().expect("a folder");
     let of: Arc<dyn Storage> = Arc::new(LocalStorage::new(folder.path().join("job")));
+    let (log, _) = ObjectEpochLog::open(Arc::clone(&of), "job").await.expect("a log");
     let mut job = CheckpointStore::new(Arc::clone(&of), "job", 1);
     job.commit(&saved(1, &[("job:counts", 1)]), 1, Stamp { generation: 1, time_ms: 0 }).await.expect("committed");
-    let (log, _) = ObjectEpochLog::open(Arc::clone(&of), "job").await.expect("a log");
     log.append(&LogEntry::started(1, false)).await.expect("an entry");
     for epoch in 2..60 {
         log.append(&failed(epoch)).await.expect("an entry");

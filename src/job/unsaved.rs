@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::fresh::{MOVE_OBJECTS, OR_BEGIN, own_object};
 use super::run::{JobOptions, earlier_name};
 use super::saved::{checkpoints_path, storage};
 use crate::connectors::{Connectors, JobContext};
@@ -24,7 +25,9 @@ pub(super) async fn refuse_beside_results(
     if let Some(earlier) = earlier_name(&plan.settings, &options.paths) {
         refuse_renamed(options, plan, job, &earlier, clock, notes).await?;
     }
-    let Some(local) = &options.local else { return Ok(()) };
+    let Some(local) = &options.local else {
+        return refuse_beside_objects(options, plan, job, clock, notes).await;
+    };
     if local.join("manifests").is_dir() {
         let (copy, own) = (local.display(), local.join("checkpoints").join(job));
         let error =
@@ -57,6 +60,33 @@ pub(super) async fn refuse_beside_results(
         ));
     }
     Ok(())
+}
+
+/// The same for buckets: the place of checkpoints may be misspelt, or somebody, or a rule of the bucket, has emptied it.
+async fn refuse_beside_objects(
+    options: &JobOptions,
+    plan: &JobPlan,
+    job: &str,
+    clock: &Arc<dyn Clock>,
+    notes: &mut Vec<String>,
+) -> Result<()> {
+    match own_object(options, plan, job, clock).await {
+        Ok(None) => Ok(()),
+        Ok(Some((object, table))) => {
+            let error = format!(
+                "'{object}' was written by an earlier run of this job into '{table}', but there is no saved state to go on from"
+            );
+            let hint =
+                format!("see whether checkpoints are looked for in the right place. Else {MOVE_OBJECTS}; {OR_BEGIN}");
+            Err(Error::config(error).hint(hint))
+        }
+        // The role may write there, and not see what is there.
+        Err(error) if error.kind() == ErrorKind::Config => {
+            notes.push(format!("whether earlier runs of this job have written objects is not known: {error}"));
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What is named `clicks.v1` was `clicks` for earlier programs, as `clicks.v2` was.

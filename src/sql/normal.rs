@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use datafusion::arrow::array::Array;
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::alias::AliasGenerator;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, NullEquality, Result, ScalarValue};
@@ -110,7 +111,15 @@ impl Origins {
             other => {
                 let name = Column::from(other.schema().qualified_field(column));
                 if matches!(other, LogicalPlan::TableScan(_)) {
-                    self.say(name.to_string())
+                    // The same value is another text in most types.
+                    match other.schema().field(column).data_type() {
+                        DataType::Utf8View | DataType::Boolean | DataType::Timestamp(TimeUnit::Millisecond, _) => {
+                            self.say(name.to_string())
+                        }
+                        // Of a ROW, only the fields that somebody uses are there.
+                        of_type if of_type.is_integer() || of_type.is_nested() => self.say(name.to_string()),
+                        of_type => self.say(format!("{name} {of_type}")),
+                    }
                 } else {
                     let rows = self.say(text_of(other));
                     self.say(format!("{name} of #{rows}"))

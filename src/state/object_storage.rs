@@ -12,7 +12,7 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use crate::contracts::{Clock, Created, Error, NO_CREDENTIALS, Result, Storage, refused_credentials};
+use crate::contracts::{Clock, Created, Error, NO_CREDENTIALS, Result, Storage, object_key, refused_credentials};
 
 /// Attempts to create an object, and the pause before the second; it doubles: 0.1 + 0.2 + … + 6.4 s.
 const ATTEMPTS: u32 = 8;
@@ -31,11 +31,11 @@ pub struct ObjectStorage {
 impl ObjectStorage {
     /// Objects of `store` below `prefix`; `place` is what people call it.
     pub fn new(store: Arc<dyn ObjectStore>, prefix: &str, place: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, prefix: Path::from(prefix), place: place.into(), clock }
+        Self { store, prefix: object_key(prefix), place: place.into(), clock }
     }
 
     fn path(&self, name: &str) -> Path {
-        Path::from(format!("{}/{name}", self.prefix))
+        object_key(&format!("{}/{name}", self.prefix))
     }
 
     fn failed(&self, what: &str, name: &str, error: object_store::Error) -> Error {
@@ -117,6 +117,20 @@ mod tests {
 
     use super::*;
     use crate::contracts::{ErrorKind, ManualClock};
+
+    /// Where people look for it, and where the policy says it is.
+    #[tokio::test]
+    async fn objects_have_the_keys_that_their_place_says() {
+        let store = Arc::new(InMemory::new());
+        let storage =
+            ObjectStorage::new(Arc::clone(&store) as _, "zuüg~1/100%", "s3://b/…", Arc::new(ManualClock::new(0)));
+        storage.create("log/1", Bytes::from_static(b"x")).await.expect("made");
+        assert_eq!(storage.list("log").await.expect("listed"), ["log/1"]);
+        let keys: Vec<_> =
+            store.list(None).map_ok(|found| found.location.to_string()).try_collect().await.expect("listed");
+        assert_eq!(keys, ["zuüg~1/100%/log/1"]);
+        assert!(storage.read("log/1").await.expect("read").is_some());
+    }
 
     #[test]
     fn who_is_not_known_is_told_from_who_may_not_and_from_who_gets_no_answer() {

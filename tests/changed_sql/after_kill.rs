@@ -348,3 +348,30 @@ SET 'tidemill.maximum-failed-rows' = '0';\n";
         assert_eq!(archived, all.clone().filter(|id| !is_left_out(id)).collect(), "{name}");
     }
 }
+
+/// Nothing of the job has changed; a row of another table has, which says now what does not fit.
+#[test]
+fn what_does_not_fit_when_it_is_looked_up_again_is_told() {
+    let values = "CREATE TABLE parts (k STRING, w STRING, PRIMARY KEY (k) NOT ENFORCED)
+WITH ('connector' = 'dynamodb', 'table-name' = 'parts');
+INSERT INTO parts VALUES ('0', '10'), ('1', '11'), ('2', '12');";
+    let looks_up = "CREATE VIEW keyed AS SELECT id, at, seen, CAST(id % 3 AS STRING) AS k, PROCTIME() AS p FROM events;
+CREATE TABLE parts (k STRING, w INT, PRIMARY KEY (k) NOT ENFORCED) WITH ('connector' = 'dynamodb', 'table-name' = 'parts');
+CREATE TABLE archive (id BIGINT, at TIMESTAMP_LTZ(3), w BIGINT)
+WITH ('connector' = 's3', 'path' = 's3://archive/events/', 'format' = 'parquet');
+INSERT INTO archive SELECT e.id, e.at, p.w FROM keyed AS e LEFT JOIN parts FOR SYSTEM_TIME AS OF e.p AS p ON p.k = e.k;";
+    let place = Place::of(&[("events.sql", SOURCE), ("counts.sql", COUNTS), ("archive.sql", looks_up)]);
+    std::fs::create_dir(place.at("parts")).unwrap();
+    std::fs::write(place.at("parts/parts.sql"), values).unwrap();
+    place.done(&["run", "parts", "--local", "local", "--drain"]);
+    let ids = killed_with_an_open_archive(&place, true);
+    assert_eq!(refused_ids(&place), BTreeMap::new());
+    let database = rusqlite::Connection::open(place.at("local/dynamodb.sqlite")).unwrap();
+    assert_eq!(database.execute("UPDATE parts SET w = 'many' WHERE k = '1'", []).unwrap(), 1);
+    drop(database);
+    place.run(&[]);
+    let (refused, archived): (BTreeSet<u64>, BTreeSet<u64>) = (0..ids).partition(|id| id % 3 == 1);
+    assert_eq!(refused_ids(&place).into_keys().collect::<BTreeSet<_>>(), refused);
+    let rows = place.archived().iter().flat_map(|path| archive_rows(path)).map(|(id, _)| id).collect::<BTreeSet<_>>();
+    assert_eq!(rows, archived);
+}

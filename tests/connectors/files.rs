@@ -95,6 +95,13 @@ async fn files_roll_by_size_and_age() {
         sink.flush(EpochNumber(1), now).await.unwrap();
         assert_eq!(sink.prepare(EpochNumber(1)).await.unwrap().len(), staged, "at {now}");
     }
+    // The clock is put back by an hour: the file does not stay open for so long.
+    sink.write(EpochNumber(2), appends(batch(&base.schema, vec![numbers(0..1)]))).await.unwrap();
+    let hour = 3_600_000;
+    for (now, staged) in [(hour, 0), (5_000, 0), (14_999, 0), (15_000, 1)] {
+        sink.flush(EpochNumber(2), now).await.unwrap();
+        assert_eq!(sink.prepare(EpochNumber(2)).await.unwrap().len(), staged, "at {now}");
+    }
 }
 
 fn partitioned(dir: &Path, format: &str) -> TableSpec {

@@ -72,6 +72,35 @@ async fn fresh_does_not_write_beside_what_is_there() {
     }
 }
 
+/// The place of checkpoints is misspelt, or somebody has emptied it: everything would be written a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_without_state_does_not_write_beside_objects_of_earlier_runs() {
+    let Some(emulator) = crate::emulator::seaweed().await else { return };
+    let bucket = emulator.bucket("job-bucket").await;
+    bucket.put("in/a.json", "{\"id\":1,\"product\":\"p\",\"day\":\"a\"}\n").await;
+    bucket.put("reference/products.csv", "p,shoes\n").await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("job.sql"), SQL).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        command.args(["run", "job.sql", "--drain"]).args(arguments).current_dir(dir.path());
+        let output = command.envs(emulator.environment()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let [kept, other] = ["s3://job-bucket/kept", "s3://job-bucket/other"];
+    for _ in 0..2 {
+        let (done, said) = run(&["--checkpoints", kept]);
+        assert!(done, "{said}");
+    }
+    let before = bucket.keys().await;
+    let (done, said) = run(&["--checkpoints", other]);
+    let parts = ["s3://job-bucket/out/day=a/part-job-1-0", "no saved state", "looked for in the right place"];
+    assert!(!done && parts.iter().all(|part| said.contains(part)), "{said}");
+    assert_eq!(bucket.keys().await, before);
+    let (done, said) = run(&["--checkpoints", other, "--from", "trim_horizon"]);
+    assert!(done, "who says where to begin knows: {said}");
+}
+
 const MANY: &str = "
 CREATE TABLE events (id BIGINT, at TIMESTAMP_LTZ(3), WATERMARK FOR at AS at - INTERVAL '5' SECOND)
 WITH ('connector' = 's3', 'path' = 's3://many-bucket/in/', 'format' = 'json',

@@ -281,7 +281,9 @@ impl OpenFiles {
         let split: BTreeSet<String> = self.finished.iter().map(|(folder, _)| folder.clone()).collect();
         let mut index = 0;
         while let Some((folder, open)) = self.open.get_index_mut(index) {
-            let opened_ms = *open.opened_ms.get_or_insert(now_ms);
+            // A clock that has been put back must not keep it open for as long as that.
+            let opened_ms = open.opened_ms.map_or(now_ms, |opened_ms| opened_ms.min(now_ms));
+            open.opened_ms = Some(opened_ms);
             let old = now_ms.saturating_sub(opened_ms) >= rollover_ms;
             open.writer.settle()?;
             open.group_bytes = open.writer.group_bytes();

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::connectors::line_file::io_error;
 use crate::contracts::{EpochNumber, Error, Result};
@@ -37,8 +38,7 @@ pub struct PartNames {
 impl PartNames {
     /// Names for generation `generation` (each run of a job has a higher one) of `job`, which begins now.
     pub fn new(job: &str, generation: u64, now_ms: i64) -> Self {
-        let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') { c } else { '_' };
-        let job: String = job.chars().map(allowed).collect();
+        let job = file_name_of(job);
         let began_ms = u64::try_from(now_ms).unwrap_or(0);
         Self { job: job.into(), generation, began_ms, next: Arc::new(AtomicU64::new(0)) }
     }
@@ -101,6 +101,19 @@ impl PartNames {
             }
         })
     }
+}
+
+/// A job's name in names of files. Where it has other characters, a part of its SHA-256 tells it from jobs whose names differ only there: they may
+/// write into one folder, and must not take each other's files for theirs.
+fn file_name_of(job: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') { c } else { '_' };
+    let name: String = job.chars().map(allowed).collect();
+    if name == job {
+        return name;
+    }
+    let digest = Sha256::digest(job.as_bytes());
+    let digits: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{name}_{digits}")
 }
 
 /// Goes through all that is no folder below `folder`, which need not exist: path, and name. A folder in it that may not be read (`lost+found`)
@@ -236,7 +249,10 @@ mod tests {
 
     #[test]
     fn leftovers_are_those_of_earlier_runs_of_this_job() {
-        let names = PartNames::new("my-job", 3, 1_790_000_000_000);
+        let others = ["my-job", "my job", "東京", "大阪"].map(|job| PartNames::new(job, 2, 0).next());
+        assert_eq!(others, ["my_job_69bd8cf1-2-0", "my_job_0b64d7ce-2-0", "___130016b2-2-0", "___6df97746-2-0"]);
+        let names = PartNames::new("my_job", 3, 1_790_000_000_000);
+        assert!(others.iter().all(|other| !names.is_own(&format!("part-{other}-e1.jsonl"))));
         assert_eq!(names.next_in(EpochNumber(12)), "my_job-3-0-e12");
         for (name, leftover) in [
             ("part-my_job-2-17.parquet", true),
