@@ -87,6 +87,11 @@ impl Proxy {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test waits for another process")]
+async fn wait_a_moment() {
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+}
+
 async fn serve(mut client: TcpStream, upstream: String, shared: Shared) -> Option<()> {
     let request = WholeRequest::read(&mut client).await?;
     let line = &request.line;
@@ -110,7 +115,7 @@ async fn serve(mut client: TcpStream, upstream: String, shared: Shared) -> Optio
     if let Some(Fault::HoldUntil(method, part)) = fault {
         let has_come = |seen: &Seen| seen.method == method && seen.path.contains(part);
         while !shared.seen.lock().unwrap().iter().any(has_come) {
-            crate::emulator::pause(5).await;
+            wait_a_moment().await;
         }
     }
     if let Some(Fault::Answer(status, code)) = fault {
