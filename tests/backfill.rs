@@ -278,10 +278,10 @@ fn what_an_archive_lacks_is_said() {
             "note: column 'id' of the archive is not column 'id' of 'clicks' as it came: 'job:archive' writes something else there".to_owned(),
         ]),
         (format!("INSERT INTO archive SELECT {all} FROM good;"), vec![
-            format!("{conditions}: 'job:totals' would count others, too, and are computed without them"),
+            format!("{conditions}: 'job:totals' may count others, too, and what is computed is without them"),
         ]),
         (format!("INSERT INTO archive SELECT {all} FROM clicks WHERE v > 3;"), vec![
-            format!("{conditions}: 'job:totals', 'job:alike' would count others, too, and are computed without them"),
+            format!("{conditions}: 'job:totals', 'job:alike' may count others, too, and what is computed is without them"),
         ]),
         (format!("INSERT INTO archive SELECT {all} FROM clicks; INSERT INTO archive SELECT {all} FROM clicks WHERE v > 3;"), vec![
             "note: 'job:archive', 'job:archive#2' write into the archive: a row that several of them write counts more than once, and one that none of \
@@ -335,5 +335,5 @@ fn what_an_archive_lacks_is_said() {
     let whole = std::fs::read(&kept).expect("an older file");
     std::fs::write(Path::new(&from).join("cut.parquet"), &whole[..whole.len() - 20]).expect("a file");
     let said = refused(&[]);
-    assert!(said.contains("cut.parquet': ") && said.contains("move it away"), "{said}");
+    assert!(said.contains("cut.parquet': ") && said.contains("copy it once more"), "{said}");
 }

@@ -83,7 +83,7 @@ impl Archive {
             .map(async |(file, object)| {
                 let schema = format.infer_schema(&state, &store, std::slice::from_ref(object)).await;
                 let unreadable = |e| Error::config(format!("cannot read '{}'", file.path.display())).caused_by(e);
-                let hint = "a file that is not whole has not been written by a run of Tidemill: move it away";
+                let hint = "copy it once more; what no run has finished is to be moved away";
                 Ok::<_, Error>((file, schema.map_err(unreadable).map_err(|e| e.hint(hint))?))
             })
             .buffered(FOOTERS_AT_ONCE);

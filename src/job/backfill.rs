@@ -96,7 +96,7 @@ pub async fn backfill(
     let connectors = Connectors::new(options.job.local.clone(), Arc::clone(&clock), context);
     // Of several sinks that write there, the first one counts.
     for query in plan.queries.iter().rev() {
-        if writes_archive(query, &connectors, options).map_err(one)? {
+        if fills_archive(query, &connectors, options).map_err(one)? {
             archive.written_by(&query.sink.spec);
         }
     }
@@ -177,7 +177,7 @@ fn doubts(
 ) -> Result<Vec<String>> {
     let (mut writers, mut readers) = (Vec::new(), Vec::new());
     for query in &plan.queries {
-        if writes_archive(query, connectors, options)? || is_copy(&options.from, &query.sink.spec)? {
+        if fills_archive(query, connectors, options)? {
             writers.push(query);
         } else if left_out(query)?.is_none() {
             readers.push(query);
@@ -239,7 +239,7 @@ fn archived(plan: &JobPlan, connectors: &Connectors, options: &BackfillOptions) 
     }
     let mut written = BTreeSet::new();
     for query in &plan.queries {
-        if writes_archive(query, connectors, options)? {
+        if fills_archive(query, connectors, options)? {
             written.extend(query.tables.iter().copied());
         }
     }
@@ -266,10 +266,18 @@ fn writes_archive(query: &QueryPlan, connectors: &Connectors, options: &Backfill
     Ok(target.starts_with(&archive) || archive.starts_with(&target))
 }
 
-/// Whether a folder is named like a copy of the table's objects: DIR/BUCKET/PREFIX.
+/// Whether it is the query whose rows the archive has: it writes there, or where the archive has been copied from.
+fn fills_archive(query: &QueryPlan, connectors: &Connectors, options: &BackfillOptions) -> Result<bool> {
+    Ok(writes_archive(query, connectors, options)? || is_copy(&options.from, &query.sink.spec)?)
+}
+
+/// Whether a folder is named like a copy of the table's objects, DIR/BUCKET/PREFIX, or is in one, or has one in it.
 fn is_copy(folder: &Path, table: &TableSpec) -> Result<bool> {
     let Some((bucket, prefix)) = table.option("path").map_or(Ok(None), s3_path)? else { return Ok(false) };
-    Ok(real(folder).ends_with(Path::new(&bucket).join(prefix.trim_matches('/'))))
+    let (folder, objects) = (real(folder), Path::new(&bucket).join(prefix));
+    let above = objects.ancestors().filter(|above| !above.as_os_str().is_empty());
+    Ok(folder.ancestors().any(|folder| folder.ends_with(&objects))
+        || above.into_iter().any(|above| folder.ends_with(above)))
 }
 
 /// The path without links, as far as it is there: a folder that a sink has not made yet is none that another name leads to.

@@ -18,7 +18,11 @@ pub(super) fn refusal_rules(settings: &Settings, sources: &[SourcePlan], query: 
 }
 
 fn table(spec: &TableSpec) -> String {
-    let columns = spec.schema.fields().iter();
-    let columns: Vec<_> = columns.map(|field| (field.name(), field.data_type(), field.is_nullable())).collect();
-    format!("{} {:?} {columns:?} {:?} {:?}", spec.name, spec.options, spec.primary_key, spec.partitioned_by)
+    // Formats that go by places count those too that nobody reads.
+    let [read, declared] = [&spec.schema, &spec.physical].map(|schema| {
+        let columns = schema.fields().iter();
+        columns.map(|field| (field.name(), field.data_type(), field.is_nullable())).collect::<Vec<_>>()
+    });
+    let TableSpec { name, options, primary_key, partitioned_by, .. } = spec;
+    format!("{name} {options:?} {read:?} {declared:?} {primary_key:?} {partitioned_by:?}")
 }

@@ -271,7 +271,9 @@ impl Opening<'_> {
         if manifest.is_none() {
             begins_without_state(&repeats)?;
         }
-        if manifest.is_none() && repeats.is_empty() && !fresh && state.outside.is_none() {
+        // A run that has only begun has left nothing.
+        let has_epochs = repeats.iter().any(|entry| entry.epoch().is_some());
+        if manifest.is_none() && !has_epochs && !fresh && state.outside.is_none() {
             refuse_beside_results(options, self.plan, self.job, self.clock, &mut notes).await?;
         }
         let queries = &self.plan.queries;

@@ -26,7 +26,7 @@ pub(super) async fn refuse_beside_results(
         refuse_renamed(options, plan, job, &earlier, clock, notes).await?;
     }
     let Some(local) = &options.local else {
-        return refuse_beside_objects(options, plan, job, clock, notes).await;
+        return refuse_beside_own_objects(options, plan, job, clock, notes).await;
     };
     if local.join("manifests").is_dir() {
         let (copy, own) = (local.display(), local.join("checkpoints").join(job));
@@ -63,7 +63,7 @@ pub(super) async fn refuse_beside_results(
 }
 
 /// The same for buckets: the place of checkpoints may be misspelt, or somebody, or a rule of the bucket, has emptied it.
-async fn refuse_beside_objects(
+async fn refuse_beside_own_objects(
     options: &JobOptions,
     plan: &JobPlan,
     job: &str,

@@ -56,7 +56,7 @@ impl ArchiveUse<'_> {
         let readers = names(self.readers.iter().filter(reads_more).copied());
         (!readers.is_empty()).then(|| {
             format!(
-                "the archive has only the rows that meet the conditions of '{}': {readers} would count others, too, and are computed without them",
+                "the archive has only the rows that meet the conditions of '{}': {readers} may count others, too, and what is computed is without them",
                 writer.name
             )
         })

@@ -8,11 +8,11 @@ use datafusion::arrow::array::Array;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::alias::AliasGenerator;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, NullEquality, Result, ScalarValue};
+use datafusion::common::{Column, DFSchema, NullEquality, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
 use datafusion::optimizer::{Optimizer, OptimizerConfig};
 
 use crate::runtime::IN_FULL;
@@ -98,12 +98,13 @@ impl Origins {
                 if let Some(same) = below(&expr) {
                     self.of(input, depth + 1, same)
                 } else {
+                    let types = types_of_fields(&expr, input.schema());
                     let placed = expr.clone().transform(|part| {
                         let Some(at) = below(&part) else { return Ok(Transformed::no(part)) };
                         let called = format!("#{}", self.of(input, depth + 1, at));
                         Ok(Transformed::yes(Expr::Column(Column::new_unqualified(called))))
                     });
-                    self.say(in_words(&placed.map_or(expr, |placed| placed.data)))
+                    self.say(in_words(&placed.map_or(expr, |placed| placed.data)) + &types)
                 }
             }
             LogicalPlan::SubqueryAlias(alias) => self.of(&alias.input, depth + 1, column),
@@ -111,15 +112,10 @@ impl Origins {
             other => {
                 let name = Column::from(other.schema().qualified_field(column));
                 if matches!(other, LogicalPlan::TableScan(_)) {
-                    // The same value is another text in most types.
-                    match other.schema().field(column).data_type() {
-                        DataType::Utf8View | DataType::Boolean | DataType::Timestamp(TimeUnit::Millisecond, _) => {
-                            self.say(name.to_string())
-                        }
-                        // Of a ROW, only the fields that somebody uses are there.
-                        of_type if of_type.is_integer() || of_type.is_nested() => self.say(name.to_string()),
-                        of_type => self.say(format!("{name} {of_type}")),
-                    }
+                    let of_type = other.schema().field(column).data_type();
+                    // Of a ROW, only the fields that somebody uses are there.
+                    let is_told = !of_type.is_nested() && is_another_text(of_type);
+                    self.say(if is_told { format!("{name} {of_type}") } else { name.to_string() })
                 } else {
                     let rows = self.say(text_of(other));
                     self.say(format!("{name} of #{rows}"))
@@ -136,6 +132,29 @@ impl Origins {
             self.said.len() - 1
         })
     }
+}
+
+/// Whether values have another text than in the other types of their kind.
+fn is_another_text(of_type: &DataType) -> bool {
+    let is_plain =
+        matches!(of_type, DataType::Utf8View | DataType::Boolean | DataType::Timestamp(TimeUnit::Millisecond, Some(_)));
+    !is_plain && !of_type.is_integer()
+}
+
+/// The types of fields of ROWs in an expression, where they say what text a value has.
+fn types_of_fields(expr: &Expr, input: &DFSchema) -> String {
+    let mut types = String::new();
+    let _ = expr.apply(|part| {
+        if matches!(part, Expr::ScalarFunction(function) if function.name() == "get_field")
+            && let Ok(of_type) = part.get_type(input)
+            && !of_type.is_nested()
+            && is_another_text(&of_type)
+        {
+            types.push_str(&format!("\n{of_type}"));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    types
 }
 
 /// An expression, and what its text leaves out.

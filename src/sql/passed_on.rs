@@ -105,10 +105,16 @@ fn column_of(expr: &Expr, input: &DFSchema) -> Option<usize> {
 /// Whether the values of one type come back from the other as they were.
 fn keeps_all(from: &DataType, to: &DataType) -> bool {
     let is_text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8);
-    let is_time = |t: &DataType| matches!(t, DataType::Timestamp(..));
+    let is_finer = |(from, to): (&DataType, &DataType)| match (from, to) {
+        (DataType::Timestamp(from, from_zone), DataType::Timestamp(to, to_zone)) => from <= to && from_zone == to_zone,
+        (DataType::Decimal128(digits, scale), DataType::Decimal128(more, finer)) => {
+            scale <= finer && i16::from(*digits) - i16::from(*scale) <= i16::from(*more) - i16::from(*finer)
+        }
+        _ => false,
+    };
     from == to
-        || (is_text(to) && !from.is_nested())
-        || (is_time(from) && is_time(to))
+        || (is_text(to) && !from.is_nested() && !matches!(from, DataType::Timestamp(_, Some(_))))
+        || is_finer((from, to))
         || (from.is_integer() && to.is_integer())
         || (from.is_floating() && *to == DataType::Float64)
 }

@@ -354,6 +354,6 @@ pub(super) fn savepoint_name(name: &str) -> String {
     format!("{SAVEPOINTS}/{name}.json")
 }
 
-fn number_of(name: &str) -> Option<u64> {
+pub(super) fn number_of(name: &str) -> Option<u64> {
     name.strip_prefix(MANIFESTS)?.strip_prefix('/')?.strip_suffix(".json")?.parse().ok()
 }

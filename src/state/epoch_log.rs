@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 
-use super::checkpoints::MANIFESTS;
+use super::checkpoints::{MANIFESTS, number_of};
 use super::checksum::hex_digest;
 use super::in_use::{self, Claim, gone};
 use crate::contracts::{EpochLog, Error, ErrorKind, LogEntry, Result, SeenLog};
@@ -265,7 +265,8 @@ const LOST: &[u8] = b"the log was gone when a run looked for it\n";
 /// Whether a folder has checkpoints.
 fn has_manifests(folder: &Path) -> bool {
     let entries = fs::read_dir(folder.join(MANIFESTS)).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name()).any(|name| !name.to_string_lossy().starts_with('.'))
+    let name = |entry: fs::DirEntry| format!("{MANIFESTS}/{}", entry.file_name().to_string_lossy());
+    entries.map(name).any(|name| number_of(&name).is_some())
 }
 
 /// What a file has, but for a torn end.

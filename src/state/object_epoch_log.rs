@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 
-use super::checkpoints::MANIFESTS;
+use super::checkpoints::{MANIFESTS, number_of as manifest_number};
 use super::epoch_log::{DAMAGED, line, parse_line};
 use super::sweep::remove_all;
 use crate::contracts::{Created, EpochLog, Error, ErrorKind, LogEntry, Result, Storage};
@@ -96,7 +96,8 @@ impl ObjectEpochLog {
     ) -> Result<(Self, Vec<LogEntry>, Option<Error>)> {
         let mut numbers = self::numbers(&storage).await?;
         let mut damage = None;
-        if numbers.is_empty() && !storage.list(MANIFESTS).await?.is_empty() {
+        let is_manifest = |name: &String| manifest_number(name).is_some();
+        if numbers.is_empty() && storage.list(MANIFESTS).await?.iter().any(is_manifest) {
             // Each run logs that it begins before it makes a checkpoint: perhaps one has begun meanwhile.
             numbers = self::numbers(&storage).await?;
             let gone = || {

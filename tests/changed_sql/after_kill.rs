@@ -375,3 +375,22 @@ INSERT INTO archive SELECT e.id, e.at, p.w FROM keyed AS e LEFT JOIN parts FOR S
     let rows = place.archived().iter().flat_map(|path| archive_rows(path)).map(|(id, _)| id).collect::<BTreeSet<_>>();
     assert_eq!(rows, archived);
 }
+
+/// CSV is read by place: a column more that nobody reads makes all records too short.
+#[test]
+fn what_is_too_short_when_it_is_read_again_is_told() {
+    let source =
+        "CREATE TABLE events (id BIGINT, at TIMESTAMP_LTZ(3), seen TIMESTAMP_LTZ(3) METADATA FROM 'watermark' VIRTUAL)
+WITH ('connector' = 'kinesis', 'stream' = 'clicks', 'format' = 'csv');\n";
+    let place = Place::of(&[("events.sql", source), ("counts.sql", COUNTS), ("archive.sql", ARCHIVE)]);
+    place.put(&(0..100).map(|id| format!("{id},2026-03-01 10:00:00Z\n")).collect::<String>());
+    let child = place.run_until(100, &["--checkpoint-interval", "50ms"]);
+    wait("a checkpoint has all", || place.has_all_in_a_checkpoint());
+    kill(child);
+    assert_eq!(place.archived(), BTreeSet::new(), "the file was open");
+    place.write("events.sql", &source.replace("id BIGINT,", "id BIGINT, more STRING,"));
+    place.run(&[]);
+    let files = std::fs::read_dir(place.at("local/errors")).unwrap().map(|file| file.unwrap().path());
+    let refused: usize = files.map(|file| std::fs::read_to_string(file).unwrap().lines().count()).sum();
+    assert_eq!((refused, place.archived().len()), (100, 0));
+}

@@ -215,8 +215,15 @@ INSERT INTO few SELECT id FROM events;
     let copy = dir.path().join("copied-bucket/archive");
     std::fs::create_dir_all(&copy).unwrap();
     std::fs::write(copy.join("part.parquet"), bucket.get(&before[0]).await).unwrap();
-    let told = tidemill(&["backfill", "job.sql", "--from", "copied-bucket/archive"]);
-    assert!(told.contains("job:archive: left out, it writes the archive of which a copy is read"), "{told}");
-    assert!(told.contains("job:few: 1 rows out") && told.contains("conditions of 'job:archive': 'job:few'"), "{told}");
-    assert_eq!(archived().await, before);
+    for from in ["copied-bucket/archive", "copied-bucket/archive/day=1", "copied-bucket"] {
+        std::fs::create_dir_all(copy.join("day=1")).unwrap();
+        std::fs::copy(copy.join("part.parquet"), copy.join("day=1/part.parquet")).unwrap();
+        let told = tidemill(&["backfill", "job.sql", "--from", from]);
+        assert!(
+            told.contains("job:archive: left out, it writes the archive of which a copy is read"),
+            "{from}: {told}"
+        );
+        assert!(told.contains("conditions of 'job:archive': 'job:few' may"), "{from}: {told}");
+        assert_eq!(archived().await, before, "{from}");
+    }
 }

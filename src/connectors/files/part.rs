@@ -251,6 +251,10 @@ mod tests {
     fn leftovers_are_those_of_earlier_runs_of_this_job() {
         let others = ["my-job", "my job", "東京", "大阪"].map(|job| PartNames::new(job, 2, 0).next());
         assert_eq!(others, ["my_job_69bd8cf1-2-0", "my_job_0b64d7ce-2-0", "___130016b2-2-0", "___6df97746-2-0"]);
+        let own = PartNames::new("my-job", 3, 0);
+        assert!(own.is_own(&format!("part-{}-e1.jsonl", others[0])));
+        assert!(own.is_leftover(&format!("part-{}-e1.jsonl", others[0])));
+        assert!(!own.is_own(&format!("part-{}-e1.jsonl", others[1])) && !own.is_own("part-my_job-2-0-e1.jsonl"));
         let names = PartNames::new("my_job", 3, 1_790_000_000_000);
         assert!(others.iter().all(|other| !names.is_own(&format!("part-{other}-e1.jsonl"))));
         assert_eq!(names.next_in(EpochNumber(12)), "my_job-3-0-e12");
@@ -278,7 +282,7 @@ mod tests {
             ("part-my_job-2-17.parquet", true),
             ("part-my_job-2-17-e1.parquet", true),
             ("errors-my_job-9-0.jsonl", true),
-            ("part-my_job-backfill-2-17.parquet", false),
+            ("part-my_job_backfill_01234567-2-17.parquet", false),
             ("part-my_job2-2-17.parquet", false),
             (".part-my_job-2-17.parquet", false),
             ("notes.txt", false),
