@@ -273,11 +273,12 @@ fn fills_archive(query: &QueryPlan, connectors: &Connectors, options: &BackfillO
 
 /// Whether a folder is named like a copy of the table's objects, DIR/BUCKET/PREFIX, or is in one, or has one in it.
 fn is_copy(folder: &Path, table: &TableSpec) -> Result<bool> {
-    let Some((bucket, prefix)) = table.option("path").map_or(Ok(None), s3_path)? else { return Ok(false) };
+    // Of others, nothing is read.
+    let path = table.option("path").filter(|_| table.option("format") == Some("parquet"));
+    let Some((bucket, prefix)) = path.map_or(Ok(None), s3_path)? else { return Ok(false) };
     let (folder, objects) = (real(folder), Path::new(&bucket).join(prefix));
-    let above = objects.ancestors().filter(|above| !above.as_os_str().is_empty());
-    Ok(folder.ancestors().any(|folder| folder.ends_with(&objects))
-        || above.into_iter().any(|above| folder.ends_with(above)))
+    let mut above = objects.ancestors().filter(|above| !above.as_os_str().is_empty());
+    Ok(folder.ancestors().any(|folder| folder.ends_with(&objects)) || above.any(|above| folder.ends_with(above)))
 }
 
 /// The path without links, as far as it is there: a folder that a sink has not made yet is none that another name leads to.
