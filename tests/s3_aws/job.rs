@@ -1,8 +1,9 @@
 //! `tidemill run` without `--local`: from S3 to S3, with a reference table there, and refused records beside them.
 
+use std::path::Path;
 use std::process::Command;
 
-use crate::emulator::both;
+use crate::emulator::{Emulator, both, seaweed};
 
 pub(crate) const SQL: &str = "
 CREATE TABLE events (id BIGINT, product STRING, `day` STRING)
@@ -44,6 +45,14 @@ async fn a_job_runs_from_s3_to_s3() {
     }
 }
 
+/// Runs the job in `folder` to the end of its input: whether that went well, and what it said.
+fn drained(emulator: &Emulator, folder: &Path, arguments: &[&str]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    command.args(["run", "job.sql", "--drain"]).args(arguments).current_dir(folder);
+    let output = command.envs(emulator.environment()).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 /// `--fresh` moves files of a folder aside; objects it does not touch, and says so before anything is written twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn fresh_does_not_write_beside_what_is_there() {
@@ -55,12 +64,7 @@ async fn fresh_does_not_write_beside_what_is_there() {
         bucket.put("out/day=a/part-other-1-0.jsonl", "x").await;
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("job.sql"), SQL).unwrap();
-        let run = |arguments: &[&str]| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-            command.args(["run", "job.sql", "--drain"]).args(arguments).current_dir(dir.path());
-            let output = command.envs(emulator.environment()).output().unwrap();
-            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-        };
+        let run = |arguments: &[&str]| drained(&emulator, dir.path(), arguments);
         assert!(run(&["--fresh"]).0);
         let own = |keys: Vec<String>| keys.into_iter().filter(|k| k.contains("part-job-")).count();
         assert_eq!(own(bucket.keys().await), 1);
@@ -75,18 +79,13 @@ async fn fresh_does_not_write_beside_what_is_there() {
 /// The place of checkpoints is misspelt, or somebody has emptied it: everything would be written a second time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_without_state_does_not_write_beside_objects_of_earlier_runs() {
-    let Some(emulator) = crate::emulator::seaweed().await else { return };
+    let Some(emulator) = seaweed().await else { return };
     let bucket = emulator.bucket("job-bucket").await;
     bucket.put("in/a.json", "{\"id\":1,\"product\":\"p\",\"day\":\"a\"}\n").await;
     bucket.put("reference/products.csv", "p,shoes\n").await;
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("job.sql"), SQL).unwrap();
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-        command.args(["run", "job.sql", "--drain"]).args(arguments).current_dir(dir.path());
-        let output = command.envs(emulator.environment()).output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
+    let run = |arguments: &[&str]| drained(&emulator, dir.path(), arguments);
     let [kept, other] = ["s3://job-bucket/kept", "s3://job-bucket/other"];
     for _ in 0..2 {
         let (done, said) = run(&["--checkpoints", kept]);
@@ -113,7 +112,7 @@ FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(at), INTERVAL '1' HOUR)) GROUP BY win
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_objects_share_event_time() {
-    let Some(emulator) = crate::emulator::seaweed().await else { return };
+    let Some(emulator) = seaweed().await else { return };
     let bucket = emulator.bucket("many-bucket").await;
     // Each object has a row of every hour of a day: no object may close a window before the others have been read.
     for object in 0..150 {
@@ -142,7 +141,7 @@ async fn many_objects_share_event_time() {
 async fn thousands_of_objects_in_bounded_memory() {
     const OBJECTS: usize = 2_000;
     const ROWS: usize = 240;
-    let Some(emulator) = crate::emulator::seaweed().await else { return };
+    let Some(emulator) = seaweed().await else { return };
     let bucket = emulator.bucket("many-bucket").await;
     let filler = "x".repeat(200);
     for object in 0..OBJECTS {
@@ -186,7 +185,7 @@ async fn pause() {
 /// A copy of an archive's objects has the rows that are there already.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backfill_from_a_copy_does_not_write_the_archive_again() {
-    let Some(emulator) = crate::emulator::seaweed().await else { return };
+    let Some(emulator) = seaweed().await else { return };
     let bucket = emulator.bucket("copied-bucket").await;
     bucket.put("in/a.json", "{\"id\":1,\"k\":\"a\"}\n{\"id\":2,\"k\":\"a\"}\n").await;
     let sql = "
