@@ -2,12 +2,16 @@
 //! are one query.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use rusqlite::Connection;
 
+fn ran(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidemill")).args(arguments).output().expect("the program runs")
+}
+
 fn tidemill(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_tidemill")).args(arguments).output().expect("the program runs");
+    let output = ran(arguments);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "tidemill {arguments:?}\n{out}\n{err}");
     out.into_owned()
@@ -59,9 +63,7 @@ fn a_backfill_gives_the_tables_of_the_run() {
         tidemill(&["run", queries, "--local", live.to_str().expect("UTF-8"), "--drain"]);
         let archive = live.join("s3/my-analytics-archive/events");
         let (archive, local) = (archive.to_str().expect("UTF-8"), again.to_str().expect("UTF-8"));
-        let mut backfill = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-        let backfill = backfill.args(["backfill", queries, "--from", archive, "--local", local]).output();
-        let backfill = backfill.expect("the program runs");
+        let backfill = ran(&["backfill", queries, "--from", archive, "--local", local]);
         let said = String::from_utf8_lossy(&backfill.stdout);
         assert!(backfill.status.success() && said.contains("alerts are not sent again"), "{said}");
         assert_eq!(String::from_utf8_lossy(&backfill.stderr), "", "the archive is the table");
@@ -264,8 +266,7 @@ fn what_an_archive_lacks_is_said() {
     let told = |sql: String, into: &str| {
         std::fs::write(&job, format!("{PARTS}{sql}")).expect("a job");
         tidemill(&["run", &job, "--local", &own("live"), "--drain", "--fresh"]);
-        let arguments = ["backfill", &job, "--from", &from, "--local", &own(into)];
-        let output = Command::new(env!("CARGO_BIN_EXE_tidemill")).args(arguments).output().expect("the program runs");
+        let output = ran(&["backfill", &job, "--from", &from, "--local", &own(into)]);
         let said = String::from_utf8_lossy(&output.stderr).replace(folder.path().to_str().expect("UTF-8"), "DIR");
         assert!(output.status.success(), "{said}");
         said.lines().filter(|line| !line.contains("keeps each key for ever")).map(str::to_owned).collect::<Vec<_>>()
@@ -312,8 +313,7 @@ fn what_an_archive_lacks_is_said() {
         std::fs::write(&job, format!("{PARTS}INSERT INTO archive SELECT {all} FROM clicks;")).expect("a job");
         tidemill(&["run", &job, "--local", &own("live"), "--drain", "--fresh"]);
         std::fs::copy(&kept, Path::new(&from).join("old.parquet")).expect("an older file");
-        let arguments = ["backfill", &job, "--from", &from, "--local", &own("live")];
-        let output = Command::new(env!("CARGO_BIN_EXE_tidemill")).args(arguments).output().expect("the program runs");
+        let output = ran(&["backfill", &job, "--from", &from, "--local", &own("live")]);
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     assert!(
@@ -324,8 +324,7 @@ fn what_an_archive_lacks_is_said() {
 
     let refused = |more: &[&str]| {
         let local = own("live");
-        let arguments = [&["backfill", &*job, "--from", &*from, "--local", &*local], more].concat();
-        let output = Command::new(env!("CARGO_BIN_EXE_tidemill")).args(arguments).output().expect("the program runs");
+        let output = ran(&[&["backfill", &*job, "--from", &*from, "--local", &*local], more].concat());
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8_lossy(&output.stderr).into_owned()
     };

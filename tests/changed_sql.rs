@@ -88,12 +88,6 @@ impl Place {
         read().unwrap_or_default()
     }
 
-    /// Name of the newest checkpoint.
-    fn newest_checkpoint(&self) -> Option<String> {
-        let files = std::fs::read_dir(self.at("local/checkpoints/job/manifests")).into_iter().flatten();
-        files.map(|file| file.unwrap().file_name().into_string().unwrap()).filter(|name| !name.starts_with('.')).max()
-    }
-
     /// Whether the newest checkpoint has every epoch that was counted.
     fn has_all_in_a_checkpoint(&self) -> bool {
         let last = self.last_logged();

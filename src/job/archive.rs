@@ -82,9 +82,12 @@ impl Archive {
         let mut footers = stream::iter(found)
             .map(async |(file, object)| {
                 let schema = format.infer_schema(&state, &store, std::slice::from_ref(object)).await;
-                let unreadable = |e| Error::config(format!("cannot read '{}'", file.path.display())).caused_by(e);
-                let hint = "copy it once more; what no run has finished is to be moved away";
-                Ok::<_, Error>((file, schema.map_err(unreadable).map_err(|e| e.hint(hint))?))
+                let unreadable = |e| {
+                    Error::config(format!("cannot read '{}'", file.path.display()))
+                        .hint("copy it once more; what no run has finished is to be moved away")
+                        .caused_by(e)
+                };
+                Ok::<_, Error>((file, schema.map_err(unreadable)?))
             })
             .buffered(FOOTERS_AT_ONCE);
         while let Some(footer) = footers.next().await {

@@ -15,15 +15,27 @@ use crate::connectors::{Connectors, JobContext};
 use crate::contracts::{Clock, Error, LogEntry, Result};
 use crate::sql::JobPlan;
 
+/// A run that is about to begin.
+#[derive(Clone, Copy)]
+pub(super) struct Start<'a> {
+    pub(super) options: &'a JobOptions,
+    pub(super) plan: &'a JobPlan,
+    pub(super) job: &'a str,
+    pub(super) clock: &'a Arc<dyn Clock>,
+}
+
+impl Start<'_> {
+    /// Connectors of any run of the job: the number does not matter.
+    pub(super) fn connectors(&self) -> Connectors {
+        let context = JobContext { job: self.job.to_owned(), generation: 0 };
+        Connectors::new(self.options.local.clone(), Arc::clone(self.clock), context)
+    }
+}
+
 /// Refuses a run that begins anew and would write rows a second time into buckets. Files are moved aside; objects
 /// can only be copied, at a price and with other rights, so a person must say what is to be done with them.
-pub(super) async fn refuse_beside_objects(
-    options: &JobOptions,
-    plan: &JobPlan,
-    job: &str,
-    clock: &Arc<dyn Clock>,
-) -> Result<()> {
-    let Some((object, table)) = own_object(options, plan, job, clock).await? else { return Ok(()) };
+pub(super) async fn refuse_beside_objects(start: Start<'_>) -> Result<()> {
+    let Some((object, table)) = own_object(start).await? else { return Ok(()) };
     let error = format!(
         "--fresh would write everything again beside '{object}', which an earlier run of this job has written into '{table}'"
     );
@@ -37,19 +49,12 @@ pub(super) const MOVE_OBJECTS: &str =
 pub(super) const OR_BEGIN: &str = "where nothing is to be written twice, say where to begin: --from latest, or a time";
 
 /// An object that an earlier run of the job has written, and its table, where everything would be written again.
-pub(super) async fn own_object(
-    options: &JobOptions,
-    plan: &JobPlan,
-    job: &str,
-    clock: &Arc<dyn Clock>,
-) -> Result<Option<(String, String)>> {
-    if options.from.is_some() {
+pub(super) async fn own_object(start: Start<'_>) -> Result<Option<(String, String)>> {
+    if start.options.from.is_some() {
         return Ok(None);
     }
-    // Of any run of this job: the number does not matter.
-    let context = JobContext { job: job.to_owned(), generation: 0 };
-    let connectors = Connectors::new(options.local.clone(), Arc::clone(clock), context);
-    for query in &plan.queries {
+    let connectors = start.connectors();
+    for query in &start.plan.queries {
         if let Some(object) = connectors.own_object(&query.sink.spec, &query.sink.connector).await? {
             return Ok(Some((object, query.sink.name.clone())));
         }

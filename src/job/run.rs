@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use super::feeds::feeds;
-use super::fresh::refuse_beside_objects;
+use super::fresh::{Start, refuse_beside_objects};
 use super::memory::MemoryOptions;
 use super::moved_tables::reads;
 use super::refusal_rules::refusal_rules;
@@ -127,7 +127,7 @@ async fn connect(
     let name = job_name(&plan.settings, &options.paths);
     if options.fresh {
         // Before anything is forgotten.
-        refuse_beside_objects(options, &plan, &name, &clock).await?;
+        refuse_beside_objects(Start { options, plan: &plan, job: &name, clock: &clock }).await?;
     }
     let mut memory_notes = Vec::new();
     let memory = match &options.memory {
@@ -139,7 +139,7 @@ async fn connect(
         saved_run(options, &plan, &name, &clock, limit).await?;
     if anew.is_some() && !options.fresh {
         // The one that was killed may have been told where to begin; this one has not.
-        refuse_beside_objects(options, &plan, &name, &clock).await?;
+        refuse_beside_objects(Start { options, plan: &plan, job: &name, clock: &clock }).await?;
     }
     // Without a log nothing is kept that could count runs and epochs. The time grows from run to run too.
     let by_time = || u64::try_from(clock.now_ms()).unwrap_or(1);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::beginning::{Beginning, or_savepoint, savepoint, unused_setting};
 use super::changes::{Reconciled, fits_open_files, reconcile};
 use super::files::refuse_beside_sql;
-use super::fresh::{begins_anew, since_anew};
+use super::fresh::{Start, begins_anew, since_anew};
 use super::moved_tables::{follow_tables, reads};
 use super::newest::{Passes, newest};
 use super::run::JobOptions;
@@ -274,7 +274,8 @@ impl Opening<'_> {
         // A run that has only begun has left nothing.
         let has_epochs = repeats.iter().any(|entry| entry.epoch().is_some());
         if manifest.is_none() && !has_epochs && !fresh && state.outside.is_none() {
-            refuse_beside_results(options, self.plan, self.job, self.clock, &mut notes).await?;
+            let start = Start { options, plan: self.plan, job: self.job, clock: self.clock };
+            refuse_beside_results(start, &mut notes).await?;
         }
         let queries = &self.plan.queries;
         let Reconciled { notes: mut changes, mut appeared } = reconcile(queries, manifest.as_mut(), &repeats, state)?;

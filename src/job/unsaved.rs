@@ -4,29 +4,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fresh::{MOVE_OBJECTS, OR_BEGIN, own_object};
-use super::run::{JobOptions, earlier_name};
+use super::fresh::{MOVE_OBJECTS, OR_BEGIN, Start, own_object};
+use super::run::earlier_name;
 use super::saved::{checkpoints_path, storage};
-use crate::connectors::{Connectors, JobContext};
-use crate::contracts::{Clock, Error, ErrorKind, Result};
-use crate::sql::JobPlan;
+use crate::contracts::{Error, ErrorKind, Result};
 
 /// Refuses a run of `job` that would begin without state beside what earlier runs have left.
 ///
 /// # Errors
 /// What was found, and what is to be done.
-pub(super) async fn refuse_beside_results(
-    options: &JobOptions,
-    plan: &JobPlan,
-    job: &str,
-    clock: &Arc<dyn Clock>,
-    notes: &mut Vec<String>,
-) -> Result<()> {
+pub(super) async fn refuse_beside_results(start: Start<'_>, notes: &mut Vec<String>) -> Result<()> {
+    let Start { options, plan, job, .. } = start;
     if let Some(earlier) = earlier_name(&plan.settings, &options.paths) {
-        refuse_renamed(options, plan, job, &earlier, clock, notes).await?;
+        refuse_renamed(start, &earlier, notes).await?;
     }
     let Some(local) = &options.local else {
-        return refuse_beside_own_objects(options, plan, job, clock, notes).await;
+        return refuse_beside_own_objects(start, notes).await;
     };
     if local.join("manifests").is_dir() {
         let (copy, own) = (local.display(), local.join("checkpoints").join(job));
@@ -44,41 +37,23 @@ pub(super) async fn refuse_beside_results(
     if options.from.is_some() {
         return Ok(());
     }
-    // Of any run of this job: the number does not matter.
-    let context = JobContext { job: job.to_owned(), generation: 0 };
-    let connectors = Connectors::new(Some(local.clone()), Arc::clone(clock), context);
+    let connectors = start.connectors();
     for query in &plan.queries {
         let Some(file) = connectors.own_file(&query.sink.spec, &query.sink.connector)? else { continue };
-        let error = format!(
-            "'{}' was written by an earlier run of this job into '{}', but there is no saved state to go on from",
-            file.display(),
-            query.sink.name
-        );
-        return Err(Error::config(error).hint(
-            "run with --fresh to set such files aside and read everything again; where nothing is to be written twice, say where to \
-             begin: --from latest, or a time",
-        ));
+        let hint = format!("run with --fresh to set such files aside and read everything again; {OR_BEGIN}");
+        return Err(was_written_before(file.display(), &query.sink.name).hint(hint));
     }
     Ok(())
 }
 
 /// The same for buckets: the place of checkpoints may be misspelt, or somebody, or a rule of the bucket, has emptied it.
-async fn refuse_beside_own_objects(
-    options: &JobOptions,
-    plan: &JobPlan,
-    job: &str,
-    clock: &Arc<dyn Clock>,
-    notes: &mut Vec<String>,
-) -> Result<()> {
-    match own_object(options, plan, job, clock).await {
+async fn refuse_beside_own_objects(start: Start<'_>, notes: &mut Vec<String>) -> Result<()> {
+    match own_object(start).await {
         Ok(None) => Ok(()),
         Ok(Some((object, table))) => {
-            let error = format!(
-                "'{object}' was written by an earlier run of this job into '{table}', but there is no saved state to go on from"
-            );
             let hint =
                 format!("see whether checkpoints are looked for in the right place. Else {MOVE_OBJECTS}; {OR_BEGIN}");
-            Err(Error::config(error).hint(hint))
+            Err(was_written_before(&object, &table).hint(hint))
         }
         // The role may write there, and not see what is there.
         Err(error) if error.kind() == ErrorKind::Config => {
@@ -89,15 +64,15 @@ async fn refuse_beside_own_objects(
     }
 }
 
+fn was_written_before(what: impl std::fmt::Display, table: &str) -> Error {
+    Error::config(format!(
+        "'{what}' was written by an earlier run of this job into '{table}', but there is no saved state to go on from"
+    ))
+}
+
 /// What is named `clicks.v1` was `clicks` for earlier programs, as `clicks.v2` was.
-async fn refuse_renamed(
-    options: &JobOptions,
-    plan: &JobPlan,
-    job: &str,
-    earlier: &str,
-    clock: &Arc<dyn Clock>,
-    notes: &mut Vec<String>,
-) -> Result<()> {
+async fn refuse_renamed(start: Start<'_>, earlier: &str, notes: &mut Vec<String>) -> Result<()> {
+    let Start { options, plan, job, clock } = start;
     let Some(path) = checkpoints_path(options, &plan.settings, earlier) else { return Ok(()) };
     let found = async {
         let (storage, locked) = storage(&path, Arc::clone(clock)).await?;

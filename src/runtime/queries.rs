@@ -31,9 +31,8 @@ use crate::state::SavedQuery;
 /// A query and its writer.
 pub(super) struct RunningQuery {
     pub(super) name: String,
-    plan: String,
-    reads: Vec<String>,
-    refusal_rules: String,
+    /// What a checkpoint says of it beside its states.
+    known_by: SavedQuery,
     pub(super) told_through: ToldThrough,
     pub(super) graph: QueryGraph,
     tables: Vec<usize>,
@@ -116,9 +115,12 @@ pub(super) fn start_query(
     let counts = QueryCounts { name: query.name.clone(), ..QueryCounts::default() };
     RunningQuery {
         name: query.name,
-        plan: query.plan,
-        reads: query.reads,
-        refusal_rules: query.refusal_rules,
+        known_by: SavedQuery {
+            plan: query.plan,
+            reads: query.reads,
+            refusal_rules: query.refusal_rules,
+            ..SavedQuery::default()
+        },
         told_through,
         floors: graph.closed(),
         graph,
@@ -316,8 +318,7 @@ pub(super) async fn finish_query(
 
 /// Reports a query's state, and passes the order on to its writer.
 pub(super) async fn checkpoint_query(query: &mut RunningQuery, order: CheckpointOrder) -> Result<()> {
-    let (plan, reads, refusal_rules) = (query.plan.clone(), query.reads.clone(), query.refusal_rules.clone());
-    let state = SavedQuery { plan, reads, refusal_rules, operators: query.graph.snapshot(), ..SavedQuery::default() };
+    let state = SavedQuery { operators: query.graph.snapshot(), ..query.known_by.clone() };
     order.report(Report::State { query: query.name.clone(), state }).await;
     order_query(query, Order::Checkpoint(order)).await
 }
@@ -386,15 +387,7 @@ pub(super) async fn end_query(
     // More taken than read would wrap to a sum that the check refuses.
     counts.filtered = (!graph.multiplies()).then(|| counts.rows_in.saturating_sub(taken));
     graph.reopen();
-    let (plan, reads, refusal_rules) = (query.plan, query.reads, query.refusal_rules);
-    let saved = SavedQuery {
-        plan,
-        reads,
-        refusal_rules,
-        durable_epoch: epoch.0,
-        operators: graph.snapshot(),
-        ..SavedQuery::default()
-    };
+    let saved = SavedQuery { durable_epoch: epoch.0, operators: graph.snapshot(), ..query.known_by };
     debug_assert!(counts.rows_out >= written.rows, "a sink cannot take more rows than it was given");
     Ok((counts, saved))
 }

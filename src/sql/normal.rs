@@ -113,9 +113,7 @@ impl Origins {
                 let name = Column::from(other.schema().qualified_field(column));
                 if matches!(other, LogicalPlan::TableScan(_)) {
                     let of_type = other.schema().field(column).data_type();
-                    // Of a ROW, only the fields that somebody uses are there.
-                    let is_told = !of_type.is_nested() && is_another_text(of_type);
-                    self.say(if is_told { format!("{name} {of_type}") } else { name.to_string() })
+                    self.say(if is_another_text(of_type) { format!("{name} {of_type}") } else { name.to_string() })
                 } else {
                     let rows = self.say(text_of(other));
                     self.say(format!("{name} of #{rows}"))
@@ -134,11 +132,11 @@ impl Origins {
     }
 }
 
-/// Whether values have another text than in the other types of their kind.
+/// Whether values have another text than in the other types of their kind. (A ROW has none; only the fields that somebody uses are there.)
 fn is_another_text(of_type: &DataType) -> bool {
     let is_plain =
         matches!(of_type, DataType::Utf8View | DataType::Boolean | DataType::Timestamp(TimeUnit::Millisecond, Some(_)));
-    !is_plain && !of_type.is_integer()
+    !is_plain && !of_type.is_integer() && !of_type.is_nested()
 }
 
 /// The types of fields of ROWs in an expression, where they say what text a value has.
@@ -147,7 +145,6 @@ fn types_of_fields(expr: &Expr, input: &DFSchema) -> String {
     let _ = expr.apply(|part| {
         if matches!(part, Expr::ScalarFunction(function) if function.name() == "get_field")
             && let Ok(of_type) = part.get_type(input)
-            && !of_type.is_nested()
             && is_another_text(&of_type)
         {
             types.push_str(&format!("\n{of_type}"));

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::arrow::datatypes::{DataType, Field};
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, DFSchema};
+use datafusion::common::DFSchema;
+use datafusion::logical_expr::expr_rewriter::unnormalize_col;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 
@@ -65,11 +65,7 @@ fn is_row_by_row(plan: &LogicalPlan) -> bool {
 
 /// In words: one condition has the same in a view and in a query, whatever they call the table.
 fn without_qualifiers(condition: &Expr) -> String {
-    let bare = condition.clone().transform(|part| match part {
-        Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))),
-        other => Ok(Transformed::no(other)),
-    });
-    in_words(&bare.map_or_else(|_| condition.clone(), |bare| bare.data))
+    in_words(&unnormalize_col(condition.clone()))
 }
 
 /// The column of the table at the bottom that a column of these rows is.

@@ -2,11 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::contracts::hex;
+
 /// SHA-256 as 64 hex digits.
 pub(crate) fn hex_digest(bytes: &[u8]) -> String {
     hex(Sha256::digest(bytes).as_slice())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

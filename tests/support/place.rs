@@ -66,13 +66,18 @@ impl Place {
         text
     }
 
-    /// The newest checkpoint, if it is one that is kept in its folder and can be read.
-    pub(crate) fn newest_manifest(&self) -> Option<serde_json::Value> {
+    /// Name of the newest checkpoint, if one is kept in its folder.
+    pub(crate) fn newest_checkpoint(&self) -> Option<String> {
         let files = std::fs::read_dir(self.at("local/checkpoints/job/manifests")).into_iter().flatten();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
         // One that is being written has a hidden name.
-        let is_hidden = |path: &std::path::PathBuf| path.file_name().unwrap().to_string_lossy().starts_with('.');
-        let newest = files.map(|file| file.unwrap().path()).filter(|path| !is_hidden(path)).max()?;
-        serde_json::from_slice(&std::fs::read(newest).ok()?).ok()
+        names.filter(|name| !name.starts_with('.')).max()
+    }
+
+    /// The newest checkpoint, if it can be read.
+    pub(crate) fn newest_manifest(&self) -> Option<serde_json::Value> {
+        let path = self.at("local/checkpoints/job/manifests").join(self.newest_checkpoint()?);
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
     /// The last epoch that the log has. Each one that was counted is there until a checkpoint has it: a newest one that is read after this, and

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::contracts::{Error, Result};
+use crate::contracts::{Error, Result, hex};
 
 macro_rules! shipped {
     ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("../../../queries/", $name)))),*] };
@@ -120,7 +120,7 @@ impl Folder {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 fn open_marker(path: &Path) -> Result<(Option<File>, Marker)> {

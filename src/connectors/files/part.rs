@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::connectors::line_file::io_error;
-use crate::contracts::{EpochNumber, Error, Result};
+use crate::contracts::{EpochNumber, Error, Result, hex};
 
 use super::folders;
 
@@ -111,9 +111,7 @@ fn file_name_of(job: &str) -> String {
     if name == job {
         return name;
     }
-    let digest = Sha256::digest(job.as_bytes());
-    let digits: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    format!("{name}_{digits}")
+    format!("{name}_{}", hex(&Sha256::digest(job.as_bytes())[..4]))
 }
 
 /// Goes through all that is no folder below `folder`, which need not exist: path, and name. A folder in it that may not be read (`lost+found`)

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use sha2::{Digest, Sha256};
 
-use crate::contracts::{Clock, Error, Result};
+use crate::contracts::{Clock, Error, Result, hex};
 
 use super::local::{LocalStream, MAX_KEY_CHARACTERS, PutRecord};
 
@@ -265,7 +265,7 @@ async fn put_all(
 
 /// Partition key of a record without one: spreads evenly, and is the same whenever the record is sent.
 fn record_hash(record: &[u8]) -> String {
-    Sha256::digest(record).iter().take(16).map(|b| format!("{b:02x}")).collect()
+    hex(&Sha256::digest(record)[..16])
 }
 
 /// The field at `path` of a JSON object, unless it is null. All other fields are passed over without being built.

@@ -11,7 +11,7 @@ use arrow::compute::{can_cast_types, cast};
 use arrow::datatypes::DataType;
 use sha2::{Digest, Sha256};
 
-use crate::contracts::{ChangeKind, Changes, Error, RefusedRow, Result, TableSpec};
+use crate::contracts::{ChangeKind, Changes, Error, RefusedRow, Result, TableSpec, hex};
 use crate::formats::write_json::{JsonRows, JsonStyle};
 
 /// SNS takes at most 256 KiB in a message and 100 characters in a subject ("Publish").
@@ -131,7 +131,7 @@ impl Messages {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
+        hex(&hash.finalize()[..16])
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::connectors::options::{Options, parse_duration};
-use crate::contracts::{Error, Result, TableSpec};
+use crate::contracts::{Error, Result, TableSpec, hex};
 
 /// How items are written (`sink.write-mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,5 +177,5 @@ fn group(spec: &TableSpec, job: &str) -> String {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    hash.finalize().iter().take(3).map(|b| format!("{b:02x}")).collect()
+    hex(&hash.finalize()[..3])
 }

@@ -13,7 +13,7 @@ use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
 
 use crate::connectors::aws::{Attempt, Call, Requests, failure, partial};
-use crate::contracts::{Error, RefusedRow, Result};
+use crate::contracts::{Error, RefusedRow, Result, hex};
 
 use super::super::message::MAX_MESSAGE_BYTES;
 use super::attributes::Attribute;
@@ -84,7 +84,7 @@ impl Outgoing {
             part(attribute.value.string_value.as_deref().unwrap_or_default().as_bytes());
             part(attribute.value.binary_value.as_ref().map_or(&[][..], |binary| binary.as_ref()));
         }
-        hash.finalize().iter().take(4).map(|b| format!("{b:02x}")).collect()
+        hex(&hash.finalize()[..4])
     }
 
     /// Bytes that count for SNS's limit.
